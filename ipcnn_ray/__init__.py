@@ -1,0 +1,3 @@
+"""Distributed training of interpretable CNNs: spec -> runs -> Ray -> metrics -> MLflow."""
+
+__version__ = "0.1.0"

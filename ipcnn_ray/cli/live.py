@@ -1,0 +1,125 @@
+"""A running experiment on the terminal: a live table, or one line per event where the output is piped."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ipcnn_ray.on_ray.progress import EpochDone, Event, PhaseStarted, RunEnded, RunStarted
+
+
+@dataclass
+class _Row:
+    """What is known of one run that is going on."""
+
+    started: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def clock(seconds: float) -> str:
+    """1:05 or 2:03:04."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _number(metrics: dict[str, float], key: str, form: str, scale: float = 1.0) -> str:
+    value = metrics.get(key)
+    return "-" if value is None else format(value * scale, form)
+
+
+class Progress:
+    """Listener of an experiment's events; use as a context manager around the run."""
+
+    def __init__(self, console: Console, epochs: int) -> None:
+        self.console = console
+        self.epochs = epochs
+        self.rows: dict[str, _Row] = {}
+        self.ended = 0
+        self.phase = ""
+        self.total = 0
+        self.began = time.monotonic()
+        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.live:
+            self.live.stop()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case PhaseStarted():
+                self.phase, self.total, self.ended = event.name, event.total, 0
+                self._line(f"{event.name}: {event.total} {'run' if event.total == 1 else 'runs'}")
+            case RunStarted():
+                self.rows[event.label] = _Row(time.monotonic())
+            case EpochDone():
+                row = self.rows.setdefault(event.label, _Row(time.monotonic()))
+                row.metrics = dict(event.metrics)
+                if not self.live:
+                    self._line(self._epoch_line(event.label, row))
+            case RunEnded():
+                row = self.rows.pop(event.label, None)
+                self.ended += 1
+                self._line(self._end_line(event))
+        if self.live:
+            self.live.update(self._view())
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _epoch_line(self, label: str, row: _Row) -> str:
+        m = row.metrics
+        return (
+            f"{label:<12} epoch {int(m.get('epoch', 0))}/{self.epochs}"
+            f"  loss {_number(m, 'train_loss', '.3f')}  filter {_number(m, 'filter_loss', '.2f')}"
+            f"  error {_number(m, 'val_error', '.1f', 100)}%  instability {_number(m, 'instability', '.4f')}"
+            f"  {_number(m, 'images_per_second', '.0f')} img/s  {self._left(row)} left"
+        )
+
+    def _end_line(self, event: RunEnded) -> str:
+        m = dict(event.metrics)
+        parts = [f"{event.label:<12} {event.state}"]
+        if "val_error" in m:
+            parts.append(f"error {_number(m, 'val_error', '.1f', 100)}%  instability {_number(m, 'instability', '.4f')}")
+        if "combined" in m:
+            parts.append(f"combined {_number(m, 'combined', '.3f')}")
+        if event.why:
+            parts.append(event.why)
+        return "  ".join(parts)
+
+    def _left(self, row: _Row) -> str:
+        """Time left of a run, from the seconds of its last epoch."""
+        if "seconds" not in row.metrics:
+            return "-"
+        return clock((self.epochs - row.metrics.get("epoch", 0)) * row.metrics["seconds"])
+
+    def _view(self) -> Group:
+        head = Text(f"{self.phase}: {self.ended} of {self.total} done, {clock(time.monotonic() - self.began)} so far")
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for name in ("run", "epoch", "loss", "filter", "error", "instab.", "img/s", "left"):
+            table.add_column(name, justify="left" if name == "run" else "right", no_wrap=True)
+        for label, row in self.rows.items():
+            m = row.metrics
+            table.add_row(
+                label,
+                f"{int(m.get('epoch', 0))}/{self.epochs}",
+                _number(m, "train_loss", ".3f"),
+                _number(m, "filter_loss", ".2f"),
+                _number(m, "val_error", ".1f", 100) + ("%" if "val_error" in m else ""),
+                _number(m, "instability", ".4f"),
+                _number(m, "images_per_second", ".0f"),
+                self._left(row),
+            )
+        return Group(head, table)

@@ -1,0 +1,1 @@
+"""The science: part templates, filter loss, mask, receptive field, metrics. Tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""Datasets with landmarks, the memory-mapped store of crops, and batches."""

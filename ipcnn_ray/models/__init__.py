@@ -1,0 +1,1 @@
+"""The networks, plain and interpretable, built from one table; weight files."""

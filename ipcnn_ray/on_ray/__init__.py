@@ -1,0 +1,1 @@
+"""Runs and searches on Ray; the only place that imports ray."""

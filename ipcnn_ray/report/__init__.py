@@ -1,0 +1,1 @@
+"""Recorded numbers to tables and pictures."""

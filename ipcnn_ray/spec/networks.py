@@ -1,0 +1,176 @@
+"""The geometry of every network, in one table.
+
+`models/` builds from this table, the spec checks layer names against it, and receptive fields are
+computed from it, so the three cannot disagree. Spatial layers only; the head follows from `head`.
+
+Sources: Caffe `bvlc_alexnet` deploy.prototxt; Chatfield et al., *Return of the Devil in the Details* (VGG-M,
+VGG-S); Simonyan and Zisserman (VGG-16); the appended layer and its head: Zhang et al., CVPR 2018, released code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+NetworkName = Literal["compact", "alexnet", "vgg_m", "vgg_s", "vgg16"]
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution followed by ReLU. `out` channels, square `kernel`, `stride` and `pad` in cells of its input."""
+
+    name: str
+    out: int
+    kernel: int
+    stride: int = 1
+    pad: int = 0
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Max pooling. `ceil`: a window that overhangs the right or bottom edge counts (Caffe's rule)."""
+
+    name: str
+    kernel: int
+    stride: int
+    ceil: bool = False
+    pad: int = 0
+
+
+@dataclass(frozen=True)
+class LRN:
+    """Local response normalisation over channels, as Caffe and torch define `alpha` (divided by the window size)."""
+
+    name: str
+    size: int
+    alpha: float
+    beta: float
+    k: float
+
+
+Layer = Conv | Pool | LRN
+
+
+@dataclass(frozen=True)
+class Network:
+    """One row of the table."""
+
+    image_size: int
+    """Side of the square input, pixels."""
+    layers: tuple[Layer, ...]
+    """From the image to the ReLU of the highest convolution (no pooling after it)."""
+    appended: Conv
+    """The convolution appended behind the highest one, followed by ReLU."""
+    head_pool: Pool
+    """Max pooling between the last spatial layer and the head."""
+    head: tuple[int, ...]
+    """Widths of the hidden fully connected layers; the last layer has one output per category."""
+    dropout: float
+    """Share of units dropped behind each hidden fully connected layer when training."""
+    input_scale: float
+    """The network sees (pixel in 0..255 - mean) * input_scale."""
+
+    @property
+    def convs(self) -> tuple[str, ...]:
+        """Names of the convolutions, from the image up, without the appended one."""
+        return tuple(layer.name for layer in self.layers if isinstance(layer, Conv))
+
+    @property
+    def last_conv(self) -> str:
+        """The highest convolution of the original network."""
+        return self.convs[-1]
+
+
+def _vgg16() -> tuple[Layer, ...]:
+    layers: list[Layer] = []
+    for block, (width, depth) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)], start=1):
+        layers += [Conv(f"conv{block}_{i}", width, 3, pad=1) for i in range(1, depth + 1)]
+        if block < 5:
+            layers.append(Pool(f"pool{block}", 2, 2))
+    return tuple(layers)
+
+
+NETWORKS: dict[str, Network] = {
+    # A four-conv network for CPUs and tests: 64 px images, 16 x 16 maps, stride 4.
+    "compact": Network(
+        image_size=64,
+        layers=(
+            Conv("conv1", 16, 5, stride=2, pad=2),
+            Conv("conv2", 32, 3, pad=1),
+            Pool("pool2", 2, 2),
+            Conv("conv3", 32, 3, pad=1),
+            Conv("conv4", 32, 3, pad=1),
+        ),
+        appended=Conv("conv5", 32, 3, pad=1),
+        head_pool=Pool("pool5", 4, 4),
+        head=(64,),
+        dropout=0.0,
+        input_scale=1 / 64,
+    ),
+    "alexnet": Network(
+        image_size=227,
+        layers=(
+            Conv("conv1", 96, 11, stride=4),
+            LRN("norm1", 5, 1e-4, 0.75, 1.0),
+            Pool("pool1", 3, 2, ceil=True),
+            Conv("conv2", 256, 5, pad=2, groups=2),
+            LRN("norm2", 5, 1e-4, 0.75, 1.0),
+            Pool("pool2", 3, 2, ceil=True),
+            Conv("conv3", 384, 3, pad=1),
+            Conv("conv4", 384, 3, pad=1, groups=2),
+            Conv("conv5", 256, 3, pad=1, groups=2),
+        ),
+        appended=Conv("conv6", 256, 3, pad=1),
+        head_pool=Pool("pool6", 3, 2, ceil=True),
+        head=(4096, 4096),
+        dropout=0.5,
+        input_scale=1.0,
+    ),
+    "vgg_m": Network(
+        image_size=224,
+        layers=(
+            Conv("conv1", 96, 7, stride=2),
+            LRN("norm1", 5, 5e-4, 0.75, 2.0),
+            Pool("pool1", 3, 2),
+            Conv("conv2", 256, 5, stride=2, pad=1),
+            LRN("norm2", 5, 5e-4, 0.75, 2.0),
+            Pool("pool2", 3, 2, ceil=True),
+            Conv("conv3", 512, 3, pad=1),
+            Conv("conv4", 512, 3, pad=1),
+            Conv("conv5", 512, 3, pad=1),
+        ),
+        appended=Conv("conv6", 512, 3, pad=1),
+        head_pool=Pool("pool6", 3, 2),
+        head=(4096, 4096),
+        dropout=0.5,
+        input_scale=1.0,
+    ),
+    "vgg_s": Network(
+        image_size=224,
+        layers=(
+            Conv("conv1", 96, 7, stride=2),
+            LRN("norm1", 5, 5e-4, 0.75, 2.0),
+            Pool("pool1", 3, 3, ceil=True),
+            Conv("conv2", 256, 5),
+            Pool("pool2", 2, 2, ceil=True),
+            Conv("conv3", 512, 3, pad=1),
+            Conv("conv4", 512, 3, pad=1),
+            Conv("conv5", 512, 3, pad=1),
+        ),
+        appended=Conv("conv6", 512, 3, pad=1),
+        head_pool=Pool("pool6", 3, 3, ceil=True),
+        head=(4096, 4096),
+        dropout=0.5,
+        input_scale=1.0,
+    ),
+    "vgg16": Network(
+        image_size=224,
+        layers=_vgg16(),
+        appended=Conv("conv6", 512, 3, pad=1),
+        head_pool=Pool("pool6", 2, 2),
+        head=(4096, 4096),
+        dropout=0.5,
+        input_scale=1.0,
+    ),
+}

@@ -1,0 +1,118 @@
+"""Imports only go down. The tables below are the architecture: edit them in review, not in passing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1] / "ipcnn_ray"
+# room -> rooms it may import
+MAY: dict[str, set[str]] = {
+    "errors": set(),
+    "spec": {"errors"},
+    "core": set(),
+    "tracking": {"errors"},
+    "report": {"errors", "spec"},
+    "models": {"errors", "spec", "core"},
+    "data": {"errors", "spec", "core"},
+    "train": {"errors", "spec", "core", "models", "data", "tracking"},
+    "on_ray": {"errors", "spec", "train", "tracking"},
+    "cli": {"errors", "spec", "core", "models", "data", "tracking", "train", "report", "on_ray"},
+}
+# room -> third-party packages it may import
+THIRD: dict[str, set[str]] = {
+    "errors": set(),
+    "spec": {"pydantic", "pydantic_core", "yaml"},
+    "core": {"torch"},
+    "tracking": {"filelock"},
+    "report": {"numpy", "matplotlib"},
+    "models": {"torch", "numpy", "safetensors"},
+    "data": {"torch", "numpy", "PIL", "scipy", "h5py", "filelock"},
+    "train": {"torch", "numpy", "filelock", "safetensors"},
+    "on_ray": {"torch", "optuna"},
+    "cli": {"typer", "rich", "torch"},
+}
+# vendor -> the only place that may import it
+ONLY = {
+    "ray": "on_ray/",
+    "mlflow": "tracking/mlflow_tracker.py",
+    "boto3": "tracking/s3_store.py",
+    "botocore": "tracking/s3_store.py",
+}
+
+
+def broken_imports(root: Path) -> list[str]:
+    bad = []
+    for file in sorted(root.rglob("*.py")):
+        rel = file.relative_to(root).as_posix()
+        room = rel.split("/")[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level:
+                bad.append(f"{rel}:{node.lineno} relative import")
+                continue
+            elif isinstance(node, ast.ImportFrom):
+                module = node.module or ""
+                names = [f"{module}.{a.name}" for a in node.names] if module == "ipcnn_ray" else [module]
+            else:
+                continue
+            for name in dict.fromkeys(names):
+                top, *rest = name.split(".")
+                here = f"{rel}:{node.lineno} imports {name}"
+                if top == "ipcnn_ray":
+                    if rest and rest[0] not in {room, "__version__"} and rest[0] not in MAY[room]:
+                        bad.append(f"{here}: {room}/ may import only {sorted(MAY[room])}")
+                elif top in ONLY:
+                    if not rel.startswith(ONLY[top]):
+                        bad.append(f"{here}: only {ONLY[top]} may")
+                elif top not in sys.stdlib_module_names and top not in THIRD[room]:
+                    bad.append(f"{here}: not allowed in {room}/")
+    return bad
+
+
+def prints(root: Path) -> list[str]:
+    """Calls of print outside cli/."""
+    return [
+        f"{file.relative_to(root).as_posix()}:{node.lineno}"
+        for file in sorted(root.rglob("*.py"))
+        if file.relative_to(root).parts[0] != "cli"
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+
+
+def test_imports_only_go_down():
+    assert broken_imports(ROOT) == []
+
+
+def test_only_the_cli_prints():
+    assert prints(ROOT) == []
+
+
+def test_every_room_is_in_the_tables():
+    rooms = {path.name.removesuffix(".py") for path in ROOT.iterdir() if path.name not in {"__init__.py", "__pycache__"}}
+    assert rooms == set(MAY) == set(THIRD)
+
+
+def test_these_checks_can_fail(tmp_path):
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core/x.py").write_text(
+        "import ray\nfrom ipcnn_ray import cli\nimport numpy\nfrom . import y\nprint(1)\n"
+    )
+    assert len(broken_imports(tmp_path)) == 4
+    assert prints(tmp_path) == ["core/x.py:5"]
+
+
+def test_core_loads_without_vendors():
+    code = (
+        "import sys, pkgutil, importlib, ipcnn_ray.core as c\n"
+        "[importlib.import_module(f'ipcnn_ray.core.{m.name}') for m in pkgutil.iter_modules(c.__path__)]\n"
+        "sys.exit(' '.join({'ray', 'mlflow', 'boto3', 'pydantic', 'typer'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent)
+    assert done.returncode == 0, done.stderr
