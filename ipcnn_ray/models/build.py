@@ -1,64 +1,78 @@
-"""From the spec's model and template to a network: the only place where a config meets the maths."""
+"""From a spec to a network: the only file here that reads template sections."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import math
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from ipcnn_ray.core.templates import default_tau, log_prior, part_templates, template_bank
-from ipcnn_ray.models.geometry import side
+from ipcnn_ray.core.templates import part_templates
+from ipcnn_ray.models.geometry import map_side
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.experiment import GradientTemplate, Model, NoTemplate, Template, UniformTemplate
 
-
-@dataclass(frozen=True)
-class Bank:
-    """The templates of one layer, for the filter loss."""
-
-    templates_Tnn: Tensor
-    log_prior_T: Tensor
-
-
-def _arguments(template: GradientTemplate | UniformTemplate, n: int) -> dict[str, object]:
-    return {
-        "n": n,
-        "shape": template.shape,
-        "norm": template.norm,
-        "beta": template.beta,
-        "gamma": template.gamma if isinstance(template, UniformTemplate) else None,
-        "tau": template.tau,
-    }
-
-
-def _layers(model: Model) -> tuple[str, ...]:
-    assert model.interpretable_layers is not None, "a resolved spec names its interpretable layers"
-    return model.interpretable_layers
+OUTPUT_DEVIATION = 0.01
+"""Standard deviation of the last layer's initial weights, as in the released code."""
 
 
 def build(model: Model, template: Template, seed: int) -> InterpretableNet:
-    """The network with random weights from `seed`; the same weights whatever the template is."""
-    units: dict[str, Tensor | None] = {}
-    for layer in _layers(model):
-        if isinstance(template, NoTemplate):
-            units[layer] = None
-        else:
-            n = side(model.table, layer)
-            units[layer] = part_templates(**_arguments(template, n)) / (template.tau or default_tau(n))  # type: ignore[arg-type]
-    assert model.dropout is not None, "a resolved spec says its dropout"
-    net = InterpretableNet(
-        model.table, appended=model.appended_layer, unit_templates=units, dropout=model.dropout
-    )
-    net.initialise(seed)
+    """The network of a spec, on the CPU, with its initial weights.
+
+    Weights are He-normal (variance 2 / fan-in), those of the last layer N(0, 0.01^2), biases 0. Each layer draws
+    from its own generator, seeded by `seed` and the layer's name: they do not depend on the template, on other
+    layers, or on torch's global generators, so the plain and the interpretable network start alike.
+
+    Deviations: the released code draws every new weight from N(0, 0.01^2), with which a deep network does not
+    train from random weights: what enters the last layer of `compact` is then about a thousandth of the input.
+    """
+    net = assemble(model, template)
+    initialise(net, seed)
     return net
 
 
-def banks(model: Model, template: Template) -> dict[str, Bank]:
-    """Interpretable layer -> its templates and prior; empty for the plain network."""
+def assemble(model: Model, template: Template, device: torch.device | str = "cpu") -> InterpretableNet:
+    """The network of a spec without initial weights; on the `meta` device it takes no memory."""
+    names = interpretable_layers(model)
+    return InterpretableNet(
+        model.table,
+        appended=model.appended_layer,
+        interpretable=names,
+        units=unit_templates(template, {name: map_side(model, name) for name in names}),
+        dropout=model.table.dropout if model.dropout is None else model.dropout,
+        device=device,
+    )
+
+
+def interpretable_layers(model: Model) -> tuple[str, ...]:
+    """The spec's interpretable layers, or the highest convolution and the appended one."""
+    return model.interpretable_layers or model.convs[model.convs.index(model.table.last_conv) :]
+
+
+def unit_templates(template: Template, sides: dict[str, int]) -> dict[str, Tensor]:
+    """Per layer its positive templates divided by tau, [P, n, n]; none for the plain network."""
     if isinstance(template, NoTemplate):
         return {}
-    sides = {layer: side(model.table, layer) for layer in _layers(model)}
-    return {
-        layer: Bank(template_bank(**_arguments(template, n)), log_prior(n))  # type: ignore[arg-type]
-        for layer, n in sides.items()
-    }
+    return {name: part_templates(n, **shape_arguments(template), tau=1.0) for name, n in sides.items()}
+
+
+def shape_arguments(template: GradientTemplate | UniformTemplate) -> dict[str, object]:
+    """Arguments of `core.templates` for this section, all but n and tau."""
+    given: dict[str, object] = {"shape": template.shape, "norm": template.norm, "beta": template.beta}
+    if isinstance(template, UniformTemplate):
+        given["gamma"] = template.gamma
+    return given
+
+
+@torch.no_grad()
+def initialise(net: InterpretableNet, seed: int) -> None:
+    """Fills all parameters with the initial weights of `seed`."""
+    layers = {name: m for name, m in (*net.body.items(), *net.head.items()) if isinstance(m, nn.Conv2d | nn.Linear)}
+    last = list(layers)[-1]
+    for name, module in layers.items():
+        digest = hashlib.blake2b(f"initial {seed} {name}".encode(), digest_size=4).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+        fan_in = module.weight[0].numel()
+        module.weight.normal_(0, OUTPUT_DEVIATION if name == last else math.sqrt(2 / fan_in), generator=generator)
+        module.bias.zero_()

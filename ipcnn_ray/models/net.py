@@ -1,145 +1,194 @@
-"""The networks, plain and interpretable, as one loop over the table of `spec/networks.py`."""
+"""One network, built from a row of the table; some of its layers may be interpretable.
+
+N images, C filters, H W rows and columns, P = n^2 positions of an n x n map.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import local_response_norm, max_pool2d, relu
+from torch.nn.utils import skip_init
 
 from ipcnn_ray.core.mask import mask_maps
-from ipcnn_ray.models.dropout import SampleDropout, Step
-from ipcnn_ray.models.geometry import side
-from ipcnn_ray.spec.networks import Conv, Network, Pool
+from ipcnn_ray.core.receptive_field import map_side
+from ipcnn_ray.models.dropout import SampleDropout
+from ipcnn_ray.models.geometry import spatial_layers, window
+from ipcnn_ray.spec.networks import LRN, Conv, Network, Pool
 
 
 class Output(NamedTuple):
-    """What a training step or an evaluation needs of a forward pass."""
+    """What training and evaluation need of one batch. The dictionaries go by interpretable layer, lowest first."""
 
     logits_N: Tensor
-    """Score of the category per image."""
+    """Scores of the category: positive means that it is there."""
     maps: dict[str, Tensor]
-    """Interpretable layer -> maps after ReLU and before the mask, [N, C, n, n]."""
+    """[N, C, n, n] after ReLU and before the mask: what the filter loss acts on."""
     scores: dict[str, Tensor]
-    """Interpretable layer -> the convolution's output before ReLU and mask, [N, C, n, n]."""
+    """[N, C, n, n] before ReLU and mask: what location instability is measured on."""
 
 
 class InterpretableNet(nn.Module):
-    """A network of the table with one logit. In an interpretable layer each map is multiplied, behind ReLU, by the
-    template centred on its peak; `unit_templates` maps those layers to [P, n, n] in [-1, 1], and a layer that is
-    listed with None is measured but not masked (the plain network)."""
+    """Convolutions with ReLU, pooling and normalisation as in the table, then pooling and fully connected layers.
+
+    network, appended: the row of the table, and whether its appended convolution is there.
+    interpretable: names of the convolutions whose maps are looked at.
+    units: per interpretable layer its positive templates divided by tau, [P, n, n], by which its maps are masked;
+    without any, nothing is masked (the plain network).
+    dropout: share of units dropped behind each hidden fully connected layer.
+
+    Parameters hold no numbers yet: `build` fills them. Templates are buffers that a state dict leaves out.
+    Source: Zhang et al., CVPR 2018, section 3, and their released networks.
+    Deviations: the mask of the appended layer acts on its map before pooling, as the paper draws it (the released
+    code masks the pooled map).
+    """
 
     def __init__(
-        self, network: Network, *, appended: bool, unit_templates: Mapping[str, Tensor | None], dropout: float
+        self,
+        network: Network,
+        *,
+        appended: bool,
+        interpretable: Sequence[str],
+        units: Mapping[str, Tensor] | None = None,
+        dropout: float = 0.0,
+        device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
-        self.network = network
-        self.steps = (*network.layers, network.appended, network.head_pool) if appended else (
-            *network.layers,
-            network.head_pool,
-        )
-        self.interpretable = tuple(unit_templates)
-        self.convs = nn.ModuleDict()
-        channels = 3
-        for step in self.steps:
-            if isinstance(step, Conv):
-                self.convs[step.name] = nn.Conv2d(
-                    channels, step.out, step.kernel, step.stride, step.pad, groups=step.groups
+        layers = spatial_layers(network, appended)
+        self.interpretable = tuple(layer.name for layer in layers if layer.name in interpretable)
+        if set(self.interpretable) != set(interpretable):
+            raise ValueError(f"interpretable = {tuple(interpretable)}: expected layers of {[la.name for la in layers]}")
+        self.body = nn.ModuleDict()
+        # Shape of what enters each layer of the body, and at the end of what enters the head's pooling.
+        self._shapes: list[tuple[int, int, int]] = [(3, network.image_size, network.image_size)]
+        for layer in layers:
+            channels, side, _ = self._shapes[-1]
+            if isinstance(layer, Conv):
+                self.body[layer.name] = skip_init(
+                    nn.Conv2d,
+                    channels,
+                    layer.out,
+                    layer.kernel,
+                    layer.stride,
+                    layer.pad,
+                    groups=layer.groups,
+                    device=device,
                 )
-                channels = step.out
-        for layer, unit in unit_templates.items():
-            self.register_buffer(f"template_{layer}", unit, persistent=False)
-        last = network.appended.name if appended else network.last_conv
-        widths = [channels * self._pooled(side(network, last)) ** 2, *network.head]
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
-        self.dropouts = nn.ModuleList(SampleDropout(dropout, i) for i in range(len(self.hidden)))
-        self.classifier = nn.Linear(widths[-1], 1)
-        self.frozen_steps = 0
+                channels = layer.out
+            elif isinstance(layer, Pool):
+                self.body[layer.name] = _pool(layer)
+            else:
+                self.body[layer.name] = nn.LocalResponseNorm(layer.size, layer.alpha, layer.beta, layer.k)
+            if not isinstance(layer, LRN):
+                side = map_side(side, [window(layer)])
+            self._shapes.append((channels, side, side))
+        channels, side, _ = self._shapes[-1]
+        self.head = nn.ModuleDict({network.head_pool.name: _pool(network.head_pool)})
+        width = channels * map_side(side, [window(network.head_pool)]) ** 2
+        first = int(layers[-1].name.removeprefix("conv").split("_")[0]) + 1
+        for number, out in enumerate((*network.head, 1), start=first):
+            self.head[f"fc{number}"] = skip_init(nn.Linear, width, out, device=device)
+            if number < first + len(network.head):
+                self.head[f"drop{number}"] = SampleDropout(dropout, f"fc{number}")
+            width = out
+        for name, unit_Pnn in (units or {}).items():
+            if name not in self.interpretable:
+                raise ValueError(f"units of {name!r}: expected interpretable layers, {self.interpretable}")
+            self.register_buffer(f"unit_{name}", unit_Pnn.to(device), persistent=False)
+        self.masked = frozenset(units or {})
+        self.cut = 0
+        self.frozen_through: str | None = None
 
-    def _pooled(self, n: int) -> int:
-        pool = self.network.head_pool
-        with torch.device("cpu"):
-            return int(max_pool2d(torch.zeros(1, 1, n, n), pool.kernel, pool.stride, pool.pad, ceil_mode=pool.ceil).shape[-1])
+    def forward(self, x: Tensor, *, from_features: bool = False, full: bool = False) -> Tensor | Output:
+        """Logits [N] of normalised images [N, 3, S, S], or of `frozen_features` with `from_features`.
 
-    def freeze_through(self, name: str) -> None:
-        """Convolutions up to and including `name` are not trained. Their outputs, behind the ReLU, normalisation and
-        pooling that follow, can be computed once: see `frozen_features`."""
-        index = next(i for i, step in enumerate(self.steps) if step.name == name)
-        for step in self.steps[: index + 1]:
-            if isinstance(step, Conv):
-                self.convs[step.name].requires_grad_(False)
-        index += 1
-        while not isinstance(self.steps[index], Conv):
-            index += 1
-        self.frozen_steps = index
-
-    def set_step(self, now: Step) -> None:
-        """Say which rows of which global batch come next (dropout is drawn for the whole batch)."""
-        for dropout in self.dropouts:
-            dropout.now = now
-
-    def frozen_features(self, x_N3HW: Tensor) -> Tensor:
-        """Output of the frozen layers for normalised images."""
-        x = x_N3HW
-        with torch.no_grad():
-            for step in self.steps[: self.frozen_steps]:
-                x = self._apply_step(step, x)[0]
-        return x
-
-    def _apply_step(self, step: Any, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The step's output; for a convolution also its output before ReLU and its maps before the mask."""
-        if isinstance(step, Conv):
-            score = self.convs[step.name](x)
-            maps = relu(score)
-            unit = getattr(self, f"template_{step.name}", None)
-            return (maps if unit is None else mask_maps(maps, unit)), score, maps
-        if isinstance(step, Pool):
-            return max_pool2d(x, step.kernel, step.stride, step.pad, ceil_mode=step.ceil), None, None
-        return local_response_norm(x, step.size, step.alpha, step.beta, step.k), None, None
-
-    def forward(self, x: Tensor, *, from_features: bool = False, full: bool = False) -> Any:
-        """Logits [N] of normalised RGB images [N, 3, S, S], or of `frozen_features`; `full` gives an Output."""
+        full: an `Output` in their place, with the maps of the interpretable layers.
+        """
         maps: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
-        for step in self.steps[self.frozen_steps if from_features else 0 :]:
-            x, score, map_ = self._apply_step(step, x)
-            if full and step.name in self.interpretable and score is not None and map_ is not None:
-                maps[step.name], scores[step.name] = map_, score
-        x = x.flatten(1)
-        for hidden, dropout in zip(self.hidden, self.dropouts, strict=True):
-            x = dropout(relu(hidden(x)))
-        logits = self.classifier(x).squeeze(1)
-        return Output(logits, maps, scores) if full else logits
+        for name, module in list(self.body.items())[self.cut if from_features else 0 :]:
+            x = module(x)
+            if not isinstance(module, nn.Conv2d):
+                continue
+            if name in self.interpretable:
+                scores[name] = x
+                maps[name] = x = torch.relu(x)
+                if name in self.masked:
+                    x = mask_maps(x, self.get_buffer(f"unit_{name}"))
+            else:
+                x = torch.relu(x)
+        for name, module in self.head.items():
+            if isinstance(module, nn.Linear) and x.ndim > 2:
+                x = x.flatten(1)
+            x = module(x)
+            if isinstance(module, nn.Linear) and name != self._last:
+                x = torch.relu(x)
+        logits_N = x.squeeze(1)
+        return Output(logits_N, maps, scores) if full else logits_N
+
+    @torch.no_grad()
+    def frozen_features(self, x: Tensor) -> Tensor:
+        """What enters the first layer behind the cut, as [N, *feature_shape()]; `x` itself when nothing is frozen."""
+        for name, module in list(self.body.items())[: self.cut]:
+            x = module(x)
+            if isinstance(module, nn.Conv2d):
+                x = torch.relu(x)
+        return x
+
+    def freeze_through(self, name: str) -> None:
+        """Convolutions up to and including `name` stay as they are, and what they compute may be cached.
+
+        The cut lies behind the normalisation and pooling that follow `name`, which have no parameters, but never
+        above the lowest interpretable layer, whose maps are always computed.
+        """
+        names = list(self.body)
+        if not isinstance(self.body[name] if name in self.body else None, nn.Conv2d):
+            raise ValueError(f"freeze_through {name!r}: expected one of {', '.join(self.convs)}")
+        end = names.index(name) + 1
+        for frozen in names[:end]:
+            self.body[frozen].requires_grad_(False)
+        while end < len(names) and not isinstance(self.body[names[end]], nn.Conv2d):
+            end += 1
+        self.cut = min([end, *(names.index(layer) for layer in self.interpretable)])
+        self.frozen_through = name
+
+    def feature_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image's `frozen_features`."""
+        return self._shapes[self.cut]
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Trained parameters for an optimiser: decay on weights, none on biases."""
-        trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        """Trainable parameters for an optimiser: weights with `weight_decay`, biases without."""
+        trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         return [
-            {"params": [p for name, p in trained if name.endswith("weight")], "weight_decay": weight_decay},
-            {"params": [p for name, p in trained if not name.endswith("weight")], "weight_decay": 0.0},
+            {"params": [p for name, p in trainable if name.endswith("weight")], "weight_decay": weight_decay},
+            {"params": [p for name, p in trainable if name.endswith("bias")], "weight_decay": 0.0},
         ]
 
-    def initialise(self, seed: int) -> None:
-        """Random weights from `seed` alone; a layer's numbers depend on its name and shape, not on the template.
+    def set_step(self, seed: int, epoch: int, step: int, first_row: int, rows_total: int) -> None:
+        """Names the training step that comes next: see `SampleDropout.set_step`."""
+        for module in self.head.values():
+            if isinstance(module, SampleDropout):
+                module.set_step(seed, epoch, step, first_row, rows_total)
 
-        Weights N(0, 2 / fan_in) and the classifier N(0, 0.01^2); biases 0.
-        Deviations: the released code draws new layers from N(0, 0.01^2), which does not train a network whose
-        lower layers are random too.
-        """
-        with torch.no_grad():
-            for name, module in self.named_modules():
-                if isinstance(module, nn.Conv2d | nn.Linear):
-                    generator = torch.Generator().manual_seed(_mix(seed, name))
-                    fan_in = module.weight[0].numel()
-                    std = 0.01 if module is self.classifier else math.sqrt(2 / fan_in)
-                    module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * std)
-                    module.bias.zero_()
+    @property
+    def convs(self) -> tuple[str, ...]:
+        """Names of the convolutions, lowest first."""
+        return tuple(name for name, module in self.body.items() if isinstance(module, nn.Conv2d))
+
+    def conv(self, name: str) -> nn.Conv2d:
+        """The convolution of this name."""
+        return cast(nn.Conv2d, self.body[name])
+
+    def side(self, name: str) -> int:
+        """n, the side in cells of the map that layer `name` of the body puts out."""
+        return self._shapes[list(self.body).index(name) + 1][1]
+
+    @property
+    def _last(self) -> str:
+        return list(self.head)[-1]
 
 
-def _mix(seed: int, name: str) -> int:
-    """A seed from a number and a name, the same in every process."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
+def _pool(layer: Pool) -> nn.MaxPool2d:
+    return nn.MaxPool2d(layer.kernel, layer.stride, layer.pad, ceil_mode=layer.ceil)

@@ -1,0 +1,77 @@
+"""Batches of items, read from the store one ahead of their use.
+
+Rank r of W takes the r-th contiguous share of every global batch, so W workers see what one would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ipcnn_ray.core.seeds import generator
+from ipcnn_ray.data.split import Items
+
+Read = Callable[[Items], Tensor]
+"""Rows of the source (crops or features) for items [b, 2], on the CPU."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One worker's share of a global batch."""
+
+    rows: Tensor
+    """What `read` gave."""
+    mirrored: Tensor
+    """[b] bool: the item is the mirror image."""
+    labels: Tensor
+    """[b] float32, 1 for the category."""
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of `count` items in an epoch, from (seed, epoch) alone."""
+    return torch.randperm(count, generator=generator("order", seed, epoch)).numpy()
+
+
+def shares(order: NDArray[np.int64], batch_size: int, rank: int, world_size: int) -> list[NDArray[np.int64]]:
+    """This rank's part of every full global batch; what is left over at the end of the order is dropped."""
+    if batch_size % world_size:
+        raise ValueError(f"batch_size = {batch_size}: expected a multiple of the {world_size} workers")
+    local = batch_size // world_size
+    return [
+        order[start + rank * local : start + (rank + 1) * local]
+        for start in range(0, len(order) - batch_size + 1, batch_size)
+    ]
+
+
+def batches(parts: list[Items], labels_N: NDArray[np.float32], read: Read) -> Iterator[Batch]:
+    """The batches of `parts`, each read while the one before is in use. Leaves no thread behind when it is closed."""
+
+    def load(part: Items) -> Batch:
+        return Batch(read(part), torch.from_numpy(part[:, 1] == 1), torch.from_numpy(labels_N[part[:, 0]]))
+
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as reader:
+        ahead = [reader.submit(load, part) for part in parts[:1]]
+        for following in [*parts[1:], None]:
+            ready = ahead.pop() if ahead else None
+            if following is not None:
+                ahead.append(reader.submit(load, following))
+            if ready is not None:
+                yield ready.result()
+
+
+def crops_reader(images_N3SS: NDArray[np.uint8]) -> Read:
+    """Reads crops from a mapped store; only the rows asked for are touched."""
+    return lambda part: torch.from_numpy(images_N3SS[part[:, 0]])
+
+
+def to_input(images_u8: Tensor, mirrored: Tensor, mean_3SS: Tensor, scale: float, device: torch.device) -> Tensor:
+    """Normalised network input, made on the device: mirrored where asked, (pixel - mean) * scale."""
+    x = images_u8.to(device, non_blocking=True).float()
+    x = torch.where(mirrored.to(device)[:, None, None, None], x.flip(3), x)
+    return x.sub_(mean_3SS).mul_(scale)
