@@ -9,6 +9,14 @@ import torch
 from torch import Tensor, nn
 
 
+class StopRun(Exception):
+    """Raised by `Runtime.report`: somebody wants this run to end after the epoch that was just recorded."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(why)
+
+
 class Runtime(Protocol):
     """One worker's view of a run. `gather` is the only collective: all else is computed from it in rank order,
     so that sums are the same on every rank."""
@@ -26,7 +34,7 @@ class Runtime(Protocol):
         ...
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """An epoch is over and recorded; called on every rank, in the same order. May raise to end the run."""
+        """An epoch is over and recorded; called on every rank, in the same order. May raise StopRun."""
         ...
 
 

@@ -1,0 +1,195 @@
+"""What cannot be right in a run, though every field by itself may be: checks across fields.
+
+Each check takes the sections that it reads, by name, so that those whose sections are sound still run when
+another section is broken, and all of a file's errors are told at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ipcnn_ray.spec.base import Section
+from ipcnn_ray.spec.counts import in_training, train_items
+from ipcnn_ray.spec.experiment import (
+    Compute,
+    Data,
+    DrawnAnimals,
+    Eval,
+    ExperimentSpec,
+    Loss,
+    Model,
+    Template,
+    Train,
+)
+from ipcnn_ray.spec.fields import Loc, did_you_mean
+from ipcnn_ray.spec.findings import Finding, as_error, shown, wrong
+from ipcnn_ray.spec.search import Search
+
+
+def duplicates(values: Sequence[object]) -> Iterator[tuple[int, object]]:
+    """Index and value of everything that was there before; 2 and 2.0 are the same, 1 and true are not."""
+    seen: list[tuple[bool, object]] = []
+    for index, value in enumerate(values):
+        key = (isinstance(value, bool), value)
+        if key in seen:
+            yield index, value
+        seen.append(key)
+
+
+def _twice(loc: Loc, values: Sequence[object]) -> Iterator[Finding]:
+    for index, value in duplicates(values):
+        yield wrong((*loc, index), value, "is listed twice; list it once")
+
+
+def _no_layer(model: Model, name: str) -> str:
+    if name == model.table.appended.name:
+        return f"{name} is the appended layer, and model.appended_layer is false"
+    own = f"{model.table.convs[0]} ... {model.table.last_conv}"
+    has = f"{own}, {model.table.appended.name}" if model.appended_layer else own
+    return f"{model.network} has no such layer; it has {has}.{did_you_mean(name, list(model.convs))}".removesuffix(".")
+
+
+def _unknown_layers(model: Model, loc: Loc, names: Sequence[str]) -> Iterator[Finding]:
+    for index, name in enumerate(names):
+        if name not in model.convs:
+            about = ("model.network", "model.appended_layer")
+            yield wrong((*loc, index), name, _no_layer(model, name), about)
+
+
+def landmarks(data: Data) -> Iterator[Finding]:
+    yield from _twice(("data", "landmarks"), data.landmarks)
+
+
+def layers(model: Model) -> Iterator[Finding]:
+    loc, names = ("model", "interpretable_layers"), model.interpretable_layers or ()
+    yield from _unknown_layers(model, loc, names)
+    yield from _twice(loc, names)
+    known = [name for name in dict.fromkeys(names) if name in model.convs]
+    in_order = sorted(known, key=model.convs.index)
+    if known != in_order:
+        yield wrong(loc, names, f"must be listed lowest first: {shown(in_order)}", ("model.network",))
+
+
+def weights(model: Model) -> Iterator[Finding]:
+    if model.weights is not None:
+        loc = ("model", "weights", "layers")
+        yield from _unknown_layers(model, loc, model.weights.layers)
+        yield from _twice(loc, model.weights.layers)
+
+
+def frozen(model: Model, train: Train) -> Iterator[Finding]:
+    name, loc = train.freeze_through, ("train", "freeze_through")
+    if name is None:
+        return
+    if name not in model.convs:
+        yield wrong(loc, name, _no_layer(model, name), ("model.network", "model.appended_layer"))
+        return
+    convs = model.convs[: model.convs.index(name) + 1]
+    held = [layer for layer in model.interpretable_layers or () if layer in convs]
+    if held:
+        advice = f"would keep the interpretable layer {held[0]} from learning; freeze through a lower layer"
+        yield wrong(loc, name, advice, ("model.interpretable_layers",))
+    if model.weights is None:
+        yield wrong(loc, name, "frozen layers need loaded weights; add model.weights or drop this", ("model.weights",))
+        return
+    random = [layer for layer in convs if layer not in model.weights.layers]
+    if random:
+        advice = f"would freeze random weights in {', '.join(random)}; add them to model.weights.layers"
+        yield wrong(loc, name, advice, ("model.weights", "model.weights.layers"))
+
+
+def measured_layer(model: Model, eval: Eval) -> Iterator[Finding]:
+    names = list(model.interpretable_layers or ())
+    if eval.layer is not None and eval.layer not in names:
+        advice = f"must be one of model.interpretable_layers, {', '.join(names)}.{did_you_mean(eval.layer, names)}"
+        yield wrong(("eval", "layer"), eval.layer, advice.removesuffix("."), ("model.interpretable_layers",))
+
+
+def filter_loss(template: Template, loss: Loss, train: Train) -> Iterator[Finding]:
+    if template.shape == "none" and loss.filter is not None:
+        advice = "a network without a template has no filter loss; drop this or choose a template.shape"
+        yield wrong(("loss", "filter"), loss.filter, advice, ("template.shape",))
+    if loss.filter is not None and train.batch_size == 1:
+        advice = "the filter loss compares images and is always 0 for one; take at least 2"
+        yield wrong(("train", "batch_size"), 1, advice, ("loss.filter",))
+
+
+def even_batches(train: Train, compute: Compute) -> Iterator[Finding]:
+    if train.batch_size % compute.workers:
+        near = max(1, round(train.batch_size / compute.workers)) * compute.workers
+        advice = f"must be a multiple of compute.workers = {compute.workers}, such as {near}"
+        yield wrong(("train", "batch_size"), train.batch_size, advice, ("compute.workers",))
+
+
+def enough_items(data: Data, train: Train) -> Iterator[Finding]:
+    items = train_items(data)
+    if items is not None and train.batch_size > items:
+        advice = f"is more than the {items} training items: no batch would ever be full"
+        yield wrong(("train", "batch_size"), train.batch_size, advice, ("data.objects", "data.negatives"))
+
+
+def validation_split(data: Data) -> Iterator[Finding]:
+    if isinstance(data, DrawnAnimals):
+        for name, n in (("objects", data.objects), ("negatives", data.negatives)):
+            if in_training(n, data.train_share) in (0, n):
+                advice = f"leaves one split without any of the {n} {name}; take it closer to 0.5"
+                yield wrong(("data", "train_share"), data.train_share, advice, (f"data.{name}",))
+                return
+
+
+def gpus(compute: Compute) -> Iterator[Finding]:
+    count, loc = compute.gpus_per_worker, ("compute", "gpus_per_worker")
+    if count is None or count == int(count):
+        return
+    if count > 1:
+        yield wrong(loc, count, "must be whole above 1: Ray shares out parts of one GPU only")
+    elif compute.workers > 1:
+        advice = f"{compute.workers} workers cannot share a GPU (NCCL); give each a whole one, or take one worker"
+        yield wrong(loc, count, advice, ("compute.workers",))
+
+
+def nothing_ignored(compute: Compute, search: Search | None) -> Iterator[Finding]:
+    if search is None and compute.concurrent_runs is not None:
+        advice = "there is only one run without a search; drop this"
+        yield wrong(("compute", "concurrent_runs"), compute.concurrent_runs, advice)
+
+
+CHECKS: tuple[Callable[..., Iterator[Finding]], ...] = (
+    landmarks,
+    layers,
+    weights,
+    frozen,
+    measured_layer,
+    filter_loss,
+    even_batches,
+    enough_items,
+    validation_split,
+    gpus,
+    nothing_ignored,
+)
+
+
+def run_findings(sections: Mapping[str, Any]) -> list[Finding]:
+    """What every check finds whose sections are at hand; `sections` by name, `search` None where there is none."""
+    found: list[Finding] = []
+    for check_one in CHECKS:
+        names = inspect.signature(check_one).parameters
+        if all(name in sections for name in names):
+            found += check_one(**{name: sections[name] for name in names})
+    return list(dict.fromkeys(found))
+
+
+def check(spec: ExperimentSpec) -> None:
+    """Raises pydantic's ValidationError with every finding, at its location."""
+    from ipcnn_ray.spec.search_checks import search_findings
+
+    by_name: dict[str, Section | None] = {name: getattr(spec, name) for name in ExperimentSpec.model_fields}
+    found = run_findings(by_name) + search_findings(by_name)
+    if not found and spec.search is not None:
+        from ipcnn_ray.spec.search_checks import corner_findings
+
+        found = corner_findings(spec)
+    if found:
+        raise as_error("ExperimentSpec", found)

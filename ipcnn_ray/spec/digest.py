@@ -1,0 +1,33 @@
+"""The digest of an experiment: what changes its numbers, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from ipcnn_ray.spec.experiment import ExperimentSpec
+
+LENGTH = 8
+"""Hexadecimal characters of a digest."""
+
+
+def _normal(value: Any) -> Any:
+    """2 and 2.0 are the same number."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _normal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_normal(item) for item in value]
+    return value
+
+
+def digest(spec: ExperimentSpec) -> str:
+    """First characters of the SHA-256 of the resolved spec without its name and `compute`, as canonical JSON.
+
+    The order of keys, the way a number is written, the number of workers and the machine do not change it.
+    """
+    content = _normal(spec.model_dump(mode="json", exclude={"name", "compute"}))
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]

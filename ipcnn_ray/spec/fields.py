@@ -1,0 +1,107 @@
+"""The shape of a spec, read off its models: which fields there are where, of which kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import Tag
+
+from ipcnn_ray.spec.base import Section
+
+Loc = tuple[int | str, ...]
+"""Where a value is: keys of mappings and indices of lists, from the top of the spec."""
+
+
+def dotted(loc: Loc) -> str:
+    return ".".join(str(part) for part in loc)
+
+
+def did_you_mean(word: object, options: list[str]) -> str:
+    """` Did you mean 'x'?` for a near miss, else nothing."""
+    near = get_close_matches(str(word), options, n=1, cutoff=0.6)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def bare(annotation: Any) -> Any:
+    """The annotation without its constraints and without `| None`."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, UnionType):
+        rest = [part for part in get_args(annotation) if part is not NoneType]
+        if len(rest) == 1:
+            return bare(rest[0])
+    return annotation
+
+
+def kind_field(section: type[Section]) -> tuple[str, str] | None:
+    """Name and value of the field that tells this section from its alternatives, such as ('shape', 'uniform')."""
+    for name, field in section.model_fields.items():
+        if field.is_required() and get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1:
+            return name, get_args(field.annotation)[0]
+    return None
+
+
+def sections(annotation: Any) -> dict[str, type[Section]]:
+    """The sections that a value may be, by pydantic's tag in error locations; empty for anything else."""
+    if get_origin(annotation) is Annotated:
+        inner, *metadata = get_args(annotation)
+        found = sections(inner)
+        tags = [item.tag for item in metadata if isinstance(item, Tag)]
+        return {tag: section for tag in tags for section in found.values()} or found
+    if get_origin(annotation) in (Union, UnionType):
+        return {tag: section for part in get_args(annotation) for tag, section in sections(part).items()}
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        kind = kind_field(annotation)
+        return {kind[1] if kind else "": annotation}
+    return {}
+
+
+def inside(annotation: Any, part: int | str) -> Any:
+    """Annotation of one field, entry or value of a container; None where there is nothing."""
+    options = sections(annotation)
+    if options:
+        fields = [option.model_fields[part] for option in options.values() if part in option.model_fields]
+        return fields[0].annotation if fields else None
+    container = bare(annotation)
+    arguments = get_args(container)
+    if get_origin(container) is dict:
+        return arguments[1]
+    if get_origin(container) is tuple:
+        return arguments[0]
+    return None
+
+
+def locate(root: type[Section], loc: Loc) -> tuple[Loc, Any]:
+    """Pydantic's location without the tags of unions, and the annotation of what holds its last part."""
+    annotation: Any = root
+    holder: Any = root
+    plain: list[int | str] = []
+    for part in loc:
+        options = sections(annotation)
+        if len(options) > 1 and part in options:
+            annotation = options[str(part)]
+        elif part != "[key]":
+            plain.append(part)
+            holder, annotation = annotation, inside(annotation, part)
+    return tuple(plain), holder
+
+
+def at(root: type[Section], path: str) -> list[Any]:
+    """Annotations of the field with this dotted path, one for each kind of section that has it."""
+    found: list[Any] = [root]
+    for name in path.split("."):
+        owners = [section for annotation in found for section in sections(annotation).values()]
+        found = [owner.model_fields[name].annotation for owner in owners if name in owner.model_fields]
+    return found
+
+
+def walk(section: type[Section], above: str = "") -> Iterator[str]:
+    """Dotted paths of all fields below a section, sections included, each once for each kind that has it."""
+    for name, field in section.model_fields.items():
+        path = f"{above}{name}"
+        yield path
+        for option in sections(field.annotation).values():
+            yield from walk(option, f"{path}.")

@@ -1,0 +1,181 @@
+"""What cannot be right in a search: its paths, its values, its runs, and every run that it could come to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from ipcnn_ray.spec.checks import duplicates
+from ipcnn_ray.spec.digest import digest
+from ipcnn_ray.spec.expand import Point, points, run_for
+from ipcnn_ray.spec.experiment import Eval, ExperimentSpec, Train
+from ipcnn_ray.spec.fields import Loc, at, did_you_mean, dotted, sections, walk
+from ipcnn_ray.spec.findings import Finding, findings, wrong
+from ipcnn_ray.spec.search import Choice, Distribution, EarlyStopping, GridSearch, Search, SpaceSearch
+from ipcnn_ray.spec.settings import NotASection
+
+NOT_SET = ("name", "compute", "search")
+"""Sections that are the same for all runs of an experiment."""
+
+
+def _path(loc: Loc, path: str, value: Any, *, single: bool) -> Iterator[Finding]:
+    """A path that a search may set: it exists, it is a run's own, and for `single` it holds one value."""
+    if path.split(".")[0] in NOT_SET:
+        yield wrong(loc, value, f"{path.split('.')[0]} is the same for all runs of an experiment; drop this")
+        return
+    found = at(ExperimentSpec, path)
+    if not found:
+        known = [known for known in walk(ExperimentSpec) if known.split(".")[0] not in NOT_SET]
+        yield wrong(loc, value, f"a spec has no field {path}.{did_you_mean(path, known)}".removesuffix("."))
+    elif single and any(sections(annotation) for annotation in found):
+        yield wrong(loc, value, f"{path} is a section; name one of its fields, or give it to one of search.runs")
+
+
+def _named(search: Search) -> Iterator[Finding]:
+    names = [run.name for run in search.runs]
+    for index, name in duplicates(names):
+        yield wrong(("search", "runs", index, "name"), name, "another run has this name")
+    control = search.objective.control
+    if control not in names:
+        advice = f"must be one of search.runs: {', '.join(names)}.{did_you_mean(control, names)}".removesuffix(".")
+        yield wrong(("search", "objective", "control"), control, advice)
+    for index, run in enumerate(search.runs):
+        for path, value in run.set.items():
+            loc = ("search", "runs", index, "set", path)
+            yield from _path(loc, path, value, single=False)
+            for above in run.set:
+                if path.startswith(f"{above}."):
+                    yield wrong(loc, value, f"is inside {above}, which this run sets too; say it in one of the two")
+
+
+def _grid(grid: Mapping[str, tuple[Any, ...]]) -> Iterator[Finding]:
+    for path, values in grid.items():
+        loc = ("search", "grid", path)
+        yield from _path(loc, path, values, single=True)
+        for index, value in duplicates(values):
+            yield wrong((*loc, index), value, "is listed twice; list it once")
+
+
+def _space(space: Mapping[str, Distribution]) -> Iterator[Finding]:
+    for path, one in space.items():
+        loc = ("search", "space", path)
+        yield from _path(loc, path, one.model_dump(mode="json", exclude_defaults=True), single=True)
+        if isinstance(one, Choice):
+            for index, value in duplicates(one.choice):
+                yield wrong((*loc, "choice", index), value, "is listed twice; list it once")
+        else:
+            key = next(key for key in ("uniform", "log_uniform") if key in type(one).model_fields)
+            low, high = getattr(one, key)
+            if low >= high:
+                yield wrong((*loc, key), (low, high), "must go from its lower to its upper end: [lower, upper]")
+        for on, value in (one.when or {}).items():
+            yield from _when(space, path, on, value)
+
+
+def _when(space: Mapping[str, Distribution], path: str, on: str, value: Any) -> Iterator[Finding]:
+    loc, other = ("search", "space", path, "when", on), space.get(on)
+    if other is None or on == path:
+        near = did_you_mean(on, [name for name in space if name != path])
+        yield wrong(loc, value, f"must be another field of the space.{near}".removesuffix("."))
+    elif not isinstance(other, Choice):
+        yield wrong(loc, value, f"{on} takes any number of a range; only the values of a choice can be waited for")
+    elif value not in other.choice:
+        words = ", ".join(str(choice) for choice in other.choice)
+        yield wrong(loc, value, f"{on} never takes this value; it takes {words}")
+
+
+def _waits_for_itself(space: Mapping[str, Distribution]) -> Iterator[Finding]:
+    for path in space:
+        reached = {on for on in space[path].when or {} if on != path}
+        while True:
+            further = reached | {on for name in reached if name in space for on in space[name].when or {}}
+            if further == reached:
+                break
+            reached = further
+        if path in reached:
+            value = dict(space[path].when or {})
+            yield wrong(("search", "space", path, "when"), value, "waits for a field that waits for this one")
+
+
+def _stopping(stopping: EarlyStopping, train: Train | None, evaluation: Eval | None) -> Iterator[Finding]:
+    loc = ("search", "early_stopping", "grace_epochs")
+    if train is not None and stopping.grace_epochs >= train.epochs:
+        advice = f"must be less than train.epochs = {train.epochs}, or no run is ever stopped early"
+        yield wrong(loc, stopping.grace_epochs, advice, ("train.epochs",))
+    if evaluation is not None and evaluation.every > 1:
+        advice = "early stopping judges a run after every epoch; take 1, or drop search.early_stopping"
+        yield wrong(("eval", "every"), evaluation.every, advice)
+
+
+def search_findings(by_name: Mapping[str, Any]) -> list[Finding]:
+    """What is wrong in the search section itself; other sections are read where they are at hand."""
+    search = by_name.get("search")
+    found: list[Finding] = []
+    if not isinstance(search, GridSearch | SpaceSearch):
+        return found
+    found += _named(search)
+    if isinstance(search, GridSearch):
+        found += _grid(search.grid)
+    else:
+        found += _space(search.space)
+        found += _waits_for_itself(search.space)
+    if search.early_stopping is not None:
+        found += _stopping(search.early_stopping, by_name.get("train"), by_name.get("eval"))
+    return list(dict.fromkeys(found))
+
+
+def _moved(finding: Finding, where: Mapping[str, Loc], whole: Loc) -> Finding:
+    """A finding of a run, told at the setting that brought it about."""
+    path = dotted(finding.loc)
+    for setting, loc in where.items():
+        if path == setting:
+            fact = finding.what.removeprefix(path)
+            return Finding(loc, f"{dotted(loc)}{fact}", finding.advice)
+        if path.startswith(f"{setting}."):
+            rest = tuple(path.removeprefix(f"{setting}.").split("."))
+            fact = finding.what.removeprefix(path)
+            return Finding((*loc, *rest), f"{dotted((*loc, *rest))}{fact}", finding.advice)
+    loc = next(iter(where.values())) if len(where) == 1 else whole
+    return Finding(loc, f"{dotted(loc)} gives {finding.what}", finding.advice)
+
+
+def _run(spec: ExperimentSpec, settings: Mapping[str, Any], where: Mapping[str, Loc], whole: Loc) -> list[Finding]:
+    try:
+        run_for(spec, settings)
+    except NotASection as error:
+        return [Finding(where[error.path], dotted(where[error.path]), str(error))]
+    except ValidationError as error:
+        return [_moved(finding, where, whole) for finding in findings(error, ExperimentSpec)]
+    return []
+
+
+def corner_findings(spec: ExperimentSpec) -> list[Finding]:
+    """What is wrong with the runs of a search whose section is sound: every named run, every combination of a grid,
+    every combination of choices and ends of a space."""
+    search = spec.search
+    if search is None:
+        return []
+    found: list[Finding] = []
+    for index, named in enumerate(search.runs):
+        whole: Loc = ("search", "runs", index, "set")
+        found += _run(spec, named.set, {path: (*whole, path) for path in named.set}, whole)
+    if not found:
+        found += _same(spec, search)
+    combinations: list[dict[str, Point]] = points(search)
+    for chosen in combinations:
+        settings = {path: point.value for path, point in chosen.items()}
+        where = {path: point.loc for path, point in chosen.items()}
+        found += _run(spec, settings, where, ("search", "grid" if isinstance(search, GridSearch) else "space"))
+    return list(dict.fromkeys(found))
+
+
+def _same(spec: ExperimentSpec, search: Search) -> Iterator[Finding]:
+    first: dict[str, str] = {}
+    for index, named in enumerate(search.runs):
+        key = digest(run_for(spec, named.set).spec)
+        if key in first:
+            loc = ("search", "runs", index)
+            yield Finding(loc, f"{dotted(loc)}.name = {named.name!r}", f"trains the same as {first[key]}; drop one")
+        first.setdefault(key, named.name)
