@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ipcnn_ray.core.templates import part_templates
+from ipcnn_ray.core.templates import part_templates, template_bank
 from ipcnn_ray.models.geometry import map_side
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.experiment import GradientTemplate, Model, NoTemplate, Template, UniformTemplate
@@ -57,9 +58,19 @@ def unit_templates(template: Template, sides: dict[str, int]) -> dict[str, Tenso
     return {name: part_templates(n, **shape_arguments(template), tau=1.0) for name, n in sides.items()}
 
 
-def shape_arguments(template: GradientTemplate | UniformTemplate) -> dict[str, object]:
+def template_banks(model: Model, template: Template) -> dict[str, Tensor]:
+    """Per interpretable layer all templates with their tau, [T, n, n], for the filter loss; none for a plain network."""
+    if isinstance(template, NoTemplate):
+        return {}
+    return {
+        name: template_bank(map_side(model, name), **shape_arguments(template), tau=template.tau)
+        for name in interpretable_layers(model)
+    }
+
+
+def shape_arguments(template: GradientTemplate | UniformTemplate) -> dict[str, Any]:
     """Arguments of `core.templates` for this section, all but n and tau."""
-    given: dict[str, object] = {"shape": template.shape, "norm": template.norm, "beta": template.beta}
+    given: dict[str, Any] = {"shape": template.shape, "norm": template.norm, "beta": template.beta}
     if isinstance(template, UniformTemplate):
         given["gamma"] = template.gamma
     return given

@@ -181,9 +181,9 @@ class InterpretableNet(nn.Module):
         """The convolution of this name."""
         return cast(nn.Conv2d, self.body[name])
 
-    def side(self, name: str) -> int:
-        """n, the side in cells of the map that layer `name` of the body puts out."""
-        return self._shapes[list(self.body).index(name) + 1][1]
+    def shape(self, name: str) -> tuple[int, int, int]:
+        """(C, H, W) of the map that layer `name` of the body puts out."""
+        return self._shapes[list(self.body).index(name) + 1]
 
     @property
     def _last(self) -> str:

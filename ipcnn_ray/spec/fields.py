@@ -21,7 +21,7 @@ def dotted(loc: Loc) -> str:
 
 def did_you_mean(word: object, options: list[str]) -> str:
     """` Did you mean 'x'?` for a near miss, else nothing."""
-    near = get_close_matches(str(word), options, n=1, cutoff=0.6)
+    near = get_close_matches(str(word).lower(), options, n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""
 
 

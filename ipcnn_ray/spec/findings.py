@@ -199,6 +199,6 @@ def findings(error: ValidationError, root: type[Section]) -> list[Finding]:
         elif kind in ("union_tag_not_found", "union_tag_invalid", "model_attributes_type"):
             found.append(_no_kind(plain, value, root))
         else:
-            words = ADVICE.get(kind, lambda error: error["msg"].replace("Input should", "must", 1))
-            found.append(wrong(plain, value, words(item)))
+            words = ADVICE[kind](item) if kind in ADVICE else item["msg"].replace("Input should", "must", 1)
+            found.append(wrong(plain, value, words))
     return list(dict.fromkeys(found))

@@ -53,7 +53,7 @@ class NamedRun(Section):
     """A run that every search of this experiment trains in full, such as the control."""
 
     name: Slug
-    set: dict[FieldPath, Any] = {}
+    set: dict[FieldPath, Any] = Field(default_factory=dict)
     """Fields that differ from the experiment; a mapping replaces the whole section."""
 
 

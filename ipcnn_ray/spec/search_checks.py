@@ -11,9 +11,18 @@ from ipcnn_ray.spec.checks import duplicates
 from ipcnn_ray.spec.digest import digest
 from ipcnn_ray.spec.expand import Point, points, run_for
 from ipcnn_ray.spec.experiment import Eval, ExperimentSpec, Train
-from ipcnn_ray.spec.fields import Loc, at, did_you_mean, dotted, sections, walk
-from ipcnn_ray.spec.findings import Finding, findings, wrong
-from ipcnn_ray.spec.search import Choice, Distribution, EarlyStopping, GridSearch, Search, SpaceSearch
+from ipcnn_ray.spec.fields import Loc, at, bare, did_you_mean, dotted, kind_field, sections, walk
+from ipcnn_ray.spec.findings import Finding, findings, shown, wrong
+from ipcnn_ray.spec.search import (
+    Choice,
+    Distribution,
+    EarlyStopping,
+    GridSearch,
+    LogUniform,
+    Search,
+    SpaceSearch,
+    Uniform,
+)
 from ipcnn_ray.spec.settings import NotASection
 
 NOT_SET = ("name", "compute", "search")
@@ -66,12 +75,35 @@ def _space(space: Mapping[str, Distribution]) -> Iterator[Finding]:
             for index, value in duplicates(one.choice):
                 yield wrong((*loc, "choice", index), value, "is listed twice; list it once")
         else:
-            key = next(key for key in ("uniform", "log_uniform") if key in type(one).model_fields)
-            low, high = getattr(one, key)
+            key, low, high = _range(one)
             if low >= high:
                 yield wrong((*loc, key), (low, high), "must go from its lower to its upper end: [lower, upper]")
+            if any(bare(annotation) is int for annotation in at(ExperimentSpec, path)):
+                yield wrong((*loc, key), (low, high), f"{path} is a whole number and a range draws any; list a choice")
+        yield from _needs_when(space, path)
         for on, value in (one.when or {}).items():
             yield from _when(space, path, on, value)
+
+
+def _range(one: Uniform | LogUniform) -> tuple[str, float, float]:
+    return ("uniform", *one.uniform) if isinstance(one, Uniform) else ("log_uniform", *one.log_uniform)
+
+
+def _needs_when(space: Mapping[str, Distribution], path: str) -> Iterator[Finding]:
+    """A field that some of the drawn kinds of its section do not have is drawn for the others only."""
+    above, _, name = path.rpartition(".")
+    owners = [owner for annotation in at(ExperimentSpec, above) for owner in sections(annotation).values()]
+    for key in {kind[0] for kind in map(kind_field, owners) if kind}:
+        kinds = {kind[1]: name in owner.model_fields for owner in owners if (kind := kind_field(owner))}
+        drawn = space.get(f"{above}.{key}")
+        if not isinstance(drawn, Choice) or f"{above}.{key}" in (space[path].when or {}):
+            continue
+        without = [value for value in drawn.choice if kinds.get(str(value)) is False]
+        having = [value for value, has in kinds.items() if has]
+        if without and having:
+            loc = ("search", "space", path)
+            fact = f"{dotted(loc)} is drawn for {above}.{key} = {shown(without[0])} too, which has no {name}"
+            yield Finding(loc, fact, f"add when: {{{above}.{key}: {having[0]}}}")
 
 
 def _when(space: Mapping[str, Distribution], path: str, on: str, value: Any) -> Iterator[Finding]:

@@ -1,0 +1,61 @@
+"""The `ipcnn` command: its subcommands, and how it ends.
+
+Exit codes: 0 done, 1 a run failed, 2 the request was wrong, 130 stopped. A command raises IpcnnError for what a
+person can mend, and typer.Exit(1) after it has told which runs failed.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from ipcnn_ray import __version__
+from ipcnn_ray.cli import output
+from ipcnn_ray.cli.plan import plan
+from ipcnn_ray.cli.schema import schema
+from ipcnn_ray.cli.validate import validate
+from ipcnn_ray.errors import IpcnnError, TrainingError
+
+RUN_FAILED, WRONG_REQUEST, STOPPED = 1, 2, 130
+
+app = typer.Typer(
+    name="ipcnn", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None
+)
+for command in (validate, plan, schema):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        output.say(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train interpretable CNNs: write an experiment down, submit it, get its numbers and its pictures."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `ipcnn` script; ends the process with the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # --debug may stand anywhere, and is an option of `ipcnn` itself.
+    given.sort(key=lambda argument: argument != "--debug")
+    try:
+        app(given, prog_name="ipcnn")
+    except IpcnnError as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        output.error(error)
+        sys.exit(RUN_FAILED if isinstance(error, TrainingError) else WRONG_REQUEST)
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)

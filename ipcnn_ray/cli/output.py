@@ -1,0 +1,84 @@
+"""Everything the commands print goes through here: 80 columns where piped, colour only on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ipcnn_ray.errors import ProblemsError
+
+WIDTH = 80
+INDENT = " " * 7
+"""The width of `error  `: advice stands below the fact."""
+
+out = Console(highlight=False, emoji=False, markup=False)
+"""Results."""
+err = Console(stderr=True, highlight=False, emoji=False, markup=False)
+"""Errors, warnings and progress."""
+
+
+def say(text: str = "", style: str = "") -> None:
+    """One line of a result, never wrapped."""
+    out.print(Text(text, style=style), soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """A remark beside the result."""
+    err.print(Text(text, style="dim"), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """For scripts: plain JSON on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def text(content: str) -> None:
+    """A document, such as YAML, as it is."""
+    sys.stdout.write(content if content.endswith("\n") else content + "\n")
+
+
+def _line(first: str, rest: str) -> None:
+    err.print(Text.assemble((f"{first:<{len(INDENT)}}", "bold red"), rest), soft_wrap=True)
+
+
+def error(problem: Exception) -> None:
+    """An error as a person reads it: where and what on one line, what to do below it."""
+    if isinstance(problem, ProblemsError):
+        for one in problem.problems:
+            _line("error", f"{one.where}  {one.what}")
+            _below(one.advice)
+        return
+    fact, *rest = str(problem).splitlines() or [type(problem).__name__]
+    _line("error", fact)
+    for line in rest:
+        _below(line.strip())
+
+
+def _below(advice: str) -> None:
+    width = max(err.width, WIDTH) if err.is_terminal else WIDTH
+    wrapped = textwrap.wrap(
+        advice, width, initial_indent=INDENT, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False
+    )
+    err.print(Text("\n".join(wrapped)), soft_wrap=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
+    """A table without frames; columns named in `right` are numbers. Long tables lose no text when piped."""
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    out.print(grid)
+
+
+def count(number: int) -> str:
+    """12 345"""
+    return f"{number:,}".replace(",", " ")

@@ -1,0 +1,117 @@
+"""The layers of a model in words: what `ipcnn plan` and the page of a stored model show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from ipcnn_ray.models.build import assemble
+from ipcnn_ray.models.geometry import field
+from ipcnn_ray.models.net import InterpretableNet
+from ipcnn_ray.spec.experiment import Model, NoTemplate, Template, UniformTemplate
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer that has parameters or changes the size of the map."""
+
+    name: str
+    kind: str
+    """Such as `conv 3x3, 2 groups`, `max pool 3x3`, `fully connected`."""
+    channels: int
+    side: int
+    """Side of the map that it puts out, cells."""
+    field: int | None
+    """Side of a cell's receptive field, pixels; None in the head, which sees the whole image."""
+    stride: int | None
+    """Distance of neighbouring cells, pixels; None in the head."""
+    trainable: int
+    """Parameters that training changes."""
+    frozen: int
+    """Parameters that keep their loaded values."""
+    interpretable: bool
+
+
+def describe(model: Model, template: Template, freeze_through: str | None = None) -> list[LayerRow]:
+    """The layers from the image to the output, normalisation left out."""
+    net = assemble(model, template, device="meta")
+    if freeze_through is not None:
+        net.freeze_through(freeze_through)
+    rows = [_spatial(net, model, name, module) for name, module in net.body.items() if _kind(module)]
+    channels = rows[-1].channels
+    for name, module in net.head.items():
+        if isinstance(module, nn.MaxPool2d):
+            fed = next(layer for layer in net.head.values() if isinstance(layer, nn.Linear))
+            side = round((fed.in_features / channels) ** 0.5)
+            rows.append(LayerRow(name, _kind(module), channels, side, None, None, 0, 0, False))
+        elif isinstance(module, nn.Linear):
+            count = sum(p.numel() for p in module.parameters())
+            rows.append(LayerRow(name, _kind(module), module.out_features, 1, None, None, count, 0, False))
+    return rows
+
+
+def _spatial(net: InterpretableNet, model: Model, name: str, module: nn.Module) -> LayerRow:
+    seen = field(model, name)
+    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in module.parameters())
+    channels, side, _ = net.shape(name)
+    return LayerRow(
+        name,
+        _kind(module),
+        channels,
+        side,
+        seen.size,
+        seen.stride,
+        trainable,
+        total - trainable,
+        name in net.interpretable,
+    )
+
+
+def _kind(module: nn.Module) -> str:
+    """Empty for a layer that is not worth a row."""
+    if isinstance(module, nn.Conv2d):
+        side = module.kernel_size[0]
+        return f"conv {side}x{side}" + (f", {module.groups} groups" if module.groups > 1 else "")
+    if isinstance(module, nn.MaxPool2d):
+        return f"max pool {module.kernel_size}x{module.kernel_size}"
+    return "fully connected" if isinstance(module, nn.Linear) else ""
+
+
+def template_words(template: Template) -> str:
+    """The template in a few words, such as `uniform L2 template, beta 2, gamma 0.5`."""
+    if isinstance(template, NoTemplate):
+        return "no template (the plain network)"
+    words = [f"{template.shape} {template.norm.upper()} template", f"beta {template.beta:g}"]
+    if isinstance(template, UniformTemplate):
+        words.append(f"gamma {template.gamma:g}")
+    words.append("tau 0.5 / n^2" if template.tau is None else f"tau {template.tau:g}")
+    return ", ".join(words)
+
+
+def as_markdown(model: Model, template: Template, freeze_through: str | None = None) -> str:
+    """A heading, what is interpretable, and the table of layers."""
+    rows = describe(model, template, freeze_through)
+    looked_at = ", ".join(row.name for row in rows if row.interpretable)
+    measured = "measured" if isinstance(template, NoTemplate) else "interpretable"
+    size = model.table.image_size
+    trainable, frozen = sum(row.trainable for row in rows), sum(row.frozen for row in rows)
+    lines = [
+        f"# {model.network}: {template_words(template)}",
+        "",
+        f"Images of {size} x {size} pixels, RGB. {measured.capitalize()} layers: {looked_at}. "
+        f"{trainable:,} parameters are trained, {frozen:,} are frozen.",
+        "",
+        "| layer | kind | channels | map (cells) | receptive field (px) | stride (px) | trained parameters | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        seen = "whole image" if row.field is None else str(row.field)
+        step = "" if row.stride is None else str(row.stride)
+        note = measured if row.interpretable else "frozen" if row.frozen else ""
+        lines.append(
+            f"| {row.name} | {row.kind} | {row.channels} | {row.side} x {row.side} | {seen} | {step} "
+            f"| {row.trainable:,} | {note} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,95 @@
+"""Equal experiments have equal digests, different ones different digests."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+
+from ipcnn_ray.spec.digest import digest
+from ipcnn_ray.spec.dump import resolved_yaml
+from ipcnn_ray.spec.expand import experiment_id
+from ipcnn_ray.spec.load import loads
+
+TEXT = """\
+name: t
+data: {kind: drawn_animals, objects: 40}
+model: {network: compact}
+template: {shape: uniform, beta: 2, gamma: 0.5}
+train: {epochs: 4, batch_size: 32}
+"""
+SEARCH = """\
+search:
+  kind: space
+  trials: 3
+  runs: [{name: plain, set: {template.shape: none}}, {name: a, set: {template.beta: 1, train.batch_size: 16}}]
+  space:
+    template.norm: {choice: [l1, l2]}
+    template.beta: {log_uniform: [1, 8], when: {template.norm: l1}}
+"""
+
+
+def of(text: str, *overrides: str) -> str:
+    return digest(loads(text, "s.yaml", overrides).spec)
+
+
+def test_eight_hexadecimal_characters():
+    assert re.fullmatch(r"[0-9a-f]{8}", of(TEXT))
+
+
+def test_it_is_the_same_tomorrow():
+    """A changed digest orphans every recorded run: it may change only when the experiment's meaning does."""
+    assert of(TEXT) == "PIN1"
+    assert of(TEXT + SEARCH) == "PIN2"
+
+
+def test_what_does_not_change_it():
+    assert of(TEXT) == of(TEXT, "name=other")
+    workers = ["compute.workers=2", "compute.gpus_per_worker=1", "compute.retries=3", "compute.cache_frozen=false"]
+    assert of(TEXT) == of(TEXT, *workers)
+    assert of(TEXT) == of("\n".join(reversed(TEXT.splitlines())))
+    assert of(TEXT) == of(
+        TEXT.replace("shape: uniform, beta: 2, gamma: 0.5", "gamma: 5.0e-1, beta: 2.0, shape: uniform")
+    )
+    assert of(TEXT) == of(TEXT, "eval={}", "seed=0", "template.norm=l1", "eval.layer=conv5", "search=null")
+    assert of(TEXT + SEARCH) == of((TEXT + SEARCH).replace("[1, 8]", "[1.0, 8.0]").replace("beta: 1,", "beta: 1.0,"))
+
+
+def test_what_changes_it():
+    overrides = [
+        "seed=1",
+        "data.drawing_seed=1",
+        "template.beta=2.5",
+        "train.epochs=5",
+        "model.dropout=0.5",
+        "eval.every=2",
+    ]
+    overrides += [
+        "loss.filter.weight=0.2",
+        "template.shape=none",
+        "train.final_learning_rate=0.001",
+        "loss.filter=null",
+    ]
+    digests = {override: of(TEXT, override) for override in overrides} | {"": of(TEXT), "search": of(TEXT + SEARCH)}
+    assert [pair for pair in combinations(digests, 2) if digests[pair[0]] == digests[pair[1]]] == []
+
+
+def test_the_resolved_spec_is_the_same_experiment():
+    for text in (
+        TEXT,
+        TEXT + SEARCH,
+        TEXT + "loss: {filter: null}\n",
+        TEXT.replace("uniform, beta: 2, gamma: 0.5", "none"),
+    ):
+        spec = loads(text, "s.yaml").spec
+        written = resolved_yaml(spec)
+        again = loads(written, "resolved.yaml").spec
+        assert again == spec
+        assert experiment_id(again) == experiment_id(spec)
+        assert resolved_yaml(again) == written
+        assert written.splitlines()[0] == f"# Resolved spec of {experiment_id(spec)}"
+
+
+def test_small_numbers_survive_yaml():
+    spec = loads(TEXT, "s.yaml", ["train.learning_rate=1.0e-7", "train.weight_decay=0.1"]).spec
+    again = loads(resolved_yaml(spec), "r.yaml").spec
+    assert (again.train.learning_rate, again.train.weight_decay) == (1e-7, 0.1)

@@ -1,0 +1,175 @@
+"""Runs of an experiment: labels, settings, and what a setting brings with it."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from ipcnn_ray.spec.digest import digest
+from ipcnn_ray.spec.dump import resolved_yaml
+from ipcnn_ray.spec.expand import (
+    MOST_CORNERS,
+    Run,
+    active,
+    experiment_id,
+    grid_runs,
+    named_runs,
+    points,
+    run_for,
+    run_id,
+    template_label,
+)
+from ipcnn_ray.spec.experiment import ExperimentSpec, Template
+from ipcnn_ray.spec.load import loads
+from ipcnn_ray.spec.search import SpaceSearch
+
+BASE = """\
+name: t
+data: {kind: drawn_animals}
+model: {network: compact}
+template: {shape: uniform, gamma: 0.5}
+loss: {filter: {weight: 0.3}}
+train: {epochs: 4, learning_rate: 0.1}
+compute: {workers: 2, concurrent_runs: 3}
+"""
+RUNS = "  runs:\n    - {name: plain, set: {template: {shape: none}}}\n"
+GRID = "search:\n  kind: grid\n" + RUNS + "  grid: {template.shape: [gradient, uniform], template.norm: [l1, l2]}\n"
+SPACE = "search:\n  kind: space\n  trials: 2\n" + RUNS + "  space:\n"
+
+
+def spec(text: str) -> ExperimentSpec:
+    return loads(text, "s.yaml").spec
+
+
+def beta(run: Run) -> object:
+    return getattr(run.spec.template, "beta", None)
+
+
+def test_without_a_search_there_is_one_run():
+    single = spec(BASE.replace(", concurrent_runs: 3", ""))
+    (run,) = named_runs(single)
+    assert (run.label, run.spec, dict(run.settings)) == ("run", single, {})
+    assert grid_runs(single) == ()
+    assert run_id(single, run) == f"t-{digest(single)}-run"
+
+
+def test_the_control_drops_the_filter_loss():
+    (plain,) = named_runs(spec(BASE + GRID))
+    assert plain.label == "plain"
+    assert plain.spec.template.shape == "none"
+    assert plain.spec.loss.filter is None
+    assert plain.spec.search is None
+
+
+def test_a_grid_is_every_combination():
+    experiment = spec(BASE + GRID)
+    runs = grid_runs(experiment)
+    assert [tuple(run.settings.values()) for run in runs] == list(product(["gradient", "uniform"], ["l1", "l2"]))
+    assert [template_label(run.spec.template) for run in runs] == [
+        "L1 β2",
+        "L2 β2",
+        "uniform L1 β2 γ0.5",
+        "uniform L2 β2 γ0.5",
+    ]
+    assert all(run.spec.loss.filter is not None and run.spec.loss.filter.weight == 0.3 for run in runs)
+    assert len({run.label for run in runs}) == 4
+    assert all(run.label == f"r{digest(run.spec)}" for run in runs)
+    assert run_id(experiment, runs[0]) == f"{experiment_id(experiment)}-{runs[0].label}"
+
+
+def test_a_combination_that_a_named_run_trains_is_not_trained_twice():
+    runs = RUNS + "    - {name: l1, set: {template: {shape: gradient}}}\n"
+    labels = [template_label(run.spec.template) for run in grid_runs(spec(BASE + GRID.replace(RUNS, runs)))]
+    assert labels == ["L2 β2", "uniform L1 β2 γ0.5", "uniform L2 β2 γ0.5"]
+
+
+def test_equal_settings_have_equal_labels():
+    experiment = spec(BASE + GRID)
+    same = [{"template.beta": 3}, {"template.beta": 3.0}, {"template.beta": 3.0, "template.norm": "l1"}]
+    assert len({run_for(experiment, settings).label for settings in same}) == 1
+    assert run_for(experiment, {"template.beta": 3.5}).label != run_for(experiment, same[0]).label
+    assert run_for(experiment, same[0], "mine").label == "mine"
+
+
+def test_dependent_defaults_follow_a_setting():
+    experiment = spec(BASE + GRID)
+    run = run_for(experiment, {"train.learning_rate": 0.02, "model.network": "vgg16"})
+    assert run.spec.train.final_learning_rate == 0.02
+    assert run.spec.model.interpretable_layers == ("conv5_3", "conv6")
+    assert (run.spec.eval.layer, run.spec.model.dropout) == ("conv6", 0.5)
+
+
+def test_runs_of_the_resolved_spec_are_the_same_runs():
+    experiment = spec(BASE + GRID)
+    again = loads(resolved_yaml(experiment), "r.yaml").spec
+    for settings in ({"train.learning_rate": 0.02}, {"template.shape": "none"}, {"model.appended_layer": False}):
+        assert run_for(again, settings) == run_for(experiment, settings)
+
+
+def test_what_a_run_keeps_and_drops():
+    run = run_for(spec(BASE + GRID), {"template.beta": 3})
+    assert (run.spec.compute.workers, run.spec.compute.concurrent_runs) == (2, None)
+    assert loads(resolved_yaml(run.spec), "r.yaml").spec == run.spec
+
+
+def test_an_impossible_setting_is_an_error():
+    with pytest.raises(ValidationError, match="greater than 0"):
+        run_for(spec(BASE + GRID), {"template.beta": -1})
+    with pytest.raises(ValidationError, match="has no filter loss"):
+        run_for(spec(BASE + GRID), {"template.shape": "none", "loss.filter.weight": 0.2})
+
+
+def test_corners_are_ends_and_choices_with_conditions():
+    space = "    template.shape: {choice: [gradient, uniform]}\n    template.beta: {log_uniform: [1, 4]}\n"
+    space += "    template.gamma: {uniform: [0.5, 2], when: {template.shape: uniform}}\n"
+    search = spec(BASE + SPACE + space).search
+    assert isinstance(search, SpaceSearch)
+    found = [tuple(point.value for point in corner.values()) for corner in points(search)]
+    gradient = [("gradient", 1.0), ("gradient", 4.0)]
+    uniform = [("uniform", low, high) for low in (1.0, 4.0) for high in (0.5, 2.0)]
+    assert found == gradient + uniform
+
+
+def test_a_condition_on_an_inactive_field_does_not_hold():
+    space = (
+        "    template.norm: {choice: [l1, l2]}\n    train.batch_size: {choice: [32, 64], when: {template.norm: l1}}\n"
+    )
+    space += "    template.beta: {uniform: [1, 2], when: {train.batch_size: 32}}\n"
+    search = spec(BASE + SPACE + space).search
+    assert isinstance(search, SpaceSearch)
+    chosen = {"template.norm": "l2", "train.batch_size": 32, "template.beta": 1.5}
+    assert active(search.space, chosen) == {"template.norm": "l2"}
+    assert active(search.space, chosen | {"template.norm": "l1"}) == chosen | {"template.norm": "l1"}
+
+
+def test_every_value_is_tried_even_in_a_large_space():
+    fields = [
+        "template.beta",
+        "template.gamma",
+        "template.tau",
+        "train.learning_rate",
+        "train.momentum",
+        "loss.filter.weight",
+    ]
+    space = "".join(f"    {field}: {{choice: [0.1, 0.2, 0.3, 0.4]}}\n" for field in fields)
+    search = spec(BASE + SPACE + space).search
+    assert isinstance(search, SpaceSearch)
+    found = points(search)
+    assert len(found) < MOST_CORNERS < 4**6
+    for field in fields:
+        assert {corner[field].value for corner in found} == {0.1, 0.2, 0.3, 0.4}
+
+
+@pytest.mark.parametrize(
+    ("raw", "label"),
+    [
+        ({"shape": "none"}, "plain"),
+        ({"shape": "gradient", "norm": "l1", "beta": 2}, "L1 β2"),
+        ({"shape": "gradient", "norm": "l2", "beta": 4.25, "tau": 0.01}, "L2 β4.25 τ0.01"),
+        ({"shape": "uniform", "norm": "l2", "beta": 2, "gamma": 0.5}, "uniform L2 β2 γ0.5"),
+    ],
+)
+def test_template_labels(raw, label):
+    assert template_label(TypeAdapter(Template).validate_python(raw)) == label

@@ -1,0 +1,53 @@
+"""Every spec of the project is right, whatever it asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ipcnn_ray.spec.dump import resolved_yaml
+from ipcnn_ray.spec.expand import experiment_id, grid_runs, named_runs
+from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.load import load, loads
+
+SPECS = Path(__file__).resolve().parents[2] / "specs"
+FILES = sorted(SPECS.rglob("*.yaml"))
+
+
+def test_there_are_specs():
+    assert {"uniform_sweep.yaml", "voc/alexnet_cow.yaml"} <= {path.relative_to(SPECS).as_posix() for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SPECS).as_posix())
+def test_it_loads(path):
+    spec = load(path).spec
+    again = loads(resolved_yaml(spec), "resolved.yaml").spec
+    assert experiment_id(again) == experiment_id(spec)
+    assert named_runs(spec)
+    assert [run.label for run in grid_runs(again)] == [run.label for run in grid_runs(spec)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SPECS).as_posix())
+def test_its_head_has_its_own_command(path):
+    assert f"ipcnn submit specs/{path.relative_to(SPECS).as_posix()}" in path.read_text()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SPECS).as_posix())
+def test_the_schema_admits_it(path):
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = ExperimentSpec.model_json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+    jsonschema.validate(yaml.safe_load(resolved_yaml(load(path).spec)), schema)
+
+
+def test_the_schema_refuses_what_is_wrong_and_describes_fields():
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = ExperimentSpec.model_json_schema()
+    raw = yaml.safe_load((SPECS / "uniform_sweep.yaml").read_text())
+    for section, field, value in [("train", "epochs", 0), ("train", "epoch", 3), ("template", "shape", "round")]:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(raw | {section: raw[section] | {field: value}}, schema)
+    assert schema["$defs"]["Train"]["properties"]["epochs"]["description"] == "Passes over the training items."
