@@ -73,7 +73,7 @@ def _below(experiment: ExperimentSpec, found: Plan) -> list[tuple[str, str]]:
             lines.append(("" if index else "drawn from", f"{path}: {_range(one)}"))
     workers = f"{found.workers} worker" + ("s" if found.workers > 1 else "")
     runs = len(found.runs) + found.drawn
-    total = "steps after preparation (IPCNN_DATA names no folder)"
+    total = "steps after preparation (set IPCNN_DATA)"
     if found.steps is not None and found.images is not None:
         total = f"{output.count(found.steps)} steps, {output.count(found.images)} images"
     lines.append(("in all", f"{runs} run{'s' if runs > 1 else ''} of {workers}, {total}"))

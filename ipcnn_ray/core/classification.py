@@ -22,7 +22,8 @@ class BinaryCounts:
     """Weighted sums over images."""
 
     wrong: float = 0.0
-    """Images whose score has the wrong sign; a score of exactly 0 counts as negative."""
+    """Images whose score has the wrong sign; a score of exactly 0 counts as negative (released code: as right,
+    whatever the label, so that a dead network makes no error)."""
     seen: float = 0.0
     loss_sum: float = 0.0
 
@@ -33,6 +34,10 @@ class BinaryCounts:
             raise ValueError(
                 f"logit_N has shape {tuple(logit_N.shape)} and label_N {tuple(label_N.shape)}: expected [N] and [N]"
             )
+        if not bool(((label_N == 0) | (label_N == 1)).all()):
+            raise ValueError(f"label_N has values {label_N.unique().tolist()}: expected 0 and 1")
+        if weight_N is not None and weight_N.shape != logit_N.shape:
+            raise ValueError(f"weight_N has shape {tuple(weight_N.shape)}: expected {list(logit_N.shape)}")
         weight = torch.ones_like(logit_N, dtype=torch.float64) if weight_N is None else weight_N.double()
         wrong = (logit_N > 0) != (label_N > 0.5)
         return cls(

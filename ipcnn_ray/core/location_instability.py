@@ -40,6 +40,7 @@ def location_instability(
     with a landmark seen on fewer than two images is dropped.
 
     Source: Zhang et al., CVPR 2018, section 5; released computeStability and getDistSqrtVar.
+    Raises ValueError for shapes that do not fit, no landmark, and activations that are not finite.
     Deviations: none for one category.
     """
     N, C, K = peaks_NC2.shape[0], peaks_NC2.shape[1], landmarks_NK2.shape[1]
@@ -50,6 +51,10 @@ def location_instability(
     ):
         if tuple(tensor.shape) != expected:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}: expected {list(expected)}")
+    if not K:
+        raise ValueError("landmarks_NK2 has no landmark: expected K >= 1")
+    if not bool(activation_NC.isfinite().all()):
+        raise ValueError("activation_NC has entries that are not finite: the strongest images cannot be ranked")
     if top_images < 2:
         raise ValueError(f"top_images = {top_images}: a deviation needs at least 2 images")
     if not diagonal > 0:

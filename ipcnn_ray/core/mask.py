@@ -21,7 +21,7 @@ def mask_maps(x_NCHW: Tensor, unit_Pnn: Tensor) -> Tensor:
     released code multiplies by values in [-1, 1], as here. mu is the arg-max (paper), not the centroid (released).
     """
     n = unit_Pnn.shape[-1]
-    if x_NCHW.shape[-2:] != (n, n):
+    if x_NCHW.ndim != 4 or x_NCHW.shape[-2:] != (n, n):
         raise ValueError(f"x_NCHW has shape {tuple(x_NCHW.shape)}: expected [N, C, {n}, {n}], as the templates")
     mask_NCHW = unit_Pnn[peak_NC(x_NCHW.detach())]
     return torch.relu(x_NCHW * mask_NCHW)

@@ -36,6 +36,8 @@ def distances(n: int, norm: Norm, *, dtype: torch.dtype = torch.float64, device:
 
 def default_tau(n: int) -> float:
     """Zhang et al.'s height of a template: 0.5 / n^2."""
+    if n < 1:
+        raise ValueError(f"n = {n}: a map has at least one cell")
     return 0.5 / n**2
 
 

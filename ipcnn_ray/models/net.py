@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from ipcnn_ray.core.mask import mask_maps
 from ipcnn_ray.core.receptive_field import map_side
@@ -66,16 +65,7 @@ class InterpretableNet(nn.Module):
         for layer in layers:
             channels, side, _ = self._shapes[-1]
             if isinstance(layer, Conv):
-                self.body[layer.name] = skip_init(
-                    nn.Conv2d,
-                    channels,
-                    layer.out,
-                    layer.kernel,
-                    layer.stride,
-                    layer.pad,
-                    groups=layer.groups,
-                    device=device,
-                )
+                self.body[layer.name] = _conv(channels, layer).to_empty(device=device)
                 channels = layer.out
             elif isinstance(layer, Pool):
                 self.body[layer.name] = _pool(layer)
@@ -89,7 +79,7 @@ class InterpretableNet(nn.Module):
         width = channels * map_side(side, [window(network.head_pool)]) ** 2
         first = int(layers[-1].name.removeprefix("conv").split("_")[0]) + 1
         for number, out in enumerate((*network.head, 1), start=first):
-            self.head[f"fc{number}"] = skip_init(nn.Linear, width, out, device=device)
+            self.head[f"fc{number}"] = nn.Linear(width, out, device="meta").to_empty(device=device)
             if number < first + len(network.head):
                 self.head[f"drop{number}"] = SampleDropout(dropout, f"fc{number}")
             width = out
@@ -131,7 +121,7 @@ class InterpretableNet(nn.Module):
     @torch.no_grad()
     def frozen_features(self, x: Tensor) -> Tensor:
         """What enters the first layer behind the cut, as [N, *feature_shape()]; `x` itself when nothing is frozen."""
-        for name, module in list(self.body.items())[: self.cut]:
+        for module in list(self.body.values())[: self.cut]:
             x = module(x)
             if isinstance(module, nn.Conv2d):
                 x = torch.relu(x)
@@ -144,7 +134,7 @@ class InterpretableNet(nn.Module):
         above the lowest interpretable layer, whose maps are always computed.
         """
         names = list(self.body)
-        if not isinstance(self.body[name] if name in self.body else None, nn.Conv2d):
+        if name not in self.convs:
             raise ValueError(f"freeze_through {name!r}: expected one of {', '.join(self.convs)}")
         end = names.index(name) + 1
         for frozen in names[:end]:
@@ -188,6 +178,11 @@ class InterpretableNet(nn.Module):
     @property
     def _last(self) -> str:
         return list(self.head)[-1]
+
+
+def _conv(channels: int, layer: Conv) -> nn.Conv2d:
+    """Without numbers: on the meta device, torch's own initialisation neither takes time nor moves its generator."""
+    return nn.Conv2d(channels, layer.out, layer.kernel, layer.stride, layer.pad, groups=layer.groups, device="meta")
 
 
 def _pool(layer: Pool) -> nn.MaxPool2d:

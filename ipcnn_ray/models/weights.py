@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ def load_weights(net: InterpretableNet, network: Network, weights: Weights, fold
             if layer == net.convs[0] and weights.channels == "bgr":
                 weight = weight.flip(1)
             conv.weight.copy_(weight)
-            conv.bias.copy_(arrays[f"{layer}_b"])
+            cast(Tensor, conv.bias).copy_(arrays[f"{layer}_b"])
     return LoadReport(
         loaded=tuple(name for name in net.convs if name in weights.layers),
         random=tuple(name for name in net.convs if name not in weights.layers),
@@ -145,7 +146,7 @@ def _problems(
             problem(f"model.weights.layers has {layer!r}: the network has no such convolution", advice)
             continue
         conv = net.conv(layer)
-        for name, wanted in ((f"{layer}_w", conv.weight), (f"{layer}_b", conv.bias)):
+        for name, wanted in ((f"{layer}_w", conv.weight), (f"{layer}_b", cast(Tensor, conv.bias))):
             array = arrays.get(name)
             if array is None:
                 problem(
@@ -161,10 +162,8 @@ def _problems(
                     else f"The network's is {tuple(wanted.shape)}: another network's file?",
                 )
             elif not array.is_floating_point() or not torch.isfinite(array).all():
-                problem(
-                    f"{name} holds {str(array.dtype).removeprefix('torch.')} that are not all finite floating-point numbers",
-                    "Export the weights as finite float32 arrays.",
-                )
+                kind = str(array.dtype).removeprefix("torch.")
+                problem(f"{name} ({kind}) is not all finite floating-point numbers", "Write it as finite float32.")
     return problems
 
 

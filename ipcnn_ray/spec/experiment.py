@@ -21,6 +21,7 @@ class DrawnAnimals(Section):
     """Procedurally drawn animals with known landmarks; needs no download. Runs on it are tagged as drawn."""
 
     kind: Literal["drawn_animals"]
+    """Drawn on the spot."""
     category: Category = "cow"
     """The animal that the positive images show."""
     objects: Annotated[Integer, Field(ge=10, le=100_000)] = 400
@@ -39,6 +40,7 @@ class VocPart(Section):
     """One animal category of Pascal VOC Part against fixed negatives (Zhang et al.'s released data layout)."""
 
     kind: Literal["voc_part"]
+    """Real photographs, in the folder that IPCNN_DATA names."""
     category: Category
     """The animal of the positive images."""
     annotation: Literal["landmark_files", "part_masks"] = "landmark_files"
@@ -103,6 +105,7 @@ class GradientTemplate(Section):
     """A template that falls off with distance: tau * max(1 - beta * ||[i,j] - mu|| / n, -1)."""
 
     shape: Literal["gradient"]
+    """Falls off with distance."""
     norm: Literal["l1", "l2"] = "l1"
     """The distance: l1 (Zhang et al.) or l2."""
     beta: Positive = 2.0
@@ -115,6 +118,7 @@ class UniformTemplate(Section):
     """A template that is tau inside beta * ||[i,j] - mu|| / n < gamma and -tau outside."""
 
     shape: Literal["uniform"]
+    """Flat inside a radius, and outside it."""
     norm: Literal["l1", "l2"] = "l1"
     """The distance: l1 or l2."""
     beta: Positive = 2.0
@@ -129,6 +133,7 @@ class NoTemplate(Section):
     """The plain network: no mask and no filter loss. The control of every comparison."""
 
     shape: Literal["none"]
+    """No template: the plain network."""
 
 
 Template = Annotated[GradientTemplate | UniformTemplate | NoTemplate, Field(discriminator="shape")]
@@ -166,6 +171,7 @@ class Train(Section):
     final_learning_rate: Positive | None = None
     """Learning rate of the last epoch, reached in logarithmic steps per epoch. Default: the same as the first."""
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
+    """Share of the last step that the next one keeps."""
     weight_decay: NotNegative = 5.0e-4
     """L2 penalty on weights (not on biases)."""
     freeze_through: str | None = None
@@ -216,13 +222,21 @@ class ExperimentSpec(Section):
     seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 0
     """Seed of initial weights, order of images, dropout, and the search."""
     data: Data
+    """The images and their landmarks."""
     model: Model
+    """Which network, and which of its layers are interpretable."""
     template: Template
+    """The part template of the interpretable layers."""
     loss: Loss = Loss()
+    """The filter loss beside the classification loss."""
     train: Train
+    """How the network is trained."""
     eval: Eval = Eval()
+    """What is measured after an epoch."""
     compute: Compute = Compute()
+    """How much of a cluster a run may use; not part of the digest."""
     search: Search | None = None
+    """The runs of this experiment. Default: a single one."""
 
     @model_validator(mode="before")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -66,18 +67,19 @@ def as_error(title: str, findings: list[Finding]) -> ValidationError:
 def _number(kind: str) -> Callable[[ErrorDetails], str]:
     def words(error: ErrorDetails) -> str:
         text = error["input"]
-        if not isinstance(text, str):
-            return f"must be {kind}"
         try:
-            float(text)
+            number = float(text) if isinstance(text, str) else None
         except ValueError:
+            number = None
+        if number is None or not isfinite(number):
             return f"must be {kind}"
         mantissa, exponent, power = text.lower().strip().partition("e")
         if not exponent:
             return f"must be {kind}, and this is text: take the quotes away"
         mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
         power = power if power[0] in "+-" else f"+{power}"
-        return f"must be {kind}, and YAML reads this as text: write {mantissa}e{power}"
+        better = f"{number:.0f}" if number.is_integer() else f"{mantissa}e{power}"
+        return f"must be {kind}, and YAML reads this as text: write {better}"
 
     return words
 
@@ -177,9 +179,8 @@ def _missing(plain: Loc, holder: Any) -> Finding:
         (key,) = {kind[0] for kind in kinds if kind}
         advice = f"needed: a section that says its {key}, one of {', '.join(options)}"
     else:
-        words = owner.model_fields[str(plain[-1])].description
-        words = words or next((option.__doc__ for option in options.values()), "") or ""
-        advice = f"needed: {words.splitlines()[0]}".rstrip(".")
+        words = owner.model_fields[str(plain[-1])].description or ""
+        advice = f"needed: {' '.join(words.split())}".rstrip(".")
     return Finding(plain, f"{dotted(plain)} is missing", advice)
 
 

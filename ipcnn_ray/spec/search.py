@@ -53,6 +53,7 @@ class NamedRun(Section):
     """A run that every search of this experiment trains in full, such as the control."""
 
     name: Slug
+    """Its name, which is also its label among the runs."""
     set: dict[FieldPath, Any] = Field(default_factory=dict)
     """Fields that differ from the experiment; a mapping replaces the whole section."""
 
@@ -82,18 +83,22 @@ class GridSearch(Section):
     """Every combination of the listed values."""
 
     kind: Literal["grid"]
+    """Every combination of listed values."""
     runs: Annotated[tuple[NamedRun, ...], Field(min_length=1)]
     """Named runs, trained first and in full; the control is one of them."""
     grid: Annotated[dict[FieldPath, Annotated[tuple[Scalar, ...], Field(min_length=1)]], Field(min_length=1)]
     """Field -> values; every combination is one run."""
     objective: Objective = Objective()
+    """What the runs are ranked by, and the search minimises."""
     early_stopping: EarlyStopping | None = None
+    """Whether and how hopeless runs are ended early. Default: every run is trained in full."""
 
 
 class SpaceSearch(Section):
     """Runs drawn from a space of distributions."""
 
     kind: Literal["space"]
+    """Runs drawn from distributions."""
     algorithm: Literal["tpe", "random"] = "tpe"
     """`tpe`: Optuna's tree-structured Parzen estimator; `random`: independent draws."""
     trials: Count
@@ -103,7 +108,9 @@ class SpaceSearch(Section):
     space: Annotated[dict[FieldPath, Distribution], Field(min_length=1)]
     """Field -> distribution."""
     objective: Objective = Objective()
+    """What the runs are ranked by, and the search minimises."""
     early_stopping: EarlyStopping | None = None
+    """Whether and how hopeless runs are ended early. Default: every run is trained in full."""
 
 
 Search = Annotated[GridSearch | SpaceSearch, Field(discriminator="kind")]

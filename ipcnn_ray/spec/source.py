@@ -103,9 +103,7 @@ class _Reader:
             if not isinstance(key, str):
                 text = getattr(key_node, "value", key)
                 shown = text if isinstance(text, str) else "a list or mapping"
-                self.problem(
-                    key_node, f"{dotted((*loc, shown))} as a key", "a key must be text; put quotes around it"
-                )
+                self.problem(key_node, f"{dotted((*loc, shown))} as a key", "a key must be text; put quotes around it")
                 continue
             self.source.places[(*loc, key)] = self.source.line(key_node.start_mark)
             result[key] = self.value(value_node, (*loc, key))

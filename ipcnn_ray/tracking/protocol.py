@@ -18,6 +18,8 @@ class RecordedRun:
     """Our id: <name>-<digest>-<trial>; of an experiment: <name>-<digest>."""
     handle: str
     """The tracker's own id of the run."""
+    parent: str
+    """Handle of the experiment's run that this one belongs to; empty for the experiment's own run."""
     state: State
     why: str
     """Cause of a failure or stop, in a sentence; empty otherwise."""
@@ -33,14 +35,22 @@ class RunRecord(Protocol):
     handle: str
 
     def params(self, values: Mapping[str, str]) -> None:
-        """Written once; a key that is already there with the same value is left alone."""
+        """Written once; a key that is already there with the same value is left alone, with another it is an error.
+        Keys of `compute.` become tags `ipcnn.compute.*`: a resumed run may use other resources."""
         ...
 
-    def tags(self, values: Mapping[str, str]) -> None: ...
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set, or set anew."""
+        ...
+
+    def note(self, text: str) -> None:
+        """What the run is and what came of it, in Markdown: the first thing that a person sees of it."""
+        ...
 
     def metrics(self, history: Sequence[Mapping[str, float]]) -> None:
-        """The whole history so far, one mapping per epoch with its 1-based `epoch`: epochs that the record
-        already has are skipped, so each is there once."""
+        """The whole history so far, one mapping per epoch with its 1-based `epoch`, which is the step: what the record
+        already has is skipped, so each number is there once. A number that is not finite is left out, and named in
+        the tag `ipcnn.not_finite`."""
         ...
 
     def text(self, content: str, path: str) -> None:
@@ -52,7 +62,8 @@ class RunRecord(Protocol):
         ...
 
     def model(self, module: object, example: object, readme: str) -> None:
-        """The trained torch module, loadable on its own, with signature; `example` a float batch of >= 2 images."""
+        """The trained torch module, in evaluation mode on the CPU, loadable on its own, for batches of any size;
+        `example` is a float batch of at least 2 images. A run has one model: a second one is left out."""
         ...
 
     def state(self, state: State, why: str = "") -> None: ...
@@ -63,12 +74,14 @@ class Tracker(Protocol):
 
     uri: str
 
-    def prepare(self, experiment: str) -> None:
-        """Create the store and the experiment; call once, before workers start (a fresh SQLite store is racy)."""
+    def prepare(self, experiment: str, note: str = "") -> None:
+        """Create the store and the experiment, described by `note` in Markdown; call it before workers start, since
+        a fresh SQLite store is racy."""
         ...
 
     def open_parent(self, experiment: str, run_id: str, *, fresh: bool = False) -> RunRecord:
-        """The run of an experiment: the one recorded under `run_id`, or a new one."""
+        """The run of an experiment: the one recorded under `run_id`, or a new one. `fresh` takes a new one, and the
+        older one and its trials are superseded: they stay in the record but are found no more."""
         ...
 
     def open_child(self, experiment: str, run_id: str, parent: str, *, fresh: bool = False) -> RunRecord:
@@ -80,5 +93,10 @@ class Tracker(Protocol):
         ...
 
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:
-        """Recorded runs of an experiment, newest first; with `run_id`, only that run."""
+        """Recorded runs of an experiment, newest first, without superseded ones; with `run_id`, only that run.
+        An experiment that is not recorded has none."""
+        ...
+
+    def experiments(self) -> list[str]:
+        """Names of the recorded experiments, newest first; creates nothing."""
         ...

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -108,9 +108,6 @@ def read_result(folder: Path) -> RunResult | None:
     return RunResult(**json.loads(path.read_text())) if path.is_file() else None
 
 
-Cause = Literal["lost", "error"]
-
-
 @dataclass
 class Attempts:
     """How often a run was begun and did not end, by cause."""
@@ -120,21 +117,28 @@ class Attempts:
     error: int = 0
     """An error in the run itself."""
     open: bool = False
+    why: str = ""
+    """What the last error said; empty when the last attempt did not end in one."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Attempts:
+        """The count so far."""
+        path = folder / "attempts.json"
+        return cls(**json.loads(path.read_text())) if path.is_file() else cls()
 
     @classmethod
     def begin(cls, folder: Path) -> Attempts:
         """Count the attempt before as lost if nothing closed it, and open the next one."""
-        path = folder / "attempts.json"
-        attempts = cls(**json.loads(path.read_text())) if path.is_file() else cls()
+        attempts = cls.read(folder)
         attempts.lost += attempts.open
-        attempts.open = True
+        attempts.open, attempts.why = True, ""
         attempts._write(folder)
         return attempts
 
-    def close(self, folder: Path, cause: Cause | None) -> None:
-        """The attempt has ended: well (None) or by an error."""
-        self.open = False
-        self.error += cause == "error"
+    def close(self, folder: Path, why: str = "") -> None:
+        """The attempt has ended: well, or by the error that `why` tells."""
+        self.open, self.why = False, why
+        self.error += bool(why)
         self._write(folder)
 
     def _write(self, folder: Path) -> None:

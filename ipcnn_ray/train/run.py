@@ -46,6 +46,17 @@ class ControlReference:
     error: float
     instability_weight: float
 
+    def combined(self, instability: float, error: float, val_images: float) -> float:
+        """The objective of a run with these measures; no error counts as less than one validation image."""
+        return combined(
+            instability,
+            error,
+            control_instability=self.instability,
+            control_error=self.error,
+            instability_weight=self.instability_weight,
+            error_floor=1 / val_images,
+        )
+
 
 @dataclass(frozen=True)
 class RunRequest:
@@ -83,14 +94,15 @@ def execute(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunResul
         state, why = "stopped", stop.why
     except Exception as error:
         if record and attempts:
-            attempts.close(folder, "error")
-            record.state("failed", f"{type(error).__name__}: {error}")
+            why = f"{type(error).__name__}: {error}"
+            attempts.close(folder, why)
+            record.state("failed", why)
         raise
     metrics = history[-1] if history else {}
     result = RunResult(request.run_id, state, why, len(history), metrics)  # type: ignore[arg-type]
     if record and attempts:
         checkpoint.write_result(folder, result)
-        attempts.close(folder, None)
+        attempts.close(folder)
         record.tags({"ipcnn.attempts_lost": str(attempts.lost), "ipcnn.attempts_error": str(attempts.error)})
         record.state(result.state, why)
     return result
@@ -101,7 +113,9 @@ def _train(request: RunRequest, runtime: Runtime, record: RunRecord | None, hist
     torch.set_num_threads(spec.compute.cpus_per_worker)
     store = prepare(spec.data, spec.model.table.image_size, request.places)
     net = build(spec.model, spec.template, spec.seed)
-    loaded = load_weights(net, spec.model.weights, request.places.weights)
+    loaded = None
+    if spec.model.weights:
+        loaded = load_weights(net, spec.model.table, spec.model.weights, request.places.weights)
     if spec.train.freeze_through:
         net.freeze_through(spec.train.freeze_through)
     net.to(runtime.device)
@@ -167,17 +181,13 @@ def _train(request: RunRequest, runtime: Runtime, record: RunRecord | None, hist
             metrics |= {
                 "val_error": measured.counts.error,
                 "val_loss": measured.counts.loss,
+                "val_images": measured.counts.seen,
                 "instability": measured.instability[layer].mean,
             }
             metrics |= {f"instability_{name}": found.mean for name, found in measured.instability.items()}
             if request.reference:
-                metrics["combined"] = combined(
-                    metrics["instability"],
-                    metrics["val_error"],
-                    control_instability=request.reference.instability,
-                    control_error=request.reference.error,
-                    instability_weight=request.reference.instability_weight,
-                    error_floor=1 / measured.counts.seen,
+                metrics["combined"] = request.reference.combined(
+                    metrics["instability"], metrics["val_error"], metrics["val_images"]
                 )
         metrics["seconds"] = time.perf_counter() - began
         history.append(metrics)
@@ -210,7 +220,7 @@ class _Inputs:
         spec: ExperimentSpec,
         store: CropStore,
         net: InterpretableNet,
-        loaded: LoadReport,
+        loaded: LoadReport | None,
         runtime: Runtime,
         places: Places,
     ) -> None:
@@ -226,10 +236,10 @@ class _Inputs:
             items = EvaluationPlan.of(store, "all").items
             key = feature_key(
                 store.digest,
-                loaded.digest,
+                loaded.digest if loaded else str(spec.seed),
                 spec.model.network,
                 str(spec.train.freeze_through),
-                ",".join(loaded.loaded),
+                ",".join(loaded.loaded if loaded else ()),
                 self.device.type,
             )
 
@@ -291,7 +301,7 @@ def _summary(spec: ExperimentSpec, history: list[dict[str, float]], runtime: Run
 def _tags(
     request: RunRequest,
     store: CropStore,
-    loaded: LoadReport,
+    loaded: LoadReport | None,
     inputs: _Inputs,
     runtime: Runtime,
     damaged: tuple[str, ...],
@@ -299,9 +309,9 @@ def _tags(
     tags = {
         **store.tags,
         "data.digest": store.digest,
-        "model.weights": ", ".join(loaded.loaded) or "none",
-        "model.partial_weights": str(loaded.partial).lower(),
-        "model.weights_digest": loaded.digest,
+        "model.weights": ", ".join(loaded.loaded) if loaded else "none",
+        "model.partial_weights": str(loaded.partial).lower() if loaded else "false",
+        "model.weights_digest": loaded.digest if loaded else "",
         "ipcnn.spec_digest": request.digest,
         "ipcnn.seed": str(request.spec.seed),
         "ipcnn.device": torch.cuda.get_device_name() if runtime.device.type == "cuda" else "cpu",

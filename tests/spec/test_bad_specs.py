@@ -96,7 +96,7 @@ CASES = [
         "s.yaml:1  template is missing",
         "needed: a section that says its shape, one of gradient, uniform, none",
         "s.yaml:1  train is missing",
-        "needed: Stochastic gradient descent",
+        "needed: How the network is trained",
     ),
     case(
         "missing_kind",

@@ -76,7 +76,7 @@ def test_problems_of_overrides_themselves_come_at_once():
 
 
 def test_an_override_through_a_value_is_refused():
-    assert told(TEXT, "seed.x=1") == "--set seed.x=1  seed.x\n       seed is not a section and has no fields"
+    assert told(TEXT, "name.x=1") == "--set name.x=1  name.x\n       name is not a section and has no fields"
 
 
 def test_a_value_knows_its_line():

@@ -51,3 +51,15 @@ def test_the_schema_refuses_what_is_wrong_and_describes_fields():
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(raw | {section: raw[section] | {field: value}}, schema)
     assert schema["$defs"]["Train"]["properties"]["epochs"]["description"] == "Passes over the training items."
+
+
+def test_every_field_says_what_it_is():
+    definitions = ExperimentSpec.model_json_schema()
+    sections = {"the spec": definitions, **definitions["$defs"]}
+    silent = [
+        f"{section}.{field}"
+        for section, schema in sections.items()
+        for field, content in schema["properties"].items()
+        if not content.get("description") and "$ref" not in content
+    ]
+    assert silent == []

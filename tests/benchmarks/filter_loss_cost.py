@@ -1,0 +1,116 @@
+"""What an interpretable layer costs, relative to a 3x3 convolution of the same map, forward and backward.
+
+    python tests/benchmarks/filter_loss_cost.py [--device cuda] [--threads 1] [--rounds 15]
+
+Every round runs all candidates once, one after the other, so that a slow minute of a shared machine hits all of them;
+the numbers are medians over the rounds. Candidates: the convolution (gradients of weight, bias and input), the mask,
+the exact filter loss with its closed-form backward, and the same loss written plainly and differentiated by autograd.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ipcnn_ray.core.filter_loss import exact_filter_loss
+from ipcnn_ray.core.mask import mask_maps
+from ipcnn_ray.core.templates import log_prior, part_templates, template_bank
+
+
+def plain_loss(x_NCHW: Tensor, bank_Tnn: Tensor, log_prior_T: Tensor) -> Tensor:
+    """The filter loss as the paper writes it, for autograd."""
+    score_NCT = x_NCHW.flatten(2) @ bank_Tnn.flatten(1).T
+    lq_NCT = score_NCT - score_NCT.logsumexp(0)
+    r_NCT = lq_NCT - (lq_NCT + log_prior_T).logsumexp(2, keepdim=True)
+    return -(log_prior_T.exp() * lq_NCT.exp() * r_NCT).sum((0, 2))
+
+
+def candidates(images: int, channels: int, n: int, device: torch.device) -> dict[str, Callable[[], None]]:
+    """Name -> one forward and backward."""
+    torch.manual_seed(0)
+    x_NCHW = torch.randn(images, channels, n, n, device=device).relu().requires_grad_()
+    up_NCHW = torch.randn(images, channels, n, n, device=device)
+    conv = nn.Conv2d(channels, channels, 3, padding=1).to(device)
+    unit_Pnn = part_templates(n, shape="gradient", norm="l1", beta=2.0, tau=1.0, device=device)
+    bank_Tnn = template_bank(n, shape="gradient", norm="l1", beta=2.0, device=device)
+    log_prior_T = log_prior(n, device=device)
+
+    def clear() -> None:
+        x_NCHW.grad = conv.weight.grad = conv.bias.grad = None
+
+    def convolution() -> None:
+        clear()
+        conv(x_NCHW).backward(up_NCHW)
+
+    def mask() -> None:
+        clear()
+        mask_maps(x_NCHW, unit_Pnn).backward(up_NCHW)
+
+    def closed_form() -> None:
+        clear()
+        exact_filter_loss(x_NCHW, bank_Tnn, log_prior_T).sum().backward()
+
+    def autograd() -> None:
+        clear()
+        plain_loss(x_NCHW, bank_Tnn, log_prior_T).sum().backward()
+
+    return {
+        f"3x3 convolution {channels} to {channels}": convolution,
+        "mask": mask,
+        "filter loss, closed form": closed_form,
+        "filter loss, autograd": autograd,
+    }
+
+
+def seconds(call: Callable[[], None], device: torch.device) -> float:
+    """Wall time of one call, until the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def measure(calls: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of each candidate over `rounds` alternating rounds, after two that do not count."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 2):
+        for name, call in calls.items():
+            taken = seconds(call, device)
+            if turn >= 2:
+                times[name].append(taken)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Cost of an interpretable layer relative to a 3x3 convolution.")
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--channels", type=int, default=256)
+    parser.add_argument("--side", type=int, default=13, help="side of the map, cells")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=None, help="default: torch's own choice")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error("--rounds: expected at least 1")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    medians = measure(candidates(args.images, args.channels, args.side, device), args.rounds, device)
+    unit = next(iter(medians.values()))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    print(f"[{args.images}, {args.channels}, {args.side}, {args.side}] float32, {name}, torch {torch.__version__},")
+    print(f"forward and backward, median of {args.rounds} alternating rounds")
+    for label, median in medians.items():
+        print(f"  {label:<28}{median * 1e3:>10.2f} ms{median / unit:>8.3f} x")
+
+
+if __name__ == "__main__":
+    main()
