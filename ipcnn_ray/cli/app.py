@@ -17,6 +17,7 @@ from ipcnn_ray import __version__
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.plan import plan
 from ipcnn_ray.cli.schema import schema
+from ipcnn_ray.cli.submit import submit
 from ipcnn_ray.cli.validate import validate
 from ipcnn_ray.errors import IpcnnError, TrainingError
 
@@ -25,7 +26,7 @@ RUN_FAILED, WRONG_REQUEST, STOPPED = 1, 2, 130
 app = typer.Typer(
     name="ipcnn", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None
 )
-for command in (validate, plan, schema):
+for command in (submit, validate, plan, schema):
     app.command()(command)
 
 

@@ -39,6 +39,8 @@ from ipcnn_ray.data.drawn_shapes import (
 )
 from ipcnn_ray.spec.experiment import DrawnAnimals
 
+VERSION = "1"
+"""Changes whenever the same seed draws other pictures; part of the data digest."""
 SUPERSAMPLING = 2
 SMALLEST = 16
 GROUNDS: tuple[Color, ...] = (

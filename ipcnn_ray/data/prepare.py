@@ -71,10 +71,11 @@ def _make_drawn(data: DrawnAnimals, digest: str, size: int, cache: Path, progres
 
     def fill(images: NDArray[np.uint8]) -> None:
         for i in range(count):
-            image, places = drawn_animals.draw(data.category, i, i < data.objects, data.drawing_seed, size)
+            if i < data.objects:
+                image, landmarks[i] = drawn_animals.draw_animal(data, size, i)
+            else:
+                image = drawn_animals.draw_negative(data, size, i - data.objects)
             images[i] = image.transpose(2, 0, 1)
-            for k, name in enumerate(data.landmarks):
-                landmarks[i, k] = places[name]
             if progress:
                 progress(i + 1, count)
 
@@ -87,7 +88,7 @@ def _make_drawn(data: DrawnAnimals, digest: str, size: int, cache: Path, progres
         landmarks=landmarks,
         train_items=train,
         val_items=validation,
-        names=[f"drawn {data.category} {i}" if i < data.objects else f"drawn clutter {i}" for i in range(count)],
+        names=[f"{data.category} {i}" if i < data.objects else f"clutter {i - data.objects}" for i in range(count)],
         landmark_names=data.landmarks,
         tags={"data.kind": "drawn_animals", "data.drawn": "true"},
     )

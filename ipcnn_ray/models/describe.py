@@ -108,10 +108,10 @@ def as_markdown(model: Model, template: Template, freeze_through: str | None = N
     ]
     for row in rows:
         seen = "whole image" if row.field is None else str(row.field)
-        step = "" if row.stride is None else str(row.stride)
-        note = measured if row.interpretable else "frozen" if row.frozen else ""
+        step = "" if row.stride is None else f" {row.stride}"
+        note = f" {measured}" if row.interpretable else " frozen" if row.frozen else ""
         lines.append(
-            f"| {row.name} | {row.kind} | {row.channels} | {row.side} x {row.side} | {seen} | {step} "
-            f"| {row.trainable:,} | {note} |"
+            f"| {row.name} | {row.kind} | {row.channels} | {row.side} x {row.side} | {seen} |{step} "
+            f"| {row.trainable:,} |{note} |"
         )
     return "\n".join(lines) + "\n"

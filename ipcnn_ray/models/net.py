@@ -56,9 +56,10 @@ class InterpretableNet(nn.Module):
     ) -> None:
         super().__init__()
         layers = spatial_layers(network, appended)
-        self.interpretable = tuple(layer.name for layer in layers if layer.name in interpretable)
+        self.interpretable = tuple(la.name for la in layers if isinstance(la, Conv) and la.name in interpretable)
         if set(self.interpretable) != set(interpretable):
-            raise ValueError(f"interpretable = {tuple(interpretable)}: expected layers of {[la.name for la in layers]}")
+            names = ", ".join(layer.name for layer in layers if isinstance(layer, Conv))
+            raise ValueError(f"interpretable = {tuple(interpretable)}: expected some of {names}")
         self.body = nn.ModuleDict()
         # Shape of what enters each layer of the body, and at the end of what enters the head's pooling.
         self._shapes: list[tuple[int, int, int]] = [(3, network.image_size, network.image_size)]

@@ -46,6 +46,10 @@ class RunOutcome:
     state: State
     why: str
     metrics: Mapping[str, float]
+    drawn: bool = False
+    """Drawn by the search, not listed in the spec."""
+    fresh: bool = True
+    """It was trained, at least in part, by this submission."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,18 @@ class Outcome:
 
 
 def run_experiment(
-    spec: ExperimentSpec, places: Places, tracker: Tracker, *, listener: Listener, fresh: bool = False
+    spec: ExperimentSpec,
+    places: Places,
+    tracker: Tracker,
+    *,
+    listener: Listener,
+    fresh: bool = False,
+    tags: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Train all runs of an experiment; those that ended before are not trained again.
 
-    The data must be prepared. Raises ResourceError before anything starts, TrainingError when the control of a
+    The data must be prepared. `tags` (lineage) and `texts` (path -> content) go to the experiment's own record. Raises ResourceError before anything starts, TrainingError when the control of a
     search fails, Interrupted after Ctrl-C.
     """
     identity = experiment_id(spec)
@@ -81,6 +92,9 @@ def run_experiment(
     tracker.prepare(spec.name)
     parent = tracker.open_parent(spec.name, identity, fresh=fresh)
     parent.state("running")
+    parent.tags(tags or {})
+    for path, content in (texts or {}).items():
+        parent.text(content, path)
     campaign = Campaign(spec, places, tracker, parent.handle, gpus=0.0)
     engine = _Engine(listener)
     try:
@@ -207,14 +221,16 @@ class _Engine:
         if todo:
             ready, concurrent = self._ready(campaign)
             space = {LABEL: tune.grid_search([run.label for run in todo])}
-            self._tuner(ready, concurrent, f"{name.replace(' ', '_')}-{time.time_ns()}", space, scheduler=scheduler).fit()
-        return [_outcome(campaign, run) for run in runs]
+            tune_name = f"{name.replace(' ', '_')}-{time.time_ns()}"
+            self._tuner(ready, concurrent, tune_name, space, scheduler=scheduler).fit()
+        return [replace(_outcome(campaign, run), fresh=run in todo) for run in runs]
 
     def drawn(self, campaign: Campaign, search: SpaceSearch) -> list[RunOutcome]:
         """Train runs that the search draws from its space."""
         self.listener(PhaseStarted("search", search.trials))
         ended = Path(campaign.root) / "drawn.json"
-        if ended.is_file():
+        known = ended.is_file()
+        if known:
             configs = json.loads(ended.read_text())
             for config in configs:
                 self.listener(settle(campaign, config, {}))
@@ -222,7 +238,7 @@ class _Engine:
             configs = self._search(campaign, search)
             write_whole(ended, json.dumps(configs).encode())
         runs = {run.label: run for run in map(campaign.run, configs)}
-        return [_outcome(campaign, run) for run in runs.values()]
+        return [replace(_outcome(campaign, run), drawn=True, fresh=not known) for run in runs.values()]
 
     def _search(self, campaign: Campaign, search: SpaceSearch) -> list[dict[str, Any]]:
         campaign, concurrent = self._ready(campaign)

@@ -1,100 +1,195 @@
-"""What a run leaves in its folder: a checkpoint per epoch, its result, and a count of attempts.
+"""What a run leaves in its folder: a checkpoint per epoch, and its result.
 
-Files appear whole or not at all (written beside, synced, renamed), and are read without unpickling.
+    checkpoints/epoch-0007/state.pt    parameters, buffers, momentum, random generators
+    checkpoints/epoch-0007/meta.json   what it belongs to, the metric history, size and sum of state.pt
+    weights.safetensors, result.json   of a run that has ended
+
+Files and checkpoints appear whole or not at all: written beside, synced, renamed, their folder synced. Nothing is
+unpickled. Only rank 0 writes.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
-import re
-from collections.abc import Mapping
+import random
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ipcnn_ray.errors import TrainingError
-from ipcnn_ray.tracking.protocol import State
+from ipcnn_ray.train.request import RunResult
 
+FORMAT = 1
+"""Changes with the layout of state.pt or meta.json."""
 KEEP = 2
+
+History = Sequence[Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """How a run ended."""
+class Origin:
+    """What a checkpoint belongs to: its numbers mean nothing elsewhere."""
 
-    run_id: str
-    state: State
-    why: str
-    """Cause of a failure or stop, in a sentence; empty otherwise."""
-    epochs: int
-    """Epochs that were trained."""
-    metrics: Mapping[str, float]
-    """Metrics of the last epoch."""
+    digest: str
+    """Of the run's spec."""
+    data: str
+    """Of the images and landmarks."""
+    weights: str
+    """Of the pretrained weight file; empty without one."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The newest whole checkpoint."""
+
+    epoch: int
+    """0: there is none."""
+    state: dict[str, Any]
+    history: list[dict[str, float]]
+    damaged: tuple[str, ...]
+    """Newer checkpoints that are torn, and how."""
+
+
+def save(folder: Path, origin: Origin, history: History, state: Mapping[str, Any]) -> Path:
+    """Write the checkpoint of the last epoch in `history`, and forget all but the newest two.
+
+    Raises TrainingError when the disk is full.
+    """
+    home = folder / "checkpoints"
+    epoch = int(history[-1]["epoch"])
+    final, beside = home / f"epoch-{epoch:04}", home / f".epoch-{epoch:04}"
+    try:
+        for left in home.glob(".epoch-*"):
+            shutil.rmtree(left)  # of a process that was killed while it wrote
+        beside.mkdir(parents=True)
+        with (beside / "state.pt").open("wb") as stream:
+            torch.save(dict(state), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        meta = {
+            "format": FORMAT,
+            **asdict(origin),
+            "epoch": epoch,
+            "bytes": (beside / "state.pt").stat().st_size,
+            "sha256": _sum(beside / "state.pt"),
+            "history": [dict(one) for one in history],
+        }
+        write_whole(beside / "meta.json", json.dumps(meta, indent=1).encode())
+        shutil.rmtree(final, ignore_errors=True)  # there only if it was damaged
+        os.replace(beside, final)
+        _sync(home)
+        for old in _checkpoints(folder)[:-KEEP]:
+            shutil.rmtree(old)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise TrainingError(
+            f"no space left in {home} for the checkpoint of epoch {epoch}: free some space and submit again; "
+            "the run goes on from the epoch before"
+        ) from error
+    return final
+
+
+def newest(folder: Path, origin: Origin) -> Restored:
+    """The checkpoint to go on from, on the CPU. Torn ones are passed over and named.
+
+    Raises TrainingError for one that another experiment, other data, other weights or another layout made.
+    """
+    damaged: list[str] = []
+    for path in reversed(_checkpoints(folder)):
+        try:
+            meta = _read_meta(path)
+            _check_origin(path, meta, origin)
+            state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            damaged.append(f"{path.name} ({error})")
+            continue
+        return Restored(meta["epoch"], state, meta["history"], tuple(damaged))
+    return Restored(0, {}, [], tuple(damaged))
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    """meta.json of a checkpoint whose state.pt is as it was written; else ValueError, KeyError or OSError."""
+    meta: dict[str, Any] = json.loads((path / "meta.json").read_text())
+    size = (path / "state.pt").stat().st_size
+    if size != meta["bytes"]:
+        raise ValueError(f"state.pt has {size} of {meta['bytes']} bytes")
+    if _sum(path / "state.pt") != meta["sha256"]:
+        raise ValueError("state.pt has changed since it was written")
+    return meta
+
+
+def _check_origin(path: Path, meta: Mapping[str, Any], origin: Origin) -> None:
+    if meta["format"] != FORMAT:
+        raise TrainingError(
+            f"{path} has checkpoint format {meta['format']} and this version of ipcnn reads {FORMAT}: "
+            "go on with the version that wrote it, or submit with --fresh"
+        )
+    for key, what in (("digest", "experiment"), ("data", "data"), ("weights", "pretrained weights")):
+        now = getattr(origin, key)
+        if meta[key] != now:
+            raise TrainingError(
+                f"{path} was made with other {what}: {key} {meta[key] or 'none'}, now {now or 'none'}. "
+                "Bring those back, or submit with --fresh to begin anew"
+            )
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted((folder / "checkpoints").glob("epoch-[0-9][0-9][0-9][0-9]*"), key=lambda path: int(path.name[6:]))
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Replace a file: readers see the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}")
     with beside.open("wb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(beside, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    _sync(path.parent)
 
 
-def save(folder: Path, epoch: int, state: dict[str, Any]) -> Path:
-    """Write the checkpoint of an epoch and forget all but the newest two."""
-    path = folder / "checkpoints" / f"epoch-{epoch:04}.pt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as stream:
-        torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(beside, path)
-    for old in _checkpoints(folder)[:-KEEP]:
-        old.unlink()
-    return path
+def generator_states() -> dict[str, Any]:
+    """Where the global random generators of torch, CUDA, numpy and Python stand."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+        "numpy": [name, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
+        "python": random.getstate(),
+    }
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    found = (folder / "checkpoints").glob("epoch-*.pt")
-    return sorted(path for path in found if re.fullmatch(r"epoch-\d{4,}\.pt", path.name))
-
-
-@dataclass(frozen=True)
-class Restored:
-    """The newest readable checkpoint, and the names of newer ones that could not be read."""
-
-    state: dict[str, Any] | None
-    damaged: tuple[str, ...]
-
-
-def newest(folder: Path, digest: str, device: torch.device) -> Restored:
-    """The checkpoint to go on from. One that another experiment wrote is a TrainingError."""
-    damaged = []
-    for path in reversed(_checkpoints(folder)):
-        try:
-            state = torch.load(path, map_location=device, weights_only=True)
-        except Exception as error:  # torch raises many kinds on a damaged file
-            damaged.append(f"{path.name} ({type(error).__name__})")
-            continue
-        if state["digest"] != digest:
-            raise TrainingError(
-                f"{path} belongs to the experiment {state['digest']}, this one is {digest}: "
-                "submit with --fresh, or under another name"
-            )
-        return Restored(state, tuple(damaged))
-    return Restored(None, tuple(damaged))
+def restore_generators(states: Mapping[str, Any]) -> None:
+    """Put the global random generators where `generator_states` found them."""
+    torch.set_rng_state(states["torch"])
+    if len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    random.setstate(states["python"])
 
 
 def write_result(folder: Path, result: RunResult) -> None:
@@ -106,40 +201,3 @@ def read_result(folder: Path) -> RunResult | None:
     """The result of a run that has ended, or None."""
     path = folder / "result.json"
     return RunResult(**json.loads(path.read_text())) if path.is_file() else None
-
-
-@dataclass
-class Attempts:
-    """How often a run was begun and did not end, by cause."""
-
-    lost: int = 0
-    """The process vanished without a word: killed, preempted, out of memory, node gone."""
-    error: int = 0
-    """An error in the run itself."""
-    open: bool = False
-    why: str = ""
-    """What the last error said; empty when the last attempt did not end in one."""
-
-    @classmethod
-    def read(cls, folder: Path) -> Attempts:
-        """The count so far."""
-        path = folder / "attempts.json"
-        return cls(**json.loads(path.read_text())) if path.is_file() else cls()
-
-    @classmethod
-    def begin(cls, folder: Path) -> Attempts:
-        """Count the attempt before as lost if nothing closed it, and open the next one."""
-        attempts = cls.read(folder)
-        attempts.lost += attempts.open
-        attempts.open, attempts.why = True, ""
-        attempts._write(folder)
-        return attempts
-
-    def close(self, folder: Path, why: str = "") -> None:
-        """The attempt has ended: well, or by the error that `why` tells."""
-        self.open, self.why = False, why
-        self.error += bool(why)
-        self._write(folder)
-
-    def _write(self, folder: Path) -> None:
-        write_whole(folder / "attempts.json", json.dumps(asdict(self)).encode())

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ipcnn_ray.models.build import build
+from ipcnn_ray.models.build import build, interpretable_layers, unit_templates
+from ipcnn_ray.models.geometry import map_side
 from ipcnn_ray.models.net import InterpretableNet
+from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.train.run import MEAN, WEIGHTS, RunRequest
 
 
@@ -40,3 +44,10 @@ def final_model(request: RunRequest) -> tuple[Classifier, Tensor]:
     net.load_state_dict(tensors)
     model = Classifier(net, mean, request.spec.model.table.input_scale).eval()
     return model, torch.stack([mean, mean.flip(2)])
+
+
+def templates_of(spec: ExperimentSpec) -> NDArray[np.floating] | None:
+    """The positive templates of the run's measured layer divided by tau, [P, n, n]; None for the plain network."""
+    layer = spec.eval.layer or interpretable_layers(spec.model)[-1]
+    units = unit_templates(spec.template, {layer: map_side(spec.model, layer)})
+    return units[layer].numpy() if layer in units else None

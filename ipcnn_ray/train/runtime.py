@@ -10,10 +10,15 @@ from torch import Tensor, nn
 
 
 class StopRun(Exception):
-    """Raised by `Runtime.report`: somebody wants this run to end after the epoch that was just recorded."""
+    """Raised by `Runtime.report`: the run is to end after the epoch that was just recorded.
 
-    def __init__(self, why: str) -> None:
+    resumable: the run goes on from there when it is executed again (somebody interrupted it); else it has ended (its
+    search gave up on it). `why` is a sentence for the record.
+    """
+
+    def __init__(self, why: str, *, resumable: bool = False) -> None:
         self.why = why
+        self.resumable = resumable
         super().__init__(why)
 
 
@@ -34,7 +39,7 @@ class Runtime(Protocol):
         ...
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """An epoch is over and recorded; called on every rank, in the same order. May raise StopRun."""
+        """An epoch is over and recorded; called on every rank, in the same order. May raise StopRun, on any rank."""
         ...
 
 

@@ -1,0 +1,165 @@
+"""`ipcnn submit`: train an experiment to its end, on this machine's own Ray."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ipcnn_ray.cli import output
+
+if TYPE_CHECKING:
+    from ipcnn_ray.on_ray.search import Outcome, RunOutcome
+    from ipcnn_ray.spec.experiment import ExperimentSpec
+    from ipcnn_ray.tracking.protocol import Tracker
+
+RUN_FAILED, STOPPED = 1, 130
+
+
+def submit(
+    spec: Annotated[Path, typer.Argument(help="The experiment, a YAML file.")],
+    set: Annotated[list[str] | None, typer.Option("--set", help="Set a field: a.b=value. May be repeated.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train everything again, beside what was recorded.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The outcome as JSON on stdout.")] = False,
+) -> None:
+    """Train an experiment; submitted again, it goes on where it stopped."""
+    from ipcnn_ray.spec.load import load
+
+    experiment = load(spec, set or ()).spec
+    from ipcnn_ray.cli.live import Progress
+    from ipcnn_ray.data.prepare import prepare
+    from ipcnn_ray.on_ray.search import Interrupted, run_experiment
+    from ipcnn_ray.spec.dump import resolved_yaml
+    from ipcnn_ray.spec.expand import experiment_id
+    from ipcnn_ray.spec.places import Places
+    from ipcnn_ray.tracking.lineage import lineage
+    from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+
+    places = Places.from_environment()
+    identity = experiment_id(experiment)
+    output.err.print(f"{identity}: data", soft_wrap=True)
+    _check_weights(experiment, places)
+    store = prepare(experiment.data, experiment.model.table.image_size, places, _Steps())
+    tracker = MlflowTracker(places.tracking_uri, places.artifacts)
+    tracker.prepare(experiment.name)
+    try:
+        with Progress(output.err, experiment.train.epochs) as listener:
+            outcome = run_experiment(
+                experiment,
+                places,
+                tracker,
+                listener=listener,
+                fresh=fresh,
+                tags={**lineage(), **store.tags, "data.digest": store.digest},
+                texts={"spec.yaml": resolved_yaml(experiment)},
+            )
+    except (Interrupted, KeyboardInterrupt):
+        output.note(f"Stopped. The same command goes on from the last epoch: ipcnn submit {spec}")
+        raise typer.Exit(STOPPED) from None
+    _keep(experiment, outcome, tracker)
+    if as_json:
+        output.print_json(_as_json(outcome))
+    else:
+        _print(experiment, outcome)
+    if outcome.best is None or any(run.state == "failed" and not run.drawn for run in outcome.runs):
+        raise typer.Exit(RUN_FAILED)
+    if not as_json:
+        output.note(f"next:  ipcnn ui  |  ipcnn status {experiment.name}  |  ipcnn plan {spec}")
+
+
+def _check_weights(experiment: ExperimentSpec, places: Any) -> None:
+    """A missing or unfit weight file is told before anything starts."""
+    from ipcnn_ray.models.build import build
+    from ipcnn_ray.models.weights import load_weights
+
+    if experiment.model.weights:
+        net = build(experiment.model, experiment.template, experiment.seed)
+        load_weights(net, experiment.model.table, experiment.model.weights, places.weights)
+
+
+class _Steps:
+    """Progress of the data's preparation, one line per tenth."""
+
+    def __init__(self) -> None:
+        self.tenth = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if done * 10 // total > self.tenth:
+            self.tenth = done * 10 // total
+            output.err.print(f"  {done} of {total} images", soft_wrap=True)
+
+
+def _template(run: RunOutcome) -> str:
+    from ipcnn_ray.spec.expand import template_label
+
+    return template_label(run.run.spec.template)
+
+
+def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> None:
+    """What a person looks for in the record beside numbers: pictures of the templates, models, the ranking."""
+    from ipcnn_ray.models.describe import describe
+    from ipcnn_ray.report.ranking import markdown
+    from ipcnn_ray.report.template_picture import template_picture
+    from ipcnn_ray.train.final_model import final_model, templates_of
+
+    with tempfile.TemporaryDirectory() as folder:
+        for run in outcome.runs:
+            if (found := templates_of(run.run.spec)) is not None and run.fresh:
+                picture = Path(folder) / "template.png"
+                template_picture(found, _template(run), picture)
+                tracker.attach(run.request.handle).file(picture, "pictures")
+    wanted = {"none": [], "all": [run for run in outcome.runs if run.state == "succeeded"]}.get(
+        experiment.compute.models,
+        [run for run in outcome.runs if run is outcome.best or run.run.label == outcome.control],
+    )
+    for run in wanted:
+        output.err.print(f"{run.run.label}: storing its model", soft_wrap=True)
+        module, example = final_model(run.request)
+        tracker.attach(run.request.handle).model(module, example.numpy(), describe(run.run.spec.model))
+    tracker.attach(outcome.parent).text(markdown(_rows(outcome), outcome.control), "ranking.md")
+
+
+def _rows(outcome: Outcome) -> list[dict[str, Any]]:
+    return [
+        {
+            "run": run.run.label,
+            "template": _template(run),
+            "state": run.state,
+            "why": run.why,
+            **{key: run.metrics.get(key) for key in ("combined", "instability", "val_error", "epoch")},
+        }
+        for run in outcome.runs
+    ]
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "experiment": outcome.experiment_id,
+        "control": outcome.control,
+        "best": outcome.best.run.label if outcome.best else None,
+        "runs": [
+            {
+                "run_id": run.request.run_id,
+                "template": _template(run),
+                "settings": dict(run.run.settings),
+                "state": run.state,
+                "why": run.why,
+                "metrics": dict(run.metrics),
+            }
+            for run in outcome.runs
+        ],
+    }
+
+
+def _print(experiment: ExperimentSpec, outcome: Outcome) -> None:
+    from ipcnn_ray.report.ranking import COLUMNS, cells
+
+    rows = _rows(outcome)
+    output.say()
+    output.say(f"{outcome.experiment_id}: {len(rows)} runs", style="bold")
+    output.table(COLUMNS, [cells(row, outcome.control) for row in rows], right=COLUMNS[2:6])
+    for row in rows:
+        if row["state"] == "failed":
+            output.say(f"{row['run']} failed: {row['why']}")

@@ -1,0 +1,158 @@
+"""Where the files of runs are kept, as the rest of the package sees it: a folder, or a bucket behind the same protocol.
+
+A key names a file: `/` between its parts, relative, such as `uniform-1a2b3c4d-r1/checkpoints/epoch-0007/meta.json`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import IO, Protocol
+
+from ipcnn_ray.errors import TrackingError
+
+PREFLIGHT_BYTES = 1 << 20
+"""A store that is broken for data may still take empty files."""
+PARTIAL = ".partial-"
+"""A file whose name begins so is being written."""
+
+
+class Storage(Protocol):
+    """A store of whole files: a file is there as it was given, or an error was raised. It pickles."""
+
+    url: str
+
+    def put_file(self, local: Path, key: str) -> None:
+        """Store a file of this machine. Raises TrackingError where it is not stored whole."""
+        ...
+
+    def put_bytes(self, data: bytes, key: str) -> None: ...
+
+    def get(self, key: str) -> bytes:
+        """The content of a file. Raises TrackingError where there is none."""
+        ...
+
+    def get_file(self, key: str, local: Path) -> None:
+        """Copy a file to this machine; `local` appears whole or not at all."""
+        ...
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Keys of all files below a folder, or of all files, sorted."""
+        ...
+
+    def exists(self, key: str) -> bool: ...
+
+    def delete(self, key: str) -> None:
+        """Remove a file; one that is not there is no error."""
+        ...
+
+
+def checked(key: str) -> str:
+    """The key itself. Raises ValueError for one that is empty, absolute, or leaves its store."""
+    if not key or any(part in {"", ".", ".."} for part in key.split("/")):
+        raise ValueError(f"key = {key!r} must be a relative path without empty parts, '.' and '..'")
+    return key
+
+
+def write_whole(target: Path, source: IO[bytes]) -> None:
+    """A file with the content of `source`, on the disk before it has its name."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.parent / f"{PARTIAL}{secrets.token_hex(4)}"
+    try:
+        with partial.open("wb") as out:
+            shutil.copyfileobj(source, out, 8 << 20)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class LocalStorage:
+    """A folder, which may be on a shared file system."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser().absolute()
+        self.url = str(self.folder)
+
+    def put_file(self, local: Path, key: str) -> None:
+        try:
+            with local.open("rb") as source:
+                write_whole(self._path(key), source)
+        except OSError as error:
+            raise self._error(f"{key} was not stored", error) from error
+
+    def put_bytes(self, data: bytes, key: str) -> None:
+        try:
+            write_whole(self._path(key), io.BytesIO(data))
+        except OSError as error:
+            raise self._error(f"{key} was not stored", error) from error
+
+    def get(self, key: str) -> bytes:
+        try:
+            return self._path(key).read_bytes()
+        except OSError as error:
+            raise self._error(f"{key} cannot be read", error) from error
+
+    def get_file(self, key: str, local: Path) -> None:
+        try:
+            with self._path(key).open("rb") as source:
+                write_whole(local, source)
+        except OSError as error:
+            raise self._error(f"{key} cannot be copied to {local}", error) from error
+
+    def list(self, prefix: str = "") -> list[str]:
+        top = self._path(prefix) if prefix else self.folder
+        files = (path for path in top.rglob("*") if path.is_file() and not path.name.startswith(PARTIAL))
+        return sorted(path.relative_to(self.folder).as_posix() for path in files)
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def delete(self, key: str) -> None:
+        try:
+            self._path(key).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._error(f"{key} was not deleted", error) from error
+
+    def _path(self, key: str) -> Path:
+        return self.folder / checked(key)
+
+    def _error(self, what: str, error: OSError) -> TrackingError:
+        return TrackingError(
+            f"storage {self.url}: {what}: {error.strerror or error}\n"
+            "Check that the folder may be written and the disk has room, or set IPCNN_STORAGE to another place."
+        )
+
+
+def open_storage(url: str) -> Storage:
+    """The store at a local path or an s3://bucket/prefix URL. Touches nothing yet."""
+    if url.startswith("s3://"):
+        from ipcnn_ray.tracking.s3_store import S3Storage  # boto3 only where it is wanted
+
+        return S3Storage(url)
+    if "://" in url:
+        raise TrackingError(
+            f"IPCNN_STORAGE = {url!r} is of no known kind\n"
+            "Give a path, or s3://BUCKET/PREFIX (with AWS_ENDPOINT_URL for another server than Amazon's)."
+        )
+    return LocalStorage(url)
+
+
+def preflight(url: str) -> Storage:
+    """The store, after a file of 1 MiB was written to it, read back, compared and deleted. Raises TrackingError."""
+    storage = open_storage(url)
+    key = f"preflight-{secrets.token_hex(8)}"
+    data = secrets.token_bytes(PREFLIGHT_BYTES)
+    storage.put_bytes(data, key)
+    back = storage.get(key)
+    storage.delete(key)
+    if back != data:
+        raise TrackingError(
+            f"storage {storage.url}: {len(data)} bytes were written and {len(back)} other ones came back\n"
+            "The store is not to be trusted with checkpoints. Set IPCNN_STORAGE to another place."
+        )
+    return storage

@@ -1,0 +1,257 @@
+"""The exact filter loss against numbers by hand, a loop over every image and template, and the check vectors."""
+
+from __future__ import annotations
+
+import math
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ipcnn_ray.core.filter_loss import exact_filter_loss, filter_weight
+from ipcnn_ray.core.templates import log_prior, template_bank
+
+
+def bank(n: int, dtype: torch.dtype = torch.float64, tau: float | None = None) -> tuple[Tensor, Tensor]:
+    return template_bank(n, shape="gradient", norm="l1", beta=4.0, tau=tau, dtype=dtype), log_prior(n, dtype=dtype)
+
+
+def maps(*shape: int, scale: float = 1.0, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    """Half of the cells zero, as after ReLU, images of different strength."""
+    generator = torch.Generator().manual_seed(seed)
+    x_NCHW = torch.randn(shape, generator=generator, dtype=torch.float64).relu() * scale
+    return (x_NCHW * torch.rand(shape[0], shape[1], 1, 1, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+def slow_loss(x_NCHW: Tensor, bank_Tnn: Tensor, prior_T: list[float]) -> list[float]:
+    """-MI of every filter, as the paper writes it, one number at a time."""
+    losses = []
+    for c in range(x_NCHW.shape[1]):
+        score = [[float((x_NCHW[b, c] * t).sum()) for t in bank_Tnn] for b in range(len(x_NCHW))]
+        images, templates = range(len(score)), range(len(bank_Tnn))
+        z = [sum(math.exp(score[b][t]) for b in images) for t in templates]
+        given = [[math.exp(score[b][t]) / z[t] for t in templates] for b in images]
+        alone = [sum(prior_T[t] * given[b][t] for t in templates) for b in images]
+        losses.append(
+            -sum(prior_T[t] * given[b][t] * math.log(given[b][t] / alone[b]) for t in templates for b in images)
+        )
+    return losses
+
+
+def loss_and_gradient(x_NCHW: Tensor, tau: float | None = None) -> tuple[Tensor, Tensor]:
+    x_NCHW = x_NCHW.clone().requires_grad_()
+    loss_C = exact_filter_loss(x_NCHW, *bank(x_NCHW.shape[-1], x_NCHW.dtype, tau))
+    loss_C.sum().backward()
+    return loss_C.detach(), x_NCHW.grad
+
+
+def test_two_images_two_templates_by_hand():
+    # n = 1: templates +1/2 and -1/2, each with probability 1/2. x = 0 and 2 log 3: scores 0 and +-log 3, so
+    # p(x | +) = 1/4, 3/4 and p(x | -) = 3/4, 1/4; p(x) = 1/2, 1/2. MI = log 2 - H(1/4) for each template.
+    x_NCHW = torch.tensor([0.0, 2 * math.log(3)], dtype=torch.float64).reshape(2, 1, 1, 1)
+    information = math.log(2) + 0.25 * math.log(0.25) + 0.75 * math.log(0.75)
+    assert float(exact_filter_loss(x_NCHW, *bank(1))) == pytest.approx(-information, rel=1e-12)
+
+
+@pytest.mark.parametrize(("scale", "tau"), [(1.0, None), (30.0, None), (1.0, 0.5), (8.0, 0.5)])
+def test_equals_a_loop(scale, tau):
+    x_NCHW, (bank_Tnn, log_prior_T) = maps(4, 3, 3, 3, scale=scale), bank(3, tau=tau)
+    fast = exact_filter_loss(x_NCHW, bank_Tnn, log_prior_T)
+    slow = torch.tensor(slow_loss(x_NCHW, bank_Tnn, log_prior_T.exp().tolist()), dtype=torch.float64)
+    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-13)
+
+
+def test_equals_a_loop_for_a_prior_that_is_not_uniform():
+    x_NCHW, (bank_Tnn, _) = maps(4, 3, 2, 2, scale=20.0), bank(2)
+    prior = [0.4, 0.3, 0.15, 0.1, 0.05]
+    fast = exact_filter_loss(x_NCHW, bank_Tnn, torch.tensor(prior, dtype=torch.float64).log())
+    slow = torch.tensor(slow_loss(x_NCHW, bank_Tnn, prior), dtype=torch.float64)
+    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize(("n", "scale"), [(1, 3.0), (3, 1.0), (3, 200.0)])
+def test_gradient_is_the_derivative(n, scale):
+    x_NCHW = (maps(4, 2, n, n, scale=scale) + 0.1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: exact_filter_loss(x, *bank(n)), x_NCHW, atol=1e-8)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+def test_equals_the_check_vectors(golden, dtype, near):
+    files = [file for folder in golden for file in sorted(folder.glob("exact_*.npz"))]
+    assert files
+    for file in files:
+        vectors = np.load(file)
+        x_NCHW = torch.tensor(vectors["x"], dtype=dtype, requires_grad=True)
+        loss_C = exact_filter_loss(
+            x_NCHW,
+            torch.tensor(vectors["templates"], dtype=dtype),
+            torch.tensor(vectors["p_T"], dtype=dtype).log(),
+        )
+        loss_C.sum().backward()
+        value_near = 1e-9 if dtype == torch.float64 else 2e-4
+        np.testing.assert_allclose(loss_C.detach().numpy(), vectors["loss"], rtol=value_near)
+        wanted = vectors["grad_exact"]
+        np.testing.assert_allclose(x_NCHW.grad.numpy(), wanted, rtol=0, atol=near * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-2, 1.0, 10.0, 100.0, 1000.0])
+def test_float32_gradient_holds_to_1e_5_of_its_maximum(scale):
+    exact, exact_gradient = loss_and_gradient(maps(16, 4, 13, 13, scale=scale))
+    single, gradient = loss_and_gradient(maps(16, 4, 13, 13, scale=scale, dtype=torch.float32))
+    torch.testing.assert_close(
+        gradient.double(), exact_gradient, rtol=0, atol=1e-5 * float(exact_gradient.abs().max())
+    )
+    informed = exact < -1e-3
+    torch.testing.assert_close(single.double()[informed], exact[informed], rtol=2e-4, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_identical_maps_hold_no_information(dtype):
+    loss_C, gradient = loss_and_gradient(maps(1, 3, 6, 6, scale=50.0, dtype=dtype).expand(9, -1, -1, -1))
+    assert float(loss_C.abs().max()) < 1e-9
+    assert float(gradient.abs().max()) < 1e-7 * 0.5 / 36
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_one_image_gives_exactly_zero(scale):
+    loss_C, gradient = loss_and_gradient(maps(1, 5, 6, 6, scale=scale, dtype=torch.float32))
+    assert torch.equal(loss_C, torch.zeros(5)) and torch.equal(gradient, torch.zeros(1, 5, 6, 6))
+
+
+def test_dead_filters_give_zero_beside_living_ones():
+    x_NCHW = maps(6, 3, 6, 6, dtype=torch.float32)
+    x_NCHW[:, 1] = 0
+    loss_C, gradient = loss_and_gradient(x_NCHW)
+    assert float(loss_C[1]) == 0 and not bool(gradient[:, 1].any())
+    assert bool((loss_C[[0, 2]] < 0).all()) and bool(gradient[:, [0, 2]].any())
+
+
+@pytest.mark.parametrize("images", [2, 5, 40])
+@pytest.mark.parametrize("scale", [0.1, 10.0, 1e3, 1e5])
+def test_information_stays_between_zero_and_its_bound(images, scale):
+    x_NCHW, (bank_Tnn, log_prior_T) = maps(images, 8, 3, 3, scale=scale), bank(3)
+    information = -exact_filter_loss(x_NCHW, bank_Tnn, log_prior_T)
+    entropy = -float((log_prior_T.exp() * log_prior_T).sum())
+    assert bool((information > -1e-12).all())
+    assert bool((information < min(math.log(images), entropy) + 1e-12).all())
+
+
+def test_the_bound_is_reached_by_one_image_per_template():
+    # n = 1, one strong image and one empty one: each template picks its own image, MI = log 2.
+    x_NCHW = torch.tensor([0.0, 1e3], dtype=torch.float64).reshape(2, 1, 1, 1)
+    assert float(exact_filter_loss(x_NCHW, *bank(1))) == pytest.approx(-math.log(2), rel=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e10, 1e30])
+def test_large_activations_do_not_overflow(scale):
+    single, gradient = loss_and_gradient(maps(8, 6, 6, 6, scale=scale, dtype=torch.float32))
+    exact, _ = loss_and_gradient(maps(8, 6, 6, 6, scale=scale))
+    assert bool(torch.isfinite(single).all()) and bool(torch.isfinite(gradient).all())
+    torch.testing.assert_close(single.double(), exact, rtol=0, atol=1e-4)
+
+
+def test_autocast_changes_nothing():
+    x_NCHW = maps(4, 3, 6, 6, dtype=torch.float32)
+    plain, plain_gradient = loss_and_gradient(x_NCHW)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast, cast_gradient = loss_and_gradient(x_NCHW)
+    assert torch.equal(plain, cast) and torch.equal(plain_gradient, cast_gradient)
+
+
+def test_layout_in_memory_changes_nothing():
+    x_NCHW = maps(4, 3, 6, 6)
+    for one, other in zip(
+        loss_and_gradient(x_NCHW), loss_and_gradient(x_NCHW.to(memory_format=torch.channels_last)), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_each_filters_gradient_takes_its_own_factor():
+    x_NCHW = maps(4, 3, 6, 6).requires_grad_()
+    lambda_C = torch.tensor([2.0, 0.0, -1.0], dtype=torch.float64)
+    (lambda_C * exact_filter_loss(x_NCHW, *bank(6))).sum().backward()
+    _, plain = loss_and_gradient(x_NCHW.detach())
+    torch.testing.assert_close(x_NCHW.grad, plain * lambda_C[:, None, None])
+
+
+def test_a_second_derivative_is_refused():
+    x_NCHW = maps(4, 3, 6, 6).requires_grad_()
+    (slope,) = torch.autograd.grad(exact_filter_loss(x_NCHW, *bank(6)).sum(), x_NCHW, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+class Arrays(TorchDispatchMode):
+    """The most arrays of `numel` numbers alive at once."""
+
+    def __init__(self, numel: int) -> None:
+        super().__init__()
+        self.numel, self.most, self.seen = numel, 0, weakref.WeakSet()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.numel() == self.numel:
+            self.seen.add(result)
+        self.most = max(self.most, len({tensor.untyped_storage().data_ptr() for tensor in self.seen}))
+        return result
+
+
+def test_at_most_three_arrays_of_scores_are_alive():
+    images, filters, n = 4, 3, 6
+    x_NCHW, (bank_Tnn, log_prior_T) = maps(images, filters, n, n).requires_grad_(), bank(n)
+    with Arrays(images * filters * (n * n + 1)) as arrays:
+        loss_C = exact_filter_loss(x_NCHW, bank_Tnn, log_prior_T)
+        assert 1 <= arrays.most <= 3
+        assert not arrays.seen  # backward keeps numbers of the size of the maps only
+        loss_C.sum().backward()
+    assert arrays.most <= 3
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "bank_shape", "prior_shape", "text"),
+    [
+        ((2, 3, 4, 5), (17, 4, 4), (17,), r"x_NCHW has shape \(2, 3, 4, 5\): expected \[N >= 1, C, 4, 4\]"),
+        ((2, 3, 5, 5), (17, 4, 4), (17,), r"x_NCHW has shape \(2, 3, 5, 5\): expected \[N >= 1, C, 4, 4\]"),
+        ((3, 4, 4), (17, 4, 4), (17,), r"x_NCHW has shape \(3, 4, 4\): expected \[N >= 1, C, 4, 4\]"),
+        ((0, 3, 4, 4), (17, 4, 4), (17,), r"x_NCHW has shape \(0, 3, 4, 4\): expected \[N >= 1, C, 4, 4\]"),
+        ((2, 3, 4, 4), (16, 4, 4), (17,), r"bank_Tnn has shape \(16, 4, 4\): expected \[17, 4, 4\]"),
+        ((2, 3, 4, 4), (17, 4, 4), (16,), r"log_prior_T has shape \(16,\): expected \[17\]"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(x_shape, bank_shape, prior_shape, text):
+    with pytest.raises(ValueError, match=text):
+        exact_filter_loss(torch.zeros(x_shape), torch.zeros(bank_shape), torch.zeros(prior_shape))
+
+
+def test_dtypes_that_do_not_fit_are_named():
+    x_NCHW, (bank_Tnn, log_prior_T) = maps(2, 3, 4, 4, dtype=torch.float32), bank(4)
+    with pytest.raises(ValueError, match=r"have dtypes \(torch\.float32, torch\.float64, torch\.float64\): expected"):
+        exact_filter_loss(x_NCHW, bank_Tnn, log_prior_T)
+    with pytest.raises(ValueError, match=r"torch\.bfloat16.*: expected float32 or float64 in all"):
+        exact_filter_loss(x_NCHW.bfloat16(), bank_Tnn.bfloat16(), log_prior_T.bfloat16())
+
+
+def test_paper_schedule_by_hand():
+    # Maxima 1 and 3 of filter 0, 0 and 0 of the dead filter 1: means 2 and 0; weight 0.6, third epoch.
+    x_NCHW = torch.zeros(2, 2, 2, 2)
+    x_NCHW[0, 0, 1, 1], x_NCHW[1, 0, 0, 1] = 1.0, 3.0
+    x_NCHW.requires_grad_()
+    lambda_C = filter_weight(x_NCHW, 0.6, 3, "paper")
+    torch.testing.assert_close(lambda_C, torch.tensor([0.4, 0.0]))
+    assert not lambda_C.requires_grad
+
+
+def test_constant_schedule_is_the_weight_in_every_epoch():
+    for epoch in (1, 50):
+        assert torch.equal(filter_weight(torch.rand(2, 3, 2, 2), 0.25, epoch, "constant"), torch.full((3,), 0.25))
+
+
+def test_wrong_schedules_are_named():
+    with pytest.raises(ValueError, match=r"epoch = 0: epochs count from 1"):
+        filter_weight(torch.rand(2, 3, 2, 2), 0.1, 0, "paper")
+    with pytest.raises(ValueError, match=r"schedule = 'linear': expected 'paper' or 'constant'"):
+        filter_weight(torch.rand(2, 3, 2, 2), 0.1, 1, "linear")

@@ -1,0 +1,112 @@
+"""Part templates against numbers done by hand and against a loop over every cell."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ipcnn_ray.core.templates import default_tau, distances, log_prior, negative_template, part_templates, template_bank
+
+
+def test_gradient_l1_by_hand():
+    # n = 3, mu = (0, 0): distances 0 1 2 / 1 2 3 / 2 3 4; 1 - 2 d / 3, not below -1.
+    template = part_templates(3, shape="gradient", norm="l1", beta=2.0, tau=3.0, dtype=torch.float64)[0]
+    expected = torch.tensor([[3.0, 1, -1], [1, -1, -3], [-1, -3, -3]], dtype=torch.float64)
+    torch.testing.assert_close(template, expected, rtol=0, atol=1e-12)
+
+
+def test_gradient_l2_by_hand():
+    # mu = (1, 1) of a 3 x 3 map: 1 in the middle, 1 - 1/3 beside it, 1 - sqrt(2)/3 in the corners.
+    template = part_templates(3, shape="gradient", norm="l2", beta=1.0, tau=1.0, dtype=torch.float64)[4]
+    side, corner = 2 / 3, 1 - math.sqrt(2) / 3
+    expected = [[corner, side, corner], [side, 1, side], [corner, side, corner]]
+    torch.testing.assert_close(template, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-15)
+
+
+def test_uniform_l1_by_hand_is_strict_at_the_threshold():
+    # n = 4, beta = 2, gamma = 1: inside where 2 d / 4 < 1, so d = 2 is outside.
+    template = part_templates(4, shape="uniform", norm="l1", beta=2.0, gamma=1.0, tau=1.0)[5]  # mu = (1, 1)
+    assert template.tolist() == [[-1, 1, -1, -1], [1, 1, 1, -1], [-1, 1, -1, -1], [-1, -1, -1, -1]]
+
+
+def test_uniform_l2_reaches_the_diagonal_that_l1_does_not():
+    arguments = {"shape": "uniform", "beta": 2.0, "gamma": 1.0, "tau": 1.0}
+    assert part_templates(4, norm="l2", **arguments)[5, 0].tolist() == [1, 1, 1, -1]
+    assert part_templates(4, norm="l1", **arguments)[5, 0].tolist() == [-1, 1, -1, -1]
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize(("shape", "gamma"), [("gradient", None), ("uniform", 0.7)])
+def test_every_cell_equals_a_loop(shape, gamma, norm):
+    n, beta, tau = 5, 1.7, 0.3
+    fast = part_templates(n, shape=shape, norm=norm, beta=beta, gamma=gamma, tau=tau, dtype=torch.float64)
+    for row in range(n):
+        for col in range(n):
+            for i in range(n):
+                for j in range(n):
+                    far = abs(i - row) + abs(j - col) if norm == "l1" else math.hypot(i - row, j - col)
+                    scaled = beta * far / n
+                    value = max(1 - scaled, -1) if shape == "gradient" else (1 if scaled < gamma else -1)
+                    assert float(fast[row * n + col, i, j]) == pytest.approx(tau * value, abs=1e-15)
+
+
+def test_the_papers_uniform_template_covers_the_map_but_for_far_corners():
+    # beta = gamma = 2: the radius is n cells, so only L1 distances of n and more are outside.
+    bank = part_templates(13, shape="uniform", norm="l1", beta=2.0, gamma=2.0, tau=1.0)
+    assert bool((bank[6 * 13 + 6] > 0).sum() == 169)
+    assert torch.equal(bank > 0, distances(13, "l1") < 13)
+
+
+def test_bank_is_the_positive_templates_then_the_negative_one():
+    arguments = {"shape": "gradient", "norm": "l2", "beta": 2.0}
+    bank = template_bank(4, **arguments)
+    assert bank.shape == (17, 4, 4) and bank.dtype == torch.float32
+    assert torch.equal(bank[:16], part_templates(4, **arguments))
+    assert torch.equal(bank[16], torch.full((4, 4), -0.5 / 16))
+    assert torch.equal(negative_template(4, 2.0), torch.full((4, 4), -2.0))
+
+
+def test_default_tau_and_one_cell():
+    assert default_tau(13) == 0.5 / 169
+    assert template_bank(1, shape="gradient", norm="l1", beta=4.0).flatten().tolist() == [0.5, -0.5]
+
+
+def test_prior_is_one_over_one_plus_p_for_every_template():
+    prior = log_prior(6, dtype=torch.float64)
+    assert prior.shape == (37,)
+    torch.testing.assert_close(prior.exp(), torch.full((37,), 1 / 37, dtype=torch.float64))
+
+
+@pytest.mark.real_data
+def test_bank_equals_the_check_vectors(golden):
+    files = [file for folder in golden for file in sorted(folder.glob("exact_*.npz"))]
+    assert files
+    for file in files:
+        vectors = np.load(file)
+        n = vectors["x"].shape[-1]
+        bank = template_bank(n, shape="gradient", norm="l1", beta=4.0, dtype=torch.float64)
+        np.testing.assert_allclose(bank.numpy(), vectors["templates"], rtol=0, atol=1e-15)
+        np.testing.assert_allclose(log_prior(n, dtype=torch.float64).exp().numpy(), vectors["p_T"], rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"n": 0}, r"n = 0: a map has at least one cell"),
+        ({"beta": 0.0}, r"beta = 0\.0: expected a positive number"),
+        ({"beta": math.inf}, r"beta = inf: expected a positive number"),
+        ({"tau": -1.0}, r"tau = -1\.0: expected a positive number"),
+        ({"norm": "l3"}, r"norm = 'l3': expected 'l1' or 'l2'"),
+        ({"shape": "round"}, r"shape = 'round': expected 'gradient' or 'uniform'"),
+        ({"gamma": 2.0}, r"gamma = 2\.0: a gradient template has no threshold"),
+        ({"shape": "uniform"}, r"gamma = None: a uniform template needs a positive threshold"),
+        ({"shape": "uniform", "gamma": 0.0}, r"gamma = 0\.0: a uniform template needs a positive threshold"),
+    ],
+)
+def test_wrong_arguments_are_named(changed, text):
+    arguments = {"n": 4, "shape": "gradient", "norm": "l1", "beta": 2.0} | changed
+    with pytest.raises(ValueError, match=text):
+        part_templates(arguments.pop("n"), **arguments)

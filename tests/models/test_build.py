@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ipcnn_ray.core.templates import negative_template, part_templates
+from ipcnn_ray.models.build import assemble, build, template_banks
+from ipcnn_ray.spec.experiment import GradientTemplate, Model, NoTemplate, UniformTemplate
+
+COMPACT = Model(network="compact")
+PLAIN = NoTemplate(shape="none")
+L1 = GradientTemplate(shape="gradient")
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_the_seed_alone_decides_the_weights():
+    state = torch.get_rng_state()
+    net = build(COMPACT, L1, 3)
+    assert torch.equal(state, torch.get_rng_state())
+    assert same(net, build(COMPACT, PLAIN, 3))
+    assert same(net, build(COMPACT, UniformTemplate(shape="uniform", norm="l2", gamma=0.5), 3))
+    assert not same(net, build(COMPACT, L1, 4))
+
+
+def test_layers_keep_their_weights_without_the_appended_one():
+    full, original = build(COMPACT, L1, 0), build(COMPACT.model_copy(update={"appended_layer": False}), L1, 0)
+    assert "conv5" not in original.body
+    for name in ("conv1", "conv2", "conv3", "conv4"):
+        assert torch.equal(full.conv(name).weight, original.conv(name).weight)
+    assert list(full.head) == ["pool5", "fc6", "drop6", "fc7"]
+    assert list(original.head) == ["pool5", "fc5", "drop5", "fc6"]
+
+
+def test_weights_are_he_normal_but_for_the_last_layer():
+    net = build(COMPACT, PLAIN, 0)
+    assert net.conv("conv4").weight.std().item() == pytest.approx(math.sqrt(2 / (32 * 9)), rel=0.05)
+    assert net.head["fc6"].weight.std().item() == pytest.approx(math.sqrt(2 / 512), rel=0.05)
+    assert net.head["fc7"].weight.std().item() == pytest.approx(0.01, rel=0.3)
+    assert all(not p.any() for name, p in net.named_parameters() if name.endswith("bias"))
+
+
+def test_the_fan_in_of_a_grouped_convolution_is_that_of_one_group():
+    net = build(Model(network="alexnet", appended_layer=False), PLAIN, 0)
+    assert net.conv("conv2").weight.std().item() == pytest.approx(math.sqrt(2 / (48 * 25)), rel=0.01)
+
+
+def test_masks_take_the_template_without_its_tau():
+    net = build(COMPACT, UniformTemplate(shape="uniform", norm="l2", beta=3, gamma=0.5, tau=7), 0)
+    assert net.masked == {"conv4", "conv5"}
+    assert torch.equal(
+        net.get_buffer("unit_conv5"), part_templates(16, shape="uniform", norm="l2", beta=3, gamma=0.5, tau=1)
+    )
+    assert build(COMPACT, PLAIN, 0).masked == set()
+    assert build(COMPACT, PLAIN, 0).interpretable == ("conv4", "conv5")
+
+
+def test_the_filter_loss_takes_the_template_with_its_tau():
+    banks = template_banks(COMPACT, GradientTemplate(shape="gradient", norm="l2", beta=3, tau=7))
+    assert list(banks) == ["conv4", "conv5"]
+    expected = torch.cat(
+        [part_templates(16, shape="gradient", norm="l2", beta=3, tau=7), negative_template(16, 7)[None]]
+    )
+    assert torch.equal(banks["conv5"], expected)
+    assert template_banks(COMPACT, PLAIN) == {}
+
+
+def test_templates_are_not_saved_with_the_weights():
+    assert not [key for key in build(COMPACT, L1, 0).state_dict() if "unit" in key]
+
+
+def test_dropout_is_the_specs_or_the_networks_own():
+    assert assemble(Model(network="vgg16"), PLAIN, "meta").head["drop7"].p == 0.5
+    assert assemble(Model(network="vgg16", dropout=0.8), PLAIN, "meta").head["drop8"].p == 0.8
+
+
+@pytest.mark.parametrize(
+    ("network", "first", "parameters"),
+    [
+        # conv6 is 3 x 3 x C x C + C; fc7 (6 x 6 or 7 x 7) x C x 4096 + 4096; fc8 4096^2 + 4096; fc9 4096 + 1.
+        ("alexnet", (4096, 9216), 2_334_080 + 590_080 + 37_752_832 + 16_781_312 + 4_097),
+        ("vgg_m", (4096, 18432), 6_511_872 + 2_359_808 + 75_501_568 + 16_781_312 + 4_097),
+        ("vgg_s", (4096, 18432), 6_511_872 + 2_359_808 + 75_501_568 + 16_781_312 + 4_097),
+        ("vgg16", (4096, 25088), 14_714_688 + 2_359_808 + 102_764_544 + 16_781_312 + 4_097),
+    ],
+)
+def test_networks_have_the_published_number_of_parameters(network, first, parameters):
+    net = assemble(Model(network=network), L1, "meta")
+    assert net.head["fc7"].weight.shape == first
+    assert sum(p.numel() for p in net.parameters()) == parameters
+
+
+@pytest.mark.parametrize("template", [L1, PLAIN], ids=["gradient", "plain"])
+def test_compact_learns_to_see_a_square(template):
+    generator = torch.Generator().manual_seed(0)
+    net = build(COMPACT, template, 0).train()
+    optimiser = torch.optim.SGD(net.parameter_groups(5e-4), lr=0.01, momentum=0.9)
+    losses = []
+    for step in range(100):
+        x = 0.3 * torch.randn(16, 3, 64, 64, generator=generator)
+        sign = torch.tensor([1.0, -1.0]).repeat(8)
+        for image in x[::2]:
+            row, col = torch.randint(4, 48, (2,), generator=generator).tolist()
+            image[:, row : row + 12, col : col + 12] += 1.5
+        net.set_step(0, 1, step, 0, 16)
+        loss = nn.functional.softplus(-sign * net(x)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) / 10 < 0.5 * losses[0]

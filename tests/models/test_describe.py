@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from ipcnn_ray.models.build import build
+from ipcnn_ray.models.describe import as_markdown, describe, template_words
+from ipcnn_ray.spec.experiment import GradientTemplate, Model, NoTemplate, UniformTemplate
+
+L1 = GradientTemplate(shape="gradient")
+
+
+def test_the_rows_of_alexnet_behind_frozen_layers():
+    rows = {row.name: row for row in describe(Model(network="alexnet"), L1, "conv3")}
+    assert list(rows) == "conv1 pool1 conv2 pool2 conv3 conv4 conv5 conv6 pool6 fc7 fc8 fc9".split()
+    conv2, conv6, pool6 = rows["conv2"], rows["conv6"], rows["pool6"]
+    assert (conv2.kind, conv2.channels, conv2.side, conv2.field, conv2.stride) == ("conv 5x5, 2 groups", 256, 27, 51, 8)
+    assert (conv2.trainable, conv2.frozen) == (0, 256 * 48 * 25 + 256)
+    assert (conv6.side, conv6.field, conv6.stride, conv6.interpretable) == (13, 195, 16, True)
+    assert (conv6.trainable, conv6.frozen) == (256 * 256 * 9 + 256, 0)
+    assert (pool6.kind, pool6.channels, pool6.side) == ("max pool 3x3", 256, 6)
+    assert [row.name for row in rows.values() if row.interpretable] == ["conv5", "conv6"]
+
+
+def test_the_rows_add_up_to_the_network():
+    model = Model(network="compact")
+    assert sum(row.trainable for row in describe(model, L1)) == sum(p.numel() for p in build(model, L1, 0).parameters())
+
+
+def test_the_page_of_compact():
+    page = as_markdown(Model(network="compact"), UniformTemplate(shape="uniform", norm="l2", gamma=0.5), "conv1")
+    assert page.splitlines() == [
+        "# compact: uniform L2 template, beta 2, gamma 0.5, tau 0.5 / n^2",
+        "",
+        "Images of 64 x 64 pixels, RGB. Interpretable layers: conv4, conv5. 65,281 parameters are trained, "
+        "1,216 are frozen.",
+        "",
+        "| layer | kind | channels | map (cells) | receptive field (px) | stride (px) | trained parameters | |",
+        "|---|---|---|---|---|---|---|---|",
+        "| conv1 | conv 5x5 | 16 | 32 x 32 | 5 | 2 | 0 | frozen |",
+        "| conv2 | conv 3x3 | 32 | 32 x 32 | 9 | 2 | 4,640 | |",
+        "| pool2 | max pool 2x2 | 32 | 16 x 16 | 11 | 4 | 0 | |",
+        "| conv3 | conv 3x3 | 32 | 16 x 16 | 19 | 4 | 9,248 | |",
+        "| conv4 | conv 3x3 | 32 | 16 x 16 | 27 | 4 | 9,248 | interpretable |",
+        "| conv5 | conv 3x3 | 32 | 16 x 16 | 35 | 4 | 9,248 | interpretable |",
+        "| pool5 | max pool 4x4 | 32 | 4 x 4 | whole image | | 0 | |",
+        "| fc6 | fully connected | 64 | 1 x 1 | whole image | | 32,832 | |",
+        "| fc7 | fully connected | 1 | 1 x 1 | whole image | | 65 | |",
+    ]
+
+
+def test_layers_of_the_plain_network_are_measured():
+    page = as_markdown(Model(network="compact"), NoTemplate(shape="none"))
+    assert page.startswith("# compact: no template (the plain network)\n")
+    assert "Measured layers: conv4, conv5." in page
+
+
+def test_a_template_in_words():
+    assert (
+        template_words(GradientTemplate(shape="gradient", beta=4, tau=0.25)) == "gradient L1 template, beta 4, tau 0.25"
+    )

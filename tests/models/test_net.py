@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from ipcnn_ray.core.mask import mask_maps
+from ipcnn_ray.core.templates import part_templates
+from ipcnn_ray.models.build import assemble, build
+from ipcnn_ray.models.net import InterpretableNet, Output
+from ipcnn_ray.spec.experiment import GradientTemplate, Model, NoTemplate, UniformTemplate
+from ipcnn_ray.spec.networks import Conv, Network, Pool
+
+COMPACT = Model(network="compact", dropout=0.5)
+PLAIN = NoTemplate(shape="none")
+L1 = GradientTemplate(shape="gradient")
+
+# One 1 x 1 filter on 3 x 3 pixels; the head sums the nine cells.
+TINY = Network(
+    image_size=3,
+    layers=(Conv("conv1", 1, 1),),
+    appended=Conv("conv2", 1, 1),
+    head_pool=Pool("pool1", 1, 1),
+    head=(),
+    dropout=0.0,
+    input_scale=1.0,
+)
+RED = torch.tensor([[1.0, 2.0, 1.0], [1.0, 4.0, 1.0], [1.0, 1.0, 3.0]])
+
+
+@torch.no_grad()
+def tiny(units: dict[str, torch.Tensor]) -> InterpretableNet:
+    net = InterpretableNet(TINY, appended=False, interpretable=["conv1"], units=units)
+    net.conv("conv1").weight.copy_(torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1))
+    net.conv("conv1").bias.fill_(-1.5)
+    net.head["fc2"].weight.fill_(1)
+    net.head["fc2"].bias.fill_(10)
+    return net
+
+
+def image() -> torch.Tensor:
+    return torch.stack([RED, torch.full((3, 3), 9.0), torch.full((3, 3), -9.0)])[None]
+
+
+def test_a_plain_network_by_hand():
+    """Red - 1.5, cut at 0: 0.5, 2.5 and 1.5 remain; 10 + 4.5."""
+    out = tiny({})(image(), full=True)
+    assert isinstance(out, Output)
+    assert torch.equal(out.scores["conv1"][0, 0], RED - 1.5)
+    assert torch.equal(out.maps["conv1"][0, 0], (RED - 1.5).clamp(min=0))
+    assert out.logits_N.tolist() == [14.5]
+
+
+def test_a_masked_network_by_hand():
+    """L1, beta 3, n 3: 1 at the peak (1, 1), 0 beside it, -1 in the corners. Only the peak's 2.5 remains."""
+    units = {"conv1": part_templates(3, shape="gradient", norm="l1", beta=3, tau=1)}
+    out = tiny(units)(image(), full=True)
+    assert torch.equal(out.maps["conv1"][0, 0], (RED - 1.5).clamp(min=0))
+    assert torch.equal(out.scores["conv1"][0, 0], RED - 1.5)
+    assert out.logits_N.tolist() == [12.5]
+
+
+def test_the_next_layer_sees_the_masked_map():
+    net = build(COMPACT, L1, 0).eval()
+    out = net(torch.randn(2, 3, 64, 64), full=True)
+    masked = mask_maps(out.maps["conv4"], net.get_buffer("unit_conv4"))
+    torch.testing.assert_close(out.scores["conv5"], net.body["conv5"](masked))
+    assert list(out.maps) == list(out.scores) == ["conv4", "conv5"]
+    assert torch.equal(out.maps["conv5"], out.scores["conv5"].relu())
+
+
+def test_the_plain_network_is_the_network_without_masks():
+    """Slow twin: torch's own layers one after the other."""
+    net, x = build(COMPACT, PLAIN, 0).eval(), torch.randn(2, 3, 64, 64)
+    y, relu = x, nn.functional.relu
+    for name in ("conv1", "conv2", "pool2", "conv3", "conv4", "conv5"):
+        y = net.body[name](y) if name == "pool2" else relu(net.body[name](y))
+    y = net.head["fc7"](relu(net.head["fc6"](nn.functional.max_pool2d(y, 4, 4).flatten(1))))
+    assert torch.equal(net(x), y[:, 0])
+    assert not torch.equal(net(x), build(COMPACT, L1, 0).eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("interpretable", "through", "shape"),
+    [
+        (("conv4", "conv5"), "conv1", (16, 32, 32)),
+        (("conv4", "conv5"), "conv2", (32, 16, 16)),  # behind pool2, which has no parameters
+        (("conv4", "conv5"), "conv3", (32, 16, 16)),
+        (("conv2",), "conv3", (16, 32, 32)),  # the maps of conv2 are computed every time
+    ],
+)
+def test_cached_features_give_the_same_output(interpretable, through, shape):
+    model = Model(network="compact", interpretable_layers=interpretable)
+    net, x = build(model, L1, 0), torch.randn(3, 3, 64, 64)
+    whole = net(x, full=True)
+    assert net.feature_shape() == (3, 64, 64)
+    net.freeze_through(through)
+    features = net.frozen_features(x)
+    assert features.shape == (3, *shape) and net.feature_shape() == shape
+    assert not features.requires_grad
+    behind = net(features, from_features=True, full=True)
+    assert torch.equal(behind.logits_N, whole.logits_N)
+    assert all(torch.equal(behind.scores[layer], whole.scores[layer]) for layer in interpretable)
+
+
+def test_the_cut_of_alexnet_lies_behind_normalisation_and_pooling():
+    net = assemble(Model(network="alexnet"), L1, "meta")
+    for name, shape in {"conv1": (96, 27, 27), "conv2": (256, 13, 13), "conv3": (384, 13, 13)}.items():
+        net.freeze_through(name)
+        assert net.feature_shape() == shape
+
+
+def test_frozen_layers_are_not_trained_and_biases_do_not_decay():
+    net = build(COMPACT, L1, 0)
+    net.freeze_through("conv2")
+    weights, biases = net.parameter_groups(0.25)
+    trained = ["body.conv3", "body.conv4", "body.conv5", "head.fc6", "head.fc7"]
+    parameters = dict(net.named_parameters())
+    assert (weights["weight_decay"], biases["weight_decay"]) == (0.25, 0.0)
+    assert all(p is parameters[f"{name}.weight"] for p, name in zip(weights["params"], trained, strict=True))
+    assert all(p is parameters[f"{name}.bias"] for p, name in zip(biases["params"], trained, strict=True))
+
+
+def test_workers_together_compute_what_one_worker_computes():
+    net, x = build(COMPACT, L1, 0).double().train(), torch.randn(8, 3, 64, 64).double()
+
+    def logits(first: int, last: int) -> torch.Tensor:
+        net.set_step(0, 1, 5, first, 8)
+        return net(x[first:last])
+
+    torch.testing.assert_close(torch.cat([logits(0, 4), logits(4, 8)]), logits(0, 8))
+    assert not torch.allclose(net.eval()(x), net.train()(x))
+
+
+@pytest.mark.parametrize(
+    "template", [L1, UniformTemplate(shape="uniform", norm="l2", gamma=0.5), PLAIN], ids=["l1", "uniform l2", "plain"]
+)
+def test_an_exported_network_takes_any_batch(template):
+    net = build(COMPACT, template, 0).eval()
+    example, file = torch.randn(2, 3, 64, 64), io.BytesIO()
+    program = torch.export.export(net, (example,), dynamic_shapes=[{0: torch.export.Dim.AUTO}])
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    for batch in (1, 2, 7):
+        x = torch.randn(batch, 3, 64, 64)
+        torch.testing.assert_close(loaded(x), net(x))
+
+
+def test_a_step_of_alexnet_behind_frozen_layers_is_finite():
+    net = build(Model(network="alexnet"), L1, 0).train()
+    net.freeze_through("conv3")
+    features = 20 * torch.rand(2, *net.feature_shape())
+    net.set_step(0, 1, 0, 0, 2)
+    out = net(features, from_features=True, full=True)
+    nn.functional.softplus(-out.logits_N).mean().backward()
+    assert out.maps["conv5"].shape == out.scores["conv6"].shape == (2, 256, 13, 13)
+    assert net.conv("conv3").weight.grad is None
+    assert all(p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
+    assert net.conv("conv4").weight.grad.any()
+
+
+def test_misuse_is_told():
+    with pytest.raises(ValueError, match=r"freeze_through 'pool2': expected one of conv1, conv2, conv3, conv4, conv5"):
+        build(COMPACT, L1, 0).freeze_through("pool2")
+    with pytest.raises(ValueError, match=r"interpretable = \('conv9',\): expected some of conv1"):
+        InterpretableNet(TINY, appended=False, interpretable=["conv9"])
+    with pytest.raises(ValueError, match=r"units of 'conv2': expected interpretable layers, \('conv1',\)"):
+        InterpretableNet(TINY, appended=True, interpretable=["conv1"], units={"conv2": torch.ones(9, 3, 3)})
