@@ -99,16 +99,21 @@ def _template(run: RunOutcome) -> str:
 
 def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> None:
     """What a person looks for in the record beside numbers: pictures of the templates, models, the ranking."""
-    from ipcnn_ray.models.describe import describe
+    from ipcnn_ray.models.describe import as_markdown
     from ipcnn_ray.report.ranking import markdown
     from ipcnn_ray.report.template_picture import template_picture
-    from ipcnn_ray.train.final_model import final_model, templates_of
+    from ipcnn_ray.models.build import interpretable_layers, unit_templates
+    from ipcnn_ray.models.geometry import map_side
+    from ipcnn_ray.train.final_model import final_model
 
     with tempfile.TemporaryDirectory() as folder:
         for run in outcome.runs:
-            if (found := templates_of(run.run.spec)) is not None and run.fresh:
+            model = run.run.spec.model
+            layer = run.run.spec.eval.layer or interpretable_layers(model)[-1]
+            units = unit_templates(run.run.spec.template, {layer: map_side(model, layer)})
+            if units and run.fresh:
                 picture = Path(folder) / "template.png"
-                template_picture(found, _template(run), picture)
+                template_picture(units[layer].numpy(), _template(run), picture)
                 tracker.attach(run.request.handle).file(picture, "pictures")
     wanted = {"none": [], "all": [run for run in outcome.runs if run.state == "succeeded"]}.get(
         experiment.compute.models,
@@ -117,7 +122,7 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
     for run in wanted:
         output.err.print(f"{run.run.label}: storing its model", soft_wrap=True)
         module, example = final_model(run.request)
-        tracker.attach(run.request.handle).model(module, example.numpy(), describe(run.run.spec.model))
+        tracker.attach(run.request.handle).model(module, example.numpy(), as_markdown(run.run.spec.model, run.run.spec.template))
     tracker.attach(outcome.parent).text(markdown(_rows(outcome), outcome.control), "ranking.md")
 
 

@@ -35,7 +35,7 @@ class BinaryCounts:
                 f"logit_N has shape {tuple(logit_N.shape)} and label_N {tuple(label_N.shape)}: expected [N] and [N]"
             )
         if not bool(((label_N == 0) | (label_N == 1)).all()):
-            raise ValueError(f"label_N has values {label_N.unique().tolist()}: expected 0 and 1")
+            raise ValueError(f"label_N has values {sorted(set(label_N.tolist()))}: expected 0 and 1")
         if weight_N is not None and weight_N.shape != logit_N.shape:
             raise ValueError(f"weight_N has shape {tuple(weight_N.shape)}: expected {list(logit_N.shape)}")
         weight = torch.ones_like(logit_N, dtype=torch.float64) if weight_N is None else weight_N.double()

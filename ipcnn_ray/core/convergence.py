@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def epochs_to_converge(error_by_epoch: Sequence[tuple[int, float]], share: float) -> int | None:
@@ -26,7 +27,5 @@ def area_under_error(error_by_epoch: Sequence[tuple[int, float]]) -> float | Non
     first, last = error_by_epoch[0], error_by_epoch[-1]
     if first[0] == last[0]:
         return first[1]
-    area = sum(
-        (b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in zip(error_by_epoch, error_by_epoch[1:], strict=False)
-    )
+    area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(error_by_epoch))
     return area / (last[0] - first[0])

@@ -84,9 +84,7 @@ class _ExactLoss(torch.autograd.Function):
         return slope_NCHW * grad_C[:, None, None], None, None, None
 
 
-def exact_filter_loss(
-    x_NCHW: Tensor, bank_Tnn: Tensor, log_prior_T: Tensor, *, gather: Gather | None = None
-) -> Tensor:
+def exact_filter_loss(x_NCHW: Tensor, bank_Tnn: Tensor, log_prior_T: Tensor, *, gather: Gather | None = None) -> Tensor:
     """The filter loss of each filter over the global batch, in nats, as [C].
 
     x_NCHW: maps after ReLU, before the mask. bank_Tnn: all templates, the negative one last. log_prior_T: log p(T).

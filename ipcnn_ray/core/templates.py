@@ -71,7 +71,7 @@ def part_templates(
     elif shape == "uniform":
         if gamma is None or not (gamma > 0 and math.isfinite(gamma)):
             raise ValueError(f"gamma = {gamma}: a uniform template needs a positive threshold")
-        unit = torch.where(scaled < gamma, 1.0, -1.0)
+        unit = torch.where(scaled < gamma, torch.ones_like(scaled), -torch.ones_like(scaled))
     else:
         raise ValueError(f"shape = {shape!r}: expected 'gradient' or 'uniform'")
     return (height * unit).to(dtype)
@@ -96,12 +96,10 @@ def template_bank(
     device: torch.device | None = None,
 ) -> Tensor:
     """All templates of an n x n map as [T, n, n]: the positive ones by position, then the negative one."""
-    positive = part_templates(
-        n, shape=shape, norm=norm, beta=beta, gamma=gamma, tau=tau, dtype=dtype, device=device
-    )
+    positive = part_templates(n, shape=shape, norm=norm, beta=beta, gamma=gamma, tau=tau, dtype=dtype, device=device)
     return torch.cat([positive, negative_template(n, tau, dtype=dtype, device=device)[None]])
 
 
 def log_prior(n: int, *, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:
-    """log p(T) as [T]: alpha = n^2 / (1 + n^2) shared by the positive templates, so every template has 1 / (1 + n^2)."""
+    """log p(T) as [T]: alpha = n^2 / (1 + n^2) over the positive templates, so each of all T has 1 / T."""
     return torch.full((n * n + 1,), -math.log(1 + n * n), dtype=dtype, device=device)

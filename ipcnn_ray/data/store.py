@@ -1,4 +1,4 @@
-"""Decoded crops, once, in a folder that every worker of a machine maps into memory.
+"""Decoded crops, once, in a folder that every worker of a machine reads.
 
 The folder's name is the digest of the data, so a changed photograph or annotation is another store.
 """
@@ -10,8 +10,9 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ from numpy.typing import NDArray
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import DataError, Problem
 
-FORMAT = 1
+FORMAT = 2
+SAMPLES, SAMPLE_BYTES = 64, 4096
+"""Opening a store reads this many blocks of its images, the first and the last among them."""
+
+Fill = Callable[[NDArray[np.uint8], NDArray[np.float32]], None]
+"""Fills the mapped crops [N, 3, S, S], and in the landmarks [N, K, 2] what is known only then."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class CropStore:
     landmark_names: tuple[str, ...]
     tags: Mapping[str, str]
     """What a record of a run must say of its data."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Why objects of the source are not here -> how many."""
 
     @property
     def size(self) -> int:
@@ -54,105 +62,94 @@ class CropStore:
         """Indices of the crops that show an object."""
         return np.flatnonzero(self.labels_N > 0.5)
 
+    def landmarks_of(self, items: Items) -> NDArray[np.float32]:
+        """Landmarks [I, K, 2] of items [I, 2]: in a mirror image column c is column S - 1 - c."""
+        places = self.landmarks_NK2[items[:, 0]]
+        mirrored = items[:, 1] == 1
+        places[mirrored, :, 1] = self.size - 1 - places[mirrored, :, 1]
+        return places
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All of a store but its crops; the fields are those of `CropStore`."""
+
+    labels_N: NDArray[np.float32]
+    landmarks_NK2: NDArray[np.float32]
+    train_items: Items
+    val_items: Items
+    names: tuple[str, ...]
+    landmark_names: tuple[str, ...]
+    tags: Mapping[str, str]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
 
 def folder_of(cache: Path, digest: str) -> Path:
     """Where the store of a digest lies."""
     return cache / "crops" / digest
 
 
-def _sum(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def write_store(cache: Path, digest: str, size: int, contents: Contents, fill: Fill) -> None:
+    """Make the store of crops of side `size`, whole or not at all. The caller holds the lock of this digest.
 
-
-def write_store(
-    cache: Path,
-    digest: str,
-    shape: tuple[int, int],
-    fill: Callable[[NDArray[np.uint8]], None],
-    *,
-    labels: NDArray[np.float32],
-    landmarks: NDArray[np.float32],
-    train_items: Items,
-    val_items: Items,
-    names: list[str],
-    landmark_names: tuple[str, ...],
-    tags: Mapping[str, str],
-) -> None:
-    """Make the store whole or not at all. `shape` is (N, S); `fill` writes the crops into the mapped array [N, 3, S, S].
-
-    Whatever `fill` raises leaves nothing behind.
+    Whatever `fill` raises leaves nothing behind, and what a killed process left is swept. DataError when the disk is
+    too small.
     """
-    count, size = shape
-    final = folder_of(cache, digest)
+    final, count = folder_of(cache, digest), len(contents.labels_N)
     final.parent.mkdir(parents=True, exist_ok=True)
-    room = shutil.disk_usage(final.parent).free
-    needed = count * 3 * size * size
-    if needed > room:
-        raise DataError(
-            [
-                Problem(
-                    str(final.parent),
-                    f"has {room / 1e9:.1f} GB free and the crops need {needed / 1e9:.1f} GB",
-                    "Free some space, or set IPCNN_CACHE to a larger disk.",
-                )
-            ]
-        )
+    for stale in final.parent.glob(f".{digest}-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    needed, free = count * 3 * size * size, shutil.disk_usage(final.parent).free
+    if needed > free:
+        what = f"has {free / 1e9:.1f} GB free and the crops need {needed / 1e9:.1f} GB"
+        advice = "Free some space, or set IPCNN_CACHE to a folder on a larger disk."
+        raise DataError([Problem(str(final.parent), what, advice)])
     making = Path(tempfile.mkdtemp(prefix=f".{digest}-", dir=final.parent))
     try:
         images = np.lib.format.open_memmap(making / "images.npy", "w+", np.uint8, (count, 3, size, size))
-        fill(images)
-        mean = _mean(images, train_items)
+        landmarks = contents.landmarks_NK2.astype(np.float32)
+        fill(images, landmarks)
         images.flush()
+        np.savez(
+            making / "arrays.npz",
+            allow_pickle=False,
+            labels=contents.labels_N,
+            landmarks=landmarks,
+            mean=_mean(images, contents.train_items),
+            train_items=contents.train_items,
+            val_items=contents.val_items,
+        )
         del images
-        arrays = {
-            "labels": labels,
-            "landmarks": landmarks,
-            "mean": mean,
-            "train_items": train_items,
-            "val_items": val_items,
-        }
-        np.savez(making / "arrays.npz", allow_pickle=False, **arrays)
         meta = {
             "format": FORMAT,
             "digest": digest,
-            "names": names,
-            "landmark_names": list(landmark_names),
-            "tags": dict(tags),
+            "names": contents.names,
+            "landmark_names": contents.landmark_names,
+            "tags": dict(contents.tags),
+            "left_out": dict(contents.left_out),
             "images_bytes": (making / "images.npy").stat().st_size,
+            "images_sha256": _sum(making / "images.npy"),
+            "images_samples_sha256": _samples_sum(making / "images.npy"),
             "arrays_sha256": _sum(making / "arrays.npz"),
         }
         (making / "meta.json").write_text(json.dumps(meta, indent=1))
-        if final.exists():
-            shutil.rmtree(final)
+        making.chmod(0o755)
         os.rename(making, final)
     finally:
         shutil.rmtree(making, ignore_errors=True)
 
 
-def _mean(images: NDArray[np.uint8], items: Items) -> NDArray[np.float32]:
-    total = np.zeros(images.shape[1:], np.float64)
-    distinct, counts = np.unique(items, axis=0, return_counts=True)
-    for (index, mirrored), count in zip(distinct, counts, strict=True):
-        image = images[index]
-        total += count * (image[:, :, ::-1] if mirrored else image)
-    return (total / max(1, len(items))).astype(np.float32)
+def open_store(cache: Path, digest: str, *, thorough: bool = False) -> CropStore | None:
+    """The store of a digest, or None when there is none; a damaged one is a DataError.
 
-
-def open_store(cache: Path, digest: str) -> CropStore | None:
-    """The store of a digest, or None when there is none; a damaged one is a DataError."""
+    The images are checked by their length and a sample of their bytes; `thorough` reads all of them.
+    """
     folder = folder_of(cache, digest)
     if not folder.is_dir():
         return None
     try:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
-        if meta["format"] != FORMAT or meta["digest"] != digest:
-            raise ValueError(f"format {meta['format']} and digest {meta['digest']}, expected {FORMAT} and {digest}")
-        size = (folder / "images.npy").stat().st_size
-        if size != meta["images_bytes"]:
-            raise ValueError(f"images.npy has {size} bytes, expected {meta['images_bytes']}")
-        if _sum(folder / "arrays.npz") != meta["arrays_sha256"]:
-            raise ValueError("arrays.npz has changed since it was written")
+        _check(folder, digest, meta, thorough)
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
             return CropStore(
@@ -166,8 +163,79 @@ def open_store(cache: Path, digest: str) -> CropStore | None:
                 names=tuple(meta["names"]),
                 landmark_names=tuple(meta["landmark_names"]),
                 tags=meta["tags"],
+                left_out=meta["left_out"],
             )
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            [Problem(str(folder), f"this cache of crops is damaged: {error}", "Delete the folder; it is made anew.")]
-        ) from error
+    except FileNotFoundError as error:
+        damage = f"{Path(error.filename).name} is missing"
+    except KeyError as error:
+        damage = f"{error} is missing"
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        damage = str(error)
+    advice = "Delete the folder; it is made anew."
+    raise DataError([Problem(str(folder), f"this cache of crops is damaged: {damage}", advice)])
+
+
+def _check(folder: Path, digest: str, meta: dict[str, Any], thorough: bool) -> None:
+    if meta["format"] != FORMAT or meta["digest"] != digest:
+        raise ValueError(f"it says format {meta['format']}, digest {meta['digest']}; expected {FORMAT}, {digest}")
+    images = folder / "images.npy"
+    size = images.stat().st_size
+    if size != meta["images_bytes"]:
+        raise ValueError(f"images.npy has {size} bytes, expected {meta['images_bytes']}")
+    if _samples_sum(images) != meta["images_samples_sha256"] or (thorough and _sum(images) != meta["images_sha256"]):
+        raise ValueError("images.npy has changed since it was written")
+    if _sum(folder / "arrays.npz") != meta["arrays_sha256"]:
+        raise ValueError("arrays.npz has changed since it was written")
+
+
+def rows_reader(array: NDArray[Any]) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
+    """A function that copies rows out of an array; those of a mapped file are read, not touched through the mapping.
+
+    The pages of a mapping stay in the process's resident memory until the machine runs short, which looks as if the
+    dataset had been loaded; pages of a file that is read do not.
+    """
+    if not _is_whole_file(array):
+        return lambda rows: array[rows]
+    file, row_bytes = Path(array.filename).open("rb", buffering=0), array[:1].nbytes
+
+    def read(rows: NDArray[np.int64]) -> NDArray[Any]:
+        out = np.empty((len(rows), *array.shape[1:]), array.dtype)
+        target = memoryview(out.reshape(-1).view(np.uint8))
+        for k, row in enumerate(rows.tolist()):
+            part = target[k * row_bytes : (k + 1) * row_bytes]
+            if os.preadv(file.fileno(), [part], array.offset + row * row_bytes) != row_bytes:
+                raise OSError(f"{array.filename} ends before its row {row}")
+        return out
+
+    return read
+
+
+def _is_whole_file(array: NDArray[Any]) -> bool:
+    """The array is a mapping of everything behind the header of a file (and not a part of one)."""
+    if not isinstance(array, np.memmap) or array.filename is None or not array.flags.c_contiguous:
+        return False
+    return Path(array.filename).stat().st_size == array.offset + array.nbytes
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _samples_sum(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as stream:
+        last = max(0, path.stat().st_size - SAMPLE_BYTES)
+        for k in range(SAMPLES):
+            stream.seek(last * k // (SAMPLES - 1))
+            found.update(stream.read(SAMPLE_BYTES))
+    return found.hexdigest()
+
+
+def _mean(images: NDArray[np.uint8], items: Items) -> NDArray[np.float32]:
+    total = np.zeros(images.shape[1:], np.float64)
+    distinct, counts = np.unique(items, axis=0, return_counts=True)
+    for (index, mirrored), count in zip(distinct, counts, strict=True):
+        image = images[index]
+        total += count * (image[:, :, ::-1] if mirrored else image)
+    return (total / len(items)).astype(np.float32)

@@ -90,7 +90,6 @@ class InterpretableNet(nn.Module):
             self.register_buffer(f"unit_{name}", unit_Pnn.to(device), persistent=False)
         self.masked = frozenset(units or {})
         self.cut = 0
-        self.frozen_through: str | None = None
 
     def forward(self, x: Tensor, *, from_features: bool = False, full: bool = False) -> Tensor | Output:
         """Logits [N] of normalised images [N, 3, S, S], or of `frozen_features` with `from_features`.
@@ -143,7 +142,6 @@ class InterpretableNet(nn.Module):
         while end < len(names) and not isinstance(self.body[names[end]], nn.Conv2d):
             end += 1
         self.cut = min([end, *(names.index(layer) for layer in self.interpretable)])
-        self.frozen_through = name
 
     def feature_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image's `frozen_features`."""

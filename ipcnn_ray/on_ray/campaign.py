@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ipcnn_ray.spec.digest import digest
 from ipcnn_ray.spec.expand import Run, active, experiment_id, grid_runs, named_runs, run_for, run_id
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.places import Places
 from ipcnn_ray.spec.search import SpaceSearch
 from ipcnn_ray.tracking.protocol import RunRecord, Tracker
-from ipcnn_ray.train.run import ControlReference, RunRequest
+from ipcnn_ray.train.request import ControlReference, RunRequest
 
 LABEL = "label"
 """Key of a Tune config that names a listed run; other configs are values of a space by path."""
@@ -59,10 +58,9 @@ class Campaign:
         """What a worker must know to train the run."""
         return RunRequest(
             run_id=self.run_id(run),
-            digest=digest(run.spec),
             spec=run.spec,
             places=self.places,
             handle=self.record(run).handle,
             folder=self.folder(run),
-            reference=self.reference,
+            references=self.reference,
         )

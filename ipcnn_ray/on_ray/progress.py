@@ -11,7 +11,9 @@ from ray.tune import Callback
 
 from ipcnn_ray.on_ray.campaign import Campaign
 from ipcnn_ray.tracking.protocol import State
-from ipcnn_ray.train.checkpoint import Attempts, RunResult, read_result, write_result
+from ipcnn_ray.train.attempts import Attempts
+from ipcnn_ray.train.checkpoint import read_result, write_result
+from ipcnn_ray.train.request import RunResult
 
 
 @dataclass(frozen=True)

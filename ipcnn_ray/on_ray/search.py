@@ -27,8 +27,10 @@ from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.places import Places
 from ipcnn_ray.spec.search import SpaceSearch
 from ipcnn_ray.tracking.protocol import State, Tracker
-from ipcnn_ray.train.checkpoint import Attempts, read_result, write_whole
-from ipcnn_ray.train.run import ControlReference, RunRequest
+from ipcnn_ray.train.attempts import Attempts
+from ipcnn_ray.train.checkpoint import read_result, write_whole
+from ipcnn_ray.train.metrics import objective
+from ipcnn_ray.train.request import ControlReference, RunRequest
 
 METRIC = "combined"
 
@@ -144,10 +146,7 @@ def _with_combined(outcome: RunOutcome, reference: ControlReference) -> RunOutco
     """A named run was trained before the control was known: its objective follows from its metrics."""
     if "val_error" not in outcome.metrics:
         return outcome
-    value = reference.combined(
-        outcome.metrics["instability"], outcome.metrics["val_error"], outcome.metrics["val_images"]
-    )
-    return replace(outcome, metrics={**outcome.metrics, METRIC: value})
+    return replace(outcome, metrics={**outcome.metrics, METRIC: objective(outcome.metrics, reference)})
 
 
 def _stopping(spec: ExperimentSpec) -> ASHAScheduler | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -20,8 +19,10 @@ from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from ipcnn_ray.on_ray.campaign import Campaign
-from ipcnn_ray.train.checkpoint import Attempts, read_result
-from ipcnn_ray.train.run import RunRequest, execute
+from ipcnn_ray.train.attempts import Attempts
+from ipcnn_ray.train.checkpoint import read_result
+from ipcnn_ray.train.request import RunRequest
+from ipcnn_ray.train.run import execute
 from ipcnn_ray.train.runtime import InProcess, ProcessGroup
 
 LOST_WORKERS = 8
@@ -49,8 +50,7 @@ def trainable(campaign: Campaign) -> Callable[[dict[str, Any]], None]:
 
     def trial(config: dict[str, Any]) -> None:
         request = campaign.request(campaign.run(config))
-        folder = Path(request.folder)
-        known = read_result(folder)
+        known = read_result(request.path)
         if known is None:
             train = _nested if request.spec.compute.workers > 1 else _in_trial
             train(request, campaign)
@@ -68,24 +68,30 @@ def resources(campaign: Campaign) -> dict[str, float]:
     return {"CPU": float(compute.cpus_per_worker), "GPU": campaign.gpus}
 
 
+def _errors(request: RunRequest) -> int:
+    """Attempts that ended by an error of the run itself."""
+    attempts = Attempts.read(request.path)
+    return attempts.error + attempts.memory
+
+
 def _in_trial(request: RunRequest, campaign: Campaign) -> None:
     device = torch.device("cuda" if campaign.gpus else "cpu")
-    before = Attempts.read(Path(request.folder)).error
+    before = _errors(request)
     while True:
         try:
             execute(request, _Trial(device), campaign.tracker)
             return
         except Exception:  # recorded with its cause by execute; the search goes on without this run
-            if Attempts.read(Path(request.folder)).error - before > request.spec.compute.retries:
+            if _errors(request) - before > request.spec.compute.retries:
                 return
 
 
 def _nested(request: RunRequest, campaign: Campaign) -> None:
     compute = request.spec.compute
-    tracker, before = campaign.tracker, Attempts.read(Path(request.folder)).error
+    tracker, before = campaign.tracker, _errors(request)
 
     def worker(_: dict[str, Any]) -> None:
-        if Attempts.read(Path(request.folder)).error - before > request.spec.compute.retries:
+        if _errors(request) - before > request.spec.compute.retries:
             return
         execute(request, _TrainWorker(ray.train.torch.get_device()), tracker)
 

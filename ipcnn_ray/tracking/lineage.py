@@ -105,9 +105,11 @@ def _gpus() -> str:
 
 
 def _output(command: list[str]) -> str | None:
-    """What a command prints; None where it is not there, fails, or hangs."""
+    """What a command prints; None where it is not there, fails, or hangs. Inside a git hook, GIT_DIR names the
+    repository of the hook: such variables do not count here."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=True, env=env)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -36,11 +36,11 @@ STATUS: dict[State, str] = {
     "failed": "FAILED",
     "stopped": "KILLED",
 }
-ENDED = {"succeeded", "failed", "stopped"}
 MIRRORED = {"code.commit": "mlflow.source.git.commit"}
 """Tags that MLflow shows in a column of its own."""
 
-QUIET = {
+SETTINGS = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_DISABLE_AGENT_HINT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -50,13 +50,17 @@ QUIET = {
 
 @functools.cache
 def _mlflow() -> Any:
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(environment())
     import mlflow
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # its errors are raised as ours
     return mlflow
+
+
+def environment() -> dict[str, str]:
+    """Settings under which MLflow reports nothing to anybody and prints nothing of its own; the user's own win."""
+    return {name: os.environ.get(name, value) for name, value in SETTINGS.items()}
 
 
 def server_command(uri: str, port: int) -> list[str]:
@@ -79,9 +83,8 @@ def _told(uri: str) -> Iterator[None]:
 def _client(uri: str) -> Any:
     """This process's client of a store; opens the store."""
     reach(uri)
-    mlflow = _mlflow()
     try:
-        client = mlflow.MlflowClient(uri)
+        client = _mlflow().MlflowClient(uri)
         client.search_experiments(max_results=1)
     except Exception as error:
         raise told(uri, error) from error
@@ -110,8 +113,7 @@ class MlflowTracker:
             if found.lifecycle_stage != "active":
                 raise TrackingError(
                     f"experiment {experiment} was deleted from the record at {without_password(self.uri)}\n"
-                    f"Bring it back with: mlflow experiments restore -x {found.experiment_id}   or change the spec's "
-                    "name."
+                    f"Bring it back: mlflow experiments restore -x {found.experiment_id}   or change the spec's name."
                 )
             note = shortened(note, EXPERIMENT_TAG_LENGTH)
             if note and found.tags.get("mlflow.note.content") != note:
@@ -123,11 +125,10 @@ class MlflowTracker:
             root = self.artifact_root
             root = root.rstrip("/") if "://" in root else Path(root).expanduser().absolute().as_uri()
             location = f"{root}/{experiment}"
-        mlflow = _mlflow()
         tags = {"mlflow.experimentKind": "custom_model_development"}
         try:
             _client(self.uri).create_experiment(experiment, artifact_location=location, tags=tags)
-        except mlflow.exceptions.MlflowException as error:
+        except _mlflow().exceptions.MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another launcher on the same server
                 raise
 
@@ -337,7 +338,7 @@ class _MlflowRun:
     def state(self, state: State, why: str = "") -> None:
         self.tags({"ipcnn.state": state, "ipcnn.why": why})
         with _told(self.uri):
-            if state in ENDED:
+            if state in ("succeeded", "failed", "stopped"):
                 _client(self.uri).set_terminated(self.handle, STATUS[state])
             else:
                 _client(self.uri).update_run(self.handle, status=STATUS[state])

@@ -26,6 +26,8 @@ class Attempts:
     """Another error in the run itself."""
     open: bool = False
     """An attempt is going on, or was lost."""
+    why: str = ""
+    """What the error of the last attempt said; empty when it did not end in one."""
 
     @classmethod
     def read(cls, folder: Path) -> Attempts:
@@ -38,13 +40,13 @@ class Attempts:
         """Count the attempt before as lost if nothing closed it, and open the next one."""
         attempts = cls.read(folder)
         attempts.lost += attempts.open
-        attempts.open = True
+        attempts.open, attempts.why = True, ""
         attempts._write(folder)
         return attempts
 
-    def close(self, folder: Path, cause: Cause | None = None) -> None:
-        """The attempt has ended: well, or by a cause."""
-        self.open = False
+    def close(self, folder: Path, cause: Cause | None = None, why: str = "") -> None:
+        """The attempt has ended: well, or by a cause that `why` tells in a sentence."""
+        self.open, self.why = False, why
         self.memory += cause == "memory"
         self.error += cause == "error"
         self._write(folder)

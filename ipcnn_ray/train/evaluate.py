@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,11 @@ from torch import Tensor
 from ipcnn_ray.core.classification import BinaryCounts
 from ipcnn_ray.core.location_instability import LocationInstability, location_instability
 from ipcnn_ray.core.mask import peak_NC
-from ipcnn_ray.core.receptive_field import Field
-from ipcnn_ray.data.batches import Batch, Read, batches
+from ipcnn_ray.core.receptive_field import Field, centers
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.data.store import CropStore
-from ipcnn_ray.models.net import InterpretableNet, Output
+from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.train.inputs import Inputs, distinct
 from ipcnn_ray.train.runtime import Runtime
 
 
@@ -33,76 +33,84 @@ class Measured:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Which items are looked at, and what each is for. Every (crop, mirrored) pair once."""
+    """Which items are looked at, each (crop, mirrored) pair once, and what each is for."""
 
     items: Items
     weight_I: Tensor
-    """How often the validation split holds the item."""
+    """How often the validation split holds the item, float64."""
     measured: Tensor
     """Positions in `items` of the object images, not mirrored, that location instability is taken over."""
 
     @classmethod
     def of(cls, store: CropStore, images: str) -> EvaluationPlan:
-        """`images`: all object images, or those of the validation split."""
-        validation, counts = np.unique(store.val_items, axis=0, return_counts=True)
+        """images: `all` object images, or those of the `validation` split (mirrored there or not)."""
         objects = store.objects
         if images == "validation":
-            objects = np.setdiff1d(objects, store.train_items[:, 0])
-        objects = np.stack([objects, np.zeros_like(objects)], 1)
-        items = np.unique(np.concatenate([validation, objects]), axis=0)
-        position = {tuple(item): i for i, item in enumerate(items.tolist())}
-        weight = torch.zeros(len(items), dtype=torch.float64)
-        weight[[position[tuple(item)] for item in validation.tolist()]] = torch.from_numpy(counts).double()
-        return cls(items, weight, torch.tensor([position[tuple(item)] for item in objects.tolist()]))
+            objects = np.intersect1d(objects, store.val_items[:, 0])
+        upright = np.stack([objects, np.zeros_like(objects)], 1)
+        items = distinct(store.val_items, upright)
+        position = {(index, mirrored): i for i, (index, mirrored) in enumerate(items.tolist())}
+        weight_I = torch.zeros(len(items), dtype=torch.float64)
+        for index, mirrored in store.val_items.tolist():
+            weight_I[position[index, mirrored]] += 1
+        return cls(items, weight_I, torch.tensor([position[index, 0] for index in objects.tolist()]))
 
 
+@torch.no_grad()
 def evaluate(
-    net: InterpretableNet,
-    run: Callable[[Batch], Output],
-    read: Read,
+    inputs: Inputs,
     plan: EvaluationPlan,
-    store: CropStore,
     fields: Mapping[str, Field],
     runtime: Runtime,
     *,
+    epoch: int,
     batch_size: int,
     top_images: int,
 ) -> Measured:
-    """Evaluate `net`; `run` gives its full output for a batch that `read` filled. Every rank gets the same numbers."""
-    count, world = len(plan.items), runtime.world_size
-    padded = np.concatenate([plan.items, plan.items[: -count % world]])
-    mine = padded[runtime.rank :: world]
+    """Evaluate the network of `inputs` in float32; every rank gets the same numbers.
+
+    fields: receptive fields of the interpretable layers. batch_size: of one worker. The items are dealt out to the
+    workers in turn; what pads the last deal is dropped after the merge.
+    Raises TrainingError when the network's outputs are not finite.
+    """
+    net, store = inputs.net, inputs.store
+    count = len(plan.items)
+    mine = plan.items[np.arange(runtime.rank, count + -count % runtime.world_size, runtime.world_size) % count]
     parts = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
-    logits: list[Tensor] = []
-    peaks: dict[str, list[Tensor]] = {layer: [] for layer in net.interpretable}
-    values: dict[str, list[Tensor]] = {layer: [] for layer in net.interpretable}
+    found: dict[str, list[Tensor]] = {}
     net.eval()
     try:
-        with torch.no_grad():
-            for batch in batches(parts, store.labels_N, read):
-                output = run(batch)
-                logits.append(output.logits_N.float())
+        with inputs.loader(parts) as loader:
+            for batch in loader:
+                output = net(inputs.rows(batch), from_features=True, full=True)
+                found.setdefault("logits", []).append(output.logits_N)
                 for layer, score_NCHW in output.scores.items():
-                    peaks[layer].append(peak_NC(score_NCHW))
-                    values[layer].append(score_NCHW.float().amax((2, 3)))
+                    found.setdefault(f"peak {layer}", []).append(peak_NC(score_NCHW))
+                    found.setdefault(f"activation {layer}", []).append(score_NCHW.amax((2, 3)))
     finally:
         net.train()
-
-    def merged(parts: list[Tensor]) -> Tensor:
-        return runtime.gather(torch.cat(parts)).transpose(0, 1).flatten(0, 1)[:count].cpu()
-
-    labels = torch.from_numpy(store.labels_N[plan.items[:, 0]])
-    counts = BinaryCounts.of(merged(logits), labels, plan.weight_I)
-    landmarks = torch.from_numpy(store.landmarks_NK2[plan.items[plan.measured, 0]])
+    merged = {
+        name: runtime.gather(torch.cat(tensors)).transpose(0, 1).flatten(0, 1)[:count].cpu()
+        for name, tensors in found.items()
+    }
+    if not all(bool(tensor.isfinite().all()) for tensor in merged.values()):
+        raise TrainingError(
+            f"the network's outputs are not finite after epoch {epoch}: lower train.learning_rate, "
+            "or loss.filter.weight if there is a filter loss"
+        )
+    label_I = torch.from_numpy(store.labels_N[plan.items[:, 0]])
+    seen = plan.weight_I > 0
+    counts = BinaryCounts.of(merged["logits"][seen], label_I[seen], plan.weight_I[seen])
+    landmarks_NK2 = torch.from_numpy(store.landmarks_NK2[plan.items[plan.measured, 0]])
     instability = {}
     for layer in net.interpretable:
-        field, n = fields[layer], net.side(layer)
-        peak = merged(peaks[layer])[plan.measured]
-        place = field.first_center + field.stride * torch.stack([peak // n, peak % n], 2).double()
+        n = net.shape(layer)[1]
+        center_n = centers(fields[layer], n)
+        peaks_NC = merged[f"peak {layer}"][plan.measured]
         instability[layer] = location_instability(
-            place,
-            merged(values[layer])[plan.measured],
-            landmarks,
+            torch.stack([center_n[peaks_NC // n], center_n[peaks_NC % n]], 2),
+            merged[f"activation {layer}"][plan.measured],
+            landmarks_NK2,
             store.size * math.sqrt(2),
             top_images=top_images,
         )

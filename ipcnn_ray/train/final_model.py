@@ -2,52 +2,47 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ipcnn_ray.models.build import build, interpretable_layers, unit_templates
-from ipcnn_ray.models.geometry import map_side
+from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.models.build import assemble
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.train.run import MEAN, WEIGHTS, RunRequest
+from ipcnn_ray.train.request import RunRequest
+from ipcnn_ray.train.run import MEAN, WEIGHTS
 
 
 class Classifier(nn.Module):
-    """The trained network with its normalisation: RGB crops [N, 3, S, S] with values 0..255 -> logits [N].
+    """The trained network with its normalisation: RGB crops [N, 3, S, S] float, values 0..255 -> logits [N].
 
     A positive logit says that the crop shows the category.
     """
 
-    mean: Tensor
+    mean_3SS: Tensor
 
     def __init__(self, net: InterpretableNet, mean_3SS: Tensor, scale: float) -> None:
         super().__init__()
         self.net = net
         self.scale = scale
-        self.register_buffer("mean", mean_3SS)
+        self.register_buffer("mean_3SS", mean_3SS)
 
-    def forward(self, crops: Tensor) -> Tensor:
-        logits: Tensor = self.net((crops - self.mean) * self.scale)
-        return logits
+    def forward(self, crops_N3SS: Tensor) -> Tensor:
+        logits_N: Tensor = self.net((crops_N3SS - self.mean_3SS) * self.scale)
+        return logits_N
 
 
 def final_model(request: RunRequest) -> tuple[Classifier, Tensor]:
-    """The network of a finished run, in evaluation mode on the CPU, and an example batch of two crops."""
-    tensors = load_file(Path(request.folder) / WEIGHTS)
-    mean = tensors.pop(MEAN)
-    net = build(request.spec.model, request.spec.template, request.spec.seed)
+    """The network of a run that has ended, in evaluation mode on the CPU, and an example batch of two crops.
+
+    Raises TrainingError while the run has not ended.
+    """
+    path = request.path / WEIGHTS
+    if not path.is_file():
+        raise TrainingError(f"run {request.run_id} has no {WEIGHTS} in {request.folder}: it has not ended yet")
+    tensors = load_file(path)
+    mean_3SS = tensors.pop(MEAN)
+    net = assemble(request.spec.model, request.spec.template)
     net.load_state_dict(tensors)
-    model = Classifier(net, mean, request.spec.model.table.input_scale).eval()
-    return model, torch.stack([mean, mean.flip(2)])
-
-
-def templates_of(spec: ExperimentSpec) -> NDArray[np.floating] | None:
-    """The positive templates of the run's measured layer divided by tau, [P, n, n]; None for the plain network."""
-    layer = spec.eval.layer or interpretable_layers(spec.model)[-1]
-    units = unit_templates(spec.template, {layer: map_side(spec.model, layer)})
-    return units[layer].numpy() if layer in units else None
+    model = Classifier(net, mean_3SS, request.spec.model.table.input_scale).eval()
+    return model, torch.stack([mean_3SS, mean_3SS.flip(2)])

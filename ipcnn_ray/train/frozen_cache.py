@@ -1,4 +1,4 @@
-"""Outputs of frozen layers, computed once and mapped from disk: the same numbers as running the layers."""
+"""Outputs of frozen layers, computed once per machine and mapped from disk: the same numbers as running the layers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,65 +13,87 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ipcnn_ray.data.batches import Read
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.models.net import InterpretableNet
 
 CHUNK = 32
 """Items per forward pass while building."""
+SPARE = 1 << 28
+"""Bytes that stay free on the disk."""
 
 
-def feature_key(*parts: str) -> str:
-    """Name of a cache: what its numbers depend on."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+def feature_key(data_digest: str, net: InterpretableNet, scale: float, device_type: str, items: Items) -> str:
+    """Name of a cache: a sum over all that its numbers depend on, the frozen layers' parameters among it."""
+    frozen = list(net.body.items())[: net.cut]
+    what = [data_digest, [[name, repr(module)] for name, module in frozen], scale, device_type, torch.__version__]
+    total = hashlib.sha256(json.dumps(what).encode())
+    for _, module in frozen:
+        for parameter in module.parameters():
+            total.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    total.update(items.tobytes())
+    return total.hexdigest()[:16]
 
 
 def features_reader(
-    cache: Path,
-    key: str,
-    items: Items,
-    shape: tuple[int, ...],
-    compute: Callable[[Items], torch.Tensor],
-    store_size: int,
+    cache: Path, key: str, items: Items, shape: tuple[int, ...], compute: Callable[[Items], Tensor]
 ) -> Read:
-    """A reader of the features of `items` [I, 2], built with `compute` (items -> [b, *shape] float32) if absent.
+    """A reader of the features of `items` [I, 2], distinct and in order; built with `compute` if absent.
 
-    One process of a machine builds, the others wait. Raises TrainingError when the disk is too small.
+    compute: items [b, 2] -> features [b, *shape] float32. One process of a machine builds, the others wait for it.
+    Raises TrainingError when the disk is too small, or when what lies there is not what was written.
     """
     folder = cache / "features" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
-    wanted = np.unique(items, axis=0)
     with FileLock(folder.parent / f"{key}.lock"):
         if not folder.is_dir():
-            _build(folder, wanted, shape, compute)
-    features = np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
-    rows = _rows(np.load(folder / "items.npy", allow_pickle=False), store_size)
-    return lambda part: torch.from_numpy(features[rows[part[:, 0] * 2 + part[:, 1]]])
+            _build(folder, items, shape, compute)
+    features = _open(folder, (len(items), *shape))
+    row = np.full(2 * (int(items[:, 0].max()) + 1), -1, np.int64)
+    row[items[:, 0] * 2 + items[:, 1]] = np.arange(len(items))
+
+    def read(part: Items) -> Tensor:
+        rows = row[part[:, 0] * 2 + part[:, 1]]
+        assert (rows >= 0).all(), "an item that the cache was not built for"
+        return torch.from_numpy(features[rows])
+
+    return read
 
 
-def _rows(items: Items, store_size: int) -> NDArray[np.int64]:
-    rows = np.full(2 * store_size, -1, np.int64)
-    rows[items[:, 0] * 2 + items[:, 1]] = np.arange(len(items))
-    return rows
+def _open(folder: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    try:
+        features: NDArray[np.float32] = np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
+        if features.shape != shape or features.dtype != np.float32:
+            raise ValueError(f"it holds {features.dtype} {features.shape}, expected float32 {shape}")
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"the cached outputs of frozen layers in {folder} are damaged ({error}): delete the folder; it is made anew"
+        ) from error
+    return features
 
 
-def _build(folder: Path, items: Items, shape: tuple[int, ...], compute: Callable[[Items], torch.Tensor]) -> None:
+def _build(folder: Path, items: Items, shape: tuple[int, ...], compute: Callable[[Items], Tensor]) -> None:
+    making = folder.with_name(f".{folder.name}")
+    shutil.rmtree(making, ignore_errors=True)  # of a process that was killed while it built
     needed = len(items) * int(np.prod(shape)) * 4
-    free = shutil.disk_usage(folder.parent).free
+    free = shutil.disk_usage(folder.parent).free - SPARE
     if needed > free:
         raise TrainingError(
-            f"the outputs of the frozen layers need {needed / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB: "
-            "free some space, set IPCNN_CACHE to a larger disk, or --set compute.cache_frozen=false"
+            f"the outputs of the frozen layers for {len(items)} images need {needed / 1e9:.2f} GB, and {folder.parent} "
+            f"has {max(0, free) / 1e9:.2f} GB to spare: free some space, set IPCNN_CACHE to a folder on a larger disk, "
+            "or compute them anew every epoch with --set compute.cache_frozen=false"
         )
-    making = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    making.mkdir()
     try:
         features = np.lib.format.open_memmap(making / "features.npy", "w+", np.float32, (len(items), *shape))
         for start in range(0, len(items), CHUNK):
-            features[start : start + CHUNK] = compute(items[start : start + CHUNK]).float().cpu().numpy()
+            features[start : start + CHUNK] = compute(items[start : start + CHUNK]).cpu().numpy()
         features.flush()
         del features
-        np.save(making / "items.npy", items)
-        os.rename(making, folder)
-    finally:
+        os.replace(making, folder)
+    except BaseException:
         shutil.rmtree(making, ignore_errors=True)
+        raise

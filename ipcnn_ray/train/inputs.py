@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Generator
 from contextlib import closing
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,22 +15,49 @@ from ipcnn_ray.data.batches import Batch, Read, batches, crops_reader, to_input
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.data.store import CropStore
 from ipcnn_ray.models.net import InterpretableNet
-
-Batches = closing  # a generator whose reading thread ends with the block, whatever happens in it
+from ipcnn_ray.train.frozen_cache import feature_key, features_reader
 
 
 class Inputs:
-    """Batches of a store on the device, ready for `net(rows, from_features=True)`.
+    """Batches of a store, and what of them enters `net(rows, from_features=True)`.
 
-    Frozen layers run here, in float32 whatever the precision of training, so that reading their outputs from a
-    cache gives the same numbers.
+    Frozen layers run here, in float32 whatever the precision of training, so that reading their outputs from disk
+    gives the same numbers.
     """
 
     def __init__(self, store: CropStore, net: InterpretableNet, scale: float, device: torch.device) -> None:
         self.store = store
         self.net = net
-        self.device = device
         self.scale = scale
+        self.device = device
         self.mean_3SS = torch.from_numpy(store.mean_3SS).to(device)
         self._crops = crops_reader(store.images_N3SS)
         self._features: Read | None = None
+
+    def cache(self, folder: Path, items: Items) -> None:
+        """From now on read the frozen layers' outputs for `items` from `folder`, where they are put if absent."""
+
+        def compute(part: Items) -> Tensor:
+            return self._frozen(self._crops(part), torch.from_numpy(part[:, 1] == 1))
+
+        key = feature_key(self.store.digest, self.net, self.scale, self.device.type, items)
+        self._features = features_reader(folder, key, items, self.net.feature_shape(), compute)
+
+    def loader(self, parts: list[Items]) -> closing[Generator[Batch, None, None]]:
+        """Batches of these items, for a `with` block: their reading thread ends with it, whatever happens there."""
+        generator = batches(parts, self.store.labels_N, self._features or self._crops)
+        return closing(cast("Generator[Batch, None, None]", generator))
+
+    def rows(self, batch: Batch) -> Tensor:
+        """What of a batch enters the first layer that is trained, on the device."""
+        if self._features is not None:
+            return batch.rows.to(self.device)
+        return self._frozen(batch.rows, batch.mirrored)
+
+    def _frozen(self, crops_u8: Tensor, mirrored: Tensor) -> Tensor:
+        return self.net.frozen_features(to_input(crops_u8, mirrored, self.mean_3SS, self.scale, self.device))
+
+
+def distinct(*items: Items) -> Items:
+    """Each (crop, mirrored) pair once, in order."""
+    return np.unique(np.concatenate(items), axis=0)

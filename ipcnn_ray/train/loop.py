@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ipcnn_ray.core.classification import logistic_loss
 from ipcnn_ray.core.filter_loss import exact_filter_loss, filter_weight
-from ipcnn_ray.data.batches import Batch, Read, batches, epoch_order, shares
-from ipcnn_ray.data.store import CropStore
+from ipcnn_ray.data.batches import epoch_order, shares
 from ipcnn_ray.errors import TrainingError
-from ipcnn_ray.models.net import InterpretableNet, Output
+from ipcnn_ray.models.net import Output
+from ipcnn_ray.train.inputs import Inputs
 from ipcnn_ray.train.runtime import Runtime
 
 
@@ -30,7 +30,7 @@ class LayerLoss:
 
 @dataclass(frozen=True)
 class EpochSums:
-    """What an epoch of training cost and reached."""
+    """What an epoch of training came to, over the images of all workers, as they were met."""
 
     train_loss: float
     """Mean classification loss, nats per image."""
@@ -38,7 +38,6 @@ class EpochSums:
     """Filter loss, nats, summed over filters and layers, mean over steps, not weighted."""
     train_error: float
     images: int
-    """Images of all workers."""
 
 
 def step_loss(
@@ -49,29 +48,28 @@ def step_loss(
     batch_size: int,
     runtime: Runtime,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss to differentiate, sum of the local images' classification losses, global filter loss).
+    """(loss to differentiate, sum of the local images' classification losses, filter loss of the global batch).
 
-    Averaged over the workers (as DDP averages gradients), the gradient of the first is the gradient of
-    [mean over the global batch of the classification loss] + sum over layers and filters of lambda * filter loss.
+    The gradient of the first, averaged over the workers as DDP does it, is that of
+    [mean over the global batch of the classification loss] + [sum over layers and filters of lambda * filter loss]:
+    a worker's images move the global loss by their own gradient alone, and DDP divides the sum of these by the
+    number of workers, hence the factor. `label_N`: of the local images, 1 or 0. `batch_size`: of the global batch.
     """
     classification = logistic_loss(output.logits_N.float(), label_N).sum()
-    weighted = classification / batch_size
+    total = classification / batch_size
     information = torch.zeros((), device=label_N.device)
     for layer, loss in losses.items():
-        maps = output.maps[layer].float()
-        lambda_C = filter_weight(maps, loss.weight, epoch, loss.schedule, gather=runtime.gather)
-        loss_C = exact_filter_loss(maps, loss.bank_Tnn, loss.log_prior_T, gather=runtime.gather)
-        weighted = weighted + (lambda_C * loss_C).sum()
+        maps_NCHW = output.maps[layer].float()
+        lambda_C = filter_weight(maps_NCHW, loss.weight, epoch, loss.schedule, gather=runtime.gather)
+        loss_C = exact_filter_loss(maps_NCHW, loss.bank_Tnn, loss.log_prior_T, gather=runtime.gather)
+        total = total + (lambda_C * loss_C).sum()
         information = information + loss_C.detach().sum()
-    return weighted * runtime.world_size, classification.detach(), information
+    return total * runtime.world_size, classification.detach(), information
 
 
 def train_epoch(
-    net: InterpretableNet,
     model: nn.Module,
-    run: Callable[[nn.Module, Batch], Output],
-    read: Read,
-    store: CropStore,
+    inputs: Inputs,
     optimizer: torch.optim.Optimizer,
     losses: Mapping[str, LayerLoss],
     runtime: Runtime,
@@ -79,41 +77,64 @@ def train_epoch(
     seed: int,
     epoch: int,
     batch_size: int,
+    bfloat16: bool,
 ) -> EpochSums:
-    """Train one epoch; `model` is `net` as the runtime wraps it, `run` its full output for a batch.
+    """Train one epoch; `model` is the network of `inputs` as the runtime wraps it.
 
-    Raises TrainingError when a loss is not finite.
+    bfloat16: run the trained layers under autocast; losses are float32 always.
+    Raises TrainingError when there is not one full batch, and when a loss is not finite.
     """
-    order = epoch_order(len(store.train_items), seed, epoch)
-    parts = [store.train_items[share] for share in shares(order, batch_size, runtime.rank, runtime.world_size)]
+    net, items = inputs.net, inputs.store.train_items
+    order = epoch_order(len(items), seed, epoch)
+    parts = [items[share] for share in shares(order, batch_size, runtime.rank, runtime.world_size)]
     if not parts:
         raise TrainingError(
             f"the training split has {len(order)} items, fewer than one batch of {batch_size}: "
             "use more data or a smaller train.batch_size"
         )
-    local = batch_size // runtime.world_size
-    net.train()
+    first_row = runtime.rank * (batch_size // runtime.world_size)
     steps: list[Tensor] = []
-    for step, batch in enumerate(batches(parts, store.labels_N, read)):
-        net.set_step(seed, epoch, step, runtime.rank * local, batch_size)
-        label_N = batch.labels.to(runtime.device)
-        output = run(model, batch)
-        loss, classification, information = step_loss(output, label_N, losses, epoch, batch_size, runtime)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        wrong = ((output.logits_N > 0) != (label_N > 0.5)).sum()
-        steps.append(torch.stack([classification.double(), wrong.double(), information.double()]))
-    sums_S3 = torch.stack(steps)
-    all_WS3 = runtime.gather(sums_S3)
-    if not bool(torch.isfinite(all_WS3).all()):
-        first = int((~torch.isfinite(all_WS3)).any(0).any(1).nonzero()[0]) + 1
+    net.train()
+    with inputs.loader(parts) as loader:
+        for step, batch in enumerate(loader):
+            net.set_step(seed, epoch, step, first_row, batch_size)
+            label_N = batch.labels.to(runtime.device)
+            with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bfloat16):
+                output = model(inputs.rows(batch), from_features=True, full=True)
+            loss, classification, information = step_loss(output, label_N, losses, epoch, batch_size, runtime)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            wrong = ((output.logits_N > 0) != (label_N > 0.5)).sum()
+            steps.append(torch.stack([classification, information, wrong]).double())
+    return _sums(runtime.gather(torch.stack(steps)), epoch, batch_size, optimizer, losses)
+
+
+def _sums(
+    all_WS3: Tensor,
+    epoch: int,
+    batch_size: int,
+    optimizer: torch.optim.Optimizer,
+    losses: Mapping[str, LayerLoss],
+) -> EpochSums:
+    """Merge the steps of all workers: sums of classification losses, filter losses (equal on all), wrong images."""
+    classification_S, information_S, wrong_S = all_WS3[:, :, 0].sum(0), all_WS3[0, :, 1], all_WS3[:, :, 2].sum(0)
+    steps = len(wrong_S)
+    broken_S = ~(classification_S.isfinite() & information_S.isfinite())
+    if bool(broken_S.any()):
+        step = int(broken_S.nonzero()[0])
+        advice = f"lower train.learning_rate (here {optimizer.param_groups[0]['lr']:g})"
+        if losses:
+            advice += f" or loss.filter.weight ({next(iter(losses.values())).weight:g})"
         raise TrainingError(
-            f"the loss is not finite in epoch {epoch}, step {first} of {len(parts)}: "
-            "lower train.learning_rate or loss.filter.weight"
+            f"the loss is not finite in epoch {epoch}, step {step + 1} of {steps}: "
+            f"classification {float(classification_S[step]) / batch_size:g}, filter {float(information_S[step]):g}; "
+            f"{advice}"
         )
-    images = len(parts) * batch_size
-    classification_sum, wrong_sum = all_WS3[:, :, :2].sum((0, 1)).tolist()
+    images = steps * batch_size
     return EpochSums(
-        classification_sum / images, float(all_WS3[0, :, 2].mean()), wrong_sum / images, images
+        train_loss=float(classification_S.sum()) / images,
+        filter_loss=float(information_S.mean()),
+        train_error=float(wrong_S.sum()) / images,
+        images=images,
     )

@@ -8,7 +8,7 @@ from torch import nn
 
 from ipcnn_ray.core.templates import negative_template, part_templates
 from ipcnn_ray.models.build import assemble, build, template_banks
-from ipcnn_ray.spec.experiment import GradientTemplate, Model, NoTemplate, UniformTemplate
+from ipcnn_ray.spec.experiment import GradientTemplate, Model, NoTemplate, UniformTemplate, Weights
 
 COMPACT = Model(network="compact")
 PLAIN = NoTemplate(shape="none")
@@ -46,6 +46,13 @@ def test_weights_are_he_normal_but_for_the_last_layer():
     assert all(not p.any() for name, p in net.named_parameters() if name.endswith("bias"))
 
 
+def test_weights_that_will_lie_behind_pretrained_layers_are_the_released_ones():
+    weights = Weights(file="w.npz", layers=("conv1",))
+    net = build(COMPACT.model_copy(update={"weights": weights}), PLAIN, 0)
+    for layer in (net.conv("conv4"), net.conv("conv5"), net.head["fc6"]):
+        assert layer.weight.std().item() == pytest.approx(0.01, rel=0.05)
+
+
 def test_the_fan_in_of_a_grouped_convolution_is_that_of_one_group():
     net = build(Model(network="alexnet", appended_layer=False), PLAIN, 0)
     assert net.conv("conv2").weight.std().item() == pytest.approx(math.sqrt(2 / (48 * 25)), rel=0.01)
@@ -80,13 +87,17 @@ def test_dropout_is_the_specs_or_the_networks_own():
     assert assemble(Model(network="vgg16", dropout=0.8), PLAIN, "meta").head["drop8"].p == 0.8
 
 
+# conv1 7 x 7 x 3 x 96, conv2 5 x 5 x 96 x 256, conv3 3 x 3 x 256 x 512, conv4 and conv5 3 x 3 x 512 x 512, with biases.
+VGG_M_CONVS = 14_208 + 614_656 + 1_180_160 + 2 * 2_359_808
+
+
 @pytest.mark.parametrize(
     ("network", "first", "parameters"),
     [
         # conv6 is 3 x 3 x C x C + C; fc7 (6 x 6 or 7 x 7) x C x 4096 + 4096; fc8 4096^2 + 4096; fc9 4096 + 1.
         ("alexnet", (4096, 9216), 2_334_080 + 590_080 + 37_752_832 + 16_781_312 + 4_097),
-        ("vgg_m", (4096, 18432), 6_511_872 + 2_359_808 + 75_501_568 + 16_781_312 + 4_097),
-        ("vgg_s", (4096, 18432), 6_511_872 + 2_359_808 + 75_501_568 + 16_781_312 + 4_097),
+        ("vgg_m", (4096, 18432), VGG_M_CONVS + 2_359_808 + 75_501_568 + 16_781_312 + 4_097),
+        ("vgg_s", (4096, 18432), VGG_M_CONVS + 2_359_808 + 75_501_568 + 16_781_312 + 4_097),
         ("vgg16", (4096, 25088), 14_714_688 + 2_359_808 + 102_764_544 + 16_781_312 + 4_097),
     ],
 )

@@ -9,7 +9,7 @@ L1 = GradientTemplate(shape="gradient")
 
 def test_the_rows_of_alexnet_behind_frozen_layers():
     rows = {row.name: row for row in describe(Model(network="alexnet"), L1, "conv3")}
-    assert list(rows) == "conv1 pool1 conv2 pool2 conv3 conv4 conv5 conv6 pool6 fc7 fc8 fc9".split()
+    assert " ".join(rows) == "conv1 pool1 conv2 pool2 conv3 conv4 conv5 conv6 pool6 fc7 fc8 fc9"
     conv2, conv6, pool6 = rows["conv2"], rows["conv6"], rows["pool6"]
     assert (conv2.kind, conv2.channels, conv2.side, conv2.field, conv2.stride) == ("conv 5x5, 2 groups", 256, 27, 51, 8)
     assert (conv2.trainable, conv2.frozen) == (0, 256 * 48 * 25 + 256)

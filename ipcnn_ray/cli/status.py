@@ -1,0 +1,146 @@
+"""`ipcnn status`: what is recorded, and how far it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, get_args
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+
+from ipcnn_ray.cli import output
+from ipcnn_ray.errors import IpcnnError
+from ipcnn_ray.spec.expand import template_label
+from ipcnn_ray.spec.experiment import Template
+from ipcnn_ray.spec.fields import did_you_mean
+from ipcnn_ray.spec.places import Places
+from ipcnn_ray.tracking.address import without_password
+from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+from ipcnn_ray.tracking.protocol import RecordedRun, State, Tracker
+
+EXPERIMENT_COLUMNS = ("experiment", "state", "runs", "best", "combined", "why")
+RUN_COLUMNS = ("run", "template", "state", "epoch", "instability", "error", "combined", "why")
+NUMBERS = ("epoch", "instability", "error", "combined")
+
+Experiment = Annotated[
+    str | None,
+    typer.Argument(metavar="[EXPERIMENT]", help="Name or id of an experiment, or id of a run.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+def status(experiment: Experiment = None, json: Json = False) -> None:
+    """Show the recorded experiments, or the runs of one."""
+    places = Places.from_environment()
+    tracker = MlflowTracker(places.tracking_uri, places.artifacts)
+    if experiment is None:
+        _show_experiments(tracker, json)
+    else:
+        _show_runs(_chosen(tracker, experiment), json)
+
+
+def _show_experiments(tracker: Tracker, json: bool) -> None:
+    found = [one for name in tracker.experiments() for one in _grouped(tracker.find(name))]
+    if json:
+        output.print_json(
+            [
+                {
+                    "experiment": parent.run_id,
+                    "handle": parent.handle,
+                    "state": parent.state,
+                    "why": parent.why,
+                    "runs": dict(Counter(run.state for run in trials)),
+                }
+                for parent, trials in found
+            ]
+        )
+        return
+    if not found:
+        output.say(f"nothing is recorded yet in {without_password(tracker.uri)}")
+        return
+    output.table(EXPERIMENT_COLUMNS, [_experiment_row(parent, trials) for parent, trials in found], right=NUMBERS)
+
+
+def _grouped(runs: Sequence[RecordedRun]) -> list[tuple[RecordedRun, list[RecordedRun]]]:
+    """Experiments, newest first, each with its trials in the order in which they were opened; an experiment without
+    trials is its own."""
+    trials: dict[str, list[RecordedRun]] = {}
+    for run in reversed(runs):
+        if run.parent:
+            trials.setdefault(run.parent, []).append(run)
+    return [(run, trials.get(run.handle, [run])) for run in runs if not run.parent]
+
+
+def _chosen(tracker: Tracker, wanted: str) -> list[RecordedRun]:
+    """The runs of an experiment by its name or id, or the run with this id."""
+    name = wanted.partition("-")[0]
+    grouped = _grouped(tracker.find(name))
+    runs = [run for parent, trials in grouped for run in trials if wanted in {name, parent.run_id, run.run_id}]
+    if runs:
+        return runs
+    names = tracker.experiments()
+    known = [*names, *(parent.run_id for parent, _ in grouped)]
+    guess = did_you_mean(wanted, known).strip()
+    listed = f"Recorded: {', '.join(known)}." if known else "Nothing is recorded yet."
+    raise IpcnnError(f"no experiment and no run is recorded as {wanted!r}\n{guess or listed}")
+
+
+def _show_runs(runs: Sequence[RecordedRun], json: bool) -> None:
+    if json:
+        output.print_json(
+            [
+                {
+                    "run": run.run_id,
+                    "handle": run.handle,
+                    "state": run.state,
+                    "why": run.why,
+                    "template": template_words(run.params),
+                    "metrics": dict(run.metrics),
+                }
+                for run in runs
+            ]
+        )
+        return
+    output.table(RUN_COLUMNS, [_run_row(run) for run in runs], right=NUMBERS)
+
+
+def _experiment_row(parent: RecordedRun, trials: Sequence[RecordedRun]) -> list[str]:
+    counts = Counter(run.state for run in trials)
+    words = ", ".join(f"{counts[state]} {state}" for state in get_args(State) if counts[state])
+    ranked = sorted((run for run in trials if "combined" in run.metrics), key=lambda run: run.metrics["combined"])
+    best = template_words(ranked[0].params) if ranked else "-"
+    combined = f"{ranked[0].metrics['combined']:.3f}" if ranked else "-"
+    return [parent.run_id, parent.state, words, best, combined, parent.why]
+
+
+def _run_row(run: RecordedRun) -> list[str]:
+    return [
+        run.run_id,
+        template_words(run.params),
+        run.state,
+        _number(run.metrics, "epoch", ".0f"),
+        _number(run.metrics, "instability", ".4f"),
+        _number(run.metrics, "val_error", ".2%"),
+        _number(run.metrics, "combined", ".3f"),
+        run.why,
+    ]
+
+
+def _number(metrics: Mapping[str, float], key: str, form: str) -> str:
+    return format(metrics[key], form) if key in metrics else "-"
+
+
+def template_words(params: Mapping[str, str]) -> str:
+    """The template of a run from its recorded params, in a few characters; `-` where none is recorded yet."""
+    section: dict[str, Any] = {}
+    for key, value in params.items():
+        if key.startswith("template."):
+            try:
+                section[key.removeprefix("template.")] = float(value)
+            except ValueError:
+                section[key.removeprefix("template.")] = value
+    try:
+        return template_label(TypeAdapter(Template).validate_python(section))
+    except ValidationError:
+        return " ".join(f"{key} {value}" for key, value in section.items()) or "-"

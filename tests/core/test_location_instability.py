@@ -1,0 +1,152 @@
+"""Location instability against numbers by hand, a loop like the released code, and the released code's own output."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ipcnn_ray.core.location_instability import location_instability
+
+
+def slow(peaks: Tensor, activation: Tensor, landmarks: Tensor, diagonal: float, top_images: int) -> list[float]:
+    """Per filter: sort its images, leave out those without the landmark, take the first, deviate, average."""
+    found = []
+    for c in range(peaks.shape[1]):
+        ranked = sorted(range(len(peaks)), key=lambda image: (-float(activation[image, c]), image))
+        deviations = []
+        for k in range(landmarks.shape[1]):
+            shown = [image for image in ranked if not math.isnan(float(landmarks[image, k].sum()))][:top_images]
+            distances = [math.dist(peaks[image, c].tolist(), landmarks[image, k].tolist()) for image in shown]
+            deviations.append(statistics.stdev(distances) if len(distances) > 1 else math.nan)
+        found.append(sum(deviations) / len(deviations) / diagonal)
+    return found
+
+
+def drawn(images: int, filters: int, landmarks: int, missing: float) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    peaks_NC2 = torch.randint(0, 13, (images, filters, 2), generator=generator).double() * 16 + 17
+    activation_NC = torch.randint(-3, 4, (images, filters), generator=generator).double()  # many ties
+    landmarks_NK2 = torch.rand(images, landmarks, 2, generator=generator, dtype=torch.float64) * 224
+    landmarks_NK2[torch.rand(images, landmarks, generator=generator) < missing] = torch.nan
+    return peaks_NC2, activation_NC, landmarks_NK2
+
+
+def test_one_filter_one_landmark_by_hand():
+    # Distances 5, 0, 10 (3-4-5 triangles): deviation with N - 1 is 5; diagonal 50.
+    peaks_NC2 = torch.tensor([[[3.0, 4.0]], [[10.0, 10.0]], [[6.0, 8.0]]])
+    landmarks_NK2 = torch.tensor([[[0.0, 0.0]], [[10.0, 10.0]], [[0.0, 0.0]]])
+    found = location_instability(peaks_NC2, torch.ones(3, 1), landmarks_NK2, 50.0)
+    assert found.mean == pytest.approx(0.1, abs=1e-15)
+    assert found.dropped == 0
+    assert found.deviation_CK.shape == (1, 1)
+
+
+def test_only_the_strongest_images_that_show_the_landmark_count():
+    # The strongest image lacks the landmark, the weakest is beyond the top two: distances 1 and 3 remain.
+    peaks_NC2 = torch.tensor([[[0.0, 9.0]], [[0.0, 1.0]], [[0.0, 3.0]], [[0.0, 90.0]]])
+    activation_NC = torch.tensor([[9.0], [5.0], [4.0], [1.0]])
+    landmarks_NK2 = torch.zeros(4, 1, 2)
+    landmarks_NK2[0, 0, 1] = torch.nan  # one missing coordinate is a missing landmark
+    found = location_instability(peaks_NC2, activation_NC, landmarks_NK2, 1.0, top_images=2)
+    assert found.mean == pytest.approx(math.sqrt(2), rel=1e-12)
+
+
+def test_among_equal_activations_the_earlier_image_counts():
+    peaks_NC2 = torch.tensor([[[0.0, 1.0]], [[0.0, 3.0]], [[0.0, 50.0]]])
+    found = location_instability(peaks_NC2, torch.zeros(3, 1), torch.zeros(3, 1, 2), 1.0, top_images=2)
+    assert found.mean == pytest.approx(math.sqrt(2), rel=1e-12)
+
+
+def test_mean_over_landmarks_then_over_filters():
+    # Filter 0: deviations sqrt(2) and 0; filter 1: 2 sqrt(2) and 0.
+    peaks_NC2 = torch.tensor([[[0.0, 1.0], [0.0, 2.0]], [[0.0, 3.0], [0.0, 6.0]]])
+    landmarks_NK2 = torch.tensor([[[0.0, 0.0], [0.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    found = location_instability(peaks_NC2, torch.ones(2, 2), landmarks_NK2, 1.0)
+    root = math.sqrt(2)
+    torch.testing.assert_close(found.deviation_CK, torch.tensor([[root, 0.0], [2 * root, 2 * root]]).double())
+    assert found.mean == pytest.approx((root / 2 + 2 * root) / 2, rel=1e-7)
+
+
+@pytest.mark.parametrize("top_images", [2, 7, 100])
+def test_equals_a_loop(top_images):
+    peaks_NC2, activation_NC, landmarks_NK2 = drawn(30, 6, 3, missing=0.3)
+    found = location_instability(peaks_NC2, activation_NC, landmarks_NK2, 320.0, top_images=top_images)
+    expected = slow(peaks_NC2, activation_NC, landmarks_NK2, 320.0, top_images)
+    torch.testing.assert_close(found.per_filter_C, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+    assert found.mean == pytest.approx(sum(expected) / 6, rel=1e-12)
+
+
+def test_a_constant_distance_gives_zero():
+    _, activation_NC, landmarks_NK2 = drawn(20, 4, 1, missing=0.0)
+    offset = torch.tensor([30.0, 40.0], dtype=torch.float64)
+    found = location_instability((landmarks_NK2 + offset).expand(-1, 4, -1), activation_NC, landmarks_NK2, 300.0)
+    assert found.mean == pytest.approx(0, abs=1e-14)
+
+
+def test_padded_images_without_landmarks_change_nothing():
+    peaks_NC2, activation_NC, landmarks_NK2 = drawn(20, 4, 3, missing=0.2)
+    plain = location_instability(peaks_NC2, activation_NC, landmarks_NK2, 300.0, top_images=5)
+    padded = location_instability(
+        torch.cat([peaks_NC2, peaks_NC2[:3]]),
+        torch.cat([activation_NC, torch.full((3, 4), 1e9, dtype=torch.float64)]),
+        torch.cat([landmarks_NK2, torch.full((3, 3, 2), torch.nan, dtype=torch.float64)]),
+        300.0,
+        top_images=5,
+    )
+    assert torch.equal(plain.per_filter_C, padded.per_filter_C)
+
+
+def test_a_landmark_seen_once_drops_every_filter():
+    peaks_NC2, activation_NC, landmarks_NK2 = drawn(10, 4, 2, missing=0.0)
+    landmarks_NK2[1:, 1] = torch.nan
+    found = location_instability(peaks_NC2, activation_NC, landmarks_NK2, 300.0)
+    assert found.dropped == 4
+    assert math.isnan(found.mean) and bool(found.per_filter_C.isnan().all())
+    assert bool(found.deviation_CK[:, 0].isfinite().all()) and bool(found.deviation_CK[:, 1].isnan().all())
+
+
+@pytest.mark.real_data
+def test_equals_the_released_code(golden):
+    files = [file for folder in golden for file in sorted(folder.glob("stability_*.npz"))]
+    assert files
+    for file in files:
+        vectors = np.load(file)
+        assert float(vectors["ratio"]) == 1.0
+        found = location_instability(
+            torch.from_numpy(vectors["pos"]),
+            torch.from_numpy(vectors["score"]),
+            torch.from_numpy(vectors["landmarks"]),
+            float(vectors["img"]) * math.sqrt(2),
+            top_images=int(vectors["topk"]),
+        )
+        pixels = found.per_filter_C.numpy() * float(vectors["img"]) * math.sqrt(2)
+        np.testing.assert_allclose(pixels, vectors["dist_sqrt_var"], rtol=1e-12)
+        np.testing.assert_allclose(found.mean, float(vectors["stability"]), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"peaks_NC2": torch.zeros(4, 2, 3)}, r"peaks_NC2 has shape \(4, 2, 3\): expected \[4, 2, 2\]"),
+        ({"activation_NC": torch.zeros(4, 3)}, r"activation_NC has shape \(4, 3\): expected \[4, 2\]"),
+        ({"landmarks_NK2": torch.zeros(5, 1, 2)}, r"landmarks_NK2 has shape \(5, 1, 2\): expected \[4, 1, 2\]"),
+        ({"landmarks_NK2": torch.zeros(4, 0, 2)}, r"landmarks_NK2 has no landmark: expected K >= 1"),
+        ({"activation_NC": torch.full((4, 2), torch.nan)}, r"activation_NC has entries that are not finite"),
+        ({"top_images": 1}, r"top_images = 1: a deviation needs at least 2 images"),
+        ({"diagonal": 0.0}, r"diagonal = 0\.0: expected a positive number of pixels"),
+    ],
+)
+def test_wrong_arguments_are_named(changed, text):
+    arguments = {
+        "peaks_NC2": torch.zeros(4, 2, 2),
+        "activation_NC": torch.zeros(4, 2),
+        "landmarks_NK2": torch.zeros(4, 1, 2),
+        "diagonal": 300.0,
+    } | changed
+    with pytest.raises(ValueError, match=text):
+        location_instability(**arguments)

@@ -1,0 +1,49 @@
+"""The combined objective by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ipcnn_ray.core.objective import combined
+
+CONTROL = {"control_instability": 0.2, "control_error": 0.05, "instability_weight": 0.5, "error_floor": 0.01}
+
+
+def test_the_control_itself_is_one():
+    assert combined(0.2, 0.05, **CONTROL) == pytest.approx(1, rel=1e-12)
+
+
+def test_by_hand():
+    # Half of the instability, twice the error: 0.25 * 0.5 + 0.75 * 2.
+    assert combined(0.1, 0.1, **CONTROL | {"instability_weight": 0.25}) == pytest.approx(1.625, rel=1e-12)
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(1.0, 0.5), (0.0, 3.0)])
+def test_the_ends_of_the_weight_look_at_one_measure(weight, expected):
+    assert combined(0.1, 0.15, **CONTROL | {"instability_weight": weight}) == pytest.approx(expected, rel=1e-12)
+
+
+def test_no_error_counts_as_less_than_the_floor():
+    assert combined(0.2, 0.0, **CONTROL) == combined(0.2, 0.01, **CONTROL) == pytest.approx(0.6, rel=1e-12)
+    perfect = CONTROL | {"control_error": 0.0}
+    assert combined(0.2, 0.03, **perfect) == pytest.approx(2, rel=1e-12)
+
+
+def test_an_instability_that_could_not_be_measured_is_not_a_number():
+    assert math.isnan(combined(math.nan, 0.1, **CONTROL))
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"control_instability": 0.0}, r"control_instability = 0\.0: expected a positive number"),
+        ({"control_instability": math.nan}, r"control_instability = nan: expected a positive number"),
+        ({"error_floor": 0.0}, r"error_floor = 0\.0: expected a positive number"),
+        ({"instability_weight": 1.1}, r"instability_weight = 1\.1: expected a number from 0 to 1"),
+    ],
+)
+def test_wrong_arguments_are_named(changed, text):
+    with pytest.raises(ValueError, match=text):
+        combined(0.1, 0.1, **CONTROL | changed)

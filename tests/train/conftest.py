@@ -1,0 +1,26 @@
+"""What the tests of `train/` share: tiny experiments on drawn animals."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent))  # train_fakes, also in spawned processes
+
+from train_fakes import Bench
+
+
+@pytest.fixture(scope="session")
+def crops(tmp_path_factory) -> Path:
+    """A cache that all tests share: the same animals need to be drawn once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def bench(tmp_path, crops) -> Bench:
+    """A place for runs, with a record in memory."""
+    return Bench(tmp_path, crops)

@@ -1,0 +1,194 @@
+"""A record in memory, tiny experiments, and workers that are threads."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ipcnn_ray.data.prepare import prepare
+from ipcnn_ray.models.build import build
+from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.places import Places
+from ipcnn_ray.train.inputs import Inputs
+from ipcnn_ray.train.run import RunRequest, RunResult, execute
+from ipcnn_ray.train.runtime import InProcess
+
+CLOCKS = {"seconds", "images_per_second", "cpu_hours"}
+"""Metrics that no two runs share."""
+
+
+def tiny(**sections: Mapping[str, Any]) -> ExperimentSpec:
+    """Ten cows and ten pictures without, `compact`, three epochs of three steps; sections are merged into it."""
+    raw: dict[str, Any] = {
+        "name": "tiny",
+        "data": {"kind": "drawn_animals", "objects": 10, "negatives": 10},
+        "model": {"network": "compact", "dropout": 0.5},
+        "template": {"shape": "gradient"},
+        "train": {"epochs": 3, "batch_size": 8, "learning_rate": 0.05, "final_learning_rate": 0.02},
+    }
+    for name, section in sections.items():
+        raw[name] = {**raw.get(name, {}), **section}
+    return ExperimentSpec.model_validate(raw)
+
+
+@dataclass
+class MemoryRecord:
+    """A RunRecord that remembers, and can be told to fail."""
+
+    handle: str = "handle"
+    said_params: dict[str, str] = field(default_factory=dict)
+    said_tags: dict[str, str] = field(default_factory=dict)
+    epochs: dict[int, dict[str, float]] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    states: list[tuple[str, str]] = field(default_factory=list)
+    fails: Callable[[str], None] = lambda method: None
+    """Called with the name of a method before it does anything."""
+
+    def params(self, values: Mapping[str, str]) -> None:
+        assert all(self.said_params.get(key, value) == value for key, value in values.items())
+        self.said_params |= values
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        assert all(isinstance(value, str) for value in values.values())
+        self.said_tags |= values
+
+    def note(self, text: str) -> None: ...
+
+    def metrics(self, history: Sequence[Mapping[str, float]]) -> None:
+        self.fails("metrics")
+        for one in history:
+            known = self.epochs.setdefault(int(one["epoch"]), {})
+            known |= {key: value for key, value in one.items() if key not in known}
+
+    def text(self, content: str, path: str) -> None: ...
+
+    def file(self, local: Path, folder: str) -> None:
+        self.fails("file")
+        self.files[f"{folder}/{local.name}"] = local.read_bytes()
+
+    def model(self, module: object, example: object, readme: str) -> None: ...
+
+    def state(self, state: str, why: str = "") -> None:
+        self.states.append((state, why))
+
+
+class MemoryTracker:
+    """A Tracker of one run."""
+
+    uri = "memory:"
+
+    def __init__(self, record: MemoryRecord | None = None) -> None:
+        self.record = record or MemoryRecord()
+        self.attached = 0
+
+    def attach(self, handle: str) -> MemoryRecord:
+        self.attached += 1
+        return self.record
+
+
+class Saying(InProcess):
+    """One worker; `on_report(epoch)` may raise."""
+
+    def __init__(self, on_report: Callable[[int], None]) -> None:
+        super().__init__()
+        self.on_report = on_report
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        super().report(metrics)
+        self.on_report(int(metrics["epoch"]))
+
+
+@dataclass
+class Bench:
+    """A folder for runs, and a cache."""
+
+    root: Path
+    cache: Path
+
+    @property
+    def places(self) -> Places:
+        return Places.from_environment(
+            {"IPCNN_HOME": str(self.root), "IPCNN_CACHE": str(self.cache), "IPCNN_WEIGHTS": str(self.root / "weights")}
+        )
+
+    def request(self, spec: ExperimentSpec, name: str = "run", **more: Any) -> RunRequest:
+        return RunRequest(name, spec, self.places, "handle", str(self.root / "runs" / name), **more)
+
+    def run(self, spec: ExperimentSpec, name: str = "run", **more: Any) -> RunResult:
+        return execute(self.request(spec, name, **more), InProcess(), MemoryTracker())
+
+    def weights(self, name: str = "run") -> bytes:
+        return (self.root / "runs" / name / "weights.safetensors").read_bytes()
+
+    def inputs(self, spec: ExperimentSpec) -> Inputs:
+        store = prepare(spec.data, spec.model.table.image_size, self.places)
+        net = build(spec.model, spec.template, spec.seed)
+        return Inputs(store, net, spec.model.table.input_scale, torch.device("cpu"))
+
+    def pretrained(self, layers: Sequence[str], seed: int = 0) -> None:
+        """A weight file `w.npz` for the lower layers of `compact`."""
+        shapes = {"conv1": (16, 3, 5, 5), "conv2": (32, 16, 3, 3), "conv3": (32, 32, 3, 3)}
+        rng = np.random.default_rng(seed)
+        arrays: dict[str, Any] = {}
+        for layer in layers:
+            fan_in = np.prod(shapes[layer][1:])
+            arrays[f"{layer}_w"] = rng.normal(0, np.sqrt(2 / fan_in), shapes[layer]).astype(np.float32)
+            arrays[f"{layer}_b"] = rng.normal(0, 0.1, shapes[layer][0]).astype(np.float32)
+        (self.root / "weights").mkdir(exist_ok=True)
+        np.savez(self.root / "weights" / "w.npz", **arrays)
+
+
+def timeless(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """A history without what a clock said."""
+    return [{key: value for key, value in one.items() if key not in CLOCKS} for one in history]
+
+
+class ThreadRank(InProcess):
+    """One of several workers that are threads of this process."""
+
+    def __init__(self, rank: int, world_size: int, meeting: threading.Barrier, board: list[torch.Tensor | None]) -> None:
+        super().__init__()
+        self.rank, self.world_size = rank, world_size
+        self._meeting, self._board = meeting, board
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
+        self._board[self.rank] = x
+        self._meeting.wait(60)
+        parts = torch.stack([part for part in self._board if part is not None])
+        self._meeting.wait(60)
+        return parts
+
+
+def as_threads(world_size: int, work: Callable[[ThreadRank], Any]) -> list[Any]:
+    """What `work` gives on each rank."""
+    meeting, board = threading.Barrier(world_size), [None] * world_size
+    results: list[Any] = [None] * world_size
+
+    def run(rank: int) -> None:
+        try:
+            results[rank] = work(ThreadRank(rank, world_size, meeting, board))
+        except BaseException as error:
+            results[rank] = error
+            meeting.abort()
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world_size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def copy_of(inputs: Inputs) -> Inputs:
+    """The same inputs with a network of their own."""
+    return Inputs(inputs.store, copy.deepcopy(inputs.net), inputs.scale, inputs.device)
