@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ipcnn_ray.core.seeds import generator
 from ipcnn_ray.data.split import Items
+from ipcnn_ray.data.store import rows_reader
 
 Read = Callable[[Items], Tensor]
 """Rows of the source (crops or features) for items [b, 2], on the CPU."""
@@ -66,12 +67,13 @@ def batches(parts: list[Items], labels_N: NDArray[np.float32], read: Read) -> It
 
 
 def crops_reader(images_N3SS: NDArray[np.uint8]) -> Read:
-    """Reads crops from a mapped store; only the rows asked for are touched."""
-    return lambda part: torch.from_numpy(images_N3SS[part[:, 0]])
+    """Reads crops from a mapped store: only the rows asked for, and none stays in memory."""
+    read = rows_reader(images_N3SS)
+    return lambda part: torch.from_numpy(read(part[:, 0]))
 
 
 def to_input(images_u8: Tensor, mirrored: Tensor, mean_3SS: Tensor, scale: float, device: torch.device) -> Tensor:
-    """Normalised network input, made on the device: mirrored where asked, (pixel - mean) * scale."""
-    x = images_u8.to(device, non_blocking=True).float()
-    x = torch.where(mirrored.to(device)[:, None, None, None], x.flip(3), x)
-    return x.sub_(mean_3SS).mul_(scale)
+    """Normalised network input, made on the device from bytes: mirrored where asked, (pixel - mean) * scale."""
+    images = images_u8.to(device, non_blocking=True)
+    images = torch.where(mirrored.to(device)[:, None, None, None], images.flip(3), images)
+    return images.float().sub_(mean_3SS).mul_(scale)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from ipcnn_ray.data import drawn_animals, voc_part
+from ipcnn_ray.data import drawn_animals, index, voc_part
+from ipcnn_ray.data.image_io import place_in_crop
 from ipcnn_ray.data.split import items
-from ipcnn_ray.data.store import CropStore, open_store, write_store
+from ipcnn_ray.data.store import FORMAT, Contents, CropStore, Fill, open_store, write_store
 from ipcnn_ray.errors import DataError, Problem
 from ipcnn_ray.spec.experiment import Data, DrawnAnimals, VocPart
 from ipcnn_ray.spec.places import Places
@@ -22,54 +24,70 @@ Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
 
-def _digest(data: Data, image_size: int, content: str) -> str:
-    text = json.dumps([data.model_dump(mode="json"), image_size, content], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+@dataclass(frozen=True)
+class Recipe:
+    """How a store is made, checked and not yet begun."""
+
+    content: str
+    """What the crops are made from: a digest of files, or the version of a drawing."""
+    contents: Contents
+    fill: Fill
+    made_from: index.Stamps
 
 
 def prepare(data: Data, image_size: int, places: Places, progress: Progress | None = None) -> CropStore:
-    """The store of this data at this crop size; decoded or drawn first if this machine does not have it yet.
+    """The store of this data at this crop size (pixels); decoded or drawn first if this machine does not have it yet.
 
     Raises DataError with every problem of the source at once; then nothing has been written.
     """
-    if isinstance(data, VocPart):
-        source = voc_part.read(data, places.data)
-        digest = _digest(data, image_size, source.content_digest)
-    else:
-        digest = _digest(data, image_size, drawn_animals.VERSION)
-    if store := open_store(places.cache, digest):
+    key = _sha(data.model_dump(mode="json"), image_size, _version(data), str(places.data))
+    known = index.recall(places.cache, key)
+    if known and (store := open_store(places.cache, known)):
         return store
-    lock = places.cache / "crops" / f"{digest}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    recipe = (
+        _drawn(data, image_size, progress)
+        if isinstance(data, DrawnAnimals)
+        else _voc(data, image_size, places, progress)
+    )
+    digest = _sha(data.model_dump(mode="json"), image_size, _version(data), recipe.content)[:16]
+    store = open_store(places.cache, digest) or _make(recipe, digest, image_size, places.cache)
+    if recipe.made_from:
+        index.remember(places.cache, key, digest, recipe.made_from)
+    return store
+
+
+def _sha(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _version(data: Data) -> str:
+    return f"{FORMAT}/{drawn_animals.VERSION if isinstance(data, DrawnAnimals) else voc_part.VERSION}"
+
+
+def _make(recipe: Recipe, digest: str, image_size: int, cache: Path) -> CropStore:
+    folder = cache / "crops"
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / f"{digest}.lock"
     with FileLock(lock):
-        if store := open_store(places.cache, digest):
-            return store
-        if isinstance(data, VocPart):
-            _make_voc(data, source, digest, image_size, places.cache, progress)
-        else:
-            _make_drawn(data, digest, image_size, places.cache, progress)
-    store = open_store(places.cache, digest)
+        if (store := open_store(cache, digest)) is None:
+            try:
+                write_store(cache, digest, image_size, recipe.contents, recipe.fill)
+            except DataError:
+                lock.unlink()
+                for parent in made:
+                    if not any(parent.iterdir()):
+                        parent.rmdir()
+                raise
+            store = open_store(cache, digest)
     assert store is not None, "write_store has just made it"
     return store
 
 
-def _check_split(where: str, train: NDArray[np.int64], validation: NDArray[np.int64], objects: int) -> None:
-    problems = [
-        Problem(where, f"{objects} objects leave no positive image in the {name} split", "Use more objects or another train_share.")
-        for name, part in (("training", train), ("validation", validation))
-        if not (part[:, 0] < objects).any()
-    ]
-    if problems:
-        raise DataError(problems)
-
-
-def _make_drawn(data: DrawnAnimals, digest: str, size: int, cache: Path, progress: Progress | None) -> None:
+def _drawn(data: DrawnAnimals, size: int, progress: Progress | None) -> Recipe:
     count = data.objects + data.negatives
-    landmarks = np.full((count, len(data.landmarks), 2), np.nan, np.float32)
-    train, validation = items(data.objects, data.negatives, data.train_share, None)
-    _check_split("data", train, validation, data.objects)
 
-    def fill(images: NDArray[np.uint8]) -> None:
+    def fill(images: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> None:
         for i in range(count):
             if i < data.objects:
                 image, landmarks[i] = drawn_animals.draw_animal(data, size, i)
@@ -79,43 +97,57 @@ def _make_drawn(data: DrawnAnimals, digest: str, size: int, cache: Path, progres
             if progress:
                 progress(i + 1, count)
 
-    write_store(
-        cache,
-        digest,
-        (count, size),
-        fill,
-        labels=(np.arange(count) < data.objects).astype(np.float32),
-        landmarks=landmarks,
+    train, validation = items(data.objects, data.negatives, data.train_share, None)
+    _check_split("data.train_share", train, validation, data.objects)
+    contents = Contents(
+        labels_N=(np.arange(count) < data.objects).astype(np.float32),
+        landmarks_NK2=np.full((count, len(data.landmarks), 2), np.nan, np.float32),
         train_items=train,
         val_items=validation,
-        names=[f"{data.category} {i}" if i < data.objects else f"clutter {i - data.objects}" for i in range(count)],
+        names=tuple(
+            [f"{data.category}-{i:05}" for i in range(data.objects)]
+            + [f"negative-{i:05}" for i in range(data.negatives)]
+        ),
         landmark_names=data.landmarks,
         tags={"data.kind": "drawn_animals", "data.drawn": "true"},
     )
+    return Recipe("drawn", contents, fill, {})
 
 
-def _make_voc(
-    data: VocPart, source: voc_part.Source, digest: str, size: int, cache: Path, progress: Progress | None
-) -> None:
-    crops = source.crops
-    objects = sum(crop.is_object for crop in crops)
-    train, validation = items(objects, len(crops) - objects, data.train_share, data.positive_share)
-    _check_split(data.category, train, validation, objects)
-    landmarks = np.stack([crop.landmarks_K2 for crop in crops]) * (size - 1)
-
-    def fill(images: NDArray[np.uint8]) -> None:
-        voc_part.decode(source, images, progress)
-
-    write_store(
-        cache,
-        digest,
-        (len(crops), size),
-        fill,
-        labels=np.array([crop.is_object for crop in crops], np.float32),
-        landmarks=landmarks.astype(np.float32),
+def _voc(data: VocPart, size: int, places: Places, progress: Progress | None) -> Recipe:
+    source = voc_part.read(data, places.data)
+    objects = sum(crop.is_object for crop in source.crops)
+    train, validation = items(objects, len(source.crops) - objects, data.train_share, data.positive_share)
+    _check_split("data.train_share", train, validation, objects)
+    landmarks = np.full((len(source.crops), len(data.landmarks), 2), np.nan, np.float32)
+    for i, crop in enumerate(source.crops):
+        if crop.box is not None:
+            landmarks[i] = place_in_crop(crop.share_K2, crop.box, size)
+    contents = Contents(
+        labels_N=np.array([crop.is_object for crop in source.crops], np.float32),
+        landmarks_NK2=landmarks,
         train_items=train,
         val_items=validation,
-        names=[crop.name for crop in crops],
+        names=tuple(crop.name for crop in source.crops),
         landmark_names=data.landmarks,
         tags={"data.kind": "voc_part", "data.drawn": "false"},
+        left_out=source.left_out,
     )
+    return Recipe(
+        source.content_digest,
+        contents,
+        lambda images, _landmarks: voc_part.decode(source, images, progress),
+        source.made_from,
+    )
+
+
+def _check_split(where: str, train: NDArray[np.int64], validation: NDArray[np.int64], objects: int) -> None:
+    """Both splits hold both kinds of image."""
+    problems = []
+    for split, part in (("training", train), ("validation", validation)):
+        for kind, there in (("object", part[:, 0] < objects), ("negative", part[:, 0] >= objects)):
+            if not there.any():
+                what = f"leaves no {kind} in the {split} split"
+                problems.append(Problem(where, what, "Use more images, or another data.train_share."))
+    if problems:
+        raise DataError(problems)

@@ -194,27 +194,31 @@ def rows_reader(array: NDArray[Any]) -> Callable[[NDArray[np.int64]], NDArray[An
     The pages of a mapping stay in the process's resident memory until the machine runs short, which looks as if the
     dataset had been loaded; pages of a file that is read do not.
     """
-    if not _is_whole_file(array):
+    mapped = _whole_file(array)
+    if mapped is None:
         return lambda rows: array[rows]
-    file, row_bytes = Path(array.filename).open("rb", buffering=0), array[:1].nbytes
+    path, first_byte = mapped
+    row_bytes = array[:1].nbytes
 
     def read(rows: NDArray[np.int64]) -> NDArray[Any]:
         out = np.empty((len(rows), *array.shape[1:]), array.dtype)
-        target = memoryview(out.reshape(-1).view(np.uint8))
-        for k, row in enumerate(rows.tolist()):
-            part = target[k * row_bytes : (k + 1) * row_bytes]
-            if os.preadv(file.fileno(), [part], array.offset + row * row_bytes) != row_bytes:
-                raise OSError(f"{array.filename} ends before its row {row}")
+        target = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        with path.open("rb", buffering=0) as file:
+            for k, row in enumerate(rows.tolist()):
+                part = target[k * row_bytes : (k + 1) * row_bytes]
+                if os.preadv(file.fileno(), [part], first_byte + row * row_bytes) != row_bytes:
+                    raise OSError(f"{path} ends before its row {row}")
         return out
 
     return read
 
 
-def _is_whole_file(array: NDArray[Any]) -> bool:
-    """The array is a mapping of everything behind the header of a file (and not a part of one)."""
+def _whole_file(array: NDArray[Any]) -> tuple[Path, int] | None:
+    """File and first byte of the rows of a mapping of all of them; None for a part of one, or an array in memory."""
     if not isinstance(array, np.memmap) or array.filename is None or not array.flags.c_contiguous:
-        return False
-    return Path(array.filename).stat().st_size == array.offset + array.nbytes
+        return None
+    path = Path(array.filename)
+    return (path, array.offset) if path.stat().st_size == array.offset + array.nbytes else None
 
 
 def _sum(path: Path) -> str:

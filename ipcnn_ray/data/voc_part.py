@@ -1,4 +1,4 @@
-"""Pascal VOC Part: objects with landmarks, from either annotation source, and the fixed negatives.
+"""Pascal VOC Part: objects with landmarks, and the fixed negatives.
 
 Layout under IPCNN_DATA: voc/VOCdevkit/VOC2010/{JPEGImages,Annotations_Part}, voc/landmarks/<category>/truth_partNN.mat,
 voc/neg/NNNNN.JPEG. Everything is checked before anything is written, and all problems are reported at once.
@@ -8,32 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import UnidentifiedImageError
 
-from ipcnn_ray.data.image_io import Box, image_size, square_crop
-from ipcnn_ray.data.matfiles import MatFileError, read_mat
+from ipcnn_ray.data.image_io import Box, ImageFileError, image_size, square_crop
+from ipcnn_ray.data.index import Stamps, stamps
+from ipcnn_ray.data.voc_annotations import AGAIN, FILES, Annotations, from_landmark_files, from_part_masks
 from ipcnn_ray.errors import DataError, Problem
 from ipcnn_ray.spec.experiment import VocPart
 
-FRAME = 224
-"""Side of the frame that the landmark files give positions in."""
-FILES = {"head": 1, "neck": 2, "torso": 3, "nose": 4}
-"""Landmark -> NN of its truth_partNN.mat."""
-PART_NAMES = {
-    "head": ("head", "leye", "reye", "lear", "rear", "beak", "muzzle", "nose", "lhorn", "rhorn"),
-    "neck": ("neck",),
-    "torso": ("torso",),
-    "nose": ("nose", "muzzle", "beak"),
-}
-"""Landmark -> names of the parts in Annotations_Part whose common box it is the centre of. `nose`: the first present."""
+VERSION = "1"
+"""Of the crops that are made from the same files: a change here makes every store anew."""
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -42,8 +37,8 @@ class Crop:
 
     path: Path
     box: Box | None
-    landmarks_K2: NDArray[np.float64]
-    """(row, col) as shares of the crop, 0 at the centre of its first pixel and 1 at that of its last; NaN unseen."""
+    share_K2: NDArray[np.float64]
+    """Landmarks (row, col) as shares of the box, 0 at the centre of its first pixel and 1 at that of its last."""
     name: str
 
     @property
@@ -56,8 +51,13 @@ class Source:
     """What will be decoded, checked."""
 
     crops: tuple[Crop, ...]
+    """Objects first, then negatives."""
     content_digest: str
-    """sha256 over every image and annotation that is used."""
+    """sha256 over name, size and content of every image and annotation that is used."""
+    made_from: Stamps
+    """State of those files, and of the folders that they were found in, before they were read."""
+    left_out: Mapping[str, int]
+    """Why objects are not here -> how many."""
 
 
 def read(data: VocPart, root: Path | None) -> Source:
@@ -69,213 +69,131 @@ def read(data: VocPart, root: Path | None) -> Source:
     voc = root / "voc"
     if not voc.is_dir():
         raise DataError([Problem(str(voc), "no such folder", "IPCNN_DATA must name the folder that holds voc/.")])
-    problems: list[Problem] = []
-    read_objects = _from_landmark_files if data.annotation == "landmark_files" else _from_part_masks
-    objects, annotations = read_objects(data, voc, problems)
-    large = [crop for crop in objects if _area(crop.box) >= data.min_side**2]
-    if not large and not problems:
-        problems.append(
-            Problem(
-                str(voc),
-                f"no {data.category} with a box of at least {data.min_side:g}^2 pixels",
-                f"{len(objects)} smaller ones were left out; lower data.min_side or choose another category.",
-            )
-        )
-    for k, landmark in enumerate(data.landmarks):
-        if large and sum(not np.isnan(crop.landmarks_K2[k]).any() for crop in large) < 2:
-            problems.append(
-                Problem(
-                    str(voc),
-                    f"landmark {landmark!r} is seen on fewer than 2 objects of {data.category}",
-                    "Location instability needs at least 2; take it out of data.landmarks.",
-                )
-            )
-    crops = [*large, *_negatives(data, voc, problems)]
-    _check_images(crops, problems)
-    if problems:
-        raise DataError(problems)
-    digest = hashlib.sha256()
-    for path in [*annotations, *dict.fromkeys(crop.path for crop in crops)]:
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return Source(tuple(crops), digest.hexdigest())
+    found = from_landmark_files(data, voc) if data.annotation == "landmark_files" else from_part_masks(data, voc)
+    photographs = voc / "VOCdevkit/VOC2010/JPEGImages"
+    large = [one for one in found.objects if _area(one.box) >= data.min_side**2]
+    if len(large) < len(found.objects):
+        found.left_out[f"smaller than {data.min_side:g}^2 pixels"] += len(found.objects) - len(large)
+    mask_sizes = {photographs / one.image: one.mask_size for one in large if one.mask_size}
+    crops = [Crop(photographs / one.image, one.box, one.share_K2, one.name) for one in large]
+    _check_use(data, voc, crops, found)
+    crops += _negatives(data, voc, found)
+    _check_images(crops, mask_sizes, found)
+    if found.problems:
+        found.problems.extend(_undecodable(crops))
+        raise DataError(list(dict.fromkeys(found.problems)))
+    photographs_used = list(dict.fromkeys(crop.path for crop in crops))
+    made_from = {**found.made_from, **stamps(photographs_used)}
+    digest = _content_digest([*found.files, *photographs_used], voc)
+    return Source(tuple(crops), digest, made_from, dict(found.left_out))
 
 
-def _area(box: Box | None) -> int:
-    assert box is not None
+def _area(box: Box) -> int:
     return (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
 
 
-def _negatives(data: VocPart, voc: Path, problems: list[Problem]) -> list[Crop]:
+def _content_digest(files: list[Path], voc: Path) -> str:
+    total = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        total.update(f"{path.relative_to(voc).as_posix()}\0{path.stat().st_size}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def _check_use(data: VocPart, voc: Path, crops: list[Crop], found: Annotations) -> None:
+    """There are objects, and every landmark is seen on some; asked only of annotations that could be read."""
+    if found.problems:
+        return
+    if not crops:
+        what = f"no {data.category} with a box of at least {data.min_side:g}^2 pixels"
+        advice = (
+            f"{len(found.objects)} smaller ones were left out; lower data.min_side or choose another data.category."
+        )
+        found.wrong(voc, what, advice)
+        return
+    for k, landmark in enumerate(data.landmarks):
+        seen = sum(not np.isnan(crop.share_K2[k]).any() for crop in crops)
+        if seen < 2:
+            file = f" (landmark {FILES[landmark]} of the released files)"
+            what = f"landmark {landmark!r}{file} is seen on {seen} of {len(crops)} objects of {data.category}"
+            found.wrong(voc, what, "Location instability needs at least 2; take it out of data.landmarks.")
+
+
+def _negatives(data: VocPart, voc: Path, found: Annotations) -> list[Crop]:
     paths = [voc / "neg" / f"{i:05}.JPEG" for i in range(1, data.negatives + 1)]
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        problems.append(
-            Problem(
-                str(voc / "neg"),
-                f"{len(missing)} of {data.negatives} negative images are missing, first {missing[0].name}",
-                f"Add them, or set data.negatives to at most {data.negatives - len(missing)}.",
-            )
-        )
+    there = [path for path in paths if path.is_file()]
+    if len(there) < len(paths):
+        first = next(path.name for path in paths if not path.is_file())
+        what = f"{len(paths) - len(there)} of {data.negatives} negative images are missing, first {first}"
+        usable = int(first.split(".")[0]) - 1
+        lower = f", or set data.negatives to at most {usable}" if usable else ""
+        found.wrong(voc / "neg", what, f"Add them{lower}.")
     nothing = np.full((len(data.landmarks), 2), np.nan)
-    return [Crop(path, None, nothing, f"neg {path.stem}") for path in paths if path.is_file()]
+    return [Crop(path, None, nothing, f"negative {path.stem}") for path in there]
 
 
-def _from_landmark_files(data: VocPart, voc: Path, problems: list[Problem]) -> tuple[list[Crop], list[Path]]:
-    folder = voc / "landmarks" / data.category
-    if not folder.is_dir():
-        there = sorted(p.name for p in (voc / "landmarks").glob("*") if p.is_dir())
-        problems.append(Problem(str(folder), "no such folder", f"Landmark files are there for {there}."))
-        return [], []
-    paths = {name: folder / f"truth_part{FILES[name]:02}.mat" for name in dict.fromkeys((*data.landmarks, *FILES))}
-    truths: dict[str, list[Any]] = {}
-    used: list[Path] = []
-    for name, path in paths.items():
-        if not path.is_file():
-            if name in data.landmarks:
-                problems.append(Problem(str(path), "no such file", f"It holds the landmark {name!r}."))
-            continue
-        try:
-            truth = read_mat(path, "truth")
-            truths[name] = truth if isinstance(truth, list) else [truth]
-            used.append(path)
-        except MatFileError as error:
-            problems.append(Problem(str(path), str(error), "Fetch the landmark file again."))
-    if problems:
-        return [], used
-    lengths = {name: len(truth) for name, truth in truths.items()}
-    if len(set(lengths.values())) > 1:
-        problems.append(
-            Problem(str(folder), f"the files list different numbers of objects: {lengths}", "They must be of one release.")
-        )
-        return [], used
-    crops = []
-    for i in range(next(iter(lengths.values()))):
-        where = f"{folder} object {i + 1}"
-        # The object is written out only in the files of the parts that it shows.
-        found = {str(t[i]["obj"]["filename"]): t[i]["obj"] for t in truths.values() if isinstance(t[i].get("obj"), dict)}
-        if not found:
-            continue
-        if len(found) > 1:
-            problems.append(Problem(where, f"the files name different images: {sorted(found)}", "They must be of one release."))
-            continue
-        filename, obj = next(iter(found.items()))
-        try:
-            box = tuple(int(float(obj["bndbox"][side])) for side in ("xmin", "ymin", "xmax", "ymax"))
-        except (KeyError, TypeError, ValueError) as error:
-            problems.append(Problem(where, f"its bndbox cannot be read: {error}", "Fetch the landmark files again."))
-            continue
-        places = np.full((len(data.landmarks), 2), np.nan)
-        for k, name in enumerate(data.landmarks):
-            center = np.asarray(truths[name][i]["pHW_center"], np.float64).ravel()
-            if center.size == 0:
-                continue
-            if center.size != 2 or not ((center >= 0) & (center <= FRAME)).all():
-                problems.append(
-                    Problem(
-                        where,
-                        f"landmark {name!r} at {center.tolist()} is outside the crop",
-                        f"(row, col) lie in the {FRAME} x {FRAME} frame of the object's crop.",
-                    )
-                )
-                continue
-            places[k] = center / FRAME
-        crops.append(Crop(voc / "VOCdevkit/VOC2010/JPEGImages" / filename, box, places, f"{filename} {i + 1}"))  # type: ignore[arg-type]
-    return crops, used
-
-
-def _from_part_masks(data: VocPart, voc: Path, problems: list[Problem]) -> tuple[list[Crop], list[Path]]:
-    folder = voc / "VOCdevkit/VOC2010/Annotations_Part"
-    paths = sorted(folder.glob("*.mat"))
-    if not paths:
-        problems.append(
-            Problem(str(folder), "no .mat file", "Unpack Pascal-Part's Annotations_Part there, or use data.annotation: landmark_files.")
-        )
-    crops, used = [], []
-    for path in paths:
-        try:
-            objects = read_mat(path, "anno")["objects"]
-        except (MatFileError, KeyError, TypeError) as error:
-            problems.append(Problem(str(path), f"cannot be read: {error}", "Fetch the annotation again."))
-            continue
-        mine = [o for o in _listed(objects) if o["class"] == data.category]
-        if not mine:
-            continue
-        used.append(path)
-        for number, obj in enumerate(mine, start=1):
-            box = tuple(int(v) for v in np.asarray(obj["bbox"]).ravel())
-            where = f"{path} {data.category} {number}"
-            if len(box) != 4 or box[0] >= box[2] or box[1] >= box[3]:
-                problems.append(Problem(where, f"bbox = {list(box)}", "Expected xmin < xmax and ymin < ymax."))
-                continue
-            parts = {str(p["part_name"]): np.atleast_2d(np.asarray(p["mask"])) for p in _listed(obj["parts"])}
-            places = np.stack([_part_center(name, parts, box) for name in data.landmarks])  # type: ignore[arg-type]
-            image = voc / "VOCdevkit/VOC2010/JPEGImages" / f"{path.stem}.jpg"
-            crops.append(Crop(image, box, places, f"{path.stem} {number}"))  # type: ignore[arg-type]
-    return crops, used
-
-
-def _listed(value: Any) -> list[Any]:
-    if isinstance(value, list):
-        return value
-    return [value] if isinstance(value, dict) else []
-
-
-def _part_center(landmark: str, parts: dict[str, NDArray[Any]], box: Box) -> NDArray[np.float64]:
-    """Centre of the box around the landmark's parts, as shares of the object's box; NaN when none is there."""
-    names = [name for name in PART_NAMES[landmark] if name in parts and parts[name].any()]
-    if landmark == "nose":
-        names = names[:1]
-    if not names:
-        return np.full(2, np.nan)
-    rows, cols = np.nonzero(np.logical_or.reduce([parts[name] > 0 for name in names]))
-    row, col = (rows.min() + rows.max()) / 2 + 1, (cols.min() + cols.max()) / 2 + 1
-    place = np.array([(row - box[1]) / (box[3] - box[1]), (col - box[0]) / (box[2] - box[0])])
-    return place if ((place >= 0) & (place <= 1)).all() else np.full(2, np.nan)
-
-
-def _check_images(crops: Iterable[Crop], problems: list[Problem]) -> None:
-    """Headers and boxes; the pixels are decoded later."""
+def _check_images(crops: list[Crop], mask_sizes: Mapping[Path, tuple[int, int] | None], found: Annotations) -> None:
+    """The photographs are there and the boxes lie in them; the pixels are decoded later."""
     for crop in crops:
         if not crop.path.is_file():
-            problems.append(Problem(str(crop.path), "no such image", f"The annotation of {crop.name!r} names it."))
+            found.wrong(crop.path, "no such image", f"The annotation of {crop.name!r} names it.")
             continue
         try:
             width, height = image_size(crop.path)
-        except (UnidentifiedImageError, OSError):
-            problems.append(Problem(str(crop.path), "is not an image", "Fetch the file again."))
+        except ImageFileError as error:
+            found.wrong(crop.path, str(error), AGAIN)
             continue
+        if (masks := mask_sizes.get(crop.path)) and masks != (width, height):
+            what = f"is {width} x {height} pixels and the masks of {crop.name!r} are {masks[0]} x {masks[1]}"
+            found.wrong(crop.path, what, "Photograph and annotation must be of one release of Pascal VOC.")
         if crop.box is None:
             continue
         xmin, ymin, xmax, ymax = crop.box
-        if not (1 <= xmin < xmax <= width and 1 <= ymin < ymax <= height):
-            problems.append(
-                Problem(
-                    str(crop.path),
-                    f"box (xmin, ymin, xmax, ymax) = {crop.box} of {crop.name!r} does not fit",
-                    f"The image is {width} x {height} pixels; boxes are 1-based with xmin < xmax and ymin < ymax.",
-                )
-            )
+        if xmin < 1 or ymin < 1 or xmax > width or ymax > height:
+            what = f"box (xmin, ymin, xmax, ymax) = {crop.box} of {crop.name!r} is not inside the image"
+            found.wrong(crop.path, what, f"The image is {width} x {height} pixels, the first of them 1.")
+
+
+def _undecodable(crops: list[Crop]) -> list[Problem]:
+    """What decoding would say, so that it is told together with the rest."""
+    paths = list(dict.fromkeys(crop.path for crop in crops if crop.path.is_file()))
+    with closing(_in_threads(lambda path: _problem_of(path, None, 1)[1], paths)) as results:
+        return [problem for problem in results if problem]
+
+
+def _problem_of(path: Path, box: Box | None, size: int) -> tuple[NDArray[np.uint8] | None, Problem | None]:
+    try:
+        return square_crop(path, box, size), None
+    except ImageFileError as error:
+        return None, Problem(str(path), str(error), AGAIN)
 
 
 def decode(source: Source, images_N3SS: NDArray[np.uint8], progress: Callable[[int, int], None] | None) -> None:
     """Decode every crop into the store's array; DataError with every file that does not decode to its end."""
-    size = images_N3SS.shape[-1]
+    size, count = images_N3SS.shape[-1], len(source.crops)
 
     def one(i: int) -> Problem | None:
-        crop = source.crops[i]
-        try:
-            images_N3SS[i] = square_crop(crop.path, crop.box, size)
-        except OSError as error:
-            return Problem(str(crop.path), f"does not decode to its end: {error}", "Fetch the file again.")
-        return None
+        image, problem = _problem_of(source.crops[i].path, source.crops[i].box, size)
+        if image is not None:
+            images_N3SS[i] = image
+        return problem
 
     problems = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, problem in enumerate(pool.map(one, range(len(source.crops))), start=1):
+    with closing(_in_threads(one, range(count))) as results:
+        for done, problem in enumerate(results, start=1):
             if problem:
                 problems.append(problem)
             if progress:
-                progress(done, len(source.crops))
+                progress(done, count)
     if problems:
         raise DataError(list(dict.fromkeys(problems)))
+
+
+def _in_threads(work: Callable[[T], R], over: Sequence[T]) -> Generator[R, None, None]:
+    """Results in order; what has not begun is dropped when the generator is closed."""
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode") as pool:
+        try:
+            yield from pool.map(work, over)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

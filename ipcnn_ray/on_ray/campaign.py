@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from ipcnn_ray.errors import IpcnnError
+from ipcnn_ray.on_ray.optuna_space import random_settings
 from ipcnn_ray.spec.expand import Run, active, experiment_id, grid_runs, named_runs, run_for, run_id
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.places import Places
@@ -28,39 +32,66 @@ class Campaign:
     """The tracker's id of the experiment's run."""
     gpus: float
     """GPUs of one worker."""
-    reference: ControlReference | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Lineage that every run of the experiment shares."""
+    references: ControlReference | None = None
+    """What the runs are measured against, once the control is trained."""
 
     @property
-    def root(self) -> str:
-        """Where everything of the experiment lies."""
-        return f"{self.places.storage}/{experiment_id(self.spec)}"
+    def root(self) -> Path:
+        """Folder of everything that belongs to the experiment."""
+        return experiment_folder(self.spec, self.places)
+
+    @cached_property
+    def named(self) -> dict[str, Run]:
+        """The named runs by label; without a search the one run."""
+        return {run.label: run for run in named_runs(self.spec)}
+
+    @cached_property
+    def planned(self) -> dict[str, Run]:
+        """The runs of the search that do not depend on how others end, by label: a grid, or random draws."""
+        search = self.spec.search
+        if isinstance(search, SpaceSearch) and search.algorithm == "random":
+            drawn = (run_for(self.spec, settings) for settings in random_settings(search, self.spec.seed))
+            return {run.label: run for run in drawn}
+        return {run.label: run for run in grid_runs(self.spec)}
 
     def run(self, config: Mapping[str, Any]) -> Run:
         """The run that a Tune config stands for."""
         if LABEL in config:
-            listed = (*named_runs(self.spec), *grid_runs(self.spec))
-            return next(run for run in listed if run.label == config[LABEL])
+            return (self.named | self.planned)[config[LABEL]]
         assert isinstance(self.spec.search, SpaceSearch)
         return run_for(self.spec, active(self.spec.search.space, config))
 
-    def run_id(self, run: Run) -> str:
-        return run_id(self.spec, run)
-
-    def folder(self, run: Run) -> str:
+    def folder(self, run: Run) -> Path:
         """Where the run keeps its checkpoints and its result."""
-        return f"{self.root}/{run.label}"
+        return self.root / run.label
 
     def record(self, run: Run) -> RunRecord:
         """The run in the record; opened if it is not there."""
-        return self.tracker.open_child(self.spec.name, self.run_id(run), self.parent)
+        return self.tracker.open_child(self.spec.name, run_id(self.spec, run), self.parent)
 
     def request(self, run: Run) -> RunRequest:
         """What a worker must know to train the run."""
         return RunRequest(
-            run_id=self.run_id(run),
+            run_id=run_id(self.spec, run),
             spec=run.spec,
             places=self.places,
             handle=self.record(run).handle,
-            folder=self.folder(run),
-            references=self.reference,
+            folder=str(self.folder(run)),
+            references=self.references,
+            tags=self.tags,
         )
+
+
+def experiment_folder(spec: ExperimentSpec, places: Places) -> Path:
+    """Where an experiment keeps its runs and the state of its search.
+
+    Raises IpcnnError for a storage that is not a folder.
+    """
+    if "://" in places.storage:
+        raise IpcnnError(
+            f"IPCNN_STORAGE = {places.storage!r} is not a folder\n"
+            "Checkpoints are written to a local or shared folder: set IPCNN_STORAGE to one that every worker sees."
+        )
+    return Path(places.storage) / experiment_id(spec)

@@ -1,19 +1,26 @@
-"""What happens in a running experiment, told to whoever listens."""
+"""What happens in a running experiment, told to whoever listens; and how a run of Tune's ends for us."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 
 from ipcnn_ray.on_ray.campaign import Campaign
+from ipcnn_ray.spec.expand import Run, run_id
 from ipcnn_ray.tracking.protocol import State
-from ipcnn_ray.train.attempts import Attempts
 from ipcnn_ray.train.checkpoint import read_result, write_result
 from ipcnn_ray.train.request import RunResult
+
+LOST_WORKERS = 8
+"""Times that a run is started again after its worker vanished."""
+METRIC = "combined"
+"""The objective; lower is better."""
+FAILED = "failed"
+"""Key of a last report to Tune: why the run has failed for good."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class PhaseStarted:
 
 @dataclass(frozen=True)
 class RunStarted:
-    """A run got its worker."""
+    """A run got its worker, for the first time or again."""
 
     label: str
 
@@ -49,51 +56,80 @@ class RunEnded:
     metrics: Mapping[str, float]
 
 
-Event = PhaseStarted | RunStarted | EpochDone | RunEnded
+@dataclass(frozen=True)
+class Warned:
+    """Something went otherwise than asked, and the experiment goes on."""
+
+    text: str
+
+
+Event = PhaseStarted | RunStarted | EpochDone | RunEnded | Warned
 Listener = Callable[[Event], None]
 
 
+TUNES_OWN = {"time_this_iter_s", "time_total_s", "time_since_restore"}
+
+
 def numbers(result: Mapping[str, Any]) -> dict[str, float]:
-    """Our metrics in what Tune hands round."""
-    return {k: float(v) for k, v in result.items() if isinstance(v, float)}
+    """Our metrics in what Tune hands round, which adds times and identities of its own; those that are numbers."""
+    floats = {key: value for key, value in result.items() if isinstance(value, float) and key not in TUNES_OWN}
+    return {key: value for key, value in floats.items() if not (key == METRIC and math.isnan(value))}
 
 
-class TellListener(Callback):
-    """Tune's events as ours. Also settles the runs that early stopping ended: their workers cannot."""
+class Watcher(Callback):
+    """Tune's events as ours. Settles what only the driver can: early stopping, lost workers, no retry after an error."""
 
     def __init__(self, campaign: Campaign, listener: Listener) -> None:
         self.campaign = campaign
         self.listener = listener
+        self.ended: dict[str, RunEnded] = {}
+        """The runs that Tune is through with, by label."""
+        self.runs: dict[str, Run] = {}
+        """By Tune's id of a trial."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Tune writes its callbacks to disk with its own state, which nobody reads; a listener may hold a terminal."""
+        return Callback, ()
+
+    def _run(self, trial: Any) -> Run:
+        if trial.trial_id not in self.runs:
+            self.runs[trial.trial_id] = self.campaign.run(trial.config)
+        return self.runs[trial.trial_id]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.listener(RunStarted(self.campaign.run(trial.config).label))
+        if trial.trial_id not in self.runs:
+            trial.max_failures = trial.num_failures + LOST_WORKERS
+        self.listener(RunStarted(self._run(trial).label))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if "epoch" in result:
-            self.listener(EpochDone(self.campaign.run(trial.config).label, numbers(result)))
+        run = self._run(trial)
+        if FAILED in result:
+            trial.max_failures = trial.num_failures  # the error that follows is the last
+            self._fail(run, result[FAILED])
+        else:
+            self.listener(EpochDone(run.label, numbers(result)))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.listener(settle(self.campaign, trial.config, numbers(trial.last_result or {})))
+        run, last = self._run(trial), numbers(trial.last_result or {})
+        if (result := read_result(self.campaign.folder(run))) is None:
+            epoch = int(last.get("epoch", 0))
+            why = f"early stopping at epoch {epoch} of {run.spec.train.epochs}"
+            result = RunResult(run_id(self.campaign.spec, run), "stopped", why, epoch, last)
+            self.campaign.record(run).state("stopped", why)
+            write_result(self.campaign.folder(run), result)
+        self._end(run, result.state, result.why, result.metrics)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        run = self.campaign.run(trial.config)
-        why = Attempts.read(Path(self.campaign.folder(run))).why or "its worker was lost too often"
+        run = self._run(trial)
+        if run.label not in self.ended:
+            self._fail(run, f"its worker was lost {trial.num_failures} times")
+
+    def _fail(self, run: Run, why: str) -> None:
         self.campaign.record(run).state("failed", why)
-        self.listener(RunEnded(run.label, "failed", why, numbers(trial.last_result or {})))
+        self._end(run, "failed", why, {})
 
-
-def settle(campaign: Campaign, config: Mapping[str, Any], last: Mapping[str, float]) -> RunEnded:
-    """How a run that Tune is through with has ended; without a result or an error, early stopping ended it."""
-    run = campaign.run(config)
-    folder = Path(campaign.folder(run))
-    if (result := read_result(folder)) is None:
-        if why := Attempts.read(folder).why:
-            return RunEnded(run.label, "failed", why, dict(last))
-        epoch, epochs = int(last.get("epoch", 0)), run.spec.train.epochs
-        why = f"early stopping at epoch {epoch} of {epochs}"
-        result = RunResult(campaign.run_id(run), "stopped", why, epoch, dict(last))
-        write_result(folder, result)
-        campaign.record(run).state("stopped", why)
-    return RunEnded(run.label, result.state, result.why, result.metrics)
+    def _end(self, run: Run, state: State, why: str, metrics: Mapping[str, float]) -> None:
+        self.ended[run.label] = RunEnded(run.label, state, why, metrics)
+        self.listener(self.ended[run.label])

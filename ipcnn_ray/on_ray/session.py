@@ -1,49 +1,86 @@
-"""A Ray of our own for the length of a submission, on loopback."""
+"""The Ray that an experiment runs on: one of our own for the length of a submission, or a cluster that is there."""
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import ipcnn_ray
+import ray
 
+import ipcnn_ray
+from ipcnn_ray.on_ray.resources import Nodes, this_machine
+
+LOOPBACK = "127.0.0.1"
+TOKEN = secrets.token_hex(32)
+"""What the embedded Ray asks of everybody: some of its ports listen beyond loopback. One for the life of the process."""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",  # embedded: nothing listens beyond loopback
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "5",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # its default of 2 lets one epoch through every 2 s
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is elsewhere
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # named runs have no objective yet
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",  # an early-stopped run ends before its process takes the next
+    "TUNE_GLOBAL_CHECKPOINT_S": "2",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+"""Of Ray, for the submitting process and the workers; what the environment sets already stays."""
 
 
 @contextmanager
-def embedded_ray() -> Iterator[list[Mapping[str, float]]]:
-    """Start Ray with all cores of this machine; gives the resources of its nodes, and stops Ray at the end."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    package = str(Path(ipcnn_ray.__file__).resolve().parents[1])
-    search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
-    ray.init(
-        address="local",
-        num_cpus=os.cpu_count(),
-        include_dashboard=True,  # without it an early-stopped nested trial leaks its placement group
-        dashboard_host="127.0.0.1",
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        runtime_env={"env_vars": {**SETTINGS, "PYTHONPATH": search}},
-    )
-    for noisy in ("ray.tune", "ray.train", "ray.air", "ray"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """The settings in this process's environment, as it was before at the end."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
-        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield
     finally:
-        ray.shutdown()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def session(address: str | None = None) -> Iterator[Nodes]:
+    """Ray for the length of the block; gives the resources of its nodes.
+
+    Without an address an embedded Ray with all cores and GPUs of this machine, closed to others by a token and stopped
+    at the end. With one ("auto": of this machine) the cluster there.
+    """
+    settings = {name: os.environ.get(name, value) for name, value in SETTINGS.items()}
+    package = str(Path(ipcnn_ray.__file__).resolve().parents[1])
+    python_path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
+    shared = {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "runtime_env": {"env_vars": {**settings, "PYTHONPATH": python_path}},
+    }
+    if address is None:
+        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    with _environment(settings):
+        if address is None:
+            here = this_machine()[0]
+            ray.init(
+                address="local",
+                num_cpus=int(here["CPU"]),
+                num_gpus=int(here["GPU"]),
+                include_dashboard=True,  # without it an early-stopped nested run leaks its placement group
+                dashboard_host=LOOPBACK,
+                **shared,
+            )
+        else:
+            ray.init(address=address, **shared)
+        for noisy in ("ray", "ray.tune", "ray.train", "ray.air"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        try:
+            yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        finally:
+            ray.shutdown()

@@ -1,48 +1,75 @@
 """A run as a Tune trainable. Two strategies behind one function: one worker trains in the trial's own process,
 which costs about a second a trial; several workers are a Ray Train run nested in the trial.
 
-Checkpoints are ours (train/checkpoint.py) in both: a retried, restored or resubmitted run finds its own.
+Checkpoints are ours (train/checkpoint.py) in both: a retried, restored or resubmitted run finds its own. A run has
+ended when its result is in its folder; only then is Tune told of its last epoch, so that early stopping cannot take
+a run away from its last step.
 """
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Mapping
+import fcntl
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
 from ray import tune
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayActorError
+from ray.train import ControllerError, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from ipcnn_ray.on_ray.campaign import Campaign
-from ipcnn_ray.train.attempts import Attempts
+from ipcnn_ray.on_ray.progress import FAILED, LOST_WORKERS, METRIC
 from ipcnn_ray.train.checkpoint import read_result
 from ipcnn_ray.train.request import RunRequest
 from ipcnn_ray.train.run import execute
 from ipcnn_ray.train.runtime import InProcess, ProcessGroup
 
-LOST_WORKERS = 8
-"""Times that a run is restarted after its worker vanished."""
+class _Reports:
+    """Epochs as reports to Tune: not the last one, and with the newest objective where an epoch has none of its own."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self.objective = math.nan
+
+    def of(self, metrics: Mapping[str, float]) -> dict[str, float] | None:
+        self.objective = metrics.get(METRIC, self.objective)
+        return None if metrics["epoch"] >= self.epochs else {METRIC: self.objective, **metrics}
 
 
 class _Trial(InProcess):
-    """One worker in a trial's process; evaluated epochs go to Tune."""
+    """One worker in a trial's process."""
+
+    def __init__(self, device: torch.device, epochs: int) -> None:
+        super().__init__(device)
+        self.reports = _Reports(epochs)
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        if "val_error" in metrics:
-            tune.report(dict(metrics))
+        if (report := self.reports.of(metrics)) is not None:
+            tune.report(report)
 
 
 class _TrainWorker(ProcessGroup):
-    """A worker of Ray Train; evaluated epochs go to its controller, which passes rank 0's on to Tune."""
+    """A worker of Ray Train, whose controller passes rank 0's reports on to Tune."""
+
+    def __init__(self, device: torch.device, epochs: int) -> None:
+        super().__init__(device)
+        self.reports = _Reports(epochs)
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        if "val_error" in metrics:
-            ray.train.report(dict(metrics))
+        if (report := self.reports.of(metrics)) is not None:
+            ray.train.report(report)
+
+
+class _WorkersLost(Exception):
+    """Workers of a nested run vanished."""
 
 
 def trainable(campaign: Campaign) -> Callable[[dict[str, Any]], None]:
@@ -50,12 +77,17 @@ def trainable(campaign: Campaign) -> Callable[[dict[str, Any]], None]:
 
     def trial(config: dict[str, Any]) -> None:
         request = campaign.request(campaign.run(config))
-        known = read_result(request.path)
-        if known is None:
-            train = _nested if request.spec.compute.workers > 1 else _in_trial
-            train(request, campaign)
-        elif "val_error" in known.metrics:
-            tune.report(dict(known.metrics))
+        attempt = _nested if request.spec.compute.workers > 1 else _in_trial
+        with _alone(request.path):
+            try:
+                if read_result(request.path) is None:
+                    _persist(lambda: attempt(request, campaign), request.spec.compute.retries)
+            except Exception as error:
+                tune.report({FAILED: _told(error), METRIC: math.nan, "epoch": 0.0})
+                raise
+        result = read_result(request.path)
+        assert result is not None, f"{request.path} has no result: the workers see another IPCNN_STORAGE"
+        tune.report({METRIC: math.nan, **result.metrics})
 
     return trial
 
@@ -68,45 +100,73 @@ def resources(campaign: Campaign) -> dict[str, float]:
     return {"CPU": float(compute.cpus_per_worker), "GPU": campaign.gpus}
 
 
-def _errors(request: RunRequest) -> int:
-    """Attempts that ended by an error of the run itself."""
-    attempts = Attempts.read(request.path)
-    return attempts.error + attempts.memory
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Only one process trains in a folder: a search may draw the same settings twice at the same time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _persist(attempt: Callable[[], object], retries: int) -> None:
+    """Attempt again after an error as often as the spec says; lost workers do not use that up."""
+    lost = errors = 0
+    while True:
+        try:
+            attempt()
+            return
+        except _WorkersLost:
+            lost += 1
+            if lost > LOST_WORKERS:
+                raise
+        except Exception:
+            errors += 1
+            if errors > retries:
+                raise
+
+
+def _told(error: Exception) -> str:
+    """The cause of a failure in a sentence."""
+    if isinstance(error, _WorkersLost):
+        return f"its workers were lost {LOST_WORKERS + 1} times; the last time: {error}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _in_trial(request: RunRequest, campaign: Campaign) -> None:
     device = torch.device("cuda" if campaign.gpus else "cpu")
-    before = _errors(request)
-    while True:
-        try:
-            execute(request, _Trial(device), campaign.tracker)
-            return
-        except Exception:  # recorded with its cause by execute; the search goes on without this run
-            if _errors(request) - before > request.spec.compute.retries:
-                return
+    execute(request, _Trial(device, request.spec.train.epochs), campaign.tracker)
 
 
 def _nested(request: RunRequest, campaign: Campaign) -> None:
-    compute = request.spec.compute
-    tracker, before = campaign.tracker, _errors(request)
+    compute, tracker = request.spec.compute, campaign.tracker
 
-    def worker(_: dict[str, Any]) -> None:
-        if _errors(request) - before > request.spec.compute.retries:
-            return
-        execute(request, _TrainWorker(ray.train.torch.get_device()), tracker)
+    def worker() -> None:
+        execute(request, _TrainWorker(ray.train.torch.get_device(), request.spec.train.epochs), tracker)
 
-    TorchTrainer(
+    home = request.path / "ray"  # Ray Train's own notes; it would go on from those of an attempt before
+    shutil.rmtree(home, ignore_errors=True)
+    per_worker = {"CPU": float(compute.cpus_per_worker)} | ({"GPU": campaign.gpus} if campaign.gpus else {})
+    trainer = TorchTrainer(
         worker,
-        train_loop_config={},
         scaling_config=ScalingConfig(
-            num_workers=compute.workers,
-            use_gpu=campaign.gpus > 0,
-            resources_per_worker={"CPU": compute.cpus_per_worker, "GPU": campaign.gpus},
+            num_workers=compute.workers, use_gpu=campaign.gpus > 0, resources_per_worker=per_worker
         ),
-        run_config=RunConfig(
-            name=uuid.uuid4().hex,
-            storage_path=f"{campaign.root}/ray",
-            callbacks=[TuneReportCallback()],
-            failure_config=FailureConfig(max_failures=LOST_WORKERS + compute.retries),
-        ),
-    ).fit()
+        run_config=RunConfig(name="train", storage_path=str(home), callbacks=[TuneReportCallback()]),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        raise _cause(error.worker_failures) from error
+    except ControllerError as error:
+        raise _WorkersLost(str(error.controller_failure)) from error
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def _cause(failures: Mapping[int, Exception]) -> Exception:
+    """The error behind the failures of a group, by rank: a worker that vanished makes the others fail, too."""
+    for rank, failure in failures.items():
+        gone = getattr(failure, "health_check_failure", failure)
+        if isinstance(gone, RayActorError):
+            return _WorkersLost(f"worker {rank} of {len(failures)}: {gone}")
+    return next(iter(failures.values()))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ipcnn_ray.data.batches import Read
 from ipcnn_ray.data.split import Items
+from ipcnn_ray.data.store import rows_reader
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.net import InterpretableNet
 
@@ -51,14 +52,14 @@ def features_reader(
     with FileLock(folder.parent / f"{key}.lock"):
         if not folder.is_dir():
             _build(folder, items, shape, compute)
-    features = _open(folder, (len(items), *shape))
+    features = rows_reader(_open(folder, (len(items), *shape)))
     row = np.full(2 * (int(items[:, 0].max()) + 1), -1, np.int64)
     row[items[:, 0] * 2 + items[:, 1]] = np.arange(len(items))
 
     def read(part: Items) -> Tensor:
         rows = row[part[:, 0] * 2 + part[:, 1]]
         assert (rows >= 0).all(), "an item that the cache was not built for"
-        return torch.from_numpy(features[rows])
+        return torch.from_numpy(features(rows))
 
     return read
 

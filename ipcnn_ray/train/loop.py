@@ -67,6 +67,19 @@ def step_loss(
     return total * runtime.world_size, classification.detach(), information
 
 
+def settle(model: nn.Module, inputs: Inputs) -> None:
+    """One backward pass on zeros that trains nothing, when `model` is wrapped.
+
+    DDP lays its buckets out anew after its first backward pass, and how the gradients of three or more workers are
+    rounded depends on the layout: without this, a resumed run would not be bit for bit the uninterrupted one.
+    """
+    if model is not inputs.net:
+        inputs.net.train().set_step(0, 0, 0, 0, 1)
+        rows = torch.zeros(1, *inputs.net.feature_shape(), device=inputs.device)
+        model(rows, from_features=True).sum().backward()
+        inputs.net.zero_grad(set_to_none=True)
+
+
 def train_epoch(
     model: nn.Module,
     inputs: Inputs,

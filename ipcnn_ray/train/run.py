@@ -27,7 +27,7 @@ from ipcnn_ray.train.attempts import Attempts, cause_of
 from ipcnn_ray.train.checkpoint import Origin, Restored
 from ipcnn_ray.train.evaluate import EvaluationPlan, evaluate
 from ipcnn_ray.train.inputs import Inputs, distinct
-from ipcnn_ray.train.loop import LayerLoss, train_epoch
+from ipcnn_ray.train.loop import LayerLoss, settle, train_epoch
 from ipcnn_ray.train.metrics import evaluation_metrics, learning_rate, summary, training_metrics
 from ipcnn_ray.train.request import ControlReference, RunRequest, RunResult
 from ipcnn_ray.train.runtime import Runtime, StopRun
@@ -134,6 +134,7 @@ def _train(request: RunRequest, runtime: Runtime, record: RunRecord | None) -> _
             log.warning("passed over damaged checkpoints: %s", "; ".join(restored.damaged))
         record.metrics(history)
     model = runtime.wrap(net)
+    settle(model, inputs)
     losses = _losses(spec, net, device)
     fields = {layer: field(spec.model, layer) for layer in net.interpretable}
     stop: StopRun | None = None

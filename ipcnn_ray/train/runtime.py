@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -75,7 +76,9 @@ class ProcessGroup:
         if self.world_size == 1 or not any(p.requires_grad for p in module.parameters()):
             return module
         ids = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 has another name for this, 2.11 only this one
+            return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
 
     def gather(self, x: Tensor) -> Tensor:
         x = x.contiguous()
