@@ -17,7 +17,9 @@ from ipcnn_ray import __version__
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.plan import plan
 from ipcnn_ray.cli.schema import schema
+from ipcnn_ray.cli.status import status
 from ipcnn_ray.cli.submit import submit
+from ipcnn_ray.cli.ui import ui
 from ipcnn_ray.cli.validate import validate
 from ipcnn_ray.errors import IpcnnError, TrainingError
 
@@ -26,7 +28,7 @@ RUN_FAILED, WRONG_REQUEST, STOPPED = 1, 2, 130
 app = typer.Typer(
     name="ipcnn", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None
 )
-for command in (submit, validate, plan, schema):
+for command in (submit, status, ui, validate, plan, schema):
     app.command()(command)
 
 

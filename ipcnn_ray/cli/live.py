@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ipcnn_ray.on_ray.progress import EpochDone, Event, PhaseStarted, RunEnded, RunStarted
+from ipcnn_ray.on_ray.progress import EpochDone, Event, PhaseStarted, RunEnded, RunStarted, Warned
 
 
 @dataclass
@@ -70,9 +70,11 @@ class Progress:
                 if not self.live:
                     self._line(self._epoch_line(event.label, row))
             case RunEnded():
-                row = self.rows.pop(event.label, None)
+                self.rows.pop(event.label, None)
                 self.ended += 1
                 self._line(self._end_line(event))
+            case Warned():
+                self._line(f"warning: {event.text}")
         if self.live:
             self.live.update(self._view())
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ipcnn_ray.data.image_io import Box, ImageFileError, image_size, square_crop
 from ipcnn_ray.data.index import Stamps, stamps
-from ipcnn_ray.data.voc_annotations import AGAIN, FILES, Annotations, from_landmark_files, from_part_masks
+from ipcnn_ray.data.voc_annotations import AGAIN, Annotations, from_landmark_files, from_part_masks
 from ipcnn_ray.errors import DataError, Problem
 from ipcnn_ray.spec.experiment import VocPart
 
@@ -115,8 +115,7 @@ def _check_use(data: VocPart, voc: Path, crops: list[Crop], found: Annotations) 
     for k, landmark in enumerate(data.landmarks):
         seen = sum(not np.isnan(crop.share_K2[k]).any() for crop in crops)
         if seen < 2:
-            file = f" (landmark {FILES[landmark]} of the released files)"
-            what = f"landmark {landmark!r}{file} is seen on {seen} of {len(crops)} objects of {data.category}"
+            what = f"landmark {landmark!r} is seen on {seen} of {len(crops)} objects of {data.category}"
             found.wrong(voc, what, "Location instability needs at least 2; take it out of data.landmarks.")
 
 

@@ -16,7 +16,6 @@ from optuna.trial import TrialState
 from ipcnn_ray.spec.expand import active
 from ipcnn_ray.spec.search import Choice, Distribution, LogUniform, SpaceSearch
 
-STUDY = "search"
 Settings = dict[str, Any]
 
 
@@ -64,6 +63,8 @@ class Memory:
     are new ones.
     """
 
+    STUDY = "search"
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -73,7 +74,7 @@ class Memory:
 
     def study(self) -> optuna.Study:
         return optuna.create_study(
-            study_name=STUDY, storage=self.storage(), direction="minimize", load_if_exists=True
+            study_name=self.STUDY, storage=self.storage(), direction="minimize", load_if_exists=True
         )
 
     def settle(self, ended: Callable[[Settings], tuple[bool, float | None]]) -> None:
@@ -89,7 +90,8 @@ class Memory:
 
     def drawn(self) -> list[Settings]:
         """Settings of all trials, each once, in the order in which they were drawn."""
-        found = {_key(trial.params): dict(trial.params) for trial in self.study().get_trials(deepcopy=False)}
+        trials = self.study().get_trials(deepcopy=False)
+        found = {_key(trial.params): dict(trial.params) for trial in trials if trial.params}
         return list(found.values())
 
     def ended(self) -> int:

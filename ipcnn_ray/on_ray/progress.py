@@ -9,6 +9,7 @@ from typing import Any
 
 from ray.tune import Callback
 
+from ipcnn_ray.errors import TrackingError
 from ipcnn_ray.on_ray.campaign import Campaign
 from ipcnn_ray.spec.expand import Run, run_id
 from ipcnn_ray.tracking.protocol import State
@@ -77,7 +78,7 @@ def numbers(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 class Watcher(Callback):
-    """Tune's events as ours. Settles what only the driver can: early stopping, lost workers, no retry after an error."""
+    """Tune's events as ours. Settles what only the driver can: early stopping, lost workers, errors that last."""
 
     def __init__(self, campaign: Campaign, listener: Listener) -> None:
         self.campaign = campaign
@@ -117,7 +118,7 @@ class Watcher(Callback):
             epoch = int(last.get("epoch", 0))
             why = f"early stopping at epoch {epoch} of {run.spec.train.epochs}"
             result = RunResult(run_id(self.campaign.spec, run), "stopped", why, epoch, last)
-            self.campaign.record(run).state("stopped", why)
+            self._record(run, "stopped", why)
             write_result(self.campaign.folder(run), result)
         self._end(run, result.state, result.why, result.metrics)
 
@@ -127,8 +128,15 @@ class Watcher(Callback):
             self._fail(run, f"its worker was lost {trial.num_failures} times")
 
     def _fail(self, run: Run, why: str) -> None:
-        self.campaign.record(run).state("failed", why)
+        self._record(run, "failed", why)
         self._end(run, "failed", why, {})
+
+    def _record(self, run: Run, state: State, why: str) -> None:
+        """A record that cannot be reached now does not end the search: what a run reached lies in its folder."""
+        try:
+            self.campaign.record(run).state(state, why)
+        except TrackingError as error:
+            self.listener(Warned(f"{run.label} has {state}, which could not be recorded: {error}"))
 
     def _end(self, run: Run, state: State, why: str, metrics: Mapping[str, float]) -> None:
         self.ended[run.label] = RunEnded(run.label, state, why, metrics)

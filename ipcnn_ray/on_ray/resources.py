@@ -48,8 +48,9 @@ def runs_at_once(compute: Compute, gpus: float, nodes: Nodes) -> int:
         )
     if compute.concurrent_runs is not None and compute.concurrent_runs > fit:
         raise ResourceError(
-            f"compute.concurrent_runs = {compute.concurrent_runs}, each of {compute.workers} workers of {each}\n{here}\n"
-            f"Ways out: --set compute.concurrent_runs={fit}, or leave it out for as many as fit."
+            f"compute.concurrent_runs = {compute.concurrent_runs}, each of {compute.workers} workers of {each}\n"
+            f"{here} At the same time {fit} of these runs fit.\n"
+            f"Ways out: --set compute.concurrent_runs={fit}, or null for as many as fit."
         )
     return compute.concurrent_runs or fit
 

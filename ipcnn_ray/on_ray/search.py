@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import fcntl
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import optuna
-from ray import tune
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.optuna import OptunaSearch
-
-from ipcnn_ray.errors import TrainingError
-from ipcnn_ray.on_ray.campaign import LABEL, Campaign
-from ipcnn_ray.on_ray.optuna_space import DefineByRun, sampler
-from ipcnn_ray.on_ray.progress import Listener, PhaseStarted, RunEnded, TellListener, settle
-from ipcnn_ray.on_ray.resources import gpus_per_worker, runs_that_fit
-from ipcnn_ray.on_ray.session import embedded_ray
-from ipcnn_ray.on_ray.trainables import LOST_WORKERS, resources, trainable
-from ipcnn_ray.spec.expand import Run, experiment_id, grid_runs, named_runs
+from ipcnn_ray.errors import IpcnnError, TrainingError
+from ipcnn_ray.on_ray.campaign import Campaign, experiment_folder
+from ipcnn_ray.on_ray.progress import METRIC, Listener, PhaseStarted
+from ipcnn_ray.on_ray.resources import gpus_per_worker, runs_at_once, this_machine
+from ipcnn_ray.on_ray.tuning import Ended, Interrupted, Tuning
+from ipcnn_ray.spec.expand import Run, experiment_id
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.places import Places
 from ipcnn_ray.spec.search import SpaceSearch
-from ipcnn_ray.tracking.protocol import State, Tracker
-from ipcnn_ray.train.attempts import Attempts
-from ipcnn_ray.train.checkpoint import read_result, write_whole
+from ipcnn_ray.tracking.protocol import RunRecord, State, Tracker
 from ipcnn_ray.train.metrics import objective
 from ipcnn_ray.train.request import ControlReference, RunRequest
 
-METRIC = "combined"
-
-
-class Interrupted(Exception):
-    """Somebody stopped the experiment; submitted again, it goes on."""
+__all__ = ["Interrupted", "Outcome", "RunOutcome", "run_experiment"]
 
 
 @dataclass(frozen=True)
@@ -48,9 +35,10 @@ class RunOutcome:
     state: State
     why: str
     metrics: Mapping[str, float]
-    drawn: bool = False
-    """Drawn by the search, not listed in the spec."""
-    fresh: bool = True
+    """Of its last epoch, and of the whole run; none of a run that failed."""
+    drawn: bool
+    """Drawn by the search, not named in the spec."""
+    fresh: bool
     """It was trained, at least in part, by this submission."""
 
 
@@ -62,7 +50,7 @@ class Outcome:
     parent: str
     """The tracker's id of the experiment's run."""
     runs: tuple[RunOutcome, ...]
-    """Best first: by the combined objective, else by instability; failed ones last."""
+    """Best first: by the combined objective, else by instability; early-stopped ones behind, failed ones last."""
     control: str | None
     """Label of the run that the objective is relative to."""
 
@@ -81,59 +69,118 @@ def run_experiment(
     fresh: bool = False,
     tags: Mapping[str, str] | None = None,
     texts: Mapping[str, str] | None = None,
+    address: str | None = None,
 ) -> Outcome:
-    """Train all runs of an experiment; those that ended before are not trained again.
+    """Train all runs of an experiment; those that ended before are not trained again, those that failed are.
 
-    The data must be prepared. `tags` (lineage) and `texts` (path -> content) go to the experiment's own record. Raises ResourceError before anything starts, TrainingError when the control of a
-    search fails, Interrupted after Ctrl-C.
+    The data must be prepared, and the tracker. fresh: put aside what was trained before. tags: lineage, for the
+    record of the experiment and of each run; texts: path -> content, files of the experiment's record. address: the
+    cluster's; without one, this machine's own Ray.
+
+    Raises ResourceError before anything starts, IpcnnError when the experiment is under way in another process,
+    TrainingError when the control of a search fails, Interrupted after Ctrl-C.
     """
-    identity = experiment_id(spec)
-    root = Path(places.storage) / identity
-    if fresh and root.exists():
-        root.rename(root.with_name(f"{root.name}.before-{time.strftime('%Y%m%d-%H%M%S')}"))
-    tracker.prepare(spec.name)
-    parent = tracker.open_parent(spec.name, identity, fresh=fresh)
-    parent.state("running")
-    parent.tags(tags or {})
-    for path, content in (texts or {}).items():
-        parent.text(content, path)
-    campaign = Campaign(spec, places, tracker, parent.handle, gpus=0.0)
-    engine = _Engine(listener)
-    try:
-        runs = engine.listed(campaign, named_runs(spec), "named runs" if spec.search else "training", None)
-        control = None
-        if spec.search:
-            control = spec.search.objective.control
-            found = next(run for run in runs if run.run.label == control)
-            if found.state != "succeeded":
-                raise TrainingError(
-                    f"the control run {control!r} has {found.state}: {found.why}\n"
-                    "Every other run is measured against it; mend it and submit again."
-                )
-            reference = ControlReference(
-                found.metrics["instability"], found.metrics["val_error"], spec.search.objective.instability_weight
-            )
-            campaign = replace(campaign, reference=reference)
-            runs = [_with_combined(run, reference) for run in runs]
-            if isinstance(spec.search, SpaceSearch):
-                runs += engine.drawn(campaign, spec.search)
-            else:
-                runs += engine.listed(campaign, grid_runs(spec), "grid", _stopping(spec))
-    except BaseException as error:
-        stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-        parent.state("stopped" if stopped else "failed", "Ctrl-C" if stopped else str(error))
-        raise
-    finally:
-        engine.close()
-    outcome = Outcome(identity, parent.handle, tuple(sorted(runs, key=_rank)), control)
-    states = [run.state for run in outcome.runs]
-    parent.tags({f"ipcnn.runs_{state}": str(states.count(state)) for state in ("succeeded", "failed", "stopped")})
-    if outcome.best:
-        parent.tags({"ipcnn.best": outcome.best.run.label})
-        kept = ("combined", "instability", "val_error")
-        parent.metrics([{"epoch": 1.0, **{f"best_{k}": v for k, v in outcome.best.metrics.items() if k in kept}}])
-    parent.state("succeeded" if outcome.best else "failed", "" if outcome.best else "no run was trained to its end")
-    return outcome
+    if address is None:
+        runs_at_once(spec.compute, gpus_per_worker(spec.compute, this_machine()), this_machine())
+    root = experiment_folder(spec, places)
+    with _alone(root):
+        if fresh and root.exists():
+            root.rename(root.with_name(f"{root.name}.before-{time.strftime('%Y%m%d-%H%M%S')}"))
+        parent = tracker.open_parent(spec.name, experiment_id(spec), fresh=fresh)
+        parent.state("running")
+        parent.tags(tags or {})
+        for path, content in (texts or {}).items():
+            parent.text(content, path)
+        campaign = Campaign(spec, places, tracker, parent.handle, gpus=0.0, tags=tags or {})
+        known = _ended_before(root)
+        try:
+            with Tuning(listener, address) as tuning:
+                runs, control = _phases(campaign, tuning, listener, known)
+        except (Interrupted, KeyboardInterrupt):
+            parent.state("stopped", "interrupted; submitted again, it goes on")
+            raise Interrupted from None
+        except BaseException as error:
+            parent.state("failed", str(error))
+            raise
+        outcome = Outcome(experiment_id(spec), parent.handle, tuple(sorted(runs, key=_rank)), control)
+        _conclude(outcome, spec, parent, tracker)
+        return outcome
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Two processes do not train the same experiment at the same time."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with root.with_name(f".{root.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise IpcnnError(
+                f"{root.name} is being trained by another process on this storage\n"
+                "Wait for it or stop it; or submit under another name."
+            ) from error
+        yield
+
+
+def _ended_before(root: Path) -> set[str]:
+    """Labels of the runs that have a result."""
+    return {path.parent.name for path in root.glob("*/result.json")}
+
+
+def _phases(
+    campaign: Campaign, tuning: Tuning, listener: Listener, known: set[str]
+) -> tuple[list[RunOutcome], str | None]:
+    """Train the named runs, then those of the search, measured against the control; its label."""
+    search = campaign.spec.search
+    listener(PhaseStarted("named runs" if search else "training", len(campaign.named)))
+    ended = tuning.listed(campaign, campaign.named, early_stopping=False)
+    named = _outcomes(campaign, campaign.named, ended, known, drawn=False)
+    if search is None:
+        return named, None
+    control = search.objective.control
+    measured = ended[control]
+    if measured.state != "succeeded":
+        raise TrainingError(
+            f"the control run {control!r} has {measured.state}: {measured.why}\n"
+            "Every other run is measured against it; mend it and submit again."
+        )
+    if not measured.metrics["instability"] > 0:
+        raise TrainingError(
+            f"the control run {control!r} has location instability {measured.metrics['instability']}: "
+            "nothing can be measured against it\nTrain it longer, or use more objects."
+        )
+    references = ControlReference(
+        measured.metrics["instability"], measured.metrics["val_error"], search.objective.instability_weight
+    )
+    campaign = replace(campaign, references=references)
+    named = [_with_objective(outcome, campaign) for outcome in named]
+    if isinstance(search, SpaceSearch) and search.algorithm == "tpe":
+        listener(PhaseStarted("search", search.trials))
+        runs, ended = tuning.learned(campaign, search)
+    else:
+        runs = campaign.planned
+        listener(PhaseStarted("search", len(runs)))
+        ended = tuning.listed(campaign, runs, early_stopping=True)
+    return named + _outcomes(campaign, runs, ended, known, drawn=True), control
+
+
+def _outcomes(
+    campaign: Campaign, runs: Mapping[str, Run], ended: Ended, known: set[str], *, drawn: bool
+) -> list[RunOutcome]:
+    return [
+        RunOutcome(run, campaign.request(run), end.state, end.why, end.metrics, drawn=drawn, fresh=label not in known)
+        for label, run in runs.items()
+        if (end := ended.get(label))
+    ]
+
+
+def _with_objective(outcome: RunOutcome, campaign: Campaign) -> RunOutcome:
+    """A named run was trained before the control was known: its objective follows from its last epoch."""
+    if campaign.references is None or "val_error" not in outcome.metrics:
+        return outcome
+    value = objective(outcome.metrics, campaign.references)
+    campaign.record(outcome.run).metrics([{"epoch": outcome.metrics["epoch"], METRIC: value}])
+    return replace(outcome, metrics={**outcome.metrics, METRIC: value})
 
 
 def _rank(outcome: RunOutcome) -> tuple[int, float]:
@@ -142,146 +189,16 @@ def _rank(outcome: RunOutcome) -> tuple[int, float]:
     return order, math.inf if math.isnan(value) else value
 
 
-def _with_combined(outcome: RunOutcome, reference: ControlReference) -> RunOutcome:
-    """A named run was trained before the control was known: its objective follows from its metrics."""
-    if "val_error" not in outcome.metrics:
-        return outcome
-    return replace(outcome, metrics={**outcome.metrics, METRIC: objective(outcome.metrics, reference)})
-
-
-def _stopping(spec: ExperimentSpec) -> ASHAScheduler | None:
-    stopping = spec.search.early_stopping if spec.search else None
-    if stopping is None:
-        return None
-    return ASHAScheduler(
-        metric=METRIC,
-        mode="min",
-        time_attr="epoch",
-        max_t=spec.train.epochs,
-        grace_period=stopping.grace_epochs,
-        reduction_factor=stopping.reduction_factor,
-    )
-
-
-class _Engine:
-    """Starts Ray when the first run needs it."""
-
-    def __init__(self, listener: Listener) -> None:
-        self.listener = listener
-        self.session: Any = None
-        self.nodes: Sequence[Mapping[str, float]] = ()
-
-    def close(self) -> None:
-        if self.session:
-            self.session.__exit__(None, None, None)
-
-    def _ready(self, campaign: Campaign) -> tuple[Campaign, int]:
-        """The campaign with its GPUs, and how many of its runs may go on at the same time."""
-        if self.session is None:
-            self.session = embedded_ray()
-            self.nodes = self.session.__enter__()
-        compute = campaign.spec.compute
-        gpus = gpus_per_worker(compute, self.nodes)
-        fit = runs_that_fit(compute, gpus, self.nodes)
-        return replace(campaign, gpus=gpus), min(fit, compute.concurrent_runs or fit)
-
-    def _tuner(
-        self, campaign: Campaign, concurrent: int, name: str, space: dict[str, Any], **tuning: Any
-    ) -> tune.Tuner:
-        return tune.Tuner(
-            tune.with_resources(trainable(campaign), resources(campaign)),
-            param_space=space,
-            tune_config=tune.TuneConfig(
-                max_concurrent_trials=concurrent, reuse_actors=campaign.spec.compute.workers == 1, **tuning
-            ),
-            run_config=self._run_config(campaign, name),
-        )
-
-    def _run_config(self, campaign: Campaign, name: str) -> tune.RunConfig:
-        return tune.RunConfig(
-            name=name,
-            storage_path=f"{campaign.root}/ray",
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=LOST_WORKERS),
-            callbacks=[TellListener(campaign, self.listener)],
-        )
-
-    def listed(
-        self, campaign: Campaign, runs: Sequence[Run], name: str, scheduler: ASHAScheduler | None
-    ) -> list[RunOutcome]:
-        """Train runs that are known beforehand."""
-        self.listener(PhaseStarted(name, len(runs)))
-        todo = []
-        for run in runs:
-            if (known := read_result(Path(campaign.folder(run)))) is None:
-                todo.append(run)
-            else:
-                self.listener(RunEnded(run.label, known.state, known.why or "ended before", known.metrics))
-        if todo:
-            ready, concurrent = self._ready(campaign)
-            space = {LABEL: tune.grid_search([run.label for run in todo])}
-            tune_name = f"{name.replace(' ', '_')}-{time.time_ns()}"
-            self._tuner(ready, concurrent, tune_name, space, scheduler=scheduler).fit()
-        return [replace(_outcome(campaign, run), fresh=run in todo) for run in runs]
-
-    def drawn(self, campaign: Campaign, search: SpaceSearch) -> list[RunOutcome]:
-        """Train runs that the search draws from its space."""
-        self.listener(PhaseStarted("search", search.trials))
-        ended = Path(campaign.root) / "drawn.json"
-        known = ended.is_file()
-        if known:
-            configs = json.loads(ended.read_text())
-            for config in configs:
-                self.listener(settle(campaign, config, {}))
-        else:
-            configs = self._search(campaign, search)
-            write_whole(ended, json.dumps(configs).encode())
-        runs = {run.label: run for run in map(campaign.run, configs)}
-        return [replace(_outcome(campaign, run), drawn=True, fresh=not known) for run in runs.values()]
-
-    def _search(self, campaign: Campaign, search: SpaceSearch) -> list[dict[str, Any]]:
-        campaign, concurrent = self._ready(campaign)
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        path = f"{campaign.root}/ray/search"
-        if tune.Tuner.can_restore(path):
-            tuner = tune.Tuner.restore(
-                path,
-                trainable=tune.with_resources(trainable(campaign), resources(campaign)),
-                resume_unfinished=True,
-                resume_errored=True,
-            )
-        else:
-            searcher = OptunaSearch(
-                space=DefineByRun(dict(search.space)),
-                metric=METRIC,
-                mode="min",
-                sampler=sampler(search, campaign.spec.seed),
-            )
-            tuner = self._tuner(
-                campaign,
-                concurrent,
-                "search",
-                {},
-                num_samples=search.trials,
-                search_alg=searcher,
-                scheduler=_stopping(campaign.spec),
-            )
-        results = tuner.fit()
-        configs = [dict(result.config or {}) for result in results]
-        if len(configs) < search.trials:
-            raise Interrupted
-        return configs
-
-
-def _outcome(campaign: Campaign, run: Run) -> RunOutcome:
-    folder = Path(campaign.folder(run))
-    request = campaign.request(run)
-    if (result := read_result(folder)) is not None:
-        return RunOutcome(run, request, result.state, result.why, result.metrics)
-    attempts = Attempts.read(folder)
-    if attempts.why:
-        return RunOutcome(run, request, "failed", attempts.why, {})
-    if attempts.lost > LOST_WORKERS:
-        return RunOutcome(run, request, "failed", "its worker was lost too often", {})
-    campaign.record(run).state("stopped", "Ctrl-C")
-    raise Interrupted
+def _conclude(outcome: Outcome, spec: ExperimentSpec, parent: RunRecord, tracker: Tracker) -> None:
+    """What a person wants to see of the experiment without opening its runs."""
+    states = [run.state for run in outcome.runs]
+    counts = {f"runs_{state}": float(states.count(state)) for state in ("succeeded", "failed", "stopped")}
+    best, failed = outcome.best, [run.run.label for run in outcome.runs if run.state == "failed"]
+    if any(run.fresh for run in outcome.runs):
+        (recorded, *_) = tracker.find(spec.name, outcome.experiment_id)
+        submission = recorded.metrics.get("epoch", 0.0) + 1
+        kept = (METRIC, "instability", "val_error")
+        numbers = {f"best_{key}": best.metrics[key] for key in kept if key in best.metrics} if best else {}
+        parent.metrics([{"epoch": submission, **counts, **numbers}])
+        parent.tags({"ipcnn.best": best.run.label if best else ""})
+    parent.state("succeeded" if best else "failed", f"failed: {', '.join(failed)}" if failed else "")

@@ -8,15 +8,15 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
+from ray._raylet import AuthenticationTokenLoader, Config
 
 import ipcnn_ray
 from ipcnn_ray.on_ray.resources import Nodes, this_machine
 
 LOOPBACK = "127.0.0.1"
-TOKEN = secrets.token_hex(32)
-"""What the embedded Ray asks of everybody: some of its ports listen beyond loopback. One for the life of the process."""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -27,7 +27,6 @@ SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is elsewhere
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # named runs have no objective yet
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",  # an early-stopped run ends before its process takes the next
-    "TUNE_GLOBAL_CHECKPOINT_S": "2",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 """Of Ray, for the submitting process and the workers; what the environment sets already stays."""
@@ -58,14 +57,15 @@ def session(address: str | None = None) -> Iterator[Nodes]:
     settings = {name: os.environ.get(name, value) for name, value in SETTINGS.items()}
     package = str(Path(ipcnn_ray.__file__).resolve().parents[1])
     python_path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
-    shared = {
+    shared: dict[str, Any] = {
         "logging_level": logging.ERROR,
         "log_to_driver": False,
         "runtime_env": {"env_vars": {**settings, "PYTHONPATH": python_path}},
     }
     if address is None:
-        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with _environment(settings):
+        _read_authentication()
         if address is None:
             here = this_machine()[0]
             ray.init(
@@ -84,3 +84,10 @@ def session(address: str | None = None) -> Iterator[Nodes]:
             yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
         finally:
             ray.shutdown()
+    _read_authentication()
+
+
+def _read_authentication() -> None:
+    """Make Ray take its authentication from the environment as it is now; by itself it does so once, when imported."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()

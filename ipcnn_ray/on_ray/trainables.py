@@ -32,6 +32,7 @@ from ipcnn_ray.train.request import RunRequest
 from ipcnn_ray.train.run import execute
 from ipcnn_ray.train.runtime import InProcess, ProcessGroup
 
+
 class _Reports:
     """Epochs as reports to Tune: not the last one, and with the newest objective where an epoch has none of its own."""
 

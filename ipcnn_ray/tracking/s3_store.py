@@ -46,7 +46,7 @@ class S3Storage:
     def _client(self) -> Any:
         if self._made is None:
             config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries={"mode": "standard"})
-            self._made = boto3.client("s3", config=config)
+            self._made = boto3.session.Session().client("s3", config=config)
         return self._made
 
     def put_file(self, local: Path, key: str) -> None:

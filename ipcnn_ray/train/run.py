@@ -204,8 +204,8 @@ def _restore(restored: Restored, net: InterpretableNet, optimizer: torch.optim.O
         optimizer.load_state_dict(restored.state["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise TrainingError(
-            f"the checkpoint of epoch {restored.epoch} does not fit the network: {error}. It is of another version of "
-            "ipcnn: go on with that one, or submit with --fresh"
+            f"the checkpoint of epoch {restored.epoch} does not fit the network. It is of another version of ipcnn: "
+            f"go on with that one, or submit with --fresh ({' '.join(str(error).split())})"
         ) from error
     checkpoint.restore_generators(restored.state["generators"])
 

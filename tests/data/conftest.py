@@ -64,7 +64,9 @@ class Folder:
         elements = []
         for (image, box), center in zip(self.boxes, self.centers[number], strict=True):
             if center is None:
-                elements.append({"pHW_center": np.empty((0, 0)), "pHW_scale": np.empty((0, 0)), "obj": np.empty((0, 0))})
+                elements.append(
+                    {"pHW_center": np.empty((0, 0)), "pHW_scale": np.empty((0, 0)), "obj": np.empty((0, 0))}
+                )
                 continue
             sides = dict(zip(("xmin", "ymin", "xmax", "ymax"), map(str, box), strict=True))
             obj = {"folder": "./", "filename": image, "name": "cow", "bndbox": {f: sides[f] for f in FIELDS}, "ID": 1.0}
@@ -76,7 +78,12 @@ class Folder:
     def write_truths(self) -> None:
         self.landmarks.mkdir(parents=True, exist_ok=True)
         for number in self.centers:
-            scipy.io.savemat(self.part_file(number), {"truth": struct_array(self.truth(number))})
+            self.write_truth(number, self.truth(number))
+
+    def write_truth(self, number: int, elements: list[dict[str, Any]]) -> None:
+        """A landmark file of these elements, which may be none."""
+        empty = np.empty((1, 0), dtype=[(name, object) for name in ("pHW_center", "pHW_scale", "obj")])
+        scipy.io.savemat(self.part_file(number), {"truth": struct_array(elements) if elements else empty})
 
     def part_file(self, number: int) -> Path:
         return self.landmarks / f"truth_part{number:02}.mat"
@@ -88,7 +95,11 @@ class Folder:
     @property
     def places(self) -> Places:
         return Places.from_environment(
-            {"IPCNN_HOME": str(self.root / "home"), "IPCNN_CACHE": str(self.root / "cache"), "IPCNN_DATA": str(self.root)}
+            {
+                "IPCNN_HOME": str(self.root / "home"),
+                "IPCNN_CACHE": str(self.root / "cache"),
+                "IPCNN_DATA": str(self.root),
+            }
         )
 
 

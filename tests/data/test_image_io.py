@@ -72,5 +72,5 @@ def test_files_that_are_no_whole_image(tmp_path, photo):
     with pytest.raises(ImageFileError, match=f"^{re.escape('does not decode to its end: image file is truncated')}"):
         square_crop(tmp_path / "half.jpg", None, 8)
     for read in (image_size, lambda path: square_crop(path, None, 8)):
-        with pytest.raises(ImageFileError, match="^is not an image$"):
+        with pytest.raises(ImageFileError, match=r"^is not an image$"):
             read(tmp_path / "text.jpg")

@@ -75,7 +75,7 @@ def test_cut_off_files_are_damaged(folder, truth_as_hdf5, tmp_path):
 def test_a_missing_variable_is_named_with_those_there(folder, truth_as_hdf5, tmp_path):
     truth_as_hdf5(tmp_path / "hdf5.mat", folder.truth(1))
     for path in (folder.part_file(1), tmp_path / "hdf5.mat"):
-        with pytest.raises(MatFileError, match="^has no variable 'anno'; it has truth$"):
+        with pytest.raises(MatFileError, match=r"^has no variable 'anno'; it has truth$"):
             read_mat(path, "anno")
 
 

@@ -1,0 +1,172 @@
+"""The runs of an experiment as trials of Ray Tune."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+import optuna
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from ipcnn_ray.on_ray.campaign import LABEL, Campaign
+from ipcnn_ray.on_ray.optuna_space import DefineByRun, Memory, Settings, tpe
+from ipcnn_ray.on_ray.progress import LOST_WORKERS, METRIC, Listener, RunEnded, Watcher
+from ipcnn_ray.on_ray.resources import Nodes, gpus_per_worker, runs_at_once
+from ipcnn_ray.on_ray.session import session
+from ipcnn_ray.on_ray.trainables import resources, trainable
+from ipcnn_ray.spec.expand import Run
+from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.search import SpaceSearch
+from ipcnn_ray.train.checkpoint import read_result
+
+Ended = dict[str, RunEnded]
+"""How runs ended, by label."""
+
+
+class Interrupted(Exception):
+    """Somebody stopped the experiment; submitted again, it goes on."""
+
+
+class Tuning:
+    """Trains runs on a Ray that is started when the first run needs it, and stopped at the end of the block."""
+
+    def __init__(self, listener: Listener, address: str | None = None) -> None:
+        self.listener = listener
+        self.address = address
+        self._stack = ExitStack()
+        self._nodes: Nodes | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def listed(self, campaign: Campaign, runs: Mapping[str, Run], *, early_stopping: bool) -> Ended:
+        """Train runs that are known beforehand; those that ended before are told at once."""
+        ended = self._before(campaign, list(runs.values()))
+        todo = [label for label in runs if label not in ended]
+        for label in todo:
+            campaign.record(runs[label])
+        if todo:
+            scheduler = _asha(campaign.spec) if early_stopping else None
+            ended |= self._fit(campaign, {LABEL: tune.grid_search(todo)}, scheduler=scheduler)
+        return ended
+
+    def learned(self, campaign: Campaign, search: SpaceSearch) -> tuple[dict[str, Run], Ended]:
+        """Train runs that TPE draws, each from what it has learned so far. Settings drawn twice are one run."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        memory = Memory(campaign.root / "search" / "optuna.log")
+        memory.settle(_ending(campaign))
+        drawn = memory.drawn()
+        runs = {run.label: run for run in map(campaign.run, drawn)}
+        ended = self._before(campaign, list(runs.values()))
+        if (left := search.trials - memory.ended()) > 0:
+            searcher = OptunaSearch(
+                space=DefineByRun(dict(search.space)),
+                metric=METRIC,
+                mode="min",
+                points_to_evaluate=[one for one in drawn if campaign.run(one).label not in ended],
+                sampler=tpe(search, campaign.spec.seed + len(drawn)),
+                study_name=Memory.STUDY,
+                storage=memory.storage(),
+            )
+            ended |= self._fit(campaign, {}, num_samples=left, search_alg=searcher, scheduler=_asha(campaign.spec))
+            runs = {run.label: run for run in map(campaign.run, memory.drawn())}
+        return runs, ended
+
+    def _before(self, campaign: Campaign, runs: Sequence[Run]) -> Ended:
+        """The runs that ended in an earlier submission."""
+        ended: Ended = {}
+        for run in runs:
+            if run.label not in ended and (result := read_result(campaign.folder(run))) is not None:
+                ended[run.label] = RunEnded(run.label, result.state, result.why, result.metrics)
+                self.listener(ended[run.label])
+        return ended
+
+    def _fit(self, campaign: Campaign, space: dict[str, Any], **tuning: Any) -> Ended:
+        compute = campaign.spec.compute
+        notes = campaign.root / "ray"
+        if self._nodes is None:
+            self._nodes = self._stack.enter_context(session(self.address))
+        shutil.rmtree(notes, ignore_errors=True)  # Tune's own; all that is needed again lies with the runs
+        campaign = replace(campaign, gpus=gpus_per_worker(compute, self._nodes))
+        watcher = Watcher(campaign, self.listener)
+        tuner = tune.Tuner(
+            tune.with_resources(trainable(campaign), resources(campaign)),
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=runs_at_once(compute, campaign.gpus, self._nodes),
+                reuse_actors=compute.workers == 1,
+                **tuning,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(notes),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=LOST_WORKERS),
+                callbacks=[watcher],
+            ),
+        )
+        try:
+            with _interruptible():
+                tuner.fit()
+        except (Interrupted, KeyboardInterrupt):
+            for run in watcher.runs.values():
+                if run.label not in watcher.ended:
+                    campaign.record(run).state("stopped", "interrupted; submitted again, it goes on")
+            raise Interrupted from None
+        return watcher.ended
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise Interrupted when Tune ended its trials on Ctrl-C; a second Ctrl-C is a KeyboardInterrupt at once.
+
+    Tune puts a handler of its own in place, which puts back ours when it is called, and leaves it there otherwise.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            raise Interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _ending(campaign: Campaign) -> Callable[[Settings], tuple[bool, float | None]]:
+    """Whether the run of these settings has ended, and its objective."""
+
+    def ending(settings: Settings) -> tuple[bool, float | None]:
+        result = read_result(campaign.folder(campaign.run(settings)))
+        return result is not None, result.metrics.get(METRIC) if result else None
+
+    return ending
+
+
+def _asha(spec: ExperimentSpec) -> ASHAScheduler | None:
+    stopping = spec.search.early_stopping if spec.search else None
+    if stopping is None:
+        return None
+    return ASHAScheduler(
+        metric=METRIC,
+        mode="min",
+        time_attr="epoch",
+        max_t=spec.train.epochs,
+        grace_period=min(stopping.grace_epochs, spec.train.epochs),
+        reduction_factor=stopping.reduction_factor,
+        stop_last_trials=False,  # the last epoch ends by itself, with the run's result
+    )

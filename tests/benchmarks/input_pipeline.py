@@ -1,0 +1,208 @@
+"""What the input pipeline delivers against what AlexNet consumes, and what it keeps in memory.
+
+    python tests/benchmarks/input_pipeline.py [--device cuda] [--threads 2] [--rounds 5] [--batch 32]
+
+Speed: crops of 227 x 227 pixels in random order from a store on disk (in the page cache after the first round),
+through `batches` and `to_input` until they lie on the device flipped and normalised; against training steps of the
+plain AlexNet with random weights on an input that is there already (forward, backward, SGD, classification loss alone:
+the filter loss would only slow it down), once the whole network and once from conv4 up. Every round runs all of them,
+one after the other; medians over the rounds. Goal: 5 times.
+
+Memory: a fresh process each reads one epoch from stores of N and 4 N crops; the growth of its private memory
+(RssAnon) and of the pages it maps from files (RssFile, which the system takes back when it needs them), at their
+highest. Beside it, the same through the mapping. Goal: independent of N.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ipcnn_ray.core.classification import logistic_loss
+from ipcnn_ray.data.batches import Read, batches, crops_reader, epoch_order, shares, to_input
+from ipcnn_ray.data.store import Contents, CropStore, open_store, write_store
+from ipcnn_ray.models.build import build
+from ipcnn_ray.spec.experiment import Model, NoTemplate
+
+SIZE = 227
+DIGEST = "0" * 16
+
+
+def make_store(cache: Path, count: int) -> None:
+    """A store of `count` random crops, half of them objects, all of them in training."""
+    index = np.arange(count)
+    contents = Contents(
+        labels_N=(index < count // 2).astype(np.float32),
+        landmarks_NK2=np.zeros((count, 1, 2), np.float32),
+        train_items=np.stack([index, index % 2], 1),
+        val_items=np.stack([index, index * 0], 1)[:1],
+        names=tuple(map(str, index)),
+        landmark_names=("head",),
+        tags={},
+    )
+    rng = np.random.default_rng(0)
+
+    def fill(images: np.ndarray, _landmarks: np.ndarray) -> None:
+        for i in range(count):
+            images[i] = rng.integers(0, 256, images.shape[1:], np.uint8)
+
+    write_store(cache, DIGEST, SIZE, contents, fill)
+
+
+def stored(cache: Path) -> CropStore:
+    store = open_store(cache, DIGEST)
+    assert store is not None
+    return store
+
+
+def parts_of(store: CropStore, batch: int, epoch: int) -> list[np.ndarray]:
+    order = epoch_order(len(store.train_items), 0, epoch)
+    return [store.train_items[part] for part in shares(order, batch, 0, 1)]
+
+
+def loader(store: CropStore, batch: int, device: torch.device) -> Callable[[], int]:
+    """One epoch of input; returns the number of images."""
+    mean = torch.from_numpy(store.mean_3SS).to(device)
+    read = crops_reader(store.images_N3SS)
+
+    def epoch() -> int:
+        images = 0
+        for one in batches(parts_of(store, batch, 1), store.labels_N, read):
+            images += len(to_input(one.rows, one.mirrored, mean, 1.0, device))
+        return images
+
+    return epoch
+
+
+def trainer(batch: int, steps: int, device: torch.device, frozen: str | None) -> Callable[[], int]:
+    """Training steps of AlexNet; returns the number of images."""
+    net = build(Model(network="alexnet"), NoTemplate(shape="none"), 0).to(device).train()
+    if frozen:
+        net.freeze_through(frozen)
+    optimizer = torch.optim.SGD(net.parameter_groups(5e-4), lr=1e-5, momentum=0.9)
+    x = torch.randn(batch, 3, SIZE, SIZE, device=device)
+    labels = (torch.arange(batch, device=device) % 2).float()
+
+    def train() -> int:
+        for step in range(steps):
+            net.set_step(0, 1, step, 0, batch)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                logits = net(x)
+            optimizer.zero_grad(set_to_none=True)
+            logistic_loss(logits.float(), labels).mean().backward()
+            optimizer.step()
+        return steps * batch
+
+    return train
+
+
+def rate(call: Callable[[], int], device: torch.device) -> float:
+    """Images per second of one call, until the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    images = call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return images / (time.perf_counter() - start)
+
+
+def speeds(store: CropStore, args: argparse.Namespace, device: torch.device) -> None:
+    calls = {
+        "input pipeline": loader(store, args.batch, device),
+        "AlexNet, whole network": trainer(args.batch, args.steps, device, None),
+        "AlexNet, conv4 up": trainer(args.batch, args.steps, device, "conv3"),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(args.rounds + 1):  # the first does not count
+        for name, call in calls.items():
+            found = rate(call, device)
+            if turn:
+                rates[name].append(found)
+    given = rates["input pipeline"]
+    for name, values in rates.items():
+        ratios = [one / other for one, other in zip(given, values, strict=True)]
+        spread = f"{statistics.median(ratios):8.1f} x ({min(ratios):.1f} to {max(ratios):.1f})"
+        print(f"  {name:<26}{statistics.median(values):>10.0f} images/s" + ("" if values is given else spread))
+
+
+def resident() -> dict[str, int]:
+    """MiB of this process: RssAnon and RssFile."""
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return {words[0][:-1]: int(words[1]) // 1024 for words in lines if words[0] in ("RssAnon:", "RssFile:")}
+
+
+def memory_child(cache: Path, batch: int, how: str) -> None:
+    """One epoch in this process; prints the highest growth of each kind of memory."""
+    store = stored(cache)
+    mean = torch.from_numpy(store.mean_3SS)
+    images = store.images_N3SS
+    read: Read = crops_reader(images)
+    if how == "mapped":
+        read = lambda part: torch.from_numpy(np.asarray(images[part[:, 0]]))  # noqa: E731
+    warm = [part % 8 for part in parts_of(store, batch, 1)[:4]]  # allocators and threads, on the first crops alone
+    for one in batches(warm, store.labels_N, read):
+        to_input(one.rows, one.mirrored, mean, 1.0, torch.device("cpu"))
+    before, highest = resident(), {"RssAnon": 0, "RssFile": 0}
+    for one in batches(parts_of(store, batch, 2), store.labels_N, read):
+        to_input(one.rows, one.mirrored, mean, 1.0, torch.device("cpu"))
+        highest = {kind: max(highest[kind], now - before[kind]) for kind, now in resident().items()}
+    print(json.dumps(highest))
+
+
+def memory(caches: dict[int, Path], batch: int) -> None:
+    for how, label in (("read", "as the package reads"), ("mapped", "through the mapping")):
+        for count, cache in caches.items():
+            command = [sys.executable, __file__, "--child", str(cache), "--how", how, "--batch", str(batch)]
+            grown = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+            size = count * 3 * SIZE * SIZE / 2**20
+            print(
+                f"  {label:<22}{count:>6} crops,{size:>6.0f} MiB: RssAnon +{grown['RssAnon']} MiB, "
+                f"RssFile +{grown['RssFile']} MiB"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Speed and memory of the input pipeline.")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=None, help="default: torch's own choice")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=2, help="training steps a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--crops", type=int, default=500, help="N")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--how", default="read", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    if args.child:
+        memory_child(args.child, args.batch, args.how)
+        return
+    if args.rounds < 1 or args.crops < args.batch:
+        parser.error("expected --rounds of at least 1 and --crops of at least --batch")
+    device = torch.device(args.device)
+    with tempfile.TemporaryDirectory() as folder:
+        caches = {count: Path(folder) / str(count) for count in (args.crops, 4 * args.crops)}
+        for count, cache in caches.items():
+            make_store(cache, count)
+        name = (
+            torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+        )
+        print(f"{name}, torch {torch.__version__}, batch {args.batch}, {args.rounds} alternating rounds")
+        speeds(stored(caches[4 * args.crops]), args, device)
+        print("growth of resident memory over one epoch")
+        memory(caches, args.batch)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""A real SIGKILL, in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from train_fakes import InProcess, MemoryTracker, execute, timeless, tiny
+
+from ipcnn_ray.train.attempts import Attempts
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(("when", "lasted"), [("5", 1), ("checkpoint", 1)])
+def test_a_killed_run_ends_as_if_it_had_not_been(bench, when, lasted):
+    script = Path(__file__).with_name("train_killed.py")
+    killed = subprocess.run(
+        [sys.executable, str(script), str(bench.root), str(bench.cache), when],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=120,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    request = bench.request(tiny(), f"killed-{when}")
+    names = sorted(path.name for path in (request.path / "checkpoints").glob("epoch-*"))
+    assert names == [f"epoch-{epoch:04}" for epoch in range(1, lasted + 1)]
+
+    trackers = {name: MemoryTracker() for name in (f"killed-{when}", "whole")}
+    for name, tracker in trackers.items():
+        execute(bench.request(tiny(), name), InProcess(), tracker)
+    resumed, whole = (timeless(tracker.record.epochs.values()) for tracker in trackers.values())
+    assert resumed == whole
+    assert bench.weights(f"killed-{when}") == bench.weights("whole")
+    assert Attempts.read(request.path) == Attempts(lost=1)
+    assert trackers[f"killed-{when}"].record.said_tags["ipcnn.attempts_lost"] == "1"

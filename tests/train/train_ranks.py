@@ -1,0 +1,89 @@
+"""What a spawned worker does; imported by name in its own process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+from train_fakes import Bench, MemoryTracker, copy_of, timeless, tiny
+
+from ipcnn_ray.core.templates import log_prior
+from ipcnn_ray.data.batches import Batch
+from ipcnn_ray.models.build import template_banks
+from ipcnn_ray.train.inputs import Inputs
+from ipcnn_ray.train.loop import LayerLoss, step_loss
+from ipcnn_ray.train.run import execute
+from ipcnn_ray.train.runtime import InProcess, ProcessGroup, Runtime, StopRun
+
+SPEC = tiny(train={"epochs": 2, "batch_size": 12}, loss={"filter": {"weight": 10.0}})
+
+
+class Worker(ProcessGroup):
+    """A worker that may be told to raise in `report`, once."""
+
+    raises: Mapping[int, BaseException] = {}
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        error = self.raises.get(int(metrics["epoch"]))
+        if error is not None:
+            self.raises = {}
+            raise error
+
+
+def one_step(inputs: Inputs, runtime: Runtime) -> dict[str, Any]:
+    """Loss, filter loss and gradients, averaged by DDP, of one step on the first eight training items."""
+    inputs = copy_of(inputs)
+    model, net = runtime.wrap(inputs.net), inputs.net
+    losses = {
+        layer: LayerLoss(bank, log_prior(bank.shape[-1]), 10.0, "paper")
+        for layer, bank in template_banks(SPEC.model, SPEC.template).items()
+    }
+    local = 8 // runtime.world_size
+    items = inputs.store.train_items[::3][runtime.rank * local : (runtime.rank + 1) * local]
+    net.train().set_step(0, 1, 0, runtime.rank * local, 8)
+    with inputs.loader([items]) as loader:
+        batch: Batch = next(loader)
+        output = model(inputs.rows(batch), from_features=True, full=True)
+        loss, classification, information = step_loss(output, batch.labels, losses, 1, 8, runtime)
+        loss.backward()
+    return {
+        "loss": runtime.gather(classification).sum() / 8,
+        "information": information,
+        "gradients": {name: p.grad.clone() for name, p in net.named_parameters()},
+    }
+
+
+def all_of_it(bench: Bench, runtime: Runtime, name: str) -> dict[str, Any]:
+    """One step, and two epochs."""
+    step = one_step(bench.inputs(SPEC), runtime)
+    tracker = MemoryTracker()
+    result = execute(bench.request(SPEC, name), runtime, tracker)
+    return {"step": step, "history": timeless(tracker.record.epochs.values()), "result": timeless([result.metrics])[0]}
+
+
+def alone(bench: Bench) -> dict[str, Any]:
+    return all_of_it(bench, InProcess(), "alone")
+
+
+def worker(rank: int, world_size: int, folder: str, cache: str) -> None:
+    """The same as `alone`; then a run that an error cuts and one that rank 1 alone is asked to stop, both resumed."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
+    bench, runtime = Bench(Path(folder), Path(cache)), Worker(torch.device("cpu"))
+    found = all_of_it(bench, runtime, f"whole-{world_size}")
+
+    runtime.raises = {1: KeyError("cut")}
+    try:
+        execute(bench.request(SPEC, f"cut-{world_size}"), runtime, MemoryTracker())
+    except KeyError:
+        execute(bench.request(SPEC, f"cut-{world_size}"), runtime, MemoryTracker())
+
+    runtime.raises = {1: StopRun("asked", resumable=True)} if rank == 1 else {}
+    stopped = execute(bench.request(SPEC, f"stopped-{world_size}"), runtime, MemoryTracker())
+    found["stopped"] = (stopped.state, stopped.why, stopped.epochs)
+    execute(bench.request(SPEC, f"stopped-{world_size}"), runtime, MemoryTracker())
+    torch.save(found, f"{folder}/rank{rank}-of-{world_size}.pt")
+    distributed.destroy_process_group()
