@@ -95,7 +95,9 @@ def test_only_the_cli_prints():
 
 
 def test_every_room_is_in_the_tables():
-    rooms = {path.name.removesuffix(".py") for path in ROOT.iterdir() if path.name not in {"__init__.py", "__pycache__"}}
+    rooms = {
+        path.name.removesuffix(".py") for path in ROOT.iterdir() if path.name not in {"__init__.py", "__pycache__"}
+    }
     assert rooms == set(MAY) == set(THIRD)
 
 

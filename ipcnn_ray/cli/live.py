@@ -53,7 +53,9 @@ class Progress:
             self.live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.live:
             self.live.stop()
 
@@ -94,7 +96,9 @@ class Progress:
         m = dict(event.metrics)
         parts = [f"{event.label:<12} {event.state}"]
         if "val_error" in m:
-            parts.append(f"error {_number(m, 'val_error', '.1f', 100)}%  instability {_number(m, 'instability', '.4f')}")
+            parts.append(
+                f"error {_number(m, 'val_error', '.1f', 100)}%  instability {_number(m, 'instability', '.4f')}"
+            )
         if "combined" in m:
             parts.append(f"combined {_number(m, 'combined', '.3f')}")
         if event.why:

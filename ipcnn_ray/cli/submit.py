@@ -99,11 +99,11 @@ def _template(run: RunOutcome) -> str:
 
 def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> None:
     """What a person looks for in the record beside numbers: pictures of the templates, models, the ranking."""
+    from ipcnn_ray.models.build import interpretable_layers, unit_templates
     from ipcnn_ray.models.describe import as_markdown
+    from ipcnn_ray.models.geometry import map_side
     from ipcnn_ray.report.ranking import markdown
     from ipcnn_ray.report.template_picture import template_picture
-    from ipcnn_ray.models.build import interpretable_layers, unit_templates
-    from ipcnn_ray.models.geometry import map_side
     from ipcnn_ray.train.final_model import final_model
 
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +122,9 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
     for run in wanted:
         output.err.print(f"{run.run.label}: storing its model", soft_wrap=True)
         module, example = final_model(run.request)
-        tracker.attach(run.request.handle).model(module, example.numpy(), as_markdown(run.run.spec.model, run.run.spec.template))
+        trained = run.run.spec
+        readme = as_markdown(trained.model, trained.template, trained.train.freeze_through)
+        tracker.attach(run.request.handle).model(module, example, readme)
     tracker.attach(outcome.parent).text(markdown(_rows(outcome), outcome.control), "ranking.md")
 
 

@@ -242,7 +242,9 @@ class _Scene:
         for chosen in rng.permutation(len(parts))[: rng.integers(5, 12)]:
             part = parts[chosen]
             middle = box_of([part.points]).mean(axis=0)
-            points = turn(part.points - middle, rng.uniform(0, 360)) * rng.uniform(0.5, 0.8) + rng.uniform(0.08, 0.92, 2)
+            points = turn(part.points - middle, rng.uniform(0, 360)) * rng.uniform(0.5, 0.8) + rng.uniform(
+                0.08, 0.92, 2
+            )
             self.canvas.part(_moved(part, points))
 
     def sticks_and_stones(self) -> None:
@@ -266,7 +268,9 @@ class _Scene:
             for _ in range(rng.integers(1, 3)):
                 kind, center = rng.random(), rng.uniform(0, 1, 2)
                 if kind < 0.4:  # a trunk or a pole
-                    shape = limb(np.array([center[0], -0.1]), np.array([center[0], 1.1]) + (rng.normal(0, 0.1), 0), 0.1, 0.13)
+                    shape = limb(
+                        np.array([center[0], -0.1]), np.array([center[0], 1.1]) + (rng.normal(0, 0.1), 0), 0.1, 0.13
+                    )
                 elif kind < 0.75:  # a bush or a stone
                     shape = blob(rng, center, *rng.uniform(0.08, 0.19, 2), 0.25)
                 else:  # tall grass or a fence along the lower edge

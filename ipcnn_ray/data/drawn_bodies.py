@@ -206,7 +206,10 @@ class Poser:
             elif self.resting and not self.sitting:
                 knee = joint + (rng.uniform(0.02, 0.14), self.depth * 0.36)
                 foot = limb(knee, knee + (rng.uniform(0.14, 0.26), 0.03), thick, thick * 0.8)
-                self.figure.coat += [Part("leg", limb(joint, knee, thick * 1.6, thick), color), Part("leg", foot, color)]
+                self.figure.coat += [
+                    Part("leg", limb(joint, knee, thick * 1.6, thick), color),
+                    Part("leg", foot, color),
+                ]
             else:
                 reach = length + self.depth * 0.18
                 swing = rng.normal(0, 13)
@@ -279,7 +282,9 @@ class Poser:
             figure.coat.append(Part("snout", snout, self.skin, False))
             figure.details.append(Part("nose", muzzle, plan.nose if self.category == "cow" else shade(self.skin, 0.82)))
             nostril = tip + (-ahead * low * 0.10 + sink + up * low * (0.1 if big else 0.25))
-            figure.details.append(Part("nostril", round_shape(nostril, *((0.022, 0.018) if big else (0.04, 0.034))), DARK))
+            figure.details.append(
+                Part("nostril", round_shape(nostril, *((0.022, 0.018) if big else (0.04, 0.034))), DARK)
+            )
             figure.landmarks["nose"] = muzzle
         self._eye(skull + ahead * length * 0.16 + up * height * 0.16)
         self._ears(skull, ahead, up, near=True)
@@ -303,7 +308,9 @@ class Poser:
             muzzle = np.stack([chin - right * low * 0.5, chin + right * low * 0.5, chin + down * reach * 0.6])
         else:
             muzzle = round_shape(chin, low * 0.66, low * 0.52, tilt)
-        color = plan.nose if self.category in ("cow", "bird") else shade(self.skin, 0.82 if sum(self.skin) > 300 else 1.4)
+        color = (
+            plan.nose if self.category in ("cow", "bird") else shade(self.skin, 0.82 if sum(self.skin) > 300 else 1.4)
+        )
         figure.details.append(Part("nose", muzzle, color))
         figure.landmarks["nose"] = muzzle
         for side in (-1, 1):

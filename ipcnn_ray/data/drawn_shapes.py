@@ -104,7 +104,9 @@ def holds(points: Points, where: Points) -> bool:
     a, b = points, np.roll(points, -1, axis=0)
     crosses = (a[:, 1] > where[1]) != (b[:, 1] > where[1])
     rise = np.where(crosses, b[:, 1] - a[:, 1], 1.0)
-    return bool(np.count_nonzero(crosses & (where[0] < a[:, 0] + (where[1] - a[:, 1]) / rise * (b[:, 0] - a[:, 0]))) % 2)
+    return bool(
+        np.count_nonzero(crosses & (where[0] < a[:, 0] + (where[1] - a[:, 1]) / rise * (b[:, 0] - a[:, 0]))) % 2
+    )
 
 
 def shade(color: Color, factor: float) -> Color:

@@ -211,7 +211,9 @@ def test_numbers_that_are_not_finite_are_named(tracker, name):
         ("train_loss", 3, 0.1),
         ("val_error", 2, 0.5),
     ]
-    assert only(tracker, name, "x").tags["ipcnn.not_finite"] == "train_loss = nan in epoch 1; train_loss = inf in epoch 2"
+    assert (
+        only(tracker, name, "x").tags["ipcnn.not_finite"] == "train_loss = nan in epoch 1; train_loss = inf in epoch 2"
+    )
 
 
 def test_params_are_written_once(tracker, name):
@@ -389,14 +391,18 @@ def test_a_store_of_another_version(tracker, tmp_path):
     shutil.copy(tracker.uri.removeprefix("sqlite:///"), copy)
     with sqlite3.connect(copy) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
-    with pytest.raises(TrackingError, match=r"written by another version of MLflow\nCopy the store, then run: mlflow db"):
+    with pytest.raises(
+        TrackingError, match=r"written by another version of MLflow\nCopy the store, then run: mlflow db"
+    ):
         MlflowTracker(f"sqlite:///{copy}").experiments()
 
 
 def test_an_experiment_that_was_deleted(tracker, name):
     identity = client(tracker).get_experiment_by_name(name).experiment_id
     client(tracker).delete_experiment(identity)
-    with pytest.raises(TrackingError, match=rf"was deleted .*\nBring it back: mlflow experiments restore -x {identity}"):
+    with pytest.raises(
+        TrackingError, match=rf"was deleted .*\nBring it back: mlflow experiments restore -x {identity}"
+    ):
         tracker.prepare(name)
     assert tracker.find(name) == []
     assert name not in tracker.experiments()
@@ -408,7 +414,9 @@ def test_an_experiment_that_was_never_prepared(tracker):
 
 
 def test_a_run_that_is_gone(tracker):
-    with pytest.raises(TrackingError, match=r"not found\nIt may have been deleted in the MLflow UI. Submit with --fresh"):
+    with pytest.raises(
+        TrackingError, match=r"not found\nIt may have been deleted in the MLflow UI. Submit with --fresh"
+    ):
         tracker.attach("0" * 32).tags({"a": "b"})
 
 

@@ -128,7 +128,7 @@ def test_a_full_disk_says_so_and_leaves_the_last_one(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(TrainingError, match="no space left in .*checkpoints for the checkpoint of epoch 2: free some"):
+    with pytest.raises(TrainingError, match=r"no space left in .*checkpoints for the checkpoint of epoch 2: free some"):
         checkpoint.save(tmp_path, HERE, history(2), {})
     assert checkpoint.newest(tmp_path, HERE).epoch == 1
 

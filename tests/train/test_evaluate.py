@@ -35,9 +35,7 @@ def test_only_objects_of_the_validation_split():
 def measure(inputs, spec, runtime, batch_size=5, top_images=4):
     fields = {layer: field(spec.model, layer) for layer in inputs.net.interpretable}
     plan = EvaluationPlan.of(inputs.store, "all")
-    return evaluate(
-        copy_of(inputs), plan, fields, runtime, epoch=1, batch_size=batch_size, top_images=top_images
-    )
+    return evaluate(copy_of(inputs), plan, fields, runtime, epoch=1, batch_size=batch_size, top_images=top_images)
 
 
 def slowly(inputs, spec, layer, top_images):
@@ -60,7 +58,9 @@ def slowly(inputs, spec, layer, top_images):
         scores = output(index, 0).scores[layer][0]
         for c, score in enumerate(scores):
             row, col = divmod(int(score.argmax()), score.shape[1])
-            rows.append((index, c, float(score.max()), rf.first_center + rf.stride * row, rf.first_center + rf.stride * col))
+            rows.append(
+                (index, c, float(score.max()), rf.first_center + rf.stride * row, rf.first_center + rf.stride * col)
+            )
     per_filter = []
     for c in range(len(scores)):
         per_landmark = []
@@ -123,5 +123,5 @@ def test_outputs_that_are_not_finite(bench):
     inputs = bench.inputs(spec)
     with torch.no_grad():
         inputs.net.conv("conv4").weight[0, 0, 0, 0] = torch.nan
-    with pytest.raises(TrainingError, match="outputs are not finite after epoch 1: lower train.learning_rate"):
+    with pytest.raises(TrainingError, match=r"outputs are not finite after epoch 1: lower train.learning_rate"):
         measure(inputs, spec, InProcess())

@@ -3,7 +3,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
-from train_fakes import InProcess, MemoryTracker, execute, tiny, timeless
+from train_fakes import InProcess, MemoryTracker, execute, timeless, tiny
 
 from ipcnn_ray.data.batches import crops_reader
 from ipcnn_ray.errors import TrainingError
@@ -63,7 +63,7 @@ def test_a_damaged_cache_says_what_to_delete(tmp_path):
     features_reader(tmp_path, "key", ITEMS, (1, 3), doubled)
     file = tmp_path / "features" / "key" / "features.npy"
     file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(TrainingError, match="features/key are damaged .*: delete the folder; it is made anew"):
+    with pytest.raises(TrainingError, match=r"features/key are damaged .*: delete the folder; it is made anew"):
         features_reader(tmp_path, "key", ITEMS, (1, 3), doubled)
 
 

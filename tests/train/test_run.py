@@ -3,7 +3,7 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import load
-from train_fakes import InProcess, MemoryRecord, MemoryTracker, Saying, execute, tiny, timeless
+from train_fakes import InProcess, MemoryRecord, MemoryTracker, Saying, execute, timeless, tiny
 
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.train import checkpoint, run
@@ -192,7 +192,7 @@ def test_a_checkpoint_of_another_experiment_is_refused(bench):
     with pytest.raises(Crash, match="pulled"):
         execute(bench.request(tiny()), Saying(crash_once(1)), MemoryTracker())
     tracker = MemoryTracker()
-    with pytest.raises(TrainingError, match="epoch-0001 was made with other experiment: digest .*--fresh"):
+    with pytest.raises(TrainingError, match=r"epoch-0001 was made with other experiment: digest .*--fresh"):
         execute(bench.request(tiny(train={"weight_decay": 0.1})), InProcess(), tracker)
     assert tracker.record.states[-1][0] == "failed"
     assert "made with other experiment" in tracker.record.states[-1][1]
@@ -209,7 +209,7 @@ def test_a_checkpoint_that_does_not_fit_the_network_is_refused(bench, monkeypatc
         return found
 
     monkeypatch.setattr(checkpoint, "newest", renamed)
-    with pytest.raises(TrainingError, match="checkpoint of epoch 1 does not fit the network. It is of another"):
+    with pytest.raises(TrainingError, match=r"checkpoint of epoch 1 does not fit the network. It is of another"):
         execute(bench.request(tiny()), InProcess(), MemoryTracker())
 
 
@@ -268,7 +268,7 @@ def test_diverging_fails_with_the_reason_on_record(bench):
 def test_a_url_is_no_folder(bench):
     request = bench.request(tiny())
     object.__setattr__(request, "folder", "s3://bucket/runs/a")
-    with pytest.raises(TrainingError, match="s3://bucket/runs/a is not a folder: .* set IPCNN_STORAGE to one"):
+    with pytest.raises(TrainingError, match=r"s3://bucket/runs/a is not a folder: .* set IPCNN_STORAGE to one"):
         execute(request, InProcess(), MemoryTracker())
 
 
@@ -278,7 +278,7 @@ def test_a_request_pickles(bench):
 
 
 def test_the_final_model_takes_photographs(bench):
-    with pytest.raises(TrainingError, match="run run has no weights.safetensors in .*: it has not ended yet"):
+    with pytest.raises(TrainingError, match=r"run run has no weights.safetensors in .*: it has not ended yet"):
         final_model(bench.request(tiny()))
     bench.run(tiny())
     model, example = final_model(bench.request(tiny()))

@@ -153,7 +153,9 @@ def timeless(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
 class ThreadRank(InProcess):
     """One of several workers that are threads of this process."""
 
-    def __init__(self, rank: int, world_size: int, meeting: threading.Barrier, board: list[torch.Tensor | None]) -> None:
+    def __init__(
+        self, rank: int, world_size: int, meeting: threading.Barrier, board: list[torch.Tensor | None]
+    ) -> None:
         super().__init__()
         self.rank, self.world_size = rank, world_size
         self._meeting, self._board = meeting, board

@@ -1,6 +1,6 @@
-"""A run that kills its own process, as a node that is lost would: `python train_killed.py FOLDER CACHE [STEP]`.
+"""A run that kills its own process, as a node that is lost would: `python train_killed.py FOLDER CACHE WHEN`.
 
-STEP: the optimiser step, counted over the run, in which SIGKILL comes; `checkpoint` for the middle of the second
+WHEN: the optimiser step, counted over the run, in which SIGKILL comes; `checkpoint` for the middle of the second
 checkpoint.
 """
 

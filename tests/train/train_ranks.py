@@ -56,34 +56,43 @@ def one_step(inputs: Inputs, runtime: Runtime) -> dict[str, Any]:
     }
 
 
-def all_of_it(bench: Bench, runtime: Runtime, name: str) -> dict[str, Any]:
-    """One step, and two epochs."""
-    step = one_step(bench.inputs(SPEC), runtime)
+def trained(bench: Bench, runtime: Runtime, name: str) -> dict[str, Any]:
+    """What the record and the caller get of a run of two epochs."""
     tracker = MemoryTracker()
     result = execute(bench.request(SPEC, name), runtime, tracker)
-    return {"step": step, "history": timeless(tracker.record.epochs.values()), "result": timeless([result.metrics])[0]}
+    return {
+        "history": timeless(tracker.record.epochs.values()),
+        "result": timeless([result.metrics])[0],
+        "ended": (result.state, result.why, result.epochs),
+    }
 
 
 def alone(bench: Bench) -> dict[str, Any]:
-    return all_of_it(bench, InProcess(), "alone")
+    """One step, and a run, of one worker in this process."""
+    runtime = InProcess()
+    return {"step": one_step(bench.inputs(SPEC), runtime), "whole": trained(bench, runtime, "alone")}
 
 
-def worker(rank: int, world_size: int, folder: str, cache: str) -> None:
-    """The same as `alone`; then a run that an error cuts and one that rank 1 alone is asked to stop, both resumed."""
+def worker(rank: int, folder: str, cache: str) -> None:
+    """The same with two and with three workers; then runs that are cut or stopped after an epoch, and resumed."""
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
-    bench, runtime = Bench(Path(folder), Path(cache)), Worker(torch.device("cpu"))
-    found = all_of_it(bench, runtime, f"whole-{world_size}")
-
-    runtime.raises = {1: KeyError("cut")}
-    try:
-        execute(bench.request(SPEC, f"cut-{world_size}"), runtime, MemoryTracker())
-    except KeyError:
-        execute(bench.request(SPEC, f"cut-{world_size}"), runtime, MemoryTracker())
-
-    runtime.raises = {1: StopRun("asked", resumable=True)} if rank == 1 else {}
-    stopped = execute(bench.request(SPEC, f"stopped-{world_size}"), runtime, MemoryTracker())
-    found["stopped"] = (stopped.state, stopped.why, stopped.epochs)
-    execute(bench.request(SPEC, f"stopped-{world_size}"), runtime, MemoryTracker())
-    torch.save(found, f"{folder}/rank{rank}-of-{world_size}.pt")
-    distributed.destroy_process_group()
+    bench, found = Bench(Path(folder), Path(cache)), {}
+    for world in (2, 3):
+        if rank >= world:
+            continue
+        distributed.init_process_group("gloo", init_method=f"file://{folder}/{world}", rank=rank, world_size=world)
+        runtime = Worker(torch.device("cpu"))
+        found[world] = {"whole": trained(bench, runtime, f"whole-{world}")}
+        if world == 2:
+            found[world]["step"] = one_step(bench.inputs(SPEC), runtime)
+            runtime.raises = {1: StopRun("asked", resumable=True)} if rank == 1 else {}
+            found[world]["stopped"] = trained(bench, runtime, "stopped-2")["ended"]
+            trained(bench, runtime, "stopped-2")
+        else:
+            runtime.raises = {1: KeyError("cut")}
+            try:
+                trained(bench, runtime, "cut-3")
+            except KeyError:
+                trained(bench, runtime, "cut-3")
+        distributed.destroy_process_group()
+    torch.save(found, f"{folder}/rank{rank}.pt")
