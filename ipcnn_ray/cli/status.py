@@ -20,7 +20,7 @@ from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.tracking.protocol import RecordedRun, State, Tracker
 
 EXPERIMENT_COLUMNS = ("experiment", "state", "runs", "best", "combined", "why")
-RUN_COLUMNS = ("run", "template", "state", "epoch", "instability", "error", "combined", "why")
+RUN_COLUMNS = ("run", "template", "state", "epoch", "instability", "error", "combined")
 NUMBERS = ("epoch", "instability", "error", "combined")
 
 Experiment = Annotated[
@@ -103,6 +103,9 @@ def _show_runs(runs: Sequence[RecordedRun], json: bool) -> None:
         )
         return
     output.table(RUN_COLUMNS, [_run_row(run) for run in runs], right=NUMBERS)
+    for run in runs:
+        if run.why:
+            output.say(f"{_label(run)}: {run.why}")
 
 
 def _experiment_row(parent: RecordedRun, trials: Sequence[RecordedRun]) -> list[str]:
@@ -116,15 +119,19 @@ def _experiment_row(parent: RecordedRun, trials: Sequence[RecordedRun]) -> list[
 
 def _run_row(run: RecordedRun) -> list[str]:
     return [
-        run.run_id,
+        _label(run),
         template_words(run.params),
         run.state,
         _number(run.metrics, "epoch", ".0f"),
         _number(run.metrics, "instability", ".4f"),
         _number(run.metrics, "val_error", ".2%"),
         _number(run.metrics, "combined", ".3f"),
-        run.why,
     ]
+
+
+def _label(run: RecordedRun) -> str:
+    """The run's name within its experiment."""
+    return run.run_id.rsplit("-", 1)[-1]
 
 
 def _number(metrics: Mapping[str, float], key: str, form: str) -> str:

@@ -47,6 +47,7 @@ def _draw(trial: optuna.Trial, path: str, distribution: Distribution) -> Any:
 
 def random_settings(search: SpaceSearch, seed: int) -> list[Settings]:
     """All draws of a random search: they follow from the seed alone."""
+    quiet()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     draw, found = DefineByRun(dict(search.space)), []
     for _ in range(search.trials):
@@ -54,6 +55,11 @@ def random_settings(search: SpaceSearch, seed: int) -> list[Settings]:
         draw(trial)
         found.append(active(search.space, trial.params))
     return found
+
+
+def quiet() -> None:
+    """Optuna tells every trial on stderr otherwise."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 class Memory:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._private import worker as ray_worker
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 import ipcnn_ray
 from ipcnn_ray.on_ray.resources import Nodes, this_machine
@@ -30,6 +31,9 @@ SETTINGS = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 """Of Ray, for the submitting process and the workers; what the environment sets already stays."""
+
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -52,8 +56,12 @@ def session(address: str | None = None) -> Iterator[Nodes]:
     """Ray for the length of the block; gives the resources of its nodes.
 
     Without an address an embedded Ray with all cores and GPUs of this machine, closed to others by a token and stopped
-    at the end. With one ("auto": of this machine) the cluster there.
+    at the end. With one ("auto": of this machine) the cluster there. A Ray that this process already uses is used and
+    left as it is.
     """
+    if ray.is_initialized():
+        yield _nodes()
+        return
     settings = {name: os.environ.get(name, value) for name, value in SETTINGS.items()}
     package = str(Path(ipcnn_ray.__file__).resolve().parents[1])
     python_path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
@@ -81,10 +89,27 @@ def session(address: str | None = None) -> Iterator[Nodes]:
         for noisy in ("ray", "ray.tune", "ray.train", "ray.air"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         try:
-            yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            with _quiet():
+                yield _nodes()
         finally:
             ray.shutdown()
     _read_authentication()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What Ray prints on stdout about lost workers goes to the log: stdout may be somebody's JSON."""
+    prints = ray_worker.print_to_stdstream
+    ray_worker.print_to_stdstream = lambda data, ignore_prefix: log.info("%s", "\n".join(data["lines"]))
+    try:
+        yield
+    finally:
+        ray_worker.print_to_stdstream = prints
+
+
+def _nodes() -> Nodes:
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]
 
 
 def _read_authentication() -> None:

@@ -148,12 +148,13 @@ def _nested(request: RunRequest, campaign: Campaign) -> None:
     home = request.path / "ray"  # Ray Train's own notes; it would go on from those of an attempt before
     shutil.rmtree(home, ignore_errors=True)
     per_worker = {"CPU": float(compute.cpus_per_worker)} | ({"GPU": campaign.gpus} if campaign.gpus else {})
+    to_tune: Any = TuneReportCallback()  # type: ignore[no-untyped-call]
     trainer = TorchTrainer(
         worker,
         scaling_config=ScalingConfig(
             num_workers=compute.workers, use_gpu=campaign.gpus > 0, resources_per_worker=per_worker
         ),
-        run_config=RunConfig(name="train", storage_path=str(home), callbacks=[TuneReportCallback()]),
+        run_config=RunConfig(name="train", storage_path=str(home), callbacks=[to_tune]),
     )
     try:
         trainer.fit()

@@ -11,13 +11,12 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-import optuna
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from ipcnn_ray.on_ray.campaign import LABEL, Campaign
-from ipcnn_ray.on_ray.optuna_space import DefineByRun, Memory, Settings, tpe
+from ipcnn_ray.on_ray.optuna_space import DefineByRun, Memory, Settings, quiet, tpe
 from ipcnn_ray.on_ray.progress import LOST_WORKERS, METRIC, Listener, RunEnded, Watcher
 from ipcnn_ray.on_ray.resources import Nodes, gpus_per_worker, runs_at_once
 from ipcnn_ray.on_ray.session import session
@@ -65,7 +64,7 @@ class Tuning:
 
     def learned(self, campaign: Campaign, search: SpaceSearch) -> tuple[dict[str, Run], Ended]:
         """Train runs that TPE draws, each from what it has learned so far. Settings drawn twice are one run."""
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        quiet()
         memory = Memory(campaign.root / "search" / "optuna.log")
         memory.settle(_ending(campaign))
         drawn = memory.drawn()

@@ -139,9 +139,9 @@ def template_label(template: Template) -> str:
     """A template in a few characters: `plain`, `L1 β2`, `uniform L2 β2 γ0.5`; tau only where it is set."""
     if isinstance(template, NoTemplate):
         return "plain"
-    words = [f"{template.norm.upper()} β{template.beta:g}"]
+    words = [f"{template.norm.upper()} β{template.beta:.3g}"]
     if isinstance(template, UniformTemplate):
-        words = ["uniform", *words, f"γ{template.gamma:g}"]
+        words = ["uniform", *words, f"γ{template.gamma:.3g}"]
     if template.tau is not None:
-        words.append(f"τ{template.tau:g}")
+        words.append(f"τ{template.tau:.3g}")
     return " ".join(words)

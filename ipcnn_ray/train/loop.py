@@ -76,7 +76,7 @@ def settle(model: nn.Module, inputs: Inputs) -> None:
     if model is not inputs.net:
         inputs.net.train().set_step(0, 0, 0, 0, 1)
         rows = torch.zeros(1, *inputs.net.feature_shape(), device=inputs.device)
-        model(rows, from_features=True).sum().backward()
+        torch.autograd.backward(model(rows, from_features=True).sum())
         inputs.net.zero_grad(set_to_none=True)
 
 
@@ -116,7 +116,7 @@ def train_epoch(
                 output = model(inputs.rows(batch), from_features=True, full=True)
             loss, classification, information = step_loss(output, label_N, losses, epoch, batch_size, runtime)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             wrong = ((output.logits_N > 0) != (label_N > 0.5)).sum()
             steps.append(torch.stack([classification, information, wrong]).double())

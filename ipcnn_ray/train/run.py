@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from ipcnn_ray.core.templates import log_prior
 from ipcnn_ray.data.prepare import prepare
@@ -17,7 +17,7 @@ from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.build import build, template_banks
 from ipcnn_ray.models.geometry import field
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.models.weights import load_weights
+from ipcnn_ray.models.weights import LoadReport, load_weights
 from ipcnn_ray.spec.digest import digest
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.tracking.protocol import RunRecord, State, Tracker
@@ -102,10 +102,27 @@ def _counted(attempts: Attempts) -> dict[str, str]:
     return {f"ipcnn.attempts_{cause}": str(getattr(attempts, cause)) for cause in ("lost", "memory", "error")}
 
 
-def _train(request: RunRequest, runtime: Runtime, record: RunRecord | None) -> _Trained:
-    """Prepare, restore, and train epoch by epoch. `record` is rank 0's."""
+@dataclass(frozen=True)
+class _Setup:
+    """What a worker holds while it trains."""
+
+    net: InterpretableNet
+    inputs: Inputs
+    plan: EvaluationPlan
+    optimizer: torch.optim.Optimizer
+    losses: Mapping[str, LayerLoss]
+    loaded: LoadReport | None
+    cached: bool
+    """Frozen layers are read from disk."""
+    bfloat16: bool
+
+    def origin(self, spec: ExperimentSpec) -> Origin:
+        return Origin(digest(spec), self.inputs.store.digest, self.loaded.digest if self.loaded else "")
+
+
+def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
+    """Data, network with its first weights, optimiser."""
     spec, device = request.spec, runtime.device
-    torch.set_num_threads(spec.compute.cpus_per_worker)
     store = prepare(spec.data, spec.model.table.image_size, request.places)
     net = build(spec.model, spec.template, spec.seed)
     weights = spec.model.weights
@@ -113,80 +130,99 @@ def _train(request: RunRequest, runtime: Runtime, record: RunRecord | None) -> _
     if spec.train.freeze_through:
         net.freeze_through(spec.train.freeze_through)
     net.to(device)
-    plan = EvaluationPlan.of(store, spec.eval.images)
     inputs = Inputs(store, net, spec.model.table.input_scale, device)
     cached = spec.compute.cache_frozen and net.cut > 0
     if cached:
         inputs.cache(request.places.cache, distinct(store.train_items, EvaluationPlan.of(store, "all").items))
-    optimizer = torch.optim.SGD(
-        net.parameter_groups(spec.train.weight_decay), lr=spec.train.learning_rate, momentum=spec.train.momentum
+    groups = net.parameter_groups(spec.train.weight_decay)
+    return _Setup(
+        net=net,
+        inputs=inputs,
+        plan=EvaluationPlan.of(store, spec.eval.images),
+        optimizer=torch.optim.SGD(groups, lr=spec.train.learning_rate, momentum=spec.train.momentum),
+        losses=_losses(spec, device),
+        loaded=loaded,
+        cached=cached,
+        bfloat16=spec.train.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(),
     )
-    origin = Origin(digest(spec), store.digest, loaded.digest if loaded else "")
+
+
+# Kernels that always add up in the same order, and a float32 that is float32.
+@torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+def _train(request: RunRequest, runtime: Runtime, record: RunRecord | None) -> _Trained:
+    """Set up, restore, and train epoch by epoch. `record` is rank 0's."""
+    spec = request.spec
+    torch.set_num_threads(spec.compute.cpus_per_worker)
+    setup = _set_up(request, runtime)
+    net, store, origin = setup.net, setup.inputs.store, setup.origin(spec)
     restored = checkpoint.newest(request.path, origin)
-    _restore(restored, net, optimizer, runtime)
+    _restore(restored, net, setup.optimizer, runtime)
     history = restored.history
-    bfloat16 = spec.train.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     if record:
         record.params(recorded.params(spec))
-        record.tags(recorded.lineage(request, store, loaded, runtime, bfloat16=bfloat16, cached=cached))
+        record.tags(
+            recorded.lineage(request, store, setup.loaded, runtime, bfloat16=setup.bfloat16, cached=setup.cached)
+        )
         if restored.damaged:
             record.tags({"ipcnn.damaged_checkpoints": "; ".join(restored.damaged)})
             log.warning("passed over damaged checkpoints: %s", "; ".join(restored.damaged))
-        record.metrics(history)
+        if history:
+            record.metrics(history)
     model = runtime.wrap(net)
-    settle(model, inputs)
-    losses = _losses(spec, net, device)
-    fields = {layer: field(spec.model, layer) for layer in net.interpretable}
+    settle(model, setup.inputs)
     stop: StopRun | None = None
-    # Kernels that always add up in the same order, and float32 that is float32.
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        while len(history) < spec.train.epochs and stop is None:
-            epoch, began = len(history) + 1, time.perf_counter()
-            rate = learning_rate(spec.train, epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            sums = train_epoch(
-                model,
-                inputs,
-                optimizer,
-                losses,
-                runtime,
-                seed=spec.seed,
-                epoch=epoch,
-                batch_size=spec.train.batch_size,
-                bfloat16=bfloat16,
-            )
-            metrics = training_metrics(epoch, rate, sums, time.perf_counter() - began)
-            if epoch % spec.eval.every == 0 or epoch == spec.train.epochs:
-                measured = evaluate(
-                    inputs,
-                    plan,
-                    fields,
-                    runtime,
-                    epoch=epoch,
-                    batch_size=max(1, spec.train.batch_size // runtime.world_size),
-                    top_images=spec.eval.top_images,
-                )
-                metrics |= evaluation_metrics(request, measured)
-            metrics["seconds"] = time.perf_counter() - began
-            history.append(metrics)
-            if epoch == spec.train.epochs:
-                metrics |= summary(spec, history, runtime)
-            if record:
-                state = {
-                    "model": net.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "generators": checkpoint.generator_states(),
-                }
-                checkpoint.save(request.path, origin, history, state)
-                record.metrics(history)
-            stop = _report(runtime, metrics, last=epoch == spec.train.epochs)
+    while len(history) < spec.train.epochs and stop is None:
+        history.append(_epoch(request, runtime, setup, model, len(history) + 1))
+        last = len(history) == spec.train.epochs
+        if last:
+            history[-1] |= summary(spec, history, runtime)
+        if record:
+            state = {
+                "model": net.state_dict(),
+                "optimizer": setup.optimizer.state_dict(),
+                "generators": checkpoint.generator_states(),
+            }
+            checkpoint.save(request.path, origin, history, state)
+            record.metrics(history)
+        stop = _report(runtime, history[-1], last=last)
     if stop and not stop.resumable:
         history[-1] |= summary(spec, history, runtime)
         if record:
             record.metrics(history)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    return _Trained(history, {**tensors, MEAN: inputs.mean_3SS.cpu()}, stop)
+    return _Trained(history, {**tensors, MEAN: setup.inputs.mean_3SS.cpu()}, stop)
+
+
+def _epoch(request: RunRequest, runtime: Runtime, setup: _Setup, model: nn.Module, epoch: int) -> dict[str, float]:
+    """Train an epoch, evaluate if it is due, and give its metrics."""
+    spec, began = request.spec, time.perf_counter()
+    rate = learning_rate(spec.train, epoch)
+    for group in setup.optimizer.param_groups:
+        group["lr"] = rate
+    sums = train_epoch(
+        model,
+        setup.inputs,
+        setup.optimizer,
+        setup.losses,
+        runtime,
+        seed=spec.seed,
+        epoch=epoch,
+        batch_size=spec.train.batch_size,
+        bfloat16=setup.bfloat16,
+    )
+    metrics = training_metrics(epoch, rate, sums, time.perf_counter() - began)
+    if epoch % spec.eval.every == 0 or epoch == spec.train.epochs:
+        measured = evaluate(
+            setup.inputs,
+            setup.plan,
+            {layer: field(spec.model, layer) for layer in setup.net.interpretable},
+            runtime,
+            epoch=epoch,
+            batch_size=max(1, spec.train.batch_size // runtime.world_size),
+            top_images=spec.eval.top_images,
+        )
+        metrics |= evaluation_metrics(request, measured)
+    return {**metrics, "seconds": time.perf_counter() - began}
 
 
 def _restore(restored: Restored, net: InterpretableNet, optimizer: torch.optim.Optimizer, runtime: Runtime) -> None:
@@ -225,7 +261,7 @@ def _report(runtime: Runtime, metrics: Mapping[str, float], *, last: bool) -> St
     return stop or StopRun("another worker was asked to stop", resumable=wish == 2)
 
 
-def _losses(spec: ExperimentSpec, net: InterpretableNet, device: torch.device) -> dict[str, LayerLoss]:
+def _losses(spec: ExperimentSpec, device: torch.device) -> dict[str, LayerLoss]:
     loss = spec.loss.filter
     if loss is None:
         return {}

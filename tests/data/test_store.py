@@ -168,3 +168,23 @@ def test_a_file_that_ends_early_is_no_image(cache):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(OSError, match="ends before its row 11"):
         read(np.array([11]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc to see resident memory")
+def test_reading_a_store_keeps_none_of_it_in_memory(tmp_path):
+    def resident() -> int:
+        kinds = ("RssAnon:", "RssFile:")
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith(kinds)) // 1024
+
+    big = dataclasses.replace(
+        contents(), labels_N=np.zeros(8000, np.float32), landmarks_NK2=np.zeros((8000, 1, 2), np.float32)
+    )
+    write_store(tmp_path, DIGEST, S, big, lambda images, landmarks: None)
+    images = open_store(tmp_path, DIGEST).images_N3SS
+    assert images.nbytes > 36 * 2**20
+    read = rows_reader(images)
+    before = resident()
+    for start in range(0, 8000, 50):
+        read(np.arange(start, start + 50))
+    assert resident() - before < 8

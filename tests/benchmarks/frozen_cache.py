@@ -1,0 +1,108 @@
+"""What the cache of frozen layers saves: AlexNet frozen through conv3, trained from conv4 up.
+
+    python tests/benchmarks/frozen_cache.py [--device cuda] [--threads 1] [--images 160] [--batch 60] [--rounds 5]
+
+Two things are timed, each from the cache and from the crops: obtaining conv4's inputs for one epoch (the frozen
+part), and the whole epoch of training with the filter loss. Every round runs all four, one after the other, so that
+a slow minute of a shared machine hits all of them; the numbers are medians over the rounds. Features and crops are
+read from files that the machine has in its page cache. Weights are random: they do not change the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ipcnn_ray.core.templates import log_prior
+from ipcnn_ray.data.batches import epoch_order, shares
+from ipcnn_ray.data.prepare import prepare
+from ipcnn_ray.models.build import build, template_banks
+from ipcnn_ray.spec.experiment import DrawnAnimals, GradientTemplate, Model
+from ipcnn_ray.spec.places import Places
+from ipcnn_ray.train.inputs import Inputs, distinct
+from ipcnn_ray.train.loop import LayerLoss, train_epoch
+from ipcnn_ray.train.runtime import InProcess
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Wall time of one call, until the device is done."""
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def candidates(folder: Path, images: int, batch: int, device: torch.device) -> dict[str, Callable[[], object]]:
+    """Name -> one epoch of it; building the cache is done before."""
+    model, template = Model(network="alexnet"), GradientTemplate(shape="gradient")
+    data = DrawnAnimals(kind="drawn_animals", objects=images // 3, negatives=images // 3)
+    store = prepare(data, model.table.image_size, Places.from_environment({"IPCNN_HOME": str(folder)}))
+    losses = {
+        layer: LayerLoss(bank.to(device), log_prior(bank.shape[-1]).to(device), 0.1, "constant")
+        for layer, bank in template_banks(model, template).items()
+    }
+    found: dict[str, Callable[[], object]] = {}
+    for name in ("crops", "cache"):
+        net = build(model, template, 0).to(device)
+        net.freeze_through("conv3")
+        inputs = Inputs(store, net, model.table.input_scale, device)
+        if name == "cache":
+            start = time.perf_counter()
+            inputs.cache(folder, distinct(store.train_items))
+            size = sum(file.stat().st_size for file in folder.glob("features/*/features.npy"))
+            print(f"cache built in {time.perf_counter() - start:.1f} s, {size / 1e6:.0f} MB")
+        optimizer = torch.optim.SGD(net.parameter_groups(5e-4), lr=1e-4, momentum=0.9)
+        order = epoch_order(len(store.train_items), 0, 1)
+        parts = [store.train_items[share] for share in shares(order, batch, 0, 1)]
+
+        def frozen(inputs: Inputs = inputs, parts: list = parts) -> None:
+            with inputs.loader(parts) as loader:
+                for one in loader:
+                    inputs.rows(one)
+
+        def epoch(inputs: Inputs = inputs, optimizer: torch.optim.Optimizer = optimizer) -> None:
+            named = {"seed": 0, "epoch": 1, "batch_size": batch, "bfloat16": device.type == "cuda"}
+            train_epoch(inputs.net, inputs, optimizer, losses, InProcess(device), **named)
+
+        found[f"frozen part from {name}"] = frozen
+        found[f"whole epoch from {name}"] = epoch
+    print(f"{len(parts)} steps of {batch} images")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--images", type=int, default=160)
+    parser.add_argument("--batch", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        calls = candidates(Path(folder), options.images, options.batch, device)
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for round_ in range(options.rounds + 1):
+            for name, call in calls.items():
+                taken = seconds(call, device)
+                if round_:  # the first warms up
+                    times[name].append(taken)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    print(f"{name}, torch {torch.__version__}, median of {options.rounds} alternating rounds, and their range")
+    median = {name: statistics.median(taken) for name, taken in times.items()}
+    for name, value in median.items():
+        print(f"{name:<26} {value * 1000:9.1f} ms   {min(times[name]) * 1000:9.1f} to {max(times[name]) * 1000:9.1f}")
+    for what in ("frozen part", "whole epoch"):
+        print(f"{what}: {median[f'{what} from crops'] / median[f'{what} from cache']:.2f} times cheaper from the cache")
+
+
+if __name__ == "__main__":
+    main()
