@@ -1,0 +1,61 @@
+"""`ipcnn submit` as a person runs it: a tiny search on drawn animals, again, and with a failing run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SPEC = """
+name: tiny
+data: {kind: drawn_animals, objects: 24, negatives: 16}
+model: {network: compact}
+template: {shape: gradient, norm: l1, beta: 2}
+train: {epochs: 1, batch_size: 16, learning_rate: 0.01}
+compute: {models: none}
+search:
+  kind: grid
+  runs: [{name: plain, set: {template: {shape: none}}}]
+  grid: {template.beta: [4]}
+"""
+
+
+def submit(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "IPCNN_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    return subprocess.run(
+        [sys.executable, "-c", "from ipcnn_ray.cli.app import main; main()", "submit", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=240,
+    )
+
+
+@pytest.mark.slow
+def test_a_search_from_its_file_to_its_ranking_and_again(tmp_path):
+    spec = tmp_path / "tiny.yaml"
+    spec.write_text(SPEC)
+    first = submit(tmp_path / "home", str(spec), "--json")
+    assert first.returncode == 0, first.stderr
+    outcome = json.loads(first.stdout)
+    assert outcome["control"] == "plain"
+    runs = {run["run_id"].rsplit("-", 1)[1]: run for run in outcome["runs"]}
+    assert len(runs) == 2 and {run["state"] for run in runs.values()} == {"succeeded"}
+    assert runs["plain"]["metrics"]["combined"] == 1.0
+    again = submit(tmp_path / "home", str(spec), "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == outcome
+
+
+def test_a_wrong_spec_starts_nothing(tmp_path):
+    spec = tmp_path / "wrong.yaml"
+    spec.write_text(SPEC.replace("compact", "compakt"))
+    done = submit(tmp_path / "home", str(spec))
+    assert done.returncode == 2
+    assert f"{spec}:4  model.network = 'compakt'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "home").exists()

@@ -1,0 +1,32 @@
+"""One Ray, one record and one cache of crops for all tests of `on_ray/`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent))  # ray_bench
+
+from ray_bench import Bench
+
+from ipcnn_ray.on_ray.session import session
+from ipcnn_ray.spec.places import Places
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory) -> Bench:
+    """A home that all tests share; experiments differ by their names."""
+    home = tmp_path_factory.mktemp("home")
+    return Bench(Places.from_environment({"IPCNN_HOME": str(home)}))
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """Ray, started once: `run_experiment` uses one that is there."""
+    with session():
+        yield

@@ -1,0 +1,16 @@
+"""Submits an experiment until somebody kills it: python killed_driver.py HOME SPEC.json"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ray_bench import Bench
+
+from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.places import Places
+
+if __name__ == "__main__":
+    home, spec = sys.argv[1:]
+    bench = Bench(Places.from_environment({"IPCNN_HOME": home}))
+    bench.submit(ExperimentSpec.model_validate_json(Path(spec).read_text()))

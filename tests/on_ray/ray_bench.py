@@ -1,0 +1,156 @@
+"""Tiny experiments, a home that all tests share, and ways to kill what they started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from ipcnn_ray.data.prepare import prepare
+from ipcnn_ray.on_ray.progress import EpochDone, Event, RunEnded, RunStarted
+from ipcnn_ray.on_ray.search import Outcome, run_experiment
+from ipcnn_ray.spec.expand import experiment_id
+from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.places import Places
+from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+from ipcnn_ray.tracking.protocol import RecordedRun
+from ipcnn_ray.train.request import RunRequest, RunResult
+from ipcnn_ray.train.run import WEIGHTS, execute
+from ipcnn_ray.train.runtime import InProcess
+
+CLOCKS = {"seconds", "images_per_second", "cpu_hours"}
+"""Metrics that no two runs share."""
+
+
+def tiny(name: str, **sections: Mapping[str, Any]) -> ExperimentSpec:
+    """Ten cows and ten pictures without, `compact`, three epochs of three steps; sections are merged into it."""
+    raw: dict[str, Any] = {
+        "name": name,
+        "data": {"kind": "drawn_animals", "objects": 10, "negatives": 10},
+        "model": {"network": "compact", "dropout": 0.5},
+        "template": {"shape": "gradient"},
+        "train": {"epochs": 3, "batch_size": 8, "learning_rate": 0.05},
+    }
+    for key, section in sections.items():
+        raw[key] = {**raw.get(key, {}), **section}
+    return ExperimentSpec.model_validate(raw)
+
+
+@dataclass
+class Bench:
+    """Where the tests submit."""
+
+    places: Places
+
+    @property
+    def tracker(self) -> MlflowTracker:
+        return MlflowTracker(self.places.tracking_uri, self.places.artifacts)
+
+    def submit(self, spec: ExperimentSpec, hears: Hears | None = None, **how: Any) -> Outcome:
+        prepare(spec.data, spec.model.table.image_size, self.places)
+        self.tracker.prepare(spec.name)
+        return run_experiment(spec, self.places, self.tracker, listener=hears or Hears(), **how)
+
+    def folder(self, spec: ExperimentSpec, label: str = "run") -> Path:
+        return Path(self.places.storage) / experiment_id(spec) / label
+
+    def recorded(self, spec: ExperimentSpec) -> dict[str, RecordedRun]:
+        """The experiment's runs in the record, by label; the experiment itself is ''."""
+        found = self.tracker.find(spec.name)
+        return {run.run_id.removeprefix(experiment_id(spec)).removeprefix("-"): run for run in found}
+
+    def undisturbed(self, spec: ExperimentSpec) -> tuple[RunResult, Path]:
+        """The same single run trained in this process, and its folder."""
+        self.tracker.prepare("undisturbed")
+        record = self.tracker.open_parent("undisturbed", experiment_id(spec))
+        folder = self.places.home / "undisturbed" / spec.name
+        request = RunRequest(experiment_id(spec), spec, self.places, record.handle, str(folder))
+        return execute(request, InProcess(), self.tracker), folder
+
+
+@dataclass
+class Hears:
+    """A listener that remembers, and does something once at the end of an epoch."""
+
+    after: int = 0
+    does: Any = None
+    events: list[Event] = field(default_factory=list)
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, EpochDone) and self.does and event.metrics["epoch"] == self.after:
+            does, self.does = self.does, None
+            does()
+
+    def started(self) -> set[str]:
+        return {event.label for event in self.events if isinstance(event, RunStarted)}
+
+    def ended(self) -> list[str]:
+        return [event.label for event in self.events if isinstance(event, RunEnded)]
+
+    def epochs(self, label: str = "run") -> list[int]:
+        return [int(e.metrics["epoch"]) for e in self.events if isinstance(e, EpochDone) and e.label == label]
+
+
+def same_numbers(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    return {k: v for k, v in one.items() if k not in CLOCKS} == {k: v for k, v in other.items() if k not in CLOCKS}
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = load_file(one / WEIGHTS), load_file(other / WEIGHTS)
+    return a.keys() == b.keys() and all(bool((a[name] == b[name]).all()) for name in a)
+
+
+def kill_trainer_of(folder: Path) -> None:
+    """SIGKILL for the process that trains in a folder: the one that holds its lock."""
+    (pid,) = [pid for pid in _pids() if str(folder / "lock") in _open_files(pid)]
+    os.kill(pid, signal.SIGKILL)
+
+
+def kill_second_worker() -> None:
+    """SIGKILL for the younger of our two Ray Train workers."""
+    ours = [pid for pid in _pids() if "RayTrainWorker" in _command(pid) and os.getpid() in _ancestors(pid)]
+    assert len(ours) == 2, ours
+    os.kill(max(ours), signal.SIGKILL)
+
+
+def wait_for(path: Path, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear in {seconds} s"
+        time.sleep(0.05)
+
+
+def _pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _open_files(pid: int) -> set[str]:
+    try:
+        return {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    except OSError:
+        return set()
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def _ancestors(pid: int) -> list[int]:
+    found = []
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            break
+        found.append(pid)
+    return found

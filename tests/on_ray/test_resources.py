@@ -1,0 +1,73 @@
+"""What fits on which nodes, in numbers that can be counted on fingers, and the texts of what does not."""
+
+from __future__ import annotations
+
+import pytest
+from ray_bench import Hears, tiny
+
+from ipcnn_ray.errors import IpcnnError, ResourceError
+from ipcnn_ray.on_ray.resources import gpus_per_worker, runs_at_once, this_machine
+from ipcnn_ray.spec.experiment import Compute
+from ipcnn_ray.spec.places import Places
+
+LAPTOP = [{"CPU": 2.0}]
+TWO_GPU_NODES = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}, {"CPU": 4.0}]
+
+
+@pytest.mark.parametrize(
+    ("compute", "gpus", "nodes", "fit"),
+    [
+        (Compute(), 0, LAPTOP, 2),
+        (Compute(workers=2), 0, LAPTOP, 1),
+        (Compute(cpus_per_worker=2), 0, LAPTOP, 1),
+        (Compute(concurrent_runs=1), 0, LAPTOP, 1),
+        (Compute(workers=3), 1, TWO_GPU_NODES, 1),
+        (Compute(), 0.5, TWO_GPU_NODES, 8),
+        (Compute(cpus_per_worker=3), 0, [{"CPU": 4.0}, {"CPU": 4.0}], 2),  # 8 cores, but a worker is on one node
+    ],
+)
+def test_runs_at_once(compute, gpus, nodes, fit):
+    assert runs_at_once(compute, gpus, nodes) == fit
+
+
+def test_gpus_per_worker_follow_the_cluster_unless_the_spec_says_so():
+    assert gpus_per_worker(Compute(), LAPTOP) == 0
+    assert gpus_per_worker(Compute(), TWO_GPU_NODES) == 1
+    assert gpus_per_worker(Compute(gpus_per_worker=0), TWO_GPU_NODES) == 0
+
+
+def test_too_many_workers_are_refused_with_ways_out():
+    with pytest.raises(ResourceError) as refused:
+        runs_at_once(Compute(workers=3), 0, LAPTOP)
+    assert str(refused.value) == (
+        "a run asks for 3 workers of 1 core; it would wait for ever\n"
+        "This cluster has 1 node of 2 cores and 0 GPUs: room for 2 such workers.\n"
+        "Ways out: --set compute.workers=2, or more nodes."
+    )
+
+
+def test_gpus_that_are_not_there_are_refused():
+    with pytest.raises(ResourceError, match=r"2 cores and 1 GPU; it would.*compute.gpus_per_worker=0") as refused:
+        runs_at_once(Compute(cpus_per_worker=2, gpus_per_worker=1), 1, LAPTOP)
+    assert "--set compute.workers=0" not in str(refused.value)
+
+
+def test_more_concurrent_runs_than_fit_are_refused():
+    with pytest.raises(ResourceError, match=r"concurrent_runs = 5.*\n.*2 of these runs fit.*\n.*concurrent_runs=2"):
+        runs_at_once(Compute(concurrent_runs=5), 0, LAPTOP)
+
+
+def test_an_experiment_that_cannot_run_here_is_refused_before_anything_is_written(bench):
+    spec = tiny("infeasible", compute={"workers": int(this_machine()[0]["CPU"]) + 1})
+    with pytest.raises(ResourceError, match="it would wait for ever"):
+        bench.submit(spec)
+    assert not bench.folder(spec).parent.exists()
+    assert bench.recorded(spec) == {}
+
+
+def test_a_storage_that_is_no_folder_is_refused(bench, tmp_path):
+    from ipcnn_ray.on_ray.search import run_experiment
+
+    places = Places.from_environment({"IPCNN_HOME": str(tmp_path), "IPCNN_STORAGE": "s3://bucket/runs"})
+    with pytest.raises(IpcnnError, match="'s3://bucket/runs' is not a folder"):
+        run_experiment(tiny("nowhere"), places, bench.tracker, listener=Hears())

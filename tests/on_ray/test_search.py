@@ -1,0 +1,149 @@
+"""Whole experiments on a small Ray: what is trained, what is told, what is recorded, what is trained again."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+
+import pytest
+from ray_bench import Hears, same_numbers, same_weights, tiny
+
+from ipcnn_ray.errors import IpcnnError, TrainingError
+from ipcnn_ray.on_ray.progress import PhaseStarted, RunEnded
+from ipcnn_ray.on_ray.tuning import Interrupted
+from ipcnn_ray.spec.expand import experiment_id
+from ipcnn_ray.train.attempts import Attempts
+
+pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
+
+PLAIN = {"name": "plain", "set": {"template.shape": "none"}}
+WILD = {"name": "wild", "set": {"train.learning_rate": 1.0e30}}
+
+
+def test_one_run_is_the_run_that_this_process_would_train(bench, capfd):
+    spec, hears = tiny("one"), Hears()
+    outcome = bench.submit(spec, hears, tags={"code.commit": "abc"}, texts={"spec.yaml": "name: one\n"})
+    (run,) = outcome.runs
+    assert (run.run.label, run.state, run.why, run.drawn, run.fresh) == ("run", "succeeded", "", False, True)
+    assert outcome.best is run and outcome.control is None
+    assert hears.events[0] == PhaseStarted("training", 1)
+    assert hears.epochs() == [1, 2, 3] and hears.ended() == ["run"]
+    result, folder = bench.undisturbed(spec)
+    assert same_numbers(run.metrics, result.metrics)
+    assert same_weights(bench.folder(spec), folder)
+    recorded = bench.recorded(spec)
+    assert recorded[""].state == recorded["run"].state == "succeeded"
+    assert recorded["run"].parent == recorded[""].handle == outcome.parent
+    assert recorded["run"].tags["code.commit"] == recorded[""].tags["code.commit"] == "abc"
+    assert recorded[""].tags["ipcnn.best"] == "run"
+    assert capfd.readouterr() == ("", "")  # Ray itself says nothing
+
+    again = Hears()
+    repeated = bench.submit(spec, again)
+    assert again.started() == set() and again.ended() == ["run"]
+    assert [one.fresh for one in repeated.runs] == [False]
+    assert repeated.runs[0].metrics == run.metrics
+
+    renewed = bench.submit(spec, hears, fresh=True)
+    assert renewed.runs[0].fresh and renewed.parent != outcome.parent
+    assert same_numbers(renewed.runs[0].metrics, run.metrics)
+    (put_aside,) = bench.folder(spec).parent.parent.glob(f"{experiment_id(spec)}.before-*")
+    assert (put_aside / "run" / "result.json").is_file()
+
+
+def test_a_search_is_measured_against_its_control_and_survives_a_failing_run(bench):
+    spec = tiny(
+        "searched",
+        compute={"retries": 1},
+        search={
+            "kind": "space",
+            "trials": 4,
+            "runs": [PLAIN, WILD],
+            "space": {"template.beta": {"choice": [1.0, 2.0, 3.0, 4.0]}},
+            "early_stopping": {"grace_epochs": 1, "reduction_factor": 2},
+        },
+    )
+    hears = Hears()
+    outcome = bench.submit(spec, hears)
+    by_label = {run.run.label: run for run in outcome.runs}
+    control, wild = by_label["plain"], by_label["wild"]
+    drawn = [run for run in outcome.runs if run.drawn]
+    assert outcome.control == "plain"
+    assert control.metrics["combined"] == 1.0
+    assert wild.state == "failed" and wild.why.startswith("TrainingError: the loss is not finite in epoch 1")
+    assert Attempts.read(bench.folder(spec, "wild")).error == 2  # it was tried again once, as compute.retries says
+    assert outcome.runs[-1] is wild and wild.metrics == {}
+    assert [event.total for event in hears.events if isinstance(event, PhaseStarted)] == [2, 4]
+    assert drawn and all(run.state in {"succeeded", "stopped"} for run in drawn)
+    assert all(set(run.run.settings) == {"template.beta"} for run in drawn)
+    for run in (run for run in drawn if run.state == "stopped"):
+        epoch = int(run.metrics["epoch"])
+        assert run.why == f"early stopping at epoch {epoch} of 3"
+    ranked = [run.metrics["combined"] for run in outcome.runs if run.state == "succeeded"]
+    assert ranked == sorted(ranked) and outcome.best is outcome.runs[0]
+
+    recorded = bench.recorded(spec)
+    assert {label: run.state for label, run in recorded.items() if label} == {
+        run.run.label: run.state for run in outcome.runs
+    }
+    assert recorded["wild"].why == wild.why
+    assert recorded["plain"].metrics["combined"] == 1.0
+    parent = recorded[""]
+    assert parent.state == "succeeded" and parent.why == "failed: wild"
+    assert parent.metrics["runs_failed"] == 1
+    assert parent.metrics["best_combined"] == outcome.best.metrics["combined"]
+
+    again = Hears()
+    repeated = bench.submit(spec, again)
+    assert again.started() == {"wild"}  # only what failed is tried again
+    assert {run.run.label: run.state for run in repeated.runs} == {run.run.label: run.state for run in outcome.runs}
+    assert {run.run.label for run in repeated.runs if run.fresh} == {"wild"}
+
+
+def test_a_control_that_fails_ends_the_search(bench):
+    spec = tiny(
+        "uncontrolled",
+        search={
+            "kind": "grid",
+            "runs": [{"name": "plain", "set": {"template.shape": "none", "train.learning_rate": 1.0e30}}],
+            "grid": {"template.beta": [1.0, 2.0]},
+        },
+    )
+    hears = Hears()
+    with pytest.raises(TrainingError, match=r"the control run 'plain' has failed: TrainingError: the loss is not"):
+        bench.submit(spec, hears)
+    assert hears.started() == {"plain"}
+    assert bench.recorded(spec)[""].state == "failed"
+
+
+def test_an_experiment_is_trained_by_one_process_at_a_time(bench):
+    spec = tiny("busy")
+    lock = bench.folder(spec).parent.with_name(f".{experiment_id(spec)}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(IpcnnError, match=f"{experiment_id(spec)} is being trained by another process"):
+            bench.submit(spec)
+
+
+def test_ctrl_c_stops_and_the_next_submission_goes_on(bench):
+    import signal
+
+    spec = tiny("stopped", train={"epochs": 8})
+    hears = Hears(after=2, does=lambda: signal.raise_signal(signal.SIGINT))
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted):
+        bench.submit(spec, hears)
+    assert signal.getsignal(signal.SIGINT) is before
+    recorded = bench.recorded(spec)
+    assert recorded[""].state == recorded["run"].state == "stopped"
+    assert not any(isinstance(event, RunEnded) for event in hears.events)
+
+    again = Hears()
+    outcome = bench.submit(spec, again)
+    assert min(again.epochs()) > 2
+    result, folder = bench.undisturbed(spec)
+    assert same_numbers(outcome.runs[0].metrics, result.metrics)
+    assert same_weights(bench.folder(spec), folder)
+    assert bench.recorded(spec)["run"].state == "succeeded"
+    assert math.isfinite(bench.recorded(spec)["run"].metrics["instability"])
