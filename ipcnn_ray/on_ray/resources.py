@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -31,28 +32,38 @@ def runs_at_once(compute: Compute, gpus: float, nodes: Nodes) -> int:
 
     Raises ResourceError when not even one fits, or fewer than `compute.concurrent_runs` asks for.
     """
-    workers = sum(_workers_on(node, compute.cpus_per_worker, gpus) for node in nodes)
-    fit = workers // compute.workers
-    each = f"{compute.cpus_per_worker} {'core' if compute.cpus_per_worker == 1 else 'cores'}"
-    each += f" and {gpus:g} {'GPU' if gpus == 1 else 'GPUs'}" if gpus else ""
-    here = f"This cluster has {_described(nodes)}: room for {workers} such workers."
+    cpus = compute.cpus_per_worker
+    room = _room(nodes, cpus, gpus)
+    fit = room // compute.workers
+    asked = f"{_count(compute.workers, 'worker')} of {_count(cpus, 'core')}"
+    asked += f" and {_count(gpus, 'GPU')}" if gpus else ""
+    here = f"This cluster has {_described(nodes)}: room for {_count(room, 'such worker')}."
     if not fit:
-        ways = [f"--set compute.workers={workers}"] if workers else []
-        if compute.cpus_per_worker > 1:
-            ways.append("--set compute.cpus_per_worker=1")
-        if gpus:
-            ways.append("--set compute.gpus_per_worker=0")
+        fewer = {
+            f"compute.workers={room}": room > 0,
+            "compute.cpus_per_worker=1": _room(nodes, 1, gpus) >= compute.workers,
+            "compute.gpus_per_worker=0": _room(nodes, cpus, 0) >= compute.workers,
+        }
+        ways = [f"--set {setting}" for setting, helps in fewer.items() if helps]
         raise ResourceError(
-            f"a run asks for {compute.workers} workers of {each}; it would wait for ever\n{here}\n"
-            f"Ways out: {', '.join([*ways, 'or more nodes'])}."
+            f"a run asks for {asked}; it would wait for ever\n{here}\nWays out: {', '.join([*ways, 'or more nodes'])}."
         )
     if compute.concurrent_runs is not None and compute.concurrent_runs > fit:
         raise ResourceError(
-            f"compute.concurrent_runs = {compute.concurrent_runs}, each of {compute.workers} workers of {each}\n"
-            f"{here} At the same time {fit} of these runs fit.\n"
+            f"compute.concurrent_runs = {compute.concurrent_runs}, each run of {asked}\n"
+            f"{here} At the same time {_count(fit, 'such run')} can go on.\n"
             f"Ways out: --set compute.concurrent_runs={fit}, or null for as many as fit."
         )
     return compute.concurrent_runs or fit
+
+
+def _room(nodes: Nodes, cpus: int, gpus: float) -> int:
+    """Workers that fit, each on one node."""
+    return sum(_workers_on(node, cpus, gpus) for node in nodes)
+
+
+def _count(number: float, thing: str) -> str:
+    return f"{number:g} {thing}{'' if number == 1 else 's'}"
 
 
 def _workers_on(node: Mapping[str, float], cpus: int, gpus: float) -> int:
@@ -61,8 +72,5 @@ def _workers_on(node: Mapping[str, float], cpus: int, gpus: float) -> int:
 
 
 def _described(nodes: Nodes) -> str:
-    kinds: dict[str, int] = {}
-    for node in nodes:
-        kind = f"{node.get('CPU', 0):g} cores and {node.get('GPU', 0):g} GPUs"
-        kinds[kind] = kinds.get(kind, 0) + 1
-    return ", ".join(f"{count} {'node' if count == 1 else 'nodes'} of {kind}" for kind, count in kinds.items())
+    kinds = Counter(f"{_count(node.get('CPU', 0), 'core')} and {_count(node.get('GPU', 0), 'GPU')}" for node in nodes)
+    return ", ".join(f"{_count(number, 'node')} of {kind}" for kind, number in kinds.items())

@@ -27,6 +27,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from ipcnn_ray.on_ray.campaign import Campaign
 from ipcnn_ray.on_ray.progress import FAILED, LOST_WORKERS, METRIC
+from ipcnn_ray.train.attempts import cause_of
 from ipcnn_ray.train.checkpoint import read_result
 from ipcnn_ray.train.request import RunRequest
 from ipcnn_ray.train.run import execute
@@ -167,8 +168,9 @@ def _nested(request: RunRequest, campaign: Campaign) -> None:
 
 def _cause(failures: Mapping[int, Exception]) -> Exception:
     """The error behind the failures of a group, by rank: a worker that vanished makes the others fail, too."""
-    for rank, failure in failures.items():
+    for failure in failures.values():
         gone = getattr(failure, "health_check_failure", failure)
         if isinstance(gone, RayActorError):
-            return _WorkersLost(f"worker {rank} of {len(failures)}: {gone}")
-    return next(iter(failures.values()))
+            return _WorkersLost(str(gone))
+    errors = [failure for failure in failures.values() if cause_of(failure) != "lost"]
+    return errors[0] if errors else _WorkersLost(str(next(iter(failures.values()))))

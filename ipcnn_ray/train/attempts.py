@@ -11,7 +11,7 @@ import torch
 
 from ipcnn_ray.train.checkpoint import write_whole
 
-Cause = Literal["memory", "error"]
+Cause = Literal["lost", "memory", "error"]
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Attempts:
     """Counts of one run, in `attempts.json` of its folder."""
 
     lost: int = 0
-    """The process vanished without a word: killed, preempted, node gone."""
+    """The process, or another one of the same run, vanished without a word: killed, preempted, node gone."""
     memory: int = 0
     """Out of memory, of the device or of the machine, where the process lived to say so."""
     error: int = 0
@@ -47,6 +47,7 @@ class Attempts:
     def close(self, folder: Path, cause: Cause | None = None, why: str = "") -> None:
         """The attempt has ended: well, or by a cause that `why` tells in a sentence."""
         self.open, self.why = False, why
+        self.lost += cause == "lost"
         self.memory += cause == "memory"
         self.error += cause == "error"
         self._write(folder)
@@ -56,5 +57,9 @@ class Attempts:
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Which count an error belongs to."""
-    return "memory" if isinstance(error, MemoryError | torch.OutOfMemoryError) else "error"
+    """Which count an error belongs to. A worker that vanishes makes the others fail in their next exchange."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "memory"
+    if isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error):
+        return "lost"
+    return "error"

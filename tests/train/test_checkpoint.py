@@ -164,6 +164,11 @@ def test_attempts_are_counted_by_cause(tmp_path):
     assert Attempts.read(tmp_path / "elsewhere") == Attempts()
 
 
+def test_a_vanished_peer_is_a_lost_worker():
+    gloo = RuntimeError("[gloo/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:3: Connection reset by peer.")
+    assert cause_of(gloo) == cause_of(torch.distributed.DistBackendError("NCCL")) == "lost"
+
+
 def test_out_of_memory_is_a_cause_of_its_own():
     assert cause_of(torch.OutOfMemoryError("CUDA")) == cause_of(MemoryError()) == "memory"
     assert cause_of(KeyError()) == "error"
