@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from ipcnn_ray.tracking.protocol import Tracker
 
 RUN_FAILED, STOPPED = 1, 130
+EXPERIMENT_NOTE = (
+    "Interpretable CNNs. Each submission is a parent run with one child per trained network; the parent's description "
+    "ranks them. `combined` is the objective (1 is the control, lower is better), `instability` the location "
+    "instability as a share of the image diagonal, `val_error` the validation error as a share. Tags `code.*` say from "
+    "what code, `data.*` and `model.*` from what data and weights, `ipcnn.*` how a run ended."
+)
+"""Description of every experiment in the record."""
 
 
 def submit(
@@ -43,7 +50,7 @@ def submit(
     _check_weights(experiment, places)
     store = prepare(experiment.data, experiment.model.table.image_size, places, _Steps())
     tracker = MlflowTracker(places.tracking_uri, places.artifacts)
-    tracker.prepare(experiment.name)
+    tracker.prepare(experiment.name, note=EXPERIMENT_NOTE)
     try:
         with Progress(output.err, experiment.train.epochs) as listener:
             outcome = run_experiment(
@@ -125,7 +132,10 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
         trained = run.run.spec
         readme = as_markdown(trained.model, trained.template, trained.train.freeze_through)
         tracker.attach(run.request.handle).model(module, example, readme)
-    tracker.attach(outcome.parent).text(markdown(_rows(outcome), outcome.control), "ranking.md")
+    ranking = markdown(_rows(outcome), outcome.control)
+    parent = tracker.attach(outcome.parent)
+    parent.text(ranking, "ranking.md")
+    parent.note(ranking)
 
 
 def _rows(outcome: Outcome) -> list[dict[str, Any]]:

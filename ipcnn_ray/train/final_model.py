@@ -45,4 +45,4 @@ def final_model(request: RunRequest) -> tuple[Classifier, Tensor]:
     net = assemble(request.spec.model, request.spec.template)
     net.load_state_dict(tensors)
     model = Classifier(net, mean_3SS, request.spec.model.table.input_scale).eval()
-    return model, torch.stack([mean_3SS, mean_3SS.flip(2)])
+    return model, torch.stack([mean_3SS, mean_3SS.flip(2)]).round()
