@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from ipcnn_ray.data.drawn_animals import draw, draw_animal, draw_negative
+from ipcnn_ray.spec.experiment import Category, DrawnAnimals
+
+SIZE = 48
+
+
+def spec(**fields) -> DrawnAnimals:
+    return DrawnAnimals(kind="drawn_animals", **{"objects": 12, "negatives": 10, **fields})
+
+
+def test_an_image_depends_on_its_number_and_the_seed_alone():
+    small, large = draw(spec(), SIZE), draw(spec(objects=20, negatives=14), SIZE)
+    assert np.array_equal(small.images_N3SS[:12], large.images_N3SS[:12])
+    assert np.array_equal(small.images_N3SS[12:22], large.images_N3SS[20:30])
+    image, landmarks = draw_animal(spec(), SIZE, 7)
+    assert np.array_equal(image.transpose(2, 0, 1), small.images_N3SS[7])
+    assert np.array_equal(landmarks, small.landmarks_NK2[7], equal_nan=True)
+    other, _ = draw_animal(spec(drawing_seed=1), SIZE, 7)
+    assert not np.array_equal(image, other)
+
+
+@pytest.mark.parametrize("category", get_args(Category))
+def test_landmarks_lie_in_the_image(category):
+    drawn = draw(spec(category=category, landmarks=("head", "neck", "torso", "nose")), SIZE)
+    seen = drawn.landmarks_NK2[:12]
+    assert ((seen >= -0.5) & (seen <= SIZE - 0.5) | np.isnan(seen)).all()
+    assert np.isfinite(seen[:, 2]).any(), "a torso is mostly seen"
+    assert np.isnan(drawn.landmarks_NK2[12:]).all()
+    assert drawn.labels_N.tolist() == [1.0] * 12 + [0.0] * 10
+
+
+def test_some_landmarks_are_hidden_and_most_are_not():
+    drawn = draw(spec(objects=80), SIZE)
+    hidden = np.isnan(drawn.landmarks_NK2[:80, :, 0]).mean()
+    assert 0.005 < hidden < 0.4
+
+
+def test_heads_look_both_ways():
+    drawn = draw(spec(objects=60), SIZE)
+    left = drawn.landmarks_NK2[:60, 0, 1] < drawn.landmarks_NK2[:60, 2, 1]
+    assert 10 < left.sum() < 50
+
+
+def test_negatives_differ_from_animals_and_from_each_other():
+    images = [draw_negative(spec(), SIZE, i) for i in range(3)]
+    assert not np.array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], draw_animal(spec(), SIZE, 0)[0])
+
+
+def test_a_picture_too_small_for_an_animal():
+    with pytest.raises(ValueError, match="size = 8 pixels: an animal needs at least 16"):
+        draw(spec(), 8)
