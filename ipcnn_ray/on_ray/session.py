@@ -87,7 +87,7 @@ def session(address: str | None = None) -> Iterator[Nodes]:
         else:
             ray.init(address=address, **shared)
         for noisy in ("ray", "ray.tune", "ray.train", "ray.air"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what fails is recorded, with its traceback
         try:
             with _quiet():
                 yield _nodes()

@@ -11,8 +11,9 @@ from __future__ import annotations
 import fcntl
 import math
 import shutil
+import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ray.train import ControllerError, RunConfig, ScalingConfig, WorkerGroupErro
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from ipcnn_ray.errors import TrackingError
 from ipcnn_ray.on_ray.campaign import Campaign
 from ipcnn_ray.on_ray.progress import FAILED, LOST_WORKERS, METRIC
 from ipcnn_ray.train.attempts import cause_of
@@ -85,6 +87,8 @@ def trainable(campaign: Campaign) -> Callable[[dict[str, Any]], None]:
                 if read_result(request.path) is None:
                     _persist(lambda: attempt(request, campaign), request.spec.compute.retries)
             except Exception as error:
+                with suppress(TrackingError):
+                    campaign.tracker.attach(request.handle).text(traceback.format_exc(), "traceback.txt")
                 tune.report({FAILED: _told(error), METRIC: math.nan, "epoch": 0.0})
                 raise
         result = read_result(request.path)

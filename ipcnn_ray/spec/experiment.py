@@ -144,7 +144,7 @@ class FilterLoss(Section):
 
     form: Literal["exact"] = "exact"
     """`exact`: the paper's loss with its exact gradient over the global batch."""
-    weight: Positive = 0.1
+    weight: Positive = 0.01
     """lambda: weight of the filter loss beside the classification loss (mean over images)."""
     schedule: Literal["paper", "constant"] = "constant"
     """`constant`: lambda stays. `paper`: lambda of a filter is weight / epoch * mean over images of its maximum

@@ -5,7 +5,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from ipcnn_ray.data.drawn_animals import draw, draw_animal, draw_negative
+from ipcnn_ray.data.drawn_animals import SCATTERED, _crop, _generator, _landmark, draw, draw_animal, draw_negative
+from ipcnn_ray.data.drawn_bodies import Poser
+from ipcnn_ray.data.drawn_shapes import Canvas, holds
 from ipcnn_ray.spec.experiment import Category, DrawnAnimals
 
 SIZE = 48
@@ -57,3 +59,42 @@ def test_negatives_differ_from_animals_and_from_each_other():
 def test_a_picture_too_small_for_an_animal():
     with pytest.raises(ValueError, match="size = 8 pixels: an animal needs at least 16"):
         draw(spec(), 8)
+
+
+def test_a_landmark_is_the_centre_of_what_is_left_of_the_parts_box():
+    square = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    assert _landmark(square * 0.2 + 0.2, []) == pytest.approx([0.3, 0.3])
+    assert _landmark(square * 0.4 - (0.2, 0.0), []) == pytest.approx([0.1, 0.2]), "half of it is in the image"
+    assert _landmark(square * 0.4 - (0.3, 0.0), []) is None, "a quarter of it is in the image"
+    assert _landmark(square * 0.2 + 0.2, [square * 0.04 + 0.28]) is None, "its centre is covered"
+    assert _landmark(square * 0.2 + 0.2, [square * 0.04 + 0.20]) is not None, "only its corner is covered"
+
+
+def test_landmarks_lie_on_the_drawn_part():
+    names = ("head", "neck", "torso", "nose")
+    on = []
+    for index in range(60):
+        _, landmarks = draw_animal(spec(landmarks=names), SIZE, index)
+        rng = _generator(0, 1, index)
+        figure = Poser("cow", rng).pose()
+        place = _crop(figure, rng)
+        for name, at in zip(names, landmarks, strict=True):
+            if np.isfinite(at).all():
+                on.append(holds(place(figure.landmarks[name]), (at[::-1] + 0.5) / SIZE))
+    assert len(on) > 150
+    assert np.mean(on) > 0.97, "all but parts of which the image cuts off most"
+
+
+def test_the_same_scene_is_drawn_at_every_size():
+    (small, at), (large, at_large) = draw_animal(spec(), 32, 3), draw_animal(spec(), 64, 3)
+    assert np.allclose((at + 0.5) / 32, (at_large + 0.5) / 64, atol=1e-6, equal_nan=True)
+    assert np.abs(large.reshape(32, 2, 32, 2, 3).mean((1, 3)) - small).mean() < 8
+
+
+def test_images_without_an_animal_show_nothing_of_a_head(monkeypatch):
+    assert {"head", "snout", "nose", "ear", "eye", "horn"}.isdisjoint(SCATTERED)
+    shown = []
+    monkeypatch.setattr(Canvas, "part", lambda self, part: shown.append(part.name))
+    for index in range(60):
+        draw_negative(spec(), SIZE, index)
+    assert {"torso", "leg", "stone", "occluder"} <= set(shown) <= {*SCATTERED, "stone", "occluder"}

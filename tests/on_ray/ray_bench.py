@@ -120,10 +120,11 @@ def kill_second_worker() -> None:
     os.kill(max(ours), signal.SIGKILL)
 
 
-def wait_for(path: Path, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} did not appear in {seconds} s"
+def wait_for_epoch(folder: Path, epoch: int, seconds: float = 200) -> None:
+    """Until the run in a folder has a checkpoint of this epoch or a later one."""
+    end, first = time.monotonic() + seconds, f"epoch-{epoch:04}"
+    while not any(path.name >= first for path in (folder / "checkpoints").glob("epoch-*")):
+        assert time.monotonic() < end, f"{folder} has no {first} after {seconds} s"
         time.sleep(0.05)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ray_bench import Hears, kill_second_worker, kill_trainer_of, same_numbers, same_weights, tiny, wait_for
+from ray_bench import Hears, kill_second_worker, kill_trainer_of, same_numbers, same_weights, tiny, wait_for_epoch
 from safetensors.torch import load_file
 
 from ipcnn_ray.train.attempts import Attempts
@@ -48,7 +48,7 @@ def test_two_workers_of_which_one_is_killed_reach_the_numbers_of_one_worker(benc
 
 
 def test_an_experiment_whose_driver_is_killed_goes_on_when_submitted_again(bench, tmp_path):
-    spec = tiny("orphan", train={"epochs": 60})
+    spec = tiny("orphan", train={"epochs": 20})
     written = tmp_path / "spec.json"
     written.write_text(spec.model_dump_json())
     script = Path(__file__).with_name("killed_driver.py")
@@ -59,7 +59,7 @@ def test_an_experiment_whose_driver_is_killed_goes_on_when_submitted_again(bench
         env={**alone, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
     )
     try:
-        wait_for(bench.folder(spec) / "checkpoints" / "epoch-0002")
+        wait_for_epoch(bench.folder(spec), 2)
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
