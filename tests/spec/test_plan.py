@@ -67,4 +67,4 @@ def test_what_only_the_data_knows():
     assert [run.steps for run in plan(spec).runs] == [None] * 5
     assert plan(spec).steps is None
     counted = plan(spec, lambda data: 1000)
-    assert [run.steps for run in counted.runs] == [1000 // 128 * 30] * 5
+    assert [run.steps for run in counted.runs] == [1000 // spec.train.batch_size * spec.train.epochs] * 5
