@@ -25,7 +25,7 @@ def test_what_is_filled_in():
     assert spec.model.dropout == 0.5
     assert spec.eval.layer == "conv6"
     assert spec.train.final_learning_rate == 0.3
-    assert spec.loss.filter is not None and spec.loss.filter.weight == 0.1
+    assert spec.loss.filter is not None and spec.loss.filter.weight == 0.01
 
 
 def test_without_the_appended_layer():
