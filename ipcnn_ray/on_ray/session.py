@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,7 +72,7 @@ def session(address: str | None = None) -> Iterator[Nodes]:
         "runtime_env": {"env_vars": {**settings, "PYTHONPATH": python_path}},
     }
     if address is None:
-        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        settings |= _our_own()
     with _environment(settings):
         _read_authentication()
         if address is None:
@@ -94,6 +95,20 @@ def session(address: str | None = None) -> Iterator[Nodes]:
         finally:
             ray.shutdown()
     _read_authentication()
+
+
+def _our_own() -> dict[str, str]:
+    """Environment of an embedded Ray: closed to others, and known by its address to all of its processes. Those that
+    free the places of a stopped run would look for it otherwise, and give up where there is another Ray."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port = probe.getsockname()[1]
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_GCS_SERVER_PORT": str(port),
+        "RAY_ADDRESS": f"{LOOPBACK}:{port}",
+    }
 
 
 @contextmanager
