@@ -35,7 +35,7 @@ def tiny(name: str, **sections: Mapping[str, Any]) -> ExperimentSpec:
         "data": {"kind": "drawn_animals", "objects": 10, "negatives": 10},
         "model": {"network": "compact", "dropout": 0.5},
         "template": {"shape": "gradient"},
-        "train": {"epochs": 3, "batch_size": 8, "learning_rate": 0.05},
+        "train": {"epochs": 3, "batch_size": 8, "learning_rate": 0.005},
     }
     for key, section in sections.items():
         raw[key] = {**raw.get(key, {}), **section}

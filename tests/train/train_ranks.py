@@ -18,7 +18,10 @@ from ipcnn_ray.train.loop import LayerLoss, step_loss
 from ipcnn_ray.train.run import execute
 from ipcnn_ray.train.runtime import InProcess, ProcessGroup, Runtime, StopRun
 
-SPEC = tiny(train={"epochs": 2, "batch_size": 12}, loss={"filter": {"weight": 10.0}})
+SPEC = tiny(
+    train={"epochs": 2, "batch_size": 12, "learning_rate": 0.005, "final_learning_rate": 0.002},
+    loss={"filter": {"weight": 1.0}},
+)
 
 
 class Worker(ProcessGroup):
