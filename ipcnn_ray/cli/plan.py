@@ -12,8 +12,9 @@ import typer
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.validate import Json, Overrides
 from ipcnn_ray.spec.counts import train_items
+from ipcnn_ray.spec.data import Data, DrawnAnimals
 from ipcnn_ray.spec.expand import experiment_id
-from ipcnn_ray.spec.experiment import Data, DrawnAnimals, ExperimentSpec
+from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.load import load
 from ipcnn_ray.spec.places import Places
 from ipcnn_ray.spec.plan import Plan, PlannedRun

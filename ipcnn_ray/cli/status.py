@@ -12,9 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from ipcnn_ray.cli import output
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.expand import template_label
-from ipcnn_ray.spec.experiment import Template
 from ipcnn_ray.spec.fields import did_you_mean
 from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.template import Template
 from ipcnn_ray.tracking.address import without_password
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.tracking.protocol import RecordedRun, State, Tracker

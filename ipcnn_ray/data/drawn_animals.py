@@ -37,7 +37,7 @@ from ipcnn_ray.data.drawn_shapes import (
     turn,
     varied,
 )
-from ipcnn_ray.spec.experiment import DrawnAnimals
+from ipcnn_ray.spec.data import DrawnAnimals
 
 VERSION = "2"
 """Changes whenever the same seed draws other pictures; part of the data digest."""

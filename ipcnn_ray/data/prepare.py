@@ -17,7 +17,7 @@ from ipcnn_ray.data.image_io import place_in_crop
 from ipcnn_ray.data.split import items
 from ipcnn_ray.data.store import FORMAT, Contents, CropStore, Fill, open_store, write_store
 from ipcnn_ray.errors import DataError, Problem
-from ipcnn_ray.spec.experiment import Data, DrawnAnimals, VocPart
+from ipcnn_ray.spec.data import Data, DrawnAnimals, VocPart
 from ipcnn_ray.spec.places import Places
 
 Progress = Callable[[int, int], None]

@@ -17,7 +17,7 @@ from ipcnn_ray.data.image_io import Box
 from ipcnn_ray.data.index import Stamps, stamps
 from ipcnn_ray.data.matfiles import MatFileError, read_mat
 from ipcnn_ray.errors import Problem
-from ipcnn_ray.spec.experiment import VocPart
+from ipcnn_ray.spec.data import VocPart
 
 FRAME = 224
 """The landmark files write a share of the box times this."""

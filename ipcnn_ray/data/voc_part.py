@@ -22,7 +22,7 @@ from ipcnn_ray.data.image_io import Box, ImageFileError, image_size, square_crop
 from ipcnn_ray.data.index import Stamps, stamps
 from ipcnn_ray.data.voc_annotations import AGAIN, Annotations, from_landmark_files, from_part_masks
 from ipcnn_ray.errors import DataError, Problem
-from ipcnn_ray.spec.experiment import VocPart
+from ipcnn_ray.spec.data import VocPart
 
 VERSION = "1"
 """Of the crops that are made from the same files: a change here makes every store anew."""

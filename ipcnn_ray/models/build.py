@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ipcnn_ray.core.templates import part_templates, template_bank
 from ipcnn_ray.models.geometry import map_side
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.spec.experiment import GradientTemplate, Model, NoTemplate, Template, UniformTemplate
+from ipcnn_ray.spec.model import Model
+from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, Template, UniformTemplate
 
 RELEASED_DEVIATION = 0.01
 """Standard deviation of new weights in the released code."""

@@ -9,7 +9,8 @@ from torch import nn
 from ipcnn_ray.models.build import assemble
 from ipcnn_ray.models.geometry import field
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.spec.experiment import Model, NoTemplate, Template, UniformTemplate
+from ipcnn_ray.spec.model import Model
+from ipcnn_ray.spec.template import NoTemplate, Template, UniformTemplate
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipcnn_ray.core import receptive_field as core
 from ipcnn_ray.core.receptive_field import Field, Window
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.spec.experiment import Model
+from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.networks import LRN, Conv, Layer, Network, Pool
 
 

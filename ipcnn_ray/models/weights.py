@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ipcnn_ray.errors import DataError, Problem
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.spec.experiment import Weights
+from ipcnn_ray.spec.model import Weights
 from ipcnn_ray.spec.networks import Network
 
 

@@ -12,20 +12,14 @@ from typing import Any
 
 from ipcnn_ray.spec.base import Section
 from ipcnn_ray.spec.counts import in_training, train_items
-from ipcnn_ray.spec.experiment import (
-    Compute,
-    Data,
-    DrawnAnimals,
-    Eval,
-    ExperimentSpec,
-    Loss,
-    Model,
-    Template,
-    Train,
-)
+from ipcnn_ray.spec.data import Data, DrawnAnimals
+from ipcnn_ray.spec.experiment import Compute, ExperimentSpec
 from ipcnn_ray.spec.fields import Loc, did_you_mean
 from ipcnn_ray.spec.findings import Finding, as_error, shown, wrong
+from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.search import Search
+from ipcnn_ray.spec.template import Template
+from ipcnn_ray.spec.training import Eval, Loss, Train
 
 
 def duplicates(values: Sequence[object]) -> Iterator[tuple[int, object]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipcnn_ray.spec.experiment import Data, DrawnAnimals
+from ipcnn_ray.spec.data import Data, DrawnAnimals
 
 
 def in_training(n: int, share: float) -> int:

@@ -8,11 +8,12 @@ from itertools import product
 from typing import Any
 
 from ipcnn_ray.spec.digest import digest
-from ipcnn_ray.spec.experiment import ExperimentSpec, NoTemplate, Template, UniformTemplate
+from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.fields import Loc
 from ipcnn_ray.spec.resolve import without_defaults
 from ipcnn_ray.spec.search import Choice, Distribution, GridSearch, LogUniform, SpaceSearch
 from ipcnn_ray.spec.settings import applied
+from ipcnn_ray.spec.template import NoTemplate, Template, UniformTemplate
 
 SINGLE = "run"
 """Label of the one run of an experiment without a search."""

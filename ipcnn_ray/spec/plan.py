@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ipcnn_ray.spec.counts import train_items
+from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.expand import Run, grid_runs, named_runs, points, run_for, template_label
-from ipcnn_ray.spec.experiment import Data, ExperimentSpec
+from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.search import SpaceSearch
 
 

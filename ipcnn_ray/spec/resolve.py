@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ipcnn_ray.spec.experiment import FilterLoss, Train
 from ipcnn_ray.spec.networks import NETWORKS
+from ipcnn_ray.spec.training import FilterLoss, Train
 
 Raw = dict[str, Any]
 DERIVED = (

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ipcnn_ray.spec.checks import duplicates
 from ipcnn_ray.spec.digest import digest
 from ipcnn_ray.spec.expand import Point, points, run_for
-from ipcnn_ray.spec.experiment import Eval, ExperimentSpec, Train
+from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.fields import Loc, at, bare, did_you_mean, dotted, kind_field, sections, walk
 from ipcnn_ray.spec.findings import Finding, findings, shown, wrong
 from ipcnn_ray.spec.search import (
@@ -24,6 +24,7 @@ from ipcnn_ray.spec.search import (
     Uniform,
 )
 from ipcnn_ray.spec.settings import NotASection
+from ipcnn_ray.spec.training import Eval, Train
 
 NOT_SET = ("name", "compute", "search")
 """Sections that are the same for all runs of an experiment."""

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from ipcnn_ray.core.convergence import area_under_error, epochs_to_converge
 from ipcnn_ray.core.objective import combined
-from ipcnn_ray.spec.experiment import ExperimentSpec, Train
+from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.training import Train
 from ipcnn_ray.train.evaluate import Measured
 from ipcnn_ray.train.loop import EpochSums
 from ipcnn_ray.train.request import ControlReference, RunRequest

@@ -23,8 +23,10 @@ from ipcnn_ray.core.templates import log_prior
 from ipcnn_ray.data.batches import epoch_order, shares
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.models.build import build, template_banks
-from ipcnn_ray.spec.experiment import DrawnAnimals, GradientTemplate, Model
+from ipcnn_ray.spec.data import DrawnAnimals
+from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.template import GradientTemplate
 from ipcnn_ray.train.inputs import Inputs, distinct
 from ipcnn_ray.train.loop import LayerLoss, train_epoch
 from ipcnn_ray.train.runtime import InProcess

@@ -13,7 +13,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from ipcnn_ray.spec.experiment import VocPart
+from ipcnn_ray.spec.data import VocPart
 from ipcnn_ray.spec.places import Places
 
 WIDTH, HEIGHT = 140, 100

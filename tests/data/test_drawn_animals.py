@@ -8,7 +8,7 @@ import pytest
 from ipcnn_ray.data.drawn_animals import SCATTERED, _crop, _generator, _landmark, draw, draw_animal, draw_negative
 from ipcnn_ray.data.drawn_bodies import Poser
 from ipcnn_ray.data.drawn_shapes import Canvas, holds
-from ipcnn_ray.spec.experiment import Category, DrawnAnimals
+from ipcnn_ray.spec.data import Category, DrawnAnimals
 
 SIZE = 48
 

@@ -14,7 +14,7 @@ from ipcnn_ray.data import drawn_animals, index, voc_part
 from ipcnn_ray.data import prepare as prepare_module
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError
-from ipcnn_ray.spec.experiment import DrawnAnimals
+from ipcnn_ray.spec.data import DrawnAnimals
 
 S = 32
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ipcnn_ray.data.check import summary
 from ipcnn_ray.data.prepare import prepare
-from ipcnn_ray.spec.experiment import VocPart
+from ipcnn_ray.spec.data import VocPart
 from ipcnn_ray.spec.places import Places
 
 SIZE = 64

@@ -8,7 +8,8 @@ from torch import nn
 
 from ipcnn_ray.core.templates import negative_template, part_templates
 from ipcnn_ray.models.build import assemble, build, template_banks
-from ipcnn_ray.spec.experiment import GradientTemplate, Model, NoTemplate, UniformTemplate, Weights
+from ipcnn_ray.spec.model import Model, Weights
+from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, UniformTemplate
 
 COMPACT = Model(network="compact")
 PLAIN = NoTemplate(shape="none")

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from ipcnn_ray.models.build import build
 from ipcnn_ray.models.describe import as_markdown, describe, template_words
-from ipcnn_ray.spec.experiment import GradientTemplate, Model, NoTemplate, UniformTemplate
+from ipcnn_ray.spec.model import Model
+from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, UniformTemplate
 
 L1 = GradientTemplate(shape="gradient")
 

@@ -10,8 +10,9 @@ from ipcnn_ray.core.mask import mask_maps
 from ipcnn_ray.core.templates import part_templates
 from ipcnn_ray.models.build import assemble, build
 from ipcnn_ray.models.net import InterpretableNet, Output
-from ipcnn_ray.spec.experiment import GradientTemplate, Model, NoTemplate, UniformTemplate
+from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.networks import Conv, Network, Pool
+from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, UniformTemplate
 
 COMPACT = Model(network="compact", dropout=0.5)
 PLAIN = NoTemplate(shape="none")

@@ -14,8 +14,9 @@ from ipcnn_ray.errors import DataError
 from ipcnn_ray.models.build import build
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.weights import LoadReport, load_weights
-from ipcnn_ray.spec.experiment import GradientTemplate, Model, NoTemplate, Weights
+from ipcnn_ray.spec.model import Model, Weights
 from ipcnn_ray.spec.networks import NETWORKS
+from ipcnn_ray.spec.template import GradientTemplate, NoTemplate
 
 COMPACT = NETWORKS["compact"]
 ALL = COMPACT.convs

@@ -21,9 +21,10 @@ from ipcnn_ray.spec.expand import (
     run_id,
     template_label,
 )
-from ipcnn_ray.spec.experiment import ExperimentSpec, Template
+from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.load import loads
 from ipcnn_ray.spec.search import SpaceSearch
+from ipcnn_ray.spec.template import Template
 
 BASE = """\
 name: t

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ipcnn_ray.spec.counts import in_training, train_items
-from ipcnn_ray.spec.experiment import DrawnAnimals, VocPart
+from ipcnn_ray.spec.data import DrawnAnimals, VocPart
 from ipcnn_ray.spec.load import load, loads
 from ipcnn_ray.spec.plan import plan
 

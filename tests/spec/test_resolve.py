@@ -7,8 +7,12 @@ from copy import deepcopy
 import pytest
 from pydantic import ValidationError
 
-from ipcnn_ray.spec.experiment import DrawnAnimals, ExperimentSpec, Model, NoTemplate, Train
+from ipcnn_ray.spec.data import DrawnAnimals
+from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.resolve import with_defaults, without_defaults
+from ipcnn_ray.spec.template import NoTemplate
+from ipcnn_ray.spec.training import Train
 
 RAW = {
     "name": "t",
