@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
@@ -78,18 +77,6 @@ def test_prior_is_one_over_one_plus_p_for_every_template():
     prior = log_prior(6, dtype=torch.float64)
     assert prior.shape == (37,)
     torch.testing.assert_close(prior.exp(), torch.full((37,), 1 / 37, dtype=torch.float64))
-
-
-@pytest.mark.real_data
-def test_bank_equals_the_check_vectors(golden):
-    files = [file for folder in golden for file in sorted(folder.glob("exact_*.npz"))]
-    assert files
-    for file in files:
-        vectors = np.load(file)
-        n = vectors["x"].shape[-1]
-        bank = template_bank(n, shape="gradient", norm="l1", beta=4.0, dtype=torch.float64)
-        np.testing.assert_allclose(bank.numpy(), vectors["templates"], rtol=0, atol=1e-15)
-        np.testing.assert_allclose(log_prior(n, dtype=torch.float64).exp().numpy(), vectors["p_T"], rtol=1e-14)
 
 
 @pytest.mark.parametrize(
