@@ -37,6 +37,15 @@ def _log_average(minus_one: Tensor, plain: Tensor) -> Tensor:
     return torch.where(minus_one > -0.5, minus_one.log1p(), plain.log())
 
 
+def _log_dot(q_NCT: Tensor, lq_NCT: Tensor, prior_T: Tensor, spare_NCT: Tensor) -> Tensor:
+    """log of q . prior as [N, C], where lq = log q: by way of q unless that vanishes in floating point."""
+    dot_NC = q_NCT @ prior_T
+    if bool((dot_NC > 1e-30).all()):
+        return dot_NC.log()
+    top_NC1 = lq_NCT.amax(2, keepdim=True)
+    return (torch.sub(lq_NCT, top_NC1, out=spare_NCT).exp_() @ prior_T).log() + top_NC1[:, :, 0]
+
+
 class _Loss(torch.autograd.Function):
     """-MI per filter with the closed-form gradient of the form."""
 
@@ -61,9 +70,9 @@ class _Loss(torch.autograd.Function):
 
             # expm1(d) = tanh(d / 2) * (exp(d) + 1), because torch vectorises tanh and exp on CPUs, but not expm1.
             exp_NCT = lq_NCT.exp()
-            mean_CT = exp_NCT.mean(0)
-            expm1_NCT = (lq_NCT / 2).tanh_().mul_(exp_NCT.add_(1))
-            rest_CT = _log_average(expm1_NCT.mean(0), mean_CT)
+            expm1_NCT = (lq_NCT / 2).tanh_()
+            expm1_NCT.addcmul_(expm1_NCT, exp_NCT)
+            rest_CT = _log_average(expm1_NCT.mean(0), exp_NCT.mean(0))
 
             # Maximum and remainder travel apart: beside a large maximum the remainder would be rounded away.
             all_W2CT = gather(torch.stack([top_CT, rest_CT]))
@@ -74,13 +83,13 @@ class _Loss(torch.autograd.Function):
             move_CT = top_CT - high_CT - log_z_CT
             lq_NCT += move_CT
 
-            # log p(x): near 0 from q - 1 = expm1(d) * exp(move) + expm1(move), elsewhere from q over its maximum.
-            near_NC = expm1_NCT.mul_(prior_T * move_CT.exp()).sum(2) + move_CT.expm1() @ prior_T
-            top_NC1 = lq_NCT.amax(2, keepdim=True)
-            far_NC = (torch.sub(lq_NCT, top_NC1, out=expm1_NCT).exp_() @ prior_T).log() + top_NC1[:, :, 0]
+            # log p(x): near 0 from q - 1 = expm1(d) * exp(move) + expm1(move), elsewhere from q. Both leave exp(d) behind.
+            shift_CT = move_CT.exp()
+            near_NC = expm1_NCT.mul_(prior_T * shift_CT).sum(2) + move_CT.expm1() @ prior_T
+            q_NCT = exp_NCT.mul_(shift_CT)
+            far_NC = _log_dot(q_NCT, lq_NCT, prior_T, expm1_NCT)
             lp_NC = torch.where(near_NC > -0.5, near_NC.log1p(), far_NC)
 
-            q_NCT = torch.exp(lq_NCT, out=exp_NCT)
             r_NCT = lq_NCT.sub_(lp_NC[:, :, None])
             kl_CT = gather(torch.mul(q_NCT, r_NCT, out=expm1_NCT).mean(0)).mean(0)
             if ctx.needs_input_grad[0]:
@@ -187,11 +196,11 @@ def matching_template(x_NCHW: Tensor, positive_NC: Tensor) -> Tensor:
     return torch.where(positive_NC, x_NCHW.detach().flatten(2).argmax(2), n * n)
 
 
-def filter_category(sums_BC: Tensor, class_B: Tensor, categories: int) -> Tensor:
+def mean_sums(sums_BC: Tensor, class_B: Tensor, categories: int) -> Tensor:
     """Mean activation sum of each filter on the images of each category, as [C, L] float64; NaN for one not shown.
 
     sums_BC: sum over the cells of each map. class_B: category of each image, -1 for none.
-    A filter's category is the argmax. Source: Zhang et al., CVPR 2018, section 3.2.
+    A filter's category is the argmax over categories. Source: Zhang et al., CVPR 2018, section 3.2.
     """
     columns = [sums_BC[class_B == category].double().mean(0) for category in range(categories)]
     return torch.stack(columns, 1)
@@ -201,20 +210,20 @@ def filter_weight(
     x_NCHW: Tensor,
     weight: float,
     epoch: int,
-    schedule: Literal["paper", "constant"],
+    schedule: Literal["paper", "constant", "epoch"],
     *,
     gather: Gather | None = None,
 ) -> Tensor:
     """lambda of each filter as [C], without a gradient.
 
-    `constant`: `weight`. `paper`: weight / epoch * mean over the global batch of the map's maximum (`epoch` from 1).
+    `constant`: `weight`. `epoch`: weight / epoch, as in the released code. `paper`: weight / epoch * mean over the global batch of the map's maximum (`epoch` from 1).
     Source: Zhang et al., CVPR 2018, section 3.3, lambda proportional to (1/t) mean_x max_ij x.
     """
     if epoch < 1:
         raise ValueError(f"epoch = {epoch}: epochs count from 1")
     peak_C = x_NCHW.detach().amax((2, 3)).mean(0)
-    if schedule == "constant":
-        return torch.full_like(peak_C, weight)
+    if schedule in ("constant", "epoch"):
+        return torch.full_like(peak_C, weight if schedule == "constant" else weight / epoch)
     if schedule != "paper":
-        raise ValueError(f"schedule = {schedule!r}: expected 'paper' or 'constant'")
+        raise ValueError(f"schedule = {schedule!r}: expected 'paper', 'constant' or 'epoch'")
     return (gather or alone)(peak_C).mean(0) * (weight / epoch)

@@ -314,5 +314,5 @@ def test_constant_schedule_is_the_weight_in_every_epoch():
 def test_wrong_schedules_are_named():
     with pytest.raises(ValueError, match=r"epoch = 0: epochs count from 1"):
         filter_weight(torch.rand(2, 3, 2, 2), 0.1, 0, "paper")
-    with pytest.raises(ValueError, match=r"schedule = 'linear': expected 'paper' or 'constant'"):
+    with pytest.raises(ValueError, match=r"schedule = 'linear': expected 'paper', 'constant' or 'epoch'"):
         filter_weight(torch.rand(2, 3, 2, 2), 0.1, 1, "linear")
