@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from ipcnn_ray.core.templates import part_templates, template_bank
 from ipcnn_ray.models.geometry import map_side
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.model import Model
-from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, Template, UniformTemplate
+from ipcnn_ray.spec.template import NoTemplate, Template
 
 RELEASED_DEVIATION = 0.01
 """Standard deviation of new weights in the released code."""
@@ -60,7 +60,7 @@ def unit_templates(template: Template, sides: dict[str, int]) -> dict[str, Tenso
     """Per layer its positive templates divided by tau, [P, n, n]; none for the plain network."""
     if isinstance(template, NoTemplate):
         return {}
-    return {name: part_templates(n, **shape_arguments(template), tau=1.0) for name, n in sides.items()}
+    return {name: part_templates(n, **template.arguments(), tau=1.0) for name, n in sides.items()}
 
 
 def template_banks(model: Model, template: Template) -> dict[str, Tensor]:
@@ -68,17 +68,9 @@ def template_banks(model: Model, template: Template) -> dict[str, Tensor]:
     if isinstance(template, NoTemplate):
         return {}
     return {
-        name: template_bank(map_side(model, name), **shape_arguments(template), tau=template.tau)
+        name: template_bank(map_side(model, name), **template.arguments(), tau=template.tau)
         for name in interpretable_layers(model)
     }
-
-
-def shape_arguments(template: GradientTemplate | UniformTemplate) -> dict[str, Any]:
-    """Arguments of `core.templates` for this section, all but n and tau."""
-    given: dict[str, Any] = {"shape": template.shape, "norm": template.norm, "beta": template.beta}
-    if isinstance(template, UniformTemplate):
-        given["gamma"] = template.gamma
-    return given
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from ipcnn_ray.models.build import assemble
 from ipcnn_ray.models.geometry import field
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.model import Model
-from ipcnn_ray.spec.template import NoTemplate, Template, UniformTemplate
+from ipcnn_ray.spec.template import NoTemplate, Template
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,6 @@ def _kind(module: nn.Module) -> str:
     return "fully connected" if isinstance(module, nn.Linear) else ""
 
 
-def template_words(template: Template) -> str:
-    """The template in a few words, such as `uniform L2 template, beta 2, gamma 0.5`."""
-    if isinstance(template, NoTemplate):
-        return "no template (the plain network)"
-    words = [f"{template.shape} {template.norm.upper()} template", f"beta {template.beta:g}"]
-    if isinstance(template, UniformTemplate):
-        words.append(f"gamma {template.gamma:g}")
-    words.append("tau 0.5 / n^2" if template.tau is None else f"tau {template.tau:g}")
-    return ", ".join(words)
-
-
 def as_markdown(model: Model, template: Template, freeze_through: str | None = None) -> str:
     """A heading, what is interpretable, and the table of layers."""
     rows = describe(model, template, freeze_through)
@@ -99,7 +88,7 @@ def as_markdown(model: Model, template: Template, freeze_through: str | None = N
     size = model.table.image_size
     trainable, frozen = sum(row.trainable for row in rows), sum(row.frozen for row in rows)
     lines = [
-        f"# {model.network}: {template_words(template)}",
+        f"# {model.network}: {template.words()}",
         "",
         f"Images of {size} x {size} pixels, RGB. {measured.capitalize()} layers: {looked_at}. "
         f"{trainable:,} parameters are trained, {frozen:,} are frozen.",

@@ -18,7 +18,7 @@ from ipcnn_ray.spec.fields import Loc, did_you_mean
 from ipcnn_ray.spec.findings import Finding, as_error, shown, wrong
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.search import Search
-from ipcnn_ray.spec.template import Template
+from ipcnn_ray.spec.template import PartTemplate, Template
 from ipcnn_ray.spec.training import Eval, Loss, Train
 
 
@@ -101,6 +101,18 @@ def measured_layer(model: Model, eval: Eval) -> Iterator[Finding]:
         yield wrong(("eval", "layer"), eval.layer, advice.removesuffix("."), ("model.interpretable_layers",))
 
 
+def shape(template: Template) -> Iterator[Finding]:
+    if isinstance(template, PartTemplate):
+        for field, value, advice in template.problems():
+            yield wrong(("template", field), value, advice, ("template.shape",))
+
+
+def shape_of_data(template: Template, data: Data) -> Iterator[Finding]:
+    if isinstance(template, PartTemplate):
+        for field, value, advice in template.problems_with(data):
+            yield wrong(("template", field), value, advice, ("data.landmarks",))
+
+
 def filter_loss(template: Template, loss: Loss, train: Train) -> Iterator[Finding]:
     if template.shape == "none" and loss.filter is not None:
         advice = "a network without a template has no filter loss; drop this or choose a template.shape"
@@ -156,6 +168,8 @@ CHECKS: tuple[Callable[..., Iterator[Finding]], ...] = (
     weights,
     frozen,
     measured_layer,
+    shape,
+    shape_of_data,
     filter_loss,
     even_batches,
     enough_items,
