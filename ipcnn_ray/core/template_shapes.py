@@ -112,6 +112,18 @@ def uniform(at: Offsets, *, norm: Norm, beta: Number, gamma: Number, p: float | 
 
 
 @shape
+def released(at: Offsets, *, width: Number) -> Tensor:
+    """max(1 - width * (|di| + |dj|) * 2 / (n - 1), -1): the gradient template of norm l1 in coordinates that run from
+    -1 to 1 over the map, with beta = 2 * width * n / (n - 1).
+
+    width: slope, > 0, without unit. In a map of one cell it is 1.
+    Source: the authors' code (getMask.m, add_block_mask.m), which starts at width 2.
+    """
+    positive("width", width)
+    return (1 - width * at.distance("l1") * 2 / max(at.n - 1, 1)).clamp(min=-1)
+
+
+@shape
 def gaussian(at: Offsets, *, sigma: Number) -> Tensor:
     """2 * exp(-d^2 / (2 (sigma n)^2)) - 1 with Euclidean d: a bell that crosses 0 at d = 1.177 sigma n.
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ipcnn_ray.spec.base import Flag, Number, Says, Section
+from ipcnn_ray.spec.base import Flag, Later, Number, Says, Section
 from ipcnn_ray.spec.networks import NETWORKS, Network, NetworkName
 
 
@@ -36,6 +36,9 @@ class Model(Section):
     interpretable_layers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Layers whose maps the templates act on, lowest first. Default: the highest convolution and the appended one.
     With `template.shape: none` these are the layers that location instability is measured on."""
+    appended_mask: Annotated[Literal["full", "pooled"], Later()] = "full"
+    """Where the appended layer's template acts: on its map as it is (`full`, as the paper draws it), or behind the
+    pooling that follows it (`pooled`, as the authors' code has it). Location instability is read from the full map."""
     dropout: Annotated[Number, Field(ge=0, lt=1)] | None = None
     """Share of units dropped behind each hidden fully connected layer. Default: the network's own."""
     weights: Weights | None = None

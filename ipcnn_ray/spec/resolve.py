@@ -8,22 +8,30 @@ its resolved form would have one digest and train different runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
 from ipcnn_ray.spec.networks import NETWORKS
+from ipcnn_ray.spec.recipes import Recipe, recipe, significant
 from ipcnn_ray.spec.training import FilterLoss, Train
 
 Raw = dict[str, Any]
+FILTER = FilterLoss.model_fields
 DERIVED = (
     ("loss", "filter"),
+    ("loss", "filter", "weight"),
+    ("loss", "filter", "schedule"),
+    ("loss", "filter", "learn_beta"),
     ("eval", "layer"),
     ("model", "interpretable_layers"),
     ("model", "dropout"),
+    ("model", "appended_mask"),
     ("train", "final_learning_rate"),
 )
-"""Section and field of every default that depends on other fields; a field comes before what it depends on."""
+"""Path of every default that depends on other fields; a field comes before what it depends on."""
+OF_RECIPES = (*(("train", name) for name in Train.model_fields if name != "final_learning_rate"), ("template",))
+"""Further ones of a spec with a recipe."""
 
 
 def _section(raw: Raw, name: str) -> Raw | None:
@@ -49,6 +57,44 @@ def _model(model: Raw) -> None:
         model["dropout"] = table.dropout
 
 
+def _filter(filter_loss: Raw, template: Raw | None) -> Raw:
+    """A filter loss with the defaults of its form."""
+    released = filter_loss.get("form") == "released"
+    of_form = {
+        "weight": 0.1 if released else FILTER["weight"].default,
+        "schedule": "epoch" if released else FILTER["schedule"].default,
+        "beta_rate": FILTER["beta_rate"].default,
+        "learn_beta": released and (template or {}).get("shape") == "released",
+    }
+    return of_form | {"form": FILTER["form"].default} | filter_loss
+
+
+def _recipe(raw: Raw) -> Raw:
+    """What the recipe of the spec says of each section; nothing without one, or where it cannot be known yet."""
+    model, data, loss = (raw.get(name) for name in ("model", "data", "loss"))
+    name: Any = raw.get("recipe")
+    network = model.get("network") if isinstance(model, Mapping) else None
+    if name not in get_args(Recipe) or not isinstance(network, str):
+        return {}
+    category = data.get("category") if isinstance(data, Mapping) else None
+    categories = len(category) if isinstance(category, list | tuple) else 1
+    classification = str(loss.get("classification", "logistic")) if isinstance(loss, Mapping) else "logistic"
+    loaded = isinstance(model, Mapping) and model.get("weights") is not None
+    return recipe(name, network, max(1, categories), classification, loaded)
+
+
+def _train(train: Raw, of_recipe: Raw) -> None:
+    """Writes out the recipe's values, and the final learning rate: the recipe's share of the first, else the first."""
+    first, last = (of_recipe.get(name, 1.0) for name in ("learning_rate", "final_learning_rate"))
+    for name, value in of_recipe.items():
+        if name != "final_learning_rate":
+            train.setdefault(name, value)
+    if train.get("final_learning_rate") is None:
+        rate = train.get("learning_rate", Train.model_fields["learning_rate"].default)
+        if isinstance(rate, int | float) and rate > 0:
+            train["final_learning_rate"] = rate if rate == first == last else significant(rate * last / first)
+
+
 def with_defaults(raw: object) -> object:
     """The raw spec (nested mappings) with every default that depends on other fields written out.
 
@@ -57,31 +103,57 @@ def with_defaults(raw: object) -> object:
     if not isinstance(raw, Mapping):
         return raw
     full: Raw = dict(raw)
+    of_recipe = _recipe(full)
+    if "template" in of_recipe:
+        full.setdefault("template", of_recipe["template"])
     model = _section(full, "model") if "model" in full else None
     template = _section(full, "template") if "template" in full else None
     loss, train, evaluation = (_section(full, name) for name in ("loss", "train", "eval"))
-    if "train" not in raw:
+    if "train" not in raw and "train" not in of_recipe:
         del full["train"]
     if model is not None:
+        for name, value in of_recipe.get("model", {}).items():
+            if model.get(name) is None:
+                model[name] = value
         _model(model)
         layers = model.get("interpretable_layers")
         if evaluation is not None and evaluation.get("layer") is None and isinstance(layers, list | tuple) and layers:
             evaluation["layer"] = layers[-1]
-    if train is not None and train.get("final_learning_rate") is None:
-        rate = train.get("learning_rate", Train.model_fields["learning_rate"].default)
-        if isinstance(rate, int | float) and rate > 0:
-            train["final_learning_rate"] = rate
-    if loss is not None and "filter" not in loss and template is not None and isinstance(template.get("shape"), str):
-        loss["filter"] = None if template["shape"] == "none" else FilterLoss().model_dump(mode="json")
+    if train is not None:
+        _train(train, of_recipe.get("train", {}))
+    shape = template.get("shape") if template is not None else None
+    if loss is not None and isinstance(shape, str):
+        if "filter" not in loss:
+            first = {"form": "released"} if shape == "released" else {}
+            loss["filter"] = None if shape == "none" else {**first, **of_recipe.get("filter", {})}
+        if isinstance(loss["filter"], BaseModel):
+            loss["filter"] = loss["filter"].model_dump(mode="json", exclude_unset=True)
+        if isinstance(loss["filter"], Mapping):
+            loss["filter"] = _filter(dict(loss["filter"]), template)
     return full
 
 
 def without_defaults(raw: Raw) -> Raw:
     """A resolved raw spec less the fields that only say what `with_defaults` would write there."""
-    bare = dict(raw)
-    for section, field in DERIVED:
-        stripped = {**bare, section: {key: value for key, value in bare[section].items() if key != field}}
+    bare = raw
+    for path in DERIVED + OF_RECIPES if raw.get("recipe") else DERIVED:
+        stripped = _without(bare, path)
         full = with_defaults(stripped)
-        if isinstance(full, dict) and full[section].get(field) == bare[section].get(field):
+        if isinstance(full, dict) and _at(full, path) == _at(bare, path):
             bare = stripped
     return bare
+
+
+def _without(raw: Mapping[str, Any], path: tuple[str, ...]) -> Raw:
+    """A copy without the value at this path, if there is one."""
+    name, *below = path
+    if not below:
+        return {key: value for key, value in raw.items() if key != name}
+    section = raw.get(name)
+    return {**raw, **({name: _without(section, tuple(below))} if isinstance(section, Mapping) else {})}
+
+
+def _at(raw: object, path: tuple[str, ...]) -> object:
+    for name in path:
+        raw = raw.get(name) if isinstance(raw, Mapping) else None
+    return raw

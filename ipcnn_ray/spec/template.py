@@ -110,6 +110,16 @@ class UniformTemplate(Normed):
     """Threshold of the scaled distance: the radius is n * gamma / beta cells."""
 
 
+class ReleasedTemplate(PartTemplate):
+    """The template of the authors' code: a gradient template of norm l1 in coordinates from -1 to 1 over the map."""
+
+    shape: Literal["released"]
+    """As the authors' code has it."""
+    width: Positive = 2.0
+    """Slope in those coordinates; beta is 2 * width * n / (n - 1). With loss.filter.learn_beta each filter's starts
+    here."""
+
+
 class GaussianTemplate(PartTemplate):
     """A bell: tau * (2 exp(-d^2 / (2 (sigma n)^2)) - 1), d the Euclidean distance from mu in cells."""
 
@@ -222,6 +232,7 @@ class NoTemplate(Section):
 Template = Annotated[
     GradientTemplate
     | UniformTemplate
+    | ReleasedTemplate
     | GaussianTemplate
     | EllipseTemplate
     | RingTemplate

@@ -6,8 +6,7 @@ N images of this worker, C filters, T templates, L categories.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -47,27 +46,29 @@ class TermValue(NamedTuple):
     """The filter loss of the global batch, nats, summed over filters; None for the released form, which has none."""
 
 
-class FilterTerm(ABC):
+class FilterTerm(Protocol):
     """The filter loss of a layer. `weight`: lambda before its schedule."""
 
     weight: float
 
-    @abstractmethod
     def __call__(self, maps_NCHW: Tensor, masked: Masked | None, step: StepOf) -> TermValue:
         """maps_NCHW: after ReLU, before the mask, float32. masked: what the mask gave, where the form needs it."""
+        ...
 
     def after_backward(self, runtime: Runtime) -> None:
         """Called when the gradients of the step are there, before the optimiser's step."""
+        ...
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs."""
-        return {}
+        ...
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Put back what `state` gave."""
+        ...
 
 
-class InformationTerm(FilterTerm):
+class InformationTerm:
     """The paper's loss, in a form with any of its gradients.
 
     bank_Tnn: templates, the negative one last. learned: with it, the positive templates are each filter's own, and
@@ -143,7 +144,7 @@ class InformationTerm(FilterTerm):
             self._sums_CL = state["sums_CL"].to(self.log_prior_T.device)
 
 
-class ReleasedTerm(FilterTerm):
+class ReleasedTerm:
     """The gradient of the released code. It has no value.
 
     mask: of the layer. density_L: share of all items that are of each category. weight: `mag` there, 0.1.
