@@ -39,7 +39,7 @@ def describe(model: Model, template: Template, freeze_through: str | None = None
     net = assemble(model, template, device="meta")
     if freeze_through is not None:
         net.freeze_through(freeze_through)
-    rows = [_spatial(net, model, name, module) for name, module in net.body.items() if _kind(module)]
+    rows = [_spatial(net, model, name) for name in net.names if _kind(net.layer(name))]
     channels = rows[-1].channels
     for name, module in net.head.items():
         if isinstance(module, nn.MaxPool2d):
@@ -52,8 +52,8 @@ def describe(model: Model, template: Template, freeze_through: str | None = None
     return rows
 
 
-def _spatial(net: InterpretableNet, model: Model, name: str, module: nn.Module) -> LayerRow:
-    seen = field(model, name)
+def _spatial(net: InterpretableNet, model: Model, name: str) -> LayerRow:
+    seen, module = field(model, name), net.layer(name)
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     total = sum(p.numel() for p in module.parameters())
     channels, side, _ = net.shape(name)
@@ -77,7 +77,10 @@ def _kind(module: nn.Module) -> str:
         return f"conv {side}x{side}" + (f", {module.groups} groups" if module.groups > 1 else "")
     if isinstance(module, nn.MaxPool2d):
         return f"max pool {module.kernel_size}x{module.kernel_size}"
-    return "fully connected" if isinstance(module, nn.Linear) else ""
+    if isinstance(module, nn.Linear):
+        return "fully connected"
+    # A block of a backbone, such as Fire or BasicBlock; torch's own layers beside these are not worth a row.
+    return "" if type(module).__module__.startswith("torch.nn") else type(module).__name__
 
 
 def template_words(template: Template) -> str:
