@@ -30,6 +30,8 @@ class Block:
 
     name: str
     """Its name in torchvision."""
+    kind: str
+    """Its class, such as Fire, BasicBlock, Conv2d."""
     channels: int
     """Channels that it puts out."""
     side: int
@@ -107,7 +109,9 @@ def blocks(trunk: Trunk, image_size: int) -> tuple[Block, ...]:
                 "Cut lower, or take a larger model.image_size"
             ) from error
         learns = any(True for _ in module.parameters())
-        found.append(Block(name, x.shape[1], x.shape[2], window, learns, before_relu(module) is not None))
+        found.append(
+            Block(name, type(module).__name__, x.shape[1], x.shape[2], window, learns, before_relu(module) is not None)
+        )
     if found[-1].side < 2:
         raise BackboneError(
             f"has a map of one cell for images of {image_size} x {image_size} pixels, in which nothing can be "

@@ -39,7 +39,7 @@ def describe(model: Model, template: Template, freeze_through: str | None = None
     net = assemble(model, template, device="meta")
     if freeze_through is not None:
         net.freeze_through(freeze_through)
-    rows = [_spatial(net, model, name) for name in net.names if _kind(net.layer(name))]
+    rows = [_spatial(net, model, name) for name in net.names if _kind(net.layer(name), net.kind(name))]
     channels = rows[-1].channels
     for name, module in net.head.items():
         if isinstance(module, nn.MaxPool2d):
@@ -59,7 +59,7 @@ def _spatial(net: InterpretableNet, model: Model, name: str) -> LayerRow:
     channels, side, _ = net.shape(name)
     return LayerRow(
         name,
-        _kind(module),
+        _kind(module, net.kind(name)),
         channels,
         side,
         seen.size,
@@ -70,8 +70,8 @@ def _spatial(net: InterpretableNet, model: Model, name: str) -> LayerRow:
     )
 
 
-def _kind(module: nn.Module) -> str:
-    """Empty for a layer that is not worth a row."""
+def _kind(module: nn.Module, block: str = "") -> str:
+    """Empty for a layer that is not worth a row. block: what a layer of several modules is called."""
     if isinstance(module, nn.Conv2d):
         side = module.kernel_size[0]
         return f"conv {side}x{side}" + (f", {module.groups} groups" if module.groups > 1 else "")
@@ -79,8 +79,7 @@ def _kind(module: nn.Module) -> str:
         return f"max pool {module.kernel_size}x{module.kernel_size}"
     if isinstance(module, nn.Linear):
         return "fully connected"
-    # A block of a backbone, such as Fire or BasicBlock; torch's own layers beside these are not worth a row.
-    return "" if type(module).__module__.startswith("torch.nn") else type(module).__name__
+    return block if next(module.children(), None) is not None else ""
 
 
 def template_words(template: Template) -> str:

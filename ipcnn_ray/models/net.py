@@ -73,8 +73,8 @@ class InterpretableNet(nn.Module):
         self.names = tuple(layer.name for layer in layers)
         # Layers behind which a ReLU follows here; other layers of a backbone have their own.
         self._relu = {la.name for la in layers if isinstance(la, Conv)} | set(self.interpretable)
-        backbone = [layer.name for layer in layers if isinstance(layer, Block)]
-        trunk = modules(network.trunk, backbone, frozenset(self.interpretable)) if network.trunk else {}
+        self._kinds = {layer.name: layer.kind for layer in layers if isinstance(layer, Block)}
+        trunk = modules(network.trunk, list(self._kinds), frozenset(self.interpretable)) if network.trunk else {}
         self.body = nn.ModuleDict()
         # Shape of what enters each layer of the body, and at the end of what enters the head's pooling.
         self._shapes: list[tuple[int, int, int]] = [(3, network.image_size, network.image_size)]
@@ -190,6 +190,10 @@ class InterpretableNet(nn.Module):
     def layer(self, name: str) -> nn.Module:
         """The layer of the body of this name."""
         return self.body[_key(name)]
+
+    def kind(self, name: str) -> str:
+        """Class of a layer, of a backbone's as torchvision calls it, such as Fire or BasicBlock."""
+        return self._kinds.get(name) or type(self.layer(name)).__name__
 
     def conv(self, name: str) -> nn.Conv2d:
         """The convolution of this name."""
