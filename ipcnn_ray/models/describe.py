@@ -39,7 +39,7 @@ def describe(model: Model, template: Template, freeze_through: str | None = None
     net = assemble(model, template, device="meta")
     if freeze_through is not None:
         net.freeze_through(freeze_through)
-    rows = [_spatial(net, model, name, module) for name, module in net.body.items() if _kind(module)]
+    rows = [_spatial(net, model, name) for name in net.names if _kind(net.layer(name), net.kind(name))]
     channels = rows[-1].channels
     for name, module in net.head.items():
         if isinstance(module, nn.MaxPool2d):
@@ -52,14 +52,14 @@ def describe(model: Model, template: Template, freeze_through: str | None = None
     return rows
 
 
-def _spatial(net: InterpretableNet, model: Model, name: str, module: nn.Module) -> LayerRow:
-    seen = field(model, name)
+def _spatial(net: InterpretableNet, model: Model, name: str) -> LayerRow:
+    seen, module = field(model, name), net.layer(name)
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     total = sum(p.numel() for p in module.parameters())
     channels, side, _ = net.shape(name)
     return LayerRow(
         name,
-        _kind(module),
+        _kind(module, net.kind(name)),
         channels,
         side,
         seen.size,
@@ -70,14 +70,16 @@ def _spatial(net: InterpretableNet, model: Model, name: str, module: nn.Module) 
     )
 
 
-def _kind(module: nn.Module) -> str:
-    """Empty for a layer that is not worth a row."""
+def _kind(module: nn.Module, block: str = "") -> str:
+    """Empty for a layer that is not worth a row. block: what a layer of several modules is called."""
     if isinstance(module, nn.Conv2d):
         side = module.kernel_size[0]
         return f"conv {side}x{side}" + (f", {module.groups} groups" if module.groups > 1 else "")
     if isinstance(module, nn.MaxPool2d):
         return f"max pool {module.kernel_size}x{module.kernel_size}"
-    return "fully connected" if isinstance(module, nn.Linear) else ""
+    if isinstance(module, nn.Linear):
+        return "fully connected"
+    return block if next(module.children(), None) is not None else ""
 
 
 def as_markdown(model: Model, template: Template, freeze_through: str | None = None) -> str:

@@ -12,7 +12,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from ipcnn_ray.spec.networks import NETWORKS
+from ipcnn_ray.spec.model import channels_of, pixels_of
+from ipcnn_ray.spec.networks import Network, row
 from ipcnn_ray.spec.recipes import Recipe, recipe, significant
 from ipcnn_ray.spec.training import FilterLoss, Train
 
@@ -27,6 +28,8 @@ DERIVED = (
     ("model", "interpretable_layers"),
     ("model", "dropout"),
     ("model", "appended_mask"),
+    ("model", "weights", "layers"),
+    ("model", "weights", "channels"),
     ("train", "final_learning_rate"),
 )
 """Path of every default that depends on other fields; a field comes before what it depends on."""
@@ -45,16 +48,37 @@ def _section(raw: Raw, name: str) -> Raw | None:
     return raw[name]  # type: ignore[no-any-return]
 
 
+def _row(model: Raw) -> Network | None:
+    network, cut, size = model.get("network"), model.get("cut"), model.get("image_size")
+    if not isinstance(network, str):
+        return None
+    return row(network, cut if isinstance(cut, str) else None, size if type(size) is int and size > 0 else None)
+
+
 def _model(model: Raw) -> None:
-    network = model.get("network")
-    table = NETWORKS.get(network) if isinstance(network, str) else None
+    table = _row(model)
     if table is None:
         return
-    if model.get("interpretable_layers") is None:
+    if model.get("interpretable_layers") is None and table.last_conv:
         appended = model.get("appended_layer", True) is True
         model["interpretable_layers"] = [table.last_conv, *([table.appended.name] if appended else [])]
     if model.get("dropout") is None:
         model["dropout"] = table.dropout
+    weights = _section(model, "weights") if model.get("weights") is not None else None
+    if weights is not None:
+        _weights(weights, table)
+
+
+def _weights(weights: Raw, table: Network) -> None:
+    """The layers of a trunk are not known here: left out, they stay so and mean all."""
+    if weights.get("layers") is None and table.convs:
+        weights["layers"] = list(table.convs)
+    file = weights.get("file")
+    if isinstance(file, str):
+        if weights.get("channels") is None:
+            weights["channels"] = channels_of(file)
+        if weights.get("pixels") == pixels_of(file):
+            del weights["pixels"]
 
 
 def _filter(filter_loss: Raw, template: Raw | None) -> Raw:
@@ -137,23 +161,30 @@ def without_defaults(raw: Raw) -> Raw:
     """A resolved raw spec less the fields that only say what `with_defaults` would write there."""
     bare = raw
     for path in DERIVED + OF_RECIPES if raw.get("recipe") else DERIVED:
-        stripped = _without(bare, path)
+        if _value(bare, path) is _NONE:
+            continue
+        stripped = _less(bare, path)
         full = with_defaults(stripped)
-        if isinstance(full, dict) and _at(full, path) == _at(bare, path):
+        if isinstance(full, dict) and _value(full, path) == _value(bare, path):
             bare = stripped
     return bare
 
 
-def _without(raw: Mapping[str, Any], path: tuple[str, ...]) -> Raw:
-    """A copy without the value at this path, if there is one."""
+_NONE = object()
+
+
+def _value(raw: Any, path: tuple[str, ...]) -> Any:
+    """What lies at a path; `_NONE` where the path leads nowhere."""
+    for name in path:
+        if not isinstance(raw, Mapping) or name not in raw:
+            return _NONE
+        raw = raw[name]
+    return raw
+
+
+def _less(raw: Raw, path: tuple[str, ...]) -> Raw:
+    """A copy without what lies at a path."""
     name, *below = path
     if not below:
         return {key: value for key, value in raw.items() if key != name}
-    section = raw.get(name)
-    return {**raw, **({name: _without(section, tuple(below))} if isinstance(section, Mapping) else {})}
-
-
-def _at(raw: object, path: tuple[str, ...]) -> object:
-    for name in path:
-        raw = raw.get(name) if isinstance(raw, Mapping) else None
-    return raw
+    return {**raw, name: _less(raw[name], tuple(below))}

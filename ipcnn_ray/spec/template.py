@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ipcnn_ray.spec.base import Number, Positive, Section
+from ipcnn_ray.spec.base import Later, Number, Positive, Section
 from ipcnn_ray.spec.data import Data, VocPart
 
 Norm = Literal["l1", "l2", "linf", "lp"]
@@ -77,7 +77,7 @@ class Normed(PartTemplate):
 
     norm: Norm = "l1"
     """The distance: l1 (Zhang et al.; a diamond), l2 (a disc), linf (a square), or lp (in between, by `p`)."""
-    p: Annotated[Positive | None, Field(exclude_if=lambda p: p is None)] = None
+    p: Annotated[Positive | None, Later()] = None
     """Exponent of the norm lp: (|di|^p + |dj|^p)^(1/p); 1 is l1, 2 is l2, below 1 a star with hollow sides."""
 
     def problems(self) -> Iterator[Problem]:
