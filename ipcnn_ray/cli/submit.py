@@ -82,7 +82,7 @@ def _check_weights(experiment: ExperimentSpec, places: Any) -> None:
     from ipcnn_ray.models.weights import load_weights
 
     if experiment.model.weights:
-        net = build(experiment.model, experiment.template, experiment.seed)
+        net = build(experiment.model, experiment.template, experiment.seed, len(experiment.data.categories))
         load_weights(net, experiment.model.table, experiment.model.weights, places.weights)
 
 
@@ -130,7 +130,9 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
         output.err.print(f"{run.run.label}: storing its model", soft_wrap=True)
         module, example = final_model(run.request)
         trained = run.run.spec
-        readme = as_markdown(trained.model, trained.template, trained.train.freeze_through)
+        readme = as_markdown(
+            trained.model, trained.template, trained.train.freeze_through, len(trained.data.categories)
+        )
         tracker.attach(run.request.handle).model(module, example, readme)
     ranking = markdown(_rows(outcome), outcome.control)
     parent = tracker.attach(outcome.parent)

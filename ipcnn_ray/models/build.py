@@ -19,8 +19,10 @@ RELEASED_DEVIATION = 0.01
 """Standard deviation of new weights in the released code."""
 
 
-def build(model: Model, template: Template, seed: int) -> InterpretableNet:
+def build(model: Model, template: Template, seed: int, categories: int = 1) -> InterpretableNet:
     """The network of a spec, on the CPU, with its initial weights; pretrained ones are loaded by `load_weights`.
+
+    categories: how many scores it puts out.
 
     Weights of a network that starts from random numbers alone are He-normal (variance 2 / fan-in), but for the last
     layer's. These, and all weights of a network that will get pretrained layers, are N(0, 0.01^2). Biases are 0.
@@ -33,12 +35,14 @@ def build(model: Model, template: Template, seed: int) -> InterpretableNet:
     `alexnet`, whose features have a standard deviation of 24, it is the other way round: He-normal starts at a loss
     of 8 and jumps to 70 at a learning rate of 0.001; N(0, 0.01^2) starts at log 2 and falls smoothly at 0.01.
     """
-    net = assemble(model, template)
+    net = assemble(model, template, categories)
     initialise(net, seed, he_normal=model.weights is None)
     return net
 
 
-def assemble(model: Model, template: Template, device: torch.device | str = "cpu") -> InterpretableNet:
+def assemble(
+    model: Model, template: Template, categories: int = 1, device: torch.device | str = "cpu"
+) -> InterpretableNet:
     """The network of a spec without initial weights; on the `meta` device it takes no memory."""
     names = interpretable_layers(model)
     return InterpretableNet(
@@ -47,6 +51,7 @@ def assemble(model: Model, template: Template, device: torch.device | str = "cpu
         interpretable=names,
         units=unit_templates(template, {name: map_side(model, name) for name in names}),
         dropout=model.table.dropout if model.dropout is None else model.dropout,
+        categories=categories,
         device=device,
     )
 

@@ -21,8 +21,8 @@ from ipcnn_ray.spec.networks import LRN, Conv, Network, Pool
 class Output(NamedTuple):
     """What training and evaluation need of one batch. The dictionaries go by interpretable layer, lowest first."""
 
-    logits_N: Tensor
-    """Scores of the category: positive means that it is there."""
+    logits_NL: Tensor
+    """A score for each of the L categories: positive means that it is there."""
     maps: dict[str, Tensor]
     """[N, C, n, n] after ReLU and before the mask: what the filter loss acts on."""
     scores: dict[str, Tensor]
@@ -37,6 +37,7 @@ class InterpretableNet(nn.Module):
     units: per interpretable layer its positive templates divided by tau, [P, n, n], by which its maps are masked;
     without any, nothing is masked (the plain network).
     dropout: share of units dropped behind each hidden fully connected layer.
+    categories: number L of scores.
 
     Parameters hold no numbers yet: `build` fills them. Templates are buffers that a state dict leaves out.
     Source: Zhang et al., CVPR 2018, section 3, and their released networks.
@@ -52,6 +53,7 @@ class InterpretableNet(nn.Module):
         interpretable: Sequence[str],
         units: Mapping[str, Tensor] | None = None,
         dropout: float = 0.0,
+        categories: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
@@ -79,7 +81,7 @@ class InterpretableNet(nn.Module):
         self.head = nn.ModuleDict({network.head_pool.name: _pool(network.head_pool)})
         width = channels * map_side(side, [window(network.head_pool)]) ** 2
         first = int(layers[-1].name.removeprefix("conv").split("_")[0]) + 1
-        for number, out in enumerate((*network.head, 1), start=first):
+        for number, out in enumerate((*network.head, categories), start=first):
             self.head[f"fc{number}"] = nn.Linear(width, out, device="meta").to_empty(device=device)
             if number < first + len(network.head):
                 self.head[f"drop{number}"] = SampleDropout(dropout, f"fc{number}")
@@ -92,7 +94,7 @@ class InterpretableNet(nn.Module):
         self.cut = 0
 
     def forward(self, x: Tensor, *, from_features: bool = False, full: bool = False) -> Tensor | Output:
-        """Logits [N] of normalised images [N, 3, S, S], or of `frozen_features` with `from_features`.
+        """Logits [N, L] of normalised images [N, 3, S, S], or of `frozen_features` with `from_features`.
 
         full: an `Output` in their place, with the maps of the interpretable layers.
         """
@@ -115,8 +117,7 @@ class InterpretableNet(nn.Module):
             x = module(x)
             if isinstance(module, nn.Linear) and name != self._last:
                 x = torch.relu(x)
-        logits_N = x.squeeze(1)
-        return Output(logits_N, maps, scores) if full else logits_N
+        return Output(x, maps, scores) if full else x
 
     @torch.no_grad()
     def frozen_features(self, x: Tensor) -> Tensor:

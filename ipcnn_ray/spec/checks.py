@@ -56,6 +56,36 @@ def landmarks(data: Data) -> Iterator[Finding]:
     yield from _twice(("data", "landmarks"), data.landmarks)
 
 
+def categories(data: Data) -> Iterator[Finding]:
+    loc, category = ("data", "category"), data.category
+    if isinstance(category, str):
+        least = 10 if isinstance(data, DrawnAnimals) else 1
+        if data.negatives < least:
+            advice = f"must be at least {least}: one category is told from negatives"
+            yield wrong(("data", "negatives"), data.negatives, advice, ("data.category",))
+        if getattr(data, "split", "objects") == "items":
+            advice = "is for several categories; drop this"
+            yield wrong(("data", "split"), "items", advice, ("data.category",))
+        return
+    yield from _twice(loc, category)
+    if len(category) < 2:
+        yield wrong(loc, category, "must be a name, or a list of at least two")
+    share = getattr(data, "positive_share", None)
+    if share is not None and share != type(data).model_fields["positive_share"].default:
+        advice = "is for one category against negatives; drop this"
+        yield wrong(("data", "positive_share"), share, advice, ("data.category",))
+
+
+def classification(data: Data, loss: Loss) -> Iterator[Finding]:
+    if loss.classification == "softmax":
+        loc, about = ("loss", "classification"), ("data.category", "data.negatives")
+        if len(data.categories) < 2:
+            yield wrong(loc, "softmax", "tells several categories apart; list them in data.category", about)
+        elif data.negatives:
+            advice = f"has no place for images without a category; drop data.negatives ({data.negatives})"
+            yield wrong(loc, "softmax", advice, about)
+
+
 def layers(model: Model) -> Iterator[Finding]:
     loc, names = ("model", "interpretable_layers"), model.interpretable_layers or ()
     yield from _unknown_layers(model, loc, names)
@@ -127,7 +157,7 @@ def enough_items(data: Data, train: Train) -> Iterator[Finding]:
 def validation_split(data: Data) -> Iterator[Finding]:
     if isinstance(data, DrawnAnimals):
         for name, n in (("objects", data.objects), ("negatives", data.negatives)):
-            if in_training(n, data.train_share) in (0, n):
+            if n and in_training(n, data.train_share) in (0, n):
                 advice = f"leaves one split without any of the {n} {name}; take it closer to 0.5"
                 yield wrong(("data", "train_share"), data.train_share, advice, (f"data.{name}",))
                 return
@@ -152,6 +182,8 @@ def nothing_ignored(compute: Compute, search: Search | None) -> Iterator[Finding
 
 CHECKS: tuple[Callable[..., Iterator[Finding]], ...] = (
     landmarks,
+    categories,
+    classification,
     layers,
     weights,
     frozen,

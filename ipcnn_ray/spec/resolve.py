@@ -12,11 +12,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ipcnn_ray.spec.data import Data, with_negatives
+from ipcnn_ray.spec.fields import sections
 from ipcnn_ray.spec.networks import NETWORKS
 from ipcnn_ray.spec.training import FilterLoss, Train
 
 Raw = dict[str, Any]
+DATA = sections(Data)
+"""The data sections by kind."""
 DERIVED = (
+    ("data", "negatives"),
     ("loss", "filter"),
     ("eval", "layer"),
     ("model", "interpretable_layers"),
@@ -57,11 +62,15 @@ def with_defaults(raw: object) -> object:
     if not isinstance(raw, Mapping):
         return raw
     full: Raw = dict(raw)
+    data = _section(full, "data") if "data" in full else None
     model = _section(full, "model") if "model" in full else None
     template = _section(full, "template") if "template" in full else None
     loss, train, evaluation = (_section(full, name) for name in ("loss", "train", "eval"))
     if "train" not in raw:
         del full["train"]
+    kind = data.get("kind") if data is not None else None
+    if data is not None and isinstance(kind, str) and kind in DATA:
+        full["data"] = with_negatives(data, DATA[kind].model_fields["negatives"].default)
     if model is not None:
         _model(model)
         layers = model.get("interpretable_layers")

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ipcnn_ray.core.classification import logistic_loss
+from ipcnn_ray.core.classification import Form, classification_loss, wrong_share
 from ipcnn_ray.core.filter_loss import exact_filter_loss, filter_weight
 from ipcnn_ray.data.batches import epoch_order, shares
 from ipcnn_ray.errors import TrainingError
@@ -37,6 +37,7 @@ class EpochSums:
     filter_loss: float
     """Filter loss, nats, summed over filters and layers, mean over steps, not weighted."""
     train_error: float
+    """Mean share of wrong categories per image (logistic), or of wrong images (softmax)."""
     images: int
 
 
@@ -47,15 +48,17 @@ def step_loss(
     epoch: int,
     batch_size: int,
     runtime: Runtime,
+    form: Form = "logistic",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(loss to differentiate, sum of the local images' classification losses, filter loss of the global batch).
 
     The gradient of the first, averaged over the workers as DDP does it, is that of
     [mean over the global batch of the classification loss] + [sum over layers and filters of lambda * filter loss]:
     a worker's images move the global loss by their own gradient alone, and DDP divides the sum of these by the
-    number of workers, hence the factor. `label_N`: of the local images, 1 or 0. `batch_size`: of the global batch.
+    number of workers, hence the factor. `label_N`: categories of the local images, -1 for none. `batch_size`: of the
+    global batch. `form`: of the classification loss.
     """
-    classification = logistic_loss(output.logits_N.float(), label_N).sum()
+    classification = classification_loss(output.logits_NL.float(), label_N, form).sum()
     total = classification / batch_size
     information = torch.zeros((), device=label_N.device)
     for layer, loss in losses.items():
@@ -91,10 +94,11 @@ def train_epoch(
     epoch: int,
     batch_size: int,
     bfloat16: bool,
+    form: Form = "logistic",
 ) -> EpochSums:
     """Train one epoch; `model` is the network of `inputs` as the runtime wraps it.
 
-    bfloat16: run the trained layers under autocast; losses are float32 always.
+    bfloat16: run the trained layers under autocast; losses are float32 always. form: of the classification loss.
     Raises TrainingError when there is not one full batch, and when a loss is not finite.
     """
     net, items = inputs.net, inputs.store.train_items
@@ -114,11 +118,11 @@ def train_epoch(
             label_N = batch.labels.to(runtime.device)
             with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bfloat16):
                 output = model(inputs.rows(batch), from_features=True, full=True)
-            loss, classification, information = step_loss(output, label_N, losses, epoch, batch_size, runtime)
+            loss, classification, information = step_loss(output, label_N, losses, epoch, batch_size, runtime, form)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimizer.step()
-            wrong = ((output.logits_N > 0) != (label_N > 0.5)).sum()
+            wrong = wrong_share(output.logits_NL.detach().float(), label_N, form).sum()
             steps.append(torch.stack([classification, information, wrong]).double())
     return _sums(runtime.gather(torch.stack(steps)), epoch, batch_size, optimizer, losses)
 
@@ -130,7 +134,7 @@ def _sums(
     optimizer: torch.optim.Optimizer,
     losses: Mapping[str, LayerLoss],
 ) -> EpochSums:
-    """Merge the steps of all workers: sums of classification losses, filter losses (equal on all), wrong images."""
+    """Merge the steps of all workers: sums of classification losses, filter losses (equal on all), wrong shares."""
     classification_S, information_S, wrong_S = all_WS3[:, :, 0].sum(0), all_WS3[0, :, 1], all_WS3[:, :, 2].sum(0)
     steps = len(wrong_S)
     broken_S = ~(classification_S.isfinite() & information_S.isfinite())

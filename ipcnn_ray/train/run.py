@@ -124,7 +124,7 @@ def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
     """Data, network with its first weights, optimiser."""
     spec, device = request.spec, runtime.device
     store = prepare(spec.data, spec.model.table.image_size, request.places)
-    net = build(spec.model, spec.template, spec.seed)
+    net = build(spec.model, spec.template, spec.seed, len(store.categories))
     weights = spec.model.weights
     loaded = load_weights(net, spec.model.table, weights, request.places.weights) if weights else None
     if spec.train.freeze_through:
@@ -209,6 +209,7 @@ def _epoch(request: RunRequest, runtime: Runtime, setup: _Setup, model: nn.Modul
         epoch=epoch,
         batch_size=spec.train.batch_size,
         bfloat16=setup.bfloat16,
+        form=spec.loss.classification,
     )
     metrics = training_metrics(epoch, rate, sums, time.perf_counter() - began)
     if epoch % spec.eval.every == 0 or epoch == spec.train.epochs:
@@ -220,6 +221,8 @@ def _epoch(request: RunRequest, runtime: Runtime, setup: _Setup, model: nn.Modul
             epoch=epoch,
             batch_size=max(1, spec.train.batch_size // runtime.world_size),
             top_images=spec.eval.top_images,
+            form=spec.loss.classification,
+            instability=spec.eval.instability,
         )
         metrics |= evaluation_metrics(request, measured)
     return {**metrics, "seconds": time.perf_counter() - began}

@@ -84,8 +84,8 @@ def test_templates_are_not_saved_with_the_weights():
 
 
 def test_dropout_is_the_specs_or_the_networks_own():
-    assert assemble(Model(network="vgg16"), PLAIN, "meta").head["drop7"].p == 0.5
-    assert assemble(Model(network="vgg16", dropout=0.8), PLAIN, "meta").head["drop8"].p == 0.8
+    assert assemble(Model(network="vgg16"), PLAIN, device="meta").head["drop7"].p == 0.5
+    assert assemble(Model(network="vgg16", dropout=0.8), PLAIN, device="meta").head["drop8"].p == 0.8
 
 
 # conv1 7 x 7 x 3 x 96, conv2 5 x 5 x 96 x 256, conv3 3 x 3 x 256 x 512, conv4 and conv5 3 x 3 x 512 x 512, with biases.
@@ -103,7 +103,7 @@ VGG_M_CONVS = 14_208 + 614_656 + 1_180_160 + 2 * 2_359_808
     ],
 )
 def test_networks_have_the_published_number_of_parameters(network, first, parameters):
-    net = assemble(Model(network=network), L1, "meta")
+    net = assemble(Model(network=network), L1, device="meta")
     assert net.head["fc7"].weight.shape == first
     assert sum(p.numel() for p in net.parameters()) == parameters
 

@@ -51,7 +51,7 @@ def test_a_plain_network_by_hand():
     assert isinstance(out, Output)
     assert torch.equal(out.scores["conv1"][0, 0], RED - 1.5)
     assert torch.equal(out.maps["conv1"][0, 0], (RED - 1.5).clamp(min=0))
-    assert out.logits_N.tolist() == [14.5]
+    assert out.logits_NL.tolist() == [[14.5]]
 
 
 def test_a_masked_network_by_hand():
@@ -60,7 +60,7 @@ def test_a_masked_network_by_hand():
     out = tiny(units)(image(), full=True)
     assert torch.equal(out.maps["conv1"][0, 0], (RED - 1.5).clamp(min=0))
     assert torch.equal(out.scores["conv1"][0, 0], RED - 1.5)
-    assert out.logits_N.tolist() == [12.5]
+    assert out.logits_NL.tolist() == [[12.5]]
 
 
 def test_the_next_layer_sees_the_masked_map():
@@ -79,7 +79,7 @@ def test_the_plain_network_is_the_network_without_masks():
     for name in ("conv1", "conv2", "pool2", "conv3", "conv4", "conv5"):
         y = net.body[name](y) if name == "pool2" else relu(net.body[name](y))
     y = net.head["fc7"](relu(net.head["fc6"](nn.functional.max_pool2d(y, 4, 4).flatten(1))))
-    assert torch.equal(net(x), y[:, 0])
+    assert torch.equal(net(x), y)
     assert not torch.equal(net(x), build(COMPACT, L1, 0).eval()(x))
 
 
@@ -102,12 +102,12 @@ def test_cached_features_give_the_same_output(interpretable, through, shape):
     assert features.shape == (3, *shape) and net.feature_shape() == shape
     assert not features.requires_grad
     behind = net(features, from_features=True, full=True)
-    assert torch.equal(behind.logits_N, whole.logits_N)
+    assert torch.equal(behind.logits_NL, whole.logits_NL)
     assert all(torch.equal(behind.scores[layer], whole.scores[layer]) for layer in interpretable)
 
 
 def test_the_cut_of_alexnet_lies_behind_normalisation_and_pooling():
-    net = assemble(Model(network="alexnet"), L1, "meta")
+    net = assemble(Model(network="alexnet"), L1, device="meta")
     for name, shape in {"conv1": (96, 27, 27), "conv2": (256, 13, 13), "conv3": (384, 13, 13)}.items():
         net.freeze_through(name)
         assert net.feature_shape() == shape
@@ -156,7 +156,7 @@ def test_a_step_of_alexnet_behind_frozen_layers_is_finite():
     features = 20 * torch.rand(2, *net.feature_shape())
     net.set_step(0, 1, 0, 0, 2)
     out = net(features, from_features=True, full=True)
-    nn.functional.softplus(-out.logits_N).mean().backward()
+    nn.functional.softplus(-out.logits_NL).mean().backward()
     assert out.maps["conv5"].shape == out.scores["conv6"].shape == (2, 256, 13, 13)
     assert net.conv("conv3").weight.grad is None
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
