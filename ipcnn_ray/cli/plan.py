@@ -11,8 +11,7 @@ import typer
 
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.validate import Json, Overrides
-from ipcnn_ray.spec.counts import train_items
-from ipcnn_ray.spec.data import Data, DrawnAnimals
+from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.expand import experiment_id
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.load import load
@@ -49,14 +48,9 @@ def plan(spec: Spec, set_: Overrides = None, json: Json = False) -> None:
 def _counter(places: Places) -> Callable[[Data], int | None]:
     @cache
     def count(data: Data) -> int | None:
-        if isinstance(data, DrawnAnimals) or places.data is None:
-            return train_items(data)
-        from ipcnn_ray.data.split import items
-        from ipcnn_ray.data.voc_part import read
+        from ipcnn_ray.data.prepare import training_items
 
-        crops = read(data, places.data).crops
-        objects = sum(crop.is_object for crop in crops)
-        return len(items(objects, len(crops) - objects, data.train_share, data.positive_share)[0])
+        return training_items(data, places)
 
     return count
 

@@ -82,7 +82,7 @@ def _check_weights(experiment: ExperimentSpec, places: Any) -> None:
     from ipcnn_ray.models.weights import load_weights
 
     if experiment.model.weights:
-        net = build(experiment.model, experiment.template, experiment.seed)
+        net = build(experiment.model, experiment.template, experiment.seed, len(experiment.data.categories))
         load_weights(net, experiment.model.table, experiment.model.weights, places.weights)
 
 
@@ -106,9 +106,8 @@ def _template(run: RunOutcome) -> str:
 
 def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> None:
     """What a person looks for in the record beside numbers: pictures of the templates, models, the ranking."""
-    from ipcnn_ray.models.build import interpretable_layers, unit_templates
+    from ipcnn_ray.models.build import interpretable_layers, unit_template
     from ipcnn_ray.models.describe import as_markdown
-    from ipcnn_ray.models.geometry import map_side
     from ipcnn_ray.report.ranking import markdown
     from ipcnn_ray.report.template_picture import template_picture
     from ipcnn_ray.train.final_model import final_model
@@ -117,10 +116,10 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
         for run in outcome.runs:
             model = run.run.spec.model
             layer = run.run.spec.eval.layer or interpretable_layers(model)[-1]
-            units = unit_templates(run.run.spec.template, {layer: map_side(model, layer)})
-            if units and run.fresh:
+            unit_Pnn = unit_template(model, run.run.spec.template, layer)
+            if unit_Pnn is not None and run.fresh:
                 picture = Path(folder) / "template.png"
-                template_picture(units[layer].numpy(), _template(run), picture)
+                template_picture(unit_Pnn.numpy(), _template(run), picture)
                 tracker.attach(run.request.handle).file(picture, "pictures")
     wanted = {"none": [], "all": [run for run in outcome.runs if run.state == "succeeded"]}.get(
         experiment.compute.models,
@@ -130,7 +129,9 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
         output.err.print(f"{run.run.label}: storing its model", soft_wrap=True)
         module, example = final_model(run.request)
         trained = run.run.spec
-        readme = as_markdown(trained.model, trained.template, trained.train.freeze_through)
+        readme = as_markdown(
+            trained.model, trained.template, trained.train.freeze_through, len(trained.data.categories)
+        )
         tracker.attach(run.request.handle).model(module, example, readme)
     ranking = markdown(_rows(outcome), outcome.control)
     parent = tracker.attach(outcome.parent)

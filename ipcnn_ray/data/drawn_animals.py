@@ -1,7 +1,8 @@
 """Drawn animals: images of articulated animals on clutter, with known landmarks; the dataset that needs no download.
 
-Each image is drawn from its own generator, seeded by (drawing seed, animal or not, index): an image does not depend
-on how many are drawn, in which order, or in which process, and the same scene is drawn at every size.
+Each image is drawn from its own generator, seeded by (drawing seed, animal or not, index) and, of several animals, by
+which it is: an image does not depend on how many are drawn, in which order, or in which process, and the same scene is
+drawn at every size.
 The images stand for object crops: the animal fills most of a square, its box warped to it as VOC crops are, with
 truncated animals, varying margins and occluders. Images without an animal have the same clutter with ellipses and
 sticks in it, or with the trunk, limbs and tail of an animal, taken apart and scattered.
@@ -57,8 +58,8 @@ class Drawn:
 
     images_N3SS: NDArray[np.uint8]
     """RGB."""
-    labels_N: NDArray[np.float32]
-    """1 with an animal, 0 without."""
+    labels_N: NDArray[np.int64]
+    """Index of the animal's category, -1 without an animal."""
     landmarks_NK2: NDArray[np.float32]
     """(row, col) in pixels of the image, 0 the centre of the first pixel; NaN where hidden, cut off, or no animal."""
     names: list[str]
@@ -71,30 +72,44 @@ def draw(spec: DrawnAnimals, size: int, progress: Callable[[int, int], None] | N
     """
     if size < SMALLEST:
         raise ValueError(f"size = {size} pixels: an animal needs at least {SMALLEST}")
-    total = spec.objects + spec.negatives
+    labels_N, names = contents(spec)
+    total = len(labels_N)
     images = np.empty((total, 3, size, size), np.uint8)
     landmarks = np.full((total, len(spec.landmarks), 2), np.nan, np.float32)
     for number in range(total):
-        if number < spec.objects:
-            image, found = draw_animal(spec, size, number)
-            landmarks[number] = found
-        else:
-            image = draw_negative(spec, size, number - spec.objects)
+        image, landmarks[number] = draw_one(spec, size, number)
         images[number] = image.transpose(2, 0, 1)
         if progress:
             progress(number + 1, total)
-    labels = (np.arange(total) < spec.objects).astype(np.float32)
-    names = [f"{spec.category}-{i:05d}" for i in range(spec.objects)]
-    names += [f"negative-{i:05d}" for i in range(spec.negatives)]
-    return Drawn(images, labels, landmarks, names)
+    return Drawn(images, labels_N, landmarks, names)
 
 
-def draw_animal(spec: DrawnAnimals, size: int, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Image [size, size, 3] number `index` with an animal, and its landmarks [K, 2]."""
-    rng = _generator(spec.drawing_seed, 1, index)
-    figure = Poser(spec.category, rng).pose()
+def contents(spec: DrawnAnimals) -> tuple[NDArray[np.int64], list[str]]:
+    """Labels and names of all images of a spec, in order: the objects of each category, then the negatives."""
+    labels = [label for label in range(len(spec.categories)) for _ in range(spec.objects)] + [-1] * spec.negatives
+    names = [f"{category}-{i:05}" for category in spec.categories for i in range(spec.objects)]
+    return np.array(labels, np.int64), names + [f"negative-{i:05}" for i in range(spec.negatives)]
+
+
+def draw_one(spec: DrawnAnimals, size: int, number: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Image [size, size, 3] `number` of all images of a spec, and its landmarks [K, 2], NaN without an animal."""
+    label, index = divmod(number, spec.objects)
+    if label < len(spec.categories):
+        return draw_animal(spec, size, index, label)
+    nothing = np.full((len(spec.landmarks), 2), np.nan, np.float32)
+    return draw_negative(spec, size, number - len(spec.categories) * spec.objects), nothing
+
+
+def draw_animal(
+    spec: DrawnAnimals, size: int, index: int, label: int = 0
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Image [size, size, 3] number `index` with an animal of category number `label`, and its landmarks [K, 2]."""
+    category = spec.categories[label]
+    of_several = () if len(spec.categories) == 1 else (list(PLANS).index(category),)
+    rng = _generator(spec.drawing_seed, 1, index, *of_several)
+    figure = Poser(category, rng).pose()
     place = _crop(figure, rng)
-    scene = _Scene(size, rng, spec.category)
+    scene = _Scene(size, rng, category)
     scene.surroundings()
     scene.animal(figure, place)
     hiding = scene.occluders(0.35)
@@ -109,7 +124,7 @@ def draw_animal(spec: DrawnAnimals, size: int, index: int) -> tuple[NDArray[np.u
 def draw_negative(spec: DrawnAnimals, size: int, index: int) -> NDArray[np.uint8]:
     """Image [size, size, 3] number `index` without an animal."""
     rng = _generator(spec.drawing_seed, 0, index)
-    scene = _Scene(size, rng, spec.category)
+    scene = _Scene(size, rng, spec.categories[index % len(spec.categories)])
     scene.surroundings()
     if rng.random() < 0.3:
         scene.taken_apart()
@@ -119,8 +134,8 @@ def draw_negative(spec: DrawnAnimals, size: int, index: int) -> NDArray[np.uint8
     return scene.finished()
 
 
-def _generator(seed: int, kind: int, index: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(kind, index))))
+def _generator(seed: int, *key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
 
 
 def _landmark(outline: Points, hiding: list[Points]) -> Points | None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import DataError, Problem
 
-FORMAT = 2
+FORMAT = 3
 SAMPLES, SAMPLE_BYTES = 64, 4096
 """Opening a store reads this many blocks of its images, the first and the last among them."""
 
@@ -37,8 +37,9 @@ class CropStore:
     digest: str
     images_N3SS: NDArray[np.uint8]
     """RGB, mapped from disk: nothing is read before it is used."""
-    labels_N: NDArray[np.float32]
-    """1 for the category, 0 for a negative."""
+    labels_N: NDArray[np.int64]
+    """Index of the category, -1 for a negative."""
+    categories: tuple[str, ...]
     landmarks_NK2: NDArray[np.float32]
     """(row, col) in pixels of the crop, pixel centres at whole numbers; NaN where the landmark is not seen."""
     mean_3SS: NDArray[np.float32]
@@ -60,7 +61,7 @@ class CropStore:
     @property
     def objects(self) -> NDArray[np.int64]:
         """Indices of the crops that show an object."""
-        return np.flatnonzero(self.labels_N > 0.5)
+        return np.flatnonzero(self.labels_N >= 0)
 
     def landmarks_of(self, items: Items) -> NDArray[np.float32]:
         """Landmarks [I, K, 2] of items [I, 2]: in a mirror image column c is column S - 1 - c."""
@@ -74,7 +75,8 @@ class CropStore:
 class Contents:
     """All of a store but its crops; the fields are those of `CropStore`."""
 
-    labels_N: NDArray[np.float32]
+    labels_N: NDArray[np.int64]
+    categories: tuple[str, ...]
     landmarks_NK2: NDArray[np.float32]
     train_items: Items
     val_items: Items
@@ -113,7 +115,7 @@ def write_store(cache: Path, digest: str, size: int, contents: Contents, fill: F
         np.savez(
             making / "arrays.npz",
             allow_pickle=False,
-            labels=contents.labels_N,
+            labels=contents.labels_N.astype(np.int64),
             landmarks=landmarks,
             mean=_mean(images, contents.train_items),
             train_items=contents.train_items,
@@ -123,6 +125,7 @@ def write_store(cache: Path, digest: str, size: int, contents: Contents, fill: F
         meta = {
             "format": FORMAT,
             "digest": digest,
+            "categories": contents.categories,
             "names": contents.names,
             "landmark_names": contents.landmark_names,
             "tags": dict(contents.tags),
@@ -156,6 +159,7 @@ def open_store(cache: Path, digest: str, *, thorough: bool = False) -> CropStore
                 digest=digest,
                 images_N3SS=images,
                 labels_N=arrays["labels"],
+                categories=tuple(meta["categories"]),
                 landmarks_NK2=arrays["landmarks"],
                 mean_3SS=arrays["mean"],
                 train_items=arrays["train_items"],

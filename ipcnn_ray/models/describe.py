@@ -34,9 +34,11 @@ class LayerRow:
     interpretable: bool
 
 
-def describe(model: Model, template: Template, freeze_through: str | None = None) -> list[LayerRow]:
-    """The layers from the image to the output, normalisation left out."""
-    net = assemble(model, template, device="meta")
+def describe(
+    model: Model, template: Template, freeze_through: str | None = None, categories: int = 1
+) -> list[LayerRow]:
+    """The layers from the image to the output of so many categories, normalisation left out."""
+    net = assemble(model, template, categories, device="meta")
     if freeze_through is not None:
         net.freeze_through(freeze_through)
     rows = [_spatial(net, model, name) for name in net.names if _kind(net.layer(name), net.kind(name))]
@@ -82,9 +84,9 @@ def _kind(module: nn.Module, block: str = "") -> str:
     return block if next(module.children(), None) is not None else ""
 
 
-def as_markdown(model: Model, template: Template, freeze_through: str | None = None) -> str:
+def as_markdown(model: Model, template: Template, freeze_through: str | None = None, categories: int = 1) -> str:
     """A heading, what is interpretable, and the table of layers."""
-    rows = describe(model, template, freeze_through)
+    rows = describe(model, template, freeze_through, categories)
     looked_at = ", ".join(row.name for row in rows if row.interpretable)
     measured = "measured" if isinstance(template, NoTemplate) else "interpretable"
     size = model.table.image_size

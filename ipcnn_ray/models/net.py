@@ -5,29 +5,37 @@ N images, C filters, H W rows and columns, P = n^2 positions of an n x n map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from ipcnn_ray.core.mask import mask_maps
 from ipcnn_ray.core.receptive_field import map_side
 from ipcnn_ray.models.backbones import Block, modules
 from ipcnn_ray.models.dropout import SampleDropout
 from ipcnn_ray.models.geometry import side_behind, spatial_layers, window
+from ipcnn_ray.models.masks import Masked
 from ipcnn_ray.spec.networks import Conv, Layer, Network, Pool
 
 
 class Output(NamedTuple):
     """What training and evaluation need of one batch. The dictionaries go by interpretable layer, lowest first."""
 
-    logits_N: Tensor
-    """Scores of the category: positive means that it is there."""
+    logits_NL: Tensor
+    """A score for each of the L categories: positive means that it is there."""
     maps: dict[str, Tensor]
-    """[N, C, n, n] after ReLU and before the mask: what the filter loss acts on."""
+    """[N, C, n, n] after ReLU (and pooling, if the mask acts behind it), before the mask: what the filter loss acts
+    on."""
     scores: dict[str, Tensor]
-    """[N, C, n, n] before ReLU and mask: what location instability is measured on."""
+    """[N, C, n, n] before ReLU, pooling and mask: what location instability is measured on."""
+    masked: Mapping[str, Masked] = MappingProxyType({})
+    """What the masks gave, of layers that are masked."""
+
+
+MaskOf = Callable[[int, int], nn.Module]
+"""From a number of filters and the side of their maps, cells, to the layer's mask: a module of models/masks.py."""
 
 
 class InterpretableNet(nn.Module):
@@ -36,9 +44,10 @@ class InterpretableNet(nn.Module):
     network, appended: the row, and whether its appended convolution is there.
     interpretable: names of the layers whose maps are looked at: convolutions, and of a backbone any layer that ends
     in a ReLU, and the one at the cut.
-    units: per interpretable layer its positive templates divided by tau, [P, n, n], by which its maps are masked;
-    without any, nothing is masked (the plain network).
+    mask_of: makes the mask of an interpretable layer; without it nothing is masked (the plain network).
+    pooled: whether the mask of the appended layer acts behind the pooling, as in the released code.
     dropout: share of units dropped behind each hidden fully connected layer.
+    categories: number L of scores.
 
     Parameters hold no numbers yet: `build` fills them. Templates are buffers that a state dict leaves out.
     A dot in the name of a backbone's layer is an underscore in the names of its parameters.
@@ -52,8 +61,6 @@ class InterpretableNet(nn.Module):
     would depend on the number of workers.
 
     Source: Zhang et al., CVPR 2018, section 3, and their released networks.
-    Deviations: the mask of the appended layer acts on its map before pooling, as the paper draws it (the released
-    code masks the pooled map).
     """
 
     def __init__(
@@ -62,8 +69,10 @@ class InterpretableNet(nn.Module):
         *,
         appended: bool,
         interpretable: Sequence[str],
-        units: Mapping[str, Tensor] | None = None,
+        mask_of: MaskOf | None = None,
+        pooled: bool = False,
         dropout: float = 0.0,
+        categories: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
@@ -92,44 +101,50 @@ class InterpretableNet(nn.Module):
         self.head = nn.ModuleDict({network.head_pool.name: _pool(network.head_pool)})
         width = channels * map_side(side, [window(network.head_pool)]) ** 2
         first = 1 if network.trunk else int(layers[-1].name.removeprefix("conv").split("_")[0]) + 1
-        for number, out in enumerate((*network.head, 1), start=first):
+        for number, out in enumerate((*network.head, categories), start=first):
             self.head[f"fc{number}"] = nn.Linear(width, out, device="meta").to_empty(device=device)
             if number < first + len(network.head):
                 self.head[f"drop{number}"] = SampleDropout(dropout, f"fc{number}")
             width = out
-        for name, unit_Pnn in (units or {}).items():
-            if name not in self.interpretable:
-                raise ValueError(f"units of {name!r}: expected interpretable layers, {self.interpretable}")
-            self.register_buffer(f"unit_{_key(name)}", unit_Pnn.to(device), persistent=False)
-        self.masked = frozenset(units or {})
+        self._pooled = network.appended.name if appended and pooled and mask_of is not None else ""
+        self.masks = nn.ModuleDict()
+        for name in self.interpretable if mask_of is not None else ():
+            filters, side, _ = self.shape(name)
+            if name == self._pooled:
+                side = map_side(side, [window(network.head_pool)])
+            self.masks[_key(name)] = mask_of(filters, side).to(device)
         self.cut = 0
 
     def forward(self, x: Tensor, *, from_features: bool = False, full: bool = False) -> Tensor | Output:
-        """Logits [N] of normalised images [N, 3, S, S], or of `frozen_features` with `from_features`.
+        """Logits [N, L] of normalised images [N, 3, S, S], or of `frozen_features` with `from_features`.
 
         full: an `Output` in their place, with the maps of the interpretable layers.
         """
         maps: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
+        masked: dict[str, Masked] = {}
         for name, module in self._layers()[self.cut if from_features else 0 :]:
             x = module(x)
             if name not in self._relu:
                 continue
             if name in self.interpretable:
                 scores[name] = x
-                maps[name] = x = torch.relu(x)
-                if name in self.masked:
-                    x = mask_maps(x, self.get_buffer(f"unit_{_key(name)}"))
+                x = torch.relu(x)
+                if name == self._pooled:
+                    x = self._head_pool(x)
+                maps[name] = x
+                if _key(name) in self.masks:
+                    masked[name] = self.masks[_key(name)](x)
+                    x = masked[name].maps_NCHW
             else:
                 x = torch.relu(x)
-        for name, module in self.head.items():
+        for name, module in list(self.head.items())[1 if self._pooled else 0 :]:
             if isinstance(module, nn.Linear) and x.ndim > 2:
                 x = x.flatten(1)
             x = module(x)
             if isinstance(module, nn.Linear) and name != self._last:
                 x = torch.relu(x)
-        logits_N = x.squeeze(1)
-        return Output(logits_N, maps, scores) if full else logits_N
+        return Output(x, maps, scores, masked) if full else x
 
     @torch.no_grad()
     def frozen_features(self, x: Tensor) -> Tensor:
@@ -160,15 +175,37 @@ class InterpretableNet(nn.Module):
         """(C, H, W) of one image's `frozen_features`."""
         return self._shapes[self.cut]
 
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Trainable parameters for an optimiser: weights of convolutions and fully connected layers with
-        `weight_decay`, the others (biases, and the scales of a backbone's normalisation) without."""
-        trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        decays = [name.endswith("weight") and p.ndim > 1 for name, p in trainable]
-        return [
-            {"params": [p for (_, p), yes in zip(trainable, decays, strict=True) if yes], "weight_decay": weight_decay},
-            {"params": [p for (_, p), yes in zip(trainable, decays, strict=True) if not yes], "weight_decay": 0.0},
-        ]
+    def parameter_groups(
+        self,
+        weight_decay: float,
+        *,
+        loaded: Collection[str] = (),
+        new_bias_rate: float = 1.0,
+        last_bias_rate: float = 1.0,
+        decay_loaded_biases: bool = False,
+        beta_rate: float = 1.0,
+    ) -> list[dict[str, Any]]:
+        """Trainable parameters for an optimiser, in groups with `weight_decay` and `rate`, the factor on the learning
+        rate: weights of convolutions and fully connected layers with the decay; the others (biases, and the scales of
+        a backbone's normalisation) without; what masks learn, whose gradient is set by hand, with `beta_rate`.
+
+        loaded: layers that start from pretrained weights. new_bias_rate: of the biases of the others.
+        last_bias_rate: of the bias of the highest loaded one. decay_loaded_biases: whether theirs decay, too.
+        """
+        highest = next((name for name in reversed(self.names) if name in loaded), None)
+        keys = {_key(name): name for name in self.names}
+        found: dict[tuple[float, float], list[nn.Parameter]] = {(weight_decay, 1.0): [], (0.0, 1.0): []}
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            layer = keys.get(name.split(".")[1], "")
+            rate, decay = 1.0, weight_decay if name.endswith("weight") and parameter.ndim > 1 else 0.0
+            if name.endswith("bias"):
+                rate = last_bias_rate if layer == highest else 1.0 if layer in loaded else new_bias_rate
+                decay = weight_decay if decay_loaded_biases and layer in loaded else 0.0
+            found.setdefault((decay, rate), []).append(parameter)
+        found[0.0, beta_rate] = found.get((0.0, beta_rate), []) + list(self.masks.parameters())
+        return [{"params": some, "weight_decay": decay, "rate": rate} for (decay, rate), some in found.items() if some]
 
     def train(self, mode: bool = True) -> InterpretableNet:
         """As torch's, but for the body: see above."""
@@ -191,6 +228,10 @@ class InterpretableNet(nn.Module):
         """The layer of the body of this name."""
         return self.body[_key(name)]
 
+    def mask(self, name: str) -> nn.Module:
+        """The mask of the interpretable layer of this name. Raises KeyError for a plain network."""
+        return self.masks[_key(name)]
+
     def kind(self, name: str) -> str:
         """Class of a layer, of a backbone's as torchvision calls it, such as Fire or BasicBlock."""
         return self._kinds.get(name) or type(self.layer(name)).__name__
@@ -205,6 +246,10 @@ class InterpretableNet(nn.Module):
 
     def _layers(self) -> list[tuple[str, nn.Module]]:
         return list(zip(self.names, self.body.values(), strict=True))
+
+    @property
+    def _head_pool(self) -> nn.Module:
+        return next(iter(self.head.values()))
 
     @property
     def _last(self) -> str:

@@ -19,7 +19,7 @@ from ipcnn_ray.spec.findings import Finding, as_error, shown, wrong
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.search import Search
 from ipcnn_ray.spec.template import PartTemplate, Template
-from ipcnn_ray.spec.training import Eval, Loss, Train
+from ipcnn_ray.spec.training import Eval, FilterLoss, Loss, Train
 
 NO_WEIGHTS = "frozen layers need loaded weights; add model.weights or drop this"
 
@@ -68,6 +68,36 @@ def backbone(model: Model) -> Iterator[Finding]:
             if value is not None:
                 advice = f"{model.network} is not torchvision's and is fixed; drop this"
                 yield wrong(("model", name), value, advice, ("model.network",))
+
+
+def categories(data: Data) -> Iterator[Finding]:
+    loc, category = ("data", "category"), data.category
+    if isinstance(category, str):
+        least = 10 if isinstance(data, DrawnAnimals) else 1
+        if data.negatives < least:
+            advice = f"must be at least {least}: one category is told from negatives"
+            yield wrong(("data", "negatives"), data.negatives, advice, ("data.category",))
+        if getattr(data, "split", "objects") == "items":
+            advice = "is for several categories; drop this"
+            yield wrong(("data", "split"), "items", advice, ("data.category",))
+        return
+    yield from _twice(loc, category)
+    if len(category) < 2:
+        yield wrong(loc, category, "must be a name, or a list of at least two")
+    share = getattr(data, "positive_share", None)
+    if share is not None and share != type(data).model_fields["positive_share"].default:
+        advice = "is for one category against negatives; drop this"
+        yield wrong(("data", "positive_share"), share, advice, ("data.category",))
+
+
+def classification(data: Data, loss: Loss) -> Iterator[Finding]:
+    if loss.classification == "softmax":
+        loc, about = ("loss", "classification"), ("data.category", "data.negatives")
+        if len(data.categories) < 2:
+            yield wrong(loc, "softmax", "tells several categories apart; list them in data.category", about)
+        elif data.negatives:
+            advice = f"has no place for images without a category; drop data.negatives ({data.negatives})"
+            yield wrong(loc, "softmax", advice, about)
 
 
 def layers(model: Model) -> Iterator[Finding]:
@@ -134,12 +164,64 @@ def shape_of_data(template: Template, data: Data) -> Iterator[Finding]:
 
 
 def filter_loss(template: Template, loss: Loss, train: Train) -> Iterator[Finding]:
-    if template.shape == "none" and loss.filter is not None:
+    if loss.filter is None:
+        return
+    if template.shape == "none":
         advice = "a network without a template has no filter loss; drop this or choose a template.shape"
         yield wrong(("loss", "filter"), loss.filter, advice, ("template.shape",))
-    if loss.filter is not None and train.batch_size == 1:
+    if train.batch_size == 1:
         advice = "the filter loss compares images and is always 0 for one; take at least 2"
         yield wrong(("train", "batch_size"), 1, advice, ("loss.filter",))
+    if loss.filter.form == "released" and loss.filter.schedule == "paper":
+        advice = "is the paper's; the released form takes epoch (weight / epoch, its own) or constant"
+        yield wrong(("loss", "filter", "schedule"), "paper", advice, ("loss.filter.form",))
+    if loss.filter.form == "released" and template.shape != "none" and template.tau is not None:
+        advice = "the released form has no height of a template, only loss.filter.weight; drop this"
+        yield wrong(("template", "tau"), template.tau, advice, ("loss.filter.form",))
+    yield from _learned_beta(template, loss.filter)
+
+
+def _learned_beta(template: Template, filter_loss: FilterLoss) -> Iterator[Finding]:
+    about, default = ("loss.filter.form", "template.shape"), FilterLoss.model_fields["beta_rate"].default
+    learns = {"released": ("released",), "exact": ("gradient", "ellipse")}.get(filter_loss.form, ())
+    if filter_loss.learn_beta and template.shape != "none" and template.shape not in learns:
+        if learns:
+            advice = f"the {filter_loss.form} form learns it for template.shape {' or '.join(learns)}; drop this"
+        else:
+            advice = f"the {filter_loss.form} form has no gradient for it; take exact or released, or drop this"
+        yield wrong(("loss", "filter", "learn_beta"), True, advice, about)
+    if not filter_loss.learn_beta and filter_loss.beta_rate != default:
+        advice = "is for learned betas; add loss.filter.learn_beta: true, or drop this"
+        yield wrong(("loss", "filter", "beta_rate"), filter_loss.beta_rate, advice, ("loss.filter.learn_beta",))
+
+
+def appended_mask(model: Model) -> Iterator[Finding]:
+    if model.appended_mask == "pooled" and not model.appended_layer:
+        advice = "is of the appended layer, and model.appended_layer is false; drop one of the two"
+        yield wrong(("model", "appended_mask"), "pooled", advice, ("model.appended_layer",))
+
+
+def schedule(train: Train) -> Iterator[Finding]:
+    if train.warmup_epochs >= train.epochs:
+        advice = f"must be less than train.epochs = {train.epochs}"
+        yield wrong(("train", "warmup_epochs"), train.warmup_epochs, advice, ("train.epochs",))
+    least = train.warmup_epochs + 2
+    if train.decay_epochs is not None and not least <= train.decay_epochs <= train.epochs:
+        advice = f"must be from {least} (train.warmup_epochs + 2) to train.epochs = {train.epochs}"
+        yield wrong(("train", "decay_epochs"), train.decay_epochs, advice, ("train.epochs", "train.warmup_epochs"))
+    momentum = Train.model_fields["momentum"].default
+    if train.optimizer == "adamw" and train.momentum != momentum:
+        advice = "is SGD's; AdamW has none that can be set. Drop this"
+        yield wrong(("train", "momentum"), train.momentum, advice, ("train.optimizer",))
+
+
+def loaded_biases(model: Model, train: Train) -> Iterator[Finding]:
+    if model.weights is None:
+        for name in ("last_bias_rate", "decay_loaded_biases"):
+            value = getattr(train, name)
+            if value != Train.model_fields[name].default:
+                advice = "is for layers that were loaded; add model.weights, or drop this"
+                yield wrong(("train", name), value, advice, ("model.weights",))
 
 
 def even_batches(train: Train, compute: Compute) -> Iterator[Finding]:
@@ -159,7 +241,7 @@ def enough_items(data: Data, train: Train) -> Iterator[Finding]:
 def validation_split(data: Data) -> Iterator[Finding]:
     if isinstance(data, DrawnAnimals):
         for name, n in (("objects", data.objects), ("negatives", data.negatives)):
-            if in_training(n, data.train_share) in (0, n):
+            if n and in_training(n, data.train_share) in (0, n):
                 advice = f"leaves one split without any of the {n} {name}; take it closer to 0.5"
                 yield wrong(("data", "train_share"), data.train_share, advice, (f"data.{name}",))
                 return
@@ -185,6 +267,8 @@ def nothing_ignored(compute: Compute, search: Search | None) -> Iterator[Finding
 CHECKS: tuple[Callable[..., Iterator[Finding]], ...] = (
     landmarks,
     backbone,
+    categories,
+    classification,
     layers,
     weights,
     frozen,
@@ -192,6 +276,9 @@ CHECKS: tuple[Callable[..., Iterator[Finding]], ...] = (
     shape,
     shape_of_data,
     filter_loss,
+    appended_mask,
+    schedule,
+    loaded_biases,
     even_batches,
     enough_items,
     validation_split,

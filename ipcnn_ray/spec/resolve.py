@@ -12,14 +12,19 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from ipcnn_ray.spec.data import Data, with_negatives
+from ipcnn_ray.spec.fields import sections
 from ipcnn_ray.spec.model import channels_of, pixels_of
 from ipcnn_ray.spec.networks import Network, row
 from ipcnn_ray.spec.recipes import Recipe, recipe, significant
 from ipcnn_ray.spec.training import FilterLoss, Train
 
 Raw = dict[str, Any]
+DATA = sections(Data)
+"""The data sections by kind."""
 FILTER = FilterLoss.model_fields
 DERIVED = (
+    ("data", "negatives"),
     ("loss", "filter"),
     ("loss", "filter", "weight"),
     ("loss", "filter", "schedule"),
@@ -130,11 +135,15 @@ def with_defaults(raw: object) -> object:
     of_recipe = _recipe(full)
     if "template" in of_recipe:
         full.setdefault("template", of_recipe["template"])
+    data = _section(full, "data") if "data" in full else None
     model = _section(full, "model") if "model" in full else None
     template = _section(full, "template") if "template" in full else None
     loss, train, evaluation = (_section(full, name) for name in ("loss", "train", "eval"))
     if "train" not in raw and "train" not in of_recipe:
         del full["train"]
+    kind = data.get("kind") if data is not None else None
+    if data is not None and isinstance(kind, str) and kind in DATA:
+        full["data"] = with_negatives(data, DATA[kind].model_fields["negatives"].default)
     if model is not None:
         for name, value in of_recipe.get("model", {}).items():
             if model.get(name) is None:

@@ -30,8 +30,11 @@ class FilterLoss(Section):
 
 
 class Loss(Section):
-    """Classification loss log(1 + exp(-label * score)), mean over images, and the filter loss beside it."""
+    """The classification loss, mean over images, and the filter loss beside it."""
 
+    classification: Annotated[Literal["logistic", "softmax"], Later()] = "logistic"
+    """`logistic`: log(1 + exp(-label * score)), summed over the categories, each against all the rest. `softmax`: one
+    category among several, for data without negatives."""
     filter: FilterLoss | None = None
     """Filter loss. Default: on when there is a template, off (and not allowed) for `template.shape: none`.
     `null` with a template: the mask alone, without a filter loss."""
@@ -82,6 +85,9 @@ class Eval(Section):
     """Location instability takes, per filter and landmark, this many images with the strongest activation."""
     images: Literal["all", "validation"] = "all"
     """Object images that location instability is taken over (released code: training and validation together)."""
+    instability: Annotated[Literal["paper", "released"], Later()] = "paper"
+    """Category on which a filter is measured when there are several. `paper`: the one in which it is the most stable.
+    `released`: the one whose images activate it the most. For one category they are the same."""
     layer: str | None = None
     """Layer whose location instability is the run's. Default: the highest interpretable layer."""
     convergence_share: Annotated[Number, Field(gt=0, le=1)] = 0.9

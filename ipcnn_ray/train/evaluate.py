@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ipcnn_ray.core.classification import BinaryCounts
-from ipcnn_ray.core.location_instability import LocationInstability, location_instability
+from ipcnn_ray.core.classification import ClassificationCounts, Form
+from ipcnn_ray.core.location_instability import LocationInstability, location_instability_of_categories
 from ipcnn_ray.core.mask import peak_NC
 from ipcnn_ray.core.receptive_field import Field, centers
 from ipcnn_ray.data.split import Items
@@ -25,7 +26,7 @@ from ipcnn_ray.train.runtime import Runtime
 class Measured:
     """What an evaluation found."""
 
-    counts: BinaryCounts
+    counts: ClassificationCounts
     """Over the validation items, repeats counted."""
     instability: Mapping[str, LocationInstability]
     """By interpretable layer, over the object images."""
@@ -66,11 +67,14 @@ def evaluate(
     epoch: int,
     batch_size: int,
     top_images: int,
+    form: Form = "logistic",
+    instability: Literal["paper", "released"] = "paper",
 ) -> Measured:
     """Evaluate the network of `inputs` in float32; every rank gets the same numbers.
 
     fields: receptive fields of the interpretable layers. batch_size: of one worker. The items are dealt out to the
-    workers in turn; what pads the last deal is dropped after the merge.
+    workers in turn; what pads the last deal is dropped after the merge. form: of the classification loss.
+    instability: its variant for several categories.
     Raises TrainingError when the network's outputs are not finite.
     """
     net, store = inputs.net, inputs.store
@@ -83,7 +87,7 @@ def evaluate(
         with inputs.loader(parts) as loader:
             for batch in loader:
                 output = net(inputs.rows(batch), from_features=True, full=True)
-                found.setdefault("logits", []).append(output.logits_N)
+                found.setdefault("logits", []).append(output.logits_NL)
                 for layer, score_NCHW in output.scores.items():
                     found.setdefault(f"peak {layer}", []).append(peak_NC(score_NCHW))
                     found.setdefault(f"activation {layer}", []).append(score_NCHW.amax((2, 3)))
@@ -100,18 +104,20 @@ def evaluate(
         )
     label_I = torch.from_numpy(store.labels_N[plan.items[:, 0]])
     seen = plan.weight_I > 0
-    counts = BinaryCounts.of(merged["logits"][seen], label_I[seen], plan.weight_I[seen])
+    counts = ClassificationCounts.of(merged["logits"][seen], label_I[seen], plan.weight_I[seen], form)
     landmarks_NK2 = torch.from_numpy(store.landmarks_NK2[plan.items[plan.measured, 0]])
-    instability = {}
+    measured = {}
     for layer in net.interpretable:
         n = net.shape(layer)[1]
         center_n = centers(fields[layer], n)
         peaks_NC = merged[f"peak {layer}"][plan.measured]
-        instability[layer] = location_instability(
+        measured[layer] = location_instability_of_categories(
             torch.stack([center_n[peaks_NC // n], center_n[peaks_NC % n]], 2),
             merged[f"activation {layer}"][plan.measured],
             landmarks_NK2,
+            label_I[plan.measured],
             store.size * math.sqrt(2),
+            variant=instability,
             top_images=top_images,
         )
-    return Measured(counts, instability)
+    return Measured(counts, measured)

@@ -20,7 +20,11 @@ from ipcnn_ray.core.released import (
     updated_magnitude,
     width_gradient,
 )
+from ipcnn_ray.core.templates import log_prior
+from ipcnn_ray.models.build import template_banks
 from ipcnn_ray.models.masks import CentroidMask, LearnedBetaMask, Masked, ReleasedMask
+from ipcnn_ray.models.net import InterpretableNet
+from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.train.runtime import Runtime
 
 Schedule = Literal["paper", "constant", "epoch"]
@@ -47,9 +51,11 @@ class TermValue(NamedTuple):
 
 
 class FilterTerm(Protocol):
-    """The filter loss of a layer. `weight`: lambda before its schedule."""
+    """The filter loss of a layer. weight: lambda before its schedule. has_value: whether there is a loss, and not its
+    gradient alone."""
 
     weight: float
+    has_value: bool
 
     def __call__(self, maps_NCHW: Tensor, masked: Masked | None, step: StepOf) -> TermValue:
         """maps_NCHW: after ReLU, before the mask, float32. masked: what the mask gave, where the form needs it."""
@@ -87,6 +93,7 @@ class InformationTerm:
         learned: LearnedBetaMask | None = None,
         categories: int = 1,
     ) -> None:
+        self.has_value = True
         self.bank_Tnn = bank_Tnn
         self.log_prior_T = log_prior_T
         self.weight = weight
@@ -160,6 +167,7 @@ class ReleasedTerm:
         *,
         learns: bool,
     ) -> None:
+        self.has_value = False
         self.mask = mask
         self.density_L = density_L
         self.weight = weight
@@ -202,3 +210,31 @@ class ReleasedTerm:
     def restore(self, state: dict[str, Tensor]) -> None:
         if "magnitude_CL" in state:
             self._magnitude_CL = state["magnitude_CL"].to(self.density_L.device)
+
+
+def filter_terms(spec: ExperimentSpec, net: InterpretableNet, density_L: Tensor) -> dict[str, FilterTerm]:
+    """The filter loss of every interpretable layer, by name; none without a filter loss.
+
+    net: on its device. density_L: share of all items that are of each category.
+    """
+    loss = spec.loss.filter
+    if loss is None:
+        return {}
+    device = next(net.parameters()).device
+    terms: dict[str, FilterTerm] = {}
+    for layer, bank_Tnn in template_banks(spec.model, spec.template).items():
+        mask = net.mask(layer)
+        if loss.form == "released":
+            assert isinstance(mask, CentroidMask | ReleasedMask) and loss.schedule != "paper"
+            terms[layer] = ReleasedTerm(mask, density_L.to(device), loss.weight, loss.schedule, learns=loss.learn_beta)
+        else:
+            terms[layer] = InformationTerm(
+                bank_Tnn.to(device),
+                log_prior(bank_Tnn.shape[-1]).to(device),
+                loss.weight,
+                loss.schedule,
+                loss.form,
+                learned=mask if isinstance(mask, LearnedBetaMask) else None,
+                categories=len(density_L),
+            )
+    return terms

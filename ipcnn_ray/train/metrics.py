@@ -12,27 +12,19 @@ from collections.abc import Mapping
 from ipcnn_ray.core.convergence import area_under_error, epochs_to_converge
 from ipcnn_ray.core.objective import combined
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.training import Train
 from ipcnn_ray.train.evaluate import Measured
 from ipcnn_ray.train.loop import EpochSums
 from ipcnn_ray.train.request import ControlReference, RunRequest
 from ipcnn_ray.train.runtime import Runtime
 
 
-def learning_rate(train: Train, epoch: int) -> float:
-    """Rate of an epoch (from 1): from the first to the final rate in equal logarithmic steps."""
-    if train.epochs == 1 or train.final_learning_rate is None:
-        return train.learning_rate
-    ratio = train.final_learning_rate / train.learning_rate
-    return float(train.learning_rate * ratio ** ((epoch - 1) / (train.epochs - 1)))
-
-
 def training_metrics(epoch: int, rate: float, sums: EpochSums, seconds: float) -> dict[str, float]:
     """Of one epoch of training that took so many seconds."""
+    filter_loss = {} if sums.filter_loss is None else {"filter_loss": sums.filter_loss}
     return {
         "epoch": float(epoch),
         "train_loss": sums.train_loss,
-        "filter_loss": sums.filter_loss,
+        **filter_loss,
         "train_error": sums.train_error,
         "learning_rate": rate,
         "images_per_second": sums.images / seconds,

@@ -35,7 +35,7 @@ def test_landmarks_lie_in_the_image(category):
     assert ((seen >= -0.5) & (seen <= SIZE - 0.5) | np.isnan(seen)).all()
     assert np.isfinite(seen[:, 2]).any(), "a torso is mostly seen"
     assert np.isnan(drawn.landmarks_NK2[12:]).all()
-    assert drawn.labels_N.tolist() == [1.0] * 12 + [0.0] * 10
+    assert drawn.labels_N.tolist() == [0] * 12 + [-1] * 10
 
 
 def test_some_landmarks_are_hidden_and_most_are_not():
@@ -98,3 +98,14 @@ def test_images_without_an_animal_show_nothing_of_a_head(monkeypatch):
     for index in range(60):
         draw_negative(spec(), SIZE, index)
     assert {"torso", "leg", "stone", "occluder"} <= set(shown) <= {*SCATTERED, "stone", "occluder"}
+
+
+def test_several_animals_come_one_after_the_other():
+    several = spec(category=["cow", "bird"], negatives=10)
+    drawn = draw(several, SIZE)
+    assert drawn.labels_N.tolist() == [0] * 12 + [1] * 12 + [-1] * 10
+    assert (drawn.names[0], drawn.names[12], drawn.names[24]) == ("cow-00000", "bird-00000", "negative-00000")
+    other = draw(spec(category=["dog", "bird"], negatives=0), SIZE)
+    assert np.array_equal(drawn.images_N3SS[12:24], other.images_N3SS[12:24]), "a bird is the same beside a dog"
+    assert not np.array_equal(drawn.images_N3SS[0], drawn.images_N3SS[12])
+    assert np.isnan(drawn.landmarks_NK2[24:]).all() and not np.isnan(drawn.landmarks_NK2[12:24]).all()

@@ -13,8 +13,9 @@ from train_fakes import Bench, MemoryTracker, copy_of, timeless, tiny
 from ipcnn_ray.core.templates import log_prior
 from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.models.build import template_banks
+from ipcnn_ray.train.filter_terms import InformationTerm
 from ipcnn_ray.train.inputs import Inputs
-from ipcnn_ray.train.loop import LayerLoss, step_loss
+from ipcnn_ray.train.loop import step_loss
 from ipcnn_ray.train.run import execute
 from ipcnn_ray.train.runtime import InProcess, ProcessGroup, Runtime, StopRun
 
@@ -41,7 +42,7 @@ def one_step(inputs: Inputs, runtime: Runtime) -> dict[str, Any]:
     inputs = copy_of(inputs)
     model, net = runtime.wrap(inputs.net), inputs.net
     losses = {
-        layer: LayerLoss(bank, log_prior(bank.shape[-1]), 10.0, "paper")
+        layer: InformationTerm(bank, log_prior(bank.shape[-1]), 10.0, "paper")
         for layer, bank in template_banks(SPEC.model, SPEC.template).items()
     }
     local = 8 // runtime.world_size
