@@ -27,6 +27,7 @@ DERIVED = (
     ("data", "negatives"),
     ("loss", "filter"),
     ("loss", "filter", "weight"),
+    ("loss", "filter", "form"),
     ("loss", "filter", "schedule"),
     ("loss", "filter", "learn_beta"),
     ("eval", "layer"),
@@ -87,15 +88,17 @@ def _weights(weights: Raw, table: Network) -> None:
 
 
 def _filter(filter_loss: Raw, template: Raw | None) -> Raw:
-    """A filter loss with the defaults of its form."""
-    released = filter_loss.get("form") == "released"
+    """A filter loss with the defaults of its form, which follows from the template's shape."""
+    shape = (template or {}).get("shape")
+    form = filter_loss.get("form", "released" if shape == "released" else FILTER["form"].default)
+    released = form == "released"
     of_form = {
         "weight": 0.1 if released else FILTER["weight"].default,
         "schedule": "epoch" if released else FILTER["schedule"].default,
         "beta_rate": FILTER["beta_rate"].default,
-        "learn_beta": released and (template or {}).get("shape") == "released",
+        "learn_beta": released and shape == "released",
     }
-    return of_form | {"form": FILTER["form"].default} | filter_loss
+    return {"form": form} | of_form | filter_loss
 
 
 def _recipe(raw: Raw) -> Raw:
@@ -157,8 +160,7 @@ def with_defaults(raw: object) -> object:
     shape = template.get("shape") if template is not None else None
     if loss is not None and isinstance(shape, str):
         if "filter" not in loss:
-            first = {"form": "released"} if shape == "released" else {}
-            loss["filter"] = None if shape == "none" else {**first, **of_recipe.get("filter", {})}
+            loss["filter"] = None if shape == "none" else dict(of_recipe.get("filter", {}))
         if isinstance(loss["filter"], BaseModel):
             loss["filter"] = loss["filter"].model_dump(mode="json", exclude_unset=True)
         if isinstance(loss["filter"], Mapping):

@@ -15,7 +15,7 @@ class FilterLoss(Section):
     form: Literal["exact", "zconst", "single", "released"] = "exact"
     """`exact`: the paper's loss with its exact gradient over the global batch. `zconst`, `single`: with the gradients
     of the two lines of the paper's equation 4. `released`: the gradient of the authors' code, its centroid in place of
-    the peak, its temperature and its weights; it has no value."""
+    the peak, its temperature and its weights; it has no value, and is the default with template.shape: released."""
     weight: Positive = 0.01
     """lambda: weight of the filter loss beside the classification loss (mean over images). Default for `released`: 0.1,
     its `mag`."""
