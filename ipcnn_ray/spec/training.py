@@ -1,0 +1,65 @@
+"""The loss, train and eval sections: how the network is trained, and what is measured."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ipcnn_ray.spec.base import Count, Integer, NotNegative, Number, Positive, Section
+
+
+class FilterLoss(Section):
+    """Minus the mutual information between a filter's maps and the part templates, in nats, summed over filters."""
+
+    form: Literal["exact"] = "exact"
+    """`exact`: the paper's loss with its exact gradient over the global batch."""
+    weight: Positive = 0.01
+    """lambda: weight of the filter loss beside the classification loss (mean over images)."""
+    schedule: Literal["paper", "constant"] = "constant"
+    """`constant`: lambda stays. `paper`: lambda of a filter is weight / epoch * mean over images of its maximum
+    activation (Zhang et al., section 3)."""
+
+
+class Loss(Section):
+    """Classification loss log(1 + exp(-label * score)), mean over images, and the filter loss beside it."""
+
+    filter: FilterLoss | None = None
+    """Filter loss. Default: on when there is a template, off (and not allowed) for `template.shape: none`.
+    `null` with a template: the mask alone, without a filter loss."""
+
+
+class Train(Section):
+    """Stochastic gradient descent."""
+
+    epochs: Count
+    """Passes over the training items."""
+    batch_size: Count = 64
+    """Images per step over all workers together; an incomplete last batch of an epoch is dropped."""
+    learning_rate: Positive = 0.01
+    """Learning rate of the first epoch."""
+    final_learning_rate: Positive | None = None
+    """Learning rate of the last epoch, reached in logarithmic steps per epoch. Default: the same as the first."""
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
+    """Share of the last step that the next one keeps."""
+    weight_decay: NotNegative = 5.0e-4
+    """L2 penalty on weights (not on biases)."""
+    freeze_through: str | None = None
+    """Layers up to and including this convolution keep their loaded weights; their outputs can be cached."""
+    precision: Literal["auto", "float32"] = "auto"
+    """`auto`: bfloat16 autocast on GPUs that have it, float32 elsewhere; the filter loss is float32 always."""
+
+
+class Eval(Section):
+    """What is measured after an epoch."""
+
+    every: Count = 1
+    """Evaluate after every so many epochs; the last epoch always."""
+    top_images: Annotated[Integer, Field(ge=2)] = 100
+    """Location instability takes, per filter and landmark, this many images with the strongest activation."""
+    images: Literal["all", "validation"] = "all"
+    """Object images that location instability is taken over (released code: training and validation together)."""
+    layer: str | None = None
+    """Layer whose location instability is the run's. Default: the highest interpretable layer."""
+    convergence_share: Annotated[Number, Field(gt=0, le=1)] = 0.9
+    """A run has converged in the first epoch whose validation error is at most best / share."""
