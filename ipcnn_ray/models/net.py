@@ -27,6 +27,8 @@ class Output(NamedTuple):
     """[N, C, n, n] after ReLU and before the mask: what the filter loss acts on."""
     scores: dict[str, Tensor]
     """[N, C, n, n] before ReLU and mask: what location instability is measured on."""
+    passed: dict[str, Tensor]
+    """[N, C, n, n] after ReLU and mask: what the layer passes on."""
 
 
 class InterpretableNet(nn.Module):
@@ -91,14 +93,19 @@ class InterpretableNet(nn.Module):
         self.masked = frozenset(units or {})
         self.cut = 0
 
-    def forward(self, x: Tensor, *, from_features: bool = False, full: bool = False) -> Tensor | Output:
+    def forward(
+        self, x: Tensor, *, from_features: bool = False, above: str | None = None, full: bool = False
+    ) -> Tensor | Output:
         """Logits [N] of normalised images [N, 3, S, S], or of `frozen_features` with `from_features`.
 
-        full: an `Output` in their place, with the maps of the interpretable layers.
+        above: x is what this layer of the body passes on. full: an `Output` in place of the logits, with the maps of
+        the interpretable layers.
         """
         maps: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
-        for name, module in list(self.body.items())[self.cut if from_features else 0 :]:
+        passed: dict[str, Tensor] = {}
+        start = list(self.body).index(above) + 1 if above is not None else self.cut if from_features else 0
+        for name, module in list(self.body.items())[start:]:
             x = module(x)
             if not isinstance(module, nn.Conv2d):
                 continue
@@ -107,6 +114,7 @@ class InterpretableNet(nn.Module):
                 maps[name] = x = torch.relu(x)
                 if name in self.masked:
                     x = mask_maps(x, self.get_buffer(f"unit_{name}"))
+                passed[name] = x
             else:
                 x = torch.relu(x)
         for name, module in self.head.items():
@@ -116,7 +124,7 @@ class InterpretableNet(nn.Module):
             if isinstance(module, nn.Linear) and name != self._last:
                 x = torch.relu(x)
         logits_N = x.squeeze(1)
-        return Output(logits_N, maps, scores) if full else logits_N
+        return Output(logits_N, maps, scores, passed) if full else logits_N
 
     @torch.no_grad()
     def frozen_features(self, x: Tensor) -> Tensor:

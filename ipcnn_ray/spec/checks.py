@@ -16,6 +16,7 @@ from ipcnn_ray.spec.data import Data, DrawnAnimals
 from ipcnn_ray.spec.experiment import Compute, ExperimentSpec
 from ipcnn_ray.spec.fields import Loc, did_you_mean
 from ipcnn_ray.spec.findings import Finding, as_error, shown, wrong
+from ipcnn_ray.spec.measures import ABLATIONS
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.search import Search
 from ipcnn_ray.spec.template import Template
@@ -101,6 +102,13 @@ def measured_layer(model: Model, eval: Eval) -> Iterator[Finding]:
         yield wrong(("eval", "layer"), eval.layer, advice.removesuffix("."), ("model.interpretable_layers",))
 
 
+def measures(eval: Eval) -> Iterator[Finding]:
+    yield from _twice(("eval", "measures"), eval.measures)
+    if eval.ablation_filters is not None and not set(ABLATIONS) & set(eval.measures):
+        advice = f"no filter is ablated; add {' or '.join(ABLATIONS)} to eval.measures or drop this"
+        yield wrong(("eval", "ablation_filters"), eval.ablation_filters, advice, ("eval.measures",))
+
+
 def filter_loss(template: Template, loss: Loss, train: Train) -> Iterator[Finding]:
     if template.shape == "none" and loss.filter is not None:
         advice = "a network without a template has no filter loss; drop this or choose a template.shape"
@@ -156,6 +164,7 @@ CHECKS: tuple[Callable[..., Iterator[Finding]], ...] = (
     weights,
     frozen,
     measured_layer,
+    measures,
     filter_loss,
     even_batches,
     enough_items,

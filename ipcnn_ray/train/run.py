@@ -28,6 +28,7 @@ from ipcnn_ray.train.checkpoint import Origin, Restored
 from ipcnn_ray.train.evaluate import EvaluationPlan, evaluate
 from ipcnn_ray.train.inputs import Inputs, distinct
 from ipcnn_ray.train.loop import LayerLoss, settle, train_epoch
+from ipcnn_ray.train.measures import Wanted
 from ipcnn_ray.train.metrics import evaluation_metrics, learning_rate, summary, training_metrics
 from ipcnn_ray.train.request import ControlReference, RunRequest, RunResult
 from ipcnn_ray.train.runtime import Runtime, StopRun
@@ -124,6 +125,7 @@ def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
     """Data, network with its first weights, optimiser."""
     spec, device = request.spec, runtime.device
     store = prepare(spec.data, spec.model.table.image_size, request.places)
+    _wanted(spec).check(store)
     net = build(spec.model, spec.template, spec.seed)
     weights = spec.model.weights
     loaded = load_weights(net, spec.model.table, weights, request.places.weights) if weights else None
@@ -220,6 +222,7 @@ def _epoch(request: RunRequest, runtime: Runtime, setup: _Setup, model: nn.Modul
             epoch=epoch,
             batch_size=max(1, spec.train.batch_size // runtime.world_size),
             top_images=spec.eval.top_images,
+            wanted=_wanted(spec),
         )
         metrics |= evaluation_metrics(request, measured)
     return {**metrics, "seconds": time.perf_counter() - began}
@@ -259,6 +262,10 @@ def _report(runtime: Runtime, metrics: Mapping[str, float], *, last: bool) -> St
     if last or not wish:
         return None
     return stop or StopRun("another worker was asked to stop", resumable=wish == 2)
+
+
+def _wanted(spec: ExperimentSpec) -> Wanted:
+    return Wanted(spec.eval.measures, spec.seed, spec.eval.ablation_filters)
 
 
 def _losses(spec: ExperimentSpec, device: torch.device) -> dict[str, LayerLoss]:

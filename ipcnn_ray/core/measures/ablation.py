@@ -37,3 +37,13 @@ def spread(C: int, most: int | None) -> Tensor:
     if most is None or most >= C:
         return torch.arange(C)
     return torch.arange(most) * C // most
+
+
+def own_category(pooled_NC: Tensor, label_N: Tensor, categories: Tensor) -> Tensor:
+    """The category of each filter, one of `categories`: that whose images activate it the most on average, as [C].
+
+    pooled_NC: mean (or sum) over the cells of each map after ReLU. label_N: an image's category, or another number.
+    Among equals the first category. Source: Zhang et al., CVPR 2018, section 3.2 (category of a filter).
+    """
+    mean_LC = torch.stack([pooled_NC[label_N == one].double().mean(0) for one in categories])
+    return categories[mean_LC.nan_to_num(-torch.inf).argmax(0)]
