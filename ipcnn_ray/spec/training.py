@@ -67,7 +67,7 @@ class Eval(Section):
     measures: Annotated[tuple[MeasureName, ...], Later()] = ()
     """Measures beside location instability, on the same object images unless they need other classes. Recorded as
     `<measure>` (of `eval.layer`) and `<measure>_<layer>`. `stability` runs the whole network once more on the object
-    images, `part_interpretability` what is not cached twice; `ablation_own` and `ablation_others` together run what lies
-    above a layer once per filter and validation image."""
+    images, `part_interpretability` what is not cached twice; `ablation_own` and `ablation_others` together run what
+    lies above a layer once per filter and validation image."""
     ablation_filters: Annotated[Count | None, Later()] = None
     """Ablate this many filters of a layer, at equal distances. Default: all."""

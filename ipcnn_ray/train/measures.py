@@ -218,7 +218,7 @@ def _hits(look: Any, inputs: Inputs, items: Items, fields: Mapping[str, Field], 
         output = net(inputs.rows(batch), from_features=True, full=True)
         found: dict[str, list[Tensor]] = {layer: [] for layer in tops}
         for row, number in enumerate((number_b % count).tolist()):
-            masks_KSS = parts.part_boxes(*boxes_2NK2[:, number], size=store.size).to(inputs.device)
+            masks_KSS = parts.part_boxes(boxes_2NK2[0, number], boxes_2NK2[1, number], store.size).to(inputs.device)
             for layer, x_NCHW in output.passed.items():
                 found[layer].append(parts.part_hits(x_NCHW[row], thresholds[layer], weights[layer], masks_KSS))
         return {layer: torch.stack(rows) for layer, rows in found.items()}

@@ -1,9 +1,10 @@
 """The numbers of an epoch and of a run, by the names that they have in the record.
 
 epoch (from 1), train_loss, val_loss (nats per image), filter_loss (nats, all filters), train_error, val_error,
-instability, instability_<layer> (shares of the image diagonal), combined, learning_rate, images_per_second,
-seconds; for each of `eval.measures` (units: `spec/measures.py`) <measure>, <measure>_<layer>, and
-<measure>_dropped, the filters of `eval.layer` that could not be measured; at the end best_val_error, epochs_to_converge, area_under_error, cpu_hours or gpu_hours
+instability, instability_<layer> (shares of the image diagonal), combined, learning_rate, images_per_second, seconds;
+of each measure in `eval.measures` (units: `spec/measures.py`) <measure>, <measure>_<layer>, and <measure>_dropped, the
+filters of `eval.layer` that could not be measured;
+at the end best_val_error, epochs_to_converge, area_under_error, cpu_hours or gpu_hours
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ def map_entropy(x_NCHW: Tensor) -> Tensor:
     if bool((x_NCP < 0).any()):
         raise ValueError("x_NCHW has negative entries: expected maps after ReLU")
     p_NCP = x_NCP / x_NCP.sum(2, keepdim=True)
-    return torch.special.entr(p_NCP).sum(2) / math.log(cells)
+    entropy_NC: Tensor = torch.special.entr(p_NCP).sum(2)
+    return entropy_NC / math.log(cells)
 
 
 def activation_entropy(entropy_NC: Tensor) -> FilterMeasure:

@@ -35,11 +35,9 @@ def mutual_information_score(pooled_NC: Tensor, label_N: Tensor, *, neighbors: i
     if not bool(pooled_NC.isfinite().all()):
         raise ValueError("pooled_NC has entries that are not finite")
     x_CN = _parted(pooled_NC.double().cpu()).T.contiguous()
-    classes = label_N.cpu().unique()
-    if len(classes) == 2:
-        classes = classes[:1]  # the other one parts the images in the same way
+    labels = sorted(set(label_N.tolist()))
     found = [torch.full((C,), torch.nan, dtype=torch.float64)]
-    for one in classes if len(label_N.unique()) > 1 else []:
+    for one in labels if len(labels) > 2 else labels[1:]:  # one of two parts the images as the other does
         member_N = label_N.cpu() == one
         found.append(_information(x_CN[:, member_N], x_CN[:, ~member_N], neighbors))
     best_C = torch.stack(found).nan_to_num(-torch.inf).amax(0)

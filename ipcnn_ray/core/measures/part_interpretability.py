@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ipcnn_ray.core.measures import FilterMeasure, expect
-from ipcnn_ray.core.receptive_field import Field, centers
+from ipcnn_ray.core.receptive_field import Field
 
 TOP_SHARE, IOU = 0.005, 0.2
 """Share of a filter's cells that are above its threshold, and what intersection over union counts as a hit."""
