@@ -211,7 +211,11 @@ def _hits(look: Any, inputs: Inputs, items: Items, fields: Mapping[str, Field], 
     for layer, top_CM in tops.items():
         all_CM = runtime.gather(top_CM).transpose(0, 1).flatten(1)
         thresholds[layer] = all_CM.topk(top_CM.shape[1], dim=1).values[:, -1]
-    weights = {layer: parts.to_pixels(fields[layer], net.shape(layer)[1], store.size) for layer in tops}
+    rounds = {
+        layer: parts.round_fields(fields[layer], net.shape(layer)[1], store.size, parts.DIAMETER * store.size)
+        for layer in tops
+    }
+    rounds = {layer: field.to(inputs.device) for layer, field in rounds.items()}
     boxes_2NK2 = _boxes(store, items)
 
     def second(batch: Batch, number_b: NDArray[np.int64]) -> dict[str, Tensor]:
@@ -220,7 +224,7 @@ def _hits(look: Any, inputs: Inputs, items: Items, fields: Mapping[str, Field], 
         for row, number in enumerate((number_b % count).tolist()):
             masks_KSS = parts.part_boxes(boxes_2NK2[0, number], boxes_2NK2[1, number], store.size).to(inputs.device)
             for layer, x_NCHW in output.passed.items():
-                found[layer].append(parts.part_hits(x_NCHW[row], thresholds[layer], weights[layer], masks_KSS))
+                found[layer].append(parts.part_hits(x_NCHW[row], thresholds[layer], rounds[layer], masks_KSS))
         return {layer: torch.stack(rows) for layer, rows in found.items()}
 
     merged: dict[str, Tensor] = look(items, look=second)

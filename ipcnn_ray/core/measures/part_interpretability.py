@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from ipcnn_ray.core.measures import FilterMeasure, expect
-from ipcnn_ray.core.receptive_field import Field
+from ipcnn_ray.core.receptive_field import Field, centers
 
 TOP_SHARE, IOU = 0.005, 0.2
-"""Share of a filter's cells that are above its threshold, and what intersection over union counts as a hit."""
+"""Share of a filter's cells that are above its threshold, and what intersection over union a hit is above."""
+DIAMETER = 72 / 224
+"""Of the round receptive field of a cell, as a share of the image's side."""
 
 
 def values_above(images: int, n: int) -> int:
@@ -27,14 +29,12 @@ def top_values(x_NCHW: Tensor, known_CM: Tensor) -> Tensor:
     return torch.cat([known_CM, x_NCHW.transpose(0, 1).flatten(1)], 1).topk(known_CM.shape[1], dim=1).values
 
 
-def to_pixels(field: Field, n: int, size: int) -> Tensor:
-    """Weights [S, n] float64 with which the cells of a line of the map make up the pixels of a line of the image.
-
-    Linear between the centres of neighbouring receptive fields; beyond the first and the last centre as there.
-    """
-    at_S = (torch.arange(size, dtype=torch.float64) - field.first_center) / field.stride
-    apart_Sn = (at_S.clamp(0, n - 1)[:, None] - torch.arange(n, dtype=torch.float64)).abs()
-    return (1 - apart_Sn).clamp(min=0)
+def round_fields(field: Field, n: int, size: int, diameter: float) -> Tensor:
+    """The pixels of the round receptive field of every cell, as [P, S, S] bool: those within half a `diameter` (pixels)
+    of the centre of the cell's receptive field."""
+    apart_nS = torch.arange(size, dtype=torch.float64) - centers(field, n)[:, None]
+    square_nnSS = apart_nS.square()[:, None, :, None] + apart_nS.square()[None, :, None, :]
+    return (square_nnSS <= (diameter / 2) ** 2).reshape(n * n, size, size)
 
 
 def part_boxes(centers_K2: Tensor, sizes_K2: Tensor, size: int) -> Tensor:
@@ -46,26 +46,24 @@ def part_boxes(centers_K2: Tensor, sizes_K2: Tensor, size: int) -> Tensor:
     return inside_K2S[:, 0, :, None] & inside_K2S[:, 1, None, :]
 
 
-def part_hits(x_CHW: Tensor, threshold_C: Tensor, weights_Sn: Tensor, masks_KSS: Tensor) -> Tensor:
+def part_hits(x_CHW: Tensor, threshold_C: Tensor, fields_PSS: Tensor, masks_KSS: Tensor) -> Tensor:
     """Whether each filter's region in one image has an intersection over union above 0.2 with each part, [C, K] bool.
 
-    x_CHW: maps after ReLU and mask. threshold_C: T_f. weights_Sn: of `to_pixels`. masks_KSS: pixels of the parts, of
-    any shape. The region is where the map, scaled up, is above the threshold.
+    x_CHW: maps after ReLU and mask. threshold_C: T_f. fields_PSS: of `round_fields`. masks_KSS: pixels of the parts,
+    of any shape. The region is the union of the fields of the cells above the threshold.
     """
     C, n = x_CHW.shape[:2]
-    size = len(weights_Sn)
-    expect("weights_Sn", weights_Sn, (size, n))
+    size = fields_PSS.shape[-1]
+    expect("fields_PSS", fields_PSS, (n * n, size, size))
     expect("masks_KSS", masks_KSS, (len(masks_KSS), size, size))
+    above_CP = x_CHW.flatten(1) > threshold_C[:, None]
     hit_CK = torch.zeros(C, len(masks_KSS), dtype=torch.bool, device=x_CHW.device)
-    live = (x_CHW.amax((1, 2)) > threshold_C).nonzero()[:, 0]  # scaling up makes nothing larger
-    if len(live):
-        weights_Sn = weights_Sn.to(x_CHW)
-        scaled = weights_Sn @ x_CHW[live] @ weights_Sn.T
-        region_LP = (scaled > threshold_C[live, None, None]).flatten(1).float()
-        part_KP = masks_KSS.flatten(1).to(region_LP)
-        both_LK = region_LP @ part_KP.T
-        either_LK = region_LP.sum(1, keepdim=True) + part_KP.sum(1) - both_LK
-        hit_CK[live] = both_LK > IOU * either_LK
+    live_C = above_CP.any(1)
+    region_LX = (above_CP[live_C].float() @ fields_PSS.flatten(1).float() > 0).float()
+    part_KX = masks_KSS.flatten(1).float()
+    both_LK = region_LX @ part_KX.T
+    either_LK = region_LX.sum(1, keepdim=True) + part_KX.sum(1) - both_LK
+    hit_CK[live_C] = both_LK.double() > IOU * either_LK.double()
     return hit_CK
 
 
@@ -76,14 +74,17 @@ def part_interpretability(hit_NCK: Tensor, shown_NK: Tensor) -> FilterMeasure:
     filter can be measured where no image has a part.
 
     Threshold: T_f with p(x > T_f) = 0.005 over all cells of all images. On average 0.005 n^2 cells of an image are
-    above it (1 for n = 14, 0.8 for n = 13), so a small n bounds P_f from above: 0.005 n^2 where that is below 1 and
-    the cells lie apart.
+    above it (1 for n = 14, 0.8 for n = 13), so a small n bounds P_f from above.
 
-    Source: Zhang et al., CVPR 2018, section 5 (part interpretability), after Bau et al., Network Dissection, CVPR 2017.
-    Deviations: "scaled up to the image resolution" is read as in Network Dissection: bilinear between the centres of
-    the receptive fields, then the threshold. The images are those of the category, not also the negatives. Where there
-    are no part masks, the box around the landmark (`part_boxes`) takes the place of the mask: boxes are larger, and
-    values are lower than with masks for parts that fill little of their box.
+    Source: Zhang et al., CVPR 2018, section 5.2.1 (the text of arXiv 1710.00935, with its footnote on receptive
+    fields), after Bau et al., Network Dissection, CVPR 2017. As there: maps after ReLU and mask, images of the category,
+    a round receptive field for each cell above the threshold, their union, the same for plain and interpretable
+    networks.
+    Deviations: the paper does not say how large a round field is; here its diameter is a share of the image's side,
+    72 of 224 pixels, about the size that Zhou et al., ICLR 2015, measured for units of AlexNet's last convolution.
+    The paper takes testing images alone; here `eval.images` says which. Where there are no part masks, the box around
+    the landmark (`part_boxes`) takes the place of the mask; a box is larger than what is drawn in it, so values are
+    not those with masks.
     """
     N, C, K = hit_NCK.shape
     expect("shown_NK", shown_NK, (N, K))

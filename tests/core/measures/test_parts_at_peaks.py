@@ -117,7 +117,7 @@ def test_purity_by_hand():
     assert found.per_filter_C.tolist() == [0.5]
 
 
-@pytest.mark.parametrize("half", [4.0, 8.0, 30.0])
+@pytest.mark.parametrize("half", [4.0, 9.0, 30.0])
 def test_equal_loops(half):
     peaks_NC2, noisy_NC2, activation_NC, landmarks_NK2 = drawn()
     for share in (0.1, 0.4, 0.8):
