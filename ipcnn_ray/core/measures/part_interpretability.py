@@ -77,9 +77,9 @@ def part_interpretability(hit_NCK: Tensor, shown_NK: Tensor) -> FilterMeasure:
     above it (1 for n = 14, 0.8 for n = 13), so a small n bounds P_f from above.
 
     Source: Zhang et al., CVPR 2018, section 5.2.1 (the text of arXiv 1710.00935, with its footnote on receptive
-    fields), after Bau et al., Network Dissection, CVPR 2017. As there: maps after ReLU and mask, images of the category,
-    a round receptive field for each cell above the threshold, their union, the same for plain and interpretable
-    networks.
+    fields), after Bau et al., Network Dissection, CVPR 2017. As there: maps after ReLU and mask, images of the
+    category, a round receptive field for each cell above the threshold, their union, the same for plain and
+    interpretable networks.
     Deviations: the paper does not say how large a round field is; here its diameter is a share of the image's side,
     72 of 224 pixels, about the size that Zhou et al., ICLR 2015, measured for units of AlexNet's last convolution.
     The paper takes testing images alone; here `eval.images` says which. Where there are no part masks, the box around
