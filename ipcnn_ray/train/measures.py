@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ipcnn_ray.core.classification import logistic_loss
 from ipcnn_ray.core.mask import peak_NC
-from ipcnn_ray.core.measures import FilterMeasure
+from ipcnn_ray.core.measures import FilterMeasure, of_own_category
 from ipcnn_ray.core.measures import consistency as consistent
 from ipcnn_ray.core.measures import part_interpretability as parts
 from ipcnn_ray.core.measures import purity as pure
@@ -63,13 +63,13 @@ class Wanted:
         for layer, x_NCHW in output.maps.items():
             if "activation_entropy" in self.measures:
                 found[f"entropy {layer}"] = map_entropy(x_NCHW).nan_to_num(-1)  # -1: a map that is zero
-            if {"mutual_information_score", *ABLATIONS} & set(self.measures):
+            if self.measures:
                 found[f"pooled {layer}"] = x_NCHW.mean((2, 3))
         return found
 
 
 def part_sizes(store: CropStore) -> NDArray[np.float32] | None:
-    """Height and width in pixels of the box of each landmark's part, [N, K, 2], where the store has them."""
+    """Height and width of the box of each landmark's part as shares of the crop, [N, K, 2], where they are known."""
     sizes: NDArray[np.float32] | None = getattr(store, "part_sizes_NK2", None)
     return None if sizes is None or bool(np.isnan(sizes).all()) else sizes
 
@@ -94,14 +94,20 @@ def take(
     """All wanted measures, the same numbers on every rank.
 
     merged: rows of the plan's items: for each layer `peak`, `activation` and those of `Wanted.rows`.
-    Peaks, entropies and part interpretability are of the plan's object images; the mutual information score and
-    ablation of its validation items, each once, so that there are images of other classes.
+    Peaks, entropies and part interpretability are of the plan's object images, with several categories of those of the
+    filter's own (Zhang et al., CVPR 2018, section 5.2.1); the mutual information score and ablation of its validation
+    items, each once, so that there are images of other classes.
     """
     names, net, store = wanted.measures, inputs.net, inputs.store
+    found: Found = {name: {} for name in names}
+    if not names:
+        return found
     seen = plan.weight_I > 0
     objects = plan.items[plan.measured]
     label_V = torch.from_numpy(store.labels_N[plan.items[seen, 0]])
+    label_N = torch.from_numpy(store.labels_N[objects[:, 0]])
     landmarks_NK2 = torch.from_numpy(store.landmarks_NK2[objects[:, 0]])
+    box_side, patch_side = consistent.HALF_SIDE * store.size, pure.HALF_SIDE * store.size
     look = partial(item_rows, inputs, runtime=runtime, epoch=epoch, batch_size=batch_size)
     noisy: Mapping[str, Tensor] = {}
     if "stability" in names:
@@ -112,36 +118,44 @@ def take(
     ablated: Mapping[str, Tensor] = {}
     if set(ABLATIONS) & set(names):
         ablated = look(plan.items[seen], look=_ablated(inputs, wanted.ablation_filters))
-    found: Found = {name: {} for name in names}
-    for layer in net.interpretable:
-        here: dict[MeasureName, FilterMeasure] = {}
+
+    def over_objects(layer: str) -> dict[MeasureName, Callable[[Tensor], FilterMeasure]]:
+        """The measures over those of the object images that a mask [N] picks."""
         place = partial(peak_places, field=fields[layer], n=net.shape(layer)[1])
         peaks_NC2 = place(merged[f"peak {layer}"][plan.measured])
-        if "consistency" in names:
-            here["consistency"] = consistent.consistency(peaks_NC2, landmarks_NK2, consistent.HALF_SIDE * store.size)
+        activation_NC = merged[f"activation {layer}"][plan.measured]
+        found: dict[MeasureName, Callable[[Tensor], FilterMeasure]] = {
+            "consistency": lambda of: consistent.consistency(peaks_NC2[of], landmarks_NK2[of], box_side),
+            "purity": lambda of: pure.purity(peaks_NC2[of], activation_NC[of], landmarks_NK2[of], patch_side),
+        }
         if "stability" in names:
-            noisy_NC2, half = place(noisy[layer]), consistent.HALF_SIDE * store.size
-            here["stability"] = stability(peaks_NC2, noisy_NC2, landmarks_NK2, half)
-        if "purity" in names:
-            activation_NC = merged[f"activation {layer}"][plan.measured]
-            here["purity"] = pure.purity(peaks_NC2, activation_NC, landmarks_NK2, pure.HALF_SIDE * store.size)
+            noisy_NC2 = place(noisy[layer])
+            found["stability"] = lambda of: stability(peaks_NC2[of], noisy_NC2[of], landmarks_NK2[of], box_side)
         if "part_interpretability" in names:
             shown_NK = ~_boxes(store, objects).isnan().any(3).any(0)
-            here["part_interpretability"] = parts.part_interpretability(hits[layer], shown_NK)
+            found["part_interpretability"] = lambda of: parts.part_interpretability(hits[layer][of], shown_NK[of])
         if "activation_entropy" in names:
             entropy_NC = merged[f"entropy {layer}"][plan.measured]
-            here["activation_entropy"] = activation_entropy(entropy_NC.where(entropy_NC >= 0, torch.nan))
+            entropy_NC = entropy_NC.where(entropy_NC >= 0, torch.nan)
+            found["activation_entropy"] = lambda of: activation_entropy(entropy_NC[of])
+        return found
+
+    for layer in net.interpretable:
+        own_C = own_category(merged[f"pooled {layer}"][plan.measured], label_N, torch.unique(label_N))
+        for name, over in over_objects(layer).items():
+            if name in names:
+                found[name][layer] = of_own_category(over, label_N, own_C)
         if "mutual_information_score" in names:
-            here["mutual_information_score"] = mutual_information_score(merged[f"pooled {layer}"][seen], label_V)
+            pooled_VC = merged[f"pooled {layer}"][seen]
+            found["mutual_information_score"][layer] = mutual_information_score(pooled_VC, label_V)
         if ablated:
-            pooled_VF = merged[f"pooled {layer}"][seen][:, spread(net.shape(layer)[0], wanted.ablation_filters)]
+            own_F = own_C[spread(len(own_C), wanted.ablation_filters)]
             loss_V = logistic_loss(ablated["intact"].double(), label_V.double())
             ablated_loss_VF = logistic_loss(ablated[layer].double(), label_V.double()[:, None])
-            own_F = own_category(pooled_VF, label_V, torch.ones(1))
-            own, others = ablation(loss_V, ablated_loss_VF, label_V[:, None] == own_F)
-            here["ablation_own"], here["ablation_others"] = own, others
-        for name in names:
-            found[name][layer] = here[name]
+            effects = ablation(loss_V, ablated_loss_VF, label_V[:, None] == own_F)
+            for name, effect in zip(ABLATIONS, effects, strict=True):
+                if name in names:
+                    found[name][layer] = effect
     return found
 
 
@@ -183,14 +197,17 @@ def _without(net: InterpretableNet, layer: str, x_NCHW: Tensor, c: int, intact_N
 
 
 def _boxes(store: CropStore, items: Items) -> Tensor:
-    """Centres and sizes of the parts' boxes in items that are not mirrored, [2, N, K, 2]."""
+    """Centres and sizes in pixels of the parts' boxes in items that are not mirrored, [2, N, K, 2]."""
     sizes = part_sizes(store)
     assert sizes is not None  # Wanted.check
-    return torch.stack([torch.from_numpy(numbers[items[:, 0]]) for numbers in (store.landmarks_NK2, sizes)])
+    numbers = (store.landmarks_NK2, sizes * store.size)
+    return torch.stack([torch.from_numpy(one[items[:, 0]]) for one in numbers])
 
 
 def _hits(look: Any, inputs: Inputs, items: Items, fields: Mapping[str, Field], runtime: Runtime) -> dict[str, Tensor]:
     """By layer whether each filter's region hits each part in each object image, [N, C, K] bool.
+
+    The threshold is taken over all object images; with several categories, that is not the filter's own alone.
 
     Two looks: the first finds every filter's threshold over all images of all workers, the second compares.
     """
@@ -215,7 +232,7 @@ def _hits(look: Any, inputs: Inputs, items: Items, fields: Mapping[str, Field], 
         layer: parts.round_fields(fields[layer], net.shape(layer)[1], store.size, parts.DIAMETER * store.size)
         for layer in tops
     }
-    rounds = {layer: field.to(inputs.device) for layer, field in rounds.items()}
+    rounds = {layer: round_PSS.float().to(inputs.device) for layer, round_PSS in rounds.items()}
     boxes_2NK2 = _boxes(store, items)
 
     def second(batch: Batch, number_b: NDArray[np.int64]) -> dict[str, Tensor]:

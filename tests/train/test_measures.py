@@ -27,11 +27,11 @@ WITHOUT_PARTS = tuple(name for name in ALL if name != "part_interpretability")
 
 
 def with_part_sizes(inputs):
-    """The same inputs; every part is a box of 18 x 22 pixels."""
+    """The same inputs; every part is a box of 18 x 22 of the 64 pixels."""
     store = inputs.store
     fields = [(name, object) for name in (*store.__dataclass_fields__, "part_sizes_NK2")]
     kind = make_dataclass("Sized", fields, bases=(type(store),), frozen=True)
-    sizes = np.where(np.isnan(store.landmarks_NK2), np.nan, np.float32([18, 22])).astype(np.float32)
+    sizes = np.where(np.isnan(store.landmarks_NK2), np.nan, np.float32([18 / 64, 22 / 64])).astype(np.float32)
     known = {name: getattr(store, name) for name in store.__dataclass_fields__}
     inputs.store = kind(**known | {"part_sizes_NK2": sizes})
     return inputs
@@ -176,7 +176,7 @@ def test_part_interpretability_of_all_images_at_once(scene):
     count = parts.values_above(*x_NCHW.shape[::2])
     threshold_C = x_NCHW.transpose(0, 1).flatten(1).sort(1, descending=True).values[:, count]
     fields_PSS = parts.round_fields(slowly.rf, 16, 64, parts.DIAMETER * 64)
-    places, sizes = torch.from_numpy(store.landmarks_NK2), torch.from_numpy(store.part_sizes_NK2)
+    places, sizes = torch.from_numpy(store.landmarks_NK2), torch.from_numpy(store.part_sizes_NK2 * 64)
     hits = [
         parts.part_hits(x, threshold_C, fields_PSS, parts.part_boxes(places[i], sizes[i], 64))
         for i, x in zip(store.objects, x_NCHW, strict=True)

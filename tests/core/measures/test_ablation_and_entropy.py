@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from ipcnn_ray.core.measures import FilterMeasure, of_own_category
 from ipcnn_ray.core.measures.ablation import ablation, own_category, spread
 from ipcnn_ray.core.measures.activation_entropy import activation_entropy, map_entropy
 
@@ -44,6 +45,14 @@ def test_the_category_whose_images_activate_a_filter_the_most():
     assert own_category(pooled_NC, label_N, torch.tensor([0, 1])).tolist() == [0, 1]
     assert own_category(pooled_NC, label_N, torch.tensor([0, 1, 2])).tolist() == [0, 1]  # no image of category 2
     assert own_category(pooled_NC, label_N, torch.tensor([1])).tolist() == [1, 1]
+
+
+def test_each_filter_over_the_images_of_its_own_category():
+    value_NC = torch.tensor([[1.0, 10.0, 100.0], [3.0, 30.0, 300.0], [5.0, 50.0, 500.0]])
+    label_N, own_C = torch.tensor([4, 4, 7]), torch.tensor([7, 4, 9])
+    found = of_own_category(lambda of: FilterMeasure(value_NC[of].double().mean(0)), label_N, own_C)
+    assert found.per_filter_C.tolist() == pytest.approx([5, 20, math.nan], nan_ok=True)
+    assert found.dropped == 1 and found.mean == 12.5
 
 
 @pytest.mark.parametrize(("most", "expected"), [(None, [0, 1, 2, 3, 4]), (9, [0, 1, 2, 3, 4]), (2, [0, 2]), (1, [0])])
