@@ -30,6 +30,8 @@ class Output(NamedTuple):
     on."""
     scores: dict[str, Tensor]
     """[N, C, n, n] before ReLU, pooling and mask: what location instability is measured on."""
+    passed: dict[str, Tensor]
+    """[N, C, n, n] after ReLU, pooling and mask: what the layer passes on."""
     masked: Mapping[str, Masked] = MappingProxyType({})
     """What the masks gave, of layers that are masked."""
 
@@ -115,15 +117,20 @@ class InterpretableNet(nn.Module):
             self.masks[_key(name)] = mask_of(filters, side).to(device)
         self.cut = 0
 
-    def forward(self, x: Tensor, *, from_features: bool = False, full: bool = False) -> Tensor | Output:
+    def forward(
+        self, x: Tensor, *, from_features: bool = False, above: str | None = None, full: bool = False
+    ) -> Tensor | Output:
         """Logits [N, L] of normalised images [N, 3, S, S], or of `frozen_features` with `from_features`.
 
-        full: an `Output` in their place, with the maps of the interpretable layers.
+        above: x is what this layer of the body passes on. full: an `Output` in place of the logits, with the maps of
+        the interpretable layers.
         """
         maps: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
+        passed: dict[str, Tensor] = {}
         masked: dict[str, Masked] = {}
-        for name, module in self._layers()[self.cut if from_features else 0 :]:
+        start = self.names.index(above) + 1 if above is not None else self.cut if from_features else 0
+        for name, module in self._layers()[start:]:
             x = module(x)
             if name not in self._relu:
                 continue
@@ -136,6 +143,7 @@ class InterpretableNet(nn.Module):
                 if _key(name) in self.masks:
                     masked[name] = self.masks[_key(name)](x)
                     x = masked[name].maps_NCHW
+                passed[name] = x
             else:
                 x = torch.relu(x)
         for name, module in list(self.head.items())[1 if self._pooled else 0 :]:
@@ -144,7 +152,7 @@ class InterpretableNet(nn.Module):
             x = module(x)
             if isinstance(module, nn.Linear) and name != self._last:
                 x = torch.relu(x)
-        return Output(x, maps, scores, masked) if full else x
+        return Output(x, maps, scores, passed, masked) if full else x
 
     @torch.no_grad()
     def frozen_features(self, x: Tensor) -> Tensor:

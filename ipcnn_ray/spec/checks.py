@@ -16,6 +16,7 @@ from ipcnn_ray.spec.data import Data, DrawnAnimals
 from ipcnn_ray.spec.experiment import Compute, ExperimentSpec
 from ipcnn_ray.spec.fields import Loc, did_you_mean
 from ipcnn_ray.spec.findings import Finding, as_error, shown, wrong
+from ipcnn_ray.spec.measures import ABLATIONS
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.search import Search
 from ipcnn_ray.spec.template import PartTemplate, Template
@@ -163,6 +164,13 @@ def shape_of_data(template: Template, data: Data) -> Iterator[Finding]:
             yield wrong(("template", field), value, advice, ("data.landmarks",))
 
 
+def measures(eval: Eval) -> Iterator[Finding]:
+    yield from _twice(("eval", "measures"), eval.measures)
+    if eval.ablation_filters is not None and not set(ABLATIONS) & set(eval.measures):
+        advice = f"no filter is ablated; add {' or '.join(ABLATIONS)} to eval.measures or drop this"
+        yield wrong(("eval", "ablation_filters"), eval.ablation_filters, advice, ("eval.measures",))
+
+
 def filter_loss(template: Template, loss: Loss, train: Train) -> Iterator[Finding]:
     if loss.filter is None:
         return
@@ -275,6 +283,7 @@ CHECKS: tuple[Callable[..., Iterator[Finding]], ...] = (
     measured_layer,
     shape,
     shape_of_data,
+    measures,
     filter_loss,
     appended_mask,
     schedule,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ipcnn_ray.spec.base import Count, Flag, Integer, Later, NotNegative, Number, Positive, Section
+from ipcnn_ray.spec.measures import MeasureName
 
 
 class FilterLoss(Section):
@@ -92,3 +93,10 @@ class Eval(Section):
     """Layer whose location instability is the run's. Default: the highest interpretable layer."""
     convergence_share: Annotated[Number, Field(gt=0, le=1)] = 0.9
     """A run has converged in the first epoch whose validation error is at most best / share."""
+    measures: Annotated[tuple[MeasureName, ...], Later()] = ()
+    """Measures beside location instability, on the same object images unless they need other classes. Recorded as
+    `<measure>` (of `eval.layer`) and `<measure>_<layer>`. `stability` runs the whole network once more on the object
+    images, `part_interpretability` what is not cached twice; `ablation_own` and `ablation_others` together run what
+    lies above a layer once per filter and validation image."""
+    ablation_filters: Annotated[Count | None, Later()] = None
+    """Ablate this many filters of a layer, at equal distances. Default: all."""

@@ -1,8 +1,10 @@
 """The numbers of an epoch and of a run, by the names that they have in the record.
 
 epoch (from 1), train_loss, val_loss (nats per image), filter_loss (nats, all filters), train_error, val_error,
-instability, instability_<layer> (shares of the image diagonal), combined, learning_rate, images_per_second,
-seconds; at the end best_val_error, epochs_to_converge, area_under_error, cpu_hours or gpu_hours
+instability, instability_<layer> (shares of the image diagonal), combined, learning_rate, images_per_second, seconds;
+of each measure in `eval.measures` (units: `spec/measures.py`) <measure>, <measure>_<layer>, and <measure>_dropped, the
+filters of `eval.layer` that could not be measured;
+at the end best_val_error, epochs_to_converge, area_under_error, cpu_hours or gpu_hours
 """
 
 from __future__ import annotations
@@ -41,6 +43,9 @@ def evaluation_metrics(request: RunRequest, measured: Measured) -> dict[str, flo
         "instability": measured.instability[layer].mean,
         **{f"instability_{name}": found.mean for name, found in measured.instability.items()},
     }
+    for name, by_layer in measured.measures.items():
+        metrics |= {name: by_layer[layer].mean, f"{name}_dropped": by_layer[layer].dropped}
+        metrics |= {f"{name}_{one}": found.mean for one, found in by_layer.items()}
     if request.references is not None:
         metrics["combined"] = objective(metrics, request.references)
     return metrics

@@ -30,6 +30,7 @@ from ipcnn_ray.train.evaluate import EvaluationPlan, evaluate
 from ipcnn_ray.train.filter_terms import FilterTerm, filter_terms
 from ipcnn_ray.train.inputs import Inputs, distinct
 from ipcnn_ray.train.loop import settle, train_epoch
+from ipcnn_ray.train.measures import Wanted
 from ipcnn_ray.train.metrics import evaluation_metrics, summary, training_metrics
 from ipcnn_ray.train.request import ControlReference, RunRequest, RunResult
 from ipcnn_ray.train.runtime import Runtime, StopRun
@@ -127,6 +128,7 @@ def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
     """Data, network with its first weights, optimiser."""
     spec, device = request.spec, runtime.device
     store = prepare(spec.data, spec.model.table.image_size, request.places)
+    _wanted(spec).check(store)
     net = build(spec.model, spec.template, spec.seed, len(store.categories), spec.loss.filter)
     weights = spec.model.weights
     loaded = load_weights(net, spec.model.table, weights, request.places.weights) if weights else None
@@ -226,6 +228,7 @@ def _epoch(request: RunRequest, runtime: Runtime, setup: _Setup, model: nn.Modul
             top_images=spec.eval.top_images,
             form=spec.loss.classification,
             instability=spec.eval.instability,
+            wanted=_wanted(spec),
         )
         metrics |= evaluation_metrics(request, measured)
     return {**metrics, "seconds": time.perf_counter() - began}
@@ -288,3 +291,7 @@ def _optimizer(spec: ExperimentSpec, net: InterpretableNet, loaded: LoadReport |
     if train.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=train.learning_rate)
     return torch.optim.SGD(groups, lr=train.learning_rate, momentum=train.momentum)
+
+
+def _wanted(spec: ExperimentSpec) -> Wanted:
+    return Wanted(spec.eval.measures, spec.seed, spec.eval.ablation_filters, spec.loss.classification)
