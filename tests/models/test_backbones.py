@@ -82,9 +82,7 @@ def test_squeezenet_computes_what_torchvisions_does(tmp_path):
 
 @pytest.mark.parametrize("interpretable", [("layer2.1", "appended"), ("layer2.0", "layer2.1")])
 def test_resnet_computes_what_torchvisions_does(tmp_path, interpretable):
-    model = Model(
-        network="resnet18", cut="layer2.1", image_size=65, weights=FILE, interpretable_layers=interpretable
-    )
+    model = Model(network="resnet18", cut="layer2.1", image_size=65, weights=FILE, interpretable_layers=interpretable)
     network, x = original("resnet18"), images(2, 65)
     net, _ = loaded(model, network, tmp_path, PLAIN)
     out = net(seen(x, model), full=True)
@@ -203,18 +201,19 @@ def test_the_rows_of_a_backbone():
     assert last.interpretable and last.frozen == 0 and rows["layer1.0"].trainable == 0
 
 
-@pytest.mark.parametrize("name", ["densenet121", "googlenet", "vgg11_bn", "regnet_x_400mf"])
-def test_other_networks_can_be_cut(name):
-    cut = {
-        "densenet121": "features.transition1",
-        "googlenet": "inception3b",
-        "vgg11_bn": "features.10",
-        "regnet_x_400mf": "trunk_output.block1",
-    }[name]
-    model = Model(network=name, cut=cut, image_size=64)
-    net, network = assemble(model, L1, "meta"), torchvision.models.get_model
+@pytest.mark.parametrize(
+    ("name", "cut"),
+    [
+        ("densenet121", "features.transition1"),
+        ("googlenet", "inception3b"),
+        ("vgg11_bn", "features.10"),
+        ("regnet_x_400mf", "trunk_output.block1"),
+    ],
+)
+def test_other_networks_can_be_cut(name, cut):
+    net = assemble(Model(network=name, cut=cut, image_size=64), L1, "meta").eval()
     assert net(torch.empty(2, 3, 64, 64, device="meta")).shape == (2,)
-    assert network is torchvision.models.get_model and set(net.interpretable) == {cut, "appended"}
+    assert net.interpretable == (cut, "appended")
 
 
 def test_every_declared_network_is_torchvisions():

@@ -141,12 +141,11 @@ def test_a_wrong_channel_order_is_told_where_the_file_shows_it(tmp_path):
 @pytest.mark.parametrize("name", ["alexnet", "vgg_m", "vgg_s", "vgg16"])
 @pytest.mark.parametrize("version", ["v5", "v7.3"])
 def test_the_four_networks_have_matconvnets_names_and_shapes(tmp_path, name, version):
-    """All convolutions, empty of numbers but for their shapes; that they are told when one does not fit."""
+    """Every convolution is found and fits, but for the last, which is one filter short here."""
     net = assemble(Model(network=name), PLAIN, "meta")
     held = []
     for layer in NETWORKS[name].convs:
         out, inputs, rows, cols = net.conv(layer).weight.shape
-        # Strided views of one number: a file of this size is written, and not held in memory twice.
         filters = np.zeros((rows, cols, inputs, out), np.float32)
         held.append({"type": "conv", "name": layer, "weights": cell([filters, np.zeros((1, out), np.float32)])})
     held[-1]["weights"][0, 0] = held[-1]["weights"][0, 0][..., :-1]
@@ -156,7 +155,7 @@ def test_the_four_networks_have_matconvnets_names_and_shapes(tmp_path, name, ver
         load_weights(net, model.table, model.weights, tmp_path)
     (problem,) = caught.value.problems
     out, *rest = net.conv(NETWORKS[name].last_conv).weight.shape
-    assert problem.what == f"{NETWORKS[name].last_conv}_w has shape {(out, *rest[:0], *rest)[:0] + (out - 1, *rest)}"
+    assert problem.what == f"{NETWORKS[name].last_conv}_w has shape {(out - 1, *rest)}"
 
 
 @pytest.mark.real_data
