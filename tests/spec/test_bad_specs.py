@@ -581,7 +581,8 @@ compute: {workers: 4}
         "s.yaml:5  model.interpretable_layers.1 = 'conv7'",
         "alexnet has no such layer; it has conv1 ... conv5, conv6. Did you mean 'conv6'?",
         "s.yaml:6  model.colour = 'red'",
-        "model has no such field; it has network, cut, image_size, appended_layer, interpretable_layers, dropout, weights",
+        "model has no such field; it has network, cut, image_size, appended_layer, interpretable_layers, dropout, "
+        "weights",
         "s.yaml:7  template.gamma = 1",
         "template with shape: none has no such field; it belongs to shape: uniform",
         "s.yaml:8  loss.filter.weight = 0",
