@@ -166,6 +166,16 @@ def test_statistics_stay_as_they_are_and_the_world_size_changes_nothing():
     assert net.layer("bn1").weight.grad is not None and net.layer("conv1").weight.grad is None
 
 
+@pytest.mark.parametrize("model", [SQUEEZE, RESNET], ids=["squeezenet", "resnet"])
+def test_an_exported_backbone_takes_any_batch(model):
+    net, size = build(model, L1, 0).eval(), model.table.image_size
+    example = torch.randn(2, 3, size, size)
+    program = torch.export.export(net, (example,), dynamic_shapes=[{0: torch.export.Dim.AUTO}]).module()
+    for batch in (1, 3):
+        x = torch.randn(batch, 3, size, size)
+        torch.testing.assert_close(program(x), net(x))
+
+
 def test_weight_decay_is_for_weights_and_not_for_the_scales_of_normalisation():
     net = build(RESNET, L1, 0)
     weights, others = (group["params"] for group in net.parameter_groups(0.1))
