@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.validate import Json, Overrides
+from ipcnn_ray.cli.validate import Json, Overrides, check_layers
 from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.expand import experiment_id
 from ipcnn_ray.spec.experiment import ExperimentSpec
@@ -30,7 +30,9 @@ def plan(spec: Spec, set_: Overrides = None, json: Json = False) -> None:
 
     The items of real photographs are counted from their annotations where IPCNN_DATA names them.
     """
-    experiment = load(spec, set_ or ()).spec
+    loaded = load(spec, set_ or ())
+    check_layers(loaded)
+    experiment = loaded.spec
     found = plan_of(experiment, _counter(Places.from_environment()))
     if json:
         totals = {"steps": found.steps, "images": found.images}

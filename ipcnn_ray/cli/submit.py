@@ -13,6 +13,8 @@ from ipcnn_ray.cli import output
 if TYPE_CHECKING:
     from ipcnn_ray.on_ray.search import Outcome, RunOutcome
     from ipcnn_ray.spec.experiment import ExperimentSpec
+    from ipcnn_ray.spec.load import Loaded
+    from ipcnn_ray.spec.places import Places
     from ipcnn_ray.tracking.protocol import Tracker
 
 RUN_FAILED, STOPPED = 1, 130
@@ -34,7 +36,8 @@ def submit(
     """Train an experiment; submitted again, it goes on where it stopped."""
     from ipcnn_ray.spec.load import load
 
-    experiment = load(spec, set or ()).spec
+    loaded = load(spec, set or ())
+    experiment = loaded.spec
     from ipcnn_ray.cli.live import Progress
     from ipcnn_ray.data.prepare import prepare
     from ipcnn_ray.on_ray.search import Interrupted, run_experiment
@@ -47,7 +50,7 @@ def submit(
     places = Places.from_environment()
     identity = experiment_id(experiment)
     output.err.print(f"{identity}: data", soft_wrap=True)
-    _check_weights(experiment, places)
+    _check_models(loaded, places)
     store = prepare(experiment.data, experiment.model.table.image_size, places, _Steps())
     tracker = MlflowTracker(places.tracking_uri, places.artifacts)
     tracker.prepare(experiment.name, note=EXPERIMENT_NOTE)
@@ -76,14 +79,13 @@ def submit(
         output.note(f"next:  ipcnn ui  |  ipcnn status {experiment.name}  |  ipcnn plan {spec}")
 
 
-def _check_weights(experiment: ExperimentSpec, places: Any) -> None:
-    """A missing or unfit weight file is told before anything starts."""
-    from ipcnn_ray.models.build import build
-    from ipcnn_ray.models.weights import load_weights
+def _check_models(loaded: Loaded, places: Places) -> None:
+    """Unknown layers of a torchvision network, and a missing or unfit weight file, are told before anything starts."""
+    from ipcnn_ray.models.checks import check_backbones, check_weights
 
-    if experiment.model.weights:
-        net = build(experiment.model, experiment.template, experiment.seed, len(experiment.data.categories))
-        load_weights(net, experiment.model.table, experiment.model.weights, places.weights)
+    check_backbones(loaded)
+    for report in check_weights(loaded.spec, places.weights):
+        output.err.print(report, soft_wrap=True, highlight=False, markup=False)
 
 
 class _Steps:

@@ -54,9 +54,11 @@ def _network(name: str) -> nn.Module:
     settings = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     if name.startswith("regnet"):  # lays out its widths with tensors, which meta tensors have no numbers for
         with torch.random.fork_rng(devices=[]):
-            return get_model(name, weights=None).to("meta").eval()
-    with torch.device("meta"):
-        return get_model(name, weights=None, **settings).eval()
+            network: nn.Module = get_model(name, weights=None).to("meta")
+    else:
+        with torch.device("meta"):
+            network = get_model(name, weights=None, **settings)
+    return network.eval()
 
 
 def _chain(network: nn.Module) -> list[str]:
@@ -143,7 +145,7 @@ def modules(trunk: Trunk, names: list[str], bare: frozenset[str]) -> dict[str, n
         module = network.get_submodule(name)
         for part in module.modules():
             if hasattr(part, "inplace"):
-                part.inplace = False
+                setattr(part, "inplace", False)  # noqa: B010
         stripped = before_relu(module) if name in bare else None
         found[name] = stripped if stripped is not None else module
     return found

@@ -99,6 +99,7 @@ class InterpretableNet(nn.Module):
                 channels = layer.out or channels
             side = side_behind(layer, side)
             self._shapes.append((channels, side, side))
+        self.body.eval()
         channels, side, _ = self._shapes[-1]
         self.head = nn.ModuleDict({network.head_pool.name: _pool(network.head_pool)})
         width = channels * map_side(side, [window(network.head_pool)]) ** 2

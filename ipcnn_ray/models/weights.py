@@ -149,7 +149,7 @@ def _schemes(net: InterpretableNet, network: Network, suffix: str) -> list[Schem
         inside = key.replace("squeeze.", "squeeze1x1.")
         return arrays("conv1" if layer == net.convs[0] else fires.get(layer, layer), inside)
 
-    found = [torchvision, state, arrays] if suffix in (".pth", ".pt") else [arrays, state, torchvision]
+    found: list[Scheme] = [torchvision, state, arrays] if suffix in (".pth", ".pt") else [arrays, state, torchvision]
     return [*found, caffe] if fires else found
 
 

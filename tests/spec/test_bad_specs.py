@@ -216,7 +216,8 @@ CASES = [
         "weights_path",
         spec("model: {network: alexnet, weights: {file: /data/alexnet.npz, layers: [conv1]}}"),
         "s.yaml:3  model.weights.file = '/data/alexnet.npz'",
-        "must be the name of a .npz or .safetensors file, without its folder; IPCNN_WEIGHTS names the folder",
+        "must be the name of a .npz, .safetensors, .mat (MatConvNet) or .pth (state dict) file, without its folder; "
+        "IPCNN_WEIGHTS names the folder",
     ),
     case(
         "flag_is_a_number",
@@ -277,6 +278,26 @@ CASES = [
         ),
         "s.yaml:5  train.freeze_through = 'conv5'",
         "would keep the interpretable layer conv5 from learning; freeze through a lower layer",
+    ),
+    case(
+        "backbone_without_cut",
+        spec("model: {network: resnet18}"),
+        "s.yaml:3  model.network = 'resnet18'",
+        "is torchvision's and needs model.cut: the highest layer that is kept, such as features.12 or layer4.1",
+    ),
+    case(
+        "cut_of_the_table",
+        spec("model: {network: compact, cut: conv3, image_size: 32}"),
+        "s.yaml:3  model.cut = 'conv3'",
+        "compact is not torchvision's and is fixed; drop this",
+        "s.yaml:3  model.image_size = 32",
+        "compact is not torchvision's and is fixed; drop this",
+    ),
+    case(
+        "freeze_a_random_backbone",
+        spec("model: {network: resnet18, cut: layer1.0}", "train: {epochs: 4, freeze_through: conv1}"),
+        "s.yaml:5  train.freeze_through = 'conv1'",
+        "frozen layers need loaded weights; add model.weights or drop this",
     ),
     case(
         "freeze_unknown",
@@ -560,7 +581,8 @@ compute: {workers: 4}
         "s.yaml:5  model.interpretable_layers.1 = 'conv7'",
         "alexnet has no such layer; it has conv1 ... conv5, conv6. Did you mean 'conv6'?",
         "s.yaml:6  model.colour = 'red'",
-        "model has no such field; it has network, appended_layer, interpretable_layers, dropout, weights",
+        "model has no such field; it has network, cut, image_size, appended_layer, interpretable_layers, dropout, "
+        "weights",
         "s.yaml:7  template.gamma = 1",
         "template with shape: none has no such field; it belongs to shape: uniform",
         "s.yaml:8  loss.filter.weight = 0",
