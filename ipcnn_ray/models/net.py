@@ -94,9 +94,9 @@ class InterpretableNet(nn.Module):
         self.cut = 0
 
     def forward(self, x: Tensor, *, from_features: bool = False, full: bool = False) -> Tensor | Output:
-        """Logits [N, L] of normalised images [N, 3, S, S], or of `frozen_features` with `from_features`.
+        """Logits of normalised images [N, 3, S, S], or of `frozen_features` with `from_features`.
 
-        full: an `Output` in their place, with the maps of the interpretable layers.
+        They are [N, L], and [N] for one category. full: an `Output` in their place, with the maps of the interpretable layers.
         """
         maps: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
@@ -117,7 +117,7 @@ class InterpretableNet(nn.Module):
             x = module(x)
             if isinstance(module, nn.Linear) and name != self._last:
                 x = torch.relu(x)
-        return Output(x, maps, scores) if full else x
+        return Output(x, maps, scores) if full else x.squeeze(1)
 
     @torch.no_grad()
     def frozen_features(self, x: Tensor) -> Tensor:
