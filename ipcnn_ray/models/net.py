@@ -96,7 +96,8 @@ class InterpretableNet(nn.Module):
     def forward(self, x: Tensor, *, from_features: bool = False, full: bool = False) -> Tensor | Output:
         """Logits of normalised images [N, 3, S, S], or of `frozen_features` with `from_features`.
 
-        They are [N, L], and [N] for one category. full: an `Output` in their place, with the maps of the interpretable layers.
+        They are [N, L], and [N] for one category. full: an `Output` in their place, with the maps of the interpretable
+        layers.
         """
         maps: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}

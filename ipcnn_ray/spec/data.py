@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from ipcnn_ray.spec.base import Integer, Later, NotNegative, OpenShare, Says, Section
+from ipcnn_ray.spec.base import Count, Integer, Later, NotNegative, OpenShare, Says, Section
 
 Category = Literal["bird", "cat", "cow", "dog", "horse", "sheep"]
 Landmark = Literal["head", "neck", "torso", "nose"]
