@@ -149,7 +149,8 @@ def download(archive: Archive, folder: Path, progress: Progress | None = None) -
         if error.code == 416:  # nothing lies behind what is here: it cannot be the file's beginning
             part.unlink()
             return download(archive, folder, progress)
-        raise _problem(archive, f"answers {error.code} {error.reason}", "Try again later, or put it there by hand.")
+        advice = "Try again later, or unpack it by hand."
+        raise _problem(archive, f"answers {error.code} {error.reason}", advice) from error
     except (OSError, http.client.HTTPException) as error:
         here = part.stat().st_size if part.exists() else 0
         why = str(getattr(error, "reason", error)) or type(error).__name__
