@@ -68,8 +68,9 @@ DATASETS: dict[str, Dataset] = {
             ),
             Archive(ZHANG, ((f"{INPUT}VOC/*/", "voc/landmarks"), VOC_NEGATIVES)),
             Archive(
-                "http://www.stat.ucla.edu/~xianjie.chen/pascal_part_dataset/trainval.tar.gz",
+                "https://roozbehm.info/pascal-parts/trainval.tar.gz",
                 (("Annotations_Part", "voc/VOCdevkit/VOC2010"),),
+                "2fa0a19ee9b5e43b2bee520166111120",
             ),
         ),
         ("voc/VOCdevkit/VOC2010/JPEGImages", "voc/landmarks", "voc/neg"),
@@ -98,8 +99,8 @@ DATASETS: dict[str, Dataset] = {
         ("CUB_200_2011", "voc/neg"),
     ),
 }
-"""By the kind of the data section. Sources: the setup_*.m of Zhang et al.'s released code; their md5 sums: torchvision
-(VOC 2010), data.caltech.edu (CUB)."""
+"""By the kind of the data section. Sources: the setup_*.m of Zhang et al.'s released code, with the present addresses of
+Pascal-Part and CUB; the md5 sums are those that torchvision (VOC 2010) and the datasets' users check against."""
 
 Progress = Callable[[str, int, int | None], None]
 """Called with (address, bytes here, bytes in all or None)."""

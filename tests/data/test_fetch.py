@@ -185,7 +185,7 @@ def test_every_dataset_comes_from_an_official_address_and_fills_its_folders():
     hosts = (
         "host.robots.ox.ac.uk",
         "codeload.github.com/zqs1022",
-        "www.stat.ucla.edu/~xianjie.chen",
+        "roozbehm.info",
         "data.caltech.edu",
     )
     assert set(DATASETS) == {"voc_part", "ilsvrc_animal_part", "cub200"}
@@ -201,6 +201,6 @@ def test_every_dataset_comes_from_an_official_address_and_fills_its_folders():
 def test_a_broken_connection_counts_what_arrived(server, tmp_path):
     server.http.shutdown()
     server.http.server_close()
-    with pytest.raises(DataError, match="broke off after 0 bytes: .*refused"):
+    with pytest.raises(DataError, match=r"broke off after 0 bytes: .*refused"):
         fetch(server.dataset(), tmp_path)
     assert Path(tmp_path / DOWNLOADS).is_dir()

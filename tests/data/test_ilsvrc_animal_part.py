@@ -139,7 +139,8 @@ def test_a_landmark_outside_the_crop(animals):
 def test_a_data_mat_without_boxes(animals):
     scipy.io.savemat(animals.root / f"{FOX}_obj/img/data.mat", {"samples": structs([{"class": 1.0}] * 6)})
     assert told(animals) == (
-        f"DATA/{FOX}_obj/img/data.mat  'samples' is not a struct array with the fields obj\n       Fetch the file again."
+        f"DATA/{FOX}_obj/img/data.mat  'samples' is not a struct array with the fields obj\n"
+        "       Fetch the file again."
     )
 
 
