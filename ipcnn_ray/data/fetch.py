@@ -99,8 +99,8 @@ DATASETS: dict[str, Dataset] = {
         ("CUB_200_2011", "voc/neg"),
     ),
 }
-"""By the kind of the data section. Sources: the setup_*.m of Zhang et al.'s released code, with the present addresses of
-Pascal-Part and CUB; the md5 sums are those that torchvision (VOC 2010) and the datasets' users check against."""
+"""By the kind of the data section. Sources: the setup_*.m of Zhang et al.'s released code, with the present addresses
+of Pascal-Part and CUB; the md5 sums are those that torchvision (VOC 2010) and the datasets' users check against."""
 
 Progress = Callable[[str, int, int | None], None]
 """Called with (address, bytes here, bytes in all or None)."""
