@@ -7,23 +7,28 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from ipcnn_ray.data import drawn_animals, index, voc_part
+from ipcnn_ray.data import cub200, drawn_animals, ilsvrc_animal_part, index, voc_part
 from ipcnn_ray.data.image_io import place_in_crop
 from ipcnn_ray.data.photographs import Source, decode
-from ipcnn_ray.data.split import Items, items, items_of_categories
+from ipcnn_ray.data.split import Items, items, items_as_given, items_of_categories
 from ipcnn_ray.data.store import FORMAT, Contents, CropStore, Fill, open_store, write_store
 from ipcnn_ray.errors import DataError, Problem
 from ipcnn_ray.spec.counts import train_items
-from ipcnn_ray.spec.data import Data, DrawnAnimals, VocPart
+from ipcnn_ray.spec.data import Cub200, Data, DrawnAnimals, IlsvrcAnimalPart, VocPart
 from ipcnn_ray.spec.places import Places
 
-Photographs = VocPart
-READERS = {"voc_part": voc_part}
+Photographs = VocPart | IlsvrcAnimalPart | Cub200
+READERS: dict[str, Any] = {
+    "voc_part": voc_part,
+    "ilsvrc_animal_part": ilsvrc_animal_part,
+    "cub200": cub200,
+}
 """Modules that read photographs, by the kind of the data section: `read` and `VERSION`."""
 
 Progress = Callable[[int, int], None]
@@ -121,7 +126,8 @@ def _photographs(data: Photographs, size: int, places: Places, progress: Progres
     source = READERS[data.kind].read(data, places.data)
     labels_N = np.array([crop.label for crop in source.crops], np.int64)
     train, validation = split_of(data, source)
-    _check_split("data.train_share", data, labels_N, train, validation)
+    where = "train_test_split.txt" if isinstance(data, Cub200) else "data.train_share"
+    _check_split(where, data, labels_N, train, validation)
     landmarks = np.full((len(source.crops), len(data.landmarks), 2), np.nan, np.float32)
     for i, crop in enumerate(source.crops):
         if crop.box is not None:
@@ -149,6 +155,9 @@ def split_of(data: Photographs, source: Source) -> tuple[Items, Items]:
     """Training and validation items of photographs that have been read."""
     objects_L = source.objects_of(len(data.categories))
     negatives = len(source.crops) - sum(objects_L)
+    if isinstance(data, Cub200):
+        trained = [bool(crop.trained) for crop in source.crops[: sum(objects_L)]]
+        return items_as_given(trained, negatives, data.negative_repeats)
     if len(objects_L) == 1:
         return items(objects_L[0], negatives, data.train_share, data.positive_share)
     return items_of_categories(objects_L, negatives, data.train_share, repeat=True, split=data.split)

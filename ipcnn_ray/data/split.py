@@ -87,6 +87,20 @@ def items_of_categories(
     )
 
 
+def items_as_given(trained_N: Sequence[bool], negatives: int, repeats: int) -> tuple[Items, Items]:
+    """Training and validation items of objects whose split the dataset says, once each and not mirrored; each negative
+    is there `repeats` times in a row, and the first half of them is trained on.
+
+    Source: released `getImdb_cub200`.
+    Deviations: an odd half does not cut through the repeats of a negative, which the released one may.
+    """
+    objects = len(trained_N)
+    repeated = [(objects + j, 0) for j in range(negatives) for _ in range(repeats)]
+    half = _round(negatives * 0.5) * repeats
+    train = [(i, 0) for i, trained in enumerate(trained_N) if trained] + repeated[:half]
+    return _arrays(train, [(i, 0) for i, trained in enumerate(trained_N) if not trained] + repeated[half:])
+
+
 def _by_object(positives: Pairs, objects_L: Sequence[int], negatives: int, train_share: float) -> tuple[Items, Items]:
     """All items of an object are in one split: each category's objects, and the negatives, are split by themselves."""
     trained, first = set(), 0

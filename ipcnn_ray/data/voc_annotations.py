@@ -27,7 +27,7 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 ONE_RELEASE = "The truth_part*.mat of a category must all be of one release: fetch them again."
 
 
-def from_landmark_files(data: VocPart, category: str, voc: Path) -> Annotations:
+def from_landmark_files(data: VocPart, voc: Path, category: str = "") -> Annotations:
     """Objects of `voc/landmarks/<category>/truth_partNN.mat`: one struct array `truth` a file, one element an object.
 
     An element is empty where the part is not seen, so what an object is comes from any file that shows a part of it;
@@ -36,6 +36,7 @@ def from_landmark_files(data: VocPart, category: str, voc: Path) -> Annotations:
     Its `readPartTruth` made it as a share of the box times 224, and so it is read here; the two differ by at most
     3 pixels of 224, for the smallest objects.
     """
+    category = category or data.categories[0]
     found, folder = Annotations(), voc / "landmarks" / category
     if not folder.is_dir():
         there = ", ".join(sorted(p.name for p in (voc / "landmarks").glob("*") if p.is_dir()))
@@ -128,7 +129,7 @@ def _add_object(i: int, truths: dict[str, list[Any]], data: VocPart, folder: Pat
     found.objects.append(Annotated(image, box, share, f"{Path(image).stem} {i + 1}"))
 
 
-def from_part_masks(data: VocPart, category: str, voc: Path) -> Annotations:
+def from_part_masks(data: VocPart, voc: Path, category: str = "") -> Annotations:
     """Objects of `VOCdevkit/VOC2010/Annotations_Part/*.mat`: `anno.objects(o)` with class, bbox and parts(p) with
     part_name and mask.
 
@@ -136,6 +137,7 @@ def from_part_masks(data: VocPart, category: str, voc: Path) -> Annotations:
     ears and muzzle reach beyond its box in half of the objects), neck and torso are theirs, and number 4 is `NOSE`.
     What lies outside the object's box is not in its crop and does not count.
     """
+    category = category or data.categories[0]
     found, folder = Annotations(), voc / "VOCdevkit/VOC2010/Annotations_Part"
     paths = sorted(folder.glob("*.mat"))
     if not paths:

@@ -21,7 +21,7 @@ def read(data: VocPart, root: Path | None) -> Source:
     voc = named(root, "voc", data.kind)
     annotated = from_landmark_files if data.annotation == "landmark_files" else from_part_masks
     return gather(
-        [annotated(data, category, voc) for category in data.categories],
+        [annotated(data, voc, category) for category in data.categories],
         Folder(voc, voc / "VOCdevkit/VOC2010/JPEGImages", voc / "neg"),
         categories=data.categories,
         landmarks=data.landmarks,

@@ -121,10 +121,10 @@ class InterpretableNet(nn.Module):
     def forward(
         self, x: Tensor, *, from_features: bool = False, above: str | None = None, full: bool = False
     ) -> Tensor | Output:
-        """Logits [N, L] of normalised images [N, 3, S, S], or of `frozen_features` with `from_features`.
+        """Logits of normalised images [N, 3, S, S], or of `frozen_features` with `from_features`.
 
-        above: x is what this layer of the body passes on. full: an `Output` in place of the logits, with the maps of
-        the interpretable layers.
+        They are [N, L], and [N] for one category. above: x is what this layer of the body passes on. full: an `Output`
+        in place of the logits, with the maps of the interpretable layers.
         """
         maps: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
@@ -153,7 +153,7 @@ class InterpretableNet(nn.Module):
             x = module(x)
             if isinstance(module, nn.Linear) and name != self._last:
                 x = torch.relu(x)
-        return Output(x, maps, scores, passed, masked) if full else x
+        return Output(x, maps, scores, passed, masked) if full else x.squeeze(1)
 
     @torch.no_grad()
     def frozen_features(self, x: Tensor) -> Tensor:

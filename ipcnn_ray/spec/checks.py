@@ -12,7 +12,7 @@ from typing import Any
 
 from ipcnn_ray.spec.base import Section
 from ipcnn_ray.spec.counts import in_training, train_items
-from ipcnn_ray.spec.data import Data, DrawnAnimals
+from ipcnn_ray.spec.data import WITHOUT_LIMBS, Cub200, Data, DrawnAnimals, IlsvrcAnimalPart
 from ipcnn_ray.spec.experiment import Compute, ExperimentSpec
 from ipcnn_ray.spec.fields import Loc, did_you_mean
 from ipcnn_ray.spec.findings import Finding, as_error, shown, wrong
@@ -57,6 +57,9 @@ def _unknown_layers(model: Model, loc: Loc, names: Sequence[str]) -> Iterator[Fi
 
 def landmarks(data: Data) -> Iterator[Finding]:
     yield from _twice(("data", "landmarks"), data.landmarks)
+    if isinstance(data, IlsvrcAnimalPart) and data.category == WITHOUT_LIMBS and "limbs" in data.landmarks:
+        advice = f"{WITHOUT_LIMBS} (goldfish) has no limbs; take [head]"
+        yield wrong(("data", "landmarks"), data.landmarks, advice, ("data.category",))
 
 
 def backbone(model: Model) -> Iterator[Finding]:
@@ -83,6 +86,8 @@ def categories(data: Data) -> Iterator[Finding]:
             yield wrong(("data", "split"), "items", advice, ("data.category",))
         return
     yield from _twice(loc, category)
+    if isinstance(data, Cub200) and "bird" in category:
+        yield wrong(loc, category, "bird holds all the others; list species, or take bird alone")
     if len(category) < 2:
         yield wrong(loc, category, "must be a name, or a list of at least two")
     share = getattr(data, "positive_share", None)

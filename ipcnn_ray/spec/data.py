@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from ipcnn_ray.spec.base import Integer, Later, NotNegative, OpenShare, Says, Section
+from ipcnn_ray.spec.base import Count, Integer, Later, NotNegative, OpenShare, Says, Section
 
 Category = Literal["bird", "cat", "cow", "dog", "horse", "sheep"]
 Landmark = Literal["head", "neck", "torso", "nose"]
@@ -22,6 +22,8 @@ Synset = Literal[
     "n02444819", "n02454379", "n02484322", "n02503517", "n02509815", "n02510455",
 ]  # fmt: skip
 """WordNet's numbers of the thirty animals of the ILSVRC animal part."""
+WITHOUT_LIMBS = "n01443537"
+"""The goldfish, which has a file for its head alone."""
 AnimalPart = Literal["head", "limbs"]
 Species = Annotated[
     str,
@@ -110,4 +112,45 @@ class VocPart(Images):
     that it trained on."""
 
 
-Data = Annotated[DrawnAnimals | VocPart, Field(discriminator="kind")]
+class IlsvrcAnimalPart(Images):
+    """Animals of the ILSVRC animal part, by WordNet number, one against fixed negatives (released data layout)."""
+
+    kind: Literal["ilsvrc_animal_part"]
+    """Real photographs, in the folder that IPCNN_DATA names."""
+    category: OneOrMore[Synset]
+    """The animal of the positive images, such as n02118333 (fox)."""
+    landmarks: Annotated[tuple[AnimalPart, ...], Field(min_length=1)] = ("head", "limbs")
+    """The landmarks that location instability is taken over. n01443537 (goldfish) has no limbs."""
+    negatives: Negatives = 1000
+    """Number of negative images used, from 00001.JPEG up. Default for several categories: 0."""
+    min_side: NotNegative = 50
+    """Objects whose box covers fewer than min_side^2 square pixels are left out."""
+    positive_share: OpenShare = 0.75
+    """As for `voc_part`."""
+    train_share: OpenShare = 0.9
+    """Share of items in the training split; every index in round(linspace(1, n, round(share n)))."""
+    split: Split = "objects"
+    """As for `voc_part`."""
+
+
+class Cub200(Images):
+    """Caltech-UCSD Birds 200-2011: all birds against fixed negatives, or species from each other.
+
+    The birds are split as the dataset splits them, and not mirrored; the first half of the negatives is trained on.
+    """
+
+    kind: Literal["cub200"]
+    """Real photographs, in the folder that IPCNN_DATA names."""
+    category: OneOrMore[Species] = "bird"
+    """`bird`: all species together (released). A species of classes.txt, such as 001.Black_footed_Albatross."""
+    landmarks: Annotated[tuple[BirdPart, ...], Field(min_length=1)] = ("back", "forehead", "tail")
+    """The landmarks that location instability is taken over (released: parts 1, 6 and 14: back, forehead and tail)."""
+    negatives: Negatives = 1000
+    """Number of negative images used, from 00001.JPEG up. Default for several categories: 0."""
+    negative_repeats: Count = 4
+    """How often each negative image is there (released: 4)."""
+    min_side: NotNegative = 50
+    """Birds whose box covers fewer than min_side^2 square pixels are left out."""
+
+
+Data = Annotated[DrawnAnimals | VocPart | IlsvrcAnimalPart | Cub200, Field(discriminator="kind")]

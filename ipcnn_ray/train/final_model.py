@@ -29,8 +29,8 @@ class Classifier(nn.Module):
         self.register_buffer("mean_3SS", mean_3SS)
 
     def forward(self, crops_N3SS: Tensor) -> Tensor:
-        logits_NL: Tensor = self.net((crops_N3SS - self.mean_3SS) * self.scale)
-        return logits_NL.squeeze(1)
+        logits: Tensor = self.net((crops_N3SS - self.mean_3SS) * self.scale)
+        return logits
 
 
 def final_model(request: RunRequest) -> tuple[Classifier, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -197,7 +197,7 @@ def _without(net: InterpretableNet, layer: str, x_NCHW: Tensor, c: int, intact_N
     if bool(live_N.any()):
         changed = x_NCHW[live_N]
         changed[:, c] = 0
-        ablated_NL[live_N] = net(changed, above=layer)
+        ablated_NL[live_N] = cast(Output, net(changed, above=layer, full=True)).logits_NL
     return ablated_NL
 
 

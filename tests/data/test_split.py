@@ -92,7 +92,8 @@ def test_several_categories_by_objects_have_the_same_items_and_share_no_object()
     objects_L = [30, 250, 199]
     train, validation = items_of_categories(objects_L, 20, 0.9, repeat=True)
     assert not set(train[:, 0].tolist()) & set(validation[:, 0].tolist())
-    released_items = sum(produced(objects_L, 0.9), []) + [(479 + j, 0) for j in range(20)]
+    trained_items, others = produced(objects_L, 0.9)
+    released_items = [*trained_items, *others] + [(479 + j, 0) for j in range(20)]
     assert sorted(map(tuple, np.concatenate([train, validation]).tolist())) == sorted(released_items)
     trained = {int(i) for i in train[:, 0]}
     for first, count in ((0, 30), (30, 250), (280, 199), (479, 20)):

@@ -96,8 +96,8 @@ def flip_byte(path: Path, at: int) -> None:
         (lambda f: (f / "meta.json").write_text("{}"), "'format' is missing"),
         (lambda f: (f / "meta.json").write_text("{"), "Expecting property name enclosed in double quotes: line 1"),
         (
-            lambda f: (f / "meta.json").write_text((f / "meta.json").read_text().replace('"format": 2', '"format": 1')),
-            f"it says format 1, digest {DIGEST}; expected 2, {DIGEST}",
+            lambda f: (f / "meta.json").write_text((f / "meta.json").read_text().replace('"format": 3', '"format": 1')),
+            f"it says format 1, digest {DIGEST}; expected 3, {DIGEST}",
         ),
     ],
 )

@@ -121,7 +121,7 @@ def test_compact_learns_to_see_a_square(template):
             row, col = torch.randint(4, 48, (2,), generator=generator).tolist()
             image[:, row : row + 12, col : col + 12] += 1.5
         net.set_step(0, 1, step, 0, 16)
-        loss = nn.functional.softplus(-sign * net(x)[:, 0]).mean()
+        loss = nn.functional.softplus(-sign * net(x)).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -66,7 +66,8 @@ def test_a_resolved_spec_is_the_same_and_a_run_of_it_follows_the_number_of_categ
         (
             "cow",
             ["data.negatives=0"],
-            "--set data.negatives=0  data.negatives = 0\n       must be at least 1: one category is told from negatives",
+            "--set data.negatives=0  data.negatives = 0\n"
+            "       must be at least 1: one category is told from negatives",
         ),
         (
             "cow",

@@ -66,4 +66,4 @@ def test_one_category_has_the_weights_that_it_had(bench):
         if not name.startswith("head.fc7"):
             assert torch.equal(parameter, dict(three.named_parameters())[name]), name
     x = torch.randn(2, 3, 64, 64)
-    assert one.eval()(x).shape == (2, 1) and three.eval()(x).shape == (2, 3)
+    assert one.eval()(x).shape == (2,) and three.eval()(x).shape == (2, 3)
