@@ -80,9 +80,10 @@ def _check_weights(experiment: ExperimentSpec, places: Any) -> None:
     """A missing or unfit weight file is told before anything starts."""
     from ipcnn_ray.models.build import build
     from ipcnn_ray.models.weights import load_weights
+    from ipcnn_ray.spec.template import NoTemplate
 
     if experiment.model.weights:
-        net = build(experiment.model, experiment.template, experiment.seed)
+        net = build(experiment.model, NoTemplate(shape="none"), experiment.seed)
         load_weights(net, experiment.model.table, experiment.model.weights, places.weights)
 
 
@@ -112,13 +113,17 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
     from ipcnn_ray.report.ranking import markdown
     from ipcnn_ray.report.template_picture import template_picture
     from ipcnn_ray.train.final_model import final_model
+    from ipcnn_ray.train.template_fit import FILE, trained_template
 
     with tempfile.TemporaryDirectory() as folder:
         for run in outcome.runs:
             model = run.run.spec.model
             layer = run.run.spec.eval.layer or interpretable_layers(model)[-1]
-            units = unit_templates(run.run.spec.template, {layer: map_side(model, layer)})
-            if units and run.fresh:
+            unfitted = run.run.spec.template.shape == "tailored" and not (run.request.path / FILE).is_file()
+            if not run.fresh or unfitted:  # recorded before, or ended before its template was fitted
+                continue
+            units = unit_templates(trained_template(run.request), {layer: map_side(model, layer)})
+            if units:
                 picture = Path(folder) / "template.png"
                 template_picture(units[layer].numpy(), _template(run), picture)
                 tracker.attach(run.request.handle).file(picture, "pictures")
@@ -130,7 +135,7 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
         output.err.print(f"{run.run.label}: storing its model", soft_wrap=True)
         module, example = final_model(run.request)
         trained = run.run.spec
-        readme = as_markdown(trained.model, trained.template, trained.train.freeze_through)
+        readme = as_markdown(trained.model, trained_template(run.request), trained.train.freeze_through)
         tracker.attach(run.request.handle).model(module, example, readme)
     ranking = markdown(_rows(outcome), outcome.control)
     parent = tracker.attach(outcome.parent)

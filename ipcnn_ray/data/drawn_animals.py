@@ -37,6 +37,7 @@ from ipcnn_ray.data.drawn_shapes import (
     turn,
     varied,
 )
+from ipcnn_ray.data.part_masks import patch_of_outline
 from ipcnn_ray.spec.data import DrawnAnimals
 
 VERSION = "2"
@@ -89,8 +90,28 @@ def draw(spec: DrawnAnimals, size: int, progress: Callable[[int, int], None] | N
     return Drawn(images, labels, landmarks, names)
 
 
+@dataclass(frozen=True)
+class Animal:
+    """One drawn animal."""
+
+    image: NDArray[np.uint8]
+    """[size, size, 3]"""
+    landmarks_K2: NDArray[np.float32]
+    """(row, col) in pixels, 0 the centre of the first; NaN where hidden or cut off."""
+    sizes_K2: NDArray[np.float32]
+    """(height, width) of the box of the part's share inside the image, shares of it; NaN where mostly cut off."""
+    masks: list[NDArray[np.float32] | None]
+    """Patch of each part (`data/part_masks.py`), what hides it not counted; None where mostly cut off."""
+
+
 def draw_animal(spec: DrawnAnimals, size: int, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Image [size, size, 3] number `index` with an animal, and its landmarks [K, 2]."""
+    animal = draw_one(spec, size, index)
+    return animal.image, animal.landmarks_K2
+
+
+def draw_one(spec: DrawnAnimals, size: int, index: int) -> Animal:
+    """Image number `index` with an animal, and what is known of its parts."""
     rng = _generator(spec.drawing_seed, 1, index)
     figure = Poser(spec.category, rng).pose()
     place = _crop(figure, rng)
@@ -98,12 +119,18 @@ def draw_animal(spec: DrawnAnimals, size: int, index: int) -> tuple[NDArray[np.u
     scene.surroundings()
     scene.animal(figure, place)
     hiding = scene.occluders(0.35)
-    landmarks = np.full((len(spec.landmarks), 2), np.nan, np.float32)
+    landmarks, sizes = np.full((2, len(spec.landmarks), 2), np.nan, np.float32)
+    masks: list[NDArray[np.float32] | None] = []
     for k, name in enumerate(spec.landmarks):
-        where = _landmark(place(figure.landmarks[name]), hiding)
+        outline = place(figure.landmarks[name])
+        where = _landmark(outline, hiding)
         if where is not None:
             landmarks[k] = where[::-1] * size - 0.5
-    return scene.finished(), landmarks
+        box = _seen_box(outline)
+        if box is not None:
+            sizes[k] = (box[1] - box[0])[::-1]
+        masks.append(None if box is None else patch_of_outline(outline, box.mean(axis=0)))
+    return Animal(scene.finished(), landmarks, sizes, masks)
 
 
 def draw_negative(spec: DrawnAnimals, size: int, index: int) -> NDArray[np.uint8]:
@@ -125,12 +152,18 @@ def _generator(seed: int, kind: int, index: int) -> np.random.Generator:
 
 def _landmark(outline: Points, hiding: list[Points]) -> Points | None:
     """Centre (x, y) of the box of the part's share inside the image; None where it is hidden or mostly cut off."""
-    low, high = box_of([outline])
-    inner_low, inner_high = np.clip(low, 0, 1), np.clip(high, 0, 1)
-    if np.prod(inner_high - inner_low) < 0.3 * np.prod(high - low):
+    box = _seen_box(outline)
+    if box is None:
         return None
-    center: Points = (inner_low + inner_high) / 2
+    center: Points = (box[0] + box[1]) / 2
     return None if any(holds(shape, center) for shape in hiding) else center
+
+
+def _seen_box(outline: Points) -> Points | None:
+    """The part's box inside the image, [[left, top], [right, bottom]]; None where less than 0.3 of it is inside."""
+    box = box_of([outline])
+    inner: Points = np.clip(box, 0, 1)
+    return None if np.prod(inner[1] - inner[0]) < 0.3 * np.prod(box[1] - box[0]) else inner
 
 
 def _crop(figure: Figure, rng: np.random.Generator) -> Callable[[Points], Points]:

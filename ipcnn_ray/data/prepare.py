@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ipcnn_ray.data import drawn_animals, index, voc_part
 from ipcnn_ray.data.image_io import place_in_crop
+from ipcnn_ray.data.part_masks import G, MeanMasks
 from ipcnn_ray.data.split import items
 from ipcnn_ray.data.store import FORMAT, Contents, CropStore, Fill, open_store, write_store
 from ipcnn_ray.errors import DataError, Problem
@@ -86,18 +87,26 @@ def _make(recipe: Recipe, digest: str, image_size: int, cache: Path) -> CropStor
 
 def _drawn(data: DrawnAnimals, size: int, progress: Progress | None) -> Recipe:
     count = data.objects + data.negatives
+    train, validation = items(data.objects, data.negatives, data.train_share, None)
+    trained = set(train[:, 0].tolist())
+    sizes = np.full((count, len(data.landmarks), 2), np.nan, np.float32)
+    masks = np.full((len(data.landmarks), G, G), np.nan, np.float32)
 
     def fill(images: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> None:
+        mean = MeanMasks(len(data.landmarks))
         for i in range(count):
             if i < data.objects:
-                image, landmarks[i] = drawn_animals.draw_animal(data, size, i)
+                animal = drawn_animals.draw_one(data, size, i)
+                image, landmarks[i], sizes[i] = animal.image, animal.landmarks_K2, animal.sizes_K2
+                if i in trained:
+                    mean.add(animal.masks)
             else:
                 image = drawn_animals.draw_negative(data, size, i - data.objects)
             images[i] = image.transpose(2, 0, 1)
             if progress:
                 progress(i + 1, count)
+        masks[:] = mean.mean()
 
-    train, validation = items(data.objects, data.negatives, data.train_share, None)
     _check_split("data.train_share", train, validation, data.objects)
     contents = Contents(
         labels_N=(np.arange(count) < data.objects).astype(np.float32),
@@ -110,6 +119,8 @@ def _drawn(data: DrawnAnimals, size: int, progress: Progress | None) -> Recipe:
         ),
         landmark_names=data.landmarks,
         tags={"data.kind": "drawn_animals", "data.drawn": "true"},
+        part_sizes_NK2=sizes,
+        mean_masks_KGG=masks,
     )
     return Recipe("drawn", contents, fill, {})
 
@@ -120,9 +131,13 @@ def _voc(data: VocPart, size: int, places: Places, progress: Progress | None) ->
     train, validation = items(objects, len(source.crops) - objects, data.train_share, data.positive_share)
     _check_split("data.train_share", train, validation, objects)
     landmarks = np.full((len(source.crops), len(data.landmarks), 2), np.nan, np.float32)
+    sizes, mean, trained = np.full_like(landmarks, np.nan), MeanMasks(len(data.landmarks)), set(train[:, 0].tolist())
     for i, crop in enumerate(source.crops):
         if crop.box is not None:
             landmarks[i] = place_in_crop(crop.share_K2, crop.box, size)
+            sizes[i] = crop.sizes_K2
+            if i in trained:
+                mean.add(crop.masks)
     contents = Contents(
         labels_N=np.array([crop.is_object for crop in source.crops], np.float32),
         landmarks_NK2=landmarks,
@@ -132,6 +147,8 @@ def _voc(data: VocPart, size: int, places: Places, progress: Progress | None) ->
         landmark_names=data.landmarks,
         tags={"data.kind": "voc_part", "data.drawn": "false"},
         left_out=source.left_out,
+        part_sizes_NK2=sizes,
+        mean_masks_KGG=mean.mean(),
     )
     return Recipe(
         source.content_digest,

@@ -40,6 +40,10 @@ class Crop:
     share_K2: NDArray[np.float64]
     """Landmarks (row, col) as shares of the box, 0 at the centre of its first pixel and 1 at that of its last."""
     name: str
+    sizes_K2: NDArray[np.float64]
+    """(height, width) of the parts' boxes as shares of the crop; NaN where unknown."""
+    masks: list[NDArray[np.float32] | None]
+    """Patch of each part, where masks are read."""
 
     @property
     def is_object(self) -> bool:
@@ -75,7 +79,7 @@ def read(data: VocPart, root: Path | None) -> Source:
     if len(large) < len(found.objects):
         found.left_out[f"smaller than {data.min_side:g}^2 pixels"] += len(found.objects) - len(large)
     mask_sizes = {photographs / one.image: one.mask_size for one in large if one.mask_size}
-    crops = [Crop(photographs / one.image, one.box, one.share_K2, one.name) for one in large]
+    crops = [Crop(photographs / one.image, one.box, one.share_K2, one.name, one.sizes_K2, one.masks) for one in large]
     _check_use(data, voc, crops, found)
     crops += _negatives(data, voc, found)
     _check_images(crops, mask_sizes, found)
@@ -129,7 +133,7 @@ def _negatives(data: VocPart, voc: Path, found: Annotations) -> list[Crop]:
         lower = f", or set data.negatives to at most {usable}" if usable else ""
         found.wrong(voc / "neg", what, f"Add them{lower}.")
     nothing = np.full((len(data.landmarks), 2), np.nan)
-    return [Crop(path, None, nothing, f"negative {path.stem}") for path in there]
+    return [Crop(path, None, nothing, f"negative {path.stem}", nothing, []) for path in there]
 
 
 def _check_images(crops: list[Crop], mask_sizes: Mapping[Path, tuple[int, int] | None], found: Annotations) -> None:

@@ -68,7 +68,7 @@ class PartTemplate(Section):
 
 def _shown(value: Any, form: str) -> str:
     if isinstance(value, tuple):
-        return f"{len(value)}x{len(value[0])}"
+        return f"{len(value)}x{len(value)}"
     return value if isinstance(value, str) else format(value, form)
 
 
@@ -149,10 +149,7 @@ class MaskTemplate(PartTemplate):
 
     shape: Literal["mask"]
     """A table of values."""
-    values: Annotated[
-        tuple[Annotated[tuple[Annotated[Number, Field(ge=-1, le=1)], ...], Field(min_length=1)], ...],
-        Field(min_length=1),
-    ]
+    values: tuple[tuple[Annotated[Number, Field(ge=-1, le=1)], ...], ...]
     """Unit template as rows of values from -1 to 1, as many as each is long; the middle lies on mu."""
     extent: Positive = 1.0
     """Side of the table, share of n. In between the table is linear, outside it -1."""

@@ -20,6 +20,7 @@ from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.weights import LoadReport, load_weights
 from ipcnn_ray.spec.digest import digest
 from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.template import Template
 from ipcnn_ray.tracking.protocol import RunRecord, State, Tracker
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train import record as recorded
@@ -31,6 +32,7 @@ from ipcnn_ray.train.loop import LayerLoss, settle, train_epoch
 from ipcnn_ray.train.metrics import evaluation_metrics, learning_rate, summary, training_metrics
 from ipcnn_ray.train.request import ControlReference, RunRequest, RunResult
 from ipcnn_ray.train.runtime import Runtime, StopRun
+from ipcnn_ray.train.template_fit import FILE, Fitted, fitted
 
 __all__ = ["WEIGHTS", "ControlReference", "RunRequest", "RunResult", "execute"]
 
@@ -112,6 +114,8 @@ class _Setup:
     optimizer: torch.optim.Optimizer
     losses: Mapping[str, LayerLoss]
     loaded: LoadReport | None
+    fitted: Fitted | None
+    """What a tailored template became on this data."""
     cached: bool
     """Frozen layers are read from disk."""
     bfloat16: bool
@@ -124,7 +128,9 @@ def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
     """Data, network with its first weights, optimiser."""
     spec, device = request.spec, runtime.device
     store = prepare(spec.data, spec.model.table.image_size, request.places)
-    net = build(spec.model, spec.template, spec.seed)
+    fit = fitted(spec.template, store)
+    template = fit.template if fit else spec.template
+    net = build(spec.model, template, spec.seed)
     weights = spec.model.weights
     loaded = load_weights(net, spec.model.table, weights, request.places.weights) if weights else None
     if spec.train.freeze_through:
@@ -140,8 +146,9 @@ def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
         inputs=inputs,
         plan=EvaluationPlan.of(store, spec.eval.images),
         optimizer=torch.optim.SGD(groups, lr=spec.train.learning_rate, momentum=spec.train.momentum),
-        losses=_losses(spec, device),
+        losses=_losses(spec, template, device),
         loaded=loaded,
+        fitted=fit,
         cached=cached,
         bfloat16=spec.train.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(),
     )
@@ -163,6 +170,11 @@ def _train(request: RunRequest, runtime: Runtime, record: RunRecord | None) -> _
         record.tags(
             recorded.lineage(request, store, setup.loaded, runtime, bfloat16=setup.bfloat16, cached=setup.cached)
         )
+        if setup.fitted:
+            record.params(setup.fitted.params())
+            record.tags(setup.fitted.tags())
+            record.text(setup.fitted.as_json(), "template_fitted.json")
+            checkpoint.write_whole(request.path / FILE, setup.fitted.as_json().encode())
         if restored.damaged:
             record.tags({"ipcnn.damaged_checkpoints": "; ".join(restored.damaged)})
             log.warning("passed over damaged checkpoints: %s", "; ".join(restored.damaged))
@@ -261,11 +273,11 @@ def _report(runtime: Runtime, metrics: Mapping[str, float], *, last: bool) -> St
     return stop or StopRun("another worker was asked to stop", resumable=wish == 2)
 
 
-def _losses(spec: ExperimentSpec, device: torch.device) -> dict[str, LayerLoss]:
+def _losses(spec: ExperimentSpec, template: Template, device: torch.device) -> dict[str, LayerLoss]:
     loss = spec.loss.filter
     if loss is None:
         return {}
     return {
         layer: LayerLoss(bank_Tnn.to(device), log_prior(bank_Tnn.shape[-1]).to(device), loss.weight, loss.schedule)
-        for layer, bank_Tnn in template_banks(spec.model, spec.template).items()
+        for layer, bank_Tnn in template_banks(spec.model, template).items()
     }
