@@ -241,7 +241,9 @@ def _add_masked(where: str, image: str, number: int, one: Any, data: VocPart, fo
     share, sizes = np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts])
     height, width = shapes.pop() if shapes else (0, 0)
     size = (width, height) if masks else None
-    found.objects.append(Annotated(f"{image}.jpg", box, share, f"{image} {number}", sizes, [part[2] for part in parts], size))
+    found.objects.append(
+        Annotated(f"{image}.jpg", box, share, f"{image} {number}", sizes, [part[2] for part in parts], size)
+    )
 
 
 def _part(

@@ -24,17 +24,17 @@ def template_picture(unit_Pnn: NDArray[np.floating], title: str, path: Path) -> 
     axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.35))
     for axis, (row, col) in zip(axes, ((middle, middle), (0, 0), (middle, n - 1)), strict=False):
         one = unit_Pnn[row * n + col]
-        image = axis.imshow(one, cmap="RdBu_r", vmin=-1, vmax=1)
+        image = axis.imshow(one, cmap="cividis", vmin=-1, vmax=1)
         _edge(axis, one > 0)
-        axis.plot(col, row, "+", color="black", markersize=8)
+        axis.plot(col, row, "+", color="tab:red", markersize=8)
         axis.set(title=f"centre ({row}, {col})", xlabel="column, cells", ylabel="row, cells")
     figure.colorbar(image, ax=axes[:3], label="template / tau", shrink=0.8)
     one, cells = unit_Pnn[middle * n + middle], np.arange(n) - middle
     axes[3].plot(cells, one[middle], "o-", markersize=3, color="black", label="along the row")
     axes[3].plot(cells, one[:, middle], "s--", markersize=3, color="tab:orange", label="along the column")
     axes[3].axhline(0, color="grey", linewidth=0.8)
-    axes[3].set(title="profile", xlabel="cells from the centre", ylabel="template / tau", ylim=(-1.1, 1.1))
-    axes[3].legend(fontsize="small", frameon=False, loc="upper right" if one[middle, -1] < 0.5 else "lower right")
+    axes[3].set(title="profile", xlabel="cells from the centre", ylabel="template / tau", ylim=(-1.1, 1.5))
+    axes[3].legend(fontsize="small", frameon=False, loc="upper center", ncols=2)
     figure.suptitle(f"Part templates {title}, {n} x {n} cells: inside the line activation counts as the part")
     figure.savefig(path, dpi=110)
 
@@ -42,6 +42,6 @@ def template_picture(unit_Pnn: NDArray[np.floating], title: str, path: Path) -> 
 def _edge(axis: Axes, inside_nn: NDArray[np.bool_]) -> None:
     """The border between cells that are inside and cells that are not, the map's edge left out."""
     for rows, cols in zip(*np.nonzero(inside_nn[:, 1:] != inside_nn[:, :-1]), strict=True):
-        axis.plot((cols + 0.5, cols + 0.5), (rows - 0.5, rows + 0.5), color="black", linewidth=1)
+        axis.plot((cols + 0.5, cols + 0.5), (rows - 0.5, rows + 0.5), color="white", linewidth=1)
     for rows, cols in zip(*np.nonzero(inside_nn[1:] != inside_nn[:-1]), strict=True):
-        axis.plot((cols - 0.5, cols + 0.5), (rows + 0.5, rows + 0.5), color="black", linewidth=1)
+        axis.plot((cols - 0.5, cols + 0.5), (rows + 0.5, rows + 0.5), color="white", linewidth=1)

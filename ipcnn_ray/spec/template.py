@@ -53,7 +53,7 @@ class PartTemplate(Section):
 
     def _norm(self) -> str:
         fields = self.arguments()
-        return f"L{fields['p']:g}" if "p" in fields else str(fields.get("norm", "")).upper()
+        return f"L{fields['p']:g}" if "p" in fields else str(fields.get("norm", "")).replace("l", "L")
 
     def _numbers(self) -> dict[str, Any]:
         return {name: value for name, value in self.arguments().items() if name not in ("shape", "norm", "p")}

@@ -5,7 +5,16 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from ipcnn_ray.data.drawn_animals import SCATTERED, _crop, _generator, _landmark, draw, draw_animal, draw_negative
+from ipcnn_ray.data.drawn_animals import (
+    SCATTERED,
+    _crop,
+    _generator,
+    _landmark,
+    draw,
+    draw_animal,
+    draw_negative,
+    draw_one,
+)
 from ipcnn_ray.data.drawn_bodies import Poser
 from ipcnn_ray.data.drawn_shapes import Canvas, holds
 from ipcnn_ray.spec.data import Category, DrawnAnimals
@@ -98,3 +107,23 @@ def test_images_without_an_animal_show_nothing_of_a_head(monkeypatch):
     for index in range(60):
         draw_negative(spec(), SIZE, index)
     assert {"torso", "leg", "stone", "occluder"} <= set(shown) <= {*SCATTERED, "stone", "occluder"}
+
+
+def test_parts_have_the_size_and_mask_of_their_outline():
+    """Of the head, its box by hand from the same pose; its mask is centred on the box and fills most of it."""
+    for index in range(12):
+        animal = draw_one(spec(landmarks=("head", "torso")), 64, index)
+        rng = _generator(0, 1, index)
+        figure = Poser("cow", rng).pose()
+        place = _crop(figure, rng)
+        for k, name in enumerate(("head", "torso")):
+            outline = np.clip(place(figure.landmarks[name]), 0, 1)
+            size = outline.max(axis=0) - outline.min(axis=0)
+            patch = animal.masks[k]
+            if patch is None:
+                assert np.isnan(animal.sizes_K2[k]).all() and np.isnan(animal.landmarks_K2[k]).all()
+                continue
+            assert animal.sizes_K2[k] == pytest.approx(size[::-1], abs=1e-6)
+            rows, cols = np.nonzero(patch > 0.5)
+            assert np.array([np.ptp(rows), np.ptp(cols)]) / 32 == pytest.approx(size[::-1], abs=2 / 32)
+            assert [rows.min() + rows.max(), cols.min() + cols.max()] == pytest.approx([64, 64], abs=2)
