@@ -72,8 +72,8 @@ def table_of_mask(mean_GG: Tensor, span: float) -> tuple[Tensor, float]:
     """`values` and `extent` of the `mask` shape of a mean part mask.
 
     mean_GG: share of images in which the part covers an offset from the centre of its box; G is odd, and the offsets
-    go from -span to span, shares of n. The values are 2 m / max(m) - 1 of m, the mean with its mirror image: 1 where the
-    part is most often, 0 where half as often. What is below 1 % of the maximum on all sides is cut off.
+    go from -span to span, shares of n. The values are 2 m / max(m) - 1 of m, the mean with its mirror image: 1 where
+    the part is most often, 0 where half as often. What is below 1 % of the maximum on all sides is cut off.
     Raises ValueError for a mask that is nowhere.
     """
     m_GG = (mean_GG.double() + mean_GG.double().flip(1)) / 2

@@ -30,8 +30,8 @@ def template_picture(unit_Pnn: NDArray[np.floating], title: str, path: Path) -> 
         axis.set(title=f"centre ({row}, {col})", xlabel="column, cells", ylabel="row, cells")
     figure.colorbar(image, ax=axes[:3], label="template / tau", shrink=0.8)
     one, cells = unit_Pnn[middle * n + middle], np.arange(n) - middle
-    axes[3].plot(cells, one[middle], "o-", markersize=3, color="black", label="along the row")
-    axes[3].plot(cells, one[:, middle], "s--", markersize=3, color="tab:orange", label="along the column")
+    axes[3].plot(cells, one[middle], "o-", markersize=3, color="black", label="row")
+    axes[3].plot(cells, one[:, middle], "s--", markersize=3, color="tab:orange", label="column")
     axes[3].axhline(0, color="grey", linewidth=0.8)
     axes[3].set(title="profile", xlabel="cells from the centre", ylabel="template / tau", ylim=(-1.1, 1.5))
     axes[3].legend(fontsize="small", frameon=False, loc="upper center", ncols=2)

@@ -133,8 +133,8 @@ class EllipseTemplate(PartTemplate):
 
 
 class RingTemplate(PartTemplate):
-    """A circle about mu: tau * max(1 - 2 |d - radius n| / (width n), -1). With width < 2 radius it is negative at mu: the
-    mask erases a filter's peak and keeps what lies around it."""
+    """A circle about mu: tau * max(1 - 2 |d - radius n| / (width n), -1). With width < 2 radius it is negative at mu:
+    the mask erases a filter's peak and keeps what lies around it."""
 
     shape: Literal["ring"]
     """A circle about the peak."""
@@ -165,7 +165,7 @@ class MaskTemplate(PartTemplate):
 class TailoredTemplate(PartTemplate):
     """A template of the size and aspect of one part of the animal, fitted to the training split before training starts.
 
-    It becomes an ellipse, or for part_masks a mask; what it became is in the record. n cells are taken to span the crop.
+    It becomes an ellipse, or for part_masks a mask; what it became is in the record. n cells are taken to span a crop.
     """
 
     shape: Literal["tailored"]

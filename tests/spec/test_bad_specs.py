@@ -94,7 +94,8 @@ CASES = [
         "s.yaml:1  model is missing",
         "needed: Which network, and which of its layers are interpretable",
         "s.yaml:1  template is missing",
-        "needed: a section that says its shape, one of gradient, uniform, gaussian, ellipse, ring, mask, tailored, none",
+        "needed: a section that says its shape, one of gradient, uniform, gaussian, ellipse, ring, mask, tailored, "
+        "none",
         "s.yaml:1  train is missing",
         "needed: How the network is trained",
     ),
@@ -150,7 +151,8 @@ CASES = [
         "no_template_no_beta",
         spec("template: {shape: none, beta: 2}"),
         "s.yaml:4  template.beta = 2",
-        "template with shape: none has no such field; it belongs to shape: gradient or shape: uniform or shape: ellipse",
+        "template with shape: none has no such field; it belongs to shape: gradient or shape: uniform or "
+        "shape: ellipse",
     ),
     case(
         "bad_name",

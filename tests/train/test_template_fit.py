@@ -118,10 +118,11 @@ def test_the_head_of_real_cows(real_data, tmp_path):
 
 
 def test_a_run_is_read_with_the_template_it_was_fitted_to(bench, tmp_path):
+    from train_fakes import MemoryTracker, tiny
+
     from ipcnn_ray.train.final_model import final_model
     from ipcnn_ray.train.run import execute
     from ipcnn_ray.train.runtime import InProcess
-    from train_fakes import MemoryTracker, tiny
 
     request = bench.request(tiny(template={"shape": "tailored", "landmark": "head"}, train={"epochs": 1}))
     with pytest.raises(TrainingError, match=r"has no template.json in .*: its template is not fitted yet"):
