@@ -122,10 +122,11 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
             unfitted = run.run.spec.template.shape == "tailored" and not (run.request.path / FILE).is_file()
             if not run.fresh or unfitted:  # recorded before, or ended before its template was fitted
                 continue
-            units = unit_templates(trained_template(run.request), {layer: map_side(model, layer)})
+            template = trained_template(run.request)
+            units = unit_templates(template, {layer: map_side(model, layer)})
             if units:
                 picture = Path(folder) / "template.png"
-                template_picture(units[layer].numpy(), _template(run), picture)
+                template_picture(units[layer].numpy(), template.label(), picture)
                 tracker.attach(run.request.handle).file(picture, "pictures")
     wanted = {"none": [], "all": [run for run in outcome.runs if run.state == "succeeded"]}.get(
         experiment.compute.models,
