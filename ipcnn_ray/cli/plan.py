@@ -68,6 +68,8 @@ def _below(experiment: ExperimentSpec, found: Plan) -> list[tuple[str, str]]:
     if isinstance(experiment.search, SpaceSearch):
         for index, (path, one) in enumerate(experiment.search.space.items()):
             lines.append(("" if index else "drawn from", f"{path}: {_range(one)}"))
+    if any(run.template.startswith("tailored ") for run in found.runs):
+        lines.append(("tailored", "fitted to the training split when a run starts; the record says to what"))
     workers = f"{found.workers} worker" + ("s" if found.workers > 1 else "")
     runs = len(found.runs) + found.drawn
     total = "steps after preparation (set IPCNN_DATA)"

@@ -113,15 +113,20 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
     from ipcnn_ray.report.ranking import markdown
     from ipcnn_ray.report.template_picture import template_picture
     from ipcnn_ray.train.final_model import final_model
+    from ipcnn_ray.train.template_fit import FILE, trained_template
 
     with tempfile.TemporaryDirectory() as folder:
         for run in outcome.runs:
             model = run.run.spec.model
             layer = run.run.spec.eval.layer or interpretable_layers(model)[-1]
-            unit_Pnn = unit_template(model, run.run.spec.template, layer)
-            if unit_Pnn is not None and run.fresh:
+            unfitted = run.run.spec.template.shape == "tailored" and not (run.request.path / FILE).is_file()
+            if not run.fresh or unfitted:  # recorded before, or ended before its template was fitted
+                continue
+            template = trained_template(run.request)
+            unit_Pnn = unit_template(model, template, layer)
+            if unit_Pnn is not None:
                 picture = Path(folder) / "template.png"
-                template_picture(unit_Pnn.numpy(), _template(run), picture)
+                template_picture(unit_Pnn.numpy(), template.label(), picture)
                 tracker.attach(run.request.handle).file(picture, "pictures")
     wanted = {"none": [], "all": [run for run in outcome.runs if run.state == "succeeded"]}.get(
         experiment.compute.models,
@@ -132,7 +137,7 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
         module, example = final_model(run.request)
         trained = run.run.spec
         readme = as_markdown(
-            trained.model, trained.template, trained.train.freeze_through, len(trained.data.categories)
+            trained.model, trained_template(run.request), trained.train.freeze_through, len(trained.data.categories)
         )
         tracker.attach(run.request.handle).model(module, example, readme)
     ranking = markdown(_rows(outcome), outcome.control)

@@ -166,7 +166,8 @@ def ring(at: Offsets, *, radius: Number, width: Number) -> Tensor:
 
     The circle's value is 1, that of mu itself max(1 - 2 radius / width, -1): below 0 for width < 2 radius. The mask
     centres a template on the map's peak, so a peak that stands alone erases itself and only what lies around it goes
-    on; the filter loss rewards maps that light up around a blank place. With width > 2 radius it is a disc with a dimple. Source: ours.
+    on; the filter loss rewards maps that light up around a blank place. With width > 2 radius it is a disc with a
+    dimple. Source: ours.
     """
     positive("radius", radius)
     positive("width", width)

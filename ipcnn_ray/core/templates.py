@@ -72,7 +72,7 @@ def part_templates(
         raise ValueError(f"shape = {shape!r}: expected one of {', '.join(SHAPES)}")
     known = dict(list(inspect.signature(SHAPES[shape]).parameters.items())[1:])
     given = {name: value for name, value in parameters.items() if value is not None}
-    article = "an" if shape[0] in "aeiou" else "a"
+    article = "an" if shape[0] in "aeio" else "a"
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{name} = {value}: {article} {shape} template has no {name}; it has {', '.join(known)}")

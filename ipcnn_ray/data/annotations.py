@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,10 @@ class Annotated:
     name: str
     trained: bool | None = None
     """Whether the dataset's own split has it for training; None where there is none."""
+    sizes_K2: NDArray[np.float64] | None = None
+    """(height, width) of the parts' boxes as shares of the crop; NaN where unknown, None where none is known."""
+    masks: Sequence[NDArray[np.float32] | None] = ()
+    """Patch of each part (`data/part_masks.py`), where masks are read."""
     mask_size: tuple[int, int] | None = None
     """(width, height) of the masks, which must be the photograph's."""
 

@@ -39,6 +39,10 @@ class Crop:
     """Index of the category, -1 for a negative."""
     trained: bool | None = None
     """Whether the dataset's own split has it for training; None where there is none."""
+    sizes_K2: NDArray[np.float64] | None = None
+    """(height, width) of the parts' boxes as shares of the crop; NaN where unknown, None where none is known."""
+    masks: Sequence[NDArray[np.float32] | None] = ()
+    """Patch of each part, where masks are read."""
 
     @property
     def is_object(self) -> bool:
@@ -128,7 +132,8 @@ def gather(
 
 
 def _crop(one: Annotated, label: int, photographs: Path) -> Crop:
-    return Crop(photographs / one.image, one.box, one.share_K2, one.name, label, one.trained)
+    path = photographs / one.image
+    return Crop(path, one.box, one.share_K2, one.name, label, one.trained, one.sizes_K2, one.masks)
 
 
 def _area(box: Box) -> int:

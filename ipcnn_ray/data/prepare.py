@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ipcnn_ray.data import cub200, drawn_animals, ilsvrc_animal_part, index, voc_part
 from ipcnn_ray.data.image_io import place_in_crop
+from ipcnn_ray.data.part_masks import G, MeanMasks
 from ipcnn_ray.data.photographs import Source, decode
 from ipcnn_ray.data.split import Items, items, items_as_given, items_of_categories
 from ipcnn_ray.data.store import FORMAT, Contents, CropStore, Fill, open_store, write_store
@@ -98,16 +99,24 @@ def _make(recipe: Recipe, digest: str, image_size: int, cache: Path) -> CropStor
 def _drawn(data: DrawnAnimals, size: int, progress: Progress | None) -> Recipe:
     labels_N, names = drawn_animals.contents(data)
     count = len(labels_N)
+    objects_L = [data.objects] * len(data.categories)
+    train, validation = items_of_categories(objects_L, data.negatives, data.train_share, repeat=False)
+    trained = set(train[:, 0].tolist())
+    sizes = np.full((count, len(data.landmarks), 2), np.nan, np.float32)
+    masks = np.full((len(data.landmarks), G, G), np.nan, np.float32)
 
     def fill(images: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> None:
+        mean = MeanMasks(len(data.landmarks))
         for i in range(count):
-            image, landmarks[i] = drawn_animals.draw_one(data, size, i)
+            animal = drawn_animals.draw_one(data, size, i)
+            image, landmarks[i], sizes[i] = animal.image, animal.landmarks_K2, animal.sizes_K2
+            if i in trained and labels_N[i] >= 0:
+                mean.add(animal.masks)
             images[i] = image.transpose(2, 0, 1)
             if progress:
                 progress(i + 1, count)
+        masks[:] = mean.mean()
 
-    objects_L = [data.objects] * len(data.categories)
-    train, validation = items_of_categories(objects_L, data.negatives, data.train_share, repeat=False)
     _check_split("data.train_share", data, labels_N, train, validation)
     contents = Contents(
         labels_N=labels_N,
@@ -118,6 +127,8 @@ def _drawn(data: DrawnAnimals, size: int, progress: Progress | None) -> Recipe:
         names=tuple(names),
         landmark_names=data.landmarks,
         tags={"data.kind": "drawn_animals", "data.drawn": "true"},
+        part_sizes_NK2=sizes,
+        mean_masks_KGG=masks,
     )
     return Recipe("drawn", contents, fill, {})
 
@@ -129,9 +140,14 @@ def _photographs(data: Photographs, size: int, places: Places, progress: Progres
     where = "train_test_split.txt" if isinstance(data, Cub200) else "data.train_share"
     _check_split(where, data, labels_N, train, validation)
     landmarks = np.full((len(source.crops), len(data.landmarks), 2), np.nan, np.float32)
+    sizes, mean, trained = np.full_like(landmarks, np.nan), MeanMasks(len(data.landmarks)), set(train[:, 0].tolist())
     for i, crop in enumerate(source.crops):
         if crop.box is not None:
             landmarks[i] = place_in_crop(crop.share_K2, crop.box, size)
+            if crop.sizes_K2 is not None:
+                sizes[i] = crop.sizes_K2
+            if i in trained:
+                mean.add(crop.masks)
     contents = Contents(
         labels_N=labels_N,
         categories=data.categories,
@@ -142,6 +158,8 @@ def _photographs(data: Photographs, size: int, places: Places, progress: Progres
         landmark_names=data.landmarks,
         tags={"data.kind": data.kind, "data.drawn": "false"},
         left_out=source.left_out,
+        part_sizes_NK2=sizes,
+        mean_masks_KGG=mean.mean(),
     )
     return Recipe(
         source.content_digest,

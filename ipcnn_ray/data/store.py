@@ -19,15 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ipcnn_ray.data.part_masks import G
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import DataError, Problem
 
-FORMAT = 3
+FORMAT = 4
 SAMPLES, SAMPLE_BYTES = 64, 4096
 """Opening a store reads this many blocks of its images, the first and the last among them."""
 
 Fill = Callable[[NDArray[np.uint8], NDArray[np.float32]], None]
-"""Fills the mapped crops [N, 3, S, S], and in the landmarks [N, K, 2] what is known only then."""
+"""Fills the mapped crops [N, 3, S, S], and in the landmarks [N, K, 2] what is known only then; part sizes and masks
+that are known only then it fills in the arrays that it gave to `Contents`."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class CropStore:
     categories: tuple[str, ...]
     landmarks_NK2: NDArray[np.float32]
     """(row, col) in pixels of the crop, pixel centres at whole numbers; NaN where the landmark is not seen."""
+    part_sizes_NK2: NDArray[np.float32]
+    """(height, width) of the box around each landmark's part, shares of the crop; NaN where it is not known."""
+    mean_masks_KGG: NDArray[np.float32]
+    """Mean mask of each landmark's part over the training objects, by offset from its box's centre: see
+    `data/part_masks.py`. NaN where no mask is known."""
     mean_3SS: NDArray[np.float32]
     """Mean over the training items, repeats and mirror images counted, 0..255."""
     train_items: Items
@@ -84,6 +91,8 @@ class Contents:
     landmark_names: tuple[str, ...]
     tags: Mapping[str, str]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    part_sizes_NK2: NDArray[np.float32] | None = None
+    mean_masks_KGG: NDArray[np.float32] | None = None
 
 
 def folder_of(cache: Path, digest: str) -> Path:
@@ -117,6 +126,8 @@ def write_store(cache: Path, digest: str, size: int, contents: Contents, fill: F
             allow_pickle=False,
             labels=contents.labels_N.astype(np.int64),
             landmarks=landmarks,
+            part_sizes=_or_nan(contents.part_sizes_NK2, landmarks.shape),
+            mean_masks=_or_nan(contents.mean_masks_KGG, (landmarks.shape[1], G, G)),
             mean=_mean(images, contents.train_items),
             train_items=contents.train_items,
             val_items=contents.val_items,
@@ -161,6 +172,8 @@ def open_store(cache: Path, digest: str, *, thorough: bool = False) -> CropStore
                 labels_N=arrays["labels"],
                 categories=tuple(meta["categories"]),
                 landmarks_NK2=arrays["landmarks"],
+                part_sizes_NK2=arrays["part_sizes"],
+                mean_masks_KGG=arrays["mean_masks"],
                 mean_3SS=arrays["mean"],
                 train_items=arrays["train_items"],
                 val_items=arrays["val_items"],
@@ -223,6 +236,10 @@ def _whole_file(array: NDArray[Any]) -> tuple[Path, int] | None:
         return None
     path = Path(array.filename)
     return (path, array.offset) if path.stat().st_size == array.offset + array.nbytes else None
+
+
+def _or_nan(given: NDArray[np.float32] | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.full(shape, np.nan, np.float32) if given is None else given.astype(np.float32)
 
 
 def _sum(path: Path) -> str:

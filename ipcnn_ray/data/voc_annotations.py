@@ -15,6 +15,7 @@ from ipcnn_ray.data.annotations import AGAIN, Annotated, Annotations, box_of, up
 from ipcnn_ray.data.image_io import Box
 from ipcnn_ray.data.index import stamps
 from ipcnn_ray.data.matfiles import MatFileError, read_mat
+from ipcnn_ray.data.part_masks import patch_of_mask
 from ipcnn_ray.spec.data import VocPart
 
 FRAME = 224
@@ -112,7 +113,7 @@ def _add_object(i: int, truths: dict[str, list[Any]], data: VocPart, folder: Pat
     image, box = described.pop()
     if not upright(where, box, found):
         return
-    share = np.full((len(data.landmarks), 2), np.nan)
+    share, sizes = np.full((2, len(data.landmarks), 2), np.nan)
     for k, name in enumerate(data.landmarks):
         file = f"truth_part{FILES[name]:02}.mat"
         if file not in truths:
@@ -126,7 +127,11 @@ def _add_object(i: int, truths: dict[str, list[Any]], data: VocPart, folder: Pat
             found.wrong(where, f"landmark {name!r} at ({told}) is outside the crop", advice)
             continue
         share[k] = center / FRAME
-    found.objects.append(Annotated(image, box, share, f"{Path(image).stem} {i + 1}"))
+        span = np.asarray(truths[file][i].get("pHW_scale", ()), np.float64).ravel()
+        if span.size == 2 and ((span >= 0) & (span <= FRAME)).all():
+            side = np.array([box[3] - box[1] + 1, box[2] - box[0] + 1])
+            sizes[k] = (span / FRAME * (side - 1) + 1) / side  # from its first pixel's centre to its last one's
+    found.objects.append(Annotated(image, box, share, f"{Path(image).stem} {i + 1}", sizes_K2=sizes))
 
 
 def from_part_masks(data: VocPart, voc: Path, category: str = "") -> Annotations:
@@ -180,18 +185,33 @@ def _add_masked(
     if len(shapes) > 1:
         found.wrong(where, f"its masks have different sizes: {sorted(shapes)}", AGAIN)
         return
-    share = np.stack([_center(masks.get(NOSE[category] if n == "nose" else n), box) for n in data.landmarks])
+    parts = [_part(masks.get(NOSE[category] if n == "nose" else n), box) for n in data.landmarks]
+    share, sizes = np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts])
     height, width = shapes.pop() if shapes else (0, 0)
     size = (width, height) if masks else None
-    found.objects.append(Annotated(f"{image}.jpg", box, share, f"{image} {number}", mask_size=size))
+    found.objects.append(
+        Annotated(
+            f"{image}.jpg",
+            box,
+            share,
+            f"{image} {number}",
+            sizes_K2=sizes,
+            masks=[part[2] for part in parts],
+            mask_size=size,
+        )
+    )
 
 
-def _center(mask: NDArray[np.bool_] | None, box: Box) -> NDArray[np.float64]:
-    """Centre of the box around a mask inside an object's box, as shares of that box; NaN where nothing is seen."""
+def _part(
+    mask: NDArray[np.bool_] | None, box: Box
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32] | None]:
+    """Centre and (height, width) of the box around a mask inside an object's box, as shares of that box, and its patch;
+    NaN and None where nothing is seen."""
     xmin, ymin, xmax, ymax = box
     inside = np.empty((0, 0), np.bool_) if mask is None else mask[max(0, ymin - 1) : ymax, max(0, xmin - 1) : xmax]
     if not inside.any():
-        return np.full(2, np.nan)
+        return np.full(2, np.nan), np.full(2, np.nan), None
     rows, cols = np.nonzero(inside)
     row, col = (rows.min() + rows.max()) / 2, (cols.min() + cols.max()) / 2
-    return np.array([row / (ymax - ymin), col / (xmax - xmin)])
+    size = np.array([np.ptp(rows) + 1, np.ptp(cols) + 1]) / (ymax - ymin + 1, xmax - xmin + 1)
+    return np.array([row / (ymax - ymin), col / (xmax - xmin)]), size, patch_of_mask(inside, (row, col))

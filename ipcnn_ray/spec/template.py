@@ -53,7 +53,7 @@ class PartTemplate(Section):
 
     def _norm(self) -> str:
         fields = self.arguments()
-        return f"L{fields['p']:g}" if "p" in fields else str(fields.get("norm", "")).upper()
+        return f"L{fields['p']:g}" if "p" in fields else str(fields.get("norm", "")).replace("l", "L")
 
     def _numbers(self) -> dict[str, Any]:
         return {name: value for name, value in self.arguments().items() if name not in ("shape", "norm", "p")}
@@ -68,7 +68,7 @@ class PartTemplate(Section):
 
 def _shown(value: Any, form: str) -> str:
     if isinstance(value, tuple):
-        return f"{len(value)}x{len(value[0])}"
+        return f"{len(value)}x{len(value)}"
     return value if isinstance(value, str) else format(value, form)
 
 
@@ -143,8 +143,8 @@ class EllipseTemplate(PartTemplate):
 
 
 class RingTemplate(PartTemplate):
-    """A circle about mu: tau * max(1 - 2 |d - radius n| / (width n), -1). With width < 2 radius it is negative at mu: the
-    mask erases a filter's peak and keeps what lies around it."""
+    """A circle about mu: tau * max(1 - 2 |d - radius n| / (width n), -1). With width < 2 radius it is negative at mu:
+    the mask erases a filter's peak and keeps what lies around it."""
 
     shape: Literal["ring"]
     """A circle about the peak."""
@@ -159,10 +159,7 @@ class MaskTemplate(PartTemplate):
 
     shape: Literal["mask"]
     """A table of values."""
-    values: Annotated[
-        tuple[Annotated[tuple[Annotated[Number, Field(ge=-1, le=1)], ...], Field(min_length=1)], ...],
-        Field(min_length=1),
-    ]
+    values: tuple[tuple[Annotated[Number, Field(ge=-1, le=1)], ...], ...]
     """Unit template as rows of values from -1 to 1, as many as each is long; the middle lies on mu."""
     extent: Positive = 1.0
     """Side of the table, share of n. In between the table is linear, outside it -1."""
@@ -178,7 +175,7 @@ class MaskTemplate(PartTemplate):
 class TailoredTemplate(PartTemplate):
     """A template of the size and aspect of one part of the animal, fitted to the training split before training starts.
 
-    It becomes an ellipse, or for part_masks a mask; what it became is in the record. n cells are taken to span the crop.
+    It becomes an ellipse, or for part_masks a mask; what it became is in the record. n cells are taken to span a crop.
     """
 
     shape: Literal["tailored"]

@@ -25,6 +25,7 @@ from ipcnn_ray.models.build import template_banks
 from ipcnn_ray.models.masks import CentroidMask, LearnedBetaMask, Masked, ReleasedMask
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.template import Template
 from ipcnn_ray.train.runtime import Runtime
 
 Schedule = Literal["paper", "constant", "epoch"]
@@ -212,17 +213,19 @@ class ReleasedTerm:
             self._magnitude_CL = state["magnitude_CL"].to(self.density_L.device)
 
 
-def filter_terms(spec: ExperimentSpec, net: InterpretableNet, density_L: Tensor) -> dict[str, FilterTerm]:
+def filter_terms(
+    spec: ExperimentSpec, template: Template, net: InterpretableNet, density_L: Tensor
+) -> dict[str, FilterTerm]:
     """The filter loss of every interpretable layer, by name; none without a filter loss.
 
-    net: on its device. density_L: share of all items that are of each category.
+    template: the one that is trained with, fitted to the data if need be. net: on its device. density_L: share of all items that are of each category.
     """
     loss = spec.loss.filter
     if loss is None:
         return {}
     device = next(net.parameters()).device
     terms: dict[str, FilterTerm] = {}
-    for layer, bank_Tnn in template_banks(spec.model, spec.template).items():
+    for layer, bank_Tnn in template_banks(spec.model, template).items():
         mask = net.mask(layer)
         if loss.form == "released":
             assert isinstance(mask, CentroidMask | ReleasedMask) and loss.schedule != "paper"

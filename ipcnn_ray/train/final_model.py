@@ -11,6 +11,7 @@ from ipcnn_ray.models.build import assemble
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.train.request import RunRequest
 from ipcnn_ray.train.run import MEAN, WEIGHTS
+from ipcnn_ray.train.template_fit import trained_template
 
 
 class Classifier(nn.Module):
@@ -43,9 +44,8 @@ def final_model(request: RunRequest) -> tuple[Classifier, Tensor]:
         raise TrainingError(f"run {request.run_id} has no {WEIGHTS} in {request.folder}: it has not ended yet")
     tensors = load_file(path)
     mean_3SS = tensors.pop(MEAN)
-    net = assemble(
-        request.spec.model, request.spec.template, len(request.spec.data.categories), request.spec.loss.filter
-    )
+    spec = request.spec
+    net = assemble(spec.model, trained_template(request), len(spec.data.categories), spec.loss.filter)
     net.load_state_dict(tensors)
     model = Classifier(net, mean_3SS, request.spec.model.table.input_scale).eval()
     return model, torch.stack([mean_3SS, mean_3SS.flip(2)]).round()

@@ -35,6 +35,7 @@ from ipcnn_ray.train.metrics import evaluation_metrics, summary, training_metric
 from ipcnn_ray.train.request import ControlReference, RunRequest, RunResult
 from ipcnn_ray.train.runtime import Runtime, StopRun
 from ipcnn_ray.train.schedule import learning_rate
+from ipcnn_ray.train.template_fit import FILE, Fitted, fitted
 
 __all__ = ["WEIGHTS", "ControlReference", "RunRequest", "RunResult", "execute"]
 
@@ -116,6 +117,8 @@ class _Setup:
     optimizer: torch.optim.Optimizer
     terms: Mapping[str, FilterTerm]
     loaded: LoadReport | None
+    fitted: Fitted | None
+    """What a tailored template became on this data."""
     cached: bool
     """Frozen layers are read from disk."""
     bfloat16: bool
@@ -129,7 +132,9 @@ def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
     spec, device = request.spec, runtime.device
     store = prepare(spec.data, spec.model.table.image_size, request.places)
     _wanted(spec).check(store)
-    net = build(spec.model, spec.template, spec.seed, len(store.categories), spec.loss.filter)
+    fit = fitted(spec.template, store)
+    template = fit.template if fit else spec.template
+    net = build(spec.model, template, spec.seed, len(store.categories), spec.loss.filter)
     weights = spec.model.weights
     loaded = load_weights(net, spec.model.table, weights, request.places.weights) if weights else None
     if spec.train.freeze_through:
@@ -144,8 +149,9 @@ def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
         inputs=inputs,
         plan=EvaluationPlan.of(store, spec.eval.images),
         optimizer=_optimizer(spec, net, loaded),
-        terms=filter_terms(spec, net, _density(store)),
+        terms=filter_terms(spec, template, net, _density(store)),
         loaded=loaded,
+        fitted=fit,
         cached=cached,
         bfloat16=spec.train.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(),
     )
@@ -167,6 +173,11 @@ def _train(request: RunRequest, runtime: Runtime, record: RunRecord | None) -> _
         record.tags(
             recorded.lineage(request, store, setup.loaded, runtime, bfloat16=setup.bfloat16, cached=setup.cached)
         )
+        if setup.fitted:
+            record.params(setup.fitted.params())
+            record.tags(setup.fitted.tags())
+            record.text(setup.fitted.as_json(), "template_fitted.json")
+            checkpoint.write_whole(request.path / FILE, setup.fitted.as_json().encode())
         if restored.damaged:
             record.tags({"ipcnn.damaged_checkpoints": "; ".join(restored.damaged)})
             log.warning("passed over damaged checkpoints: %s", "; ".join(restored.damaged))

@@ -184,7 +184,7 @@ def test_an_ellipse_of_aspect_1_is_the_l2_gradient_and_half_turns_swap_its_axes(
 
 
 def test_an_ellipse_crosses_zero_at_its_half_axes():
-    # n = 12, beta 2, aspect 4: 12 * 2 / 2 = 12 cells along and 12 / (2 * 2) = 3 across; the diagonal rises to the right.
+    # n = 12, beta 2, aspect 4: 12 * 2 / 2 = 12 cells along and 12 / (2 * 2) = 3 across; a diagonal rises to the right.
     unit = part_templates(12, shape="ellipse", beta=2.0, aspect=4.0, angle=0.0, tau=1.0, dtype=torch.float64)
     assert float(unit[0, 3, 0]) == pytest.approx(0)
     assert float(unit[0, 0, 6]) == pytest.approx(0.5)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ipcnn_ray.data.store import Contents, folder_of, open_store, rows_reader, write_store
+from ipcnn_ray.data.store import FORMAT, Contents, folder_of, open_store, rows_reader, write_store
 from ipcnn_ray.errors import DataError
 
 N, S = 12, 40
@@ -96,8 +96,10 @@ def flip_byte(path: Path, at: int) -> None:
         (lambda f: (f / "meta.json").write_text("{}"), "'format' is missing"),
         (lambda f: (f / "meta.json").write_text("{"), "Expecting property name enclosed in double quotes: line 1"),
         (
-            lambda f: (f / "meta.json").write_text((f / "meta.json").read_text().replace('"format": 3', '"format": 1')),
-            f"it says format 1, digest {DIGEST}; expected 3, {DIGEST}",
+            lambda f: (f / "meta.json").write_text(
+                (f / "meta.json").read_text().replace(f'"format": {FORMAT}', '"format": 1')
+            ),
+            f"it says format 1, digest {DIGEST}; expected {FORMAT}, {DIGEST}",
         ),
     ],
 )

@@ -74,7 +74,7 @@ def test_a_pooled_mask_acts_behind_the_pooling():
     assert output.scores["conv5"].shape == (2, 32, 16, 16)
     assert output.maps["conv5"].shape == (2, 32, 4, 4)
     assert output.masked["conv5"].mask_NCHW.shape == (2, 32, 4, 4)
-    terms = filter_terms(spec, net, torch.tensor([0.5]))
+    terms = filter_terms(spec, spec.template, net, torch.tensor([0.5]))
     value = terms["conv5"](
         output.maps["conv5"], output.masked["conv5"], StepOf(torch.tensor([0, -1]), 1, 2, InProcess())
     )
@@ -84,7 +84,7 @@ def test_a_pooled_mask_acts_behind_the_pooling():
 def test_the_released_term_is_the_released_gradient_over_the_batch_size():
     spec = tiny(**RELEASED)
     net = build(spec.model, spec.template, 0, 1, spec.loss.filter)
-    term = filter_terms(spec, net, torch.tensor([0.5]))["conv4"]
+    term = filter_terms(spec, spec.template, net, torch.tensor([0.5]))["conv4"]
     assert isinstance(term, ReleasedTerm)
     x_NCHW = torch.rand(4, 32, 16, 16).requires_grad_()
     masked = net.mask("conv4")(x_NCHW.detach())

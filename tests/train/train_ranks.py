@@ -50,7 +50,7 @@ def one_step(bench: Bench, runtime: Runtime, form: str) -> dict[str, Any]:
     spec = tiny(**FORMS[form])
     inputs = bench.inputs(spec)
     model, net = runtime.wrap(inputs.net), inputs.net
-    terms = filter_terms(spec, net, torch.tensor([0.75]))
+    terms = filter_terms(spec, spec.template, net, torch.tensor([0.75]))
     local = 8 // runtime.world_size
     items = inputs.store.train_items[::3][runtime.rank * local : (runtime.rank + 1) * local]
     net.train().set_step(0, 1, 0, runtime.rank * local, 8)
