@@ -6,17 +6,11 @@ import hashlib
 import json
 from typing import Any
 
+from ipcnn_ray.spec.base import Later, Section
 from ipcnn_ray.spec.experiment import ExperimentSpec
 
 LENGTH = 8
 """Hexadecimal characters of a digest."""
-ADDED: dict[tuple[str, ...], Any] = {
-    ("search", "repeats"): 1,
-    ("search", "constraints"): [],
-    ("search", "objective", "kind"): "combined",
-}
-"""Fields that specs did not have from the beginning, with the value that means what there was before: left out where
-they have it, so that older specs keep their digests."""
 
 
 def _normal(value: Any) -> Any:
@@ -30,21 +24,24 @@ def _normal(value: Any) -> Any:
     return value
 
 
-def _without_added(content: dict[str, Any]) -> dict[str, Any]:
-    for (*above, name), before in ADDED.items():
-        section: Any = content
-        for part in above:
-            section = section.get(part) if isinstance(section, dict) else None
-        if isinstance(section, dict) and section.get(name) == before:
-            del section[name]
-    return content
+def _content(section: Section, dumped: dict[str, Any]) -> dict[str, Any]:
+    """A dumped section without the `Later` fields that have their defaults."""
+    kept = dict(dumped)
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if name in kept and isinstance(value, Section):
+            kept[name] = _content(value, kept[name])
+        elif name in kept and value == field.default and any(isinstance(mark, Later) for mark in field.metadata):
+            del kept[name]
+    return kept
 
 
 def digest(spec: ExperimentSpec) -> str:
     """First characters of the SHA-256 of the resolved spec without its name and `compute`, as canonical JSON.
 
-    The order of keys, the way a number is written, the number of workers and the machine do not change it.
+    The order of keys, the way a number is written, the number of workers and the machine do not change it, nor does
+    a field marked `Later` at its default.
     """
-    content = _normal(_without_added(spec.model_dump(mode="json", exclude={"name", "compute"})))
+    content = _normal(_content(spec, spec.model_dump(mode="json", exclude={"name", "compute"})))
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
