@@ -72,7 +72,9 @@ class Ranking:
             count = [str(len(group.rows))] if self.repeated else []
             epochs = group.spreads.get("epoch")
             template = group.rows[0].template + (" (control)" if group.name == control else "")
-            rows.append([group.name, template, *count, *cells, f"{epochs.mean:.0f}" if epochs else "-", state(self, group)])
+            rows.append(
+                [group.name, template, *count, *cells, f"{epochs.mean:.0f}" if epochs else "-", state(self, group)]
+            )
         return Table(("run", "template", *numbers, "state"), rows, numbers)
 
     def _versus(self, name: str) -> str:
@@ -109,7 +111,7 @@ class Ranking:
             lines.append(f"Pareto front over {', '.join(self.aims.goals)} (no run beats these in all): {on_front}.")
         if self.repeated:
             lines.append("+-: standard deviation over seeds (n - 1). Differences are paired by seed.")
-        if (sizes := sorted({(one.difference.n, one.family) for one in [*self.against, *self.among] if one.p_exact})) :
+        if sizes := sorted({(one.difference.n, one.family) for one in [*self.against, *self.among] if one.p_exact}):
             lines.append(
                 f"exact p: two-sided sign-flip test; Holm: corrected for the comparisons of a measure, those against the "
                 f"control and those among the others each by themselves. {' '.join(_limit(*size) for size in sizes)} "
