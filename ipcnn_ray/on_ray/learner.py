@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from ray.tune.search.optuna import OptunaSearch
 
-from ipcnn_ray.on_ray.optuna_space import Bounds, DefineByRun, Memory, Settings
+from ipcnn_ray.on_ray.optuna_space import Bounds, DefineByRun, Direction, Memory, Settings
 from ipcnn_ray.spec.goals import Aims, lower
 from ipcnn_ray.spec.search import SpaceSearch
 
@@ -19,7 +19,7 @@ def modes(aims: Aims) -> list[str]:
     return ["min" if lower(goal) else "max" for goal in aims.goals]
 
 
-def directions(aims: Aims) -> list[str]:
+def directions(aims: Aims) -> list[Direction]:
     """Of each goal what Optuna calls its direction."""
     return ["minimize" if lower(goal) else "maximize" for goal in aims.goals]
 

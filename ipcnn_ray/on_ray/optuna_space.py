@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.storages import JournalStorage
@@ -18,6 +18,7 @@ from ipcnn_ray.spec.goals import violations
 from ipcnn_ray.spec.search import Choice, Constraint, Distribution, LogUniform, SpaceSearch
 
 Settings = dict[str, Any]
+Direction = Literal["minimize", "maximize"]
 UNKNOWN = 1e9
 """Violation of a bound on a measure that a run does not have: Optuna takes numbers only."""
 
@@ -90,7 +91,7 @@ class Memory:
 
     STUDY = "search"
 
-    def __init__(self, path: Path, directions: Sequence[str] = ("minimize",)) -> None:
+    def __init__(self, path: Path, directions: Sequence[Direction] = ("minimize",)) -> None:
         """directions: `minimize` or `maximize` for each goal."""
         self.path = path
         self.directions = list(directions)

@@ -17,8 +17,8 @@ from ipcnn_ray.on_ray.resources import gpus_per_worker, runs_at_once, this_machi
 from ipcnn_ray.on_ray.tuning import Ended, Interrupted, Tuning
 from ipcnn_ray.spec.expand import Run, experiment_id
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.places import Places
 from ipcnn_ray.spec.goals import COMBINED, Aims
+from ipcnn_ray.spec.places import Places
 from ipcnn_ray.spec.search import Combined, Search, SpaceSearch
 from ipcnn_ray.tracking.protocol import RunRecord, Tracker
 from ipcnn_ray.train.metrics import objective

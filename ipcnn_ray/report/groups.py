@@ -87,8 +87,8 @@ def _group(name: str, rows: Sequence[Row], aims: Aims) -> Group:
     group = Group(name, seeded, {key: spread(found) for key, found in values.items() if found})
     if not counted:
         return group
-    found = violations(aims.constraints, group.means)
-    beyond = [(one, by) for one, by in zip(aims.constraints, found, strict=True) if by is None or by > 0]
+    by_how_much = violations(aims.constraints, group.means)
+    beyond = [(one, by) for one, by in zip(aims.constraints, by_how_much, strict=True) if by is None or by > 0]
     return replace(group, violated=tuple(words(one) + (" (not measured)" if by is None else "") for one, by in beyond))
 
 

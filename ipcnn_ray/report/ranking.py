@@ -113,8 +113,8 @@ class Ranking:
             lines.append("+-: standard deviation over seeds (n - 1). Differences are paired by seed.")
         if sizes := sorted({(one.difference.n, one.family) for one in [*self.against, *self.among] if one.p_exact}):
             lines.append(
-                f"exact p: two-sided sign-flip test; Holm: corrected for the comparisons of a measure, those against the "
-                f"control and those among the others each by themselves. {' '.join(_limit(*size) for size in sizes)} "
+                "exact p: two-sided sign-flip test; Holm: corrected for the comparisons of a measure, those against "
+                f"the control and those among the others by themselves. {' '.join(_limit(*size) for size in sizes)} "
                 f"verdict: by the corrected exact p at {LEVEL}. t-test: holds for normal differences."
             )
         for group in self.groups:
