@@ -85,11 +85,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
 
 def ranking(found: Ranking) -> None:
     """The settings of an experiment, what of their differences may be luck, and what a reader must know."""
-    main, luck = found.table(), found.luck()
-    table(main.columns, main.rows, right=main.numbers)
-    if luck is not None:
-        say()
-        table(luck.columns, luck.rows, right=luck.numbers)
+    for index, one in enumerate((found.table(), *found.luck())):
+        if index:
+            say()
+        table(one.columns, one.rows, right=one.numbers)
+    say()
     for line in found.notes():
         out.print(Text("\n".join(textwrap.wrap(line, max(out.width, WIDTH), subsequent_indent="  "))), soft_wrap=True)
 

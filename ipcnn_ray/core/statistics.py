@@ -10,11 +10,9 @@ rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
-
-import torch
-from torch import Tensor
 
 MOST_PAIRS = 40
 """Pairs that the sign-flip test takes: each half of them has 2^20 sums."""
@@ -71,14 +69,13 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     _finite(differences, 1)
     if len(differences) > MOST_PAIRS:
         raise ValueError(f"differences = {len(differences)} numbers: expected at most {MOST_PAIRS}")
-    d_R = torch.tensor(differences, dtype=torch.float64)
-    seen, tie = abs(float(d_R.sum())), TIE * float(d_R.abs().sum())
+    seen, tie = abs(math.fsum(differences)), TIE * math.fsum(map(abs, differences))
     if seen <= tie:
         return 1.0
     half = len(differences) // 2
-    left, right = _sums(d_R[:half]), _sums(d_R[half:]).sort().values
-    at_least = len(right) - torch.searchsorted(right, seen - tie - left)  # sums of both halves, counted, not formed
-    return 2 * int(at_least.sum()) / (1 << len(differences))  # as many are at most -seen: turn all signs round
+    left, right = _sums(differences[:half]), sorted(_sums(differences[half:]))
+    at_least = sum(len(right) - bisect_left(right, seen - tie - one) for one in left)  # pairs of halves, not formed
+    return 2 * at_least / (1 << len(differences))  # as many sums are at most -seen: turn all signs round
 
 
 def smallest_p(pairs: int) -> float:
@@ -98,11 +95,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _sums(d: Tensor) -> Tensor:
-    """The sums of these numbers under every choice of signs, [2^len]."""
-    sums = d.new_zeros(1)
-    for one in d:
-        sums = torch.cat([sums + one, sums - one])
+def _sums(numbers: Sequence[float]) -> list[float]:
+    """The sums of these numbers under every choice of signs, 2^len of them."""
+    sums = [0.0]
+    for one in numbers:
+        sums = [before + sign * one for before in sums for sign in (1, -1)]
     return sums
 
 

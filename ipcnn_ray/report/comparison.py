@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from scipy.special import stdtr
-
 from ipcnn_ray.core.statistics import Spread, holm, paired_t, sign_flip_p, smallest_p, spread
 from ipcnn_ray.report.groups import Group
-from ipcnn_ray.spec.goals import RANKED, Aims, lower
+from ipcnn_ray.spec.goals import Aims, lower
 
 LEVEL = 0.05
 """A corrected p below this is called more than luck."""
@@ -98,10 +96,7 @@ def _compared(one: Group, other: Group, measure: str) -> Comparison | None:
     comparison = Comparison(one.name, other.name, measure, spread(differences))
     if len(differences) == 1:
         return comparison
+    from scipy.special import stdtr  # Student's distribution; only where there is something to test
+
     t, df = paired_t(differences)
     return replace(comparison, t=t, p_t=2 * float(stdtr(df, -abs(t))), p_exact=sign_flip_p(differences))
-
-
-def unit(measure: str) -> str:
-    """The unit of a measure, in words."""
-    return RANKED[measure].unit

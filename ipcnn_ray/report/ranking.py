@@ -6,14 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ipcnn_ray.core.statistics import Spread
+from ipcnn_ray.core.statistics import Spread, smallest_p
 from ipcnn_ray.report.comparison import LEVEL, Comparison, compared, measures
 from ipcnn_ray.report.groups import Group, Row, grouped
 from ipcnn_ray.spec.goals import COMBINED, Aims
 
-COMPARED = ("run", "against", "measure", "difference", "exact p", "Holm", "t-test p", "Holm t", "verdict")
-COMPARED_NUMBERS = COMPARED[3:8]
+COMPARED = ("difference", "p", "Holm", "t-test", "Holm ", "verdict")
 HEADS = {"val_error": "error"}
+DIGITS = {COMBINED: 3, "epoch": 0}
+"""Behind the point; 4 for all others."""
 MOST_AMONG = 10
 """Settings whose comparisons among themselves are shown; those of more are in the JSON alone."""
 
@@ -56,25 +57,26 @@ class Ranking:
         return any(len(group.rows) > 1 for group in self.groups)
 
     def table(self) -> Table:
-        """One row for each setting: its goals, how far it is from the control, instability, error."""
+        """One row for each setting: its goals, instability, error; without repeats, which are compared in tables of
+        their own, also how far it is from the control."""
         goals, control = self.aims.goals, self.aims.control
         shown = list(dict.fromkeys([*goals, *(one.measure for one in self.aims.constraints)]))
         shown += [measure for measure in ("instability", "val_error") if measure not in shown]
         heads = [HEADS.get(measure, measure) for measure in shown]
-        if control is not None and len(goals) == 1:
+        if control is not None and len(goals) == 1 and not self.repeated:
             heads.insert(1, "vs control")
-        numbers = ("n",) * self.repeated + (*heads, "epochs")
+        numbers = ("n", *heads) if self.repeated else (*heads, "epochs")
         rows = []
         for group in self.groups:
             cells = [spread_words(measure, group.spreads.get(measure)) for measure in shown]
             if "vs control" in heads:
                 cells.insert(1, self._versus(group.name))
-            count = [str(len(group.rows))] if self.repeated else []
-            epochs = group.spreads.get("epoch")
+            if self.repeated:
+                cells.insert(0, str(len(group.rows)))
+            else:
+                cells.append(number("epoch", group.means.get("epoch")))
             template = group.rows[0].template + (" (control)" if group.name == control else "")
-            rows.append(
-                [group.name, template, *count, *cells, f"{epochs.mean:.0f}" if epochs else "-", state(self, group)]
-            )
+            rows.append([group.name, template, *cells, state(self, group)])
         return Table(("run", "template", *numbers, "state"), rows, numbers)
 
     def _versus(self, name: str) -> str:
@@ -82,24 +84,24 @@ class Ranking:
         found = [one.difference for one in self.against if (one.one, one.measure) == (name, goal)]
         return number(goal, found[0].mean, sign=True) if found else "-"
 
-    def luck(self) -> Table | None:
-        """The comparisons, where seeds are repeated: against the control, then among the others."""
+    def luck(self) -> list[Table]:
+        """Where seeds are repeated, a table for each measure: every setting less the control, then the others' pairs."""
         told = [one for one in self.against if one.p_exact is not None]
         told += self.among if len({one.one for one in self.among}) < MOST_AMONG else []
-        if not told:
-            return None
-        rows = [
-            [
-                one.one,
-                one.other,
-                HEADS.get(one.measure, one.measure),
-                spread_words(one.measure, one.difference, sign=True),
-                *map(p_words, (one.p_exact, one.holm_exact, one.p_t, one.holm_t)),
-                one.verdict,
+        tables = []
+        for measure in dict.fromkeys(one.measure for one in told):
+            rows = [
+                [
+                    f"{one.one} - {one.other}",
+                    spread_words(measure, one.difference, sign=True),
+                    *map(p_words, (one.p_exact, one.holm_exact, one.p_t, one.holm_t)),
+                    one.verdict,
+                ]
+                for one in told
+                if one.measure == measure
             ]
-            for one in told
-        ]
-        return Table(COMPARED, rows, COMPARED_NUMBERS)
+            tables.append(Table((HEADS.get(measure, measure), *COMPARED), rows, COMPARED[:5]))
+        return tables
 
     def notes(self) -> list[str]:
         """What a reader must know to read the tables: units, what was tested and what the test cannot say, causes."""
@@ -110,13 +112,16 @@ class Ranking:
             on_front = ", ".join(group.name for group in self.groups if group.wins) or "none"
             lines.append(f"Pareto front over {', '.join(self.aims.goals)} (no run beats these in all): {on_front}.")
         if self.repeated:
-            lines.append("+-: standard deviation over seeds (n - 1). Differences are paired by seed.")
-        if sizes := sorted({(one.difference.n, one.family) for one in [*self.against, *self.among] if one.p_exact}):
+            lines.append("±: standard deviation over seeds (n - 1). Differences are paired by seed.")
+        tested = [one for one in [*self.against, *self.among] if one.p_exact is not None]
+        if tested:
             lines.append(
-                "exact p: two-sided sign-flip test; Holm: corrected for the comparisons of a measure, those against "
-                f"the control and those among the others by themselves. {' '.join(_limit(*size) for size in sizes)} "
-                f"verdict: by the corrected exact p at {LEVEL}. t-test: holds for normal differences."
+                "p: exact sign-flip test, two-sided. Holm: corrected for the comparisons of a measure, those with the "
+                f"control and those of the others by themselves. verdict: by this p at {LEVEL}. t-test: its p, and "
+                "corrected; it holds for differences that are normally distributed."
             )
+            for seeds in sorted({one.difference.n for one in tested}):
+                lines.append(_limit(seeds, max(one.family for one in tested if one.difference.n == seeds)))
         for group in self.groups:
             lines += [f"{row.label} {row.state}: {row.why}" for row in group.rows if row.why]
             if group.violated:
@@ -128,22 +133,21 @@ class Ranking:
     def markdown(self) -> str:
         """The ranking as a Markdown document."""
         lines = self.table().markdown()
-        if (luck := self.luck()) is not None:
-            lines += ["", *luck.markdown()]
+        for table in self.luck():
+            lines += ["", *table.markdown()]
         for line in self.notes():
             lines += ["", line]
         return "\n".join(lines) + "\n"
 
 
 def _limit(seeds: int, family: int) -> str:
-    least = min(1.0, 2 / 2**seeds)
-    corrected = min(1.0, family * least)
-    telling = "can tell" if corrected < LEVEL else "cannot tell"
-    many = f"{family} comparisons" if family > 1 else "one comparison"
-    return (
-        f"With {seeds} seeds p is at least {p_words(least)} (2/2^{seeds}), and {p_words(corrected)} "
-        f"for {many}: that {telling} luck from a difference."
-    )
+    """What so many seeds can tell, whatever the runs reach."""
+    least, needed = smallest_p(seeds), 1
+    while family * smallest_p(needed) >= LEVEL:
+        needed += 1
+    corrected = f", {p_words(min(1.0, family * least))} after the correction for {family}" if family > 1 else ""
+    text = f"With {seeds} seeds p is at least {p_words(least)} (2/2^{seeds}){corrected}"
+    return f"{text}: these seeds cannot tell a difference from luck, {needed} could." if needed > seeds else f"{text}."
 
 
 def state(ranking: Ranking, group: Group) -> str:
@@ -163,7 +167,7 @@ def number(measure: str, value: float | None, *, sign: bool = False) -> str:
     plus = "+" if sign else ""
     if measure == "val_error":
         return f"{value * 100:{plus}.1f} %"
-    return f"{value:{plus}.3f}" if measure == COMBINED else f"{value:{plus}.4f}"
+    return f"{value:{plus}.{DIGITS.get(measure, 4)}f}"
 
 
 def spread_words(measure: str, found: Spread | None, *, sign: bool = False) -> str:
@@ -174,7 +178,7 @@ def spread_words(measure: str, found: Spread | None, *, sign: bool = False) -> s
     if found.sd is None:
         return text
     sd = number(measure, found.sd)
-    return f"{text.removesuffix(' %')} +- {sd}"
+    return f"{text.removesuffix(' %')} ± {sd}"
 
 
 def p_words(p: float | None) -> str:
