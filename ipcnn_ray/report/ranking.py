@@ -85,7 +85,7 @@ class Ranking:
         return number(goal, found[0].mean, sign=True) if found else "-"
 
     def luck(self) -> list[Table]:
-        """Where seeds are repeated, a table for each measure: every setting less the control, then the others' pairs."""
+        """Where seeds are repeated, a table for each measure: each setting less the control, then the others' pairs."""
         told = [one for one in self.against if one.p_exact is not None]
         told += self.among if len({one.one for one in self.among}) < MOST_AMONG else []
         tables = []
