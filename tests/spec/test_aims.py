@@ -118,7 +118,7 @@ WRONG = [
     (
         SPACE,
         ", objective: {kind: pareto, measures: [instability]}",
-        "search.objective.measures = [instability]",
+        "search.objective.measures = ['instability']",
         "must have at least 2 value(s)",
     ),
     (
@@ -144,7 +144,7 @@ WRONG = [
         SPACE,
         ", objective: {kind: measure, measure: val_error, instability_weight: 0.1}",
         "search.objective.instability_weight = 0.1",
-        "search.objective with kind: measure has no such field; there is search.objective.instability_weight",
+        "search.objective with kind: measure has no such field; it belongs to kind: combined",
     ),
     (
         SPACE,
