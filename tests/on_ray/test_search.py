@@ -175,6 +175,15 @@ def test_repeats_are_measured_against_the_control_of_their_seed(bench):
     assert recorded[""].metrics["best_combined"] == outcome.groups[0].means["combined"]
 
 
+class StopsAt(Hears):
+    """Presses Ctrl-C when so many runs have ended."""
+
+    def __call__(self, event):
+        super().__call__(event)
+        if isinstance(event, RunEnded) and len(self.ended()) == self.after:
+            signal.raise_signal(signal.SIGINT)
+
+
 def test_a_search_for_several_goals_shows_its_front_and_goes_on(bench):
     spec = tiny(
         "front",
@@ -188,8 +197,14 @@ def test_a_search_for_several_goals_shows_its_front_and_goes_on(bench):
             "constraints": [{"measure": "instability", "at_least": 0.001}],
         },
     )
-    outcome = bench.submit(spec)
-    assert outcome.best is None and len(outcome.runs) == 4
+    stopped = StopsAt(after=2)  # the control and one that was drawn
+    with pytest.raises(Interrupted):
+        bench.submit(spec, stopped)
+    hears = Hears()
+    outcome = bench.submit(spec, hears)
+    assert not hears.started() & set(stopped.ended())
+    assert set(stopped.ended()) <= set(hears.ended())
+    assert outcome.best is None and len([run for run in outcome.runs if run.drawn]) == 3
     points = {run.run.label: (run.metrics["instability"], run.metrics["val_error"]) for run in outcome.runs}
     front = {
         label
@@ -201,11 +216,3 @@ def test_a_search_for_several_goals_shows_its_front_and_goes_on(bench):
     assert {label for label, run in recorded.items() if label and run.tags["ipcnn.front"] == "true"} == front
     assert set(recorded[""].tags["ipcnn.front"].split(", ")) == front
     assert recorded[""].tags["ipcnn.goals"] == "instability, val_error"
-
-    # As if the process had been killed before the last run ended: it is drawn, and has no result.
-    last = next(run for run in outcome.runs if run.drawn)
-    (bench.folder(spec, last.run.label) / "result.json").unlink()
-    hears = Hears()
-    again = bench.submit(spec, hears)
-    assert hears.started() <= {last.run.label}
-    assert {run.run.label for run in again.runs} >= set(points) - {last.run.label}
