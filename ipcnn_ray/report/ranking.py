@@ -84,10 +84,14 @@ class Ranking:
         found = [one.difference for one in self.against if (one.one, one.measure) == (name, goal)]
         return number(goal, found[0].mean, sign=True) if found else "-"
 
+    @property
+    def _few(self) -> bool:
+        return sum(len(group.rows) > 1 for group in self.groups if group.name != self.aims.control) <= MOST_AMONG
+
     def luck(self) -> list[Table]:
         """Where seeds are repeated, a table for each measure: each setting less the control, then the others' pairs."""
         told = [one for one in self.against if one.p_exact is not None]
-        told += self.among if len({one.one for one in self.among}) < MOST_AMONG else []
+        told += self.among if self._few else []
         tables = []
         for measure in dict.fromkeys(one.measure for one in told):
             rows = [
@@ -122,6 +126,8 @@ class Ranking:
             )
             for seeds in sorted({one.difference.n for one in tested}):
                 lines.append(_limit(seeds, max(one.family for one in tested if one.difference.n == seeds)))
+        if not self._few:
+            lines.append(f"The settings among themselves: {len(self.among)} comparisons, which --json has.")
         for group in self.groups:
             lines += [f"{row.label} {row.state}: {row.why}" for row in group.rows if row.why]
             if group.violated:

@@ -143,6 +143,13 @@ def test_json_has_groups_and_comparisons_and_no_number_that_is_not_finite():
     assert [one["t"] for one in found["against_control"] if one["measure"] == "instability"] == [None]
 
 
+def test_pairs_of_many_settings_are_left_to_the_json():
+    rows = [one for i in range(12) for one in repeated(f"s{i:02}", [0.1 + i / 100, 0.1 + i / 50])]
+    ranking = Ranking.of([*repeated("plain", [0.1, 0.2]), *rows], AIMS)
+    assert {row[0].rpartition(" ")[2] for table in ranking.luck() for row in table.rows} == {"plain"}
+    assert "The settings among themselves: 198 comparisons, which --json has." in ranking.notes()  # 66 pairs
+
+
 def test_numbers_in_words():
     assert number("val_error", 0.125, sign=True) == "+12.5 %"
     assert number("instability", math.nan) == "-"
