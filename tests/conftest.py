@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+from check_vectors import ERRORS, SHARED
 
 
 def _place(variable: str, default: Path) -> Path | None:
@@ -38,23 +37,8 @@ def real_weights() -> Path:
     return path
 
 
-def golden_folders() -> list[Path]:
-    """Folders of check vectors: IPCNN_GOLDEN, separated by colons. A folder that is named but missing is an error."""
-    named = os.environ.get("IPCNN_GOLDEN")
-    if not named:
-        default = SHARED / "reference" / "golden"
-        return [default] if default.is_dir() else []
-    folders = [Path(part).expanduser() for part in named.split(":") if part]
-    missing = [str(folder) for folder in folders if not folder.is_dir()]
-    if missing:
-        raise pytest.UsageError(f"IPCNN_GOLDEN names folders that do not exist: {missing}")
-    return folders
-
-
-@pytest.fixture(scope="session")
-def golden() -> list[Path]:
-    """Folders of check vectors of the interpretable layer (IPCNN_GOLDEN)."""
-    folders = golden_folders()
-    if not folders:
-        pytest.skip("needs check vectors: set IPCNN_GOLDEN to their folders")
-    return folders
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if ERRORS:
+        terminalreporter.section("check vectors: largest error, as a share of the largest entry")
+        for kind, (count, largest) in sorted(ERRORS.items()):
+            terminalreporter.write_line(f"{kind:32} {largest:.1e} in {count} arrays")

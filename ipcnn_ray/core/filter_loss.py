@@ -21,11 +21,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+Form = Literal["exact", "zconst", "single"]
+"""Which gradient goes with the loss; its value is the same."""
 Gather = Callable[[Tensor], Tensor]
 """All workers' tensors (same shape everywhere) stacked to [W, ...], on every worker."""
 
 
-def _alone(x: Tensor) -> Tensor:
+def alone(x: Tensor) -> Tensor:
+    """The collective of a single worker."""
     return x.unsqueeze(0)
 
 
@@ -34,25 +37,42 @@ def _log_average(minus_one: Tensor, plain: Tensor) -> Tensor:
     return torch.where(minus_one > -0.5, minus_one.log1p(), plain.log())
 
 
-class _ExactLoss(torch.autograd.Function):
-    """-MI per filter with the closed-form gradient  dLoss/ds = -p_T * q * (r - KL_T) / (W * N)."""
+def _log_dot(q_NCT: Tensor, lq_NCT: Tensor, prior_T: Tensor, spare_NCT: Tensor) -> Tensor:
+    """log of q . prior as [N, C], where lq = log q: by way of q unless that vanishes in floating point."""
+    dot_NC = q_NCT @ prior_T
+    if bool((dot_NC > 1e-30).all()):
+        return dot_NC.log()
+    top_NC1 = lq_NCT.amax(2, keepdim=True)
+    return (torch.sub(lq_NCT, top_NC1, out=spare_NCT).exp_() @ prior_T).log() + top_NC1[:, :, 0]
+
+
+class _Loss(torch.autograd.Function):
+    """-MI per filter with the closed-form gradient of the form."""
 
     @staticmethod
-    def forward(ctx: Any, x_NCHW: Tensor, bank_Tnn: Tensor, log_prior_T: Tensor, gather: Gather) -> Tensor:
+    def forward(
+        ctx: Any,
+        x_NCHW: Tensor,
+        bank_Tnn: Tensor,
+        log_prior_T: Tensor,
+        form: Form,
+        template_NC: Tensor | None,
+        gather: Gather,
+    ) -> Tensor:
         # At most three N x C x T arrays live at once. The gradient needs nothing but the forward's arrays, so it is
         # finished here and only its N x C x P numbers are kept.
         with torch.autocast(x_NCHW.device.type, enabled=False):
             N, C = x_NCHW.shape[:2]
-            bank_TP, prior_T = bank_Tnn.flatten(1), log_prior_T.exp()
-            lq_NCT = (x_NCHW.reshape(N * C, -1) @ bank_TP.T).view(N, C, -1)
+            prior_T = log_prior_T.exp()
+            lq_NCT = _scores(x_NCHW, bank_Tnn)
             top_CT = lq_NCT.amax(0)
             lq_NCT -= top_CT
 
             # expm1(d) = tanh(d / 2) * (exp(d) + 1), because torch vectorises tanh and exp on CPUs, but not expm1.
             exp_NCT = lq_NCT.exp()
-            mean_CT = exp_NCT.mean(0)
-            expm1_NCT = (lq_NCT / 2).tanh_().mul_(exp_NCT.add_(1))
-            rest_CT = _log_average(expm1_NCT.mean(0), mean_CT)
+            expm1_NCT = (lq_NCT / 2).tanh_()
+            expm1_NCT.addcmul_(expm1_NCT, exp_NCT)
+            rest_CT = _log_average(expm1_NCT.mean(0), exp_NCT.mean(0))
 
             # Maximum and remainder travel apart: beside a large maximum the remainder would be rounded away.
             all_W2CT = gather(torch.stack([top_CT, rest_CT]))
@@ -63,35 +83,72 @@ class _ExactLoss(torch.autograd.Function):
             move_CT = top_CT - high_CT - log_z_CT
             lq_NCT += move_CT
 
-            # log p(x): near 0 from q - 1 = expm1(d) * exp(move) + expm1(move), elsewhere from q over its maximum.
-            near_NC = expm1_NCT.mul_(prior_T * move_CT.exp()).sum(2) + move_CT.expm1() @ prior_T
-            top_NC1 = lq_NCT.amax(2, keepdim=True)
-            far_NC = (torch.sub(lq_NCT, top_NC1, out=expm1_NCT).exp_() @ prior_T).log() + top_NC1[:, :, 0]
+            # log p(x): near 0 from q - 1 = expm1(d) * exp(move) + expm1(move), elsewhere from q.
+            shift_CT = move_CT.exp()
+            near_NC = expm1_NCT.mul_(prior_T * shift_CT).sum(2) + move_CT.expm1() @ prior_T
+            q_NCT = exp_NCT.mul_(shift_CT)
+            far_NC = _log_dot(q_NCT, lq_NCT, prior_T, expm1_NCT)
             lp_NC = torch.where(near_NC > -0.5, near_NC.log1p(), far_NC)
 
-            q_NCT = torch.exp(lq_NCT, out=exp_NCT)
             r_NCT = lq_NCT.sub_(lp_NC[:, :, None])
             kl_CT = gather(torch.mul(q_NCT, r_NCT, out=expm1_NCT).mean(0)).mean(0)
             if ctx.needs_input_grad[0]:
-                slope_NCT = r_NCT.sub_(kl_CT).mul_(q_NCT).mul_(prior_T / (-len(all_W2CT) * N))
-                ctx.save_for_backward((slope_NCT.view(N * C, -1) @ bank_TP).view(x_NCHW.shape))
+                if form == "exact":
+                    r_NCT.sub_(kl_CT)
+                slope_NCT = r_NCT.mul_(q_NCT).mul_(prior_T / (-len(all_W2CT) * N))
+                if template_NC is not None:
+                    kept_NC1 = slope_NCT.gather(2, template_NC[:, :, None])
+                    slope_NCT.zero_().scatter_(2, template_NC[:, :, None], kept_NC1)
+                slope_CTnn = None
+                if bank_Tnn.ndim == 4:  # each filter has templates of its own
+                    if ctx.needs_input_grad[1]:
+                        slope_CTnn = torch.einsum("nct,nchw->cthw", slope_NCT, x_NCHW)
+                    slope_NCP = torch.einsum("nct,ctp->ncp", slope_NCT, bank_Tnn.flatten(2))
+                else:
+                    slope_NCP = slope_NCT.view(N * C, -1) @ bank_Tnn.flatten(1)
+                ctx.save_for_backward(slope_NCP.view(x_NCHW.shape), slope_CTnn)
             return -(kl_CT @ prior_T)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_C: Tensor) -> tuple[Tensor, None, None, None]:
-        (slope_NCHW,) = ctx.saved_tensors
-        return slope_NCHW * grad_C[:, None, None], None, None, None
+    def backward(ctx: Any, grad_C: Tensor) -> tuple[Tensor | None, ...]:
+        slope_NCHW, slope_CTnn = ctx.saved_tensors
+        bank_slope = None if slope_CTnn is None else slope_CTnn * grad_C[:, None, None, None]
+        return slope_NCHW * grad_C[:, None, None], bank_slope, None, None, None, None
 
 
-def exact_filter_loss(x_NCHW: Tensor, bank_Tnn: Tensor, log_prior_T: Tensor, *, gather: Gather | None = None) -> Tensor:
+def _scores(x_NCHW: Tensor, bank_Tnn: Tensor) -> Tensor:
+    """s of every image, filter and template, as [N, C, T]."""
+    N, C = x_NCHW.shape[:2]
+    if bank_Tnn.ndim == 4:
+        return torch.einsum("ncp,ctp->nct", x_NCHW.flatten(2), bank_Tnn.flatten(2)).contiguous()
+    return (x_NCHW.reshape(N * C, -1) @ bank_Tnn.flatten(1).T).view(N, C, -1)
+
+
+def filter_loss(
+    x_NCHW: Tensor,
+    bank_Tnn: Tensor,
+    log_prior_T: Tensor,
+    *,
+    form: Form = "exact",
+    positive_NC: Tensor | None = None,
+    gather: Gather | None = None,
+) -> Tensor:
     """The filter loss of each filter over the global batch, in nats, as [C].
 
-    x_NCHW: maps after ReLU, before the mask. bank_Tnn: all templates, the negative one last. log_prior_T: log p(T).
-    All three float32, or all float64. gather: with several workers (equally many images on each), their collective;
+    x_NCHW: maps after ReLU, before the mask. bank_Tnn: all templates, the negative one last; or [C, T, n, n], each
+    filter's own. log_prior_T: log p(T). All three float32, or all float64.
+    form, of the gradient dLoss/ds (the value is always that of the loss):
+        `exact`   -p_T * q * (r - KL_T) / (W * N): the derivative of the loss
+        `zconst`  -p_T * q * r / (W * N): Z_T held constant, the first line of the paper's equation 4 with the minus of
+                  Loss = -MI, which is missing in print
+        `single`  the same for one template per image and filter, 0 for the others, its second line: the one centred
+                  on the map's peak for an image of the filter's category, else the negative template
+    positive_NC: for `single` alone, whether the image is of the filter's category ([N, 1] serves all filters alike).
+    gather: with several workers (equally many images on each), their collective;
     three arrays of C x T numbers cross the network (maximum and remainder of a log-sum, KL). The value is the loss of
     the global batch on every worker; the gradient is that of the global loss with respect to this worker's images,
-    not divided by anything.
+    not divided by anything. With templates of each filter's own, `exact` is differentiated with respect to them, too.
 
     Accuracy of float32 against float64 (n = 13, 32 images): gradient 1e-5 of its maximum for scores up to 200, however
     small the information, then growing with the rounding of the scores themselves (5e-5 at 2,000); value 1e-4 relative
@@ -100,41 +157,74 @@ def exact_filter_loss(x_NCHW: Tensor, bank_Tnn: Tensor, log_prior_T: Tensor, *, 
 
     Cost: about a quarter of a 3x3 convolution of as many channels on a CPU (tests/benchmarks/filter_loss_cost.py).
 
-    Source: Zhang et al., CVPR 2018, equations 1 to 3, with Z_T differentiated (their equation 4 keeps it constant).
-    Raises ValueError when shapes or dtypes do not fit.
+    Source: Zhang et al., CVPR 2018, equations 1 to 4.
+    Raises ValueError when shapes, dtypes or options do not fit.
     """
     n = bank_Tnn.shape[-1]
     if x_NCHW.ndim != 4 or x_NCHW.shape[-2:] != (n, n) or not len(x_NCHW):
         raise ValueError(f"x_NCHW has shape {tuple(x_NCHW.shape)}: expected [N >= 1, C, {n}, {n}], as the templates")
-    if bank_Tnn.shape != (n * n + 1, n, n):
-        raise ValueError(f"bank_Tnn has shape {tuple(bank_Tnn.shape)}: expected [{n * n + 1}, {n}, {n}]")
+    C = x_NCHW.shape[1]
+    if bank_Tnn.shape not in ((n * n + 1, n, n), (C, n * n + 1, n, n)):
+        shapes = f"[{n * n + 1}, {n}, {n}] or [{C}, {n * n + 1}, {n}, {n}]"
+        raise ValueError(f"bank_Tnn has shape {tuple(bank_Tnn.shape)}: expected {shapes}")
     if log_prior_T.shape != (n * n + 1,):
         raise ValueError(f"log_prior_T has shape {tuple(log_prior_T.shape)}: expected [{n * n + 1}]")
     dtypes = (x_NCHW.dtype, bank_Tnn.dtype, log_prior_T.dtype)
     if len(set(dtypes)) > 1 or x_NCHW.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"x_NCHW, bank_Tnn, log_prior_T have dtypes {dtypes}: expected float32 or float64 in all")
-    loss: Tensor = _ExactLoss.apply(x_NCHW, bank_Tnn, log_prior_T, gather or _alone)
+    if form not in ("exact", "zconst", "single"):
+        raise ValueError(f"form = {form!r}: expected 'exact', 'zconst' or 'single'")
+    if (form == "single") != (positive_NC is not None):
+        raise ValueError(f"form = {form!r}: positive_NC belongs to 'single', and to it alone")
+    if form != "exact" and bank_Tnn.requires_grad:
+        raise ValueError(f"form = {form!r}: only 'exact' has a gradient with respect to the templates")
+    template_NC = None if positive_NC is None else matching_template(x_NCHW, positive_NC)
+    loss: Tensor = _Loss.apply(x_NCHW, bank_Tnn, log_prior_T, form, template_NC, gather or alone)
     return loss
+
+
+def matching_template(x_NCHW: Tensor, positive_NC: Tensor) -> Tensor:
+    """Index of T-hat as [N, C]: the template centred on the peak for a positive image, else the negative one, the last.
+
+    positive_NC: bool, [N, C] or [N, 1]. Among equal maxima the first in row-major order.
+    Source: Zhang et al., CVPR 2018, section 3.2, below equation 4.
+    """
+    N, C, n, _ = x_NCHW.shape
+    if positive_NC.dtype != torch.bool or positive_NC.shape not in ((N, C), (N, 1)):
+        shape = tuple(positive_NC.shape)
+        raise ValueError(f"positive_NC is {positive_NC.dtype} {shape}: expected bool [{N}, {C}] or [{N}, 1]")
+    return torch.where(positive_NC, x_NCHW.detach().flatten(2).argmax(2), n * n)
+
+
+def mean_sums(sums_BC: Tensor, class_B: Tensor, categories: int) -> Tensor:
+    """Mean activation sum of each filter on the images of each category, as [C, L] float64; NaN for one not shown.
+
+    sums_BC: sum over the cells of each map. class_B: category of each image, -1 for none.
+    A filter's category is the argmax over categories. Source: Zhang et al., CVPR 2018, section 3.2.
+    """
+    columns = [sums_BC[class_B == category].double().mean(0) for category in range(categories)]
+    return torch.stack(columns, 1)
 
 
 def filter_weight(
     x_NCHW: Tensor,
     weight: float,
     epoch: int,
-    schedule: Literal["paper", "constant"],
+    schedule: Literal["paper", "constant", "epoch"],
     *,
     gather: Gather | None = None,
 ) -> Tensor:
     """lambda of each filter as [C], without a gradient.
 
-    `constant`: `weight`. `paper`: weight / epoch * mean over the global batch of the map's maximum (`epoch` from 1).
+    `constant`: `weight`. `epoch`: weight / epoch, as in the released code (`epoch` from 1). `paper`: weight / epoch *
+    mean over the global batch of the map's maximum.
     Source: Zhang et al., CVPR 2018, section 3.3, lambda proportional to (1/t) mean_x max_ij x.
     """
     if epoch < 1:
         raise ValueError(f"epoch = {epoch}: epochs count from 1")
     peak_C = x_NCHW.detach().amax((2, 3)).mean(0)
-    if schedule == "constant":
-        return torch.full_like(peak_C, weight)
+    if schedule in ("constant", "epoch"):
+        return torch.full_like(peak_C, weight if schedule == "constant" else weight / epoch)
     if schedule != "paper":
-        raise ValueError(f"schedule = {schedule!r}: expected 'paper' or 'constant'")
-    return (gather or _alone)(peak_C).mean(0) * (weight / epoch)
+        raise ValueError(f"schedule = {schedule!r}: expected 'paper', 'constant' or 'epoch'")
+    return (gather or alone)(peak_C).mean(0) * (weight / epoch)

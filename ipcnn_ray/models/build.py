@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, cast
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from ipcnn_ray.core.templates import part_templates, template_bank
 from ipcnn_ray.models.geometry import map_side
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.model import Model
-from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, Template, UniformTemplate
+from ipcnn_ray.spec.template import NoTemplate, Template
 
 RELEASED_DEVIATION = 0.01
 """Standard deviation of new weights in the released code."""
@@ -53,14 +53,15 @@ def assemble(model: Model, template: Template, device: torch.device | str = "cpu
 
 def interpretable_layers(model: Model) -> tuple[str, ...]:
     """The spec's interpretable layers, or the highest convolution and the appended one."""
-    return model.interpretable_layers or model.convs[model.convs.index(model.table.last_conv) :]
+    default = (model.table.last_conv, *((model.table.appended.name,) if model.appended_layer else ()))
+    return model.interpretable_layers or default
 
 
 def unit_templates(template: Template, sides: dict[str, int]) -> dict[str, Tensor]:
     """Per layer its positive templates divided by tau, [P, n, n]; none for the plain network."""
     if isinstance(template, NoTemplate):
         return {}
-    return {name: part_templates(n, **shape_arguments(template), tau=1.0) for name, n in sides.items()}
+    return {name: part_templates(n, **template.arguments(), tau=1.0) for name, n in sides.items()}
 
 
 def template_banks(model: Model, template: Template) -> dict[str, Tensor]:
@@ -68,28 +69,38 @@ def template_banks(model: Model, template: Template) -> dict[str, Tensor]:
     if isinstance(template, NoTemplate):
         return {}
     return {
-        name: template_bank(map_side(model, name), **shape_arguments(template), tau=template.tau)
+        name: template_bank(map_side(model, name), **template.arguments(), tau=template.tau)
         for name in interpretable_layers(model)
     }
 
 
-def shape_arguments(template: GradientTemplate | UniformTemplate) -> dict[str, Any]:
-    """Arguments of `core.templates` for this section, all but n and tau."""
-    given: dict[str, Any] = {"shape": template.shape, "norm": template.norm, "beta": template.beta}
-    if isinstance(template, UniformTemplate):
-        given["gamma"] = template.gamma
-    return given
-
-
 @torch.no_grad()
 def initialise(net: InterpretableNet, seed: int, *, he_normal: bool) -> None:
-    """Fills all parameters with the initial weights of `seed`. he_normal: whether hidden layers are He-normal."""
-    layers = {name: m for name, m in (*net.body.items(), *net.head.items()) if isinstance(m, nn.Conv2d | nn.Linear)}
+    """Fills all parameters with the initial weights of `seed`. he_normal: whether hidden layers are He-normal.
+
+    Of a backbone: normalisation starts as the identity, every layer scale of ConvNeXt at its published 1e-6.
+    """
+    layers = dict(_linear(net))
     last = list(layers)[-1]
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
+            module.reset_parameters()
+    for name, parameter in net.named_parameters():
+        if name.endswith("layer_scale"):
+            parameter.fill_(1e-6)
     for name, module in layers.items():
         digest = hashlib.blake2b(f"initial {seed} {name}".encode(), digest_size=4).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
         he_deviation = math.sqrt(2 / module.weight[0].numel())
         deviation = he_deviation if he_normal and name != last else RELEASED_DEVIATION
         module.weight.normal_(0, deviation, generator=generator)
-        cast(Tensor, module.bias).zero_()
+        if module.bias is not None:
+            module.bias.zero_()
+
+
+def _linear(net: InterpretableNet) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
+    """Convolutions and fully connected layers, by the name of their layer and theirs inside it."""
+    for name, layer in (*((name, net.layer(name)) for name in net.names), *net.head.items()):
+        for inside, module in layer.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                yield f"{name}.{inside}" if inside else name, module

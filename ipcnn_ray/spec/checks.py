@@ -18,8 +18,10 @@ from ipcnn_ray.spec.fields import Loc, did_you_mean
 from ipcnn_ray.spec.findings import Finding, as_error, shown, wrong
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.search import Search
-from ipcnn_ray.spec.template import Template
+from ipcnn_ray.spec.template import PartTemplate, Template
 from ipcnn_ray.spec.training import Eval, Loss, Train
+
+NO_WEIGHTS = "frozen layers need loaded weights; add model.weights or drop this"
 
 
 def duplicates(values: Sequence[object]) -> Iterator[tuple[int, object]]:
@@ -47,7 +49,7 @@ def _no_layer(model: Model, name: str) -> str:
 
 def _unknown_layers(model: Model, loc: Loc, names: Sequence[str]) -> Iterator[Finding]:
     for index, name in enumerate(names):
-        if name not in model.convs:
+        if not model.backbone and name not in model.convs:
             about = ("model.network", "model.appended_layer")
             yield wrong((*loc, index), name, _no_layer(model, name), about)
 
@@ -56,10 +58,24 @@ def landmarks(data: Data) -> Iterator[Finding]:
     yield from _twice(("data", "landmarks"), data.landmarks)
 
 
+def backbone(model: Model) -> Iterator[Finding]:
+    """What a torchvision network needs, and what only it takes; the names of its layers are checked by `models/`."""
+    if model.backbone and not model.cut:
+        advice = "is torchvision's and needs model.cut: the highest layer that is kept, such as features.12 or layer4.1"
+        yield wrong(("model", "network"), model.network, advice, ("model.cut",))
+    if not model.backbone:
+        for name, value in (("cut", model.cut), ("image_size", model.image_size)):
+            if value is not None:
+                advice = f"{model.network} is not torchvision's and is fixed; drop this"
+                yield wrong(("model", name), value, advice, ("model.network",))
+
+
 def layers(model: Model) -> Iterator[Finding]:
     loc, names = ("model", "interpretable_layers"), model.interpretable_layers or ()
     yield from _unknown_layers(model, loc, names)
     yield from _twice(loc, names)
+    if model.backbone:
+        return
     known = [name for name in dict.fromkeys(names) if name in model.convs]
     in_order = sorted(known, key=model.convs.index)
     if known != in_order:
@@ -67,7 +83,7 @@ def layers(model: Model) -> Iterator[Finding]:
 
 
 def weights(model: Model) -> Iterator[Finding]:
-    if model.weights is not None:
+    if model.weights is not None and model.weights.layers is not None:
         loc = ("model", "weights", "layers")
         yield from _unknown_layers(model, loc, model.weights.layers)
         yield from _twice(loc, model.weights.layers)
@@ -76,6 +92,10 @@ def weights(model: Model) -> Iterator[Finding]:
 def frozen(model: Model, train: Train) -> Iterator[Finding]:
     name, loc = train.freeze_through, ("train", "freeze_through")
     if name is None:
+        return
+    if model.backbone:
+        if model.weights is None:
+            yield wrong(loc, name, NO_WEIGHTS, ("model.weights",))
         return
     if name not in model.convs:
         yield wrong(loc, name, _no_layer(model, name), ("model.network", "model.appended_layer"))
@@ -86,9 +106,9 @@ def frozen(model: Model, train: Train) -> Iterator[Finding]:
         advice = f"would keep the interpretable layer {held[0]} from learning; freeze through a lower layer"
         yield wrong(loc, name, advice, ("model.interpretable_layers",))
     if model.weights is None:
-        yield wrong(loc, name, "frozen layers need loaded weights; add model.weights or drop this", ("model.weights",))
+        yield wrong(loc, name, NO_WEIGHTS, ("model.weights",))
         return
-    random = [layer for layer in convs if layer not in model.weights.layers]
+    random = [layer for layer in convs if layer not in (model.weights.layers or model.table.convs)]
     if random:
         advice = f"would freeze random weights in {', '.join(random)}; add them to model.weights.layers"
         yield wrong(loc, name, advice, ("model.weights", "model.weights.layers"))
@@ -99,6 +119,18 @@ def measured_layer(model: Model, eval: Eval) -> Iterator[Finding]:
     if eval.layer is not None and eval.layer not in names:
         advice = f"must be one of model.interpretable_layers, {', '.join(names)}.{did_you_mean(eval.layer, names)}"
         yield wrong(("eval", "layer"), eval.layer, advice.removesuffix("."), ("model.interpretable_layers",))
+
+
+def shape(template: Template) -> Iterator[Finding]:
+    if isinstance(template, PartTemplate):
+        for field, value, advice in template.problems():
+            yield wrong(("template", field), value, advice, ("template.shape",))
+
+
+def shape_of_data(template: Template, data: Data) -> Iterator[Finding]:
+    if isinstance(template, PartTemplate):
+        for field, value, advice in template.problems_with(data):
+            yield wrong(("template", field), value, advice, ("data.landmarks",))
 
 
 def filter_loss(template: Template, loss: Loss, train: Train) -> Iterator[Finding]:
@@ -152,10 +184,13 @@ def nothing_ignored(compute: Compute, search: Search | None) -> Iterator[Finding
 
 CHECKS: tuple[Callable[..., Iterator[Finding]], ...] = (
     landmarks,
+    backbone,
     layers,
     weights,
     frozen,
     measured_layer,
+    shape,
+    shape_of_data,
     filter_loss,
     even_batches,
     enough_items,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ipcnn_ray.core.classification import logistic_loss
-from ipcnn_ray.core.filter_loss import exact_filter_loss, filter_weight
+from ipcnn_ray.core.filter_loss import filter_loss, filter_weight
 from ipcnn_ray.data.batches import epoch_order, shares
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.net import Output
@@ -61,7 +61,7 @@ def step_loss(
     for layer, loss in losses.items():
         maps_NCHW = output.maps[layer].float()
         lambda_C = filter_weight(maps_NCHW, loss.weight, epoch, loss.schedule, gather=runtime.gather)
-        loss_C = exact_filter_loss(maps_NCHW, loss.bank_Tnn, loss.log_prior_T, gather=runtime.gather)
+        loss_C = filter_loss(maps_NCHW, loss.bank_Tnn, loss.log_prior_T, gather=runtime.gather)
         total = total + (lambda_C * loss_C).sum()
         information = information + loss_C.detach().sum()
     return total * runtime.world_size, classification.detach(), information

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ipcnn_ray.core.filter_loss import exact_filter_loss
+from ipcnn_ray.core.filter_loss import filter_loss
 from ipcnn_ray.core.mask import mask_maps
 from ipcnn_ray.core.templates import log_prior, part_templates, template_bank
 
@@ -53,7 +53,7 @@ def candidates(images: int, channels: int, n: int, device: torch.device) -> dict
 
     def closed_form() -> None:
         clear()
-        exact_filter_loss(x_NCHW, bank_Tnn, log_prior_T).sum().backward()
+        filter_loss(x_NCHW, bank_Tnn, log_prior_T).sum().backward()
 
     def autograd() -> None:
         clear()

@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from ranks import on_ranks
 from torch import Tensor
 
-from ipcnn_ray.core.filter_loss import exact_filter_loss, filter_weight
+from ipcnn_ray.core.filter_loss import filter_loss, filter_weight
 from ipcnn_ray.core.templates import log_prior, template_bank
-
-
-def on_ranks(world: int, work: Callable[[int, Callable[[Tensor], Tensor]], object]) -> list:
-    """`work(rank, gather)` on every rank at once; what each returned."""
-    barrier, slots = threading.Barrier(world, timeout=30), [torch.empty(0)] * world
-
-    def rank_work(rank: int) -> object:
-        def gather(x: Tensor) -> Tensor:
-            slots[rank] = x.clone()
-            barrier.wait()
-            everything = torch.stack(slots)
-            barrier.wait()
-            return everything
-
-        return work(rank, gather)
-
-    with ThreadPoolExecutor(world) as pool:
-        return list(pool.map(rank_work, range(world)))
 
 
 def maps(dtype: torch.dtype, scale: float) -> Tensor:
@@ -48,12 +29,12 @@ def test_ranks_equal_one_worker_in_loss_and_gradient(world, dtype, near, scale):
 
     def work(rank: int, gather: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         mine = x_NCHW.chunk(world)[rank].clone().requires_grad_()
-        loss_C = exact_filter_loss(mine, bank_Tnn, log_prior_T, gather=gather)
+        loss_C = filter_loss(mine, bank_Tnn, log_prior_T, gather=gather)
         loss_C.sum().backward()
         return loss_C.detach(), mine.grad
 
     whole = x_NCHW.clone().requires_grad_()
-    loss_C = exact_filter_loss(whole, bank_Tnn, log_prior_T)
+    loss_C = filter_loss(whole, bank_Tnn, log_prior_T)
     loss_C.sum().backward()
     results = on_ranks(world, work)
     for rank_loss_C, _ in results:
@@ -71,7 +52,7 @@ def test_only_numbers_of_filters_and_templates_cross_the_network():
         crossed.append(x.numel())
         return x.unsqueeze(0)
 
-    exact_filter_loss(x_NCHW, bank_Tnn, log_prior(6), gather=gather)
+    filter_loss(x_NCHW, bank_Tnn, log_prior(6), gather=gather)
     assert crossed == [2 * 4 * 37, 4 * 37]
 
 
@@ -79,8 +60,8 @@ def test_local_losses_are_not_the_global_one():
     # The check above would pass with a gather that is never called, were the images of the ranks alike.
     x_NCHW, bank_Tnn = maps(torch.float64, 10.0), template_bank(6, shape="gradient", norm="l1", beta=2.0).double()
     prior = log_prior(6, dtype=torch.float64)
-    whole = exact_filter_loss(x_NCHW, bank_Tnn, prior)
-    halves = torch.stack([exact_filter_loss(half, bank_Tnn, prior) for half in x_NCHW.chunk(2)])
+    whole = filter_loss(x_NCHW, bank_Tnn, prior)
+    halves = torch.stack([filter_loss(half, bank_Tnn, prior) for half in x_NCHW.chunk(2)])
     assert bool(((halves.mean(0) - whole).abs() > 0.01 * whole.abs()).all())
 
 

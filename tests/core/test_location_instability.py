@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -108,25 +107,6 @@ def test_a_landmark_seen_once_drops_every_filter():
     assert found.dropped == 4
     assert math.isnan(found.mean) and bool(found.per_filter_C.isnan().all())
     assert bool(found.deviation_CK[:, 0].isfinite().all()) and bool(found.deviation_CK[:, 1].isnan().all())
-
-
-@pytest.mark.real_data
-def test_equals_the_released_code(golden):
-    files = [file for folder in golden for file in sorted(folder.glob("stability_*.npz"))]
-    assert files
-    for file in files:
-        vectors = np.load(file)
-        assert float(vectors["ratio"]) == 1.0
-        found = location_instability(
-            torch.from_numpy(vectors["pos"]),
-            torch.from_numpy(vectors["score"]),
-            torch.from_numpy(vectors["landmarks"]),
-            float(vectors["img"]) * math.sqrt(2),
-            top_images=int(vectors["topk"]),
-        )
-        pixels = found.per_filter_C.numpy() * float(vectors["img"]) * math.sqrt(2)
-        np.testing.assert_allclose(pixels, vectors["dist_sqrt_var"], rtol=1e-12)
-        np.testing.assert_allclose(found.mean, float(vectors["stability"]), rtol=1e-12)
 
 
 @pytest.mark.parametrize(
