@@ -12,7 +12,7 @@ import typer
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.validate import Json, Overrides, check_layers
 from ipcnn_ray.spec.data import Data
-from ipcnn_ray.spec.expand import experiment_id
+from ipcnn_ray.spec.expand import experiment_id, seeds
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.load import load
 from ipcnn_ray.spec.places import Places
@@ -70,6 +70,9 @@ def _below(experiment: ExperimentSpec, found: Plan) -> list[tuple[str, str]]:
             lines.append(("" if index else "drawn from", f"{path}: {_range(one)}"))
     if any(run.template.startswith("tailored ") for run in found.runs):
         lines.append(("tailored", "fitted to the training split when a run starts; the record says to what"))
+    if experiment.search is not None and experiment.search.repeats > 1:
+        listed = "every named run" if isinstance(experiment.search, SpaceSearch) else "every run"
+        lines.append(("seeds", f"{seeds(experiment)[0]} to {seeds(experiment)[-1]}, {listed} with each of them"))
     workers = f"{found.workers} worker" + ("s" if found.workers > 1 else "")
     runs = len(found.runs) + found.drawn
     total = "steps after preparation (set IPCNN_DATA)"

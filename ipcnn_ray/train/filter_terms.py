@@ -218,7 +218,8 @@ def filter_terms(
 ) -> dict[str, FilterTerm]:
     """The filter loss of every interpretable layer, by name; none without a filter loss.
 
-    template: the one that is trained with, fitted to the data if need be. net: on its device. density_L: share of all items that are of each category.
+    template: the one that is trained with, fitted to the data if need be. net: on its device. density_L: share of all
+    items that are of each category.
     """
     loss = spec.loss.filter
     if loss is None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ipcnn_ray.core.template_shapes import SHAPES, Offsets, shape
-from ipcnn_ray.models.build import assemble, template_banks, unit_templates
+from ipcnn_ray.models.build import assemble, template_banks
 from ipcnn_ray.models.describe import as_markdown
 from ipcnn_ray.report.template_picture import template_picture
 from ipcnn_ray.spec.model import Model
@@ -42,7 +42,7 @@ def test_every_function_has_its_section_with_the_same_parameters():
 @pytest.mark.parametrize("name", SECTIONS)
 @pytest.mark.parametrize("n", [1, 6, 13])
 def test_every_shape_is_built_and_drawn(name, n, tmp_path):
-    unit = unit_templates(of_shape(name), {"conv5": n})["conv5"]
+    unit = _unit(of_shape(name), n)
     assert unit.shape == (n * n, n, n) and unit.dtype == torch.float32
     template_picture(unit.numpy(), of_shape(name).label(), tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
@@ -70,7 +70,7 @@ def test_a_new_shape_is_one_function_and_one_section(tmp_path):
 
     try:
         section = PlusTemplate(shape="plus", tau=0.5)
-        units = unit_templates(section, {"conv5": 4})
+        units = _unit(section, 4)
         assert units["conv5"][5].tolist() == [[-1, 1, -1, -1], [1, 1, 1, 1], [-1, 1, -1, -1], [-1, 1, -1, -1]]
         assert section.label() == "plus arm 0.5 τ0.5"
         assert as_markdown(COMPACT, section).startswith("# compact: plus template, arm 0.5, tau 0.5\n")
@@ -99,3 +99,7 @@ def test_no_other_file_names_a_shape():
     ]
     assert found == []
     assert MaskTemplate.__name__ in (root / "spec/template.py").read_text()
+
+
+def _unit(template, n):
+    return part_templates(n, **template.arguments(), tau=1.0)

@@ -8,10 +8,10 @@ import json
 import numpy as np
 import pytest
 
+from ipcnn_ray.core.templates import part_templates
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.data.store import CropStore
 from ipcnn_ray.errors import DataError, TrainingError
-from ipcnn_ray.models.build import unit_templates
 from ipcnn_ray.spec.data import DrawnAnimals, VocPart
 from ipcnn_ray.spec.places import Places
 from ipcnn_ray.spec.template import EllipseTemplate, GradientTemplate, MaskTemplate, TailoredTemplate
@@ -69,7 +69,7 @@ def test_the_mean_mask_is_of_training_objects_alone(store, tmp_path):
     np.testing.assert_allclose(store.mean_masks_KGG[0], mean, atol=1e-6)
     found = fitted(tailored(landmark="head", fitted_to="part_masks"), store)
     assert found is not None and isinstance(found.template, MaskTemplate)
-    unit = unit_templates(found.template, {"conv5": 16})["conv5"]
+    unit = _unit(found.template, 16)
     assert float(unit[8 * 16 + 8, 8, 8]) > 0.9
     assert float(unit[8 * 16 + 8, 0, 0]) == -1
 
@@ -136,5 +136,9 @@ def test_a_run_is_read_with_the_template_it_was_fitted_to(bench, tmp_path):
     assert tracker.record.said_tags["template.fitted"] == template.label()
     net = final_model(request)[0].net
     n = net.get_buffer("unit_conv5").shape[-1]
-    expected = unit_templates(template, {"conv5": n})["conv5"]
+    expected = _unit(template, n)
     assert np.array_equal(net.get_buffer("unit_conv5").numpy(), expected.numpy())
+
+
+def _unit(template, n):
+    return part_templates(n, **template.arguments(), tau=1.0)
