@@ -79,11 +79,11 @@ def mask_of(template: Template, filter_loss: FilterLoss | None) -> MaskOf | None
 
     def make(filters: int, n: int) -> nn.Module:
         if released and learns:
-            return ReleasedMask(filters, n, arguments["width"])
+            return ReleasedMask(filters, n, arguments[template.learned])
         if learns:
-            # Every shape with a beta is 1 - beta * distance, cut at -1; at half the usual slope nothing is cut.
-            away_Pnn = 2 * (1 - part_templates(n, **{**arguments, "beta": 0.5}, tau=1.0))
-            return LearnedBetaMask(away_Pnn, filters, arguments["beta"])
+            # Every shape whose slope is learned is 1 - slope * distance, cut at -1; at a slope of 1/2 nothing is cut.
+            away_Pnn = 2 * (1 - part_templates(n, **{**arguments, template.learned: 0.5}, tau=1.0))
+            return LearnedBetaMask(away_Pnn, filters, arguments[template.learned])
         unit_Pnn = part_templates(n, **arguments, tau=1.0)
         return CentroidMask(unit_Pnn) if released else PeakMask(unit_Pnn)
 

@@ -196,13 +196,13 @@ def filter_loss(template: Template, loss: Loss, train: Train) -> Iterator[Findin
 
 def _learned_beta(template: Template, filter_loss: FilterLoss) -> Iterator[Finding]:
     about, default = ("loss.filter.form", "template.shape"), FilterLoss.model_fields["beta_rate"].default
-    learns = {"released": ("released",), "exact": ("gradient", "ellipse")}.get(filter_loss.form, ())
-    if filter_loss.learn_beta and template.shape != "none" and template.shape not in learns:
-        if learns:
-            advice = f"the {filter_loss.form} form learns it for template.shape {' or '.join(learns)}; drop this"
-        else:
+    if filter_loss.learn_beta and isinstance(template, PartTemplate):
+        if filter_loss.form not in ("exact", "released"):
             advice = f"the {filter_loss.form} form has no gradient for it; take exact or released, or drop this"
-        yield wrong(("loss", "filter", "learn_beta"), True, advice, about)
+            yield wrong(("loss", "filter", "learn_beta"), True, advice, about)
+        elif not template.learned or template.form != filter_loss.form:
+            advice = f"the {filter_loss.form} form learns no slope of template.shape {template.shape}; drop this"
+            yield wrong(("loss", "filter", "learn_beta"), True, advice, about)
     if not filter_loss.learn_beta and filter_loss.beta_rate != default:
         advice = "is for learned betas; add loss.filter.learn_beta: true, or drop this"
         yield wrong(("loss", "filter", "beta_rate"), filter_loss.beta_rate, advice, ("loss.filter.learn_beta",))

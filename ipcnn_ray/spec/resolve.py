@@ -17,11 +17,14 @@ from ipcnn_ray.spec.fields import sections
 from ipcnn_ray.spec.model import channels_of, pixels_of
 from ipcnn_ray.spec.networks import Network, row
 from ipcnn_ray.spec.recipes import Recipe, recipe, significant
+from ipcnn_ray.spec.template import PartTemplate, Template
 from ipcnn_ray.spec.training import FilterLoss, Train
 
 Raw = dict[str, Any]
 DATA = sections(Data)
 """The data sections by kind."""
+SHAPES = sections(Template)
+"""The template sections by shape."""
 FILTER = FilterLoss.model_fields
 DERIVED = (
     ("data", "negatives"),
@@ -89,14 +92,15 @@ def _weights(weights: Raw, table: Network) -> None:
 
 def _filter(filter_loss: Raw, template: Raw | None) -> Raw:
     """A filter loss with the defaults of its form, which follows from the template's shape."""
-    shape = (template or {}).get("shape")
-    form = filter_loss.get("form", "released" if shape == "released" else FILTER["form"].default)
+    section = SHAPES.get((template or {}).get("shape", ""))
+    own = section.form if section is not None and issubclass(section, PartTemplate) else FILTER["form"].default
+    form = filter_loss.get("form", own)
     released = form == "released"
     of_form = {
         "weight": 0.1 if released else FILTER["weight"].default,
         "schedule": "epoch" if released else FILTER["schedule"].default,
         "beta_rate": FILTER["beta_rate"].default,
-        "learn_beta": released and shape == "released",
+        "learn_beta": released and own == "released",
     }
     return {"form": form} | of_form | filter_loss
 

@@ -7,7 +7,7 @@ class' fields, less `tau`, are the function's parameters; lengths are shares of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,11 @@ class PartTemplate(Section):
     """The template's shape."""
     tau: Positive | None = None
     """Height of the template. Default: 0.5 / n^2, n the side of the layer's map in cells."""
+
+    form: ClassVar[str] = "exact"
+    """Form of the filter loss that goes with the template unless another is asked for."""
+    learned: ClassVar[str] = ""
+    """The field that each filter can have a value of its own of, learned by this form; empty: none."""
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of `core.templates.part_templates`, all but n and tau."""
@@ -95,6 +100,8 @@ class GradientTemplate(Normed):
     beta: Positive = 2.0
     """Slope; at a distance of n / beta cells the template crosses zero. Part-template paper 2, Zhang et al. 4."""
 
+    learned: ClassVar[str] = "beta"
+
     def label(self) -> str:
         return super().label().removeprefix("gradient ")
 
@@ -119,6 +126,9 @@ class ReleasedTemplate(PartTemplate):
     """Slope in those coordinates; beta is 2 * width * n / (n - 1). With loss.filter.learn_beta each filter's starts
     here."""
 
+    form: ClassVar[str] = "released"
+    learned: ClassVar[str] = "width"
+
 
 class GaussianTemplate(PartTemplate):
     """A bell: tau * (2 exp(-d^2 / (2 (sigma n)^2)) - 1), d the Euclidean distance from mu in cells."""
@@ -140,6 +150,8 @@ class EllipseTemplate(PartTemplate):
     """Long axis over short axis; 1 is the gradient template of norm l2, whatever the angle."""
     angle: Annotated[Number, Field(ge=0, lt=180)] = 0.0
     """Of the long axis, degrees: 0 along the columns (lying), 90 along the rows (upright), 45 rising to the right."""
+
+    learned: ClassVar[str] = "beta"
 
 
 class RingTemplate(PartTemplate):
