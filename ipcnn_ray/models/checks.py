@@ -45,7 +45,7 @@ def backbone_findings(model: Model, freeze_through: str | None = None) -> list[F
     for index, name in enumerate((model.weights and model.weights.layers) or ()):
         found += _unknown(("model", "weights", "layers", index), name, learning, "to be loaded")
     if not found:
-        found += _statistics(assemble(model, PLAIN, "meta"), model)
+        found += _statistics(assemble(model, PLAIN, device="meta"), model)
         if freeze_through is not None:
             found += _frozen(model, freeze_through, learning, order)
     return found
@@ -146,6 +146,6 @@ def check_weights(spec: ExperimentSpec, folder: Path | None) -> list[str]:
     reports: dict[str, None] = {}
     for _, run in _distinct(spec):
         if run.model.weights:
-            net = assemble(run.model, PLAIN, "meta")
+            net = assemble(run.model, PLAIN, device="meta")
             reports[load_weights(net, run.model.table, run.model.weights, folder).text] = None
     return list(reports)

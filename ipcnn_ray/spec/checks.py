@@ -181,7 +181,8 @@ def filter_loss(template: Template, loss: Loss, train: Train) -> Iterator[Findin
         return
     if template.shape == "none":
         advice = "a network without a template has no filter loss; drop this or choose a template.shape"
-        yield wrong(("loss", "filter"), loss.filter, advice, ("template.shape",))
+        given = loss.filter.model_dump(mode="json", exclude_defaults=True)
+        yield wrong(("loss", "filter"), given, advice, ("template.shape",))
     if train.batch_size == 1:
         advice = "the filter loss compares images and is always 0 for one; take at least 2"
         yield wrong(("train", "batch_size"), 1, advice, ("loss.filter",))

@@ -72,8 +72,7 @@ class Wanted:
 
 def part_sizes(store: CropStore) -> NDArray[np.float32] | None:
     """Height and width of the box of each landmark's part as shares of the crop, [N, K, 2], where they are known."""
-    sizes: NDArray[np.float32] | None = getattr(store, "part_sizes_NK2", None)
-    return None if sizes is None or bool(np.isnan(sizes).all()) else sizes
+    return None if bool(np.isnan(store.part_sizes_NK2).all()) else store.part_sizes_NK2
 
 
 def peak_places(peak_NC: Tensor, field: Field, n: int) -> Tensor:

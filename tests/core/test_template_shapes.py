@@ -32,6 +32,8 @@ def by_hand(n: int, shape: str, **given: Any) -> Callable[[int, int], float]:
         if shape == "gradient":
             return lambda i, j: max(1 - given["beta"] * d(i, j) / n, -1)
         return lambda i, j: 1 if given["beta"] * d(i, j) / n < given["gamma"] else -1
+    if shape == "released":
+        return lambda i, j: max(1 - given["width"] * (abs(i) + abs(j)) * 2 / max(n - 1, 1), -1)
     if shape == "gaussian":
         return lambda i, j: 2 * math.exp(-(i * i + j * j) / (2 * (given["sigma"] * n) ** 2)) - 1
     if shape == "ring":
@@ -70,6 +72,7 @@ GIVEN = {
     "disc": {"shape": "uniform", "norm": "l2", "beta": 2.0, "gamma": 0.7},
     "box": {"shape": "uniform", "norm": "linf", "beta": 2.0, "gamma": 0.5},
     "squircle": {"shape": "uniform", "norm": "lp", "p": 4.0, "beta": 2.0, "gamma": 0.7},
+    "released": {"shape": "released", "width": 1.7},
     "gaussian": {"shape": "gaussian", "sigma": 0.25},
     "lying": {"shape": "ellipse", "beta": 3.0, "aspect": 2.0, "angle": 0.0},
     "slanted": {"shape": "ellipse", "beta": 3.0, "aspect": 3.0, "angle": 30.0},

@@ -43,7 +43,7 @@ def original(name: str) -> nn.Module:
 
 
 def loaded(model: Model, network: nn.Module, folder: Path, template=L1) -> tuple[InterpretableNet, LoadReport]:
-    below = {name.split(".")[0] for name in assemble(model, PLAIN, "meta").names}
+    below = {name.split(".")[0] for name in assemble(model, PLAIN, device="meta").names}
     state = {key: value for key, value in network.state_dict().items() if key.split(".")[0] in below}
     torch.save(state, folder / "w.pth")
     net = build(model, template, 0).eval()
@@ -102,7 +102,7 @@ def test_a_convnext_gets_a_relu_at_the_cut_and_nowhere_else(tmp_path):
     close(out.scores["features.1.1"], expected)
     assert torch.equal(out.maps["features.1.1"], out.scores["features.1.1"].relu())
     with pytest.raises(ValueError, match=r"expected some of features.1.1, appended, which end in a ReLU or lie at"):
-        assemble(model.model_copy(update={"interpretable_layers": ("features.1.0",)}), L1, "meta")
+        assemble(model.model_copy(update={"interpretable_layers": ("features.1.0",)}), L1, device="meta")
 
 
 def test_a_cell_looks_at_its_receptive_field():
@@ -128,7 +128,7 @@ def test_the_map_of_fire9_is_the_references():
     model = Model(network="squeezenet1_1", cut="features.12")
     assert (map_side(model, "features.11"), map_side(model, "appended")) == (14, 14)
     assert (field(model, "features.11").stride, field(model, "appended").size) == (16, 239)
-    net = assemble(model, PLAIN, "meta")
+    net = assemble(model, PLAIN, device="meta")
     assert net.interpretable == ("features.12", "appended") and net.conv("appended").weight.shape == (512, 512, 3, 3)
     net.freeze_through("features.11")
     assert net.feature_shape() == (512, 14, 14)
@@ -221,7 +221,7 @@ def test_the_rows_of_a_backbone():
     ],
 )
 def test_other_networks_can_be_cut(name, cut):
-    net = assemble(Model(network=name, cut=cut, image_size=64), L1, "meta").eval()
+    net = assemble(Model(network=name, cut=cut, image_size=64), L1, device="meta").eval()
     assert net(torch.empty(2, 3, 64, 64, device="meta")).shape == (2,)
     assert net.interpretable == (cut, "appended")
 

@@ -142,7 +142,7 @@ def test_a_wrong_channel_order_is_told_where_the_file_shows_it(tmp_path):
 @pytest.mark.parametrize("version", ["v5", "v7.3"])
 def test_the_four_networks_have_matconvnets_names_and_shapes(tmp_path, name, version):
     """Every convolution is found and fits, but for the last, which is one filter short here."""
-    net = assemble(Model(network=name), PLAIN, "meta")
+    net = assemble(Model(network=name), PLAIN, device="meta")
     held = []
     for layer in NETWORKS[name].convs:
         out, inputs, rows, cols = net.conv(layer).weight.shape

@@ -54,7 +54,7 @@ def test_every_shape_is_built_and_drawn(name, n, tmp_path):
 def test_every_shape_masks_and_enters_the_loss_with_its_tau(name):
     section = of_shape(name).model_copy(update={"tau": 3.0})
     banks, net = template_banks(COMPACT, section), assemble(COMPACT, section)
-    assert torch.allclose(banks["conv5"][:-1], 3 * net.get_buffer("unit_conv5"))
+    assert torch.allclose(banks["conv5"][:-1], 3 * net.mask("conv5").unit_Pnn)
     assert banks["conv5"][-1].unique().tolist() == [-3]
     assert as_markdown(COMPACT, section).startswith(f"# compact: {section.words()}")
 

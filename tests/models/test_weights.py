@@ -192,7 +192,7 @@ def test_torchvisions_alexnet_is_another_network(tmp_path):
     model = Model(network="alexnet", weights=Weights(file="w.pth"))
     told = r"features\.0\.weight has shape \(64, 3, 11, 11\)\n +The network's is \(96, 3, 11, 11\)"
     with pytest.raises(DataError, match=told):
-        load_weights(assemble(model, NoTemplate(shape="none"), "meta"), model.table, model.weights, tmp_path)
+        load_weights(assemble(model, NoTemplate(shape="none"), device="meta"), model.table, model.weights, tmp_path)
 
 
 def test_a_state_dict_is_read_without_unpickling(tmp_path):

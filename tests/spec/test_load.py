@@ -40,7 +40,7 @@ def test_an_override_makes_a_section_that_was_absent():
 
 def test_an_override_of_the_shape_keeps_what_the_new_shape_has():
     template = loads(TEXT, "s.yaml", ["template.shape=gradient"]).spec.template
-    assert template.model_dump() == {"shape": "gradient", "norm": "l2", "beta": 2.0, "tau": None}
+    assert template.model_dump() == {"shape": "gradient", "norm": "l2", "p": None, "beta": 2.0, "tau": None}
 
 
 def test_an_override_to_no_template_takes_the_filter_loss_away():

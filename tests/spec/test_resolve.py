@@ -118,9 +118,10 @@ def test_weights_say_what_their_file_was_trained_on():
         return ExperimentSpec.model_validate(RAW | {"model": model}).model.weights.model_dump(mode="json")
 
     layers = ["conv1", "conv2", "conv3", "conv4"]
-    assert weights(file="a.npz") == {"file": "a.npz", "layers": layers, "channels": "bgr"}
-    assert weights(file="a.npz", pixels="raw") == {"file": "a.npz", "layers": layers, "channels": "bgr"}
-    assert weights(file="a.mat") == {"file": "a.mat", "layers": layers, "channels": "rgb"}
+    usual = {"layers": layers, "pixels": None}
+    assert weights(file="a.npz") == {"file": "a.npz", "channels": "bgr", **usual}
+    assert weights(file="a.npz", pixels="raw") == {"file": "a.npz", "channels": "bgr", **usual}
+    assert weights(file="a.mat") == {"file": "a.mat", "channels": "rgb", **usual}
     stated = {"file": "a.pth", "channels": "bgr", "pixels": "raw"}
     assert weights(**stated) == {**stated, "layers": layers}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import make_dataclass
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -29,11 +29,8 @@ WITHOUT_PARTS = tuple(name for name in ALL if name != "part_interpretability")
 def with_part_sizes(inputs):
     """The same inputs; every part is a box of 18 x 22 of the 64 pixels."""
     store = inputs.store
-    fields = [(name, object) for name in (*store.__dataclass_fields__, "part_sizes_NK2")]
-    kind = make_dataclass("Sized", fields, bases=(type(store),), frozen=True)
     sizes = np.where(np.isnan(store.landmarks_NK2), np.nan, np.float32([18 / 64, 22 / 64])).astype(np.float32)
-    known = {name: getattr(store, name) for name in store.__dataclass_fields__}
-    inputs.store = kind(**known | {"part_sizes_NK2": sizes})
+    inputs.store = replace(store, part_sizes_NK2=sizes)
     return inputs
 
 
@@ -248,7 +245,9 @@ def test_measures_do_not_change_the_training(bench):
     assert bench.weights("plain") == bench.weights("measured")
 
 
-def test_data_without_part_sizes_are_refused_before_training(bench):
-    spec = tiny(eval={"measures": ["part_interpretability"]})
+def test_data_without_part_sizes_are_refused(bench):
+    store = bench.inputs(tiny()).store
+    Wanted(("part_interpretability",)).check(store)
+    without = replace(store, part_sizes_NK2=np.full_like(store.part_sizes_NK2, np.nan))
     with pytest.raises(DataError, match="part_interpretability needs the size of every part, and these data tell only"):
-        bench.run(spec)
+        Wanted(("part_interpretability",)).check(without)

@@ -135,9 +135,10 @@ def test_a_run_is_read_with_the_template_it_was_fitted_to(bench, tmp_path):
     assert tracker.record.said_params["template_fitted.beta"] == str(template.beta)
     assert tracker.record.said_tags["template.fitted"] == template.label()
     net = final_model(request)[0].net
-    n = net.get_buffer("unit_conv5").shape[-1]
+    unit_Pnn = net.mask("conv5").unit_Pnn
+    n = unit_Pnn.shape[-1]
     expected = _unit(template, n)
-    assert np.array_equal(net.get_buffer("unit_conv5").numpy(), expected.numpy())
+    assert np.array_equal(unit_Pnn.numpy(), expected.numpy())
 
 
 def _unit(template, n):
