@@ -114,7 +114,8 @@ class Ranking:
             lines.append("combined: 1 is the control, lower is better. instability: share of the image diagonal.")
         if len(self.aims.goals) > 1:
             on_front = ", ".join(group.name for group in self.groups if group.wins) or "none"
-            lines.append(f"Pareto front over {', '.join(self.aims.goals)} (no run beats these in all): {on_front}.")
+            meaning = "no run is better in one and as good in the rest"
+            lines.append(f"Pareto front over {', '.join(self.aims.goals)} ({meaning}): {on_front}.")
         if self.repeated:
             lines.append("±: standard deviation over seeds (n - 1). Differences are paired by seed.")
         tested = [one for one in [*self.against, *self.among] if one.p_exact is not None]
