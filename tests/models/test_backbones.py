@@ -145,7 +145,7 @@ def test_cached_features_give_the_same_output(through):
     assert features.shape[1:] == net.feature_shape() and not features.requires_grad
     kept = features.clone()
     behind = net(features, from_features=True, full=True)
-    assert torch.equal(behind.logits_N, whole.logits_N) and torch.equal(features, kept)
+    assert torch.equal(behind.logits_NL, whole.logits_NL) and torch.equal(features, kept)
     assert all(torch.equal(behind.scores[layer], whole.scores[layer]) for layer in net.interpretable)
 
 

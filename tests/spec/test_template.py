@@ -32,12 +32,12 @@ NEW = [
     "{shape: gradient, norm: linf}",
     "{shape: gradient, norm: lp, p: 3}",
     "{shape: uniform, norm: lp, p: 0.5, gamma: 0.5}",
-    "{shape: released, width: 1.5}",
     "{shape: gaussian, sigma: 0.2}",
     "{shape: ellipse, aspect: 3, angle: 30, beta: 4}",
     "{shape: ring, radius: 0.2, width: 0.3}",
     "{shape: mask, values: [[0, 1], [1, -0.5]], extent: 0.5}",
     "{shape: tailored, landmark: head}",
+    "{shape: released, width: 0.5}",
 ]
 
 

@@ -129,7 +129,7 @@ class Slowly:
         """(own, others) by a hook on the convolution: -inf in a channel is 0 after ReLU and mask."""
         own, others, net = [], [], self.inputs.net
         for index, mirrored in np.unique(self.store.val_items, axis=0).tolist():
-            sign = 2 * self.store.labels_N[index] - 1
+            sign = 1 if self.store.labels_N[index] >= 0 else -1
             intact = float(self.output(index, mirrored).logits_NL)
             changes = []
             for c in range(32):
@@ -168,7 +168,7 @@ def test_part_interpretability_of_all_images_at_once(scene):
     passed = []
     for index in store.objects:
         maps = slowly.output(index).maps["conv5"]
-        passed.append(mask_maps(maps, inputs.net.get_buffer("unit_conv5"))[0])
+        passed.append(mask_maps(maps, inputs.net.mask("conv5").unit_Pnn)[0])
     x_NCHW = torch.stack(passed)
     count = parts.values_above(*x_NCHW.shape[::2])
     threshold_C = x_NCHW.transpose(0, 1).flatten(1).sort(1, descending=True).values[:, count]
