@@ -3,8 +3,10 @@
     python tests/benchmarks/filter_loss_cost.py [--device cuda] [--threads 1] [--rounds 15]
 
 Every round runs all candidates once, one after the other, so that a slow minute of a shared machine hits all of them;
-the numbers are medians over the rounds. Candidates: the convolution (gradients of weight, bias and input), the mask,
-the exact filter loss with its closed-form backward, and the same loss written plainly and differentiated by autograd.
+the numbers are medians over the rounds. Candidates: the convolution (gradients of weight, bias and input); the mask and
+the exact filter loss with its closed-form backward, and both together, which is what an interpretable layer adds; the
+same loss written plainly and differentiated by autograd; the released layer (centroids, mask, its gradient and that of
+the widths).
 """
 
 from __future__ import annotations
@@ -19,6 +21,15 @@ from torch import Tensor, nn
 
 from ipcnn_ray.core.filter_loss import filter_loss
 from ipcnn_ray.core.mask import mask_maps
+from ipcnn_ray.core.released import (
+    centroids,
+    groups,
+    linear_mask,
+    masked,
+    released_gradient,
+    strengths,
+    width_gradient,
+)
 from ipcnn_ray.core.templates import log_prior, part_templates, template_bank
 
 
@@ -59,11 +70,32 @@ def candidates(images: int, channels: int, n: int, device: torch.device) -> dict
         clear()
         plain_loss(x_NCHW, bank_Tnn, log_prior_T).sum().backward()
 
+    def layer() -> None:
+        clear()
+        loss = filter_loss(x_NCHW, bank_Tnn, log_prior_T).sum()
+        torch.autograd.backward([mask_maps(x_NCHW, unit_Pnn), loss], [up_NCHW, torch.ones_like(loss)])
+
+    width_C = torch.full((channels,), 2.0, device=device)
+    class_N = (torch.arange(images, device=device) % 4 == 0).long() - 1
+    density_L = torch.full((1,), 0.25, device=device)
+
+    def released() -> None:
+        clear()
+        mu = centroids(x_NCHW.detach())
+        mask_NCHW = linear_mask(mu, width_C, n)
+        found = strengths(x_NCHW, mask_NCHW, mask_NCHW)
+        group = groups(class_N, channels, None, density_L)
+        added_NCHW = released_gradient(mask_NCHW, found, group, 0.1)
+        width_gradient(width_C, mu.sigma_NC, found, group)
+        torch.autograd.backward([masked(x_NCHW, mask_NCHW), x_NCHW], [up_NCHW, added_NCHW])
+
     return {
         f"3x3 convolution {channels} to {channels}": convolution,
         "mask": mask,
         "filter loss, closed form": closed_form,
         "filter loss, autograd": autograd,
+        "layer, exact": layer,
+        "layer, released": released,
     }
 
 

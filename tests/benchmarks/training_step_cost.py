@@ -1,0 +1,84 @@
+"""What templates and filter losses add to a whole training step, relative to the plain network.
+
+    python tests/benchmarks/training_step_cost.py [--network alexnet] [--device cuda] [--threads 1] [--rounds 9]
+
+A step: forward, losses, backward, and SGD with momentum, on one batch that stays in memory. Every round takes one step
+of each network, one after the other; the numbers are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from filter_loss_cost import measure
+
+from ipcnn_ray.models.build import build
+from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.train.filter_terms import filter_terms
+from ipcnn_ray.train.loop import step_loss
+from ipcnn_ray.train.runtime import InProcess
+
+TEMPLATES = {
+    "plain": {"shape": "none"},
+    "exact": {"shape": "gradient", "norm": "l1", "beta": 2},
+    "released": {"shape": "released"},
+}
+
+
+def step(network: str, template: dict[str, object], images: int, device: torch.device) -> Callable[[], None]:
+    """One training step of a network, to be called again and again."""
+    spec = ExperimentSpec.model_validate(
+        {
+            "name": "step",
+            "data": {"kind": "drawn_animals"},
+            "model": {"network": network},
+            "template": template,
+            "train": {"epochs": 1, "batch_size": images, "learning_rate": 1e-6},
+        }
+    )
+    net = build(spec.model, spec.template, 0, 1, spec.loss.filter).to(device).train()
+    terms = filter_terms(spec, spec.template, net, torch.tensor([0.5]))
+    optimizer = torch.optim.SGD(net.parameter_groups(5e-4), lr=1e-6, momentum=0.9)
+    runtime, size = InProcess(device), spec.model.table.image_size
+    x = torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    label_N = (torch.arange(images, device=device) % 2) - 1
+
+    def run() -> None:
+        net.set_step(0, 1, 0, 0, images)
+        output = net(x, full=True)
+        loss, _, _ = step_loss(output, label_N, terms, 1, images, runtime)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        for term in terms.values():
+            term.after_backward(runtime)
+        optimizer.step()
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Cost of a training step relative to the plain network.")
+    parser.add_argument("--network", default="alexnet")
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=None, help="default: torch's own choice")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error("--rounds: expected at least 1")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    steps = {name: step(args.network, template, args.images, device) for name, template in TEMPLATES.items()}
+    medians = measure(steps, args.rounds, device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    print(f"{args.network}, batch {args.images}, float32, {name}, torch {torch.__version__},")
+    print(f"whole training steps, median of {args.rounds} alternating rounds")
+    for label, median in medians.items():
+        print(f"  {label:<10}{median * 1e3:>10.1f} ms{median / medians['plain']:>8.3f} x")
+
+
+if __name__ == "__main__":
+    main()
