@@ -122,12 +122,28 @@ def _combinations(listed: Mapping[str, list[Point]]) -> Iterator[dict[str, Point
         yield dict(zip(listed, combination, strict=True))
 
 
+def _beside(
+    first: Mapping[str, Point],
+    path: str,
+    point: Point,
+    listed: Mapping[str, list[Point]],
+    space: Mapping[str, Distribution],
+) -> dict[str, Point]:
+    """A value of one field beside the first values of all others, and beside what it waits for."""
+    corner, waiting = {**first, path: point}, [path]
+    while waiting:
+        for on, value in (space[waiting.pop()].when or {}).items():
+            corner[on] = next(other for other in listed[on] if other.value == value)
+            waiting.append(on)
+    return corner
+
+
 def points(search: Search) -> list[dict[str, Point]]:
     """Every combination of a grid; of a space, every combination of choices and of the ends of ranges; of named runs
     alone, none.
 
     A space with more than MOST_CORNERS of these is reduced to each value of each field beside the first values of
-    all others.
+    all others, but for those that it waits for.
     """
     if isinstance(search, NamedSearch):
         return []
@@ -145,7 +161,7 @@ def points(search: Search) -> list[dict[str, Point]]:
     corners = (
         _combinations(listed)
         if count <= MOST_CORNERS
-        else ({**first, path: point} for path, found in listed.items() for point in found)
+        else (_beside(first, path, point, listed, search.space) for path, found in listed.items() for point in found)
     )
     kept: list[dict[str, Point]] = []
     for corner in corners:

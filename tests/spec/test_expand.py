@@ -174,3 +174,31 @@ def test_every_value_is_tried_even_in_a_large_space():
 )
 def test_template_labels(raw, label):
     assert template_label(TypeAdapter(Template).validate_python(raw)) == label
+
+
+def test_a_large_space_is_reduced_to_corners_that_still_draw_every_field(monkeypatch):
+    """A field that waits for a later value of another one is looked at beside that value."""
+    from ipcnn_ray.spec import expand
+
+    space = {
+        "template.shape": {"choice": ["gradient", "uniform", "ring"]},
+        "template.beta": {"uniform": [1.0, 3.0], "when": {"template.shape": "gradient"}},
+        "template.radius": {"uniform": [0.1, 0.4], "when": {"template.shape": "ring"}},
+        "train.learning_rate": {"log_uniform": [0.001, 0.01]},
+    }
+    search = {"kind": "space", "trials": 3, "runs": [{"name": "plain", "set": {"template": {"shape": "none"}}}]}
+    raw = {
+        "name": "t",
+        "data": {"kind": "drawn_animals"},
+        "model": {"network": "compact"},
+        "template": {"shape": "gradient"},
+        "train": {"epochs": 4},
+        "search": search | {"space": space},
+    }
+    spec = ExperimentSpec.model_validate(raw)
+    monkeypatch.setattr(expand, "MOST_CORNERS", 3)
+    values = [{path: point.value for path, point in corner.items()} for corner in expand.points(spec.search)]
+    for radius in (0.1, 0.4):
+        assert any(one.get("template.shape") == "ring" and one.get("template.radius") == radius for one in values)
+    assert all("template.radius" not in one for one in values if one["template.shape"] != "ring")
+    assert len(values) <= 9
