@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 import numpy as np
@@ -83,8 +84,12 @@ def _npz(path: Path, wanted: set[str]) -> WeightFile:
         said = str(file["meta"]) if "meta" in file and file["meta"].dtype.kind == "U" else ""
         orders: list[Order] = [order for order in ("rgb", "bgr") if re.search(rf"\b{order}\b", said, re.IGNORECASE)]
         names = tuple(name for name in file if name != "meta")
-    # A text that names both orders decides nothing.
-    return WeightFile(names, arrays, *((orders[0], f"its `meta` says {said!r}") if len(orders) == 1 else ()))
+    if len(orders) != 1:  # a text that names both orders decides nothing
+        return WeightFile(names, arrays)
+    sentence = next(part for part in re.split(r"[.;]\s", said) if re.search(rf"\b{orders[0]}\b", part, re.IGNORECASE))
+    return WeightFile(
+        names, arrays, orders[0], f"its `meta` says {shorten(sentence.strip(), 60, placeholder=' ...')!r}"
+    )
 
 
 def _safetensors(path: Path, wanted: set[str]) -> WeightFile:
