@@ -141,6 +141,7 @@ def start(local: Local, name: str, command: list[str], ready: Callable[[], bool]
     env = {**os.environ, **local.exports(), **extra, mark: value, "PATH": f"{own}{os.pathsep}{os.environ['PATH']}"}
     # The nodes see their cores' worth of threads, and report nothing to anybody.
     env |= {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     log = (local.folder / "logs" / f"{name}.log").open("ab")
     with log:
         child = subprocess.Popen(
