@@ -34,6 +34,8 @@ from pathlib import Path
 from typing import Any
 
 LOOPBACK = "127.0.0.1"
+HEAD = "127.0.0.2"
+"""Ray takes 127.0.0.1 for "an address of this machine" and puts another in its place."""
 MARK = "IPCNN_LOCAL_SERVICE"
 START_S, STOP_S = 300.0, 20.0
 SOCKET_PATH = 40
@@ -201,7 +203,7 @@ def start_all(local: Local) -> None:
         start(local, "s3", ["bash", "-c", state["s3"]], lambda: answers(state["s3_url"]))
     start(local, "mlflow", mlflow_command(local), lambda: answers(f"{local.url('mlflow')}/health"))
     head = ray_node(
-        LOOPBACK,
+        HEAD,
         state["cpus"],
         "--head",
         "--num-gpus=0",
@@ -211,12 +213,12 @@ def start_all(local: Local) -> None:
         f"--dashboard-port={state['ports']['dashboard']}",
         f"--temp-dir={local.folder / 'ray'}",
     )
-    start(local, "head", head, lambda: LOOPBACK in nodes_alive(local, token))
+    start(local, "head", head, lambda: HEAD in nodes_alive(local, token))
     for i in range(state["workers"]):
-        address = f"127.0.0.{i + 2}"
+        address = f"127.0.0.{i + 3}"
         gpus = state["gpus"]
         devices = ",".join(str(i * gpus + k) for k in range(gpus))
-        node = ray_node(address, state["cpus"], f"--num-gpus={gpus}", f"--address={LOOPBACK}:{state['ports']['head']}")
+        node = ray_node(address, state["cpus"], f"--num-gpus={gpus}", f"--address={HEAD}:{state['ports']['head']}")
         here = lambda address=address: address in nodes_alive(local, token)  # noqa: E731
         start(local, f"worker-{i + 1}", node, here, CUDA_VISIBLE_DEVICES=devices)
 
@@ -294,7 +296,7 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(required=True)
     one = commands.add_parser("up", help="start what is not running")
     one.set_defaults(run=up)
-    one.add_argument("--workers", type=int, help="worker nodes, 127.0.0.2 and up (2)")
+    one.add_argument("--workers", type=int, help="worker nodes, 127.0.0.3 and up (2)")
     one.add_argument("--cpus", type=int, help="cores that each node offers, the head too (1)")
     one.add_argument("--gpus", type=int, help="GPUs of each worker, the machine's in turn (0)")
     one.add_argument("--s3", metavar="COMMAND", help="command that starts an S3 server")
