@@ -42,13 +42,14 @@ RUN userdel --remove ubuntu \
     && install -d -o ray -g ray -m 0755 /data /weights /cache /home/ray/mlflow \
     && echo 'ray ALL=(root) NOPASSWD: /usr/bin/chown *:* /home/ray/ray_bootstrap_*' > /etc/sudoers.d/ray \
     && chmod 0440 /etc/sudoers.d/ray \
-    && echo 'export PATH=/opt/ipcnn/bin:$PATH' > /etc/profile.d/ipcnn.sh
+    && echo "export PATH=/opt/ipcnn/bin:\$PATH" > /etc/profile.d/ipcnn.sh
 COPY --from=build /opt/ipcnn /opt/ipcnn
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     /opt/ipcnn/bin/python -m pip install --no-cache-dir --no-deps --no-index /wheels/*.whl
 COPY --chmod=0755 cluster/ipcnn-mlflow cluster/ipcnn-healthy /usr/local/bin/
 
-USER ray
+# By number: Kubernetes checks runAsNonRoot without the image's list of users.
+USER 1000
 WORKDIR /home/ray
 # A Ray without a token does not start here. Nothing of this is secret; tokens and passwords come as files.
 ENV PATH=/opt/ipcnn/bin:$PATH \
