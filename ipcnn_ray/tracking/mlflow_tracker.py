@@ -152,6 +152,11 @@ class MlflowTracker:
             runs = [_recorded(run) for run in self._search(found.experiment_id, wanted)]
         return [run for run in runs if "ipcnn.superseded" not in run.tags]
 
+    def delete(self, handle: str) -> None:
+        """Take a run out of the record, as MLflow does it: `mlflow gc` removes it for good."""
+        with _told(self.uri):
+            _client(self.uri).delete_run(handle)
+
     def experiments(self) -> list[str]:
         if not exists(self.uri):
             return []

@@ -7,6 +7,7 @@ The definitions (1.4 MB each, another project's) are not in this repository: nam
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +63,7 @@ def defined(request) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     if not folder:
         pytest.skip("needs KubeRay's definitions: set IPCNN_KUBERAY_CRDS to their folder")
     file = Path(folder) / f"ray.io_{request.param.lower()}s.yaml"
-    yield copy.deepcopy(DOCUMENTS[request.param]), yaml.load(file.read_text(), Loader=yaml.CSafeLoader)
+    yield json.loads(json.dumps(DOCUMENTS[request.param])), yaml.load(file.read_text(), Loader=yaml.CSafeLoader)
 
 
 def test_kuberay_admits_it_and_would_not_admit_a_slip(defined):
