@@ -121,6 +121,14 @@ def answers(url: str, token: str = "") -> bool:
     return True
 
 
+def listens(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
 def wait(local: Local, name: str, child: subprocess.Popen[bytes], ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_S
     log = local.folder / "logs" / f"{name}.log"
@@ -184,10 +192,10 @@ def nodes_alive(local: Local, token: str) -> set[str]:
     return {row["node_ip"] for row in rows if row["state"] == "ALIVE"}
 
 
-def ray_node(address: str, cpus: int, *more: str) -> list[str]:
+def ray_node(address: str, cpus: int, agent: int, *more: str) -> list[str]:
     ray = str(Path(sys.executable).with_name("ray"))
-    # Ports of worker processes are the system's choice: nodes of one machine would all take the same ones.
-    ports = ["--min-worker-port=0", "--max-worker-port=0"]
+    # Ports that have a number by default are chosen anew: several nodes, or another Ray, would all take the same ones.
+    ports = ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={agent}"]
     return [ray, "start", "--block", f"--node-ip-address={address}", f"--num-cpus={cpus}", *ports, *more]
 
 
@@ -202,9 +210,11 @@ def start_all(local: Local) -> None:
     if state.get("s3"):
         start(local, "s3", ["bash", "-c", state["s3"]], lambda: answers(state["s3_url"]))
     start(local, "mlflow", mlflow_command(local), lambda: answers(f"{local.url('mlflow')}/health"))
+    (agent,) = free_ports(1)
     head = ray_node(
         HEAD,
         state["cpus"],
+        agent,
         "--head",
         "--num-gpus=0",
         f"--port={state['ports']['head']}",
@@ -213,12 +223,14 @@ def start_all(local: Local) -> None:
         f"--dashboard-port={state['ports']['dashboard']}",
         f"--temp-dir={local.folder / 'ray'}",
     )
-    start(local, "head", head, lambda: HEAD in nodes_alive(local, token))
+    start(local, "head", head, lambda: HEAD in nodes_alive(local, token) and listens(HEAD, agent))
     for i in range(state["workers"]):
         address = f"127.0.0.{i + 3}"
         gpus = state["gpus"]
         devices = ",".join(str(i * gpus + k) for k in range(gpus))
-        node = ray_node(address, state["cpus"], f"--num-gpus={gpus}", f"--address={HEAD}:{state['ports']['head']}")
+        (agent,) = free_ports(1)
+        join = f"--address={HEAD}:{state['ports']['head']}"
+        node = ray_node(address, state["cpus"], agent, f"--num-gpus={gpus}", join)
         here = lambda address=address: address in nodes_alive(local, token)  # noqa: E731
         start(local, f"worker-{i + 1}", node, here, CUDA_VISIBLE_DEVICES=devices)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 import time
@@ -13,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import ray
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 import ipcnn_ray
@@ -75,6 +77,7 @@ def _visit(address: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(ipcnn_ray.__file__).resolve().parent
         shutil.copytree(source, Path(folder) / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every upload
         try:
             client = JobSubmissionClient(address)
             job = client.submit_job(
@@ -82,7 +85,7 @@ def _visit(address: str) -> dict[str, Any]:
                 runtime_env={"working_dir": folder},
                 metadata={"kind": "ipcnn doctor"},
             )
-        except (RuntimeError, ConnectionError, ValueError) as error:
+        except (RuntimeError, ConnectionError, ValueError, AuthenticationError) as error:
             raise _told(address, str(error)) from error
     deadline = time.monotonic() + JOB_S
     status = JobStatus.PENDING
@@ -110,4 +113,6 @@ def _told(address: str, what: str) -> IpcnnError:
     fact = next((line for line in what.splitlines() if line.strip()), "it gave no reason").strip()[:300]
     refused = any(sign in what for sign in ("401", "403", "nauthorized", "uthentication", "token"))
     advice = TOKEN_ADVICE if refused else "Check the address, and that the cluster runs the same Ray as this machine."
+    if "No available agent" in what:
+        advice = "The job agent of the head is down: its dashboard_agent.log says why; restart the head."
     return IpcnnError(f"the cluster at {address} took no job: {fact}\n{advice}")
