@@ -40,8 +40,10 @@ RUN userdel --remove ubuntu \
     && useradd --create-home --uid 1000 --shell /bin/bash ray \
     && install -d -o ray -g ray -m 0700 /home/ray/.ray /home/ray/.mlflow \
     && install -d -o ray -g ray -m 0755 /data /weights /cache /home/ray/mlflow \
-    && echo 'ray ALL=(root) NOPASSWD: /usr/bin/chown *:* /home/ray/ray_bootstrap_*' > /etc/sudoers.d/ray \
+    && printf 'ray ALL=(root) NOPASSWD: /usr/bin/chown 1000\\:1000 /home/ray/ray_bootstrap_%s\n' \
+        config.yaml key.pem > /etc/sudoers.d/ray \
     && chmod 0440 /etc/sudoers.d/ray \
+    && visudo --check --quiet \
     && echo "export PATH=/opt/ipcnn/bin:\$PATH" > /etc/profile.d/ipcnn.sh
 COPY --from=build /opt/ipcnn /opt/ipcnn
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \

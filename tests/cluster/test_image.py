@@ -119,9 +119,16 @@ def test_the_pins_are_one_closed_set():
     assert seen > 0
 
 
-def test_the_sudo_of_the_image_is_chown_alone():
-    (rule,) = re.findall(r"echo '(ray ALL[^']*)'", DOCKERFILE)
-    assert rule == "ray ALL=(root) NOPASSWD: /usr/bin/chown *:* /home/ray/ray_bootstrap_*"
+def test_the_sudo_of_the_image_is_for_the_two_files_of_the_launcher():
+    (command,) = [
+        found
+        for name, arguments in instructions(DOCKERFILE)
+        if name == "RUN"
+        for found in re.findall(r"(printf 'ray ALL.*?) > /etc/sudoers\.d/ray", arguments)
+    ]
+    rules = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout.splitlines()
+    allowed = "ray ALL=(root) NOPASSWD: /usr/bin/chown 1000\\:1000 /home/ray/ray_bootstrap_"
+    assert rules == [f"{allowed}config.yaml", f"{allowed}key.pem"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
