@@ -202,7 +202,15 @@ def ray_node(address: str, cpus: int, agent: int, *more: str) -> list[str]:
 def mlflow_command(local: Local) -> list[str]:
     port = str(local.state["ports"]["mlflow"])
     options = ["--backend-store-uri", local.state["mlflow_store"], "--host", LOOPBACK, "--port", port, "--workers", "1"]
-    return [sys.executable, "-m", "mlflow", "server", *options, "--artifacts-destination", str(local.folder / "artifacts")]
+    return [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        *options,
+        "--artifacts-destination",
+        str(local.folder / "artifacts"),
+    ]
 
 
 def start_all(local: Local) -> None:
@@ -246,7 +254,14 @@ def up(arguments: argparse.Namespace) -> None:
     changed = sorted(name for name in asked if name in local.state and local.state[name] != asked[name])
     if changed and any(processes(local, name) for name in local.services):
         raise Failed(f"{folder} runs with another {', '.join(changed)}\nStop it first: local.py down {folder}")
-    defaults = {"workers": 2, "cpus": 1, "gpus": 0, "s3": "", "s3_url": "", "mlflow_store": f"sqlite:///{folder}/mlflow.db"}
+    defaults = {
+        "workers": 2,
+        "cpus": 1,
+        "gpus": 0,
+        "s3": "",
+        "s3_url": "",
+        "mlflow_store": f"sqlite:///{folder}/mlflow.db",
+    }
     local.state = {**defaults, **local.state, **asked}
     if local.state["s3"] and not local.state["s3_url"]:
         raise Failed("--s3 starts a server whose address is not known\nGive it: --s3-url http://127.0.0.1:7480")

@@ -49,7 +49,9 @@ def doctor(address: Address = None, json: Json = False) -> None:
     from ipcnn_ray.on_ray import visit
 
     places = Places.from_environment()
-    output.note("asking this machine ..." if address is None else f"asking the nodes at {without_password(address)} ...")
+    output.note(
+        "asking this machine ..." if address is None else f"asking the nodes at {without_password(address)} ..."
+    )
     facts = visit.here(places) if address is None else visit.there(address)
     lines = judge(facts)
     wrong = any(line.state == "wrong" for line in lines)
@@ -128,8 +130,10 @@ def _nodes(facts: Facts) -> Iterator[Line]:
     fit = _answering(facts)
     cores, gpus = (sum(node[kind] for node in fit) for kind in ("cores", "gpus"))
     workers = [node for node in fit if node["cores"] or node["gpus"]]
-    fact = f"{len(fit)} nodes with {cores:g} cores and {gpus:g} GPUs" if len(fit) != 1 else (
-        f"1 node with {cores:g} cores and {gpus:g} GPUs"
+    fact = (
+        f"{len(fit)} nodes with {cores:g} cores and {gpus:g} GPUs"
+        if len(fit) != 1
+        else (f"1 node with {cores:g} cores and {gpus:g} GPUs")
     )
     if workers:
         yield Line("nodes", "ok", fact)
@@ -178,7 +182,9 @@ def _storage(facts: Facts) -> Iterator[Line]:
             yield Line("storage", "wrong", f"from {node['address']}: {fact}", advice)
     if local and len({node["address"] for node in nodes}) > 1:
         fine = False
-        advice = "Fine if it is one file system on every node; else set IPCNN_STORAGE=s3://BUCKET/PREFIX on all of them."
+        advice = (
+            "Fine if it is one file system on every node; else set IPCNN_STORAGE=s3://BUCKET/PREFIX on all of them."
+        )
         yield Line("storage", "note", f"{url} is a folder of each of {len(nodes)} nodes", advice)
     if fine:
         slowest = max((node["storage"]["seconds"] for node in nodes), default=0.0)
