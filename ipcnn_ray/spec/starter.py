@@ -31,7 +31,7 @@ STARTER: Mapping[str, Any] = {
         "grid": {"template.norm": ["l1", "l2"]},
     },
 }
-"""What the first spec asks: do two templates localise better than the plain network, on animals that it draws itself?"""
+"""What the first spec asks: do two templates localise better than the plain network, on drawn animals?"""
 
 HEAD = """\
 # {name}: what it asks, in a sentence.
@@ -67,7 +67,7 @@ def _field(name: str, info: FieldInfo, chosen: Mapping[str, Any], depth: int) ->
         return [*lines, *_yaml(name, value, depth)]
     if info.is_required():
         return lines  # only of a kind that was not chosen
-    default = info.get_default(call_default_factory=True)  # type: ignore[call-arg]
+    default = info.get_default(call_default_factory=True)
     plain = default.model_dump(mode="json") if isinstance(default, Section) else default
     return [*lines, *(f"{_indent(depth)}# {line[2 * depth :]}" for line in _yaml(name, plain, depth))]
 

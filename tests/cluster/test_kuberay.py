@@ -1,4 +1,4 @@
-"""cluster/kuberay.yaml and cluster/mlflow.yaml: what they must say, and KubeRay's own definitions where they are at hand.
+"""cluster/kuberay.yaml and cluster/mlflow.yaml: what they must say, and what KubeRay says of the first.
 
 The definitions (1.4 MB each, another project's) are not in this repository: name their folder in IPCNN_KUBERAY_CRDS,
 `helm-chart/kuberay-operator/crds` in a checkout of github.com/ray-project/kuberay.
