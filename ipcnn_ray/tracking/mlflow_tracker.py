@@ -44,6 +44,7 @@ SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_DISABLE_AGENT_HINT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout may be somebody's JSON
     "GIT_PYTHON_REFRESH": "quiet",
 }
 
@@ -151,6 +152,11 @@ class MlflowTracker:
             wanted = f"tags.\"ipcnn.run\" = '{run_id}'" if run_id else "tags.\"ipcnn.run\" != ''"
             runs = [_recorded(run) for run in self._search(found.experiment_id, wanted)]
         return [run for run in runs if "ipcnn.superseded" not in run.tags]
+
+    def delete(self, handle: str) -> None:
+        """Take a run out of the record, as MLflow does it: `mlflow gc` removes it for good."""
+        with _told(self.uri):
+            _client(self.uri).delete_run(handle)
 
     def experiments(self) -> list[str]:
         if not exists(self.uri):
