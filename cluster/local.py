@@ -38,6 +38,9 @@ HEAD = "127.0.0.2"
 """Ray takes 127.0.0.1 for "an address of this machine" and puts another in its place."""
 MARK = "IPCNN_LOCAL_SERVICE"
 START_S, STOP_S = 300.0, 20.0
+TRIES = 3
+RAY_GAVE_UP = "The current node timed out during startup"
+"""Ray gives a node 30 s, which no setting changes and a busy machine may exceed; it is then started anew."""
 SOCKET_PATH = 40
 """Characters that Ray appends to its folder for the name of a socket; Linux allows 107 in all."""
 CHOICES = ("workers", "cpus", "gpus", "s3", "s3_url", "mlflow_store")
@@ -45,6 +48,10 @@ CHOICES = ("workers", "cpus", "gpus", "s3", "s3_url", "mlflow_store")
 
 class Failed(Exception):
     """Told to a person, with what to do."""
+
+
+class TooSlow(Failed):
+    """Ray gave up on a node of its own."""
 
 
 @dataclass
@@ -76,15 +83,19 @@ class Local:
     def url(self, service: str) -> str:
         return f"http://{LOOPBACK}:{self.state['ports'][service]}"
 
-    def exports(self) -> dict[str, str]:
-        """What a client, and every node, has in its environment."""
+    def settings(self) -> dict[str, str]:
+        """What every node, and a client, has in its environment."""
         found = {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
-            "RAY_API_SERVER_ADDRESS": self.url("dashboard"),
             "MLFLOW_TRACKING_URI": self.url("mlflow"),
         }
         return found | ({"AWS_ENDPOINT_URL": self.state["s3_url"]} if self.state.get("s3_url") else {})
+
+    def exports(self) -> dict[str, str]:
+        """What a client has: it knows the cluster by its address, for ipcnn and for Ray's own commands."""
+        address = self.url("dashboard")
+        return {**self.settings(), "IPCNN_ADDRESS": address, "RAY_API_SERVER_ADDRESS": address}
 
 
 def processes(local: Local, name: str) -> list[int]:
@@ -139,16 +150,27 @@ def wait(local: Local, name: str, child: subprocess.Popen[bytes], ready: Callabl
             break
         time.sleep(0.3)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
-    raise Failed(f"{name} did not start; the end of {log}:\n{tail}")
+    kind = TooSlow if RAY_GAVE_UP in tail else Failed
+    raise kind(f"{name} did not start; the end of {log}:\n{tail}")
 
 
 def start(local: Local, name: str, command: list[str], ready: Callable[[], bool], **extra: str) -> None:
     """Start a service if it is not running, in a session of its own, and wait until it answers."""
     if processes(local, name):
         return
+    for left in reversed(range(TRIES)):
+        try:
+            return _start(local, name, command, ready, extra)
+        except TooSlow:
+            stop(local, name, kill=True)
+            if not left:
+                raise
+
+
+def _start(local: Local, name: str, command: list[str], ready: Callable[[], bool], extra: dict[str, str]) -> None:
     mark, _, value = local.mark(name).partition("=")
     own = Path(sys.executable).parent
-    env = {**os.environ, **local.exports(), **extra, mark: value, "PATH": f"{own}{os.pathsep}{os.environ['PATH']}"}
+    env = {**os.environ, **local.settings(), **extra, mark: value, "PATH": f"{own}{os.pathsep}{os.environ['PATH']}"}
     # The nodes see their cores' worth of threads, and report nothing to anybody.
     env |= {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
     env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"

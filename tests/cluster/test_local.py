@@ -95,16 +95,14 @@ def test_nodes_record_and_token(short, tmp_path):
     token = (short / "token").read_text()
     assert stat.S_IMODE((short / "token").stat().st_mode) == 0o600
 
-    dashboard = exports["RAY_API_SERVER_ADDRESS"]
+    dashboard = exports["IPCNN_ADDRESS"]
     assert asked(f"{dashboard}/api/version") == 401
     assert asked(f"{dashboard}/api/version", token) == 200
     assert token not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
 
     doctor = [sys.executable, "-c", "from ipcnn_ray.cli.app import main; main()", "doctor", "--json"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
-    with_token = subprocess.run(
-        [*doctor, "--address", dashboard], capture_output=True, text=True, env={**env, **exports}, cwd=tmp_path
-    )
+    with_token = subprocess.run(doctor, capture_output=True, text=True, env={**env, **exports}, cwd=tmp_path)
     assert with_token.returncode == 0, with_token.stdout + with_token.stderr
     checks = {line["check"]: line for line in json.loads(with_token.stdout)["checks"]}
     assert checks["nodes"]["fact"] == "3 nodes with 3 cores and 0 GPUs"
