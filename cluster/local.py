@@ -200,8 +200,8 @@ def token_of(local: Local) -> str:
     return file.read_text().strip()
 
 
-def nodes_alive(local: Local, token: str) -> set[str]:
-    """Addresses of the nodes that the head counts as alive."""
+def nodes_alive(local: Local, token: str) -> dict[str, str]:
+    """Id -> address of the nodes that the head counts as alive."""
     request = urllib.request.Request(
         f"{local.url('dashboard')}/api/v0/nodes?limit=1000", headers={"Authorization": f"Bearer {token}"}
     )
@@ -210,8 +210,27 @@ def nodes_alive(local: Local, token: str) -> set[str]:
         with opener.open(request, timeout=5) as answer:
             rows = json.load(answer)["data"]["result"]["result"]
     except (OSError, ValueError, KeyError, TypeError):
-        return set()
-    return {row["node_ip"] for row in rows if row["state"] == "ALIVE"}
+        return {}
+    return {row["node_id"]: row["node_ip"] for row in rows if row["state"] == "ALIVE"}
+
+
+def start_node(local: Local, name: str, address: str, agent: int, command: list[str], **extra: str) -> None:
+    """A node is there when the head knows a new one at its address: one that was killed counts as alive for a while."""
+    token = token_of(local)
+    before = set(nodes_alive(local, token))
+
+    def ready() -> bool:
+        new = {node: there for node, there in nodes_alive(local, token).items() if node not in before}
+        return address in new.values() and listens(address, agent)
+
+    start(local, name, command, ready, **extra)
+
+
+def start_server(local: Local, name: str, command: list[str], url: str) -> None:
+    """A server answers at its address; if another one does so already, ours would only seem to run."""
+    if not processes(local, name) and answers(url):
+        raise Failed(f"{name}: something else answers at {url} already\nStop it, or take another port.")
+    start(local, name, command, lambda: bool(processes(local, name)) and answers(url))
 
 
 def ray_node(address: str, cpus: int, agent: int, *more: str) -> list[str]:
@@ -236,15 +255,13 @@ def mlflow_command(local: Local) -> list[str]:
 
 
 def start_all(local: Local) -> None:
-    state, token = local.state, token_of(local)
-    if state.get("s3"):
-        start(local, "s3", ["bash", "-c", state["s3"]], lambda: answers(state["s3_url"]))
-    start(local, "mlflow", mlflow_command(local), lambda: answers(f"{local.url('mlflow')}/health"))
+    state = local.state
+    token_of(local)
+    if state["s3"]:
+        start_server(local, "s3", ["bash", "-c", state["s3"]], state["s3_url"])
+    start_server(local, "mlflow", mlflow_command(local), f"{local.url('mlflow')}/health")
     (agent,) = free_ports(1)
-    head = ray_node(
-        HEAD,
-        state["cpus"],
-        agent,
+    options = [
         "--head",
         "--num-gpus=0",
         f"--port={state['ports']['head']}",
@@ -252,17 +269,15 @@ def start_all(local: Local) -> None:
         f"--dashboard-host={LOOPBACK}",
         f"--dashboard-port={state['ports']['dashboard']}",
         f"--temp-dir={local.folder / 'ray'}",
-    )
-    start(local, "head", head, lambda: HEAD in nodes_alive(local, token) and listens(HEAD, agent))
+    ]
+    start_node(local, "head", HEAD, agent, ray_node(HEAD, state["cpus"], agent, *options))
     for i in range(state["workers"]):
-        address = f"127.0.0.{i + 3}"
-        gpus = state["gpus"]
+        address, gpus = f"127.0.0.{i + 3}", state["gpus"]
         devices = ",".join(str(i * gpus + k) for k in range(gpus))
         (agent,) = free_ports(1)
-        join = f"--address={HEAD}:{state['ports']['head']}"
-        node = ray_node(address, state["cpus"], agent, f"--num-gpus={gpus}", join)
-        here = lambda address=address: address in nodes_alive(local, token)  # noqa: E731
-        start(local, f"worker-{i + 1}", node, here, CUDA_VISIBLE_DEVICES=devices)
+        join = [f"--num-gpus={gpus}", f"--address={HEAD}:{state['ports']['head']}"]
+        command = ray_node(address, state["cpus"], agent, *join)
+        start_node(local, f"worker-{i + 1}", address, agent, command, CUDA_VISIBLE_DEVICES=devices)
 
 
 def up(arguments: argparse.Namespace) -> None:

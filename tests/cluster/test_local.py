@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -61,6 +63,31 @@ def test_what_fails_to_start_is_told_with_the_end_of_its_log(short):
     assert done.returncode == 1
     assert "s3 did not start" in done.stderr and "the disk is full" in done.stderr
     assert not any(status(short)["processes"].values())
+
+
+def test_a_server_of_somebody_else_is_not_taken_for_ours(short):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    theirs = subprocess.Popen(
+        [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                asked(url)
+                break
+            time.sleep(0.1)
+        done = local("up", short, "--s3", "sleep 60", "--s3-url", url)
+        assert done.returncode == 1
+        assert f"s3: something else answers at {url} already\nStop it" in done.stderr
+        assert not any(status(short)["processes"].values())
+        assert theirs.poll() is None
+    finally:
+        theirs.kill()
+        theirs.wait()
 
 
 def test_children_that_leave_their_parent_are_stopped_too_and_nothing_else(short):
