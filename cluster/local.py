@@ -38,6 +38,9 @@ HEAD = "127.0.0.2"
 """Ray takes 127.0.0.1 for "an address of this machine" and puts another in its place."""
 MARK = "IPCNN_LOCAL_SERVICE"
 START_S, STOP_S = 300.0, 20.0
+TRIES = 3
+RAY_GAVE_UP = "The current node timed out during startup"
+"""Ray gives a node 30 s, which no setting changes and a busy machine may exceed; it is then started anew."""
 SOCKET_PATH = 40
 """Characters that Ray appends to its folder for the name of a socket; Linux allows 107 in all."""
 CHOICES = ("workers", "cpus", "gpus", "s3", "s3_url", "mlflow_store")
@@ -45,6 +48,10 @@ CHOICES = ("workers", "cpus", "gpus", "s3", "s3_url", "mlflow_store")
 
 class Failed(Exception):
     """Told to a person, with what to do."""
+
+
+class TooSlow(Failed):
+    """Ray gave up on a node of its own."""
 
 
 @dataclass
@@ -76,15 +83,19 @@ class Local:
     def url(self, service: str) -> str:
         return f"http://{LOOPBACK}:{self.state['ports'][service]}"
 
-    def exports(self) -> dict[str, str]:
-        """What a client, and every node, has in its environment."""
+    def settings(self) -> dict[str, str]:
+        """What every node, and a client, has in its environment."""
         found = {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
-            "RAY_API_SERVER_ADDRESS": self.url("dashboard"),
             "MLFLOW_TRACKING_URI": self.url("mlflow"),
         }
         return found | ({"AWS_ENDPOINT_URL": self.state["s3_url"]} if self.state.get("s3_url") else {})
+
+    def exports(self) -> dict[str, str]:
+        """What a client has: it knows the cluster by its address, for ipcnn and for Ray's own commands."""
+        address = self.url("dashboard")
+        return {**self.settings(), "IPCNN_ADDRESS": address, "RAY_API_SERVER_ADDRESS": address}
 
 
 def processes(local: Local, name: str) -> list[int]:
@@ -139,16 +150,27 @@ def wait(local: Local, name: str, child: subprocess.Popen[bytes], ready: Callabl
             break
         time.sleep(0.3)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
-    raise Failed(f"{name} did not start; the end of {log}:\n{tail}")
+    kind = TooSlow if RAY_GAVE_UP in tail else Failed
+    raise kind(f"{name} did not start; the end of {log}:\n{tail}")
 
 
 def start(local: Local, name: str, command: list[str], ready: Callable[[], bool], **extra: str) -> None:
     """Start a service if it is not running, in a session of its own, and wait until it answers."""
     if processes(local, name):
         return
+    for left in reversed(range(TRIES)):
+        try:
+            return _start(local, name, command, ready, extra)
+        except TooSlow:
+            stop(local, name, kill=True)
+            if not left:
+                raise
+
+
+def _start(local: Local, name: str, command: list[str], ready: Callable[[], bool], extra: dict[str, str]) -> None:
     mark, _, value = local.mark(name).partition("=")
     own = Path(sys.executable).parent
-    env = {**os.environ, **local.exports(), **extra, mark: value, "PATH": f"{own}{os.pathsep}{os.environ['PATH']}"}
+    env = {**os.environ, **local.settings(), **extra, mark: value, "PATH": f"{own}{os.pathsep}{os.environ['PATH']}"}
     # The nodes see their cores' worth of threads, and report nothing to anybody.
     env |= {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
     env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
@@ -178,8 +200,8 @@ def token_of(local: Local) -> str:
     return file.read_text().strip()
 
 
-def nodes_alive(local: Local, token: str) -> set[str]:
-    """Addresses of the nodes that the head counts as alive."""
+def nodes_alive(local: Local, token: str) -> dict[str, str]:
+    """Id -> address of the nodes that the head counts as alive."""
     request = urllib.request.Request(
         f"{local.url('dashboard')}/api/v0/nodes?limit=1000", headers={"Authorization": f"Bearer {token}"}
     )
@@ -188,8 +210,27 @@ def nodes_alive(local: Local, token: str) -> set[str]:
         with opener.open(request, timeout=5) as answer:
             rows = json.load(answer)["data"]["result"]["result"]
     except (OSError, ValueError, KeyError, TypeError):
-        return set()
-    return {row["node_ip"] for row in rows if row["state"] == "ALIVE"}
+        return {}
+    return {row["node_id"]: row["node_ip"] for row in rows if row["state"] == "ALIVE"}
+
+
+def start_node(local: Local, name: str, address: str, agent: int, command: list[str], **extra: str) -> None:
+    """A node is there when the head knows a new one at its address: one that was killed counts as alive for a while."""
+    token = token_of(local)
+    before = set(nodes_alive(local, token))
+
+    def ready() -> bool:
+        new = {node: there for node, there in nodes_alive(local, token).items() if node not in before}
+        return address in new.values() and listens(address, agent)
+
+    start(local, name, command, ready, **extra)
+
+
+def start_server(local: Local, name: str, command: list[str], url: str) -> None:
+    """A server answers at its address; if another one does so already, ours would only seem to run."""
+    if not processes(local, name) and answers(url):
+        raise Failed(f"{name}: something else answers at {url} already\nStop it, or take another port.")
+    start(local, name, command, lambda: bool(processes(local, name)) and answers(url))
 
 
 def ray_node(address: str, cpus: int, agent: int, *more: str) -> list[str]:
@@ -214,15 +255,13 @@ def mlflow_command(local: Local) -> list[str]:
 
 
 def start_all(local: Local) -> None:
-    state, token = local.state, token_of(local)
-    if state.get("s3"):
-        start(local, "s3", ["bash", "-c", state["s3"]], lambda: answers(state["s3_url"]))
-    start(local, "mlflow", mlflow_command(local), lambda: answers(f"{local.url('mlflow')}/health"))
+    state = local.state
+    token_of(local)
+    if state["s3"]:
+        start_server(local, "s3", ["bash", "-c", state["s3"]], state["s3_url"])
+    start_server(local, "mlflow", mlflow_command(local), f"{local.url('mlflow')}/health")
     (agent,) = free_ports(1)
-    head = ray_node(
-        HEAD,
-        state["cpus"],
-        agent,
+    options = [
         "--head",
         "--num-gpus=0",
         f"--port={state['ports']['head']}",
@@ -230,17 +269,15 @@ def start_all(local: Local) -> None:
         f"--dashboard-host={LOOPBACK}",
         f"--dashboard-port={state['ports']['dashboard']}",
         f"--temp-dir={local.folder / 'ray'}",
-    )
-    start(local, "head", head, lambda: HEAD in nodes_alive(local, token) and listens(HEAD, agent))
+    ]
+    start_node(local, "head", HEAD, agent, ray_node(HEAD, state["cpus"], agent, *options))
     for i in range(state["workers"]):
-        address = f"127.0.0.{i + 3}"
-        gpus = state["gpus"]
+        address, gpus = f"127.0.0.{i + 3}", state["gpus"]
         devices = ",".join(str(i * gpus + k) for k in range(gpus))
         (agent,) = free_ports(1)
-        join = f"--address={HEAD}:{state['ports']['head']}"
-        node = ray_node(address, state["cpus"], agent, f"--num-gpus={gpus}", join)
-        here = lambda address=address: address in nodes_alive(local, token)  # noqa: E731
-        start(local, f"worker-{i + 1}", node, here, CUDA_VISIBLE_DEVICES=devices)
+        join = [f"--num-gpus={gpus}", f"--address={HEAD}:{state['ports']['head']}"]
+        command = ray_node(address, state["cpus"], agent, *join)
+        start_node(local, f"worker-{i + 1}", address, agent, command, CUDA_VISIBLE_DEVICES=devices)
 
 
 def up(arguments: argparse.Namespace) -> None:

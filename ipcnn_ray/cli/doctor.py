@@ -23,7 +23,14 @@ SHOWN = 4
 """Names in one line before the rest is counted."""
 
 Address = Annotated[
-    str | None, typer.Option("--address", metavar="URL", help="A cluster's dashboard.", show_default=False)
+    str | None,
+    typer.Option(
+        "--address",
+        envvar="IPCNN_ADDRESS",
+        metavar="URL",
+        help="A cluster's dashboard, http://host:8265; without it this machine.",
+        show_default=False,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import platform
 import secrets
@@ -191,9 +192,7 @@ def broken_file(file: Path) -> str:
 
 def main() -> None:
     """As a job: its driver is a process of the cluster, and RAY_ADDRESS leads to it."""
-    ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
-    package = Path(__file__).resolve().parents[2]
-    assert (package / "ipcnn_ray").is_dir()
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     sys.stdout.write(f"\n{MARK}{json.dumps(gather(Places.from_environment()))}\n")
 
 

@@ -216,6 +216,8 @@ def test_addresses_that_are_none():
 def answered(monkeypatch):
     monkeypatch.setattr("ipcnn_ray.cli.output.out.width", 200)
 
+    monkeypatch.delenv("IPCNN_ADDRESS", raising=False)
+
     def answer(facts: dict[str, Any], *words: str):
         monkeypatch.setattr(visit, "here", lambda places: facts)
         return CliRunner().invoke(app, words, catch_exceptions=False)
@@ -233,6 +235,12 @@ def test_exit_codes_and_json(answered):
     assert line["check"] == "authentication" and line["advice"]
 
 
+def test_the_address_comes_from_the_environment_too(answered, monkeypatch):
+    monkeypatch.setattr(visit, "there", lambda address: {**FACTS, "access": {"http://a": "closed"}[address]})
+    monkeypatch.setenv("IPCNN_ADDRESS", "http://a")
+    assert answered({}).exit_code == 0
+
+
 def test_every_bad_line_has_its_advice_below(answered):
     lines = answered({**FACTS, "access": "open"}).stdout.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("wrong"))
@@ -243,7 +251,7 @@ def test_every_bad_line_has_its_advice_below(answered):
 def test_this_machine(tmp_path, monkeypatch):
     """The whole of it, with an embedded Ray: what is wrong here is the storage only."""
     (tmp_path / "file").touch()
-    for name in ("IPCNN_DATA", "IPCNN_WEIGHTS", "IPCNN_CACHE", "MLFLOW_TRACKING_URI"):
+    for name in ("IPCNN_ADDRESS", "IPCNN_DATA", "IPCNN_WEIGHTS", "IPCNN_CACHE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("IPCNN_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("IPCNN_STORAGE", str(tmp_path / "file" / "runs"))

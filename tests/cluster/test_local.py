@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -63,6 +65,31 @@ def test_what_fails_to_start_is_told_with_the_end_of_its_log(short):
     assert not any(status(short)["processes"].values())
 
 
+def test_a_server_of_somebody_else_is_not_taken_for_ours(short):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    theirs = subprocess.Popen(
+        [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                asked(url)
+                break
+            time.sleep(0.1)
+        done = local("up", short, "--s3", "sleep 60", "--s3-url", url)
+        assert done.returncode == 1
+        assert f"s3: something else answers at {url} already\nStop it" in done.stderr
+        assert not any(status(short)["processes"].values())
+        assert theirs.poll() is None
+    finally:
+        theirs.kill()
+        theirs.wait()
+
+
 def test_children_that_leave_their_parent_are_stopped_too_and_nothing_else(short):
     """A server that puts itself in the background, in a session of its own; and a stranger of the same name."""
     serve = f"{sys.executable} -m http.server --bind 127.0.0.1"
@@ -95,16 +122,14 @@ def test_nodes_record_and_token(short, tmp_path):
     token = (short / "token").read_text()
     assert stat.S_IMODE((short / "token").stat().st_mode) == 0o600
 
-    dashboard = exports["RAY_API_SERVER_ADDRESS"]
+    dashboard = exports["IPCNN_ADDRESS"]
     assert asked(f"{dashboard}/api/version") == 401
     assert asked(f"{dashboard}/api/version", token) == 200
     assert token not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
 
     doctor = [sys.executable, "-c", "from ipcnn_ray.cli.app import main; main()", "doctor", "--json"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
-    with_token = subprocess.run(
-        [*doctor, "--address", dashboard], capture_output=True, text=True, env={**env, **exports}, cwd=tmp_path
-    )
+    with_token = subprocess.run(doctor, capture_output=True, text=True, env={**env, **exports}, cwd=tmp_path)
     assert with_token.returncode == 0, with_token.stdout + with_token.stderr
     checks = {line["check"]: line for line in json.loads(with_token.stdout)["checks"]}
     assert checks["nodes"]["fact"] == "3 nodes with 3 cores and 0 GPUs"
