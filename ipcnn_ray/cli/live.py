@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -38,9 +39,11 @@ def _number(metrics: dict[str, float], key: str, form: str, scale: float = 1.0) 
 class Progress:
     """Listener of an experiment's events; use as a context manager around the run."""
 
-    def __init__(self, console: Console, epochs: int) -> None:
+    def __init__(self, console: Console, epochs: int, goals: Sequence[str] = ("combined",)) -> None:
+        """epochs: of each run. goals: what the runs are ranked by, told when one has ended."""
         self.console = console
         self.epochs = epochs
+        self.goals = [goal for goal in goals if goal not in ("instability", "val_error")]
         self.rows: dict[str, _Row] = {}
         self.ended = 0
         self.phase = ""
@@ -99,8 +102,7 @@ class Progress:
             parts.append(
                 f"error {_number(m, 'val_error', '.1f', 100)}%  instability {_number(m, 'instability', '.4f')}"
             )
-        if "combined" in m:
-            parts.append(f"combined {_number(m, 'combined', '.3f')}")
+        parts += [f"{goal} {_number(m, goal, '.3f')}" for goal in self.goals if goal in m]
         if event.why:
             parts.append(event.why)
         return "  ".join(parts)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import textwrap
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ipcnn_ray.errors import ProblemsError
+
+if TYPE_CHECKING:
+    from ipcnn_ray.report.ranking import Ranking
 
 WIDTH = 80
 INDENT = " " * 7
@@ -77,6 +81,22 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
     out.print(grid)
+
+
+def ranking(found: Ranking) -> None:
+    """The settings of an experiment, what of their differences may be luck, and what a reader must know."""
+    for index, one in enumerate((found.table(), *found.luck())):
+        if index:
+            say()
+        table(one.columns, one.rows, right=one.numbers)
+    say()
+    for line in found.notes():
+        out.print(Text("\n".join(textwrap.wrap(line, max(out.width, WIDTH), subsequent_indent="  "))), soft_wrap=True)
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Metrics as JSON has them: what is not finite is null."""
+    return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
 
 
 def count(number: int) -> str:

@@ -13,7 +13,7 @@ from ipcnn_ray.cli import output
 from ipcnn_ray.cli.validate import Json, Overrides
 from ipcnn_ray.spec.counts import train_items
 from ipcnn_ray.spec.data import Data, DrawnAnimals
-from ipcnn_ray.spec.expand import experiment_id
+from ipcnn_ray.spec.expand import experiment_id, seeds
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.load import load
 from ipcnn_ray.spec.places import Places
@@ -72,6 +72,9 @@ def _below(experiment: ExperimentSpec, found: Plan) -> list[tuple[str, str]]:
     if isinstance(experiment.search, SpaceSearch):
         for index, (path, one) in enumerate(experiment.search.space.items()):
             lines.append(("" if index else "drawn from", f"{path}: {_range(one)}"))
+    if experiment.search is not None and experiment.search.repeats > 1:
+        listed = "every named run" if isinstance(experiment.search, SpaceSearch) else "every run"
+        lines.append(("seeds", f"{seeds(experiment)[0]} to {seeds(experiment)[-1]}, {listed} with each of them"))
     workers = f"{found.workers} worker" + ("s" if found.workers > 1 else "")
     runs = len(found.runs) + found.drawn
     total = "steps after preparation (set IPCNN_DATA)"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from pydantic import TypeAdapter, ValidationError
 
 from ipcnn_ray.cli import output
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.spec.expand import template_label
+from ipcnn_ray.report.groups import Row, grouped
+from ipcnn_ray.report.ranking import number
+from ipcnn_ray.spec.expand import group_of, template_label
 from ipcnn_ray.spec.fields import did_you_mean
+from ipcnn_ray.spec.goals import COMBINED, Aims
 from ipcnn_ray.spec.places import Places
 from ipcnn_ray.spec.template import Template
 from ipcnn_ray.tracking.address import without_password
@@ -37,7 +40,11 @@ def status(experiment: Experiment = None, json: Json = False) -> None:
     if experiment is None:
         _show_experiments(tracker, json)
     else:
-        _show_runs(_chosen(tracker, experiment), json)
+        chosen = _chosen(tracker, experiment)
+        if json:
+            output.print_json([one for parent, runs in chosen for one in _json(parent, runs)])
+        else:
+            _show_runs(chosen)
 
 
 def _show_experiments(tracker: Tracker, json: bool) -> None:
@@ -72,13 +79,15 @@ def _grouped(runs: Sequence[RecordedRun]) -> list[tuple[RecordedRun, list[Record
     return [(run, trials.get(run.handle, [run])) for run in runs if not run.parent]
 
 
-def _chosen(tracker: Tracker, wanted: str) -> list[RecordedRun]:
-    """The runs of an experiment by its name or id, or the run with this id."""
+def _chosen(tracker: Tracker, wanted: str) -> list[tuple[RecordedRun, list[RecordedRun]]]:
+    """Experiments by their name or id, each with its runs, or with the one run that has this id."""
     name = wanted.partition("-")[0]
     grouped = _grouped(tracker.find(name))
-    runs = [run for parent, trials in grouped for run in trials if wanted in {name, parent.run_id, run.run_id}]
-    if runs:
-        return runs
+    chosen = [
+        (parent, [run for run in trials if wanted in {name, parent.run_id, run.run_id}]) for parent, trials in grouped
+    ]
+    if any(runs for _, runs in chosen):
+        return [(parent, runs) for parent, runs in chosen if runs]
     names = tracker.experiments()
     known = [*names, *(parent.run_id for parent, _ in grouped)]
     guess = did_you_mean(wanted, known).strip()
@@ -86,34 +95,60 @@ def _chosen(tracker: Tracker, wanted: str) -> list[RecordedRun]:
     raise IpcnnError(f"no experiment and no run is recorded as {wanted!r}\n{guess or listed}")
 
 
-def _show_runs(runs: Sequence[RecordedRun], json: bool) -> None:
-    if json:
-        output.print_json(
-            [
-                {
-                    "run": run.run_id,
-                    "handle": run.handle,
-                    "state": run.state,
-                    "why": run.why,
-                    "template": template_words(run.params),
-                    "metrics": dict(run.metrics),
-                }
-                for run in runs
-            ]
-        )
-        return
-    output.table(RUN_COLUMNS, [_run_row(run) for run in runs], right=NUMBERS)
-    for run in runs:
+def _row(run: RecordedRun) -> Row:
+    seed = run.tags.get("ipcnn.seed", "")
+    found = int(seed) if seed.isdigit() else None
+    return Row(_label(run), template_words(run.params), run.state, run.why, run.metrics, found)
+
+
+def _json(parent: RecordedRun, runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
+    """Each run, and in each the setting that it is one of: its means, its spread and its comparisons."""
+    from ipcnn_ray.report.ranking import Ranking, as_json, comparison_json
+
+    ranking = Ranking.of([_row(run) for run in runs], Aims.from_tags(parent.tags))
+    groups = {group["group"]: group for group in cast(list[dict[str, Any]], as_json(ranking)["groups"])}
+    for name, group in groups.items():
+        told = [one for one in [*ranking.against, *ranking.among] if name in (one.one, one.other)]
+        group["comparisons"] = [comparison_json(one) for one in told]
+    return [
+        {
+            "run": run.run_id,
+            "handle": run.handle,
+            "state": run.state,
+            "why": run.why,
+            "template": template_words(run.params),
+            "seed": _row(run).seed,
+            "metrics": dict(run.metrics),
+            "group": groups[group_of(_label(run))],
+        }
+        for run in runs
+    ]
+
+
+def _show_runs(chosen: Sequence[tuple[RecordedRun, list[RecordedRun]]]) -> None:
+    """All runs; below them their ranking where it says more than they do."""
+    from ipcnn_ray.report.ranking import Ranking
+
+    everything = [run for _, runs in chosen for run in runs]
+    output.table(RUN_COLUMNS, [_run_row(run) for run in everything], right=NUMBERS)
+    for run in everything:
         if run.why:
             output.say(f"{_label(run)}: {run.why}")
+    for parent, runs in chosen:
+        aims = Aims.from_tags(parent.tags)
+        ranking = Ranking.of([_row(run) for run in runs], aims)
+        if len(runs) > 1 and (ranking.repeated or aims.constraints or aims.goals != (COMBINED,)):
+            output.say()
+            output.say(parent.run_id, style="bold")
+            output.ranking(ranking)
 
 
 def _experiment_row(parent: RecordedRun, trials: Sequence[RecordedRun]) -> list[str]:
     counts = Counter(run.state for run in trials)
     words = ", ".join(f"{counts[state]} {state}" for state in get_args(State) if counts[state])
-    ranked = sorted((run for run in trials if "combined" in run.metrics), key=lambda run: run.metrics["combined"])
-    best = template_words(ranked[0].params) if ranked else "-"
-    combined = f"{ranked[0].metrics['combined']:.3f}" if ranked else "-"
+    winners = [group for group in grouped(list(map(_row, trials)), Aims.from_tags(parent.tags)) if group.wins]
+    best = ", ".join(group.rows[0].template for group in winners) or "-"
+    combined = number(COMBINED, winners[0].means.get(COMBINED)) if len(winners) == 1 else "-"
     return [parent.run_id, parent.state, words, best, combined, parent.why]
 
 

@@ -11,7 +11,7 @@ import typer
 from ipcnn_ray.cli import output
 
 if TYPE_CHECKING:
-    from ipcnn_ray.on_ray.search import Outcome, RunOutcome
+    from ipcnn_ray.on_ray.outcome import Outcome, RunOutcome
     from ipcnn_ray.spec.experiment import ExperimentSpec
     from ipcnn_ray.tracking.protocol import Tracker
 
@@ -37,22 +37,27 @@ def submit(
     experiment = load(spec, set or ()).spec
     from ipcnn_ray.cli.live import Progress
     from ipcnn_ray.data.prepare import prepare
+    from ipcnn_ray.on_ray.campaign import experiment_folder
     from ipcnn_ray.on_ray.search import Interrupted, run_experiment
     from ipcnn_ray.spec.dump import resolved_yaml
     from ipcnn_ray.spec.expand import experiment_id
+    from ipcnn_ray.spec.goals import Aims
     from ipcnn_ray.spec.places import Places
     from ipcnn_ray.tracking.lineage import lineage
     from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+    from ipcnn_ray.tracking.storage import preflight
 
     places = Places.from_environment()
     identity = experiment_id(experiment)
     output.err.print(f"{identity}: data", soft_wrap=True)
     _check_weights(experiment, places)
+    experiment_folder(experiment, places)
+    preflight(places.storage)
     store = prepare(experiment.data, experiment.model.table.image_size, places, _Steps())
     tracker = MlflowTracker(places.tracking_uri, places.artifacts)
     tracker.prepare(experiment.name, note=EXPERIMENT_NOTE)
     try:
-        with Progress(output.err, experiment.train.epochs) as listener:
+        with Progress(output.err, experiment.train.epochs, Aims.of(experiment.search).goals) as listener:
             outcome = run_experiment(
                 experiment,
                 places,
@@ -69,8 +74,10 @@ def submit(
     if as_json:
         output.print_json(_as_json(outcome))
     else:
-        _print(experiment, outcome)
-    if outcome.best is None or any(run.state == "failed" and not run.drawn for run in outcome.runs):
+        _print(outcome)
+    if not any(run.state == "succeeded" for run in outcome.runs) or any(
+        run.state == "failed" and not run.drawn for run in outcome.runs
+    ):
         raise typer.Exit(RUN_FAILED)
     if not as_json:
         output.note(f"next:  ipcnn ui  |  ipcnn status {experiment.name}  |  ipcnn plan {spec}")
@@ -109,7 +116,7 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
     from ipcnn_ray.models.build import interpretable_layers, unit_templates
     from ipcnn_ray.models.describe import as_markdown
     from ipcnn_ray.models.geometry import map_side
-    from ipcnn_ray.report.ranking import markdown
+    from ipcnn_ray.report.ranking import Ranking
     from ipcnn_ray.report.template_picture import template_picture
     from ipcnn_ray.train.final_model import final_model
 
@@ -124,7 +131,7 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
                 tracker.attach(run.request.handle).file(picture, "pictures")
     wanted = {"none": [], "all": [run for run in outcome.runs if run.state == "succeeded"]}.get(
         experiment.compute.models,
-        [run for run in outcome.runs if run is outcome.best or run.run.label == outcome.control],
+        _worth_keeping(outcome),
     )
     for run in wanted:
         output.err.print(f"{run.run.label}: storing its model", soft_wrap=True)
@@ -132,26 +139,21 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
         trained = run.run.spec
         readme = as_markdown(trained.model, trained.template, trained.train.freeze_through)
         tracker.attach(run.request.handle).model(module, example, readme)
-    ranking = markdown(_rows(outcome), outcome.control)
+    ranking = Ranking.of([run.row for run in outcome.runs], outcome.aims).markdown()
     parent = tracker.attach(outcome.parent)
     parent.text(ranking, "ranking.md")
     parent.note(ranking)
 
 
-def _rows(outcome: Outcome) -> list[dict[str, Any]]:
-    return [
-        {
-            "run": run.run.label,
-            "template": _template(run),
-            "state": run.state,
-            "why": run.why,
-            **{key: run.metrics.get(key) for key in ("combined", "instability", "val_error", "epoch")},
-        }
-        for run in outcome.runs
-    ]
+def _worth_keeping(outcome: Outcome) -> list[RunOutcome]:
+    """The best run, or those on the Pareto front, and the control; of repeats the first."""
+    controls = [run for run in outcome.runs if run.run.group == outcome.control and run.state == "succeeded"]
+    return [run for run in outcome.runs if run in outcome.winners or run in controls[:1]]
 
 
 def _as_json(outcome: Outcome) -> dict[str, Any]:
+    from ipcnn_ray.report.ranking import Ranking, as_json
+
     return {
         "experiment": outcome.experiment_id,
         "control": outcome.control,
@@ -159,24 +161,23 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
         "runs": [
             {
                 "run_id": run.request.run_id,
+                "group": run.run.group,
+                "seed": run.run.spec.seed,
                 "template": _template(run),
                 "settings": dict(run.run.settings),
                 "state": run.state,
                 "why": run.why,
-                "metrics": dict(run.metrics),
+                "metrics": output.finite(run.metrics),
             }
             for run in outcome.runs
         ],
+        **as_json(Ranking.of([run.row for run in outcome.runs], outcome.aims)),
     }
 
 
-def _print(experiment: ExperimentSpec, outcome: Outcome) -> None:
-    from ipcnn_ray.report.ranking import COLUMNS, cells
+def _print(outcome: Outcome) -> None:
+    from ipcnn_ray.report.ranking import Ranking
 
-    rows = _rows(outcome)
     output.say()
-    output.say(f"{outcome.experiment_id}: {len(rows)} runs", style="bold")
-    output.table(COLUMNS, [cells(row, outcome.control) for row in rows], right=COLUMNS[2:6])
-    for row in rows:
-        if row["state"] == "failed":
-            output.say(f"{row['run']} failed: {row['why']}")
+    output.say(f"{outcome.experiment_id}: {len(outcome.runs)} runs", style="bold")
+    output.ranking(Ranking.of([run.row for run in outcome.runs], outcome.aims))

@@ -12,6 +12,7 @@ from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.on_ray.optuna_space import random_settings
 from ipcnn_ray.spec.expand import Run, active, experiment_id, grid_runs, named_runs, run_for, run_id
 from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.goals import Aims
 from ipcnn_ray.spec.places import Places
 from ipcnn_ray.spec.search import SpaceSearch
 from ipcnn_ray.tracking.protocol import RunRecord, Tracker
@@ -34,17 +35,23 @@ class Campaign:
     """GPUs of one worker."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """Lineage that every run of the experiment shares."""
-    references: ControlReference | None = None
-    """What the runs are measured against, once the control is trained."""
+    references: Mapping[int, ControlReference] = field(default_factory=dict)
+    """What the runs of each seed are measured against, once the control is trained with it; of a search that has no
+    repeats the one control, whatever its seed."""
 
     @property
     def root(self) -> Path:
         """Folder of everything that belongs to the experiment."""
         return experiment_folder(self.spec, self.places)
 
+    @property
+    def aims(self) -> Aims:
+        """What the runs are ranked by."""
+        return Aims.of(self.spec.search)
+
     @cached_property
     def named(self) -> dict[str, Run]:
-        """The named runs by label; without a search the one run."""
+        """The named runs and their repeats by label; without a search the one run."""
         return {run.label: run for run in named_runs(self.spec)}
 
     @cached_property
@@ -71,6 +78,12 @@ class Campaign:
         """The run in the record; opened if it is not there."""
         return self.tracker.open_child(self.spec.name, run_id(self.spec, run), self.parent)
 
+    def reference(self, run: Run) -> ControlReference | None:
+        """The control's numbers that the run is measured against: with repeats those of the same seed."""
+        if len(self.references) == 1:
+            return next(iter(self.references.values()))
+        return self.references.get(run.spec.seed)
+
     def request(self, run: Run) -> RunRequest:
         """What a worker must know to train the run."""
         return RunRequest(
@@ -79,7 +92,7 @@ class Campaign:
             places=self.places,
             handle=self.record(run).handle,
             folder=str(self.folder(run)),
-            references=self.references,
+            references=self.reference(run),
             tags=self.tags,
         )
 

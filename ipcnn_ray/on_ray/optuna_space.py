@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.storages import JournalStorage
@@ -14,9 +14,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from ipcnn_ray.spec.expand import active
-from ipcnn_ray.spec.search import Choice, Distribution, LogUniform, SpaceSearch
+from ipcnn_ray.spec.goals import violations
+from ipcnn_ray.spec.search import Choice, Constraint, Distribution, LogUniform, SpaceSearch
 
 Settings = dict[str, Any]
+Direction = Literal["minimize", "maximize"]
+UNKNOWN = 1e9
+"""Violation of a bound on a measure that a run does not have: Optuna takes numbers only."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,24 @@ def quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """By how much each drawn run violates each constraint: what a sampler asks for when a trial has ended."""
+
+    constraints: tuple[Constraint, ...]
+    known: dict[str, list[float]] = field(default_factory=dict)
+
+    def learn(self, settings: Settings, metrics: Mapping[str, float]) -> None:
+        """What came of these settings."""
+        found = violations(self.constraints, metrics)
+        self.known[_key(settings)] = [UNKNOWN if one is None else one for one in found]
+
+    def __call__(self, trial: optuna.trial.FrozenTrial) -> list[float]:
+        return self.known.get(_key(trial.params), [UNKNOWN] * len(self.constraints))
+
+
 class Memory:
-    """The trials of a TPE search, in Optuna's journal beside the runs.
+    """The trials of a search that learns, in Optuna's journal beside the runs.
 
     A search that goes on learns from what has ended, and begins with what was drawn and has not; its further draws
     are new ones.
@@ -71,26 +91,36 @@ class Memory:
 
     STUDY = "search"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, directions: Sequence[Direction] = ("minimize",)) -> None:
+        """directions: `minimize` or `maximize` for each goal."""
         self.path = path
+        self.directions = list(directions)
 
     def storage(self) -> JournalStorage:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(str(self.path)))
 
-    def study(self) -> optuna.Study:
+    def study(self, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
         return optuna.create_study(
-            study_name=self.STUDY, storage=self.storage(), direction="minimize", load_if_exists=True
+            study_name=self.STUDY,
+            storage=self.storage(),
+            sampler=sampler,
+            directions=self.directions,
+            load_if_exists=True,
         )
 
-    def settle(self, ended: Callable[[Settings], tuple[bool, float | None]]) -> None:
+    def settle(
+        self,
+        ended: Callable[[Settings], tuple[bool, Sequence[float] | None]],
+        sampler: optuna.samplers.BaseSampler | None = None,
+    ) -> None:
         """Close trials that another process left open. `ended`: whether the run of these settings has ended, and its
-        objective."""
-        study = self.study()
+        goals; `sampler`: asked for the violations of those that have."""
+        study = self.study(sampler)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-            over, value = ended(dict(trial.params))
-            if over and value is not None:
-                study.tell(trial.number, value)
+            over, values = ended(dict(trial.params))
+            if over and values is not None:
+                study.tell(trial.number, list(values))
             else:
                 study.tell(trial.number, state=TrialState.PRUNED if over else TrialState.FAIL)
 
@@ -108,8 +138,3 @@ class Memory:
 
 def _key(params: Settings) -> str:
     return json.dumps(params, sort_keys=True)
-
-
-def tpe(search: SpaceSearch, seed: int) -> optuna.samplers.TPESampler:
-    """A third of the trials, ten at most, is drawn at random before anything is learned."""
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(2, search.trials // 3)))

@@ -18,8 +18,6 @@ from ipcnn_ray.train.request import RunResult
 
 LOST_WORKERS = 8
 """Times that a run is started again after its worker vanished."""
-METRIC = "combined"
-"""The objective; lower is better."""
 FAILED = "failed"
 """Key of a last report to Tune: why the run has failed for good."""
 
@@ -74,7 +72,7 @@ TUNES_OWN = {"time_this_iter_s", "time_total_s", "time_since_restore"}
 def numbers(result: Mapping[str, Any]) -> dict[str, float]:
     """Our metrics in what Tune hands round, which adds times and identities of its own; those that are numbers."""
     floats = {key: value for key, value in result.items() if isinstance(value, float) and key not in TUNES_OWN}
-    return {key: value for key, value in floats.items() if not (key == METRIC and math.isnan(value))}
+    return {key: value for key, value in floats.items() if not math.isnan(value)}
 
 
 class Watcher(Callback):

@@ -3,61 +3,28 @@
 from __future__ import annotations
 
 import fcntl
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ipcnn_ray.errors import IpcnnError, TrainingError
 from ipcnn_ray.on_ray.campaign import Campaign, experiment_folder
-from ipcnn_ray.on_ray.progress import METRIC, Listener, PhaseStarted
+from ipcnn_ray.on_ray.outcome import Outcome, RunOutcome
+from ipcnn_ray.on_ray.progress import Listener, PhaseStarted
 from ipcnn_ray.on_ray.resources import gpus_per_worker, runs_at_once, this_machine
 from ipcnn_ray.on_ray.tuning import Ended, Interrupted, Tuning
 from ipcnn_ray.spec.expand import Run, experiment_id
 from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.goals import COMBINED, Aims
 from ipcnn_ray.spec.places import Places
-from ipcnn_ray.spec.search import SpaceSearch
-from ipcnn_ray.tracking.protocol import RunRecord, State, Tracker
+from ipcnn_ray.spec.search import Combined, Search, SpaceSearch
+from ipcnn_ray.tracking.protocol import RunRecord, Tracker
 from ipcnn_ray.train.metrics import objective
-from ipcnn_ray.train.request import ControlReference, RunRequest
+from ipcnn_ray.train.request import ControlReference
 
 __all__ = ["Interrupted", "Outcome", "RunOutcome", "run_experiment"]
-
-
-@dataclass(frozen=True)
-class RunOutcome:
-    """How one run of an experiment ended."""
-
-    run: Run
-    request: RunRequest
-    state: State
-    why: str
-    metrics: Mapping[str, float]
-    """Of its last epoch, and of the whole run; none of a run that failed."""
-    drawn: bool
-    """Drawn by the search, not named in the spec."""
-    fresh: bool
-    """It was trained, at least in part, by this submission."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How an experiment ended."""
-
-    experiment_id: str
-    parent: str
-    """The tracker's id of the experiment's run."""
-    runs: tuple[RunOutcome, ...]
-    """Best first: by the combined objective, else by instability; early-stopped ones behind, failed ones last."""
-    control: str | None
-    """Label of the run that the objective is relative to."""
-
-    @property
-    def best(self) -> RunOutcome | None:
-        """The best run that was trained to its end."""
-        return next((run for run in self.runs if run.state == "succeeded"), None)
 
 
 def run_experiment(
@@ -88,21 +55,21 @@ def run_experiment(
             root.rename(root.with_name(f"{root.name}.before-{time.strftime('%Y%m%d-%H%M%S')}"))
         parent = tracker.open_parent(spec.name, experiment_id(spec), fresh=fresh)
         parent.state("running")
-        parent.tags(tags or {})
+        parent.tags({**(tags or {}), **Aims.of(spec.search).tags()})
         for path, content in (texts or {}).items():
             parent.text(content, path)
         campaign = Campaign(spec, places, tracker, parent.handle, gpus=0.0, tags=tags or {})
         known = _ended_before(root)
         try:
             with Tuning(listener, address) as tuning:
-                runs, control = _phases(campaign, tuning, listener, known)
+                runs = _phases(campaign, tuning, listener, known)
         except (Interrupted, KeyboardInterrupt):
             parent.state("stopped", "interrupted; submitted again, it goes on")
             raise Interrupted from None
         except BaseException as error:
             parent.state("failed", str(error))
             raise
-        outcome = Outcome(experiment_id(spec), parent.handle, tuple(sorted(runs, key=_rank)), control)
+        outcome = Outcome.of(experiment_id(spec), parent.handle, runs, campaign.aims)
         _conclude(outcome, spec, parent, tracker)
         return outcome
 
@@ -127,41 +94,47 @@ def _ended_before(root: Path) -> set[str]:
     return {path.parent.name for path in root.glob("*/result.json")}
 
 
-def _phases(
-    campaign: Campaign, tuning: Tuning, listener: Listener, known: set[str]
-) -> tuple[list[RunOutcome], str | None]:
-    """Train the named runs, then those of the search, measured against the control; its label."""
+def _phases(campaign: Campaign, tuning: Tuning, listener: Listener, known: set[str]) -> list[RunOutcome]:
+    """Train the named runs, then those of the search, measured against the control."""
     search = campaign.spec.search
     listener(PhaseStarted("named runs" if search else "training", len(campaign.named)))
     ended = tuning.listed(campaign, campaign.named, early_stopping=False)
     named = _outcomes(campaign, campaign.named, ended, known, drawn=False)
     if search is None:
-        return named, None
-    control = search.objective.control
-    measured = ended[control]
-    if measured.state != "succeeded":
-        raise TrainingError(
-            f"the control run {control!r} has {measured.state}: {measured.why}\n"
-            "Every other run is measured against it; mend it and submit again."
-        )
-    if not measured.metrics["instability"] > 0:
-        raise TrainingError(
-            f"the control run {control!r} has location instability {measured.metrics['instability']}: "
-            "nothing can be measured against it\nTrain it longer, or use more objects."
-        )
-    references = ControlReference(
-        measured.metrics["instability"], measured.metrics["val_error"], search.objective.instability_weight
-    )
-    campaign = replace(campaign, references=references)
+        return named
+    campaign = replace(campaign, references=_references(campaign, search, ended))
     named = [_with_objective(outcome, campaign) for outcome in named]
-    if isinstance(search, SpaceSearch) and search.algorithm == "tpe":
+    if isinstance(search, SpaceSearch) and search.algorithm != "random":
         listener(PhaseStarted("search", search.trials))
         runs, ended = tuning.learned(campaign, search)
-    else:
-        runs = campaign.planned
+    elif runs := campaign.planned:
         listener(PhaseStarted("search", len(runs)))
         ended = tuning.listed(campaign, runs, early_stopping=True)
-    return named + _outcomes(campaign, runs, ended, known, drawn=True), control
+    return named + _outcomes(campaign, runs, ended, known, drawn=True)
+
+
+def _references(campaign: Campaign, search: Search, ended: Ended) -> dict[int, ControlReference]:
+    """The control's numbers by seed; none where the objective does not need them. Raises TrainingError."""
+    found: dict[int, ControlReference] = {}
+    for label, run in campaign.named.items():
+        if run.group != search.objective.control:
+            continue
+        control = ended[label]
+        if control.state != "succeeded":
+            raise TrainingError(
+                f"the control run {label!r} has {control.state}: {control.why}\n"
+                "Every other run is measured against it; mend it and submit again."
+            )
+        if isinstance(search.objective, Combined):
+            if not control.metrics["instability"] > 0:
+                raise TrainingError(
+                    f"the control run {label!r} has location instability {control.metrics['instability']}: "
+                    "nothing can be measured against it\nTrain it longer, or use more objects."
+                )
+            weight = search.objective.instability_weight
+            numbers = control.metrics["instability"], control.metrics["val_error"]
+            found[run.spec.seed] = ControlReference(*numbers, weight)
+    return found
 
 
 def _outcomes(
@@ -176,29 +149,39 @@ def _outcomes(
 
 def _with_objective(outcome: RunOutcome, campaign: Campaign) -> RunOutcome:
     """A named run was trained before the control was known: its objective follows from its last epoch."""
-    if campaign.references is None or "val_error" not in outcome.metrics:
+    reference = campaign.reference(outcome.run)
+    if reference is None or "val_error" not in outcome.metrics:
         return outcome
-    value = objective(outcome.metrics, campaign.references)
-    campaign.record(outcome.run).metrics([{"epoch": outcome.metrics["epoch"], METRIC: value}])
-    return replace(outcome, metrics={**outcome.metrics, METRIC: value})
-
-
-def _rank(outcome: RunOutcome) -> tuple[int, float]:
-    order = {"succeeded": 0, "stopped": 1}.get(outcome.state, 2)
-    value = outcome.metrics.get(METRIC, outcome.metrics.get("instability", math.inf))
-    return order, math.inf if math.isnan(value) else value
+    value = objective(outcome.metrics, reference)
+    campaign.record(outcome.run).metrics([{"epoch": outcome.metrics["epoch"], COMBINED: value}])
+    return replace(outcome, metrics={**outcome.metrics, COMBINED: value})
 
 
 def _conclude(outcome: Outcome, spec: ExperimentSpec, parent: RunRecord, tracker: Tracker) -> None:
     """What a person wants to see of the experiment without opening its runs."""
     states = [run.state for run in outcome.runs]
     counts = {f"runs_{state}": float(states.count(state)) for state in ("succeeded", "failed", "stopped")}
-    best, failed = outcome.best, [run.run.label for run in outcome.runs if run.state == "failed"]
+    failed = [run.run.label for run in outcome.runs if run.state == "failed"]
+    winners = ", ".join(run.run.label for run in outcome.winners)
     if any(run.fresh for run in outcome.runs):
         (recorded, *_) = tracker.find(spec.name, outcome.experiment_id)
         submission = recorded.metrics.get("epoch", 0.0) + 1
-        kept = (METRIC, "instability", "val_error")
-        numbers = {f"best_{key}": best.metrics[key] for key in kept if key in best.metrics} if best else {}
+        kept = {*outcome.aims.goals, COMBINED, "instability", "val_error"}
+        means = next((group.means for group in outcome.groups if group.wins), {}) if outcome.best else {}
+        numbers = {f"best_{key}": value for key, value in means.items() if key in kept}
         parent.metrics([{"epoch": submission, **counts, **numbers}])
-        parent.tags({"ipcnn.best": best.run.label if best else ""})
-    parent.state("succeeded" if best else "failed", f"failed: {', '.join(failed)}" if failed else "")
+        several = len(outcome.aims.goals) > 1
+        parent.tags({"ipcnn.best": "" if several else winners} | ({"ipcnn.front": winners} if several else {}))
+        _mark(outcome, tracker)
+    parent.state("succeeded" if "succeeded" in states else "failed", f"failed: {', '.join(failed)}" if failed else "")
+
+
+def _mark(outcome: Outcome, tracker: Tracker) -> None:
+    """Where a run alone does not tell: whether it is on the Pareto front, and which bounds it does not keep."""
+    for group in outcome.groups:
+        tags = {"ipcnn.front": str(group.wins).lower()} if len(outcome.aims.goals) > 1 else {}
+        if outcome.aims.constraints:
+            tags["ipcnn.beyond"] = "; ".join(group.violated)
+        if tags:
+            for run in (run for run in outcome.runs if run.run.group == group.name):
+                tracker.attach(run.request.handle).tags(tags)

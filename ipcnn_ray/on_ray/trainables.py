@@ -12,7 +12,7 @@ import fcntl
 import math
 import shutil
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from ipcnn_ray.errors import TrackingError
 from ipcnn_ray.on_ray.campaign import Campaign
-from ipcnn_ray.on_ray.progress import FAILED, LOST_WORKERS, METRIC
+from ipcnn_ray.on_ray.progress import FAILED, LOST_WORKERS
 from ipcnn_ray.train.attempts import cause_of
 from ipcnn_ray.train.checkpoint import read_result
 from ipcnn_ray.train.request import RunRequest
@@ -37,23 +37,28 @@ from ipcnn_ray.train.runtime import InProcess, ProcessGroup
 
 
 class _Reports:
-    """Epochs as reports to Tune: not the last one, and with the newest objective where an epoch has none of its own."""
+    """Epochs as reports to Tune: not the last one, and with the newest goals where an epoch has none of its own."""
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, goals: Sequence[str]) -> None:
         self.epochs = epochs
-        self.objective = math.nan
+        self.newest = unknown(goals)
 
     def of(self, metrics: Mapping[str, float]) -> dict[str, float] | None:
-        self.objective = metrics.get(METRIC, self.objective)
-        return None if metrics["epoch"] >= self.epochs else {METRIC: self.objective, **metrics}
+        self.newest |= {goal: metrics[goal] for goal in self.newest if goal in metrics}
+        return None if metrics["epoch"] >= self.epochs else {**self.newest, **metrics}
+
+
+def unknown(goals: Sequence[str]) -> dict[str, float]:
+    """Goals that are not measured yet: Tune wants a number for each."""
+    return dict.fromkeys(goals, math.nan)
 
 
 class _Trial(InProcess):
     """One worker in a trial's process."""
 
-    def __init__(self, device: torch.device, epochs: int) -> None:
+    def __init__(self, device: torch.device, reports: _Reports) -> None:
         super().__init__(device)
-        self.reports = _Reports(epochs)
+        self.reports = reports
 
     def report(self, metrics: Mapping[str, float]) -> None:
         if (report := self.reports.of(metrics)) is not None:
@@ -63,9 +68,9 @@ class _Trial(InProcess):
 class _TrainWorker(ProcessGroup):
     """A worker of Ray Train, whose controller passes rank 0's reports on to Tune."""
 
-    def __init__(self, device: torch.device, epochs: int) -> None:
+    def __init__(self, device: torch.device, reports: _Reports) -> None:
         super().__init__(device)
-        self.reports = _Reports(epochs)
+        self.reports = reports
 
     def report(self, metrics: Mapping[str, float]) -> None:
         if (report := self.reports.of(metrics)) is not None:
@@ -78,6 +83,7 @@ class _WorkersLost(Exception):
 
 def trainable(campaign: Campaign) -> Callable[[dict[str, Any]], None]:
     """The function that Tune runs, once per trial."""
+    goals = campaign.aims.goals
 
     def trial(config: dict[str, Any]) -> None:
         request = campaign.request(campaign.run(config))
@@ -89,11 +95,11 @@ def trainable(campaign: Campaign) -> Callable[[dict[str, Any]], None]:
             except Exception as error:
                 with suppress(TrackingError):
                     campaign.tracker.attach(request.handle).text(traceback.format_exc(), "traceback.txt")
-                tune.report({FAILED: _told(error), METRIC: math.nan, "epoch": 0.0})
+                tune.report({FAILED: _told(error), **unknown(goals), "epoch": 0.0})
                 raise
         result = read_result(request.path)
         assert result is not None, f"{request.path} has no result: the workers see another IPCNN_STORAGE"
-        tune.report({METRIC: math.nan, **result.metrics})
+        tune.report({**unknown(goals), **result.metrics})
 
     return trial
 
@@ -141,14 +147,15 @@ def _told(error: Exception) -> str:
 
 def _in_trial(request: RunRequest, campaign: Campaign) -> None:
     device = torch.device("cuda" if campaign.gpus else "cpu")
-    execute(request, _Trial(device, request.spec.train.epochs), campaign.tracker)
+    execute(request, _Trial(device, _Reports(request.spec.train.epochs, campaign.aims.goals)), campaign.tracker)
 
 
 def _nested(request: RunRequest, campaign: Campaign) -> None:
-    compute, tracker = request.spec.compute, campaign.tracker
+    compute, tracker, goals = request.spec.compute, campaign.tracker, campaign.aims.goals
 
     def worker() -> None:
-        execute(request, _TrainWorker(ray.train.torch.get_device(), request.spec.train.epochs), tracker)
+        reports = _Reports(request.spec.train.epochs, goals)
+        execute(request, _TrainWorker(ray.train.torch.get_device(), reports), tracker)
 
     home = request.path / "ray"  # Ray Train's own notes; it would go on from those of an attempt before
     shutil.rmtree(home, ignore_errors=True)

@@ -13,17 +13,19 @@ from typing import Any, Self
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.optuna import OptunaSearch
 
 from ipcnn_ray.on_ray.campaign import LABEL, Campaign
-from ipcnn_ray.on_ray.optuna_space import DefineByRun, Memory, Settings, quiet, tpe
-from ipcnn_ray.on_ray.progress import LOST_WORKERS, METRIC, Listener, RunEnded, Watcher
+from ipcnn_ray.on_ray.learner import Learner, directions, modes, sampler
+from ipcnn_ray.on_ray.optuna_space import Bounds, Memory, Settings, quiet
+from ipcnn_ray.on_ray.progress import LOST_WORKERS, Listener, RunEnded, Watcher
 from ipcnn_ray.on_ray.resources import Nodes, gpus_per_worker, runs_at_once
 from ipcnn_ray.on_ray.session import session
 from ipcnn_ray.on_ray.trainables import resources, trainable
 from ipcnn_ray.spec.expand import Run
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.search import SpaceSearch
+from ipcnn_ray.spec.goals import Aims
+from ipcnn_ray.spec.search import SpaceSearch, stopping
+from ipcnn_ray.train.attempts import Attempts
 from ipcnn_ray.train.checkpoint import read_result
 
 Ended = dict[str, RunEnded]
@@ -63,24 +65,18 @@ class Tuning:
         return ended
 
     def learned(self, campaign: Campaign, search: SpaceSearch) -> tuple[dict[str, Run], Ended]:
-        """Train runs that TPE draws, each from what it has learned so far. Settings drawn twice are one run."""
+        """Train runs that are drawn one by one, each from what was learned so far. Settings drawn twice are one run."""
         quiet()
-        memory = Memory(campaign.root / "search" / "optuna.log")
-        memory.settle(_ending(campaign))
-        drawn = memory.drawn()
+        memory = Memory(campaign.root / "search" / "optuna.log", directions(campaign.aims))
+        bounds, drawn = Bounds(search.constraints), memory.drawn()
+        draws = sampler(search, campaign.spec.seed + len(drawn), bounds)
+        memory.settle(_ending(campaign, bounds), draws)
         runs = {run.label: run for run in map(campaign.run, drawn)}
         ended = self._before(campaign, list(runs.values()))
         if (left := search.trials - memory.ended()) > 0:
-            searcher = OptunaSearch(
-                space=DefineByRun(dict(search.space)),
-                metric=METRIC,
-                mode="min",
-                points_to_evaluate=[one for one in drawn if campaign.run(one).label not in ended],
-                sampler=tpe(search, campaign.spec.seed + len(drawn)),
-                study_name=Memory.STUDY,
-                storage=memory.storage(),
-            )
-            ended |= self._fit(campaign, {}, num_samples=left, search_alg=searcher, scheduler=_asha(campaign.spec))
+            first = [one for one in drawn if campaign.run(one).label not in ended]
+            learner = Learner(search, memory, draws, bounds, first)
+            ended |= self._fit(campaign, {}, num_samples=left, search_alg=learner, scheduler=_asha(campaign.spec))
             runs = {run.label: run for run in map(campaign.run, memory.drawn())}
         return runs, ended
 
@@ -123,6 +119,7 @@ class Tuning:
         except (Interrupted, KeyboardInterrupt):
             for run in watcher.runs.values():
                 if run.label not in watcher.ended:
+                    _close(campaign, run)
                     campaign.record(run).state("stopped", "interrupted; submitted again, it goes on")
             raise Interrupted from None
         return watcher.ended
@@ -146,26 +143,37 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _ending(campaign: Campaign) -> Callable[[Settings], tuple[bool, float | None]]:
-    """Whether the run of these settings has ended, and its objective."""
+def _close(campaign: Campaign, run: Run) -> None:
+    """A run that somebody interrupted was not lost: its attempt has ended."""
+    attempts = Attempts.read(campaign.folder(run))
+    if attempts.open:
+        attempts.close(campaign.folder(run))
 
-    def ending(settings: Settings) -> tuple[bool, float | None]:
+
+def _ending(campaign: Campaign, bounds: Bounds) -> Callable[[Settings], tuple[bool, list[float] | None]]:
+    """Whether the run of these settings has ended, and its goals; the bounds learn of it."""
+
+    def ending(settings: Settings) -> tuple[bool, list[float] | None]:
         result = read_result(campaign.folder(campaign.run(settings)))
-        return result is not None, result.metrics.get(METRIC) if result else None
+        if result is None:
+            return False, None
+        bounds.learn(settings, result.metrics)
+        known = campaign.aims.costs(result.metrics) is not None
+        return True, [result.metrics[goal] for goal in campaign.aims.goals] if known else None
 
     return ending
 
 
 def _asha(spec: ExperimentSpec) -> ASHAScheduler | None:
-    stopping = spec.search.early_stopping if spec.search else None
-    if stopping is None:
+    early, aims = stopping(spec.search), Aims.of(spec.search)
+    if early is None:
         return None
     return ASHAScheduler(
-        metric=METRIC,
-        mode="min",
+        metric=aims.goals[0],
+        mode=modes(aims)[0],
         time_attr="epoch",
         max_t=spec.train.epochs,
-        grace_period=min(stopping.grace_epochs, spec.train.epochs),
-        reduction_factor=stopping.reduction_factor,
+        grace_period=min(early.grace_epochs, spec.train.epochs),
+        reduction_factor=early.reduction_factor,
         stop_last_trials=False,  # the last epoch ends by itself, with the run's result
     )

@@ -1,36 +1,234 @@
-"""The runs of an experiment in the order of their objective."""
+"""The settings of an experiment in the order of their goal, and what of their differences may be luck, as text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-COLUMNS = ("run", "template", "combined", "instability", "error", "epochs", "state")
+from ipcnn_ray.core.statistics import Spread, smallest_p
+from ipcnn_ray.report.comparison import LEVEL, Comparison, compared, measures
+from ipcnn_ray.report.groups import Group, Row, grouped
+from ipcnn_ray.spec.goals import COMBINED, Aims
 
-
-def _number(value: Any, form: str, scale: float = 1.0) -> str:
-    return "-" if value is None or math.isnan(value) else format(value * scale, form)
-
-
-def cells(row: Mapping[str, Any], control: str | None) -> list[str]:
-    """One run as text: combined (1 is the control, lower is better), instability (share of the image diagonal),
-    validation error (per cent), epochs, state."""
-    return [
-        row["run"],
-        row["template"] + (" (control)" if row["run"] == control else ""),
-        _number(row["combined"], ".3f"),
-        _number(row["instability"], ".4f"),
-        _number(row["val_error"], ".1f", 100) + ("" if row["val_error"] is None else " %"),
-        _number(row["epoch"], ".0f"),
-        row["state"],
-    ]
+COMPARED = ("difference", "p", "Holm", "t-test", "Holm ", "verdict")
+HEADS = {"val_error": "error"}
+DIGITS = {COMBINED: 3, "epoch": 0}
+"""Behind the point; 4 for all others."""
+MOST_AMONG = 10
+"""Settings whose comparisons among themselves are shown; those of more are in the JSON alone."""
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], control: str | None) -> str:
-    """The ranking as a Markdown table, with the causes of failures below it."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---" + "|---:" * 4 + "|---|"]
-    lines += ["| " + " | ".join(cells(row, control)) + " |" for row in rows]
-    lines += ["", "combined: 1 is the control, lower is better. instability: share of the image diagonal."]
-    lines += [f"\n{row['run']} {row['state']}: {row['why']}" for row in rows if row["why"]]
-    return "\n".join(lines) + "\n"
+@dataclass(frozen=True)
+class Table:
+    """Cells as text."""
+
+    columns: tuple[str, ...]
+    rows: list[list[str]]
+    numbers: tuple[str, ...]
+    """Columns that are aligned to the right."""
+
+    def markdown(self) -> list[str]:
+        """Lines of a Markdown table."""
+        marks = ["---:" if column in self.numbers else "---" for column in self.columns]
+        return ["| " + " | ".join(cells) + " |" for cells in (self.columns, marks, *self.rows)]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Everything that is said of the runs of an experiment when they have ended."""
+
+    aims: Aims
+    groups: list[Group]
+    """Best first."""
+    against: list[Comparison]
+    """Each setting against the control."""
+    among: list[Comparison]
+    """The settings among themselves."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], aims: Aims) -> Ranking:
+        groups = grouped(rows, aims)
+        return cls(aims, groups, *compared(groups, aims))
+
+    @property
+    def repeated(self) -> bool:
+        """Whether any setting was trained with several seeds."""
+        return any(len(group.rows) > 1 for group in self.groups)
+
+    def table(self) -> Table:
+        """One row for each setting: its goals, instability, error; without repeats, which are compared in tables of
+        their own, also how far it is from the control."""
+        goals, control = self.aims.goals, self.aims.control
+        shown = list(dict.fromkeys([*goals, *(one.measure for one in self.aims.constraints)]))
+        shown += [measure for measure in ("instability", "val_error") if measure not in shown]
+        heads = [HEADS.get(measure, measure) for measure in shown]
+        if control is not None and len(goals) == 1 and not self.repeated:
+            heads.insert(1, "vs control")
+        numbers = ("n", *heads) if self.repeated else (*heads, "epochs")
+        rows = []
+        for group in self.groups:
+            cells = [spread_words(measure, group.spreads.get(measure)) for measure in shown]
+            if "vs control" in heads:
+                cells.insert(1, self._versus(group.name))
+            if self.repeated:
+                cells.insert(0, str(len(group.rows)))
+            else:
+                cells.append(number("epoch", group.means.get("epoch")))
+            template = group.rows[0].template + (" (control)" if group.name == control else "")
+            rows.append([group.name, template, *cells, state(self, group)])
+        return Table(("run", "template", *numbers, "state"), rows, numbers)
+
+    def _versus(self, name: str) -> str:
+        goal = self.aims.goals[0]
+        found = [one.difference for one in self.against if (one.one, one.measure) == (name, goal)]
+        return number(goal, found[0].mean, sign=True) if found else "-"
+
+    @property
+    def _few(self) -> bool:
+        return sum(len(group.rows) > 1 for group in self.groups if group.name != self.aims.control) <= MOST_AMONG
+
+    def luck(self) -> list[Table]:
+        """Where seeds are repeated, a table for each measure: each setting less the control, then the others' pairs."""
+        told = [one for one in self.against if one.p_exact is not None]
+        told += self.among if self._few else []
+        tables = []
+        for measure in dict.fromkeys(one.measure for one in told):
+            rows = [
+                [
+                    f"{one.one} - {one.other}",
+                    spread_words(measure, one.difference, sign=True),
+                    *map(p_words, (one.p_exact, one.holm_exact, one.p_t, one.holm_t)),
+                    one.verdict,
+                ]
+                for one in told
+                if one.measure == measure
+            ]
+            tables.append(Table((HEADS.get(measure, measure), *COMPARED), rows, COMPARED[:5]))
+        return tables
+
+    def notes(self) -> list[str]:
+        """What a reader must know to read the tables: units, what was tested and what the test cannot say, causes."""
+        lines = []
+        if COMBINED in self.aims.goals:
+            lines.append("combined: 1 is the control, lower is better. instability: share of the image diagonal.")
+        if len(self.aims.goals) > 1:
+            on_front = ", ".join(group.name for group in self.groups if group.wins) or "none"
+            lines.append(f"Pareto front over {', '.join(self.aims.goals)} (no run beats these in all): {on_front}.")
+        if self.repeated:
+            lines.append("±: standard deviation over seeds (n - 1). Differences are paired by seed.")
+        tested = [one for one in [*self.against, *self.among] if one.p_exact is not None]
+        if tested:
+            lines.append(
+                "p: exact sign-flip test, two-sided. Holm: corrected for the comparisons of a measure, those with the "
+                f"control and those of the others by themselves. verdict: by this p at {LEVEL}. t-test: its p, and "
+                "corrected; it holds for differences that are normally distributed."
+            )
+            for seeds in sorted({one.difference.n for one in tested}):
+                lines.append(_limit(seeds, max(one.family for one in tested if one.difference.n == seeds)))
+        if not self._few:
+            lines.append(f"The settings among themselves: {len(self.among)} comparisons, which --json has.")
+        for group in self.groups:
+            lines += [f"{row.label} {row.state}: {row.why}" for row in group.rows if row.why]
+            if group.violated:
+                lines.append(f"{group.name} is beyond a bound: {', '.join(group.violated)}")
+        if not any(group.wins for group in self.groups) and any(group.violated for group in self.groups):
+            lines.append("No run keeps every bound, so none is the best.")
+        return lines
+
+    def markdown(self) -> str:
+        """The ranking as a Markdown document."""
+        lines = self.table().markdown()
+        for table in self.luck():
+            lines += ["", *table.markdown()]
+        for line in self.notes():
+            lines += ["", line]
+        return "\n".join(lines) + "\n"
+
+
+def _limit(seeds: int, family: int) -> str:
+    """What so many seeds can tell, whatever the runs reach."""
+    least, needed = smallest_p(seeds), 1
+    while family * smallest_p(needed) >= LEVEL:
+        needed += 1
+    corrected = f", {p_words(min(1.0, family * least))} after the correction for {family}" if family > 1 else ""
+    text = f"With {seeds} seeds p is at least {p_words(least)} (2/2^{seeds}){corrected}"
+    return f"{text}: these seeds cannot tell a difference from luck, {needed} could." if needed > seeds else f"{text}."
+
+
+def state(ranking: Ranking, group: Group) -> str:
+    """A setting's state, and what became of it in the ranking."""
+    marks = []
+    if group.violated:
+        marks.append("beyond a bound")
+    if group.wins and len(ranking.aims.goals) > 1:
+        marks.append("front")
+    return ", ".join([group.state, *marks])
+
+
+def number(measure: str, value: float | None, *, sign: bool = False) -> str:
+    """A value in its unit: errors per cent, all else as it is."""
+    if value is None or math.isnan(value):
+        return "-"
+    plus = "+" if sign else ""
+    if measure == "val_error":
+        return f"{value * 100:{plus}.1f} %"
+    return f"{value:{plus}.{DIGITS.get(measure, 4)}f}"
+
+
+def spread_words(measure: str, found: Spread | None, *, sign: bool = False) -> str:
+    """Mean, and standard deviation where there are several values."""
+    if found is None:
+        return "-"
+    text = number(measure, found.mean, sign=sign)
+    if found.sd is None:
+        return text
+    sd = number(measure, found.sd)
+    return f"{text.removesuffix(' %')} ± {sd}"
+
+
+def p_words(p: float | None) -> str:
+    if p is None:
+        return "-"
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}".rstrip("0").rstrip(".") if p < 1 else "1"
+
+
+def as_json(ranking: Ranking) -> dict[str, object]:
+    """Settings and comparisons, for scripts; what is not finite is null."""
+    return {
+        "goals": list(ranking.aims.goals),
+        "winners": [group.name for group in ranking.groups if group.wins],
+        "groups": [
+            {
+                "group": group.name,
+                "template": group.rows[0].template,
+                "runs": [row.label for row in group.rows],
+                "seeds": [row.seed for row in group.rows],
+                "state": group.state,
+                "violated": list(group.violated),
+                "wins": group.wins,
+                "metrics": {key: found._asdict() for key, found in group.spreads.items()},
+            }
+            for group in ranking.groups
+        ],
+        "against_control": [comparison_json(one) for one in ranking.against],
+        "among_others": [comparison_json(one) for one in ranking.among],
+        "measures": measures(ranking.groups, ranking.aims),
+    }
+
+
+def comparison_json(one: Comparison) -> dict[str, object]:
+    """One comparison, with the least p that its test could have given."""
+    return {
+        "group": one.one,
+        "other": one.other,
+        "measure": one.measure,
+        "difference": one.difference._asdict(),
+        "t": one.t if one.t is None or math.isfinite(one.t) else None,
+        "p_t": one.p_t,
+        "p_exact": one.p_exact,
+        "holm_t": one.holm_t,
+        "holm_exact": one.holm_exact,
+        "smallest_holm_exact": one.smallest if one.family else None,
+        "verdict": one.verdict,
+    }

@@ -21,6 +21,12 @@ class Says:
         )
 
 
+@dataclass(frozen=True)
+class Later:
+    """Marks a field that came when there were runs already: while it has its default, digests leave it out, so that
+    their specs keep the digests that they had."""
+
+
 # Numbers and flags are strict: YAML knows their types, and `epochs: "10"` or `weight: 1e-4` (text to YAML) is a slip.
 Integer = Annotated[int, Strict()]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -11,7 +11,7 @@ from ipcnn_ray.spec.digest import digest
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.fields import Loc
 from ipcnn_ray.spec.resolve import without_defaults
-from ipcnn_ray.spec.search import Choice, Distribution, GridSearch, LogUniform, SpaceSearch
+from ipcnn_ray.spec.search import Choice, Distribution, GridSearch, LogUniform, NamedSearch, Search
 from ipcnn_ray.spec.settings import applied
 from ipcnn_ray.spec.template import NoTemplate, Template, UniformTemplate
 
@@ -25,11 +25,17 @@ class Run:
     """One run of an experiment."""
 
     label: str
-    """Its name within the experiment: of a named run its name, of a searched one `r` and its digest."""
+    """Its name within the experiment: of a named run its name, of a searched one `r` and its digest; of one that is
+    repeated over seeds also its seed, `l1.seed3`."""
     spec: ExperimentSpec
     """What this run trains, resolved, without a search."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The fields that differ from the experiment, by dotted path."""
+
+    @property
+    def group(self) -> str:
+        """What its repeats over seeds share: the label without the seed."""
+        return group_of(self.label)
 
 
 @dataclass(frozen=True)
@@ -53,20 +59,41 @@ def run_for(spec: ExperimentSpec, settings: Mapping[str, Any], label: str | None
     return Run(label or f"r{digest(run)}", run, dict(settings))
 
 
+def group_of(label: str) -> str:
+    """The label of a run without its seed; a name has no dot."""
+    return label.partition(".")[0]
+
+
+def seeds(spec: ExperimentSpec) -> tuple[int, ...]:
+    """Seeds that the runs of a search are repeated with: the experiment's, and those that follow it."""
+    repeats = spec.search.repeats if spec.search else 1
+    return tuple(range(spec.seed, spec.seed + repeats))
+
+
+def _repeated(spec: ExperimentSpec, runs: Sequence[Run]) -> tuple[Run, ...]:
+    """These runs with every seed, one seed after the other."""
+    if len(seeds(spec)) == 1:
+        return tuple(runs)
+    return tuple(
+        run_for(spec, {**run.settings, "seed": seed}, f"{run.label}.seed{seed}") for seed in seeds(spec) for run in runs
+    )
+
+
 def named_runs(spec: ExperimentSpec) -> tuple[Run, ...]:
-    """The named runs of a search in their order; without a search the one run."""
+    """The named runs of a search in their order, with every seed; without a search the one run."""
     if spec.search is None:
         return (Run(SINGLE, spec),)
-    return tuple(run_for(spec, named.set, named.name) for named in spec.search.runs)
+    return _repeated(spec, [run_for(spec, named.set, named.name) for named in spec.search.runs])
 
 
 def grid_runs(spec: ExperimentSpec) -> tuple[Run, ...]:
-    """Every combination of a grid, in the order of its keys, less those that a named run trains anyway."""
+    """Every combination of a grid, in the order of its keys, less those that a named run trains anyway; with every
+    seed."""
     if not isinstance(spec.search, GridSearch):
         return ()
-    named = {digest(run.spec) for run in named_runs(spec)}
+    named = {digest(run_for(spec, one.set).spec) for one in spec.search.runs}
     runs = (run_for(spec, {path: point.value for path, point in chosen.items()}) for chosen in points(spec.search))
-    return tuple(run for run in runs if digest(run.spec) not in named)
+    return _repeated(spec, [run for run in runs if digest(run.spec) not in named])
 
 
 def active(space: Mapping[str, Distribution], chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,12 +122,15 @@ def _combinations(listed: Mapping[str, list[Point]]) -> Iterator[dict[str, Point
         yield dict(zip(listed, combination, strict=True))
 
 
-def points(search: GridSearch | SpaceSearch) -> list[dict[str, Point]]:
-    """Every combination of a grid; of a space, every combination of choices and of the ends of ranges.
+def points(search: Search) -> list[dict[str, Point]]:
+    """Every combination of a grid; of a space, every combination of choices and of the ends of ranges; of named runs
+    alone, none.
 
     A space with more than MOST_CORNERS of these is reduced to each value of each field beside the first values of
     all others.
     """
+    if isinstance(search, NamedSearch):
+        return []
     if isinstance(search, GridSearch):
         listed = {
             path: [Point(value, ("search", "grid", path, index)) for index, value in enumerate(values)]

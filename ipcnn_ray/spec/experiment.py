@@ -33,7 +33,8 @@ class Compute(Section):
     cache_frozen: Flag = True
     """Keep the outputs of frozen layers on disk instead of computing them every epoch."""
     models: Literal["best", "all", "none"] = "best"
-    """Runs whose model is stored as a loadable MLflow model: the best of a search (with its control), all, or none."""
+    """Runs whose model is stored as a loadable MLflow model: the best of a search, or its Pareto front, with its
+    control (of repeats the first one), all, or none."""
 
 
 class ExperimentSpec(Section):

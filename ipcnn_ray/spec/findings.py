@@ -130,9 +130,10 @@ def _unknown(plain: Loc, holder: Any, value: object, root: type[Section]) -> Fin
     near = did_you_mean(name, names)
     elsewhere = list(dict.fromkeys(path for path in walk(root) if path.endswith(f".{name}")))
     if f"{above}.{name}" in elsewhere:
-        others = sections(_annotation(root, plain[:-1])).values()
-        kinds = [kind_field(other) for other in others if name in other.model_fields]
-        advice += f"; it belongs to {' or '.join(f'{kind[0]}: {kind[1]}' for kind in kinds if kind)}"
+        others = sections(_annotation(root, plain[:-1]))
+        key = next((f"{found[0]}: " for found in map(kind_field, others.values()) if found), "")
+        having = [f"{key}{tag}" for tag, other in others.items() if name in other.model_fields]
+        advice += f"; it belongs to {' or '.join(having)}"
     elif near:
         advice += f".{near}"
     elif elsewhere:

@@ -9,7 +9,7 @@ from ipcnn_ray.spec.counts import train_items
 from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.expand import Run, grid_runs, named_runs, points, run_for, template_label
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.search import SpaceSearch
+from ipcnn_ray.spec.search import SpaceSearch, stopping
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def planned(run: Run, count: Callable[[Data], int | None] = train_items) -> Plan
 def plan(spec: ExperimentSpec, count: Callable[[Data], int | None] = train_items) -> Plan:
     """The runs of an experiment and what each will cost; `count` says how many training items a run's data has."""
     search = spec.search
-    drawn, largest = 0, None
+    drawn, largest, early = 0, None, stopping(search)
     if isinstance(search, SpaceSearch):
         drawn = search.trials
         corners = (run_for(spec, {path: point.value for path, point in one.items()}) for one in points(search))
@@ -91,5 +91,5 @@ def plan(spec: ExperimentSpec, count: Callable[[Data], int | None] = train_items
         drawn=drawn,
         largest=largest,
         workers=spec.compute.workers,
-        grace_epochs=search.early_stopping.grace_epochs if search and search.early_stopping else None,
+        grace_epochs=early.grace_epochs if early else None,
     )

@@ -1,4 +1,7 @@
-"""What cannot be right in a search: its paths, its values, its runs, and every run that it could come to."""
+"""What cannot be right in a search: its paths, its values, its runs, and every run that it could come to.
+
+What cannot be right in its objective, constraints and repeats: spec/aim_checks.py.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ipcnn_ray.spec.aim_checks import aim_findings
 from ipcnn_ray.spec.checks import duplicates
 from ipcnn_ray.spec.digest import digest
 from ipcnn_ray.spec.expand import Point, points, run_for
@@ -19,9 +23,11 @@ from ipcnn_ray.spec.search import (
     EarlyStopping,
     GridSearch,
     LogUniform,
+    NamedSearch,
     Search,
     SpaceSearch,
     Uniform,
+    stopping,
 )
 from ipcnn_ray.spec.settings import NotASection
 from ipcnn_ray.spec.training import Eval, Train
@@ -132,11 +138,11 @@ def _waits_for_itself(space: Mapping[str, Distribution]) -> Iterator[Finding]:
             yield wrong(("search", "space", path, "when"), value, "waits for a field that waits for this one")
 
 
-def _stopping(stopping: EarlyStopping, train: Train | None, evaluation: Eval | None) -> Iterator[Finding]:
+def _stopping(early: EarlyStopping, train: Train | None, evaluation: Eval | None) -> Iterator[Finding]:
     loc = ("search", "early_stopping", "grace_epochs")
-    if train is not None and stopping.grace_epochs >= train.epochs:
+    if train is not None and early.grace_epochs >= train.epochs:
         advice = f"must be less than train.epochs = {train.epochs}, or no run is ever stopped early"
-        yield wrong(loc, stopping.grace_epochs, advice, ("train.epochs",))
+        yield wrong(loc, early.grace_epochs, advice, ("train.epochs",))
     if evaluation is not None and evaluation.every > 1:
         advice = "early stopping judges a run after every epoch; take 1, or drop search.early_stopping"
         yield wrong(("eval", "every"), evaluation.every, advice)
@@ -146,16 +152,17 @@ def search_findings(by_name: Mapping[str, Any]) -> list[Finding]:
     """What is wrong in the search section itself; other sections are read where they are at hand."""
     search = by_name.get("search")
     found: list[Finding] = []
-    if not isinstance(search, GridSearch | SpaceSearch):
+    if not isinstance(search, NamedSearch | GridSearch | SpaceSearch):
         return found
     found += _named(search)
+    found += aim_findings(search, by_name)
     if isinstance(search, GridSearch):
         found += _grid(search.grid)
-    else:
+    elif isinstance(search, SpaceSearch):
         found += _space(search.space)
         found += _waits_for_itself(search.space)
-    if search.early_stopping is not None:
-        found += _stopping(search.early_stopping, by_name.get("train"), by_name.get("eval"))
+    if (early := stopping(search)) is not None:
+        found += _stopping(early, by_name.get("train"), by_name.get("eval"))
     return list(dict.fromkeys(found))
 
 

@@ -9,6 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
+
+from ipcnn_ray.cli.submit import submit as submit_command
+from ipcnn_ray.errors import TrackingError
 
 SPEC = """
 name: tiny
@@ -58,4 +63,17 @@ def test_a_wrong_spec_starts_nothing(tmp_path):
     assert done.returncode == 2
     assert f"{spec}:4  model.network = 'compakt'" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_storage_that_cannot_be_written_is_told_before_anything_starts(tmp_path, monkeypatch):
+    spec = tmp_path / "tiny.yaml"
+    spec.write_text(SPEC)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("IPCNN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("IPCNN_STORAGE", str(tmp_path / "file"))
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(submit_command)
+    with pytest.raises(TrackingError, match=r"storage .*/file: preflight-.*\n.*set IPCNN_STORAGE to another place"):
+        CliRunner().invoke(app, [str(spec)], catch_exceptions=False)
     assert not (tmp_path / "home").exists()

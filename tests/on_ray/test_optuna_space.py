@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 
 import optuna
+import pytest
 
-from ipcnn_ray.on_ray.optuna_space import DefineByRun, Memory, random_settings
+from ipcnn_ray.on_ray.learner import Learner, directions, sampler
+from ipcnn_ray.on_ray.optuna_space import UNKNOWN, Bounds, DefineByRun, Memory, random_settings
+from ipcnn_ray.spec.goals import Aims
 from ipcnn_ray.spec.search import SpaceSearch
 
 SEARCH = SpaceSearch.model_validate(
@@ -45,7 +49,7 @@ def test_a_search_that_goes_on_remembers_what_ended_and_what_did_not(tmp_path):
     study.tell(trials[0], 0.5)
 
     again = Memory(memory.path)
-    again.settle(lambda one: (one == settings[1], 0.7 if one == settings[1] else None))
+    again.settle(lambda one: (one == settings[1], [0.7] if one == settings[1] else None))
     assert again.drawn() == settings
     assert again.ended() == 2
     assert [trial.value for trial in again.study().trials] == [0.5, 0.7, None, None]
@@ -65,3 +69,75 @@ def test_settings_drawn_twice_count_once(tmp_path):
         memory.study().enqueue_trial({"template.shape": "gradient", "template.beta": 2.0})
         DefineByRun(dict(SEARCH.space))(memory.study().ask())
     assert memory.drawn() == [{"template.shape": "gradient", "template.beta": 2.0}]
+
+
+def pareto(algorithm: str) -> SpaceSearch:
+    """Instability is to be low, purity high, and the error at most a tenth."""
+    more = {
+        "algorithm": algorithm,
+        "trials": 30,
+        "objective": {"kind": "pareto", "measures": ["instability", "purity"]},
+        "constraints": [{"measure": "val_error", "at_most": 0.1}],
+        "space": {"template.beta": {"log_uniform": [0.5, 8.0]}},
+    }
+    return SpaceSearch.model_validate({**SEARCH.model_dump(mode="json"), **more})
+
+
+def measured(beta: float) -> dict[str, float]:
+    """Three measures that pull in different directions; the error is low for large beta alone."""
+    return {"instability": beta / 10, "purity": beta / 8, "val_error": 0.05 if beta > 4 else 0.3}
+
+
+def learner(search: SpaceSearch, memory: Memory, seed: int) -> tuple[Learner, Bounds]:
+    bounds = Bounds(search.constraints)
+    return Learner(search, memory, sampler(search, seed, bounds), bounds, []), bounds
+
+
+@pytest.mark.parametrize("algorithm", ["tpe", "nsga2"])
+def test_a_search_for_several_goals_learns_its_bounds(tmp_path, algorithm):
+    search = pareto(algorithm)
+    assert directions(Aims.of(search)) == ["minimize", "maximize"]
+    memory = Memory(tmp_path / "optuna.log", directions(Aims.of(search)))
+    asked, bounds = learner(search, memory, seed=1)
+    drawn = []
+    for i in range(search.trials):
+        settings = asked.suggest(f"t{i}")
+        drawn.append(settings["template.beta"])
+        asked.on_trial_complete(f"t{i}", measured(drawn[-1]))
+    assert bounds.known[json.dumps({"template.beta": drawn[0]})] == [
+        pytest.approx(measured(drawn[0])["val_error"] - 0.1)
+    ]
+    kept = [beta > 4 for beta in drawn]
+    assert sum(kept[15:]) > sum(kept[:15])  # it has learned where the error is low
+    trials = memory.study().trials
+    assert [trial.values for trial in trials] == [[measured(b)["instability"], measured(b)["purity"]] for b in drawn]
+
+
+def test_a_search_for_several_goals_that_was_killed_goes_on(tmp_path):
+    search = pareto("tpe")
+    memory = Memory(tmp_path / "optuna.log", directions(Aims.of(search)))
+    asked, _ = learner(search, memory, seed=1)
+    betas = [asked.suggest(f"t{i}")["template.beta"] for i in range(4)]
+    asked.on_trial_complete("t0", measured(betas[0]))
+    asked.on_trial_complete("t1", {**measured(betas[1]), "purity": math.nan})  # could not be measured
+    asked.on_trial_complete("t2", None, error=True)
+
+    again = Memory(memory.path, directions(Aims.of(search)))
+    bounds = Bounds(search.constraints)
+
+    def ended(settings):
+        bounds.learn(settings, measured(betas[3]))
+        return True, [0.25, 0.75]
+
+    again.settle(ended, sampler(search, 5, bounds))
+    states = [trial.state.name for trial in again.study().trials]
+    assert states == ["COMPLETE", "PRUNED", "FAIL", "COMPLETE"] and again.ended() == 3
+    assert again.study().trials[3].values == [0.25, 0.75]
+    assert again.study().trials[3].system_attrs["constraints"] == bounds.known[json.dumps({"template.beta": betas[3]})]
+    assert [one["template.beta"] for one in again.drawn()] == betas
+
+
+def test_a_bound_on_what_was_not_measured_is_violated():
+    bounds = Bounds(pareto("tpe").constraints)
+    bounds.learn({"template.beta": 1.0}, {"instability": 0.1})
+    assert list(bounds.known.values()) == [[UNKNOWN]]

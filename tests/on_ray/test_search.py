@@ -138,6 +138,7 @@ def test_ctrl_c_stops_and_the_next_submission_goes_on(bench):
     recorded = bench.recorded(spec)
     assert recorded[""].state == recorded["run"].state == "stopped"
     assert not any(isinstance(event, RunEnded) for event in hears.events)
+    assert Attempts.read(bench.folder(spec)) == Attempts()  # nothing was lost, and nothing is going on
 
     again = Hears()
     outcome = bench.submit(spec, again)
@@ -147,3 +148,71 @@ def test_ctrl_c_stops_and_the_next_submission_goes_on(bench):
     assert same_weights(bench.folder(spec), folder)
     assert bench.recorded(spec)["run"].state == "succeeded"
     assert math.isfinite(bench.recorded(spec)["run"].metrics["instability"])
+
+
+def test_repeats_are_measured_against_the_control_of_their_seed(bench):
+    spec = tiny(
+        "repeated",
+        train={"epochs": 1},
+        search={"kind": "named", "runs": [PLAIN, {"name": "l1"}], "repeats": 2},
+    )
+    hears = Hears()
+    outcome = bench.submit(spec, hears)
+    by_label = {run.run.label: run for run in outcome.runs}
+    assert set(by_label) == {"plain.seed0", "plain.seed1", "l1.seed0", "l1.seed1"}
+    assert [event.total for event in hears.events if isinstance(event, PhaseStarted)] == [4]
+    for seed in (0, 1):
+        control, l1 = by_label[f"plain.seed{seed}"].metrics, by_label[f"l1.seed{seed}"].metrics
+        floor = 1 / control["val_images"]
+        errors = [max(floor, metrics["val_error"]) for metrics in (l1, control)]
+        by_hand = 0.5 * l1["instability"] / control["instability"] + 0.5 * errors[0] / errors[1]
+        assert control["combined"] == 1.0 and l1["combined"] == pytest.approx(by_hand, rel=1e-12)
+    assert by_label["plain.seed0"].metrics["instability"] != by_label["plain.seed1"].metrics["instability"]
+    assert {group.name: len(group.rows) for group in outcome.groups} == {"plain": 2, "l1": 2}
+    recorded = bench.recorded(spec)
+    assert recorded["l1.seed1"].tags["ipcnn.seed"] == "1"
+    assert recorded[""].tags["ipcnn.best"] == outcome.best.run.label == f"{outcome.groups[0].name}.seed0"
+    assert recorded[""].metrics["best_combined"] == outcome.groups[0].means["combined"]
+
+
+class StopsAt(Hears):
+    """Presses Ctrl-C when so many runs have ended."""
+
+    def __call__(self, event):
+        super().__call__(event)
+        if isinstance(event, RunEnded) and len(self.ended()) == self.after:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_search_for_several_goals_shows_its_front_and_goes_on(bench):
+    spec = tiny(
+        "front",
+        train={"epochs": 1},
+        search={
+            "kind": "space",
+            "trials": 3,
+            "runs": [PLAIN],
+            "space": {"template.beta": {"log_uniform": [1.0, 8.0]}},
+            "objective": {"kind": "pareto", "measures": ["instability", "val_error"]},
+            "constraints": [{"measure": "instability", "at_least": 0.001}],
+        },
+    )
+    stopped = StopsAt(after=2)  # the control and one that was drawn
+    with pytest.raises(Interrupted):
+        bench.submit(spec, stopped)
+    hears = Hears()
+    outcome = bench.submit(spec, hears)
+    assert not hears.started() & set(stopped.ended())
+    assert set(stopped.ended()) <= set(hears.ended())
+    assert outcome.best is None and len([run for run in outcome.runs if run.drawn]) == 3
+    points = {run.run.label: (run.metrics["instability"], run.metrics["val_error"]) for run in outcome.runs}
+    front = {
+        label
+        for label, (a, b) in points.items()
+        if not any(c <= a and d <= b and (c, d) != (a, b) for c, d in points.values())
+    }
+    assert {run.run.label for run in outcome.winners} == front
+    recorded = bench.recorded(spec)
+    assert {label for label, run in recorded.items() if label and run.tags["ipcnn.front"] == "true"} == front
+    assert set(recorded[""].tags["ipcnn.front"].split(", ")) == front
+    assert recorded[""].tags["ipcnn.goals"] == "instability, val_error"

@@ -1,38 +1,164 @@
+"""Rankings as a person reads them: settings, what may be luck, bounds, the Pareto front."""
+
 from __future__ import annotations
 
-from ipcnn_ray.report.ranking import COLUMNS, cells, markdown
+import json
+import math
 
-PLAIN = {
-    "run": "plain",
-    "template": "plain",
-    "combined": 1.0,
-    "instability": 0.1402,
-    "val_error": 0.125,
-    "epoch": 12.0,
-    "state": "succeeded",
-    "why": "",
-}
-FAILED = {
-    "run": "r1",
-    "template": "L1 β2",
-    "combined": None,
-    "instability": float("nan"),
-    "val_error": None,
-    "epoch": None,
-    "state": "failed",
-    "why": "TrainingError: the loss is not finite",
-}
+import pytest
+
+from ipcnn_ray.report.comparison import compared
+from ipcnn_ray.report.groups import Row, grouped
+from ipcnn_ray.report.ranking import Ranking, as_json, number, p_words
+from ipcnn_ray.spec.goals import Aims
+from ipcnn_ray.spec.search import Constraint
+
+AIMS = Aims(("combined",), control="plain")
 
 
-def test_numbers_carry_their_units_and_the_control_is_named():
-    assert cells(PLAIN, "plain") == ["plain", "plain (control)", "1.000", "0.1402", "12.5 %", "12", "succeeded"]
+def row(label: str, combined: float | None, instability: float, error: float | None, **more) -> Row:
+    known = {"combined": combined, "instability": instability, "val_error": error, "epoch": 12.0}
+    metrics = {key: value for key, value in known.items() if value is not None}
+    seed = int(label.partition(".seed")[2] or 0)
+    return Row(label, label.partition(".")[0], more.pop("state", "succeeded"), more.pop("why", ""), metrics, seed)
 
 
-def test_what_is_missing_is_shown_as_missing():
-    assert cells(FAILED, "plain") == ["r1", "L1 β2", "-", "-", "-", "-", "failed"]
+PLAIN = row("plain", 1.0, 0.1402, 0.125)
+BETTER = row("l1", 0.875, 0.1302, 0.1)
+FAILED = Row("r1", "L1 β2", "failed", "TrainingError: the loss is not finite", {}, 0)
 
 
-def test_the_markdown_names_the_cause_of_a_failure():
-    text = markdown([PLAIN, FAILED], "plain")
-    assert text.splitlines()[0] == "| " + " | ".join(COLUMNS) + " |"
+def repeated(name: str, values: list[float]) -> list[Row]:
+    return [row(f"{name}.seed{seed}", 10 * value, value, 0.1) for seed, value in enumerate(values)]
+
+
+def test_without_repeats_numbers_carry_their_units_and_the_control_is_named():
+    ranking = Ranking.of([FAILED, PLAIN, BETTER], AIMS)
+    table = ranking.table()
+    assert table.columns == ("run", "template", "combined", "vs control", "instability", "error", "epochs", "state")
+    assert table.rows == [
+        ["l1", "l1", "0.875", "-0.125", "0.1302", "10.0 %", "12", "succeeded"],
+        ["plain", "plain (control)", "1.000", "-", "0.1402", "12.5 %", "12", "succeeded"],
+        ["r1", "L1 β2", "-", "-", "-", "-", "-", "failed"],
+    ]
+    assert ranking.luck() == []
+    text = ranking.markdown()
+    assert text.splitlines()[0] == "| run | template | combined | vs control | instability | error | epochs | state |"
     assert "r1 failed: TrainingError: the loss is not finite" in text
+
+
+def test_repeats_are_one_setting_with_its_spread():
+    rows = [*repeated("plain", [0.10, 0.12, 0.14]), *repeated("l1", [0.09, 0.10, 0.14])]
+    (l1, plain) = grouped(rows, AIMS)
+    assert (l1.name, l1.wins, plain.wins) == ("l1", True, False)
+    assert plain.spreads["instability"] == (3, pytest.approx(0.12), pytest.approx(0.02))
+    ranking = Ranking.of(rows, AIMS)
+    assert ranking.table().rows[1][:5] == ["plain", "plain (control)", "3", "1.200 ± 0.200", "0.1200 ± 0.0200"]
+    _, tables, _ = ranking.luck()
+    # Differences -.01, -.02, 0: mean -.01, sd .01, t = -sqrt 3. Of 8 choices of signs 4 are as far: p = .5.
+    name, difference, p, holm, p_t, _, verdict = tables.rows[0]
+    assert (name, difference, p, holm) == ("l1 - plain", "-0.0100 ± 0.0100", "0.5", "0.5")
+    assert (p_t, verdict) == ("0.2254", "too few seeds")  # scipy.stats.ttest_rel: 0.22540
+    told = "With 3 seeds p is at least 0.25 (2/2^3): these seeds cannot tell a difference from luck, 6 could."
+    assert told in ranking.notes()
+
+
+def test_five_seeds_cannot_tell_and_six_can():
+    plain = [0.14, 0.15, 0.16, 0.17, 0.18, 0.19]
+    better = [value - 0.01 - 0.001 * (i % 2) for i, value in enumerate(plain)]
+    for seeds, p, verdict in ((5, 0.0625, "too few seeds"), (6, 0.03125, "better")):
+        groups = grouped([*repeated("plain", plain[:seeds]), *repeated("l1", better[:seeds])], AIMS)
+        against, among = compared(groups, AIMS)
+        assert {(one.p_exact, one.verdict) for one in against if one.measure == "instability"} == {(p, verdict)}
+        assert among == []
+    worse = grouped([*repeated("plain", better), *repeated("l1", plain)], AIMS)
+    assert [one.verdict for one in compared(worse, AIMS)[0] if one.measure == "instability"] == ["worse"]
+    assert [one.verdict for one in compared(worse, AIMS)[0] if one.measure == "val_error"] == ["may be luck"]
+
+
+def test_templates_are_compared_with_the_control_and_among_themselves_each_corrected():
+    plain = [0.14, 0.15, 0.16, 0.17, 0.18, 0.19, 0.20]
+    rows = repeated("plain", plain)
+    for step, name in enumerate(("a", "b", "c"), start=1):
+        rows += repeated(name, [value - 0.01 * step - 0.001 * i for i, value in enumerate(plain)])
+    against, among = compared(grouped(rows, AIMS), AIMS)
+    instability = [one for one in against if one.measure == "instability"]
+    assert {one.p_exact for one in instability} == {2 / 2**7}
+    assert {(one.family, one.holm_exact) for one in instability} == {(3, 3 * 2 / 2**7)}
+    pairs = {(one.one, one.other) for one in among if one.measure == "instability"}
+    assert {frozenset(pair) for pair in pairs} == {frozenset("ab"), frozenset("ac"), frozenset("bc")}
+
+
+def test_only_seeds_that_both_reached_are_paired():
+    rows = [*repeated("plain", [0.10, 0.20, 0.30]), *repeated("l1", [0.11, 0.22, 0.35])]
+    rows[4] = Row("l1.seed1", "l1", "failed", "lost", {}, 1)
+    (comparison, *_) = [one for one in compared(grouped(rows, AIMS), AIMS)[0] if one.measure == "instability"]
+    assert comparison.difference.n == 2 and comparison.difference.mean == pytest.approx((0.01 + 0.05) / 2)
+    ranking = Ranking.of(rows, AIMS)
+    assert [group.state for group in ranking.groups if group.name == "l1"] == ["2 succeeded, 1 failed"]
+    assert "l1.seed1 failed: lost" in ranking.notes()
+
+
+def test_a_setting_beyond_a_bound_is_never_the_best():
+    aims = Aims(("combined",), (Constraint(measure="val_error", at_most=0.11),), "plain")
+    rows = [PLAIN, row("wild", 0.5, 0.05, 0.4), row("l1", 0.9, 0.13, 0.1), row("odd", 0.4, 0.1, None)]
+    groups = grouped(rows, aims)
+    assert [(group.name, group.wins) for group in groups] == [
+        ("l1", True), ("odd", False), ("wild", False), ("plain", False)
+    ]  # fmt: skip
+    assert groups[1].violated == ("val_error <= 0.11 (not measured)",)
+    ranking = Ranking.of(rows, aims)
+    assert ranking.table().rows[2][-1] == "succeeded, beyond a bound"
+    assert "wild is beyond a bound: val_error <= 0.11" in ranking.notes()
+    nobody = Ranking.of([PLAIN], aims)
+    assert nobody.notes()[-1] == "No run keeps every bound, so none is the best."
+
+
+def test_the_pareto_front_is_told():
+    aims = Aims(("instability", "purity"), control="plain")
+    found = {"plain": (0.14, 0.3), "a": (0.12, 0.2), "b": (0.13, 0.1), "c": (0.15, 0.9)}
+    rows = [
+        Row(name, name, "succeeded", "", {"instability": low, "purity": high, "val_error": 0.1}, 0)
+        for name, (low, high) in found.items()
+    ]
+    ranking = Ranking.of(rows, aims)
+    assert {group.name for group in ranking.groups if group.wins} == {"plain", "a", "c"}
+    assert [group.name for group in ranking.groups][-1] == "b"
+    assert ranking.table().rows[0][-1] == "succeeded, front"
+    told = "Pareto front over instability, purity (no run beats these in all): a, plain, c."
+    assert told in ranking.notes()
+
+
+def test_higher_is_better_where_the_measure_says_so():
+    aims = Aims(("purity",), control="plain")
+    rows = [Row(name, name, "succeeded", "", {"purity": p}, 0) for name, p in (("plain", 0.3), ("a", 0.6))]
+    assert [group.name for group in grouped(rows, aims)] == ["a", "plain"]
+
+
+def test_json_has_groups_and_comparisons_and_no_number_that_is_not_finite():
+    rows = [*repeated("plain", [0.1, 0.2]), *repeated("l1", [0.2, 0.3])]  # equal differences: t is infinite
+    found = as_json(Ranking.of(rows, AIMS))
+    text = json.dumps(found, allow_nan=False)
+    assert json.loads(text)["groups"][0]["metrics"]["instability"]["n"] == 2
+    assert [one["t"] for one in found["against_control"] if one["measure"] == "instability"] == [None]
+
+
+def test_pairs_of_many_settings_are_left_to_the_json():
+    rows = [one for i in range(12) for one in repeated(f"s{i:02}", [0.1 + i / 100, 0.1 + i / 50])]
+    ranking = Ranking.of([*repeated("plain", [0.1, 0.2]), *rows], AIMS)
+    assert {row[0].rpartition(" ")[2] for table in ranking.luck() for row in table.rows} == {"plain"}
+    assert "The settings among themselves: 198 comparisons, which --json has." in ranking.notes()  # 66 pairs
+
+
+def test_numbers_in_words():
+    assert number("val_error", 0.125, sign=True) == "+12.5 %"
+    assert number("instability", math.nan) == "-"
+    assert [p_words(p) for p in (None, 1.0, 0.0625, 0.00001)] == ["-", "1", "0.0625", "< 0.0001"]
+
+
+def test_aims_read_what_they_wrote():
+    bounds = (Constraint(measure="val_error", at_most=0.1), Constraint(measure="purity", at_least=1e-05))
+    aims = Aims(("instability", "purity"), bounds, "plain")
+    assert Aims.from_tags(aims.tags()) == aims
+    assert Aims.from_tags(Aims.of(None).tags()) == Aims(("instability",))
+    assert Aims.from_tags({}) == AIMS
