@@ -28,7 +28,7 @@ THIRD: dict[str, set[str]] = {
     "core": {"torch"},
     "tracking": {"filelock"},
     "report": {"numpy", "matplotlib", "scipy"},
-    "models": {"torch", "numpy", "safetensors"},
+    "models": {"torch", "torchvision", "numpy", "safetensors", "scipy", "h5py"},
     "data": {"torch", "numpy", "PIL", "scipy", "h5py", "filelock"},
     "train": {"torch", "numpy", "filelock", "safetensors"},
     "on_ray": {"torch", "optuna"},

@@ -15,6 +15,7 @@ import typer
 
 from ipcnn_ray import __version__
 from ipcnn_ray.cli import output
+from ipcnn_ray.cli.data import data
 from ipcnn_ray.cli.plan import plan
 from ipcnn_ray.cli.schema import schema
 from ipcnn_ray.cli.status import status
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 for command in (submit, status, ui, validate, plan, schema):
     app.command()(command)
+app.add_typer(data)
 
 
 def _version(wanted: bool) -> None:

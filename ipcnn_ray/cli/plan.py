@@ -10,9 +10,8 @@ from typing import Annotated
 import typer
 
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.validate import Json, Overrides
-from ipcnn_ray.spec.counts import train_items
-from ipcnn_ray.spec.data import Data, DrawnAnimals
+from ipcnn_ray.cli.validate import Json, Overrides, check_layers
+from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.expand import experiment_id, seeds
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.load import load
@@ -31,7 +30,9 @@ def plan(spec: Spec, set_: Overrides = None, json: Json = False) -> None:
 
     The items of real photographs are counted from their annotations where IPCNN_DATA names them.
     """
-    experiment = load(spec, set_ or ()).spec
+    loaded = load(spec, set_ or ())
+    check_layers(loaded)
+    experiment = loaded.spec
     found = plan_of(experiment, _counter(Places.from_environment()))
     if json:
         totals = {"steps": found.steps, "images": found.images}
@@ -49,14 +50,9 @@ def plan(spec: Spec, set_: Overrides = None, json: Json = False) -> None:
 def _counter(places: Places) -> Callable[[Data], int | None]:
     @cache
     def count(data: Data) -> int | None:
-        if isinstance(data, DrawnAnimals) or places.data is None:
-            return train_items(data)
-        from ipcnn_ray.data.split import items
-        from ipcnn_ray.data.voc_part import read
+        from ipcnn_ray.data.prepare import training_items
 
-        crops = read(data, places.data).crops
-        objects = sum(crop.is_object for crop in crops)
-        return len(items(objects, len(crops) - objects, data.train_share, data.positive_share)[0])
+        return training_items(data, places)
 
     return count
 
@@ -72,6 +68,8 @@ def _below(experiment: ExperimentSpec, found: Plan) -> list[tuple[str, str]]:
     if isinstance(experiment.search, SpaceSearch):
         for index, (path, one) in enumerate(experiment.search.space.items()):
             lines.append(("" if index else "drawn from", f"{path}: {_range(one)}"))
+    if any(run.template.startswith("tailored ") for run in found.runs):
+        lines.append(("tailored", "fitted to the training split when a run starts; the record says to what"))
     if experiment.search is not None and experiment.search.repeats > 1:
         listed = "every named run" if isinstance(experiment.search, SpaceSearch) else "every run"
         lines.append(("seeds", f"{seeds(experiment)[0]} to {seeds(experiment)[-1]}, {listed} with each of them"))

@@ -185,4 +185,4 @@ def template_words(params: Mapping[str, str]) -> str:
     try:
         return template_label(TypeAdapter(Template).validate_python(section))
     except ValidationError:
-        return " ".join(f"{key} {value}" for key, value in section.items()) or "-"
+        return " ".join(f"{key} {value}" for key, value in section.items())[:60] or "-"

@@ -13,6 +13,8 @@ from ipcnn_ray.cli import output
 if TYPE_CHECKING:
     from ipcnn_ray.on_ray.outcome import Outcome, RunOutcome
     from ipcnn_ray.spec.experiment import ExperimentSpec
+    from ipcnn_ray.spec.load import Loaded
+    from ipcnn_ray.spec.places import Places
     from ipcnn_ray.tracking.protocol import Tracker
 
 RUN_FAILED, STOPPED = 1, 130
@@ -34,7 +36,8 @@ def submit(
     """Train an experiment; submitted again, it goes on where it stopped."""
     from ipcnn_ray.spec.load import load
 
-    experiment = load(spec, set or ()).spec
+    loaded = load(spec, set or ())
+    experiment = loaded.spec
     from ipcnn_ray.cli.live import Progress
     from ipcnn_ray.data.prepare import prepare
     from ipcnn_ray.on_ray.campaign import experiment_folder
@@ -50,7 +53,7 @@ def submit(
     places = Places.from_environment()
     identity = experiment_id(experiment)
     output.err.print(f"{identity}: data", soft_wrap=True)
-    _check_weights(experiment, places)
+    _check_models(loaded, places)
     experiment_folder(experiment, places)
     preflight(places.storage)
     store = prepare(experiment.data, experiment.model.table.image_size, places, _Steps())
@@ -83,14 +86,13 @@ def submit(
         output.note(f"next:  ipcnn ui  |  ipcnn status {experiment.name}  |  ipcnn plan {spec}")
 
 
-def _check_weights(experiment: ExperimentSpec, places: Any) -> None:
-    """A missing or unfit weight file is told before anything starts."""
-    from ipcnn_ray.models.build import build
-    from ipcnn_ray.models.weights import load_weights
+def _check_models(loaded: Loaded, places: Places) -> None:
+    """Unknown layers of a torchvision network, and a missing or unfit weight file, are told before anything starts."""
+    from ipcnn_ray.models.checks import check_backbones, check_weights
 
-    if experiment.model.weights:
-        net = build(experiment.model, experiment.template, experiment.seed)
-        load_weights(net, experiment.model.table, experiment.model.weights, places.weights)
+    check_backbones(loaded)
+    for report in check_weights(loaded.spec, places.weights):
+        output.err.print(report, soft_wrap=True, highlight=False, markup=False)
 
 
 class _Steps:
@@ -113,21 +115,26 @@ def _template(run: RunOutcome) -> str:
 
 def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> None:
     """What a person looks for in the record beside numbers: pictures of the templates, models, the ranking."""
-    from ipcnn_ray.models.build import interpretable_layers, unit_templates
+    from ipcnn_ray.models.build import interpretable_layers, unit_template
     from ipcnn_ray.models.describe import as_markdown
-    from ipcnn_ray.models.geometry import map_side
     from ipcnn_ray.report.ranking import Ranking
     from ipcnn_ray.report.template_picture import template_picture
     from ipcnn_ray.train.final_model import final_model
+    from ipcnn_ray.train.folder import read
+    from ipcnn_ray.train.template_fit import FILE, trained_template
 
     with tempfile.TemporaryDirectory() as folder:
         for run in outcome.runs:
             model = run.run.spec.model
             layer = run.run.spec.eval.layer or interpretable_layers(model)[-1]
-            units = unit_templates(run.run.spec.template, {layer: map_side(model, layer)})
-            if units and run.fresh:
+            unfitted = run.run.spec.template.shape == "tailored" and read(run.request.folder, FILE) is None
+            if not run.fresh or unfitted:  # recorded before, or ended before its template was fitted
+                continue
+            template = trained_template(run.request)
+            unit_Pnn = unit_template(model, template, layer)
+            if unit_Pnn is not None:
                 picture = Path(folder) / "template.png"
-                template_picture(units[layer].numpy(), _template(run), picture)
+                template_picture(unit_Pnn.numpy(), template.label(), picture)
                 tracker.attach(run.request.handle).file(picture, "pictures")
     wanted = {"none": [], "all": [run for run in outcome.runs if run.state == "succeeded"]}.get(
         experiment.compute.models,
@@ -137,7 +144,9 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
         output.err.print(f"{run.run.label}: storing its model", soft_wrap=True)
         module, example = final_model(run.request)
         trained = run.run.spec
-        readme = as_markdown(trained.model, trained.template, trained.train.freeze_through)
+        readme = as_markdown(
+            trained.model, trained_template(run.request), trained.train.freeze_through, len(trained.data.categories)
+        )
         tracker.attach(run.request.handle).model(module, example, readme)
     ranking = Ranking.of([run.row for run in outcome.runs], outcome.aims).markdown()
     parent = tracker.attach(outcome.parent)

@@ -11,7 +11,7 @@ from ipcnn_ray.errors import Problem, SpecError
 from ipcnn_ray.spec.dump import resolved_yaml
 from ipcnn_ray.spec.expand import experiment_id, grid_runs, named_runs
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.load import load
+from ipcnn_ray.spec.load import Loaded, load
 from ipcnn_ray.spec.search import SpaceSearch
 
 Specs = Annotated[list[str], typer.Argument(metavar="SPEC...", help="Specs to check.", show_default=False)]
@@ -29,7 +29,9 @@ def validate(specs: Specs, set_: Overrides = None, resolved: Resolved = False, j
     problems: list[Problem] = []
     for path in specs:
         try:
-            sound.append((path, load(path, set_ or ()).spec))
+            loaded = load(path, set_ or ())
+            check_layers(loaded)
+            sound.append((path, loaded.spec))
         except SpecError as error:
             problems += error.problems
     if json:
@@ -44,6 +46,20 @@ def validate(specs: Specs, set_: Overrides = None, resolved: Resolved = False, j
             output.say(f"ok     {path}  {experiment_id(spec)}  {_words(spec)}")
     if problems:
         raise SpecError(problems)
+
+
+def check_layers(loaded: Loaded) -> None:
+    """Raises SpecError where an experiment names layers that a torchvision network does not have.
+
+    torch is imported only where there is such a network.
+    """
+    spec = loaded.spec
+    models = [spec.model, *(run.spec.model for run in (*named_runs(spec), *grid_runs(spec)))]
+    drawn = isinstance(spec.search, SpaceSearch) and any(path.startswith("model.") for path in spec.search.space)
+    if drawn or any(model.backbone for model in models):
+        from ipcnn_ray.models.checks import check_backbones
+
+        check_backbones(loaded)
 
 
 def _runs(spec: ExperimentSpec) -> int:

@@ -1,60 +1,102 @@
-"""Counts behind the classification error and loss; they add up over batches and workers."""
+"""Classification losses, and the counts behind the classification error; counts add up over batches and workers.
+
+N images, L categories. A label is the index of an image's category, 0 .. L - 1, or -1 for none (a negative).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import cross_entropy, softplus
+
+Form = Literal["logistic", "softmax"]
+"""`logistic`: every category against all the rest. `softmax`: one category among all, for images that have one."""
 
 
-def logistic_loss(logit_N: Tensor, label_N: Tensor) -> Tensor:
-    """log(1 + exp(-c * s)) per image as [N], with c = +1 for label 1 (the category) and -1 for label 0.
+def classification_loss(logit_NL: Tensor, label_N: Tensor, form: Form = "logistic") -> Tensor:
+    """Loss of every image as [N], nats.
 
-    Source: Zhang et al., CVPR 2018, one-category classification.
+    logistic: log(1 + exp(-c * s)) summed over categories, c = +1 for the image's category and -1 for the others.
+    softmax: minus the log of the share that exp(s) of the image's category has among all; every image has one.
+
+    Source: Zhang et al., CVPR 2018, section 5; released `our_vl_nnloss`, which sums over categories alike.
     """
-    return softplus(-(2 * label_N - 1) * logit_N)
+    if form == "softmax":
+        return cross_entropy(logit_NL, label_N, reduction="none")
+    return softplus(-_signs(logit_NL, label_N) * logit_NL).sum(1)
+
+
+def wrong_share(logit_NL: Tensor, label_N: Tensor, form: Form = "logistic") -> Tensor:
+    """How wrong every image is, as [N] from 0 to 1.
+
+    logistic: the share of the categories whose score has the wrong sign. softmax: 1 where the highest score is not
+    that of the image's category.
+
+    Source: released `our_cnn_train`, `error_binary` and `error_multiclass`.
+    Deviations: a score of exactly 0 counts as negative (released: as right, whatever the label, so that a dead network
+    makes no error). Among equal highest scores the first category counts.
+    """
+    if form == "softmax":
+        return (logit_NL.argmax(1) != label_N).to(logit_NL.dtype)
+    return ((logit_NL > 0) != (_signs(logit_NL, label_N) > 0)).to(logit_NL.dtype).mean(1)
+
+
+def _signs(logit_NL: Tensor, label_N: Tensor) -> Tensor:
+    """+1 at the category of an image and -1 at the others, [N, L]."""
+    category_L = torch.arange(logit_NL.shape[1], device=label_N.device)
+    return 2 * (label_N[:, None] == category_L).to(logit_NL.dtype) - 1
 
 
 @dataclass(frozen=True)
-class BinaryCounts:
+class ClassificationCounts:
     """Weighted sums over images."""
 
     wrong: float = 0.0
-    """Images whose score has the wrong sign; a score of exactly 0 counts as negative (released code: as right,
-    whatever the label, so that a dead network makes no error)."""
+    """Sum of `wrong_share`."""
     seen: float = 0.0
     loss_sum: float = 0.0
 
     @classmethod
-    def of(cls, logit_N: Tensor, label_N: Tensor, weight_N: Tensor | None = None) -> BinaryCounts:
-        """Counts of one batch; `weight_N` 0 leaves an image (padding) out, 2 counts it twice."""
-        if logit_N.shape != label_N.shape or logit_N.ndim != 1:
+    def of(
+        cls, logit_NL: Tensor, label_N: Tensor, weight_N: Tensor | None = None, form: Form = "logistic"
+    ) -> ClassificationCounts:
+        """Counts of one batch; `weight_N` 0 leaves an image (padding) out, 2 counts it twice.
+
+        Raises ValueError for shapes that do not fit and labels that are no category's.
+        """
+        if logit_NL.ndim != 2 or label_N.shape != logit_NL.shape[:1]:
             raise ValueError(
-                f"logit_N has shape {tuple(logit_N.shape)} and label_N {tuple(label_N.shape)}: expected [N] and [N]"
+                f"logit_NL has shape {tuple(logit_NL.shape)} and label_N {tuple(label_N.shape)}: "
+                "expected [N, L] and [N]"
             )
-        if not bool(((label_N == 0) | (label_N == 1)).all()):
-            raise ValueError(f"label_N has values {sorted(set(label_N.tolist()))}: expected 0 and 1")
-        if weight_N is not None and weight_N.shape != logit_N.shape:
-            raise ValueError(f"weight_N has shape {tuple(weight_N.shape)}: expected {list(logit_N.shape)}")
-        weight = torch.ones_like(logit_N, dtype=torch.float64) if weight_N is None else weight_N.double()
-        wrong = (logit_N > 0) != (label_N > 0.5)
+        last, least = logit_NL.shape[1] - 1, 0 if form == "softmax" else -1
+        if label_N.dtype != torch.int64 or not bool(((label_N >= least) & (label_N <= last)).all()):
+            raise ValueError(
+                f"label_N has {label_N.dtype} values {sorted(set(label_N.tolist()))}: "
+                f"expected int64 from {least} to {last}"
+            )
+        if weight_N is not None and weight_N.shape != label_N.shape:
+            raise ValueError(f"weight_N has shape {tuple(weight_N.shape)}: expected {list(label_N.shape)}")
+        logits = logit_NL.double()
+        weight = torch.ones_like(logits[:, 0]) if weight_N is None else weight_N.double()
         return cls(
-            float((wrong * weight).sum()),
+            float((wrong_share(logits, label_N, form) * weight).sum()),
             float(weight.sum()),
-            float((logistic_loss(logit_N.double(), label_N.double()) * weight).sum()),
+            float((classification_loss(logits, label_N, form) * weight).sum()),
         )
 
-    def __add__(self, other: BinaryCounts) -> BinaryCounts:
-        return BinaryCounts(self.wrong + other.wrong, self.seen + other.seen, self.loss_sum + other.loss_sum)
+    def __add__(self, other: ClassificationCounts) -> ClassificationCounts:
+        return ClassificationCounts(self.wrong + other.wrong, self.seen + other.seen, self.loss_sum + other.loss_sum)
 
     @property
     def error(self) -> float:
-        """Share of images that were classified wrongly; NaN when none was seen."""
+        """Mean of `wrong_share`; NaN when no image was seen."""
         return self.wrong / self.seen if self.seen else float("nan")
 
     @property
     def loss(self) -> float:
-        """Mean logistic loss, nats; NaN when no image was seen."""
+        """Mean classification loss, nats; NaN when no image was seen."""
         return self.loss_sum / self.seen if self.seen else float("nan")

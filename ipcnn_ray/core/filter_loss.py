@@ -83,7 +83,7 @@ class _Loss(torch.autograd.Function):
             move_CT = top_CT - high_CT - log_z_CT
             lq_NCT += move_CT
 
-            # log p(x): near 0 from q - 1 = expm1(d) * exp(move) + expm1(move), elsewhere from q. Both leave exp(d) behind.
+            # log p(x): near 0 from q - 1 = expm1(d) * exp(move) + expm1(move), elsewhere from q.
             shift_CT = move_CT.exp()
             near_NC = expm1_NCT.mul_(prior_T * shift_CT).sum(2) + move_CT.expm1() @ prior_T
             q_NCT = exp_NCT.mul_(shift_CT)
@@ -216,7 +216,8 @@ def filter_weight(
 ) -> Tensor:
     """lambda of each filter as [C], without a gradient.
 
-    `constant`: `weight`. `epoch`: weight / epoch, as in the released code. `paper`: weight / epoch * mean over the global batch of the map's maximum (`epoch` from 1).
+    `constant`: `weight`. `epoch`: weight / epoch, as in the released code (`epoch` from 1). `paper`: weight / epoch *
+    mean over the global batch of the map's maximum.
     Source: Zhang et al., CVPR 2018, section 3.3, lambda proportional to (1/t) mean_x max_ij x.
     """
     if epoch < 1:

@@ -5,7 +5,8 @@ Symbols: N images, C filters, K landmarks; positions are (row, col) in pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ class LocationInstability:
     """One number per filter; NaN for a filter that was dropped."""
     deviation_CK: Tensor
     """One deviation per filter and landmark, as a fraction of the diagonal; NaN below two images."""
+    category_C: Tensor
+    """Index of the category that each filter was measured on."""
 
     @property
     def dropped(self) -> int:
@@ -71,4 +74,65 @@ def location_instability(
         columns.append(distance_VC.gather(0, order_VC).std(0, correction=1))
     deviation_CK = torch.stack(columns, 1) / diagonal
     per_filter_C = deviation_CK.mean(1)
-    return LocationInstability(float(per_filter_C.nanmean()), per_filter_C, deviation_CK)
+    category_C = torch.zeros(C, dtype=torch.int64, device=deviation_CK.device)
+    return LocationInstability(float(per_filter_C.nanmean()), per_filter_C, deviation_CK, category_C)
+
+
+def location_instability_of_categories(
+    peaks_NC2: Tensor,
+    activation_NC: Tensor,
+    landmarks_NK2: Tensor,
+    label_N: Tensor,
+    diagonal: float,
+    *,
+    variant: Literal["paper", "released"] = "paper",
+    top_images: int = 100,
+) -> LocationInstability:
+    """Location instability where the images show several categories: `location_instability` within each, then one
+    category per filter.
+
+    label_N: category of each image, from 0; the other arguments as there. A landmark that no image of a category
+    shows is none of that category's, and its mean is over the others.
+    paper: a filter's category is the one in which it is the most stable. released: the one on whose images its mean
+    activation at the peak is the highest, and a filter that cannot be measured there is dropped.
+    For one category both are `location_instability`.
+
+    Source: Zhang et al., CVPR 2018, section 5 (the minimum over categories); released
+    `step_computeStability_multiClass` (the highest mean score).
+    Raises ValueError as `location_instability` does, and for labels that do not fit.
+    Deviations: the released code, having met category n01443537, which has one landmark, measures all categories that
+    follow it by their first landmark alone; and it takes the mean score over images without any landmark too, as 0.
+    """
+    if label_N.shape != peaks_NC2.shape[:1] or not len(label_N) or bool((label_N < 0).any()):
+        raise ValueError(f"label_N has shape {tuple(label_N.shape)}: expected a category for each of the images")
+    categories = sorted(set(label_N.tolist()))
+    if len(categories) == 1:
+        one = location_instability(peaks_NC2, activation_NC, landmarks_NK2, diagonal, top_images=top_images)
+        return replace(one, category_C=one.category_C + categories[0])
+    found, score_LC = [], []
+    for category in categories:
+        mine = label_N == category
+        places_NK2 = landmarks_NK2[mine]
+        has_K = ~places_NK2.isnan().any(2).all(0)
+        if not bool(has_K.any()):
+            has_K[:] = True  # nothing to measure: NaN for every filter, by the rule for one category
+        one = location_instability(
+            peaks_NC2[mine], activation_NC[mine], places_NK2[:, has_K], diagonal, top_images=top_images
+        )
+        deviation_CK = torch.full((len(one.per_filter_C), len(has_K)), torch.nan, dtype=torch.float64)
+        deviation_CK[:, has_K] = one.deviation_CK.cpu()
+        found.append((one.per_filter_C.cpu(), deviation_CK))
+        score_LC.append(activation_NC[mine].double().mean(0).cpu())
+    per_filter_LC = torch.stack([per_filter_C for per_filter_C, _ in found])
+    if variant == "released":
+        chosen_C = torch.stack(score_LC).argmax(0)
+    else:
+        chosen_C = per_filter_LC.nan_to_num(torch.inf).argmin(0)
+    filters_C = torch.arange(per_filter_LC.shape[1])
+    per_filter_C = per_filter_LC[chosen_C, filters_C]
+    return LocationInstability(
+        float(per_filter_C.nanmean()),
+        per_filter_C,
+        torch.stack([deviation_CK for _, deviation_CK in found])[chosen_C, filters_C],
+        torch.tensor(categories)[chosen_C],
+    )

@@ -4,34 +4,38 @@ Symbols (Zhang et al., CVPR 2018, section 3; part-template paper, section 4.2)
     n   side of a filter's square map, cells          P = n^2  positions, index = row * n + col
     mu  centre of a template, a cell (row, col)       T = P + 1 templates; the last is the negative one
     tau height, beta slope (inverse scale), gamma threshold of a uniform template
+
+A positive template is tau times a unit template with values in [-1, 1], positive where activation counts as the part.
+A shape is one function in `core/template_shapes.py`, registered under its name; nothing else needs to know of it.
+Every shape depends on the offset [i, j] - mu alone: a template that reaches over the edge of the map is cut off there.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Shape = Literal["gradient", "uniform"]
-Norm = Literal["l1", "l2"]
+from ipcnn_ray.core.template_shapes import SHAPES, Norm, Offsets, positive
+
+__all__ = ["Norm", "default_tau", "distances", "log_prior", "negative_template", "part_templates", "template_bank"]
 
 
-def distances(n: int, norm: Norm, *, dtype: torch.dtype = torch.float64, device: torch.device | None = None) -> Tensor:
-    """Distance in cells of every cell [i, j] from every centre mu, as [P, n, n]. `l1`: |di| + |dj|; `l2`: Euclidean."""
-    if n < 1:
-        raise ValueError(f"n = {n}: a map has at least one cell")
-    axis = torch.arange(n, dtype=dtype, device=device)
-    apart_nn = (axis[:, None] - axis[None, :]).abs()
-    rows, cols = apart_nn[:, None, :, None], apart_nn[None, :, None, :]  # [mu_row, mu_col, i, j]
-    if norm == "l1":
-        apart = rows + cols
-    elif norm == "l2":
-        apart = (rows.square() + cols.square()).sqrt()
-    else:
-        raise ValueError(f"norm = {norm!r}: expected 'l1' or 'l2'")
-    return apart.reshape(n * n, n, n)
+def distances(
+    n: int,
+    norm: Norm,
+    *,
+    p: float | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Distance in cells of every cell [i, j] from every centre mu, as [P, n, n].
+
+    `l1`: |di| + |dj|; `l2`: Euclidean; `linf`: max(|di|, |dj|); `lp`: (|di|^p + |dj|^p)^(1/p).
+    """
+    return Offsets.of(n, dtype, device).distance(norm, p)
 
 
 def default_tau(n: int) -> float:
@@ -44,37 +48,44 @@ def default_tau(n: int) -> float:
 def part_templates(
     n: int,
     *,
-    shape: Shape,
-    norm: Norm,
-    beta: float,
-    gamma: float | None = None,
+    shape: str,
     tau: float | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
+    **parameters: object,
 ) -> Tensor:
-    """The positive templates T_mu of an n x n map, one per cell, as [P, n, n].
+    """The positive templates T_mu of an n x n map, one per cell, as [P, n, n]: tau times the unit template of `shape`.
 
-    gradient: tau * max(1 - beta * d / n, -1);  uniform: tau where beta * d / n < gamma, else -tau,
-    with d the distance to mu in cells. `tau` None is 0.5 / n^2.
+    shape: a name in `SHAPES`; its function says the formula and the `parameters`, None standing for one that is not
+    given. `tau` None is 0.5 / n^2.
 
-    Source: part-template paper, sections 2 and 4.2 (L1, uniform L1, L2, uniform L2).
+    A parameter that is a number may be a tensor [C], one value per filter: the result is [C, P, n, n] then, and a
+    gradient flows to the parameter wherever the shape has one (beta of a uniform template has none). Numbers are
+    computed in float64 and rounded to `dtype` once; tensors in `dtype`.
+
+    Source: part-template paper, sections 2 and 4.2 (gradient and uniform, norms l1 and l2); others ours.
+    Raises ValueError for an unknown shape or parameter, a missing one, and one out of its range.
     """
     height = default_tau(n) if tau is None else tau
-    for name, value in (("beta", beta), ("tau", height)):
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} = {value}: expected a positive number")
-    scaled = beta * distances(n, norm, device=device) / n
-    if shape == "gradient":
-        if gamma is not None:
-            raise ValueError(f"gamma = {gamma}: a gradient template has no threshold")
-        unit = (1 - scaled).clamp(min=-1)
-    elif shape == "uniform":
-        if gamma is None or not (gamma > 0 and math.isfinite(gamma)):
-            raise ValueError(f"gamma = {gamma}: a uniform template needs a positive threshold")
-        unit = torch.where(scaled < gamma, torch.ones_like(scaled), -torch.ones_like(scaled))
-    else:
-        raise ValueError(f"shape = {shape!r}: expected 'gradient' or 'uniform'")
-    return (height * unit).to(dtype)
+    positive("tau", height)
+    if shape not in SHAPES:
+        raise ValueError(f"shape = {shape!r}: expected one of {', '.join(SHAPES)}")
+    known = dict(list(inspect.signature(SHAPES[shape]).parameters.items())[1:])
+    given = {name: value for name, value in parameters.items() if value is not None}
+    article = "an" if shape[0] in "aeio" else "a"
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"{name} = {value}: {article} {shape} template has no {name}; it has {', '.join(known)}")
+    for name, one in known.items():
+        if one.default is one.empty and name not in given:
+            raise ValueError(f"{name} = None: {article} {shape} template needs {name}")
+    per_filter = {
+        name: value[:, None, None, None].to(dtype)
+        for name, value in given.items()
+        if isinstance(value, Tensor) and value.ndim == 1
+    }
+    at = Offsets.of(n, dtype if per_filter else torch.float64, device)
+    return (height * SHAPES[shape](at, **(given | per_filter))).to(dtype)
 
 
 def negative_template(
@@ -87,17 +98,19 @@ def negative_template(
 def template_bank(
     n: int,
     *,
-    shape: Shape,
-    norm: Norm,
-    beta: float,
-    gamma: float | None = None,
+    shape: str,
     tau: float | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
+    **parameters: object,
 ) -> Tensor:
-    """All templates of an n x n map as [T, n, n]: the positive ones by position, then the negative one."""
-    positive = part_templates(n, shape=shape, norm=norm, beta=beta, gamma=gamma, tau=tau, dtype=dtype, device=device)
-    return torch.cat([positive, negative_template(n, tau, dtype=dtype, device=device)[None]])
+    """All templates of an n x n map as [T, n, n]: the positive ones by position, then the negative one.
+
+    Arguments as of `part_templates`; with a parameter per filter the result is [C, T, n, n].
+    """
+    positives = part_templates(n, shape=shape, tau=tau, dtype=dtype, device=device, **parameters)
+    negative = negative_template(n, tau, dtype=dtype, device=device).expand(*positives.shape[:-3], 1, n, n)
+    return torch.cat([positives, negative], dim=-3)
 
 
 def log_prior(n: int, *, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:

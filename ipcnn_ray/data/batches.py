@@ -31,7 +31,7 @@ class Batch:
     mirrored: Tensor
     """[b] bool: the item is the mirror image."""
     labels: Tensor
-    """[b] float32, 1 for the category."""
+    """[b] int64: index of the category, -1 for none."""
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -50,7 +50,7 @@ def shares(order: NDArray[np.int64], batch_size: int, rank: int, world_size: int
     ]
 
 
-def batches(parts: list[Items], labels_N: NDArray[np.float32], read: Read) -> Iterator[Batch]:
+def batches(parts: list[Items], labels_N: NDArray[np.int64], read: Read) -> Iterator[Batch]:
     """The batches of `parts`, each read while the one before is in use. Leaves no thread behind when it is closed."""
 
     def load(part: Items) -> Batch:

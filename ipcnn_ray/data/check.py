@@ -18,12 +18,13 @@ def summary(store: CropStore) -> dict[str, Any]:
 
     Places are (row, col) as shares of the crop's side; brightness is the mean of all channels, 0..255.
     """
-    labels = store.labels_N > 0.5
+    labels = store.labels_N >= 0
     return {
         "digest": store.digest,
         "image_size": store.size,
         "tags": dict(store.tags),
         "objects": int(labels.sum()),
+        "objects_of": {name: int((store.labels_N == k).sum()) for k, name in enumerate(store.categories)},
         "negatives": int((~labels).sum()),
         "left_out": dict(store.left_out),
         "splits": {
@@ -58,10 +59,13 @@ def _landmark(store: CropStore, k: int) -> dict[str, Any]:
     }
 
 
-def _brightness(store: CropStore, labels: NDArray[np.bool_]) -> dict[str, float]:
+def _brightness(store: CropStore, labels: NDArray[np.bool_]) -> dict[str, float | None]:
     read = rows_reader(store.images_N3SS)
     means = np.empty(len(labels))
     for start in range(0, len(labels), CHUNK):
         rows = np.arange(start, min(start + CHUNK, len(labels)))
         means[rows] = read(rows).mean((1, 2, 3), dtype=np.float64)
-    return {"objects": float(means[labels].mean()), "negatives": float(means[~labels].mean())}
+    return {
+        "objects": float(means[labels].mean()),
+        "negatives": float(means[~labels].mean()) if (~labels).any() else None,
+    }

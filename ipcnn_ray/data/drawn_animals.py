@@ -1,7 +1,8 @@
 """Drawn animals: images of articulated animals on clutter, with known landmarks; the dataset that needs no download.
 
-Each image is drawn from its own generator, seeded by (drawing seed, animal or not, index): an image does not depend
-on how many are drawn, in which order, or in which process, and the same scene is drawn at every size.
+Each image is drawn from its own generator, seeded by (drawing seed, animal or not, index) and, of several animals, by
+which it is: an image does not depend on how many are drawn, in which order, or in which process, and the same scene is
+drawn at every size.
 The images stand for object crops: the animal fills most of a square, its box warped to it as VOC crops are, with
 truncated animals, varying margins and occluders. Images without an animal have the same clutter with ellipses and
 sticks in it, or with the trunk, limbs and tail of an animal, taken apart and scattered.
@@ -12,7 +13,7 @@ between processors, and an edge pixel with them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,7 @@ from ipcnn_ray.data.drawn_shapes import (
     turn,
     varied,
 )
+from ipcnn_ray.data.part_masks import patch_of_outline
 from ipcnn_ray.spec.data import DrawnAnimals
 
 VERSION = "2"
@@ -57,8 +59,8 @@ class Drawn:
 
     images_N3SS: NDArray[np.uint8]
     """RGB."""
-    labels_N: NDArray[np.float32]
-    """1 with an animal, 0 without."""
+    labels_N: NDArray[np.int64]
+    """Index of the animal's category, -1 without an animal."""
     landmarks_NK2: NDArray[np.float32]
     """(row, col) in pixels of the image, 0 the centre of the first pixel; NaN where hidden, cut off, or no animal."""
     names: list[str]
@@ -71,45 +73,77 @@ def draw(spec: DrawnAnimals, size: int, progress: Callable[[int, int], None] | N
     """
     if size < SMALLEST:
         raise ValueError(f"size = {size} pixels: an animal needs at least {SMALLEST}")
-    total = spec.objects + spec.negatives
+    labels_N, names = contents(spec)
+    total = len(labels_N)
     images = np.empty((total, 3, size, size), np.uint8)
     landmarks = np.full((total, len(spec.landmarks), 2), np.nan, np.float32)
     for number in range(total):
-        if number < spec.objects:
-            image, found = draw_animal(spec, size, number)
-            landmarks[number] = found
-        else:
-            image = draw_negative(spec, size, number - spec.objects)
-        images[number] = image.transpose(2, 0, 1)
+        one = draw_one(spec, size, number)
+        images[number], landmarks[number] = one.image.transpose(2, 0, 1), one.landmarks_K2
         if progress:
             progress(number + 1, total)
-    labels = (np.arange(total) < spec.objects).astype(np.float32)
-    names = [f"{spec.category}-{i:05d}" for i in range(spec.objects)]
-    names += [f"negative-{i:05d}" for i in range(spec.negatives)]
-    return Drawn(images, labels, landmarks, names)
+    return Drawn(images, labels_N, landmarks, names)
 
 
-def draw_animal(spec: DrawnAnimals, size: int, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Image [size, size, 3] number `index` with an animal, and its landmarks [K, 2]."""
-    rng = _generator(spec.drawing_seed, 1, index)
-    figure = Poser(spec.category, rng).pose()
+def contents(spec: DrawnAnimals) -> tuple[NDArray[np.int64], list[str]]:
+    """Labels and names of all images of a spec, in order: the objects of each category, then the negatives."""
+    labels = [label for label in range(len(spec.categories)) for _ in range(spec.objects)] + [-1] * spec.negatives
+    names = [f"{category}-{i:05}" for category in spec.categories for i in range(spec.objects)]
+    return np.array(labels, np.int64), names + [f"negative-{i:05}" for i in range(spec.negatives)]
+
+
+@dataclass(frozen=True)
+class Animal:
+    """One drawn image, and what is known of the animal's parts."""
+
+    image: NDArray[np.uint8]
+    """[size, size, 3]"""
+    landmarks_K2: NDArray[np.float32]
+    """(row, col) in pixels, 0 the centre of the first; NaN where hidden, cut off, or without an animal."""
+    sizes_K2: NDArray[np.float32]
+    """(height, width) of the box of the part's share inside the image, shares of it; NaN where mostly cut off."""
+    masks: Sequence[NDArray[np.float32] | None] = ()
+    """Patch of each part (`data/part_masks.py`), what hides it not counted; None where mostly cut off."""
+
+
+def draw_one(spec: DrawnAnimals, size: int, number: int) -> Animal:
+    """Image `number` of all images of a spec."""
+    label, index = divmod(number, spec.objects)
+    if label < len(spec.categories):
+        return draw_animal(spec, size, index, label)
+    nothing = np.full((len(spec.landmarks), 2), np.nan, np.float32)
+    return Animal(draw_negative(spec, size, number - len(spec.categories) * spec.objects), nothing, nothing)
+
+
+def draw_animal(spec: DrawnAnimals, size: int, index: int, label: int = 0) -> Animal:
+    """Image number `index` with an animal of category number `label`."""
+    category = spec.categories[label]
+    of_several = () if len(spec.categories) == 1 else (list(PLANS).index(category),)
+    rng = _generator(spec.drawing_seed, 1, index, *of_several)
+    figure = Poser(category, rng).pose()
     place = _crop(figure, rng)
-    scene = _Scene(size, rng, spec.category)
+    scene = _Scene(size, rng, category)
     scene.surroundings()
     scene.animal(figure, place)
     hiding = scene.occluders(0.35)
-    landmarks = np.full((len(spec.landmarks), 2), np.nan, np.float32)
+    landmarks, sizes = np.full((2, len(spec.landmarks), 2), np.nan, np.float32)
+    masks: list[NDArray[np.float32] | None] = []
     for k, name in enumerate(spec.landmarks):
-        where = _landmark(place(figure.landmarks[name]), hiding)
+        outline = place(figure.landmarks[name])
+        where = _landmark(outline, hiding)
         if where is not None:
             landmarks[k] = where[::-1] * size - 0.5
-    return scene.finished(), landmarks
+        box = _seen_box(outline)
+        if box is not None:
+            sizes[k] = (box[1] - box[0])[::-1]
+        masks.append(None if box is None else patch_of_outline(outline, box.mean(axis=0)))
+    return Animal(scene.finished(), landmarks, sizes, masks)
 
 
 def draw_negative(spec: DrawnAnimals, size: int, index: int) -> NDArray[np.uint8]:
     """Image [size, size, 3] number `index` without an animal."""
     rng = _generator(spec.drawing_seed, 0, index)
-    scene = _Scene(size, rng, spec.category)
+    scene = _Scene(size, rng, spec.categories[index % len(spec.categories)])
     scene.surroundings()
     if rng.random() < 0.3:
         scene.taken_apart()
@@ -119,18 +153,24 @@ def draw_negative(spec: DrawnAnimals, size: int, index: int) -> NDArray[np.uint8
     return scene.finished()
 
 
-def _generator(seed: int, kind: int, index: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(kind, index))))
+def _generator(seed: int, *key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
 
 
 def _landmark(outline: Points, hiding: list[Points]) -> Points | None:
     """Centre (x, y) of the box of the part's share inside the image; None where it is hidden or mostly cut off."""
-    low, high = box_of([outline])
-    inner_low, inner_high = np.clip(low, 0, 1), np.clip(high, 0, 1)
-    if np.prod(inner_high - inner_low) < 0.3 * np.prod(high - low):
+    box = _seen_box(outline)
+    if box is None:
         return None
-    center: Points = (inner_low + inner_high) / 2
+    center: Points = (box[0] + box[1]) / 2
     return None if any(holds(shape, center) for shape in hiding) else center
+
+
+def _seen_box(outline: Points) -> Points | None:
+    """The part's box inside the image, [[left, top], [right, bottom]]; None where less than 0.3 of it is inside."""
+    box = box_of([outline])
+    inner: Points = np.clip(box, 0, 1)
+    return None if np.prod(inner[1] - inner[0]) < 0.3 * np.prod(box[1] - box[0]) else inner
 
 
 def _crop(figure: Figure, rng: np.random.Generator) -> Callable[[Points], Points]:

@@ -7,18 +7,30 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from ipcnn_ray.data import drawn_animals, index, voc_part
+from ipcnn_ray.data import cub200, drawn_animals, ilsvrc_animal_part, index, voc_part
 from ipcnn_ray.data.image_io import place_in_crop
-from ipcnn_ray.data.split import items
+from ipcnn_ray.data.part_masks import G, MeanMasks
+from ipcnn_ray.data.photographs import Source, decode
+from ipcnn_ray.data.split import Items, items, items_as_given, items_of_categories
 from ipcnn_ray.data.store import FORMAT, Contents, CropStore, Fill, open_store, write_store
 from ipcnn_ray.errors import DataError, Problem
-from ipcnn_ray.spec.data import Data, DrawnAnimals, VocPart
+from ipcnn_ray.spec.counts import train_items
+from ipcnn_ray.spec.data import Cub200, Data, DrawnAnimals, IlsvrcAnimalPart, VocPart
 from ipcnn_ray.spec.places import Places
+
+Photographs = VocPart | IlsvrcAnimalPart | Cub200
+READERS: dict[str, Any] = {
+    "voc_part": voc_part,
+    "ilsvrc_animal_part": ilsvrc_animal_part,
+    "cub200": cub200,
+}
+"""Modules that read photographs, by the kind of the data section: `read` and `VERSION`."""
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
@@ -47,7 +59,7 @@ def prepare(data: Data, image_size: int, places: Places, progress: Progress | No
     recipe = (
         _drawn(data, image_size, progress)
         if isinstance(data, DrawnAnimals)
-        else _voc(data, image_size, places, progress)
+        else _photographs(data, image_size, places, progress)
     )
     digest = _sha(data.model_dump(mode="json"), image_size, _version(data), recipe.content)[:16]
     store = open_store(places.cache, digest) or _make(recipe, digest, image_size, places.cache)
@@ -61,7 +73,7 @@ def _sha(*parts: object) -> str:
 
 
 def _version(data: Data) -> str:
-    return f"{FORMAT}/{drawn_animals.VERSION if isinstance(data, DrawnAnimals) else voc_part.VERSION}"
+    return f"{FORMAT}/{drawn_animals.VERSION if isinstance(data, DrawnAnimals) else READERS[data.kind].VERSION}"
 
 
 def _make(recipe: Recipe, digest: str, image_size: int, cache: Path) -> CropStore:
@@ -85,68 +97,104 @@ def _make(recipe: Recipe, digest: str, image_size: int, cache: Path) -> CropStor
 
 
 def _drawn(data: DrawnAnimals, size: int, progress: Progress | None) -> Recipe:
-    count = data.objects + data.negatives
+    labels_N, names = drawn_animals.contents(data)
+    count = len(labels_N)
+    objects_L = [data.objects] * len(data.categories)
+    train, validation = items_of_categories(objects_L, data.negatives, data.train_share, repeat=False)
+    trained = set(train[:, 0].tolist())
+    sizes = np.full((count, len(data.landmarks), 2), np.nan, np.float32)
+    masks = np.full((len(data.landmarks), G, G), np.nan, np.float32)
 
     def fill(images: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> None:
+        mean = MeanMasks(len(data.landmarks))
         for i in range(count):
-            if i < data.objects:
-                image, landmarks[i] = drawn_animals.draw_animal(data, size, i)
-            else:
-                image = drawn_animals.draw_negative(data, size, i - data.objects)
+            animal = drawn_animals.draw_one(data, size, i)
+            image, landmarks[i], sizes[i] = animal.image, animal.landmarks_K2, animal.sizes_K2
+            if i in trained and labels_N[i] >= 0:
+                mean.add(animal.masks)
             images[i] = image.transpose(2, 0, 1)
             if progress:
                 progress(i + 1, count)
+        masks[:] = mean.mean()
 
-    train, validation = items(data.objects, data.negatives, data.train_share, None)
-    _check_split("data.train_share", train, validation, data.objects)
+    _check_split("data.train_share", data, labels_N, train, validation)
     contents = Contents(
-        labels_N=(np.arange(count) < data.objects).astype(np.float32),
+        labels_N=labels_N,
+        categories=data.categories,
         landmarks_NK2=np.full((count, len(data.landmarks), 2), np.nan, np.float32),
         train_items=train,
         val_items=validation,
-        names=tuple(
-            [f"{data.category}-{i:05}" for i in range(data.objects)]
-            + [f"negative-{i:05}" for i in range(data.negatives)]
-        ),
+        names=tuple(names),
         landmark_names=data.landmarks,
         tags={"data.kind": "drawn_animals", "data.drawn": "true"},
+        part_sizes_NK2=sizes,
+        mean_masks_KGG=masks,
     )
     return Recipe("drawn", contents, fill, {})
 
 
-def _voc(data: VocPart, size: int, places: Places, progress: Progress | None) -> Recipe:
-    source = voc_part.read(data, places.data)
-    objects = sum(crop.is_object for crop in source.crops)
-    train, validation = items(objects, len(source.crops) - objects, data.train_share, data.positive_share)
-    _check_split("data.train_share", train, validation, objects)
+def _photographs(data: Photographs, size: int, places: Places, progress: Progress | None) -> Recipe:
+    source = READERS[data.kind].read(data, places.data)
+    labels_N = np.array([crop.label for crop in source.crops], np.int64)
+    train, validation = split_of(data, source)
+    where = "train_test_split.txt" if isinstance(data, Cub200) else "data.train_share"
+    _check_split(where, data, labels_N, train, validation)
     landmarks = np.full((len(source.crops), len(data.landmarks), 2), np.nan, np.float32)
+    sizes, mean, trained = np.full_like(landmarks, np.nan), MeanMasks(len(data.landmarks)), set(train[:, 0].tolist())
     for i, crop in enumerate(source.crops):
         if crop.box is not None:
             landmarks[i] = place_in_crop(crop.share_K2, crop.box, size)
+            if crop.sizes_K2 is not None:
+                sizes[i] = crop.sizes_K2
+            if i in trained:
+                mean.add(crop.masks)
     contents = Contents(
-        labels_N=np.array([crop.is_object for crop in source.crops], np.float32),
+        labels_N=labels_N,
+        categories=data.categories,
         landmarks_NK2=landmarks,
         train_items=train,
         val_items=validation,
         names=tuple(crop.name for crop in source.crops),
         landmark_names=data.landmarks,
-        tags={"data.kind": "voc_part", "data.drawn": "false"},
+        tags={"data.kind": data.kind, "data.drawn": "false"},
         left_out=source.left_out,
+        part_sizes_NK2=sizes,
+        mean_masks_KGG=mean.mean(),
     )
     return Recipe(
         source.content_digest,
         contents,
-        lambda images, _landmarks: voc_part.decode(source, images, progress),
+        lambda images, _landmarks: decode(source, images, progress),
         source.made_from,
     )
 
 
-def _check_split(where: str, train: NDArray[np.int64], validation: NDArray[np.int64], objects: int) -> None:
-    """Both splits hold both kinds of image."""
+def split_of(data: Photographs, source: Source) -> tuple[Items, Items]:
+    """Training and validation items of photographs that have been read."""
+    objects_L = source.objects_of(len(data.categories))
+    negatives = len(source.crops) - sum(objects_L)
+    if isinstance(data, Cub200):
+        trained = [bool(crop.trained) for crop in source.crops[: sum(objects_L)]]
+        return items_as_given(trained, negatives, data.negative_repeats)
+    if len(objects_L) == 1:
+        return items(objects_L[0], negatives, data.train_share, data.positive_share)
+    return items_of_categories(objects_L, negatives, data.train_share, repeat=True, split=data.split)
+
+
+def training_items(data: Data, places: Places) -> int | None:
+    """How many items a run will train on; None for photographs while IPCNN_DATA is not set. DataError as `prepare`."""
+    if isinstance(data, DrawnAnimals) or places.data is None:
+        return train_items(data)
+    return len(split_of(data, READERS[data.kind].read(data, places.data))[0])
+
+
+def _check_split(where: str, data: Data, labels_N: NDArray[np.int64], train: Items, validation: Items) -> None:
+    """Both splits hold every kind of image that there is."""
+    kinds = {"object" if len(data.categories) == 1 else name: k for k, name in enumerate(data.categories)}
     problems = []
     for split, part in (("training", train), ("validation", validation)):
-        for kind, there in (("object", part[:, 0] < objects), ("negative", part[:, 0] >= objects)):
-            if not there.any():
+        for kind, label in (kinds | {"negative": -1}).items():
+            if not (labels_N[part[:, 0]] == label).any() and (label >= 0 or data.negatives):
                 what = f"leaves no {kind} in the {split} split"
                 problems.append(Problem(where, what, "Use more images, or another data.train_share."))
     if problems:

@@ -1,17 +1,21 @@
 """Which items are trained on: the split and the repeats of the released code.
 
-An item is (object or negative, mirrored or not). Source: released `getImdb`.
+An item is (object or negative, mirrored or not). Source: released `getImdb`, and `produceIMDB` of
+`learn_icnn_multiclass` for several categories.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Items = NDArray[np.int64]
 """[I, 2]: index in the store, and 1 for the mirror image."""
+Pairs = list[tuple[int, int]]
 
 
 def _round(x: float) -> int:
@@ -29,21 +33,81 @@ def train_indices(n: int, share: float) -> list[int]:
     return sorted({_round(1 + (n - 1) * i / (count - 1)) - 1 for i in range(count)})
 
 
+def _repeated(first: int, objects: int, wanted: int) -> Pairs:
+    """Both mirror images of the objects from index `first` on, in order and again, until there are `wanted`."""
+    return [(first + i % (2 * objects) // 2, i % 2) for i in range(wanted)]
+
+
+def _arrays(train: Pairs, validation: Pairs) -> tuple[Items, Items]:
+    return np.array(train, np.int64).reshape(-1, 2), np.array(validation, np.int64).reshape(-1, 2)
+
+
 def items(objects: int, negatives: int, train_share: float, positive_share: float | None) -> tuple[Items, Items]:
     """Training and validation items; objects come first in the store, negatives behind them.
 
     With `positive_share`, both mirror images of all objects are repeated, in order, until they are that share of all
     items (released: three positives to one negative); None takes every item once.
     """
-    pair_count = 2 * objects
-    wanted = pair_count if positive_share is None else _round(positive_share / (1 - positive_share) * negatives)
-    trained_objects = set(train_indices(objects, train_share))
-    trained_negatives = set(train_indices(negatives, train_share))
-    train: list[tuple[int, int]] = []
-    validation: list[tuple[int, int]] = []
-    for i in range(wanted):
-        index, mirrored = divmod(i % pair_count, 2)
-        (train if index in trained_objects else validation).append((index, mirrored))
-    for j in range(negatives):
-        (train if j in trained_negatives else validation).append((objects + j, 0))
-    return np.array(train, np.int64).reshape(-1, 2), np.array(validation, np.int64).reshape(-1, 2)
+    wanted = 2 * objects
+    if positive_share is not None:
+        wanted = _round(positive_share / (1 - positive_share) * negatives)
+    positives = _repeated(0, objects, wanted) if objects else []
+    return _by_object(positives, [objects], negatives, train_share)
+
+
+def items_of_categories(
+    objects_L: Sequence[int],
+    negatives: int,
+    train_share: float,
+    *,
+    repeat: bool,
+    split: Literal["objects", "items"] = "objects",
+) -> tuple[Items, Items]:
+    """Training and validation items of several categories; in the store their objects come one category after the
+    other, then the negatives, which are taken once each.
+
+    repeat: as released, both mirror images of a category's objects, in order, are repeated until there are at least
+    1,500; with more than ten categories at least 100, and at most 400. Otherwise every item is there once.
+    split: `objects` splits each category's objects, `items` all items of all categories as they stand (released: the
+    training items are every index in round(linspace(1, n, round(share * n))), so that a validation item is mostly the
+    repeat or the mirror image of one that is trained on).
+    """
+    least, most = (100, 400) if len(objects_L) > 10 else (1500, math.inf)
+    positives: Pairs = []
+    for label, objects in enumerate(objects_L):
+        wanted = int(min(max(2 * objects, least), most)) if repeat else 2 * objects
+        positives += _repeated(sum(objects_L[:label]), objects, wanted) if objects else []
+    if split == "objects":
+        return _by_object(positives, objects_L, negatives, train_share)
+    everything = positives + [(sum(objects_L) + j, 0) for j in range(negatives)]
+    trained = set(train_indices(len(everything), train_share))
+    return _arrays(
+        [item for i, item in enumerate(everything) if i in trained],
+        [item for i, item in enumerate(everything) if i not in trained],
+    )
+
+
+def items_as_given(trained_N: Sequence[bool], negatives: int, repeats: int) -> tuple[Items, Items]:
+    """Training and validation items of objects whose split the dataset says, once each and not mirrored; each negative
+    is there `repeats` times in a row, and the first half of them is trained on.
+
+    Source: released `getImdb_cub200`.
+    Deviations: an odd half does not cut through the repeats of a negative, which the released one may.
+    """
+    objects = len(trained_N)
+    repeated = [(objects + j, 0) for j in range(negatives) for _ in range(repeats)]
+    half = _round(negatives * 0.5) * repeats
+    train = [(i, 0) for i, trained in enumerate(trained_N) if trained] + repeated[:half]
+    return _arrays(train, [(i, 0) for i, trained in enumerate(trained_N) if not trained] + repeated[half:])
+
+
+def _by_object(positives: Pairs, objects_L: Sequence[int], negatives: int, train_share: float) -> tuple[Items, Items]:
+    """All items of an object are in one split: each category's objects, and the negatives, are split by themselves."""
+    trained, first = set(), 0
+    for count in (*objects_L, negatives):
+        trained |= {first + i for i in train_indices(count, train_share)}
+        first += count
+    everything = positives + [(sum(objects_L) + j, 0) for j in range(negatives)]
+    return _arrays(
+        [item for item in everything if item[0] in trained], [item for item in everything if item[0] not in trained]
+    )

@@ -19,15 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ipcnn_ray.data.part_masks import G
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import DataError, Problem
 
-FORMAT = 2
+FORMAT = 4
 SAMPLES, SAMPLE_BYTES = 64, 4096
 """Opening a store reads this many blocks of its images, the first and the last among them."""
 
 Fill = Callable[[NDArray[np.uint8], NDArray[np.float32]], None]
-"""Fills the mapped crops [N, 3, S, S], and in the landmarks [N, K, 2] what is known only then."""
+"""Fills the mapped crops [N, 3, S, S], and in the landmarks [N, K, 2] what is known only then; part sizes and masks
+that are known only then it fills in the arrays that it gave to `Contents`."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,16 @@ class CropStore:
     digest: str
     images_N3SS: NDArray[np.uint8]
     """RGB, mapped from disk: nothing is read before it is used."""
-    labels_N: NDArray[np.float32]
-    """1 for the category, 0 for a negative."""
+    labels_N: NDArray[np.int64]
+    """Index of the category, -1 for a negative."""
+    categories: tuple[str, ...]
     landmarks_NK2: NDArray[np.float32]
     """(row, col) in pixels of the crop, pixel centres at whole numbers; NaN where the landmark is not seen."""
+    part_sizes_NK2: NDArray[np.float32]
+    """(height, width) of the box around each landmark's part, shares of the crop; NaN where it is not known."""
+    mean_masks_KGG: NDArray[np.float32]
+    """Mean mask of each landmark's part over the training objects, by offset from its box's centre: see
+    `data/part_masks.py`. NaN where no mask is known."""
     mean_3SS: NDArray[np.float32]
     """Mean over the training items, repeats and mirror images counted, 0..255."""
     train_items: Items
@@ -60,7 +68,7 @@ class CropStore:
     @property
     def objects(self) -> NDArray[np.int64]:
         """Indices of the crops that show an object."""
-        return np.flatnonzero(self.labels_N > 0.5)
+        return np.flatnonzero(self.labels_N >= 0)
 
     def landmarks_of(self, items: Items) -> NDArray[np.float32]:
         """Landmarks [I, K, 2] of items [I, 2]: in a mirror image column c is column S - 1 - c."""
@@ -74,7 +82,8 @@ class CropStore:
 class Contents:
     """All of a store but its crops; the fields are those of `CropStore`."""
 
-    labels_N: NDArray[np.float32]
+    labels_N: NDArray[np.int64]
+    categories: tuple[str, ...]
     landmarks_NK2: NDArray[np.float32]
     train_items: Items
     val_items: Items
@@ -82,6 +91,8 @@ class Contents:
     landmark_names: tuple[str, ...]
     tags: Mapping[str, str]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    part_sizes_NK2: NDArray[np.float32] | None = None
+    mean_masks_KGG: NDArray[np.float32] | None = None
 
 
 def folder_of(cache: Path, digest: str) -> Path:
@@ -113,8 +124,10 @@ def write_store(cache: Path, digest: str, size: int, contents: Contents, fill: F
         np.savez(
             making / "arrays.npz",
             allow_pickle=False,
-            labels=contents.labels_N,
+            labels=contents.labels_N.astype(np.int64),
             landmarks=landmarks,
+            part_sizes=_or_nan(contents.part_sizes_NK2, landmarks.shape),
+            mean_masks=_or_nan(contents.mean_masks_KGG, (landmarks.shape[1], G, G)),
             mean=_mean(images, contents.train_items),
             train_items=contents.train_items,
             val_items=contents.val_items,
@@ -123,6 +136,7 @@ def write_store(cache: Path, digest: str, size: int, contents: Contents, fill: F
         meta = {
             "format": FORMAT,
             "digest": digest,
+            "categories": contents.categories,
             "names": contents.names,
             "landmark_names": contents.landmark_names,
             "tags": dict(contents.tags),
@@ -156,7 +170,10 @@ def open_store(cache: Path, digest: str, *, thorough: bool = False) -> CropStore
                 digest=digest,
                 images_N3SS=images,
                 labels_N=arrays["labels"],
+                categories=tuple(meta["categories"]),
                 landmarks_NK2=arrays["landmarks"],
+                part_sizes_NK2=arrays["part_sizes"],
+                mean_masks_KGG=arrays["mean_masks"],
                 mean_3SS=arrays["mean"],
                 train_items=arrays["train_items"],
                 val_items=arrays["val_items"],
@@ -219,6 +236,10 @@ def _whole_file(array: NDArray[Any]) -> tuple[Path, int] | None:
         return None
     path = Path(array.filename)
     return (path, array.offset) if path.stat().st_size == array.offset + array.nbytes else None
+
+
+def _or_nan(given: NDArray[np.float32] | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.full(shape, np.nan, np.float32) if given is None else given.astype(np.float32)
 
 
 def _sum(path: Path) -> str:

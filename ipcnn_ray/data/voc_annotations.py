@@ -5,18 +5,17 @@ Both give the same: a landmark is the centre of the box around a part, as shares
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ipcnn_ray.data.annotations import AGAIN, Annotated, Annotations, box_of, upright
 from ipcnn_ray.data.image_io import Box
-from ipcnn_ray.data.index import Stamps, stamps
+from ipcnn_ray.data.index import stamps
 from ipcnn_ray.data.matfiles import MatFileError, read_mat
-from ipcnn_ray.errors import Problem
+from ipcnn_ray.data.part_masks import patch_of_mask
 from ipcnn_ray.spec.data import VocPart
 
 FRAME = 224
@@ -26,41 +25,10 @@ FILES = {"head": 1, "neck": 2, "torso": 3, "nose": 4}
 NOSE = {"bird": "beak", "cat": "nose", "dog": "nose", "cow": "muzzle", "horse": "muzzle", "sheep": "muzzle"}
 """Category -> the part that the landmark files call number 4."""
 SIDES = ("xmin", "ymin", "xmax", "ymax")
-AGAIN = "Fetch the file again."
 ONE_RELEASE = "The truth_part*.mat of a category must all be of one release: fetch them again."
 
 
-@dataclass(frozen=True)
-class Annotated:
-    """One object as its annotation describes it."""
-
-    image: str
-    """Name of its photograph's file."""
-    box: Box
-    share_K2: NDArray[np.float64]
-    """Landmarks as shares of the box, 0 at the centre of its first pixel and 1 at that of its last; NaN unseen."""
-    name: str
-    mask_size: tuple[int, int] | None = None
-    """(width, height) of the masks, which must be the photograph's."""
-
-
-@dataclass
-class Annotations:
-    """All objects of a category, and what they were read from."""
-
-    objects: list[Annotated] = field(default_factory=list)
-    files: list[Path] = field(default_factory=list)
-    """The files whose content matters."""
-    made_from: Stamps = field(default_factory=dict)
-    """Those files and the folders whose listing matters, as they were before they were read."""
-    left_out: Counter[str] = field(default_factory=Counter)
-    problems: list[Problem] = field(default_factory=list)
-
-    def wrong(self, where: Path | str, what: str, advice: str) -> None:
-        self.problems.append(Problem(str(where), what, advice))
-
-
-def from_landmark_files(data: VocPart, voc: Path) -> Annotations:
+def from_landmark_files(data: VocPart, voc: Path, category: str = "") -> Annotations:
     """Objects of `voc/landmarks/<category>/truth_partNN.mat`: one struct array `truth` a file, one element an object.
 
     An element is empty where the part is not seen, so what an object is comes from any file that shows a part of it;
@@ -69,7 +37,8 @@ def from_landmark_files(data: VocPart, voc: Path) -> Annotations:
     Its `readPartTruth` made it as a share of the box times 224, and so it is read here; the two differ by at most
     3 pixels of 224, for the smallest objects.
     """
-    found, folder = Annotations(), voc / "landmarks" / data.category
+    category = category or data.categories[0]
+    found, folder = Annotations(), voc / "landmarks" / category
     if not folder.is_dir():
         there = ", ".join(sorted(p.name for p in (voc / "landmarks").glob("*") if p.is_dir()))
         advice = f"Landmark files are there for: {there or 'no category'}. data.category names the folder."
@@ -94,7 +63,7 @@ def from_landmark_files(data: VocPart, voc: Path) -> Annotations:
         found.wrong(folder, f"the files list different numbers of objects: {told}", ONE_RELEASE)
         return found
     if truths and not _length(truths):
-        found.wrong(folder, f"the files list no object of {data.category}", AGAIN)
+        found.wrong(folder, f"the files list no object of {category}", AGAIN)
     for i in range(_length(truths)):
         _add_object(i, truths, data, folder, found)
     return found
@@ -132,7 +101,7 @@ def _add_object(i: int, truths: dict[str, list[Any]], data: VocPart, folder: Pat
     for truth in truths.values():
         if isinstance(obj := truth[i]["obj"], dict):
             try:
-                box = _box([obj["bndbox"][side] for side in SIDES])
+                box = box_of([obj["bndbox"][side] for side in SIDES])
                 described.add((str(obj["filename"]), box))
             except (KeyError, TypeError, ValueError) as error:
                 found.wrong(where, f"its filename or bndbox cannot be read: {error}", AGAIN)
@@ -142,9 +111,9 @@ def _add_object(i: int, truths: dict[str, list[Any]], data: VocPart, folder: Pat
         found.wrong(where, f"the files describe different objects: {told}", ONE_RELEASE)
         return
     image, box = described.pop()
-    if not _upright(where, box, found):
+    if not upright(where, box, found):
         return
-    share = np.full((len(data.landmarks), 2), np.nan)
+    share, sizes = np.full((2, len(data.landmarks), 2), np.nan)
     for k, name in enumerate(data.landmarks):
         file = f"truth_part{FILES[name]:02}.mat"
         if file not in truths:
@@ -158,27 +127,14 @@ def _add_object(i: int, truths: dict[str, list[Any]], data: VocPart, folder: Pat
             found.wrong(where, f"landmark {name!r} at ({told}) is outside the crop", advice)
             continue
         share[k] = center / FRAME
-    found.objects.append(Annotated(image, box, share, f"{Path(image).stem} {i + 1}"))
+        span = np.asarray(truths[file][i].get("pHW_scale", ()), np.float64).ravel()
+        if span.size == 2 and ((span >= 0) & (span <= FRAME)).all():
+            side = np.array([box[3] - box[1] + 1, box[2] - box[0] + 1])
+            sizes[k] = (span / FRAME * (side - 1) + 1) / side  # from its first pixel's centre to its last one's
+    found.objects.append(Annotated(image, box, share, f"{Path(image).stem} {i + 1}", sizes_K2=sizes))
 
 
-def _box(sides: Any) -> Box:
-    """Text or numbers as they stand in the files."""
-    xmin, ymin, xmax, ymax = (
-        float(side if isinstance(side, str) else np.asarray(side, np.float64).item()) for side in sides
-    )
-    return round(xmin), round(ymin), round(xmax), round(ymax)
-
-
-def _upright(where: str, box: Box, found: Annotations) -> bool:
-    if box[0] < box[2] and box[1] < box[3]:
-        return True
-    found.wrong(
-        where, f"box (xmin, ymin, xmax, ymax) = {box} is inverted or flat", "Expected xmin < xmax and ymin < ymax."
-    )
-    return False
-
-
-def from_part_masks(data: VocPart, voc: Path) -> Annotations:
+def from_part_masks(data: VocPart, voc: Path, category: str = "") -> Annotations:
     """Objects of `VOCdevkit/VOC2010/Annotations_Part/*.mat`: `anno.objects(o)` with class, bbox and parts(p) with
     part_name and mask.
 
@@ -186,6 +142,7 @@ def from_part_masks(data: VocPart, voc: Path) -> Annotations:
     ears and muzzle reach beyond its box in half of the objects), neck and torso are theirs, and number 4 is `NOSE`.
     What lies outside the object's box is not in its crop and does not count.
     """
+    category = category or data.categories[0]
     found, folder = Annotations(), voc / "VOCdevkit/VOC2010/Annotations_Part"
     paths = sorted(folder.glob("*.mat"))
     if not paths:
@@ -197,9 +154,9 @@ def from_part_masks(data: VocPart, voc: Path) -> Annotations:
     for path in paths:
         try:
             objects = read_mat(path, "anno")["objects"]
-            mine = [one for one in _listed(objects) if str(one["class"]) == data.category]
+            mine = [one for one in _listed(objects) if str(one["class"]) == category]
             for number, one in enumerate(mine, start=1):
-                _add_masked(f"{path} {data.category} {number}", path.stem, number, one, data, found)
+                _add_masked(f"{path} {category} {number}", path.stem, number, one, data, category, found)
         except MatFileError as error:
             found.wrong(path, str(error), AGAIN)
             continue
@@ -209,9 +166,7 @@ def from_part_masks(data: VocPart, voc: Path) -> Annotations:
         if mine:
             found.files.append(path)
     if not found.objects and not found.problems:
-        found.wrong(
-            folder, f"its {len(paths)} files hold no object of {data.category}", "Choose another data.category."
-        )
+        found.wrong(folder, f"its {len(paths)} files hold no object of {category}", "Choose another data.category.")
     return found
 
 
@@ -219,27 +174,44 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
 
 
-def _add_masked(where: str, image: str, number: int, one: Any, data: VocPart, found: Annotations) -> None:
-    box = _box(np.ravel(one["bbox"]))
-    if not _upright(where, box, found):
+def _add_masked(
+    where: str, image: str, number: int, one: Any, data: VocPart, category: str, found: Annotations
+) -> None:
+    box = box_of(np.ravel(one["bbox"]))
+    if not upright(where, box, found):
         return
     masks = {str(part["part_name"]): np.asarray(part["mask"]) > 0 for part in _listed(one["parts"])}
     shapes = {mask.shape for mask in masks.values()}
     if len(shapes) > 1:
         found.wrong(where, f"its masks have different sizes: {sorted(shapes)}", AGAIN)
         return
-    share = np.stack([_center(masks.get(NOSE[data.category] if n == "nose" else n), box) for n in data.landmarks])
+    parts = [_part(masks.get(NOSE[category] if n == "nose" else n), box) for n in data.landmarks]
+    share, sizes = np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts])
     height, width = shapes.pop() if shapes else (0, 0)
     size = (width, height) if masks else None
-    found.objects.append(Annotated(f"{image}.jpg", box, share, f"{image} {number}", size))
+    found.objects.append(
+        Annotated(
+            f"{image}.jpg",
+            box,
+            share,
+            f"{image} {number}",
+            sizes_K2=sizes,
+            masks=[part[2] for part in parts],
+            mask_size=size,
+        )
+    )
 
 
-def _center(mask: NDArray[np.bool_] | None, box: Box) -> NDArray[np.float64]:
-    """Centre of the box around a mask inside an object's box, as shares of that box; NaN where nothing is seen."""
+def _part(
+    mask: NDArray[np.bool_] | None, box: Box
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32] | None]:
+    """Centre and (height, width) of the box around a mask inside an object's box, as shares of that box, and its patch;
+    NaN and None where nothing is seen."""
     xmin, ymin, xmax, ymax = box
     inside = np.empty((0, 0), np.bool_) if mask is None else mask[max(0, ymin - 1) : ymax, max(0, xmin - 1) : xmax]
     if not inside.any():
-        return np.full(2, np.nan)
+        return np.full(2, np.nan), np.full(2, np.nan), None
     rows, cols = np.nonzero(inside)
     row, col = (rows.min() + rows.max()) / 2, (cols.min() + cols.max()) / 2
-    return np.array([row / (ymax - ymin), col / (xmax - xmin)])
+    size = np.array([np.ptp(rows) + 1, np.ptp(cols) + 1]) / (ymax - ymin + 1, xmax - xmin + 1)
+    return np.array([row / (ymax - ymin), col / (xmax - xmin)]), size, patch_of_mask(inside, (row, col))

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, cast
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from ipcnn_ray.core.receptive_field import map_side as core_map_side
 from ipcnn_ray.core.templates import part_templates, template_bank
-from ipcnn_ray.models.geometry import map_side
-from ipcnn_ray.models.net import InterpretableNet
+from ipcnn_ray.models.geometry import map_side, window
+from ipcnn_ray.models.masks import CentroidMask, LearnedBetaMask, PeakMask, ReleasedMask
+from ipcnn_ray.models.net import InterpretableNet, MaskOf
 from ipcnn_ray.spec.model import Model
-from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, Template, UniformTemplate
+from ipcnn_ray.spec.template import NoTemplate, Template
+from ipcnn_ray.spec.training import FilterLoss
 
 RELEASED_DEVIATION = 0.01
 """Standard deviation of new weights in the released code."""
 
 
-def build(model: Model, template: Template, seed: int) -> InterpretableNet:
+def build(
+    model: Model, template: Template, seed: int, categories: int = 1, filter_loss: FilterLoss | None = None
+) -> InterpretableNet:
     """The network of a spec, on the CPU, with its initial weights; pretrained ones are loaded by `load_weights`.
+
+    categories: how many scores it puts out. filter_loss: its form says where masks are centred, and what they learn.
 
     Weights of a network that starts from random numbers alone are He-normal (variance 2 / fan-in), but for the last
     layer's. These, and all weights of a network that will get pretrained layers, are N(0, 0.01^2). Biases are 0.
@@ -33,34 +40,76 @@ def build(model: Model, template: Template, seed: int) -> InterpretableNet:
     `alexnet`, whose features have a standard deviation of 24, it is the other way round: He-normal starts at a loss
     of 8 and jumps to 70 at a learning rate of 0.001; N(0, 0.01^2) starts at log 2 and falls smoothly at 0.01.
     """
-    net = assemble(model, template)
+    net = assemble(model, template, categories, filter_loss)
     initialise(net, seed, he_normal=model.weights is None)
     return net
 
 
-def assemble(model: Model, template: Template, device: torch.device | str = "cpu") -> InterpretableNet:
+def assemble(
+    model: Model,
+    template: Template,
+    categories: int = 1,
+    filter_loss: FilterLoss | None = None,
+    device: torch.device | str = "cpu",
+) -> InterpretableNet:
     """The network of a spec without initial weights; on the `meta` device it takes no memory."""
-    names = interpretable_layers(model)
     return InterpretableNet(
         model.table,
         appended=model.appended_layer,
-        interpretable=names,
-        units=unit_templates(template, {name: map_side(model, name) for name in names}),
+        interpretable=interpretable_layers(model),
+        mask_of=mask_of(template, filter_loss),
+        pooled=model.appended_mask == "pooled",
         dropout=model.table.dropout if model.dropout is None else model.dropout,
+        categories=categories,
         device=device,
     )
 
 
+def mask_of(template: Template, filter_loss: FilterLoss | None) -> MaskOf | None:
+    """What makes the mask of a layer; None for the plain network.
+
+    A mask is centred on the peak, with the released form of the filter loss on the centroid; with `learn_beta` each
+    filter has its own slope.
+    """
+    if isinstance(template, NoTemplate):
+        return None
+    released = filter_loss is not None and filter_loss.form == "released"
+    learns = filter_loss is not None and filter_loss.learn_beta
+    arguments = template.arguments()
+
+    def make(filters: int, n: int) -> nn.Module:
+        if released and learns:
+            return ReleasedMask(filters, n, arguments["width"])
+        if learns:
+            # Every shape with a beta is 1 - beta * distance, cut at -1; at half the usual slope nothing is cut.
+            away_Pnn = 2 * (1 - part_templates(n, **{**arguments, "beta": 0.5}, tau=1.0))
+            return LearnedBetaMask(away_Pnn, filters, arguments["beta"])
+        unit_Pnn = part_templates(n, **arguments, tau=1.0)
+        return CentroidMask(unit_Pnn) if released else PeakMask(unit_Pnn)
+
+    return make
+
+
 def interpretable_layers(model: Model) -> tuple[str, ...]:
     """The spec's interpretable layers, or the highest convolution and the appended one."""
-    return model.interpretable_layers or model.convs[model.convs.index(model.table.last_conv) :]
+    default = (model.table.last_conv, *((model.table.appended.name,) if model.appended_layer else ()))
+    return model.interpretable_layers or default
 
 
-def unit_templates(template: Template, sides: dict[str, int]) -> dict[str, Tensor]:
-    """Per layer its positive templates divided by tau, [P, n, n]; none for the plain network."""
+def template_side(model: Model, layer: str) -> int:
+    """n, the side of the maps that the templates of an interpretable layer act on, cells."""
+    n = map_side(model, layer)
+    if layer == model.table.appended.name and model.appended_mask == "pooled":
+        return core_map_side(n, [window(model.table.head_pool)])
+    return n
+
+
+def unit_template(model: Model, template: Template, layer: str) -> Tensor | None:
+    """The positive templates of a layer divided by tau, [P, n, n], as they are before anything is learned; None for
+    the plain network."""
     if isinstance(template, NoTemplate):
-        return {}
-    return {name: part_templates(n, **shape_arguments(template), tau=1.0) for name, n in sides.items()}
+        return None
+    return part_templates(template_side(model, layer), **template.arguments(), tau=1.0)
 
 
 def template_banks(model: Model, template: Template) -> dict[str, Tensor]:
@@ -68,28 +117,38 @@ def template_banks(model: Model, template: Template) -> dict[str, Tensor]:
     if isinstance(template, NoTemplate):
         return {}
     return {
-        name: template_bank(map_side(model, name), **shape_arguments(template), tau=template.tau)
+        name: template_bank(template_side(model, name), **template.arguments(), tau=template.tau)
         for name in interpretable_layers(model)
     }
 
 
-def shape_arguments(template: GradientTemplate | UniformTemplate) -> dict[str, Any]:
-    """Arguments of `core.templates` for this section, all but n and tau."""
-    given: dict[str, Any] = {"shape": template.shape, "norm": template.norm, "beta": template.beta}
-    if isinstance(template, UniformTemplate):
-        given["gamma"] = template.gamma
-    return given
-
-
 @torch.no_grad()
 def initialise(net: InterpretableNet, seed: int, *, he_normal: bool) -> None:
-    """Fills all parameters with the initial weights of `seed`. he_normal: whether hidden layers are He-normal."""
-    layers = {name: m for name, m in (*net.body.items(), *net.head.items()) if isinstance(m, nn.Conv2d | nn.Linear)}
+    """Fills all parameters with the initial weights of `seed`. he_normal: whether hidden layers are He-normal.
+
+    Of a backbone: normalisation starts as the identity, every layer scale of ConvNeXt at its published 1e-6.
+    """
+    layers = dict(_linear(net))
     last = list(layers)[-1]
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
+            module.reset_parameters()
+    for name, parameter in net.named_parameters():
+        if name.endswith("layer_scale"):
+            parameter.fill_(1e-6)
     for name, module in layers.items():
         digest = hashlib.blake2b(f"initial {seed} {name}".encode(), digest_size=4).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
         he_deviation = math.sqrt(2 / module.weight[0].numel())
         deviation = he_deviation if he_normal and name != last else RELEASED_DEVIATION
         module.weight.normal_(0, deviation, generator=generator)
-        cast(Tensor, module.bias).zero_()
+        if module.bias is not None:
+            module.bias.zero_()
+
+
+def _linear(net: InterpretableNet) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
+    """Convolutions and fully connected layers, by the name of their layer and theirs inside it."""
+    for name, layer in (*((name, net.layer(name)) for name in net.names), *net.head.items()):
+        for inside, module in layer.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                yield f"{name}.{inside}" if inside else name, module

@@ -10,7 +10,7 @@ from ipcnn_ray.models.build import assemble
 from ipcnn_ray.models.geometry import field
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.model import Model
-from ipcnn_ray.spec.template import NoTemplate, Template, UniformTemplate
+from ipcnn_ray.spec.template import NoTemplate, Template
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,14 @@ class LayerRow:
     interpretable: bool
 
 
-def describe(model: Model, template: Template, freeze_through: str | None = None) -> list[LayerRow]:
-    """The layers from the image to the output, normalisation left out."""
-    net = assemble(model, template, device="meta")
+def describe(
+    model: Model, template: Template, freeze_through: str | None = None, categories: int = 1
+) -> list[LayerRow]:
+    """The layers from the image to the output of so many categories, normalisation left out."""
+    net = assemble(model, template, categories, device="meta")
     if freeze_through is not None:
         net.freeze_through(freeze_through)
-    rows = [_spatial(net, model, name, module) for name, module in net.body.items() if _kind(module)]
+    rows = [_spatial(net, model, name) for name in net.names if _kind(net.layer(name), net.kind(name))]
     channels = rows[-1].channels
     for name, module in net.head.items():
         if isinstance(module, nn.MaxPool2d):
@@ -52,14 +54,14 @@ def describe(model: Model, template: Template, freeze_through: str | None = None
     return rows
 
 
-def _spatial(net: InterpretableNet, model: Model, name: str, module: nn.Module) -> LayerRow:
-    seen = field(model, name)
+def _spatial(net: InterpretableNet, model: Model, name: str) -> LayerRow:
+    seen, module = field(model, name), net.layer(name)
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     total = sum(p.numel() for p in module.parameters())
     channels, side, _ = net.shape(name)
     return LayerRow(
         name,
-        _kind(module),
+        _kind(module, net.kind(name)),
         channels,
         side,
         seen.size,
@@ -70,36 +72,27 @@ def _spatial(net: InterpretableNet, model: Model, name: str, module: nn.Module) 
     )
 
 
-def _kind(module: nn.Module) -> str:
-    """Empty for a layer that is not worth a row."""
+def _kind(module: nn.Module, block: str = "") -> str:
+    """Empty for a layer that is not worth a row. block: what a layer of several modules is called."""
     if isinstance(module, nn.Conv2d):
         side = module.kernel_size[0]
         return f"conv {side}x{side}" + (f", {module.groups} groups" if module.groups > 1 else "")
     if isinstance(module, nn.MaxPool2d):
         return f"max pool {module.kernel_size}x{module.kernel_size}"
-    return "fully connected" if isinstance(module, nn.Linear) else ""
+    if isinstance(module, nn.Linear):
+        return "fully connected"
+    return block if next(module.children(), None) is not None else ""
 
 
-def template_words(template: Template) -> str:
-    """The template in a few words, such as `uniform L2 template, beta 2, gamma 0.5`."""
-    if isinstance(template, NoTemplate):
-        return "no template (the plain network)"
-    words = [f"{template.shape} {template.norm.upper()} template", f"beta {template.beta:g}"]
-    if isinstance(template, UniformTemplate):
-        words.append(f"gamma {template.gamma:g}")
-    words.append("tau 0.5 / n^2" if template.tau is None else f"tau {template.tau:g}")
-    return ", ".join(words)
-
-
-def as_markdown(model: Model, template: Template, freeze_through: str | None = None) -> str:
+def as_markdown(model: Model, template: Template, freeze_through: str | None = None, categories: int = 1) -> str:
     """A heading, what is interpretable, and the table of layers."""
-    rows = describe(model, template, freeze_through)
+    rows = describe(model, template, freeze_through, categories)
     looked_at = ", ".join(row.name for row in rows if row.interpretable)
     measured = "measured" if isinstance(template, NoTemplate) else "interpretable"
     size = model.table.image_size
     trainable, frozen = sum(row.trainable for row in rows), sum(row.frozen for row in rows)
     lines = [
-        f"# {model.network}: {template_words(template)}",
+        f"# {model.network}: {template.words()}",
         "",
         f"Images of {size} x {size} pixels, RGB. {measured.capitalize()} layers: {looked_at}. "
         f"{trainable:,} parameters are trained, {frozen:,} are frozen.",

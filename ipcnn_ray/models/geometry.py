@@ -1,17 +1,28 @@
-"""Map sides and receptive fields of a spec's layers, from the same table that builds the network."""
+"""Map sides and receptive fields of a spec's layers, from the same layers that the network is built from."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ipcnn_ray.core import receptive_field as core
 from ipcnn_ray.core.receptive_field import Field, Window
 from ipcnn_ray.errors import IpcnnError
+from ipcnn_ray.models.backbones import Block, blocks
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.networks import LRN, Conv, Layer, Network, Pool
 
 
-def spatial_layers(network: Network, appended: bool) -> tuple[Layer, ...]:
-    """From the image to the ReLU of the highest convolution, the appended one included if there is one."""
-    return (*network.layers, network.appended) if appended else network.layers
+def spatial_layers(network: Network, appended: bool) -> tuple[Layer | Block, ...]:
+    """From the image to the ReLU of the highest convolution, the appended one included if there is one.
+
+    Errors: IpcnnError for a torchvision network that cannot be cut where the row says.
+    """
+    layers: tuple[Layer | Block, ...] = network.layers
+    last = network.appended
+    if network.trunk is not None:
+        layers = trunk = blocks(network.trunk, network.image_size)
+        last = replace(last, out=trunk[-1].channels)
+    return (*layers, last) if appended else layers
 
 
 def window(layer: Conv | Pool) -> Window:
@@ -19,19 +30,28 @@ def window(layer: Conv | Pool) -> Window:
     return Window(layer.kernel, layer.stride, layer.pad, isinstance(layer, Pool) and layer.ceil)
 
 
+def side_behind(layer: Layer | Block, side: int) -> int:
+    """Side of the map that a layer makes of one of `side` cells."""
+    if isinstance(layer, Block):
+        return layer.side
+    return side if isinstance(layer, LRN) else core.map_side(side, [window(layer)])
+
+
+def _up_to(network: Network, name: str, appended: bool) -> list[Layer | Block]:
+    layers = spatial_layers(network, appended)
+    names = [layer.name for layer in layers]
+    if name not in names:
+        raise IpcnnError(f"no layer {name!r}: the network has {', '.join(names)}")
+    return list(layers[: names.index(name) + 1])
+
+
 def windows(network: Network, layer: str, appended: bool = True) -> list[Window]:
     """The windows from the image up to and including `layer`; normalisation has none.
 
     Errors: IpcnnError for a layer that the network does not have.
     """
-    found: list[Window] = []
-    layers = spatial_layers(network, appended)
-    for part in layers:
-        if not isinstance(part, LRN):
-            found.append(window(part))
-        if part.name == layer:
-            return found
-    raise IpcnnError(f"no layer {layer!r}: the network has {', '.join(part.name for part in layers)}")
+    parts = _up_to(network, layer, appended)
+    return [part.window if isinstance(part, Block) else window(part) for part in parts if not isinstance(part, LRN)]
 
 
 def field(model: Model, layer: str) -> Field:
@@ -41,4 +61,7 @@ def field(model: Model, layer: str) -> Field:
 
 def map_side(model: Model, layer: str) -> int:
     """n, the side of the map of `layer` in cells."""
-    return core.map_side(model.table.image_size, windows(model.table, layer, model.appended_layer))
+    side = model.table.image_size
+    for part in _up_to(model.table, layer, model.appended_layer):
+        side = side_behind(part, side)
+    return side

@@ -6,6 +6,7 @@ N images, C filters, n x n cells, P = n^2 positions.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -77,9 +78,7 @@ class CentroidMask(nn.Module):
         return template_mask(mu, self.unit_Pnn)
 
     def forward(self, x_NCHW: Tensor) -> Masked:
-        mu = centroids(x_NCHW.detach())
-        mask_NCHW = self.mask(mu)
-        return Masked(masked(x_NCHW, mask_NCHW), mask_NCHW, mu)
+        return _about_centroids(x_NCHW, self.mask)
 
 
 class ReleasedMask(nn.Module):
@@ -98,6 +97,12 @@ class ReleasedMask(nn.Module):
         return linear_mask(mu, self.width_C, self.n)
 
     def forward(self, x_NCHW: Tensor) -> Masked:
-        mu = centroids(x_NCHW.detach())
-        mask_NCHW = self.mask(mu)
-        return Masked(masked(x_NCHW, mask_NCHW), mask_NCHW, mu)
+        return _about_centroids(x_NCHW, self.mask)
+
+
+def _about_centroids(x_NCHW: Tensor, mask: Callable[[Centroids], Tensor]) -> Masked:
+    """In float32 whatever the maps are; the masked maps are what they are."""
+    with torch.autocast(x_NCHW.device.type, enabled=False):
+        mu = centroids(x_NCHW.detach().float())
+        mask_NCHW = mask(mu)
+        return Masked(masked(x_NCHW, mask_NCHW).to(x_NCHW.dtype), mask_NCHW, mu)

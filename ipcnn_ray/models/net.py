@@ -1,47 +1,68 @@
-"""One network, built from a row of the table; some of its layers may be interpretable.
+"""One network, from a row of the table or a torchvision backbone; some of its layers may be interpretable.
 
 N images, C filters, H W rows and columns, P = n^2 positions of an n x n map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from ipcnn_ray.core.mask import mask_maps
 from ipcnn_ray.core.receptive_field import map_side
+from ipcnn_ray.models.backbones import Block, modules
 from ipcnn_ray.models.dropout import SampleDropout
-from ipcnn_ray.models.geometry import spatial_layers, window
-from ipcnn_ray.spec.networks import LRN, Conv, Network, Pool
+from ipcnn_ray.models.geometry import side_behind, spatial_layers, window
+from ipcnn_ray.models.masks import Masked
+from ipcnn_ray.spec.networks import Conv, Layer, Network, Pool
 
 
 class Output(NamedTuple):
     """What training and evaluation need of one batch. The dictionaries go by interpretable layer, lowest first."""
 
-    logits_N: Tensor
-    """Scores of the category: positive means that it is there."""
+    logits_NL: Tensor
+    """A score for each of the L categories: positive means that it is there."""
     maps: dict[str, Tensor]
-    """[N, C, n, n] after ReLU and before the mask: what the filter loss acts on."""
+    """[N, C, n, n] after ReLU (and pooling, if the mask acts behind it), before the mask: what the filter loss acts
+    on."""
     scores: dict[str, Tensor]
-    """[N, C, n, n] before ReLU and mask: what location instability is measured on."""
+    """[N, C, n, n] before ReLU, pooling and mask: what location instability is measured on."""
+    passed: dict[str, Tensor]
+    """[N, C, n, n] after ReLU, pooling and mask: what the layer passes on."""
+    masked: Mapping[str, Masked] = MappingProxyType({})
+    """What the masks gave, of layers that are masked."""
+
+
+MaskOf = Callable[[int, int], nn.Module]
+"""From a number of filters and the side of their maps, cells, to the layer's mask: a module of models/masks.py."""
 
 
 class InterpretableNet(nn.Module):
     """Convolutions with ReLU, pooling and normalisation as in the table, then pooling and fully connected layers.
 
-    network, appended: the row of the table, and whether its appended convolution is there.
-    interpretable: names of the convolutions whose maps are looked at.
-    units: per interpretable layer its positive templates divided by tau, [P, n, n], by which its maps are masked;
-    without any, nothing is masked (the plain network).
+    network, appended: the row, and whether its appended convolution is there.
+    interpretable: names of the layers whose maps are looked at: convolutions, and of a backbone any layer that ends
+    in a ReLU, and the one at the cut.
+    mask_of: makes the mask of an interpretable layer; without it nothing is masked (the plain network).
+    pooled: whether the mask of the appended layer acts behind the pooling, as in the released code.
     dropout: share of units dropped behind each hidden fully connected layer.
+    categories: number L of scores.
 
     Parameters hold no numbers yet: `build` fills them. Templates are buffers that a state dict leaves out.
+    A dot in the name of a backbone's layer is an underscore in the names of its parameters.
+
+    An interpretable layer of a backbone gives its scores before its last ReLU: that ReLU (each of them, where they
+    are concatenated) is taken out of the layer and put behind it, which computes the same. A layer at the cut that
+    ends in no ReLU (ConvNeXt, DenseNet) gets one put behind it, which nothing of the original network sees.
+
+    The body is always in evaluation mode: batch normalisation uses the statistics that were loaded and leaves them
+    as they are, and no block is dropped at random. With statistics of a worker's own share of the batch the numbers
+    would depend on the number of workers.
+
     Source: Zhang et al., CVPR 2018, section 3, and their released networks.
-    Deviations: the mask of the appended layer acts on its map before pooling, as the paper draws it (the released
-    code masks the pooled map).
     """
 
     def __init__(
@@ -50,110 +71,156 @@ class InterpretableNet(nn.Module):
         *,
         appended: bool,
         interpretable: Sequence[str],
-        units: Mapping[str, Tensor] | None = None,
+        mask_of: MaskOf | None = None,
+        pooled: bool = False,
         dropout: float = 0.0,
+        categories: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
         layers = spatial_layers(network, appended)
-        self.interpretable = tuple(la.name for la in layers if isinstance(la, Conv) and la.name in interpretable)
-        if set(self.interpretable) != set(interpretable):
-            names = ", ".join(layer.name for layer in layers if isinstance(layer, Conv))
-            raise ValueError(f"interpretable = {tuple(interpretable)}: expected some of {names}")
+        _check_interpretable(layers, interpretable)
+        self.interpretable = tuple(layer.name for layer in layers if layer.name in interpretable)
+        self.names = tuple(layer.name for layer in layers)
+        # Layers behind which a ReLU follows here; other layers of a backbone have their own.
+        self._relu = {la.name for la in layers if isinstance(la, Conv)} | set(self.interpretable)
+        self._kinds = {layer.name: layer.kind for layer in layers if isinstance(layer, Block)}
+        trunk = modules(network.trunk, list(self._kinds), frozenset(self.interpretable)) if network.trunk else {}
         self.body = nn.ModuleDict()
         # Shape of what enters each layer of the body, and at the end of what enters the head's pooling.
         self._shapes: list[tuple[int, int, int]] = [(3, network.image_size, network.image_size)]
         for layer in layers:
             channels, side, _ = self._shapes[-1]
-            if isinstance(layer, Conv):
-                self.body[layer.name] = _conv(channels, layer).to_empty(device=device)
-                channels = layer.out
-            elif isinstance(layer, Pool):
-                self.body[layer.name] = _pool(layer)
-            else:
-                self.body[layer.name] = nn.LocalResponseNorm(layer.size, layer.alpha, layer.beta, layer.k)
-            if not isinstance(layer, LRN):
-                side = map_side(side, [window(layer)])
+            module = trunk[layer.name] if isinstance(layer, Block) else _module(channels, layer)
+            self.body[_key(layer.name)] = module.to_empty(device=device)
+            if isinstance(layer, Block):
+                channels = layer.channels
+            elif isinstance(layer, Conv):
+                channels = layer.out or channels
+            side = side_behind(layer, side)
             self._shapes.append((channels, side, side))
+        self.body.eval()
         channels, side, _ = self._shapes[-1]
         self.head = nn.ModuleDict({network.head_pool.name: _pool(network.head_pool)})
         width = channels * map_side(side, [window(network.head_pool)]) ** 2
-        first = int(layers[-1].name.removeprefix("conv").split("_")[0]) + 1
-        for number, out in enumerate((*network.head, 1), start=first):
+        first = 1 if network.trunk else int(layers[-1].name.removeprefix("conv").split("_")[0]) + 1
+        for number, out in enumerate((*network.head, categories), start=first):
             self.head[f"fc{number}"] = nn.Linear(width, out, device="meta").to_empty(device=device)
             if number < first + len(network.head):
                 self.head[f"drop{number}"] = SampleDropout(dropout, f"fc{number}")
             width = out
-        for name, unit_Pnn in (units or {}).items():
-            if name not in self.interpretable:
-                raise ValueError(f"units of {name!r}: expected interpretable layers, {self.interpretable}")
-            self.register_buffer(f"unit_{name}", unit_Pnn.to(device), persistent=False)
-        self.masked = frozenset(units or {})
+        self._pooled = network.appended.name if appended and pooled and mask_of is not None else ""
+        self.masks = nn.ModuleDict()
+        for name in self.interpretable if mask_of is not None else ():
+            filters, side, _ = self.shape(name)
+            if name == self._pooled:
+                side = map_side(side, [window(network.head_pool)])
+            self.masks[_key(name)] = mask_of(filters, side).to(device)
         self.cut = 0
 
-    def forward(self, x: Tensor, *, from_features: bool = False, full: bool = False) -> Tensor | Output:
-        """Logits [N] of normalised images [N, 3, S, S], or of `frozen_features` with `from_features`.
+    def forward(
+        self, x: Tensor, *, from_features: bool = False, above: str | None = None, full: bool = False
+    ) -> Tensor | Output:
+        """Logits of normalised images [N, 3, S, S], or of `frozen_features` with `from_features`.
 
-        full: an `Output` in their place, with the maps of the interpretable layers.
+        They are [N, L], and [N] for one category. above: x is what this layer of the body passes on. full: an `Output`
+        in place of the logits, with the maps of the interpretable layers.
         """
         maps: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
-        for name, module in list(self.body.items())[self.cut if from_features else 0 :]:
+        passed: dict[str, Tensor] = {}
+        masked: dict[str, Masked] = {}
+        start = self.names.index(above) + 1 if above is not None else self.cut if from_features else 0
+        for name, module in self._layers()[start:]:
             x = module(x)
-            if not isinstance(module, nn.Conv2d):
+            if name not in self._relu:
                 continue
             if name in self.interpretable:
                 scores[name] = x
-                maps[name] = x = torch.relu(x)
-                if name in self.masked:
-                    x = mask_maps(x, self.get_buffer(f"unit_{name}"))
+                x = torch.relu(x)
+                if name == self._pooled:
+                    x = self._head_pool(x)
+                maps[name] = x
+                if _key(name) in self.masks:
+                    masked[name] = self.masks[_key(name)](x)
+                    x = masked[name].maps_NCHW
+                passed[name] = x
             else:
                 x = torch.relu(x)
-        for name, module in self.head.items():
+        for name, module in list(self.head.items())[1 if self._pooled else 0 :]:
             if isinstance(module, nn.Linear) and x.ndim > 2:
                 x = x.flatten(1)
             x = module(x)
             if isinstance(module, nn.Linear) and name != self._last:
                 x = torch.relu(x)
-        logits_N = x.squeeze(1)
-        return Output(logits_N, maps, scores) if full else logits_N
+        return Output(x, maps, scores, passed, masked) if full else x.squeeze(1)
 
     @torch.no_grad()
     def frozen_features(self, x: Tensor) -> Tensor:
         """What enters the first layer behind the cut, as [N, *feature_shape()]; `x` itself when nothing is frozen."""
-        for module in list(self.body.values())[: self.cut]:
+        for name, module in self._layers()[: self.cut]:
             x = module(x)
-            if isinstance(module, nn.Conv2d):
+            if name in self._relu:
                 x = torch.relu(x)
         return x
 
     def freeze_through(self, name: str) -> None:
-        """Convolutions up to and including `name` stay as they are, and what they compute may be cached.
+        """Layers up to and including `name` stay as they are, and what they compute may be cached.
 
         The cut lies behind the normalisation and pooling that follow `name`, which have no parameters, but never
         above the lowest interpretable layer, whose maps are always computed.
         """
-        names = list(self.body)
+        layers = self._layers()
         if name not in self.convs:
             raise ValueError(f"freeze_through {name!r}: expected one of {', '.join(self.convs)}")
-        end = names.index(name) + 1
-        for frozen in names[:end]:
-            self.body[frozen].requires_grad_(False)
-        while end < len(names) and not isinstance(self.body[names[end]], nn.Conv2d):
+        end = self.names.index(name) + 1
+        for _, frozen in layers[:end]:
+            frozen.requires_grad_(False)
+        while end < len(layers) and not _learns(layers[end][1]):
             end += 1
-        self.cut = min([end, *(names.index(layer) for layer in self.interpretable)])
+        self.cut = min([end, *(self.names.index(layer) for layer in self.interpretable)])
 
     def feature_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image's `frozen_features`."""
         return self._shapes[self.cut]
 
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Trainable parameters for an optimiser: weights with `weight_decay`, biases without."""
-        trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        return [
-            {"params": [p for name, p in trainable if name.endswith("weight")], "weight_decay": weight_decay},
-            {"params": [p for name, p in trainable if name.endswith("bias")], "weight_decay": 0.0},
-        ]
+    def parameter_groups(
+        self,
+        weight_decay: float,
+        *,
+        loaded: Collection[str] = (),
+        new_bias_rate: float = 1.0,
+        last_bias_rate: float = 1.0,
+        decay_loaded_biases: bool = False,
+        beta_rate: float = 1.0,
+    ) -> list[dict[str, Any]]:
+        """Trainable parameters for an optimiser, in groups with `weight_decay` and `rate`, the factor on the learning
+        rate: weights of convolutions and fully connected layers with the decay; the others (biases, and the scales of
+        a backbone's normalisation) without; what masks learn, whose gradient is set by hand, with `beta_rate`.
+
+        loaded: layers that start from pretrained weights. new_bias_rate: of the biases of the others.
+        last_bias_rate: of the bias of the highest loaded one. decay_loaded_biases: whether theirs decay, too.
+        """
+        highest = next((name for name in reversed(self.names) if name in loaded), None)
+        keys = {_key(name): name for name in self.names}
+        found: dict[tuple[float, float], list[nn.Parameter]] = {(weight_decay, 1.0): [], (0.0, 1.0): []}
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            layer = keys.get(name.split(".")[1], "")
+            rate, decay = 1.0, weight_decay if name.endswith("weight") and parameter.ndim > 1 else 0.0
+            if name.endswith("bias"):
+                rate = last_bias_rate if layer == highest else 1.0 if layer in loaded else new_bias_rate
+                decay = weight_decay if decay_loaded_biases and layer in loaded else 0.0
+            found.setdefault((decay, rate), []).append(parameter)
+        found[0.0, beta_rate] = found.get((0.0, beta_rate), []) + list(self.masks.parameters())
+        return [{"params": some, "weight_decay": decay, "rate": rate} for (decay, rate), some in found.items() if some]
+
+    def train(self, mode: bool = True) -> InterpretableNet:
+        """As torch's, but for the body: see above."""
+        super().train(mode)
+        self.body.eval()
+        return self
 
     def set_step(self, seed: int, epoch: int, step: int, first_row: int, rows_total: int) -> None:
         """Names the training step that comes next: see `SampleDropout.set_step`."""
@@ -163,25 +230,69 @@ class InterpretableNet(nn.Module):
 
     @property
     def convs(self) -> tuple[str, ...]:
-        """Names of the convolutions, lowest first."""
-        return tuple(name for name, module in self.body.items() if isinstance(module, nn.Conv2d))
+        """Names of the layers of the body that have weights, lowest first."""
+        return tuple(name for name, module in self._layers() if _learns(module))
+
+    def layer(self, name: str) -> nn.Module:
+        """The layer of the body of this name."""
+        return self.body[_key(name)]
+
+    def mask(self, name: str) -> nn.Module:
+        """The mask of the interpretable layer of this name. Raises KeyError for a plain network."""
+        return self.masks[_key(name)]
+
+    def kind(self, name: str) -> str:
+        """Class of a layer, of a backbone's as torchvision calls it, such as Fire or BasicBlock."""
+        return self._kinds.get(name) or type(self.layer(name)).__name__
 
     def conv(self, name: str) -> nn.Conv2d:
         """The convolution of this name."""
-        return cast(nn.Conv2d, self.body[name])
+        return cast(nn.Conv2d, self.layer(name))
 
     def shape(self, name: str) -> tuple[int, int, int]:
         """(C, H, W) of the map that layer `name` of the body puts out."""
-        return self._shapes[list(self.body).index(name) + 1]
+        return self._shapes[self.names.index(name) + 1]
+
+    def _layers(self) -> list[tuple[str, nn.Module]]:
+        return list(zip(self.names, self.body.values(), strict=True))
+
+    @property
+    def _head_pool(self) -> nn.Module:
+        return next(iter(self.head.values()))
 
     @property
     def _last(self) -> str:
         return list(self.head)[-1]
 
 
-def _conv(channels: int, layer: Conv) -> nn.Conv2d:
+def _check_interpretable(layers: Sequence[Layer | Block], interpretable: Sequence[str]) -> None:
+    """A layer of a backbone that ends in no ReLU would compute something else with one, unless it is the highest."""
+    blocks = [layer for layer in layers if isinstance(layer, Block)]
+    able = [
+        la.name for la in layers if isinstance(la, Conv) or (isinstance(la, Block) and (la.relu or la is blocks[-1]))
+    ]
+    if not set(interpretable) <= set(able):
+        reason = ", which end in a ReLU or lie at the cut" if blocks else ""
+        raise ValueError(f"interpretable = {tuple(interpretable)}: expected some of {', '.join(able)}{reason}")
+
+
+def _key(name: str) -> str:
+    """A layer's name as torch takes it for a module."""
+    return name.replace(".", "_")
+
+
+def _learns(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _module(channels: int, layer: Layer) -> nn.Module:
     """Without numbers: on the meta device, torch's own initialisation neither takes time nor moves its generator."""
-    return nn.Conv2d(channels, layer.out, layer.kernel, layer.stride, layer.pad, groups=layer.groups, device="meta")
+    if isinstance(layer, Conv):
+        out, kernel = layer.out or channels, layer.kernel
+        return nn.Conv2d(channels, out, kernel, layer.stride, layer.pad, groups=layer.groups, device="meta")
+    if isinstance(layer, Pool):
+        return _pool(layer)
+    return nn.LocalResponseNorm(layer.size, layer.alpha, layer.beta, layer.k)
 
 
 def _pool(layer: Pool) -> nn.MaxPool2d:

@@ -5,28 +5,43 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 
 def template_picture(unit_Pnn: NDArray[np.floating], title: str, path: Path) -> None:
-    """Positive templates of an n x n map at three centres and in profile, as a PNG.
+    """Positive templates of an n x n map at three centres, where each is positive, and profiles, as a PNG.
 
-    unit_Pnn: [n^2, n, n], divided by tau.
+    unit_Pnn: [n^2, n, n], divided by tau; any shape. The profiles run through the middle template's centre: along its
+    row and along its column, which differ where the shape is not round.
     """
     n = unit_Pnn.shape[-1]
     middle = n // 2
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 4)
+    axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.35))
     for axis, (row, col) in zip(axes, ((middle, middle), (0, 0), (middle, n - 1)), strict=False):
-        image = axis.imshow(unit_Pnn[row * n + col], cmap="cividis", vmin=-1, vmax=1)
-        axis.plot(col, row, "+", color="white", markersize=8)
+        one = unit_Pnn[row * n + col]
+        image = axis.imshow(one, cmap="cividis", vmin=-1, vmax=1)
+        _edge(axis, one > 0)
+        axis.plot(col, row, "+", color="tab:red", markersize=8)
         axis.set(title=f"centre ({row}, {col})", xlabel="column, cells", ylabel="row, cells")
     figure.colorbar(image, ax=axes[:3], label="template / tau", shrink=0.8)
-    axes[3].step(range(n), unit_Pnn[middle * n + middle][middle], where="mid", color="black")
+    one, cells = unit_Pnn[middle * n + middle], np.arange(n) - middle
+    axes[3].plot(cells, one[middle], "o-", markersize=3, color="black", label="row")
+    axes[3].plot(cells, one[:, middle], "s--", markersize=3, color="tab:orange", label="column")
     axes[3].axhline(0, color="grey", linewidth=0.8)
-    axes[3].set(title=f"row {middle}", xlabel="column, cells", ylabel="template / tau", ylim=(-1.1, 1.1))
-    figure.suptitle(f"Part templates {title}, {n} x {n} cells: where they are positive, activation counts as the part")
+    axes[3].set(title="profile", xlabel="cells from the centre", ylabel="template / tau", ylim=(-1.1, 1.5))
+    axes[3].legend(fontsize="small", frameon=False, loc="upper center", ncols=2)
+    figure.suptitle(f"Part templates {title}, {n} x {n} cells: inside the line activation counts as the part")
     figure.savefig(path, dpi=110)
+
+
+def _edge(axis: Axes, inside_nn: NDArray[np.bool_]) -> None:
+    """The border between cells that are inside and cells that are not, the map's edge left out."""
+    for rows, cols in zip(*np.nonzero(inside_nn[:, 1:] != inside_nn[:, :-1]), strict=True):
+        axis.plot((cols + 0.5, cols + 0.5), (rows - 0.5, rows + 0.5), color="white", linewidth=1)
+    for rows, cols in zip(*np.nonzero(inside_nn[1:] != inside_nn[:-1]), strict=True):
+        axis.plot((cols - 0.5, cols + 0.5), (rows + 0.5, rows + 0.5), color="white", linewidth=1)

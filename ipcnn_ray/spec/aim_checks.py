@@ -73,7 +73,7 @@ def _taken(search: Search, evaluation: Any) -> Iterator[Finding]:
     """A measure that runs are ranked by, or bounded in, is one that they take."""
     taken = getattr(evaluation, "measures", None)
     if taken is None:
-        return
+        return  # the eval section is broken, and told by itself
     objective, used = search.objective, dict[str, Loc]()
     if isinstance(objective, OneMeasure):
         used[objective.measure] = ("search", "objective", "measure")

@@ -17,4 +17,5 @@ def train_items(data: Data) -> int | None:
     """Training items: objects twice (mirrored too) and negatives once. None where the data itself must be counted."""
     if not isinstance(data, DrawnAnimals):
         return None
-    return 2 * in_training(data.objects, data.train_share) + in_training(data.negatives, data.train_share)
+    objects = len(data.categories) * in_training(data.objects, data.train_share)
+    return 2 * objects + in_training(data.negatives, data.train_share)

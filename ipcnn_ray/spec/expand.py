@@ -13,7 +13,7 @@ from ipcnn_ray.spec.fields import Loc
 from ipcnn_ray.spec.resolve import without_defaults
 from ipcnn_ray.spec.search import Choice, Distribution, GridSearch, LogUniform, NamedSearch, Search
 from ipcnn_ray.spec.settings import applied
-from ipcnn_ray.spec.template import NoTemplate, Template, UniformTemplate
+from ipcnn_ray.spec.template import Template
 
 SINGLE = "run"
 """Label of the one run of an experiment without a search."""
@@ -168,11 +168,4 @@ def run_id(spec: ExperimentSpec, run: Run) -> str:
 
 def template_label(template: Template) -> str:
     """A template in a few characters: `plain`, `L1 β2`, `uniform L2 β2 γ0.5`; tau only where it is set."""
-    if isinstance(template, NoTemplate):
-        return "plain"
-    words = [f"{template.norm.upper()} β{template.beta:.3g}"]
-    if isinstance(template, UniformTemplate):
-        words = ["uniform", *words, f"γ{template.gamma:.3g}"]
-    if template.tau is not None:
-        words.append(f"τ{template.tau:.3g}")
-    return " ".join(words)
+    return template.label()

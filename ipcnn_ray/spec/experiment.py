@@ -9,9 +9,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ipcnn_ray.spec.base import Count, Flag, Integer, NotNegative, Section, Slug
+from ipcnn_ray.spec.base import Count, Flag, Integer, Later, NotNegative, Section, Slug
 from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.model import Model
+from ipcnn_ray.spec.recipes import Recipe
 from ipcnn_ray.spec.search import Search
 from ipcnn_ray.spec.template import Template
 from ipcnn_ray.spec.training import Eval, Loss, Train
@@ -44,6 +45,9 @@ class ExperimentSpec(Section):
     """Name of the experiment."""
     seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 0
     """Seed of initial weights, order of images, dropout, and the search."""
+    recipe: Annotated[Recipe | None, Later()] = None
+    """Where fields that are left out come from. `released`: training as in the authors' code, network by network.
+    `modern`: ours, faster. Default: the fields' own defaults."""
     data: Data
     """The images and their landmarks."""
     model: Model

@@ -59,6 +59,15 @@ def sections(annotation: Any) -> dict[str, type[Section]]:
     return {}
 
 
+def alternatives(annotation: Any) -> dict[str, Any]:
+    """The annotations of a union whose parts are told apart by tags and are no sections, by tag."""
+    inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    if get_origin(inner) not in (Union, UnionType):
+        return {}
+    parts = [get_args(part) for part in get_args(inner) if get_origin(part) is Annotated]
+    return {mark.tag: part[0] for part in parts for mark in part[1:] if isinstance(mark, Tag)}
+
+
 def inside(annotation: Any, part: int | str) -> Any:
     """Annotation of one field, entry or value of a container; None where there is nothing."""
     options = sections(annotation)
@@ -83,6 +92,8 @@ def locate(root: type[Section], loc: Loc) -> tuple[Loc, Any]:
         options = sections(annotation)
         if len(options) > 1 and part in options:
             annotation = options[str(part)]
+        elif not options and part in alternatives(annotation):
+            annotation = alternatives(annotation)[str(part)]
         elif part != "[key]":
             plain.append(part)
             holder, annotation = annotation, inside(annotation, part)

@@ -2,6 +2,7 @@
 
 `models/` builds from this table, the spec checks layer names against it, and receptive fields are
 computed from it, so the three cannot disagree. Spatial layers only; the head follows from `head`.
+A torchvision network is no row of it: `row` makes one, whose layers `models/` reads off the network itself.
 
 Sources: Caffe `bvlc_alexnet` deploy.prototxt; Chatfield et al., *Return of the Devil in the Details* (VGG-M,
 VGG-S); Simonyan and Zisserman (VGG-16); the appended layer and its head: Zhang et al., CVPR 2018, released code.
@@ -12,7 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-NetworkName = Literal["compact", "alexnet", "vgg_m", "vgg_s", "vgg16"]
+from ipcnn_ray.spec.backbones import IMAGE_SIZES, BackboneName, Trunk
+
+NetworkName = Literal["compact", "alexnet", "vgg_m", "vgg_s", "vgg16", BackboneName]
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Conv:
     """A convolution followed by ReLU. `out` channels, square `kernel`, `stride` and `pad` in cells of its input."""
 
     name: str
-    out: int
+    out: int | None
+    """None: as many as it takes in (the layer appended to a torchvision network)."""
     kernel: int
     stride: int = 1
     pad: int = 0
@@ -70,16 +74,39 @@ class Network:
     """Share of units dropped behind each hidden fully connected layer when training."""
     input_scale: float
     """The network sees (pixel in 0..255 - mean) * input_scale."""
+    trunk: Trunk | None = None
+    """In place of `layers`: the part of a torchvision network below and including a named layer."""
 
     @property
     def convs(self) -> tuple[str, ...]:
-        """Names of the convolutions, from the image up, without the appended one."""
+        """Names of the convolutions, from the image up, without the appended one; of a trunk, `models/` knows them."""
         return tuple(layer.name for layer in self.layers if isinstance(layer, Conv))
 
     @property
     def last_conv(self) -> str:
-        """The highest convolution of the original network."""
-        return self.convs[-1]
+        """The highest convolution of the original network; the layer at the cut of a trunk."""
+        return self.trunk.cut if self.trunk else self.convs[-1]
+
+
+def row(name: str, cut: str | None = None, image_size: int | None = None) -> Network | None:
+    """The row of the table with this name, or that of a torchvision network cut behind layer `cut`; None for neither.
+
+    image_size: side of a torchvision network's square input, pixels; by default its declared one.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name]
+    if name not in IMAGE_SIZES:
+        return None
+    return Network(
+        image_size=image_size or IMAGE_SIZES[name],
+        layers=(),
+        appended=Conv("appended", None, 3, pad=1),
+        head_pool=Pool("pool", 2, 2),
+        head=(512,),
+        dropout=0.5,
+        input_scale=1 / 64,
+        trunk=Trunk(name, cut or ""),
+    )
 
 
 def _vgg16() -> tuple[Layer, ...]:

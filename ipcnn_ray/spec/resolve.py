@@ -8,22 +8,39 @@ its resolved form would have one digest and train different runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from ipcnn_ray.spec.networks import NETWORKS
+from ipcnn_ray.spec.data import Data, with_negatives
+from ipcnn_ray.spec.fields import sections
+from ipcnn_ray.spec.model import channels_of, pixels_of
+from ipcnn_ray.spec.networks import Network, row
+from ipcnn_ray.spec.recipes import Recipe, recipe, significant
 from ipcnn_ray.spec.training import FilterLoss, Train
 
 Raw = dict[str, Any]
+DATA = sections(Data)
+"""The data sections by kind."""
+FILTER = FilterLoss.model_fields
 DERIVED = (
+    ("data", "negatives"),
     ("loss", "filter"),
+    ("loss", "filter", "weight"),
+    ("loss", "filter", "form"),
+    ("loss", "filter", "schedule"),
+    ("loss", "filter", "learn_beta"),
     ("eval", "layer"),
     ("model", "interpretable_layers"),
     ("model", "dropout"),
+    ("model", "appended_mask"),
+    ("model", "weights", "layers"),
+    ("model", "weights", "channels"),
     ("train", "final_learning_rate"),
 )
-"""Section and field of every default that depends on other fields; a field comes before what it depends on."""
+"""Path of every default that depends on other fields; a field comes before what it depends on."""
+OF_RECIPES = (*(("train", name) for name in Train.model_fields if name != "final_learning_rate"), ("template",))
+"""Further ones of a spec with a recipe."""
 
 
 def _section(raw: Raw, name: str) -> Raw | None:
@@ -37,16 +54,77 @@ def _section(raw: Raw, name: str) -> Raw | None:
     return raw[name]  # type: ignore[no-any-return]
 
 
+def _row(model: Raw) -> Network | None:
+    network, cut, size = model.get("network"), model.get("cut"), model.get("image_size")
+    if not isinstance(network, str):
+        return None
+    return row(network, cut if isinstance(cut, str) else None, size if type(size) is int and size > 0 else None)
+
+
 def _model(model: Raw) -> None:
-    network = model.get("network")
-    table = NETWORKS.get(network) if isinstance(network, str) else None
+    table = _row(model)
     if table is None:
         return
-    if model.get("interpretable_layers") is None:
+    if model.get("interpretable_layers") is None and table.last_conv:
         appended = model.get("appended_layer", True) is True
         model["interpretable_layers"] = [table.last_conv, *([table.appended.name] if appended else [])]
     if model.get("dropout") is None:
         model["dropout"] = table.dropout
+    weights = _section(model, "weights") if model.get("weights") is not None else None
+    if weights is not None:
+        _weights(weights, table)
+
+
+def _weights(weights: Raw, table: Network) -> None:
+    """The layers of a trunk are not known here: left out, they stay so and mean all."""
+    if weights.get("layers") is None and table.convs:
+        weights["layers"] = list(table.convs)
+    file = weights.get("file")
+    if isinstance(file, str):
+        if weights.get("channels") is None:
+            weights["channels"] = channels_of(file)
+        if weights.get("pixels") == pixels_of(file):
+            del weights["pixels"]
+
+
+def _filter(filter_loss: Raw, template: Raw | None) -> Raw:
+    """A filter loss with the defaults of its form, which follows from the template's shape."""
+    shape = (template or {}).get("shape")
+    form = filter_loss.get("form", "released" if shape == "released" else FILTER["form"].default)
+    released = form == "released"
+    of_form = {
+        "weight": 0.1 if released else FILTER["weight"].default,
+        "schedule": "epoch" if released else FILTER["schedule"].default,
+        "beta_rate": FILTER["beta_rate"].default,
+        "learn_beta": released and shape == "released",
+    }
+    return {"form": form} | of_form | filter_loss
+
+
+def _recipe(raw: Raw) -> Raw:
+    """What the recipe of the spec says of each section; nothing without one, or where it cannot be known yet."""
+    model, data, loss = (raw.get(name) for name in ("model", "data", "loss"))
+    name: Any = raw.get("recipe")
+    network = model.get("network") if isinstance(model, Mapping) else None
+    if name not in get_args(Recipe) or not isinstance(network, str):
+        return {}
+    category = data.get("category") if isinstance(data, Mapping) else None
+    categories = len(category) if isinstance(category, list | tuple) else 1
+    classification = str(loss.get("classification", "logistic")) if isinstance(loss, Mapping) else "logistic"
+    loaded = isinstance(model, Mapping) and model.get("weights") is not None
+    return recipe(name, network, max(1, categories), classification, loaded)
+
+
+def _train(train: Raw, of_recipe: Raw) -> None:
+    """Writes out the recipe's values, and the final learning rate: the recipe's share of the first, else the first."""
+    first, last = (of_recipe.get(name, 1.0) for name in ("learning_rate", "final_learning_rate"))
+    for name, value in of_recipe.items():
+        if name != "final_learning_rate":
+            train.setdefault(name, value)
+    if train.get("final_learning_rate") is None:
+        rate = train.get("learning_rate", Train.model_fields["learning_rate"].default)
+        if isinstance(rate, int | float) and rate > 0:
+            train["final_learning_rate"] = rate if rate == first == last else significant(rate * last / first)
 
 
 def with_defaults(raw: object) -> object:
@@ -57,31 +135,67 @@ def with_defaults(raw: object) -> object:
     if not isinstance(raw, Mapping):
         return raw
     full: Raw = dict(raw)
+    of_recipe = _recipe(full)
+    if "template" in of_recipe:
+        full.setdefault("template", of_recipe["template"])
+    data = _section(full, "data") if "data" in full else None
     model = _section(full, "model") if "model" in full else None
     template = _section(full, "template") if "template" in full else None
     loss, train, evaluation = (_section(full, name) for name in ("loss", "train", "eval"))
-    if "train" not in raw:
+    if "train" not in raw and "train" not in of_recipe:
         del full["train"]
+    kind = data.get("kind") if data is not None else None
+    if data is not None and isinstance(kind, str) and kind in DATA:
+        full["data"] = with_negatives(data, DATA[kind].model_fields["negatives"].default)
     if model is not None:
+        for name, value in of_recipe.get("model", {}).items():
+            if model.get(name) is None:
+                model[name] = value
         _model(model)
         layers = model.get("interpretable_layers")
         if evaluation is not None and evaluation.get("layer") is None and isinstance(layers, list | tuple) and layers:
             evaluation["layer"] = layers[-1]
-    if train is not None and train.get("final_learning_rate") is None:
-        rate = train.get("learning_rate", Train.model_fields["learning_rate"].default)
-        if isinstance(rate, int | float) and rate > 0:
-            train["final_learning_rate"] = rate
-    if loss is not None and "filter" not in loss and template is not None and isinstance(template.get("shape"), str):
-        loss["filter"] = None if template["shape"] == "none" else FilterLoss().model_dump(mode="json")
+    if train is not None:
+        _train(train, of_recipe.get("train", {}))
+    shape = template.get("shape") if template is not None else None
+    if loss is not None and isinstance(shape, str):
+        if "filter" not in loss:
+            loss["filter"] = None if shape == "none" else dict(of_recipe.get("filter", {}))
+        if isinstance(loss["filter"], BaseModel):
+            loss["filter"] = loss["filter"].model_dump(mode="json", exclude_unset=True)
+        if isinstance(loss["filter"], Mapping):
+            loss["filter"] = _filter(dict(loss["filter"]), template)
     return full
 
 
 def without_defaults(raw: Raw) -> Raw:
     """A resolved raw spec less the fields that only say what `with_defaults` would write there."""
-    bare = dict(raw)
-    for section, field in DERIVED:
-        stripped = {**bare, section: {key: value for key, value in bare[section].items() if key != field}}
+    bare = raw
+    for path in DERIVED + OF_RECIPES if raw.get("recipe") else DERIVED:
+        if _value(bare, path) is _NONE:
+            continue
+        stripped = _less(bare, path)
         full = with_defaults(stripped)
-        if isinstance(full, dict) and full[section].get(field) == bare[section].get(field):
+        if isinstance(full, dict) and _value(full, path) == _value(bare, path):
             bare = stripped
     return bare
+
+
+_NONE = object()
+
+
+def _value(raw: Any, path: tuple[str, ...]) -> Any:
+    """What lies at a path; `_NONE` where the path leads nowhere."""
+    for name in path:
+        if not isinstance(raw, Mapping) or name not in raw:
+            return _NONE
+        raw = raw[name]
+    return raw
+
+
+def _less(raw: Raw, path: tuple[str, ...]) -> Raw:
+    """A copy without what lies at a path."""
+    name, *below = path
+    if not below:
+        return {key: value for key, value in raw.items() if key != name}
+    return {**raw, name: _less(raw[name], tuple(below))}

@@ -1,34 +1,45 @@
-"""Validation error and location instability after an epoch, spread over the workers and merged exactly."""
+"""Validation error, location instability and other measures after an epoch, spread over the workers and merged
+exactly."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ipcnn_ray.core.classification import BinaryCounts
-from ipcnn_ray.core.location_instability import LocationInstability, location_instability
+from ipcnn_ray.core.classification import ClassificationCounts, Form
+from ipcnn_ray.core.location_instability import LocationInstability, location_instability_of_categories
 from ipcnn_ray.core.mask import peak_NC
-from ipcnn_ray.core.receptive_field import Field, centers
+from ipcnn_ray.core.measures import FilterMeasure
+from ipcnn_ray.core.receptive_field import Field
+from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.data.store import CropStore
-from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.spec.measures import MeasureName
 from ipcnn_ray.train.inputs import Inputs, distinct
+from ipcnn_ray.train.item_rows import item_rows
+from ipcnn_ray.train.measures import Wanted, peak_places, take
 from ipcnn_ray.train.runtime import Runtime
+
+NOTHING = Wanted()
 
 
 @dataclass(frozen=True)
 class Measured:
     """What an evaluation found."""
 
-    counts: BinaryCounts
+    counts: ClassificationCounts
     """Over the validation items, repeats counted."""
     instability: Mapping[str, LocationInstability]
     """By interpretable layer, over the object images."""
+    measures: Mapping[MeasureName, Mapping[str, FilterMeasure]]
+    """By measure and interpretable layer."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,6 @@ class EvaluationPlan:
         return cls(items, weight_I, torch.tensor([position[index, 0] for index in objects.tolist()]))
 
 
-@torch.no_grad()
 def evaluate(
     inputs: Inputs,
     plan: EvaluationPlan,
@@ -66,52 +76,41 @@ def evaluate(
     epoch: int,
     batch_size: int,
     top_images: int,
+    form: Form = "logistic",
+    instability: Literal["paper", "released"] = "paper",
+    wanted: Wanted = NOTHING,
 ) -> Measured:
     """Evaluate the network of `inputs` in float32; every rank gets the same numbers.
 
-    fields: receptive fields of the interpretable layers. batch_size: of one worker. The items are dealt out to the
-    workers in turn; what pads the last deal is dropped after the merge.
+    fields: receptive fields of the interpretable layers. batch_size: of one worker. form: of the classification loss.
+    instability: its variant for several categories. wanted: measures beside location instability.
     Raises TrainingError when the network's outputs are not finite.
     """
     net, store = inputs.net, inputs.store
-    count = len(plan.items)
-    mine = plan.items[np.arange(runtime.rank, count + -count % runtime.world_size, runtime.world_size) % count]
-    parts = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
-    found: dict[str, list[Tensor]] = {}
-    net.eval()
-    try:
-        with inputs.loader(parts) as loader:
-            for batch in loader:
-                output = net(inputs.rows(batch), from_features=True, full=True)
-                found.setdefault("logits", []).append(output.logits_N)
-                for layer, score_NCHW in output.scores.items():
-                    found.setdefault(f"peak {layer}", []).append(peak_NC(score_NCHW))
-                    found.setdefault(f"activation {layer}", []).append(score_NCHW.amax((2, 3)))
-    finally:
-        net.train()
-    merged = {
-        name: runtime.gather(torch.cat(tensors)).transpose(0, 1).flatten(0, 1)[:count].cpu()
-        for name, tensors in found.items()
-    }
-    if not all(bool(tensor.isfinite().all()) for tensor in merged.values()):
-        raise TrainingError(
-            f"the network's outputs are not finite after epoch {epoch}: lower train.learning_rate, "
-            "or loss.filter.weight if there is a filter loss"
-        )
+
+    def look(batch: Batch, number_b: NDArray[np.int64]) -> dict[str, Tensor]:
+        output = net(inputs.rows(batch), from_features=True, full=True)
+        found = {"logits": output.logits_NL, **wanted.rows(output)}
+        for layer, score_NCHW in output.scores.items():
+            found[f"peak {layer}"] = peak_NC(score_NCHW)
+            found[f"activation {layer}"] = score_NCHW.amax((2, 3))
+        return found
+
+    merged = item_rows(inputs, plan.items, runtime, look, epoch=epoch, batch_size=batch_size)
     label_I = torch.from_numpy(store.labels_N[plan.items[:, 0]])
     seen = plan.weight_I > 0
-    counts = BinaryCounts.of(merged["logits"][seen], label_I[seen], plan.weight_I[seen])
+    counts = ClassificationCounts.of(merged["logits"][seen], label_I[seen], plan.weight_I[seen], form)
     landmarks_NK2 = torch.from_numpy(store.landmarks_NK2[plan.items[plan.measured, 0]])
-    instability = {}
+    measured = {}
     for layer in net.interpretable:
-        n = net.shape(layer)[1]
-        center_n = centers(fields[layer], n)
-        peaks_NC = merged[f"peak {layer}"][plan.measured]
-        instability[layer] = location_instability(
-            torch.stack([center_n[peaks_NC // n], center_n[peaks_NC % n]], 2),
+        measured[layer] = location_instability_of_categories(
+            peak_places(merged[f"peak {layer}"][plan.measured], fields[layer], net.shape(layer)[1]),
             merged[f"activation {layer}"][plan.measured],
             landmarks_NK2,
+            label_I[plan.measured],
             store.size * math.sqrt(2),
+            variant=instability,
             top_images=top_images,
         )
-    return Measured(counts, instability)
+    measures = take(wanted, merged, inputs, plan, fields, runtime, epoch=epoch, batch_size=batch_size)
+    return Measured(counts, measured, measures)

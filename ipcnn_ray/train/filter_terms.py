@@ -6,8 +6,7 @@ N images of this worker, C filters, T templates, L categories.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +20,12 @@ from ipcnn_ray.core.released import (
     updated_magnitude,
     width_gradient,
 )
+from ipcnn_ray.core.templates import log_prior
+from ipcnn_ray.models.build import template_banks
 from ipcnn_ray.models.masks import CentroidMask, LearnedBetaMask, Masked, ReleasedMask
+from ipcnn_ray.models.net import InterpretableNet
+from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.template import Template
 from ipcnn_ray.train.runtime import Runtime
 
 Schedule = Literal["paper", "constant", "epoch"]
@@ -47,27 +51,31 @@ class TermValue(NamedTuple):
     """The filter loss of the global batch, nats, summed over filters; None for the released form, which has none."""
 
 
-class FilterTerm(ABC):
-    """The filter loss of a layer. `weight`: lambda before its schedule."""
+class FilterTerm(Protocol):
+    """The filter loss of a layer. weight: lambda before its schedule. has_value: whether there is a loss, and not its
+    gradient alone."""
 
     weight: float
+    has_value: bool
 
-    @abstractmethod
     def __call__(self, maps_NCHW: Tensor, masked: Masked | None, step: StepOf) -> TermValue:
         """maps_NCHW: after ReLU, before the mask, float32. masked: what the mask gave, where the form needs it."""
+        ...
 
     def after_backward(self, runtime: Runtime) -> None:
         """Called when the gradients of the step are there, before the optimiser's step."""
+        ...
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs."""
-        return {}
+        ...
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Put back what `state` gave."""
+        ...
 
 
-class InformationTerm(FilterTerm):
+class InformationTerm:
     """The paper's loss, in a form with any of its gradients.
 
     bank_Tnn: templates, the negative one last. learned: with it, the positive templates are each filter's own, and
@@ -86,6 +94,7 @@ class InformationTerm(FilterTerm):
         learned: LearnedBetaMask | None = None,
         categories: int = 1,
     ) -> None:
+        self.has_value = True
         self.bank_Tnn = bank_Tnn
         self.log_prior_T = log_prior_T
         self.weight = weight
@@ -143,7 +152,7 @@ class InformationTerm(FilterTerm):
             self._sums_CL = state["sums_CL"].to(self.log_prior_T.device)
 
 
-class ReleasedTerm(FilterTerm):
+class ReleasedTerm:
     """The gradient of the released code. It has no value.
 
     mask: of the layer. density_L: share of all items that are of each category. weight: `mag` there, 0.1.
@@ -159,6 +168,7 @@ class ReleasedTerm(FilterTerm):
         *,
         learns: bool,
     ) -> None:
+        self.has_value = False
         self.mask = mask
         self.density_L = density_L
         self.weight = weight
@@ -201,3 +211,34 @@ class ReleasedTerm(FilterTerm):
     def restore(self, state: dict[str, Tensor]) -> None:
         if "magnitude_CL" in state:
             self._magnitude_CL = state["magnitude_CL"].to(self.density_L.device)
+
+
+def filter_terms(
+    spec: ExperimentSpec, template: Template, net: InterpretableNet, density_L: Tensor
+) -> dict[str, FilterTerm]:
+    """The filter loss of every interpretable layer, by name; none without a filter loss.
+
+    template: the one that is trained with, fitted to the data if need be. net: on its device. density_L: share of all
+    items that are of each category.
+    """
+    loss = spec.loss.filter
+    if loss is None:
+        return {}
+    device = next(net.parameters()).device
+    terms: dict[str, FilterTerm] = {}
+    for layer, bank_Tnn in template_banks(spec.model, template).items():
+        mask = net.mask(layer)
+        if loss.form == "released":
+            assert isinstance(mask, CentroidMask | ReleasedMask) and loss.schedule != "paper"
+            terms[layer] = ReleasedTerm(mask, density_L.to(device), loss.weight, loss.schedule, learns=loss.learn_beta)
+        else:
+            terms[layer] = InformationTerm(
+                bank_Tnn.to(device),
+                log_prior(bank_Tnn.shape[-1]).to(device),
+                loss.weight,
+                loss.schedule,
+                loss.form,
+                learned=mask if isinstance(mask, LearnedBetaMask) else None,
+                categories=len(density_L),
+            )
+    return terms

@@ -12,10 +12,12 @@ from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.train.folder import read
 from ipcnn_ray.train.request import RunRequest
 from ipcnn_ray.train.run import MEAN, WEIGHTS
+from ipcnn_ray.train.template_fit import trained_template
 
 
 class Classifier(nn.Module):
-    """The trained network with its normalisation: RGB crops [N, 3, S, S] float, values 0..255 -> logits [N].
+    """The trained network with its normalisation: RGB crops [N, 3, S, S] float, values 0..255 -> logits [N],
+    or [N, L] for several categories.
 
     A positive logit says that the crop shows the category.
     """
@@ -29,8 +31,8 @@ class Classifier(nn.Module):
         self.register_buffer("mean_3SS", mean_3SS)
 
     def forward(self, crops_N3SS: Tensor) -> Tensor:
-        logits_N: Tensor = self.net((crops_N3SS - self.mean_3SS) * self.scale)
-        return logits_N
+        logits: Tensor = self.net((crops_N3SS - self.mean_3SS) * self.scale)
+        return logits
 
 
 def final_model(request: RunRequest) -> tuple[Classifier, Tensor]:
@@ -43,7 +45,8 @@ def final_model(request: RunRequest) -> tuple[Classifier, Tensor]:
         raise TrainingError(f"run {request.run_id} has no {WEIGHTS} in {request.folder}: it has not ended yet")
     tensors = load(weights)
     mean_3SS = tensors.pop(MEAN)
-    net = assemble(request.spec.model, request.spec.template)
+    spec = request.spec
+    net = assemble(spec.model, trained_template(request), len(spec.data.categories), spec.loss.filter)
     net.load_state_dict(tensors)
     model = Classifier(net, mean_3SS, request.spec.model.table.input_scale).eval()
     return model, torch.stack([mean_3SS, mean_3SS.flip(2)]).round()

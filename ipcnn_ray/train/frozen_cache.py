@@ -28,13 +28,13 @@ SPARE = 1 << 28
 
 
 def feature_key(data_digest: str, net: InterpretableNet, scale: float, device_type: str, items: Items) -> str:
-    """Name of a cache: a sum over all that its numbers depend on, the frozen layers' parameters among it."""
+    """Name of a cache: a sum over all that its numbers depend on, the frozen layers' among them."""
     frozen = list(net.body.items())[: net.cut]
     what = [data_digest, [[name, repr(module)] for name, module in frozen], scale, device_type, torch.__version__]
     total = hashlib.sha256(json.dumps(what).encode())
     for _, module in frozen:
-        for parameter in module.parameters():
-            total.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+        for tensor in module.state_dict().values():  # statistics of batch normalisation among them
+            total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     total.update(items.tobytes())
     return total.hexdigest()[:16]
 

@@ -54,6 +54,16 @@ class Inputs:
             return batch.rows.to(self.device)
         return self._frozen(batch.rows, batch.mirrored)
 
+    def images(self, parts: list[Items]) -> closing[Generator[Batch, None, None]]:
+        """As `loader`, but always the crops themselves, for `changed_rows`."""
+        generator = batches(parts, self.store.labels_N, self._crops)
+        return closing(cast("Generator[Batch, None, None]", generator))
+
+    def changed_rows(self, batch: Batch, added_b3SS: Tensor) -> Tensor:
+        """As `rows`, of a batch of `images` with something added to their pixels (0..255)."""
+        images = to_input(batch.rows, batch.mirrored, self.mean_3SS, self.scale, self.device)
+        return self.net.frozen_features(images + added_b3SS.to(self.device) * self.scale)
+
     def _frozen(self, crops_u8: Tensor, mirrored: Tensor) -> Tensor:
         return self.net.frozen_features(to_input(crops_u8, mirrored, self.mean_3SS, self.scale, self.device))
 

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ipcnn_ray.core.classification import logistic_loss
-from ipcnn_ray.core.filter_loss import filter_loss, filter_weight
+from ipcnn_ray.core.classification import Form, classification_loss, wrong_share
 from ipcnn_ray.data.batches import epoch_order, shares
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.net import Output
+from ipcnn_ray.train.filter_terms import FilterTerm, StepOf
 from ipcnn_ray.train.inputs import Inputs
 from ipcnn_ray.train.runtime import Runtime
-
-
-@dataclass(frozen=True)
-class LayerLoss:
-    """The filter loss of one interpretable layer."""
-
-    bank_Tnn: Tensor
-    log_prior_T: Tensor
-    weight: float
-    schedule: Literal["paper", "constant"]
 
 
 @dataclass(frozen=True)
@@ -34,36 +23,38 @@ class EpochSums:
 
     train_loss: float
     """Mean classification loss, nats per image."""
-    filter_loss: float
-    """Filter loss, nats, summed over filters and layers, mean over steps, not weighted."""
+    filter_loss: float | None
+    """Filter loss, nats, summed over filters and layers, mean over steps, not weighted; None for a form without."""
     train_error: float
+    """Mean share of wrong categories per image (logistic), or of wrong images (softmax)."""
     images: int
 
 
 def step_loss(
     output: Output,
     label_N: Tensor,
-    losses: Mapping[str, LayerLoss],
+    terms: Mapping[str, FilterTerm],
     epoch: int,
     batch_size: int,
     runtime: Runtime,
+    form: Form = "logistic",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(loss to differentiate, sum of the local images' classification losses, filter loss of the global batch).
 
     The gradient of the first, averaged over the workers as DDP does it, is that of
     [mean over the global batch of the classification loss] + [sum over layers and filters of lambda * filter loss]:
     a worker's images move the global loss by their own gradient alone, and DDP divides the sum of these by the
-    number of workers, hence the factor. `label_N`: of the local images, 1 or 0. `batch_size`: of the global batch.
+    number of workers, hence the factor. `label_N`: categories of the local images, -1 for none. `batch_size`: of the
+    global batch. `form`: of the classification loss.
     """
-    classification = logistic_loss(output.logits_N.float(), label_N).sum()
+    classification = classification_loss(output.logits_NL.float(), label_N, form).sum()
     total = classification / batch_size
     information = torch.zeros((), device=label_N.device)
-    for layer, loss in losses.items():
-        maps_NCHW = output.maps[layer].float()
-        lambda_C = filter_weight(maps_NCHW, loss.weight, epoch, loss.schedule, gather=runtime.gather)
-        loss_C = filter_loss(maps_NCHW, loss.bank_Tnn, loss.log_prior_T, gather=runtime.gather)
-        total = total + (lambda_C * loss_C).sum()
-        information = information + loss_C.detach().sum()
+    step = StepOf(label_N, epoch, batch_size, runtime)
+    for layer, term in terms.items():
+        value = term(output.maps[layer].float(), output.masked.get(layer), step)
+        total = total + value.loss
+        information = information + (0 if value.filter_loss is None else value.filter_loss)
     return total * runtime.world_size, classification.detach(), information
 
 
@@ -84,17 +75,18 @@ def train_epoch(
     model: nn.Module,
     inputs: Inputs,
     optimizer: torch.optim.Optimizer,
-    losses: Mapping[str, LayerLoss],
+    terms: Mapping[str, FilterTerm],
     runtime: Runtime,
     *,
     seed: int,
     epoch: int,
     batch_size: int,
     bfloat16: bool,
+    form: Form = "logistic",
 ) -> EpochSums:
     """Train one epoch; `model` is the network of `inputs` as the runtime wraps it.
 
-    bfloat16: run the trained layers under autocast; losses are float32 always.
+    bfloat16: run the trained layers under autocast; losses are float32 always. form: of the classification loss.
     Raises TrainingError when there is not one full batch, and when a loss is not finite.
     """
     net, items = inputs.net, inputs.store.train_items
@@ -114,13 +106,15 @@ def train_epoch(
             label_N = batch.labels.to(runtime.device)
             with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bfloat16):
                 output = model(inputs.rows(batch), from_features=True, full=True)
-            loss, classification, information = step_loss(output, label_N, losses, epoch, batch_size, runtime)
+            loss, classification, information = step_loss(output, label_N, terms, epoch, batch_size, runtime, form)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
+            for term in terms.values():
+                term.after_backward(runtime)
             optimizer.step()
-            wrong = ((output.logits_N > 0) != (label_N > 0.5)).sum()
+            wrong = wrong_share(output.logits_NL.detach().float(), label_N, form).sum()
             steps.append(torch.stack([classification, information, wrong]).double())
-    return _sums(runtime.gather(torch.stack(steps)), epoch, batch_size, optimizer, losses)
+    return _sums(runtime.gather(torch.stack(steps)), epoch, batch_size, optimizer, terms)
 
 
 def _sums(
@@ -128,17 +122,17 @@ def _sums(
     epoch: int,
     batch_size: int,
     optimizer: torch.optim.Optimizer,
-    losses: Mapping[str, LayerLoss],
+    terms: Mapping[str, FilterTerm],
 ) -> EpochSums:
-    """Merge the steps of all workers: sums of classification losses, filter losses (equal on all), wrong images."""
+    """Merge the steps of all workers: sums of classification losses, filter losses (equal on all), wrong shares."""
     classification_S, information_S, wrong_S = all_WS3[:, :, 0].sum(0), all_WS3[0, :, 1], all_WS3[:, :, 2].sum(0)
     steps = len(wrong_S)
     broken_S = ~(classification_S.isfinite() & information_S.isfinite())
     if bool(broken_S.any()):
         step = int(broken_S.nonzero()[0])
         advice = f"lower train.learning_rate (here {optimizer.param_groups[0]['lr']:g})"
-        if losses:
-            advice += f" or loss.filter.weight ({next(iter(losses.values())).weight:g})"
+        if terms:
+            advice += f" or loss.filter.weight ({next(iter(terms.values())).weight:g})"
         raise TrainingError(
             f"the loss is not finite in epoch {epoch}, step {step + 1} of {steps}: "
             f"classification {float(classification_S[step]) / batch_size:g}, filter {float(information_S[step]):g}; "
@@ -147,7 +141,7 @@ def _sums(
     images = steps * batch_size
     return EpochSums(
         train_loss=float(classification_S.sum()) / images,
-        filter_loss=float(information_S.mean()),
+        filter_loss=None if any(not term.has_value for term in terms.values()) else float(information_S.mean()),
         train_error=float(wrong_S.sum()) / images,
         images=images,
     )

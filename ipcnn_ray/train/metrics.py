@@ -1,8 +1,10 @@
 """The numbers of an epoch and of a run, by the names that they have in the record.
 
 epoch (from 1), train_loss, val_loss (nats per image), filter_loss (nats, all filters), train_error, val_error,
-instability, instability_<layer> (shares of the image diagonal), combined, learning_rate, images_per_second,
-seconds; at the end best_val_error, epochs_to_converge, area_under_error, cpu_hours or gpu_hours
+instability, instability_<layer> (shares of the image diagonal), combined, learning_rate, images_per_second, seconds;
+of each measure in `eval.measures` (units: `spec/measures.py`) <measure>, <measure>_<layer>, and <measure>_dropped, the
+filters of `eval.layer` that could not be measured;
+at the end best_val_error, epochs_to_converge, area_under_error, cpu_hours or gpu_hours
 """
 
 from __future__ import annotations
@@ -12,27 +14,19 @@ from collections.abc import Mapping
 from ipcnn_ray.core.convergence import area_under_error, epochs_to_converge
 from ipcnn_ray.core.objective import combined
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.training import Train
 from ipcnn_ray.train.evaluate import Measured
 from ipcnn_ray.train.loop import EpochSums
 from ipcnn_ray.train.request import ControlReference, RunRequest
 from ipcnn_ray.train.runtime import Runtime
 
 
-def learning_rate(train: Train, epoch: int) -> float:
-    """Rate of an epoch (from 1): from the first to the final rate in equal logarithmic steps."""
-    if train.epochs == 1 or train.final_learning_rate is None:
-        return train.learning_rate
-    ratio = train.final_learning_rate / train.learning_rate
-    return float(train.learning_rate * ratio ** ((epoch - 1) / (train.epochs - 1)))
-
-
 def training_metrics(epoch: int, rate: float, sums: EpochSums, seconds: float) -> dict[str, float]:
     """Of one epoch of training that took so many seconds."""
+    filter_loss = {} if sums.filter_loss is None else {"filter_loss": sums.filter_loss}
     return {
         "epoch": float(epoch),
         "train_loss": sums.train_loss,
-        "filter_loss": sums.filter_loss,
+        **filter_loss,
         "train_error": sums.train_error,
         "learning_rate": rate,
         "images_per_second": sums.images / seconds,
@@ -49,6 +43,9 @@ def evaluation_metrics(request: RunRequest, measured: Measured) -> dict[str, flo
         "instability": measured.instability[layer].mean,
         **{f"instability_{name}": found.mean for name, found in measured.instability.items()},
     }
+    for name, by_layer in measured.measures.items():
+        metrics |= {name: by_layer[layer].mean, f"{name}_dropped": by_layer[layer].dropped}
+        metrics |= {f"{name}_{one}": found.mean for one, found in by_layer.items()}
     if request.references is not None:
         metrics["combined"] = objective(metrics, request.references)
     return metrics

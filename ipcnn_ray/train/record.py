@@ -40,6 +40,7 @@ def lineage(
         **store.tags,
         "data.digest": store.digest,
         "model.weights": ", ".join(loaded.loaded) if loaded else "none",
+        "model.weights_report": loaded.text if loaded else "",
         "model.weights_digest": loaded.digest if loaded else "",
         "model.partial_weights": str(loaded is not None and loaded.partial).lower(),
         "ipcnn.digest": digest(request.spec),

@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ipcnn_ray.core.templates import log_prior
 from ipcnn_ray.data.prepare import prepare
+from ipcnn_ray.data.store import CropStore
 from ipcnn_ray.errors import TrainingError
-from ipcnn_ray.models.build import build, template_banks
+from ipcnn_ray.models.build import build
 from ipcnn_ray.models.geometry import field
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.weights import LoadReport, load_weights
@@ -28,12 +29,16 @@ from ipcnn_ray.train import record as recorded
 from ipcnn_ray.train.attempts import Attempts, TakenOver, cause_of
 from ipcnn_ray.train.checkpoint import Origin, Restored
 from ipcnn_ray.train.evaluate import EvaluationPlan, evaluate
-from ipcnn_ray.train.folder import store
+from ipcnn_ray.train.filter_terms import FilterTerm, filter_terms
+from ipcnn_ray.train.folder import store, write
 from ipcnn_ray.train.inputs import Inputs, distinct
-from ipcnn_ray.train.loop import LayerLoss, settle, train_epoch
-from ipcnn_ray.train.metrics import evaluation_metrics, learning_rate, summary, training_metrics
+from ipcnn_ray.train.loop import settle, train_epoch
+from ipcnn_ray.train.measures import Wanted
+from ipcnn_ray.train.metrics import evaluation_metrics, summary, training_metrics
 from ipcnn_ray.train.request import ControlReference, RunRequest, RunResult
 from ipcnn_ray.train.runtime import Runtime, StopRun
+from ipcnn_ray.train.schedule import learning_rate
+from ipcnn_ray.train.template_fit import FILE, Fitted, fitted
 
 __all__ = ["WEIGHTS", "ControlReference", "RunRequest", "RunResult", "execute"]
 
@@ -122,8 +127,10 @@ class _Setup:
     inputs: Inputs
     plan: EvaluationPlan
     optimizer: torch.optim.Optimizer
-    losses: Mapping[str, LayerLoss]
+    terms: Mapping[str, FilterTerm]
     loaded: LoadReport | None
+    fitted: Fitted | None
+    """What a tailored template became on this data."""
     cached: bool
     """Frozen layers are read from disk."""
     bfloat16: bool
@@ -136,7 +143,10 @@ def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
     """Data, network with its first weights, optimiser."""
     spec, device = request.spec, runtime.device
     store = prepare(spec.data, spec.model.table.image_size, request.places)
-    net = build(spec.model, spec.template, spec.seed)
+    _wanted(spec).check(store)
+    fit = fitted(spec.template, store)
+    template = fit.template if fit else spec.template
+    net = build(spec.model, template, spec.seed, len(store.categories), spec.loss.filter)
     weights = spec.model.weights
     loaded = load_weights(net, spec.model.table, weights, request.places.weights) if weights else None
     if spec.train.freeze_through:
@@ -146,14 +156,14 @@ def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
     cached = spec.compute.cache_frozen and net.cut > 0
     if cached:
         inputs.cache(request.places.cache, distinct(store.train_items, EvaluationPlan.of(store, "all").items))
-    groups = net.parameter_groups(spec.train.weight_decay)
     return _Setup(
         net=net,
         inputs=inputs,
         plan=EvaluationPlan.of(store, spec.eval.images),
-        optimizer=torch.optim.SGD(groups, lr=spec.train.learning_rate, momentum=spec.train.momentum),
-        losses=_losses(spec, device),
+        optimizer=_optimizer(spec, net, loaded),
+        terms=filter_terms(spec, template, net, _density(store)),
         loaded=loaded,
+        fitted=fit,
         cached=cached,
         bfloat16=spec.train.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(),
     )
@@ -170,13 +180,18 @@ def _train(
     setup = _set_up(request, runtime)
     net, store, origin = setup.net, setup.inputs.store, setup.origin(spec)
     restored = checkpoint.newest(request.folder, origin)
-    _restore(restored, net, setup.optimizer, runtime)
+    _restore(restored, setup, runtime)
     history = restored.history
     if record:
         record.params(recorded.params(spec))
         record.tags(
             recorded.lineage(request, store, setup.loaded, runtime, bfloat16=setup.bfloat16, cached=setup.cached)
         )
+        if setup.fitted:
+            record.params(setup.fitted.params())
+            record.tags(setup.fitted.tags())
+            record.text(setup.fitted.as_json(), "template_fitted.json")
+            write(request.folder, FILE, setup.fitted.as_json().encode())
         if restored.damaged:
             record.tags({"ipcnn.damaged_checkpoints": "; ".join(restored.damaged)})
             log.warning("passed over damaged checkpoints: %s", "; ".join(restored.damaged))
@@ -194,6 +209,7 @@ def _train(
             state = {
                 "model": net.state_dict(),
                 "optimizer": setup.optimizer.state_dict(),
+                "filter_loss": {layer: term.state() for layer, term in setup.terms.items()},
                 "generators": checkpoint.generator_states(),
             }
             if attempts:
@@ -214,17 +230,18 @@ def _epoch(request: RunRequest, runtime: Runtime, setup: _Setup, model: nn.Modul
     spec, began = request.spec, time.perf_counter()
     rate = learning_rate(spec.train, epoch)
     for group in setup.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["rate"]
     sums = train_epoch(
         model,
         setup.inputs,
         setup.optimizer,
-        setup.losses,
+        setup.terms,
         runtime,
         seed=spec.seed,
         epoch=epoch,
         batch_size=spec.train.batch_size,
         bfloat16=setup.bfloat16,
+        form=spec.loss.classification,
     )
     metrics = training_metrics(epoch, rate, sums, time.perf_counter() - began)
     if epoch % spec.eval.every == 0 or epoch == spec.train.epochs:
@@ -236,12 +253,15 @@ def _epoch(request: RunRequest, runtime: Runtime, setup: _Setup, model: nn.Modul
             epoch=epoch,
             batch_size=max(1, spec.train.batch_size // runtime.world_size),
             top_images=spec.eval.top_images,
+            form=spec.loss.classification,
+            instability=spec.eval.instability,
+            wanted=_wanted(spec),
         )
         metrics |= evaluation_metrics(request, measured)
     return {**metrics, "seconds": time.perf_counter() - began}
 
 
-def _restore(restored: Restored, net: InterpretableNet, optimizer: torch.optim.Optimizer, runtime: Runtime) -> None:
+def _restore(restored: Restored, setup: _Setup, runtime: Runtime) -> None:
     """Put the run where its checkpoint left it. What comes next follows from (seed, epoch, step) alone."""
     epochs = runtime.gather(torch.tensor([restored.epoch], device=runtime.device)).flatten().tolist()
     if len(set(epochs)) > 1:
@@ -252,8 +272,10 @@ def _restore(restored: Restored, net: InterpretableNet, optimizer: torch.optim.O
     if not restored.epoch:
         return
     try:
-        net.load_state_dict(restored.state["model"])
-        optimizer.load_state_dict(restored.state["optimizer"])
+        setup.net.load_state_dict(restored.state["model"])
+        setup.optimizer.load_state_dict(restored.state["optimizer"])
+        for layer, term in setup.terms.items():
+            term.restore(restored.state["filter_loss"][layer])
     except (RuntimeError, ValueError, KeyError) as error:
         raise TrainingError(
             f"the checkpoint of epoch {restored.epoch} does not fit the network. It is of another version of ipcnn: "
@@ -277,11 +299,26 @@ def _report(runtime: Runtime, metrics: Mapping[str, float], *, last: bool) -> St
     return stop or StopRun("another worker was asked to stop", resumable=wish == 2)
 
 
-def _losses(spec: ExperimentSpec, device: torch.device) -> dict[str, LayerLoss]:
-    loss = spec.loss.filter
-    if loss is None:
-        return {}
-    return {
-        layer: LayerLoss(bank_Tnn.to(device), log_prior(bank_Tnn.shape[-1]).to(device), loss.weight, loss.schedule)
-        for layer, bank_Tnn in template_banks(spec.model, spec.template).items()
-    }
+def _density(store: CropStore) -> torch.Tensor:
+    """Share of all items, of both splits, that are of each category, [L] float64."""
+    label_I = torch.from_numpy(store.labels_N[np.concatenate([store.train_items, store.val_items])[:, 0]])
+    return torch.stack([(label_I == k).double().mean() for k in range(len(store.categories))])
+
+
+def _optimizer(spec: ExperimentSpec, net: InterpretableNet, loaded: LoadReport | None) -> torch.optim.Optimizer:
+    train, loss = spec.train, spec.loss.filter
+    groups = net.parameter_groups(
+        train.weight_decay,
+        loaded=loaded.loaded if loaded else (),
+        new_bias_rate=train.new_bias_rate,
+        last_bias_rate=train.last_bias_rate,
+        decay_loaded_biases=train.decay_loaded_biases,
+        beta_rate=loss.beta_rate if loss else 1.0,
+    )
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=train.learning_rate)
+    return torch.optim.SGD(groups, lr=train.learning_rate, momentum=train.momentum)
+
+
+def _wanted(spec: ExperimentSpec) -> Wanted:
+    return Wanted(spec.eval.measures, spec.seed, spec.eval.ablation_filters, spec.loss.classification)

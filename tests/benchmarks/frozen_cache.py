@@ -27,8 +27,9 @@ from ipcnn_ray.spec.data import DrawnAnimals
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.places import Places
 from ipcnn_ray.spec.template import GradientTemplate
+from ipcnn_ray.train.filter_terms import InformationTerm
 from ipcnn_ray.train.inputs import Inputs, distinct
-from ipcnn_ray.train.loop import LayerLoss, train_epoch
+from ipcnn_ray.train.loop import train_epoch
 from ipcnn_ray.train.runtime import InProcess
 
 
@@ -47,7 +48,7 @@ def candidates(folder: Path, images: int, batch: int, device: torch.device) -> d
     data = DrawnAnimals(kind="drawn_animals", objects=images // 3, negatives=images // 3)
     store = prepare(data, model.table.image_size, Places.from_environment({"IPCNN_HOME": str(folder)}))
     losses = {
-        layer: LayerLoss(bank.to(device), log_prior(bank.shape[-1]).to(device), 0.1, "constant")
+        layer: InformationTerm(bank.to(device), log_prior(bank.shape[-1]).to(device), 0.1, "constant")
         for layer, bank in template_banks(model, template).items()
     }
     found: dict[str, Callable[[], object]] = {}

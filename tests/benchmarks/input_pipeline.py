@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ipcnn_ray.core.classification import logistic_loss
+from ipcnn_ray.core.classification import classification_loss
 from ipcnn_ray.data.batches import Read, batches, crops_reader, epoch_order, shares, to_input
 from ipcnn_ray.data.store import Contents, CropStore, open_store, write_store
 from ipcnn_ray.models.build import build
@@ -43,7 +43,8 @@ def make_store(cache: Path, count: int) -> None:
     """A store of `count` random crops, half of them objects, all of them in training."""
     index = np.arange(count)
     contents = Contents(
-        labels_N=(index < count // 2).astype(np.float32),
+        labels_N=np.where(index < count // 2, 0, -1),
+        categories=("object",),
         landmarks_NK2=np.zeros((count, 1, 2), np.float32),
         train_items=np.stack([index, index % 2], 1),
         val_items=np.stack([index, index * 0], 1)[:1],
@@ -92,7 +93,7 @@ def trainer(batch: int, steps: int, device: torch.device, frozen: str | None) ->
         net.freeze_through(frozen)
     optimizer = torch.optim.SGD(net.parameter_groups(5e-4), lr=1e-5, momentum=0.9)
     x = torch.randn(batch, 3, SIZE, SIZE, device=device)
-    labels = (torch.arange(batch, device=device) % 2).float()
+    labels = torch.arange(batch, device=device) % 2 - 1
 
     def train() -> int:
         for step in range(steps):
@@ -100,7 +101,7 @@ def trainer(batch: int, steps: int, device: torch.device, frozen: str | None) ->
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 logits = net(x)
             optimizer.zero_grad(set_to_none=True)
-            logistic_loss(logits.float(), labels).mean().backward()
+            classification_loss(logits.float(), labels).mean().backward()
             optimizer.step()
         return steps * batch
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipcnn_ray.core.location_instability import location_instability
+from ipcnn_ray.core.location_instability import location_instability, location_instability_of_categories
 
 
 def slow(peaks: Tensor, activation: Tensor, landmarks: Tensor, diagonal: float, top_images: int) -> list[float]:
@@ -130,3 +130,65 @@ def test_wrong_arguments_are_named(changed, text):
     } | changed
     with pytest.raises(ValueError, match=text):
         location_instability(**arguments)
+
+
+def test_several_categories_are_measured_apart():
+    """Slow twin: each category by itself, then the smallest (paper) or that of the highest mean score (released)."""
+    peaks, activation, landmarks = drawn(60, 5, 2, 0.2)
+    label_N = torch.arange(60) % 3
+    own = [slow(peaks[label_N == c], activation[label_N == c], landmarks[label_N == c], 9.0, 10) for c in range(3)]
+    means = [activation[label_N == c].mean(0).tolist() for c in range(3)]
+    best = [min(range(3), key=lambda c, f=f: own[c][f]) for f in range(5)]
+    strongest = [max(range(3), key=lambda c, f=f: means[c][f]) for f in range(5)]
+    assert best != strongest
+    for variant, chosen in (("paper", best), ("released", strongest)):
+        found = location_instability_of_categories(
+            peaks, activation, landmarks, label_N, 9.0, variant=variant, top_images=10
+        )
+        assert found.category_C.tolist() == chosen
+        assert found.per_filter_C.tolist() == pytest.approx([own[c][f] for f, c in enumerate(chosen)], rel=1e-12)
+        torch.testing.assert_close(found.deviation_CK.mean(1), found.per_filter_C)
+        assert found.mean == pytest.approx(sum(found.per_filter_C.tolist()) / 5)
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_one_category_is_the_measure_of_one(variant):
+    peaks, activation, landmarks = drawn(30, 4, 2, 0.3)
+    one = location_instability(peaks, activation, landmarks, 7.0, top_images=9)
+    label_N = torch.full((30,), 2)
+    found = location_instability_of_categories(
+        peaks, activation, landmarks, label_N, 7.0, variant=variant, top_images=9
+    )
+    assert found.mean == one.mean and torch.equal(found.deviation_CK, one.deviation_CK)
+    assert found.category_C.tolist() == [2] * 4
+
+
+def test_a_landmark_that_a_category_does_not_have_is_left_out_of_its_mean():
+    peaks, activation, landmarks = drawn(20, 1, 2, 0.0)
+    label_N = (torch.arange(20) >= 10).long()
+    landmarks[10:, 1] = torch.nan  # category 1 has the first landmark only
+    activation[10:] += 100  # and moves the filter most
+    found = location_instability_of_categories(peaks, activation, landmarks, label_N, 3.0, variant="released")
+    alone = location_instability(peaks[10:], activation[10:], landmarks[10:, :1], 3.0)
+    assert found.mean == alone.mean
+    assert torch.isnan(found.deviation_CK[0, 1])
+
+
+def test_a_filter_without_any_measure_is_dropped():
+    peaks, activation, landmarks = drawn(20, 3, 1, 0.0)
+    label_N = (torch.arange(20) >= 10).long()
+    landmarks[:10] = torch.nan
+    activation[:10, 0] += 100
+    released = location_instability_of_categories(peaks, activation, landmarks, label_N, 3.0, variant="released")
+    assert released.dropped >= 1 and torch.isnan(released.per_filter_C[0])
+    paper = location_instability_of_categories(peaks, activation, landmarks, label_N, 3.0)
+    assert paper.dropped == 0 and paper.category_C.tolist() == [1] * 3
+    landmarks[:] = torch.nan
+    assert location_instability_of_categories(peaks, activation, landmarks, label_N, 3.0).dropped == 3
+
+
+def test_every_measured_image_has_a_category():
+    peaks, activation, landmarks = drawn(4, 1, 1, 0.0)
+    for labels in (torch.tensor([0, 1, -1, 0]), torch.zeros(3, dtype=torch.int64)):
+        with pytest.raises(ValueError, match="expected a category for each of the images"):
+            location_instability_of_categories(peaks, activation, landmarks, labels, 3.0)

@@ -49,17 +49,17 @@ def test_an_uneven_batch_is_refused():
 
 
 def test_batches_carry_rows_flips_and_labels_in_order(images):
-    labels = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], np.float32)
+    labels = np.array([0, 0, 1, 1, -1, -1, -1, -1, -1, -1])
     parts = [np.array([[3, 1], [9, 0]]), np.array([[0, 0], [1, 1]]), np.array([[5, 0]])]
     found = list(batches(parts, labels, crops_reader(images)))
-    assert [batch.labels.tolist() for batch in found] == [[1, 0], [1, 1], [0]]
+    assert [batch.labels.tolist() for batch in found] == [[1, -1], [0, 0], [-1]]
     assert [batch.mirrored.tolist() for batch in found] == [[True, False], [False, True], [False]]
     for part, batch in zip(parts, found, strict=True):
         assert np.array_equal(batch.rows.numpy(), images[part[:, 0]])
 
 
 def test_no_batches():
-    assert list(batches([], np.zeros(1, np.float32), crops_reader(np.zeros((1, 3, 2, 2), np.uint8)))) == []
+    assert list(batches([], np.zeros(1, np.int64), crops_reader(np.zeros((1, 3, 2, 2), np.uint8)))) == []
 
 
 def test_one_batch_is_read_ahead_and_no_thread_is_left(images):
@@ -72,7 +72,7 @@ def test_one_batch_is_read_ahead_and_no_thread_is_left(images):
             done.set()
         return torch.zeros(1)
 
-    stream = batches([np.array([[i, 0]]) for i in range(6)], np.zeros(10, np.float32), read)
+    stream = batches([np.array([[i, 0]]) for i in range(6)], np.zeros(10, np.int64), read)
     next(stream)
     assert done.wait(5)
     assert asked == [0, 1]  # the second while the first is in use, the third not yet
@@ -85,7 +85,7 @@ def test_an_error_of_the_reader_comes_out(images):
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        list(batches([np.array([[0, 0]])], np.zeros(1, np.float32), read))
+        list(batches([np.array([[0, 0]])], np.zeros(1, np.int64), read))
 
 
 def test_input_by_hand():

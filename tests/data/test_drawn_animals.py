@@ -5,7 +5,16 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from ipcnn_ray.data.drawn_animals import SCATTERED, _crop, _generator, _landmark, draw, draw_animal, draw_negative
+from ipcnn_ray.data.drawn_animals import (
+    SCATTERED,
+    _crop,
+    _generator,
+    _landmark,
+    draw,
+    draw_animal,
+    draw_negative,
+    draw_one,
+)
 from ipcnn_ray.data.drawn_bodies import Poser
 from ipcnn_ray.data.drawn_shapes import Canvas, holds
 from ipcnn_ray.spec.data import Category, DrawnAnimals
@@ -21,10 +30,11 @@ def test_an_image_depends_on_its_number_and_the_seed_alone():
     small, large = draw(spec(), SIZE), draw(spec(objects=20, negatives=14), SIZE)
     assert np.array_equal(small.images_N3SS[:12], large.images_N3SS[:12])
     assert np.array_equal(small.images_N3SS[12:22], large.images_N3SS[20:30])
-    image, landmarks = draw_animal(spec(), SIZE, 7)
+    drawn = draw_animal(spec(), SIZE, 7)
+    image, landmarks = drawn.image, drawn.landmarks_K2
     assert np.array_equal(image.transpose(2, 0, 1), small.images_N3SS[7])
     assert np.array_equal(landmarks, small.landmarks_NK2[7], equal_nan=True)
-    other, _ = draw_animal(spec(drawing_seed=1), SIZE, 7)
+    other = draw_animal(spec(drawing_seed=1), SIZE, 7).image
     assert not np.array_equal(image, other)
 
 
@@ -35,7 +45,7 @@ def test_landmarks_lie_in_the_image(category):
     assert ((seen >= -0.5) & (seen <= SIZE - 0.5) | np.isnan(seen)).all()
     assert np.isfinite(seen[:, 2]).any(), "a torso is mostly seen"
     assert np.isnan(drawn.landmarks_NK2[12:]).all()
-    assert drawn.labels_N.tolist() == [1.0] * 12 + [0.0] * 10
+    assert drawn.labels_N.tolist() == [0] * 12 + [-1] * 10
 
 
 def test_some_landmarks_are_hidden_and_most_are_not():
@@ -53,7 +63,7 @@ def test_heads_look_both_ways():
 def test_negatives_differ_from_animals_and_from_each_other():
     images = [draw_negative(spec(), SIZE, i) for i in range(3)]
     assert not np.array_equal(images[0], images[1])
-    assert not np.array_equal(images[0], draw_animal(spec(), SIZE, 0)[0])
+    assert not np.array_equal(images[0], draw_animal(spec(), SIZE, 0).image)
 
 
 def test_a_picture_too_small_for_an_animal():
@@ -74,7 +84,7 @@ def test_landmarks_lie_on_the_drawn_part():
     names = ("head", "neck", "torso", "nose")
     on = []
     for index in range(60):
-        _, landmarks = draw_animal(spec(landmarks=names), SIZE, index)
+        landmarks = draw_animal(spec(landmarks=names), SIZE, index).landmarks_K2
         rng = _generator(0, 1, index)
         figure = Poser("cow", rng).pose()
         place = _crop(figure, rng)
@@ -86,7 +96,8 @@ def test_landmarks_lie_on_the_drawn_part():
 
 
 def test_the_same_scene_is_drawn_at_every_size():
-    (small, at), (large, at_large) = draw_animal(spec(), 32, 3), draw_animal(spec(), 64, 3)
+    one, other = draw_animal(spec(), 32, 3), draw_animal(spec(), 64, 3)
+    (small, at), (large, at_large) = (one.image, one.landmarks_K2), (other.image, other.landmarks_K2)
     assert np.allclose((at + 0.5) / 32, (at_large + 0.5) / 64, atol=1e-6, equal_nan=True)
     assert np.abs(large.reshape(32, 2, 32, 2, 3).mean((1, 3)) - small).mean() < 8
 
@@ -98,3 +109,34 @@ def test_images_without_an_animal_show_nothing_of_a_head(monkeypatch):
     for index in range(60):
         draw_negative(spec(), SIZE, index)
     assert {"torso", "leg", "stone", "occluder"} <= set(shown) <= {*SCATTERED, "stone", "occluder"}
+
+
+def test_several_animals_come_one_after_the_other():
+    several = spec(category=["cow", "bird"], negatives=10)
+    drawn = draw(several, SIZE)
+    assert drawn.labels_N.tolist() == [0] * 12 + [1] * 12 + [-1] * 10
+    assert (drawn.names[0], drawn.names[12], drawn.names[24]) == ("cow-00000", "bird-00000", "negative-00000")
+    other = draw(spec(category=["dog", "bird"], negatives=0), SIZE)
+    assert np.array_equal(drawn.images_N3SS[12:24], other.images_N3SS[12:24]), "a bird is the same beside a dog"
+    assert not np.array_equal(drawn.images_N3SS[0], drawn.images_N3SS[12])
+    assert np.isnan(drawn.landmarks_NK2[24:]).all() and not np.isnan(drawn.landmarks_NK2[12:24]).all()
+
+
+def test_parts_have_the_size_and_mask_of_their_outline():
+    """Of the head, its box by hand from the same pose; its mask is centred on the box and fills most of it."""
+    for index in range(12):
+        animal = draw_one(spec(landmarks=("head", "torso")), 64, index)
+        rng = _generator(0, 1, index)
+        figure = Poser("cow", rng).pose()
+        place = _crop(figure, rng)
+        for k, name in enumerate(("head", "torso")):
+            outline = np.clip(place(figure.landmarks[name]), 0, 1)
+            size = outline.max(axis=0) - outline.min(axis=0)
+            patch = animal.masks[k]
+            if patch is None:
+                assert np.isnan(animal.sizes_K2[k]).all() and np.isnan(animal.landmarks_K2[k]).all()
+                continue
+            assert animal.sizes_K2[k] == pytest.approx(size[::-1], abs=1e-6)
+            rows, cols = np.nonzero(patch > 0.5)
+            assert np.array([np.ptp(rows), np.ptp(cols)]) / 32 == pytest.approx(size[::-1], abs=2 / 32)
+            assert [rows.min() + rows.max(), cols.min() + cols.max()] == pytest.approx([64, 64], abs=2)

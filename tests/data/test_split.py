@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ipcnn_ray.data.split import items, train_indices
+from ipcnn_ray.data.split import items, items_of_categories, train_indices
 
 
 def matlab_round(x: float) -> int:
@@ -64,3 +64,42 @@ def test_without_repeats_every_item_is_there_once():
 def test_both_mirror_images_of_an_object_are_in_the_same_split():
     train, validation = items(37, 20, 0.6, 0.75)
     assert not set(train[:, 0].tolist()) & set(validation[:, 0].tolist())
+
+
+def produced(objects_L: list[int], share: float) -> tuple[list, list]:
+    """`produceIMDB` step by step, 1-based: the slow twin."""
+    least, most = (100, 400) if len(objects_L) > 10 else (1500, 1000000)
+    data, first = [], 0
+    for objects in objects_L:
+        mine = [(first + i, flip) for i in range(objects) for flip in (0, 1)]
+        if len(mine) < least:
+            mine = (mine * int(np.ceil(least / len(mine))))[:least]
+        data += mine[: min(len(mine), most)]
+        first += objects
+    trained = {matlab_round(x) for x in np.linspace(1, len(data), matlab_round(len(data) * share))}
+    train = [item for k, item in enumerate(data, start=1) if k in trained]
+    return train, [item for k, item in enumerate(data, start=1) if k not in trained]
+
+
+@pytest.mark.parametrize("objects_L", [[194, 559, 900], [60] * 11, [30, 250, 199] * 4])
+def test_several_categories_by_items_are_split_as_released(objects_L):
+    found = items_of_categories(objects_L, 0, 0.9, repeat=True, split="items")
+    for part, expected in zip(found, produced(objects_L, 0.9), strict=True):
+        assert part.tolist() == [list(item) for item in expected]
+
+
+def test_several_categories_by_objects_have_the_same_items_and_share_no_object():
+    objects_L = [30, 250, 199]
+    train, validation = items_of_categories(objects_L, 20, 0.9, repeat=True)
+    assert not set(train[:, 0].tolist()) & set(validation[:, 0].tolist())
+    trained_items, others = produced(objects_L, 0.9)
+    released_items = [*trained_items, *others] + [(479 + j, 0) for j in range(20)]
+    assert sorted(map(tuple, np.concatenate([train, validation]).tolist())) == sorted(released_items)
+    trained = {int(i) for i in train[:, 0]}
+    for first, count in ((0, 30), (30, 250), (280, 199), (479, 20)):
+        assert {i - first for i in trained if first <= i < first + count} == set(train_indices(count, 0.9))
+
+
+def test_of_one_category_both_ways_are_the_same():
+    for one, several in zip(items(37, 20, 0.6, None), items_of_categories([37], 20, 0.6, repeat=False), strict=True):
+        assert np.array_equal(one, several)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ipcnn_ray.data.store import Contents, folder_of, open_store, rows_reader, write_store
+from ipcnn_ray.data.store import FORMAT, Contents, folder_of, open_store, rows_reader, write_store
 from ipcnn_ray.errors import DataError
 
 N, S = 12, 40
@@ -19,7 +19,8 @@ def contents() -> Contents:
     landmarks = np.full((N, 2, 2), np.nan, np.float32)
     landmarks[:4, 0] = [[1, 2], [3, 4], [5, 6], [7, 8]]
     return Contents(
-        labels_N=(np.arange(N) < 4).astype(np.float32),
+        labels_N=np.where(np.arange(N) < 4, 0, -1),
+        categories=("cow",),
         landmarks_NK2=landmarks,
         train_items=np.array([[0, 0], [0, 1], [0, 1], [5, 0]]),
         val_items=np.array([[1, 0], [6, 0]]),
@@ -47,7 +48,7 @@ def test_what_was_written_is_read(cache):
     given = contents()
     for one in ("labels_N", "train_items", "val_items"):
         assert np.array_equal(getattr(store, one), getattr(given, one)), one
-    for one in ("names", "landmark_names", "tags", "left_out"):
+    for one in ("categories", "names", "landmark_names", "tags", "left_out"):
         assert getattr(store, one) == getattr(given, one), one
     assert np.array_equal(store.images_N3SS, PIXELS)
     assert store.size == S
@@ -95,8 +96,10 @@ def flip_byte(path: Path, at: int) -> None:
         (lambda f: (f / "meta.json").write_text("{}"), "'format' is missing"),
         (lambda f: (f / "meta.json").write_text("{"), "Expecting property name enclosed in double quotes: line 1"),
         (
-            lambda f: (f / "meta.json").write_text((f / "meta.json").read_text().replace('"format": 2', '"format": 1')),
-            f"it says format 1, digest {DIGEST}; expected 2, {DIGEST}",
+            lambda f: (f / "meta.json").write_text(
+                (f / "meta.json").read_text().replace(f'"format": {FORMAT}', '"format": 1')
+            ),
+            f"it says format 1, digest {DIGEST}; expected {FORMAT}, {DIGEST}",
         ),
     ],
 )
@@ -113,7 +116,7 @@ def test_a_damaged_store_says_what_to_do(cache, damage, says):
 
 def test_one_changed_pixel_of_many_is_found_by_a_thorough_look(tmp_path):
     many = dataclasses.replace(
-        contents(), labels_N=np.zeros(200, np.float32), landmarks_NK2=np.zeros((200, 1, 2), np.float32)
+        contents(), labels_N=np.zeros(200, np.int64), landmarks_NK2=np.zeros((200, 1, 2), np.float32)
     )
     write_store(tmp_path, DIGEST, S, many, lambda images, landmarks: None)
     flip_byte(folder_of(tmp_path, DIGEST) / "images.npy", 8000)  # between two samples
@@ -178,7 +181,7 @@ def test_reading_a_store_keeps_none_of_it_in_memory(tmp_path):
         return sum(int(line.split()[1]) for line in lines if line.startswith(kinds)) // 1024
 
     big = dataclasses.replace(
-        contents(), labels_N=np.zeros(8000, np.float32), landmarks_NK2=np.zeros((8000, 1, 2), np.float32)
+        contents(), labels_N=np.zeros(8000, np.int64), landmarks_NK2=np.zeros((8000, 1, 2), np.float32)
     )
     write_store(tmp_path, DIGEST, S, big, lambda images, landmarks: None)
     images = open_store(tmp_path, DIGEST).images_N3SS

@@ -138,3 +138,30 @@ def test_the_nose_of_each_animal(folder, annotate, category, part):
     spec = folder.spec(annotation="part_masks", landmarks=("nose",), category=category)
     row = {"nose": 1, "muzzle": 11, "beak": 21}[part]
     assert np.allclose(from_part_masks(spec, folder.voc).objects[0].share_K2[0], [row / 39, row / 49])
+
+
+def test_sizes_of_parts_by_hand(folder, annotate):
+    """Object 1 has the box (11, 21, 60, 60): 40 rows of 50 columns. Its head is 10 rows of 25 columns; the landmark
+    file says the same from first to last pixel, 9 / 39 and 24 / 49 of the frame."""
+    elements = folder.truth(1)
+    elements[0]["pHW_scale"] = np.array([[9 / 39 * 224], [24 / 49 * 224]])
+    elements[1]["pHW_scale"] = np.empty((0, 0))
+    elements[2]["pHW_scale"] = np.array([[-1.0], [300.0]])
+    folder.write_truth(1, elements)
+    found = from_landmark_files(folder.spec(landmarks=("head", "neck")), folder.voc)
+    assert found.objects[0].sizes_K2[0] == pytest.approx([10 / 40, 25 / 50])
+    assert np.isnan([one.sizes_K2[0] for one in found.objects[1:3]]).all()
+    assert np.isnan(found.objects[1].sizes_K2[1]).all()  # a neck that is not seen
+    parts = {"head": (21, 31, 45, 40), "neck": (5, 21, 20, 30)}
+    annotate(folder, "2008_000000", [{"class": "cow", "bbox": (11, 21, 60, 60), "parts": parts}])
+    (one,) = from_part_masks(
+        folder.spec(annotation="part_masks", landmarks=("head", "neck", "torso")), folder.voc
+    ).objects
+    assert one.sizes_K2[0] == pytest.approx([10 / 40, 25 / 50])
+    assert one.sizes_K2[1] == pytest.approx([10 / 40, 10 / 50])  # columns 11 to 20 are inside the box
+    assert np.isnan(one.sizes_K2[2]).all()
+    head, neck, torso = one.masks
+    assert torso is None and head is not None and neck is not None
+    # Half of 10 rows and 25 columns of the crop's 40 and 50, in steps of 1 / 32 of it: 4 rows and 8 columns each way.
+    assert head[32, 32] == 1 and head[32 - 3 : 32 + 4, 32 - 7 : 32 + 8].all()
+    assert not head[: 32 - 5].any() and not head[:, : 32 - 9].any() and not head[32 + 6 :].any()

@@ -61,11 +61,11 @@ def test_the_fan_in_of_a_grouped_convolution_is_that_of_one_group():
 
 def test_masks_take_the_template_without_its_tau():
     net = build(COMPACT, UniformTemplate(shape="uniform", norm="l2", beta=3, gamma=0.5, tau=7), 0)
-    assert net.masked == {"conv4", "conv5"}
+    assert set(net.masks) == {"conv4", "conv5"}
     assert torch.equal(
-        net.get_buffer("unit_conv5"), part_templates(16, shape="uniform", norm="l2", beta=3, gamma=0.5, tau=1)
+        net.mask("conv5").unit_Pnn, part_templates(16, shape="uniform", norm="l2", beta=3, gamma=0.5, tau=1)
     )
-    assert build(COMPACT, PLAIN, 0).masked == set()
+    assert not build(COMPACT, PLAIN, 0).masks
     assert build(COMPACT, PLAIN, 0).interpretable == ("conv4", "conv5")
 
 
@@ -84,8 +84,8 @@ def test_templates_are_not_saved_with_the_weights():
 
 
 def test_dropout_is_the_specs_or_the_networks_own():
-    assert assemble(Model(network="vgg16"), PLAIN, "meta").head["drop7"].p == 0.5
-    assert assemble(Model(network="vgg16", dropout=0.8), PLAIN, "meta").head["drop8"].p == 0.8
+    assert assemble(Model(network="vgg16"), PLAIN, device="meta").head["drop7"].p == 0.5
+    assert assemble(Model(network="vgg16", dropout=0.8), PLAIN, device="meta").head["drop8"].p == 0.8
 
 
 # conv1 7 x 7 x 3 x 96, conv2 5 x 5 x 96 x 256, conv3 3 x 3 x 256 x 512, conv4 and conv5 3 x 3 x 512 x 512, with biases.
@@ -103,7 +103,7 @@ VGG_M_CONVS = 14_208 + 614_656 + 1_180_160 + 2 * 2_359_808
     ],
 )
 def test_networks_have_the_published_number_of_parameters(network, first, parameters):
-    net = assemble(Model(network=network), L1, "meta")
+    net = assemble(Model(network=network), L1, device="meta")
     assert net.head["fc7"].weight.shape == first
     assert sum(p.numel() for p in net.parameters()) == parameters
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from ipcnn_ray.models.build import build
-from ipcnn_ray.models.describe import as_markdown, describe, template_words
+from ipcnn_ray.models.describe import as_markdown, describe
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, UniformTemplate
 
@@ -54,6 +54,4 @@ def test_layers_of_the_plain_network_are_measured():
 
 
 def test_a_template_in_words():
-    assert (
-        template_words(GradientTemplate(shape="gradient", beta=4, tau=0.25)) == "gradient L1 template, beta 4, tau 0.25"
-    )
+    assert GradientTemplate(shape="gradient", beta=4, tau=0.25).words() == "gradient L1 template, beta 4, tau 0.25"

@@ -9,7 +9,8 @@ from torch import nn
 from ipcnn_ray.core.mask import mask_maps
 from ipcnn_ray.core.templates import part_templates
 from ipcnn_ray.models.build import assemble, build
-from ipcnn_ray.models.net import InterpretableNet, Output
+from ipcnn_ray.models.masks import PeakMask
+from ipcnn_ray.models.net import InterpretableNet, MaskOf, Output
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.networks import Conv, Network, Pool
 from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, UniformTemplate
@@ -32,8 +33,8 @@ RED = torch.tensor([[1.0, 2.0, 1.0], [1.0, 4.0, 1.0], [1.0, 1.0, 3.0]])
 
 
 @torch.no_grad()
-def tiny(units: dict[str, torch.Tensor]) -> InterpretableNet:
-    net = InterpretableNet(TINY, appended=False, interpretable=["conv1"], units=units)
+def tiny(mask_of: MaskOf | None = None) -> InterpretableNet:
+    net = InterpretableNet(TINY, appended=False, interpretable=["conv1"], mask_of=mask_of)
     net.conv("conv1").weight.copy_(torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1))
     net.conv("conv1").bias.fill_(-1.5)
     net.head["fc2"].weight.fill_(1)
@@ -47,26 +48,27 @@ def image() -> torch.Tensor:
 
 def test_a_plain_network_by_hand():
     """Red - 1.5, cut at 0: 0.5, 2.5 and 1.5 remain; 10 + 4.5."""
-    out = tiny({})(image(), full=True)
+    out = tiny()(image(), full=True)
     assert isinstance(out, Output)
     assert torch.equal(out.scores["conv1"][0, 0], RED - 1.5)
     assert torch.equal(out.maps["conv1"][0, 0], (RED - 1.5).clamp(min=0))
-    assert out.logits_N.tolist() == [14.5]
+    assert out.logits_NL.tolist() == [[14.5]]
 
 
 def test_a_masked_network_by_hand():
     """L1, beta 3, n 3: 1 at the peak (1, 1), 0 beside it, -1 in the corners. Only the peak's 2.5 remains."""
-    units = {"conv1": part_templates(3, shape="gradient", norm="l1", beta=3, tau=1)}
-    out = tiny(units)(image(), full=True)
+    out = tiny(lambda filters, n: PeakMask(part_templates(n, shape="gradient", norm="l1", beta=3, tau=1)))(
+        image(), full=True
+    )
     assert torch.equal(out.maps["conv1"][0, 0], (RED - 1.5).clamp(min=0))
     assert torch.equal(out.scores["conv1"][0, 0], RED - 1.5)
-    assert out.logits_N.tolist() == [12.5]
+    assert out.logits_NL.tolist() == [[12.5]]
 
 
 def test_the_next_layer_sees_the_masked_map():
     net = build(COMPACT, L1, 0).eval()
     out = net(torch.randn(2, 3, 64, 64), full=True)
-    masked = mask_maps(out.maps["conv4"], net.get_buffer("unit_conv4"))
+    masked = mask_maps(out.maps["conv4"], net.mask("conv4").unit_Pnn)
     torch.testing.assert_close(out.scores["conv5"], net.body["conv5"](masked))
     assert list(out.maps) == list(out.scores) == ["conv4", "conv5"]
     assert torch.equal(out.maps["conv5"], out.scores["conv5"].relu())
@@ -102,12 +104,12 @@ def test_cached_features_give_the_same_output(interpretable, through, shape):
     assert features.shape == (3, *shape) and net.feature_shape() == shape
     assert not features.requires_grad
     behind = net(features, from_features=True, full=True)
-    assert torch.equal(behind.logits_N, whole.logits_N)
+    assert torch.equal(behind.logits_NL, whole.logits_NL)
     assert all(torch.equal(behind.scores[layer], whole.scores[layer]) for layer in interpretable)
 
 
 def test_the_cut_of_alexnet_lies_behind_normalisation_and_pooling():
-    net = assemble(Model(network="alexnet"), L1, "meta")
+    net = assemble(Model(network="alexnet"), L1, device="meta")
     for name, shape in {"conv1": (96, 27, 27), "conv2": (256, 13, 13), "conv3": (384, 13, 13)}.items():
         net.freeze_through(name)
         assert net.feature_shape() == shape
@@ -156,7 +158,7 @@ def test_a_step_of_alexnet_behind_frozen_layers_is_finite():
     features = 20 * torch.rand(2, *net.feature_shape())
     net.set_step(0, 1, 0, 0, 2)
     out = net(features, from_features=True, full=True)
-    nn.functional.softplus(-out.logits_N).mean().backward()
+    nn.functional.softplus(-out.logits_NL).mean().backward()
     assert out.maps["conv5"].shape == out.scores["conv6"].shape == (2, 256, 13, 13)
     assert net.conv("conv3").weight.grad is None
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
@@ -168,5 +170,3 @@ def test_misuse_is_told():
         build(COMPACT, L1, 0).freeze_through("pool2")
     with pytest.raises(ValueError, match=r"interpretable = \('conv9',\): expected some of conv1"):
         InterpretableNet(TINY, appended=False, interpretable=["conv9"])
-    with pytest.raises(ValueError, match=r"units of 'conv2': expected interpretable layers, \('conv1',\)"):
-        InterpretableNet(TINY, appended=True, interpretable=["conv1"], units={"conv2": torch.ones(9, 3, 3)})

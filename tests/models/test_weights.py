@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional as F
+from torchvision.models.vgg import cfgs, make_layers
 
 from ipcnn_ray.errors import DataError
-from ipcnn_ray.models.build import build
+from ipcnn_ray.models.build import assemble, build
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.weights import LoadReport, load_weights
 from ipcnn_ray.spec.model import Model, Weights
@@ -156,6 +160,72 @@ def test_a_damaged_array_is_told(tmp_path):
     content[middle : middle + 100] = bytes(100)
     (tmp_path / "w.npz").write_bytes(content)
     assert "cannot be read" in problems(tmp_path)[0]
+
+
+def test_torchvisions_vgg16_is_the_tables(tmp_path):
+    """Its state dict, RGB 0..1 over the standard deviations, and images of 32 px: the same maps, padding included."""
+    original = nn.Sequential(*list(make_layers(cfgs["D"]))[:-1]).eval()  # without the last pooling
+    torch.save({f"features.{key}": value for key, value in original.state_dict().items()}, tmp_path / "vgg16.pth")
+    small = replace(NETWORKS["vgg16"], image_size=32, head=())
+    net = InterpretableNet(small, appended=False, interpretable=["conv5_3"]).eval()
+    report = load_weights(net, small, Weights(file="vgg16.pth"), tmp_path)
+    assert report.loaded == small.convs and not report.partial
+    x = 255 * torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    mean, std = torch.tensor([[[0.485]], [[0.456]], [[0.406]]]), torch.tensor([[[0.229]], [[0.224]], [[0.225]]])
+    with torch.no_grad():
+        expected = original((x / 255 - mean) / std)
+        maps = net((x - 255 * mean) * small.input_scale, full=True).maps["conv5_3"]
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5 * expected.max().item())
+    assert expected.any()
+    assert report.text.splitlines() == [
+        "loaded from vgg16.pth: " + ", ".join(small.convs),
+        "not loaded, random at first: nothing, and the head",
+        "in the file and not used: nothing",
+        "the file's first layer saw RGB (as stated; the file does not say), 0..1 less a mean, over torchvision's "
+        "standard deviations; its weights: scaled; images are centred on the training split's own mean",
+    ]
+
+
+def test_torchvisions_alexnet_is_another_network(tmp_path):
+    state = torchvision.models.alexnet(weights=None).features.state_dict()
+    torch.save({f"features.{key}": value for key, value in state.items()}, tmp_path / "w.pth")
+    model = Model(network="alexnet", weights=Weights(file="w.pth"))
+    told = r"features\.0\.weight has shape \(64, 3, 11, 11\)\n +The network's is \(96, 3, 11, 11\)"
+    with pytest.raises(DataError, match=told):
+        load_weights(assemble(model, NoTemplate(shape="none"), "meta"), model.table, model.weights, tmp_path)
+
+
+def test_a_state_dict_is_read_without_unpickling(tmp_path):
+    state = {key.replace("_w", ".weight").replace("_b", ".bias"): torch.from_numpy(v) for key, v in arrays().items()}
+    torch.save({"state_dict": state}, tmp_path / "w.pt")
+    net = compact()
+    load(net, tmp_path, file="w.pt", pixels="raw", channels="rgb")
+    assert np.array_equal(net.conv("conv2").weight.detach(), arrays()["conv2_w"])
+    assert np.array_equal(net.conv("conv1").weight.detach(), arrays()["conv1_w"])
+    torch.save({"conv1.weight": Trap()}, tmp_path / "w.pt")
+    (found,) = problems(tmp_path, file="w.pt")
+    assert "w.pt  cannot be read: Weights only load failed" in found
+    assert found.endswith("torch.save(network.state_dict(), file), or write it as .safetensors.")
+    assert not Trap.sprung
+    torch.save([1, 2], tmp_path / "w.pt")
+    assert "it holds a list, not a state dict" in problems(tmp_path, file="w.pt")[0]
+
+
+def test_an_npz_that_says_its_channel_order_is_believed(tmp_path):
+    np.savez(tmp_path / "w.npz", meta="Caffe, RGB input, 0..255", **arrays())
+    (found,) = problems(tmp_path, channels="bgr")
+    assert found == (
+        f"{tmp_path / 'w.npz'}  model.weights.channels = 'bgr', but its `meta` says 'Caffe, RGB input, 0..255'\n"
+        "       Say channels: rgb, or name the file that was meant."
+    )
+    assert "RGB (confirmed: its `meta` says" in load(compact(), tmp_path, channels="rgb").text
+
+
+def test_all_layers_of_the_original_network_are_the_default(tmp_path):
+    np.savez(tmp_path / "w.npz", **arrays())
+    report = load_weights(compact(), COMPACT, Weights(file="w.npz"), tmp_path)
+    assert report.loaded == ("conv1", "conv2", "conv3", "conv4") and report.random == ("conv5",)
+    assert not report.partial
 
 
 def plain_alexnet(w: dict[str, torch.Tensor], x_rgb: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from ipcnn_ray.errors import SpecError
+from ipcnn_ray.spec.aim_checks import aim_findings
 from ipcnn_ray.spec.digest import digest
 from ipcnn_ray.spec.dump import resolved_yaml
 from ipcnn_ray.spec.expand import grid_runs, named_runs, seeds
@@ -12,6 +15,7 @@ from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.goals import Aims, violations
 from ipcnn_ray.spec.load import loads
 from ipcnn_ray.spec.plan import plan
+from ipcnn_ray.spec.search import NamedSearch
 
 BASE = """\
 name: t
@@ -181,3 +185,20 @@ def test_what_is_refused(search, more, what, advice):
 def test_the_last_seed():
     with pytest.raises(SpecError, match="the last seed would be 4294967296; seeds end at 4294967295"):
         loads(f"{BASE.replace('seed: 7', 'seed: 4294967295')}{NAMED}, repeats: 2}}\n", "s.yaml")
+
+
+def test_a_measure_that_no_run_takes():
+    raw = {
+        "kind": "named",
+        "runs": [{"name": "plain"}],
+        "objective": {"kind": "pareto", "measures": ["instability", "purity"]},
+        "constraints": [{"measure": "stability", "at_least": 0.5}, {"measure": "val_error", "at_most": 0.1}],
+    }
+    search, evaluation = NamedSearch.model_validate(raw), SimpleNamespace(measures=("consistency",))
+    told = [(finding.what, finding.advice) for finding in aim_findings(search, {"eval": evaluation})]
+    advice = "is not measured: add it to eval.measures, ['consistency']"
+    assert told == [
+        ("search.objective.measures.1 = 'purity'", advice),
+        ("search.constraints.0.measure = 'stability'", advice),
+    ]
+    assert not list(aim_findings(search, {"eval": SimpleNamespace(measures=("purity", "stability"))}))

@@ -87,3 +87,10 @@ def test_small_numbers_survive_yaml():
     spec = loads(TEXT, "s.yaml", ["train.learning_rate=1.0e-7", "train.weight_decay=0.1"]).spec
     again = loads(resolved_yaml(spec), "r.yaml").spec
     assert (again.train.learning_rate, again.train.weight_decay) == (1e-7, 0.1)
+
+
+def test_a_field_that_only_backbones_have_changes_no_other_digest():
+    """Written down before there were backbones."""
+    weights = "model: {network: alexnet, weights: {file: a.npz, layers: [conv1]}}"
+    assert of(TEXT) == "21008829"
+    assert of(TEXT.replace("model: {network: compact}", weights)) == "cbb4779f"

@@ -60,7 +60,8 @@ def test_a_problem_of_an_override_is_located_there():
     )
     assert told(TEXT, "model={}") == (
         "--set model={}  model.network is missing\n"
-        "       needed: compact (four small convolutions, 64 px), alexnet (Caffe's), vgg_m, vgg_s or vgg16"
+        "       needed: compact (four small convolutions, 64 px), alexnet (Caffe's), vgg_m, vgg_s, vgg16, "
+        "or a torchvision network such as squeezenet1_1, resnet50, convnext_tiny, with `cut`"
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from ipcnn_ray.spec.data import DrawnAnimals
+from ipcnn_ray.spec.expand import run_for
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.resolve import with_defaults, without_defaults
@@ -101,3 +102,32 @@ def test_taking_defaults_back():
     assert ExperimentSpec.model_validate(bare) == ExperimentSpec.model_validate(RAW)
     full["train"]["final_learning_rate"] = 0.1
     assert without_defaults(full)["train"]["final_learning_rate"] == 0.1
+
+
+def test_a_backbone_says_its_layers():
+    raw = RAW | {"model": {"network": "squeezenet1_1", "cut": "features.12", "weights": {"file": "w.npz"}}}
+    spec = ExperimentSpec.model_validate(raw)
+    assert spec.model.interpretable_layers == ("features.12", "appended") and spec.model.dropout == 0.5
+    assert (spec.model.table.image_size, spec.model.weights.channels, spec.model.weights.layers) == (227, "bgr", None)
+    assert spec.model.model_copy(update={"image_size": 224}).table.image_size == 224
+
+
+def test_weights_say_what_their_file_was_trained_on():
+    def weights(**given: str) -> dict[str, object]:
+        model = {"network": "compact", "weights": given}
+        return ExperimentSpec.model_validate(RAW | {"model": model}).model.weights.model_dump(mode="json")
+
+    layers = ["conv1", "conv2", "conv3", "conv4"]
+    assert weights(file="a.npz") == {"file": "a.npz", "layers": layers, "channels": "bgr"}
+    assert weights(file="a.npz", pixels="raw") == {"file": "a.npz", "layers": layers, "channels": "bgr"}
+    assert weights(file="a.mat") == {"file": "a.mat", "layers": layers, "channels": "rgb"}
+    stated = {"file": "a.pth", "channels": "bgr", "pixels": "raw"}
+    assert weights(**stated) == {**stated, "layers": layers}
+
+
+def test_channels_follow_the_file_of_a_run():
+    model = {"network": "compact", "weights": {"file": "a.npz"}}
+    spec = ExperimentSpec.model_validate(RAW | {"model": model})
+    assert run_for(spec, {"model.weights.file": "a.mat"}).spec.model.weights.channels == "rgb"
+    stated = ExperimentSpec.model_validate(RAW | {"model": model | {"weights": {"file": "a.npz", "channels": "rgb"}}})
+    assert run_for(stated, {"model.weights.file": "b.npz"}).spec.model.weights.channels == "rgb"

@@ -14,7 +14,7 @@ from ipcnn_ray.train.evaluate import EvaluationPlan, evaluate
 class Repeats:
     """Objects 0, 1, 2 (0 in training); object 1 three times in validation, once of them mirrored; negative 3."""
 
-    labels_N = np.array([1, 1, 1, 0], np.float32)
+    labels_N = np.array([0, 0, 0, -1])
     objects = np.array([0, 1, 2])
     train_items = np.array([[0, 0], [0, 1]])
     val_items = np.array([[1, 0], [1, 1], [1, 0], [2, 1], [3, 0]])
@@ -32,10 +32,12 @@ def test_only_objects_of_the_validation_split():
     assert plan.items[plan.measured].tolist() == [[1, 0], [2, 0]]
 
 
-def measure(inputs, spec, runtime, batch_size=5, top_images=4):
+def measure(inputs, spec, runtime, batch_size=5, top_images=4, **more):
     fields = {layer: field(spec.model, layer) for layer in inputs.net.interpretable}
     plan = EvaluationPlan.of(inputs.store, "all")
-    return evaluate(copy_of(inputs), plan, fields, runtime, epoch=1, batch_size=batch_size, top_images=top_images)
+    return evaluate(
+        copy_of(inputs), plan, fields, runtime, epoch=1, batch_size=batch_size, top_images=top_images, **more
+    )
 
 
 def slowly(inputs, spec, layer, top_images):
@@ -50,7 +52,7 @@ def slowly(inputs, spec, layer, top_images):
 
     wrong, losses = [], []
     for index, mirrored in store.val_items.tolist():
-        logit, sign = float(output(index, mirrored).logits_N), 2 * store.labels_N[index] - 1
+        logit, sign = float(output(index, mirrored).logits_NL), 2 * (store.labels_N[index] >= 0) - 1
         wrong.append((logit > 0) != (sign > 0))
         losses.append(math.log1p(math.exp(-sign * logit)))
     rf, rows = field(spec.model, layer), []

@@ -9,13 +9,14 @@ from ipcnn_ray.core.templates import log_prior, template_bank
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.build import template_banks
 from ipcnn_ray.models.net import Output
-from ipcnn_ray.train.loop import LayerLoss, step_loss, train_epoch
-from ipcnn_ray.train.metrics import learning_rate
+from ipcnn_ray.train.filter_terms import InformationTerm
+from ipcnn_ray.train.loop import step_loss, train_epoch
+from ipcnn_ray.train.schedule import learning_rate
 
 
 def layer_losses(spec, weight=0.1, schedule="constant"):
     return {
-        layer: LayerLoss(bank, log_prior(bank.shape[-1]), weight, schedule)
+        layer: InformationTerm(bank, log_prior(bank.shape[-1]), weight, schedule)
         for layer, bank in template_banks(spec.model, spec.template).items()
     }
 
@@ -26,8 +27,8 @@ def sgd(net, rate=0.05):
 
 def test_classification_alone_by_hand():
     # log(1 + e^-2) for a score of 2 on the category, log(1 + e^2) for a score of 2 on a negative; a batch of 4.
-    output = Output(torch.tensor([2.0, 2.0]), {}, {})
-    loss, classification, information = step_loss(output, torch.tensor([1.0, 0.0]), {}, 1, 4, InProcess())
+    output = Output(torch.tensor([[2.0], [2.0]]), {}, {}, {})
+    loss, classification, information = step_loss(output, torch.tensor([0, -1]), {}, 1, 4, InProcess())
     expected = math.log1p(math.exp(-2)) + math.log1p(math.exp(2))
     assert float(classification) == pytest.approx(expected, rel=1e-6)
     assert float(loss) == pytest.approx(expected / 4, rel=1e-6)
@@ -38,9 +39,11 @@ def test_filter_losses_are_summed_over_filters_and_layers_with_lambda():
     torch.manual_seed(0)
     bank = template_bank(3, shape="gradient", norm="l1", beta=2.0, tau=1.0)
     maps = torch.rand(4, 2, 3, 3)
-    losses = {name: LayerLoss(bank, log_prior(3), weight, "constant") for name, weight in (("a", 0.5), ("b", 2.0))}
-    output = Output(torch.zeros(4), {"a": maps, "b": maps.flip(0)}, {})
-    loss, classification, information = step_loss(output, torch.ones(4), losses, 1, 4, InProcess())
+    losses = {
+        name: InformationTerm(bank, log_prior(3), weight, "constant") for name, weight in (("a", 0.5), ("b", 2.0))
+    }
+    output = Output(torch.zeros(4, 1), {"a": maps, "b": maps.flip(0)}, {}, {})
+    loss, classification, information = step_loss(output, torch.zeros(4, dtype=torch.int64), losses, 1, 4, InProcess())
     one_layer = float(information) / 2  # the order of images does not matter
     assert float(classification) == pytest.approx(4 * math.log(2))
     assert float(loss) == pytest.approx(math.log(2) + (0.5 + 2.0) * one_layer, rel=1e-5)
@@ -50,10 +53,10 @@ def test_filter_losses_are_summed_over_filters_and_layers_with_lambda():
 def test_the_paper_schedule_divides_by_the_epoch():
     torch.manual_seed(0)
     bank = template_bank(3, shape="gradient", norm="l1", beta=2.0, tau=1.0)
-    output = Output(torch.zeros(4), {"a": torch.rand(4, 2, 3, 3)}, {})
-    losses = {"a": LayerLoss(bank, log_prior(3), 1.0, "paper")}
+    output = Output(torch.zeros(4, 1), {"a": torch.rand(4, 2, 3, 3)}, {}, {})
+    losses, labels = {"a": InformationTerm(bank, log_prior(3), 1.0, "paper")}, torch.zeros(4, dtype=torch.int64)
     first, third = (
-        float(step_loss(output, torch.ones(4), losses, epoch, 4, InProcess())[0]) - math.log(2) for epoch in (1, 3)
+        float(step_loss(output, labels, losses, epoch, 4, InProcess())[0]) - math.log(2) for epoch in (1, 3)
     )
     assert first == pytest.approx(3 * third, rel=1e-4)
 
@@ -66,7 +69,7 @@ def test_gradients_of_workers_average_to_those_of_one(bench, world, schedule):
     inputs = bench.inputs(spec)
     losses = layer_losses(spec, 30.0, schedule)
     torch.manual_seed(0)
-    images, labels = torch.randn(8, 3, 64, 64), torch.tensor([1.0, 0, 1, 1, 0, 0, 1, 0])
+    images, labels = torch.randn(8, 3, 64, 64), torch.tensor([0, -1, 0, 0, -1, -1, 0, -1])
 
     def gradients(runtime):
         net, local = copy_of(inputs).net.train(), 8 // runtime.world_size

@@ -13,22 +13,36 @@ def found(tmp_path_factory, crops):
     """World size -> what each rank found, and where the runs lie."""
     bench = Bench(tmp_path_factory.mktemp("ranks"), crops)
     by_world = {1: [train_ranks.alone(bench)]}
-    multiprocessing.spawn(train_ranks.worker, (str(bench.root), str(crops)), nprocs=3)
-    ranks = [torch.load(bench.root / f"rank{rank}.pt") for rank in range(3)]
-    return by_world | {world: [found[world] for found in ranks[:world]] for world in (2, 3)}, bench
+    multiprocessing.spawn(train_ranks.worker, (str(bench.root), str(crops)), nprocs=4)
+    ranks = [torch.load(bench.root / f"rank{rank}.pt") for rank in range(4)]
+    return by_world | {world: [found[world] for found in ranks[:world]] for world in (2, 4)}, bench
 
 
-def test_two_workers_take_the_same_step_as_one(found):
+@pytest.mark.parametrize("form", train_ranks.FORMS)
+@pytest.mark.parametrize("world", [2, 4])
+def test_workers_take_the_same_step_as_one(found, world, form):
     by_world, _ = found
-    alone = by_world[1][0]["step"]
-    for step in (rank["step"] for rank in by_world[2]):
+    alone = by_world[1][0]["step"][form]
+    for step in (rank["step"][form] for rank in by_world[world]):
         assert float(step["loss"]) == pytest.approx(float(alone["loss"]), rel=1e-6)
         assert float(step["information"]) == pytest.approx(float(alone["information"]), rel=1e-5)
         for name, gradient in alone["gradients"].items():
             assert (step["gradients"][name] - gradient).abs().max() <= 1e-5 * gradient.abs().max(), name
 
 
-@pytest.mark.parametrize("world", [2, 3])
+def test_every_kind_of_filter_loss_moves_the_gradients(found):
+    """The test above would pass without any filter loss."""
+    steps = found[0][1][0]["step"]
+    lowest = {form: step["gradients"]["body.conv4.weight"] for form, step in steps.items()}
+    forms = list(lowest)
+    for i, form in enumerate(forms):
+        for other in forms[:i]:
+            assert not torch.allclose(lowest[form], lowest[other], rtol=1e-3), (form, other)
+    assert float(steps["released"]["gradients"]["masks.conv4.width_C"].abs().min()) > 0
+    assert float(steps["learned"]["gradients"]["masks.conv4.log_beta_C"].abs().max()) > 0
+
+
+@pytest.mark.parametrize("world", [2, 4])
 def test_workers_record_the_metrics_of_one(found, world):
     """Two epochs with dropout and a heavy filter loss: differences of rounding, grown by training."""
     by_world, _ = found
@@ -38,7 +52,7 @@ def test_workers_record_the_metrics_of_one(found, world):
         assert other == pytest.approx(one, rel=1e-4)
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, 4])
 def test_every_rank_gets_the_same_numbers(found, world):
     by_world, _ = found
     first, *others = by_world[world]
@@ -47,7 +61,7 @@ def test_every_rank_gets_the_same_numbers(found, world):
         assert other["whole"]["result"] == first["whole"]["result"]
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, 4])
 def test_final_weights_are_those_of_one_worker(found, world):
     _, bench = found
     alone = load(bench.weights("alone"))
@@ -55,9 +69,9 @@ def test_final_weights_are_those_of_one_worker(found, world):
         assert (tensor - alone[name]).abs().max() <= 1e-4 * alone[name].abs().max(), name
 
 
-@pytest.mark.parametrize(("interrupted", "whole"), [("stopped-2", "whole-2"), ("cut-3", "whole-3")])
+@pytest.mark.parametrize(("interrupted", "whole"), [("stopped-2", "whole-2"), ("cut-4", "whole-4")])
 def test_resumed_workers_end_bit_for_bit_as_uninterrupted_ones(found, interrupted, whole):
-    """Three workers: how their gradients are rounded depends on DDP's buckets."""
+    """Four workers: how their gradients are rounded depends on DDP's buckets."""
     _, bench = found
     assert bench.weights(interrupted) == bench.weights(whole)
 

@@ -129,7 +129,7 @@ class Bench:
 
     def inputs(self, spec: ExperimentSpec) -> Inputs:
         store = prepare(spec.data, spec.model.table.image_size, self.places)
-        net = build(spec.model, spec.template, spec.seed)
+        net = build(spec.model, spec.template, spec.seed, len(store.categories), spec.loss.filter)
         return Inputs(store, net, spec.model.table.input_scale, torch.device("cpu"))
 
     def pretrained(self, layers: Sequence[str], seed: int = 0) -> None:

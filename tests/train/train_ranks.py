@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 from torch import distributed
-from train_fakes import Bench, MemoryTracker, copy_of, timeless, tiny
+from train_fakes import Bench, MemoryTracker, timeless, tiny
 
-from ipcnn_ray.core.templates import log_prior
 from ipcnn_ray.data.batches import Batch
-from ipcnn_ray.models.build import template_banks
-from ipcnn_ray.train.inputs import Inputs
-from ipcnn_ray.train.loop import LayerLoss, step_loss
+from ipcnn_ray.train.filter_terms import filter_terms
+from ipcnn_ray.train.loop import step_loss
 from ipcnn_ray.train.run import execute
 from ipcnn_ray.train.runtime import InProcess, ProcessGroup, Runtime, StopRun
 
@@ -36,22 +34,33 @@ class Worker(ProcessGroup):
             raise error
 
 
-def one_step(inputs: Inputs, runtime: Runtime) -> dict[str, Any]:
-    """Loss, filter loss and gradients, averaged by DDP, of one step on the first eight training items."""
-    inputs = copy_of(inputs)
+FORMS: dict[str, dict[str, Any]] = {
+    "exact": {"loss": {"filter": {"weight": 10.0, "schedule": "paper"}}},
+    "zconst": {"loss": {"filter": {"form": "zconst", "weight": 10.0}}},
+    "single": {"loss": {"filter": {"form": "single", "weight": 10.0}}},
+    "learned": {"loss": {"filter": {"weight": 10.0, "learn_beta": True}}},
+    "released": {"template": {"shape": "released"}, "loss": {"filter": {"weight": 1e5}}},
+    "centroid": {"loss": {"filter": {"form": "released", "weight": 1e5}}},
+}
+"""Every kind of filter loss, heavy enough to show in the gradients."""
+
+
+def one_step(bench: Bench, runtime: Runtime, form: str) -> dict[str, Any]:
+    """Loss, filter loss, gradients averaged by DDP, and those set by hand, of one step on eight training items."""
+    spec = tiny(**FORMS[form])
+    inputs = bench.inputs(spec)
     model, net = runtime.wrap(inputs.net), inputs.net
-    losses = {
-        layer: LayerLoss(bank, log_prior(bank.shape[-1]), 10.0, "paper")
-        for layer, bank in template_banks(SPEC.model, SPEC.template).items()
-    }
+    terms = filter_terms(spec, spec.template, net, torch.tensor([0.75]))
     local = 8 // runtime.world_size
     items = inputs.store.train_items[::3][runtime.rank * local : (runtime.rank + 1) * local]
     net.train().set_step(0, 1, 0, runtime.rank * local, 8)
     with inputs.loader([items]) as loader:
         batch: Batch = next(loader)
         output = model(inputs.rows(batch), from_features=True, full=True)
-        loss, classification, information = step_loss(output, batch.labels, losses, 1, 8, runtime)
+        loss, classification, information = step_loss(output, batch.labels, terms, 1, 8, runtime)
         loss.backward()
+    for term in terms.values():
+        term.after_backward(runtime)
     return {
         "loss": runtime.gather(classification).sum() / 8,
         "information": information,
@@ -73,29 +82,29 @@ def trained(bench: Bench, runtime: Runtime, name: str) -> dict[str, Any]:
 def alone(bench: Bench) -> dict[str, Any]:
     """One step, and a run, of one worker in this process."""
     runtime = InProcess()
-    return {"step": one_step(bench.inputs(SPEC), runtime), "whole": trained(bench, runtime, "alone")}
+    return {"step": {form: one_step(bench, runtime, form) for form in FORMS}, "whole": trained(bench, runtime, "alone")}
 
 
 def worker(rank: int, folder: str, cache: str) -> None:
-    """The same with two and with three workers; then runs that are cut or stopped after an epoch, and resumed."""
+    """The same with two and with four workers; then runs that are cut or stopped after an epoch, and resumed."""
     torch.set_num_threads(1)
     bench, found = Bench(Path(folder), Path(cache)), {}
-    for world in (2, 3):
+    for world in (2, 4):
         if rank >= world:
             continue
         distributed.init_process_group("gloo", init_method=f"file://{folder}/{world}", rank=rank, world_size=world)
         runtime = Worker(torch.device("cpu"))
         found[world] = {"whole": trained(bench, runtime, f"whole-{world}")}
+        found[world]["step"] = {form: one_step(bench, runtime, form) for form in FORMS}
         if world == 2:
-            found[world]["step"] = one_step(bench.inputs(SPEC), runtime)
             runtime.raises = {1: StopRun("asked", resumable=True)} if rank == 1 else {}
             found[world]["stopped"] = trained(bench, runtime, "stopped-2")["ended"]
             trained(bench, runtime, "stopped-2")
         else:
             runtime.raises = {1: KeyError("cut")}
             try:
-                trained(bench, runtime, "cut-3")
+                trained(bench, runtime, "cut-4")
             except KeyError:
-                trained(bench, runtime, "cut-3")
+                trained(bench, runtime, "cut-4")
         distributed.destroy_process_group()
     torch.save(found, f"{folder}/rank{rank}.pt")

@@ -1,0 +1,105 @@
+"""A shape is one function in core and one section in the spec; whatever reads templates takes it from there."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Literal, get_args
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ipcnn_ray.core.template_shapes import SHAPES, Offsets, shape
+from ipcnn_ray.models.build import assemble, template_banks
+from ipcnn_ray.models.describe import as_markdown
+from ipcnn_ray.report.template_picture import template_picture
+from ipcnn_ray.spec.model import Model
+from ipcnn_ray.spec.template import MaskTemplate, PartTemplate, TailoredTemplate, Template
+
+COMPACT = Model(network="compact")
+SECTIONS = {
+    get_args(kind.model_fields["shape"].annotation)[0]: kind
+    for kind in get_args(get_args(Template)[0])
+    if issubclass(kind, PartTemplate) and kind is not TailoredTemplate
+}
+
+
+def of_shape(name: str) -> PartTemplate:
+    """The template of a shape with its defaults."""
+    more = {"values": ((-1.0, 0.5, -1.0), (0.5, 1.0, 0.5), (-1.0, 0.5, -1.0))} if name == "mask" else {}
+    return SECTIONS[name](shape=name, **more)
+
+
+def test_every_function_has_its_section_with_the_same_parameters():
+    assert SECTIONS.keys() == SHAPES.keys()
+    for name, kind in SECTIONS.items():
+        parameters = list(inspect.signature(SHAPES[name]).parameters)[1:]
+        assert set(kind.model_fields) - {"shape", "tau"} == set(parameters), name
+        assert kind.__doc__ and SHAPES[name].__doc__ and "Source" in SHAPES[name].__doc__
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+@pytest.mark.parametrize("n", [1, 6, 13])
+def test_every_shape_is_built_and_drawn(name, n, tmp_path):
+    unit = _unit(of_shape(name), n)
+    assert unit.shape == (n * n, n, n) and unit.dtype == torch.float32
+    template_picture(unit.numpy(), of_shape(name).label(), tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 10
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_shape_masks_and_enters_the_loss_with_its_tau(name):
+    section = of_shape(name).model_copy(update={"tau": 3.0})
+    banks, net = template_banks(COMPACT, section), assemble(COMPACT, section)
+    assert torch.allclose(banks["conv5"][:-1], 3 * net.get_buffer("unit_conv5"))
+    assert banks["conv5"][-1].unique().tolist() == [-3]
+    assert as_markdown(COMPACT, section).startswith(f"# compact: {section.words()}")
+
+
+def test_a_new_shape_is_one_function_and_one_section(tmp_path):
+    class PlusTemplate(PartTemplate):
+        shape: Literal["plus"]
+        arm: float = 0.5
+
+    @shape
+    def plus(at: Offsets, *, arm: float) -> torch.Tensor:
+        on = (at.rows_Pnn == 0) | (at.cols_Pnn == 0)
+        return torch.where(on & (at.distance("l1") <= arm * at.n), 1.0, -1.0)
+
+    try:
+        section = PlusTemplate(shape="plus", tau=0.5)
+        units = _unit(section, 4)
+        assert units["conv5"][5].tolist() == [[-1, 1, -1, -1], [1, 1, 1, 1], [-1, 1, -1, -1], [-1, 1, -1, -1]]
+        assert section.label() == "plus arm 0.5 τ0.5"
+        assert as_markdown(COMPACT, section).startswith("# compact: plus template, arm 0.5, tau 0.5\n")
+        assert template_banks(COMPACT, section)["conv4"].shape == (257, 16, 16)
+        template_picture(units["conv5"].numpy(), section.label(), tmp_path / "a.png")
+        assert (tmp_path / "a.png").is_file()
+    finally:
+        del SHAPES["plus"]
+
+
+def test_no_other_file_names_a_shape():
+    """But for `none` and `tailored`, which are no functions, and the fit, which ends in two shapes."""
+    from pathlib import Path
+
+    import ipcnn_ray
+
+    root = Path(ipcnn_ray.__file__).parent
+    own = {"core/template_shapes.py", "core/templates.py", "spec/template.py", "train/template_fit.py"}
+    new = [name for name in SHAPES if name not in ("gradient", "uniform", "mask")]
+    found = [
+        f"{file.relative_to(root)}: {name}"
+        for file in root.rglob("*.py")
+        if file.relative_to(root).as_posix() not in own
+        for name in (*(f'"{new_one}"' for new_one in new), *(kind.__name__ for kind in SECTIONS.values()))
+        if name in file.read_text()
+    ]
+    assert found == []
+    assert MaskTemplate.__name__ in (root / "spec/template.py").read_text()
+
+
+def _unit(template, n):
+    return part_templates(n, **template.arguments(), tau=1.0)

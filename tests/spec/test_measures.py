@@ -1,0 +1,57 @@
+"""The measures of a spec: their table, their defaults, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipcnn_ray.errors import SpecError
+from ipcnn_ray.spec.digest import digest
+from ipcnn_ray.spec.dump import resolved_yaml
+from ipcnn_ray.spec.load import loads
+from ipcnn_ray.spec.measures import ABLATIONS, MEASURES
+
+TEXT = """\
+name: t
+data: {kind: drawn_animals, objects: 40}
+model: {network: compact}
+template: {shape: gradient}
+train: {epochs: 4, batch_size: 32}
+eval: {measures: [purity, ablation_own], ablation_filters: 8}
+"""
+
+
+def test_every_measure_says_its_unit_its_better_direction_and_what_it_is():
+    assert len(MEASURES) == 8 and set(ABLATIONS) < set(MEASURES)
+    for measure in MEASURES.values():
+        assert measure.unit and measure.better in ("higher", "lower")
+        assert 20 < len(measure.what) < 120 and "\n" not in measure.what
+
+
+def test_none_is_the_default_and_changes_no_digest():
+    bare = TEXT.replace("{measures: [purity, ablation_own], ablation_filters: 8}", "{}")
+    spec = loads(bare, "s.yaml").spec
+    assert spec.eval.measures == () and spec.eval.ablation_filters is None
+    assert digest(spec) == "81782ac5"  # of the version before there were measures
+    assert digest(loads(bare, "s.yaml", ["eval.measures=[]"]).spec) == digest(spec)
+    assert digest(loads(TEXT, "s.yaml").spec) != digest(spec)
+    assert digest(loads(resolved_yaml(spec), "s.yaml").spec) == digest(spec)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "texts"),
+    [
+        ("purity", "puritiy", ["s.yaml:6  eval.measures.0 = 'puritiy'", "Did you mean 'purity'?"]),
+        ("ablation_own", "purity", ["s.yaml:6  eval.measures.1 = 'purity'", "is listed twice; list it once"]),
+        (
+            "ablation_own",
+            "stability",
+            ["eval.ablation_filters = 8", "add ablation_own or ablation_others to eval.measures or drop this"],
+        ),
+        ("filters: 8", "filters: 0", ["eval.ablation_filters = 0"]),
+    ],
+)
+def test_what_is_refused(old, new, texts):
+    with pytest.raises(SpecError) as caught:
+        loads(TEXT.replace(old, new), "s.yaml")
+    for text in texts:
+        assert text in str(caught.value)

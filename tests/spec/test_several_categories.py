@@ -1,0 +1,100 @@
+"""A list of categories in the data section, what follows from it, and digests that stay."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipcnn_ray.errors import SpecError
+from ipcnn_ray.spec.counts import train_items
+from ipcnn_ray.spec.digest import digest
+from ipcnn_ray.spec.dump import resolved_yaml
+from ipcnn_ray.spec.expand import run_for
+from ipcnn_ray.spec.load import loads
+
+TEXT = """\
+name: t
+data: {kind: voc_part, category: CATEGORY}
+model: {network: compact}
+template: {shape: uniform, beta: 2, gamma: 0.5}
+train: {epochs: 4, batch_size: 32}
+"""
+
+
+def spec(category: str, *overrides: str):
+    return loads(TEXT.replace("CATEGORY", category), "s.yaml", overrides).spec
+
+
+def test_one_or_several():
+    one, several = spec("cow").data, spec("[cow, dog]").data
+    assert (one.category, one.categories, one.negatives) == ("cow", ("cow",), 1000)
+    assert (several.categories, several.negatives) == (("cow", "dog"), 0)
+    assert spec("[cow, dog]", "data.negatives=50").data.negatives == 50
+
+
+def test_drawn_items_are_counted():
+    data = spec("[cow, dog, cat]", "data={kind: drawn_animals, category: [cow, dog, cat], objects: 40}").data
+    assert train_items(data) == 3 * 2 * 30
+
+
+def test_digests_of_specs_that_were_there_before():
+    """Fixed on 2026-11-23, before `loss.classification`, `eval.instability` and `data.split` were there."""
+    assert digest(spec("cow")) == "c26279a1"
+    assert digest(spec("cow", "loss.classification=logistic", "eval.instability=paper")) == "c26279a1"
+    others = {digest(spec("[cow, dog]", *o)) for o in ([], ["loss.classification=softmax"], ["data.split=items"])}
+    assert len(others | {digest(spec("[dog, cow]")), "c26279a1"}) == 5
+
+
+def test_a_resolved_spec_is_the_same_and_a_run_of_it_follows_the_number_of_categories():
+    for category in ("cow", "[cow, dog]"):
+        given = spec(category)
+        again = loads(resolved_yaml(given), "r.yaml").spec
+        assert again == given and digest(again) == digest(given)
+    run = run_for(loads(resolved_yaml(spec("cow")), "r.yaml").spec, {"data.category": ["cow", "dog"]})
+    assert run.spec.data.negatives == 0
+
+
+@pytest.mark.parametrize(
+    ("category", "overrides", "told"),
+    [
+        (
+            "[cow, camel]",
+            [],
+            "s.yaml:2  data.category.1 = 'camel'\n       must be one of bird, cat, cow, dog, horse, sheep",
+        ),
+        ("[cow]", [], "s.yaml:2  data.category = ['cow']\n       must be a name, or a list of at least two"),
+        ("[cow, cow]", [], "s.yaml:2  data.category.1 = 'cow'\n       is listed twice; list it once"),
+        (
+            "cow",
+            ["data.negatives=0"],
+            "--set data.negatives=0  data.negatives = 0\n"
+            "       must be at least 1: one category is told from negatives",
+        ),
+        (
+            "cow",
+            ["data.split=items"],
+            "--set data.split=items  data.split = 'items'\n       is for several categories; drop this",
+        ),
+        (
+            "[cow, dog]",
+            ["data.positive_share=0.5"],
+            "--set data.positive_share=0.5  data.positive_share = 0.5\n"
+            "       is for one category against negatives; drop this",
+        ),
+        (
+            "cow",
+            ["loss.classification=softmax"],
+            "--set loss.classification=softmax  loss.classification = 'softmax'\n"
+            "       tells several categories apart; list them in data.category",
+        ),
+        (
+            "[cow, dog]",
+            ["loss.classification=softmax", "data.negatives=9"],
+            "--set loss.classification=softmax  loss.classification = 'softmax'\n"
+            "       has no place for images without a category; drop data.negatives (9)",
+        ),
+    ],
+)
+def test_what_a_person_reads(category, overrides, told):
+    with pytest.raises(SpecError) as caught:
+        spec(category, *overrides)
+    assert str(caught.value) == told

@@ -1,0 +1,166 @@
+"""Template sections: one class a shape, what a spec says of them, and that old specs still mean the same."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from ipcnn_ray.spec.digest import digest
+from ipcnn_ray.spec.dump import resolved_yaml
+from ipcnn_ray.spec.expand import points, run_for
+from ipcnn_ray.spec.load import loads
+from ipcnn_ray.spec.template import (
+    EllipseTemplate,
+    GaussianTemplate,
+    GradientTemplate,
+    MaskTemplate,
+    RingTemplate,
+    TailoredTemplate,
+    Template,
+    UniformTemplate,
+)
+
+TEXT = """\
+name: t
+data: {kind: drawn_animals, objects: 40}
+model: {network: compact}
+template: TEMPLATE
+train: {epochs: 4, batch_size: 32}
+"""
+NEW = [
+    "{shape: gradient, norm: linf}",
+    "{shape: gradient, norm: lp, p: 3}",
+    "{shape: uniform, norm: lp, p: 0.5, gamma: 0.5}",
+    "{shape: gaussian, sigma: 0.2}",
+    "{shape: ellipse, aspect: 3, angle: 30, beta: 4}",
+    "{shape: ring, radius: 0.2, width: 0.3}",
+    "{shape: mask, values: [[0, 1], [1, -0.5]], extent: 0.5}",
+    "{shape: tailored, landmark: head}",
+]
+
+
+def with_template(text: str) -> str:
+    return TEXT.replace("TEMPLATE", text)
+
+
+@pytest.mark.parametrize(
+    ("section", "content"),
+    [
+        (
+            GradientTemplate(shape="gradient"),
+            {"shape": "gradient", "norm": "l1", "beta": 2.0, "tau": None},
+        ),
+        (
+            UniformTemplate(shape="uniform", norm="l2", gamma=0.5, tau=0.1),
+            {"shape": "uniform", "norm": "l2", "beta": 2.0, "gamma": 0.5, "tau": 0.1},
+        ),
+    ],
+)
+def test_sections_of_the_papers_shapes_hold_what_they_held(section, content):
+    """The digest is taken over this, so a field that came later must not show where it says nothing."""
+    assert section.model_dump(mode="json") == content
+
+
+@pytest.mark.parametrize("text", NEW)
+def test_a_resolved_spec_is_the_same_experiment(text):
+    spec = loads(with_template(text), "s.yaml").spec
+    again = loads(resolved_yaml(spec), "r.yaml").spec
+    assert again == spec
+    assert digest(again) == digest(spec)
+
+
+def test_every_field_changes_the_digest():
+    texts = [*NEW, *[text.replace("3", "2").replace("0.5", "0.25").replace("head", "neck") for text in NEW[1:]]]
+    digests = [digest(loads(with_template(text), "s.yaml").spec) for text in texts if text != NEW[3]]
+    assert len(set(digests)) == len(digests)
+
+
+@pytest.mark.parametrize(
+    ("template", "label", "words"),
+    [
+        (GradientTemplate(shape="gradient"), "L1 β2", "gradient L1 template, beta 2, tau 0.5 / n^2"),
+        (
+            UniformTemplate(shape="uniform", norm="l2", gamma=0.5, tau=0.1),
+            "uniform L2 β2 γ0.5 τ0.1",
+            "uniform L2 template, beta 2, gamma 0.5, tau 0.1",
+        ),
+        (
+            GradientTemplate(shape="gradient", norm="lp", p=2.5, beta=4),
+            "L2.5 β4",
+            "gradient L2.5 template, beta 4, tau 0.5 / n^2",
+        ),
+        (
+            UniformTemplate(shape="uniform", norm="linf"),
+            "uniform Linf β2 γ2",
+            "uniform Linf template, beta 2, gamma 2, tau 0.5 / n^2",
+        ),
+        (
+            GaussianTemplate(shape="gaussian", sigma=0.2),
+            "gaussian σ0.2",
+            "gaussian template, sigma 0.2, tau 0.5 / n^2",
+        ),
+        (
+            EllipseTemplate(shape="ellipse", angle=30),
+            "ellipse β2 aspect 2 angle 30",
+            "ellipse template, beta 2, aspect 2, angle 30, tau 0.5 / n^2",
+        ),
+        (
+            RingTemplate(shape="ring"),
+            "ring radius 0.25 width 0.25",
+            "ring template, radius 0.25, width 0.25, tau 0.5 / n^2",
+        ),
+        (
+            MaskTemplate(shape="mask", values=((1.0,),)),
+            "mask values 1x1 extent 1",
+            "mask template, values 1x1, extent 1, tau 0.5 / n^2",
+        ),
+        (
+            TailoredTemplate(shape="tailored", landmark="head", scale=2, tau=0.1),
+            "tailored head part_sizes x2 τ0.1",
+            "template tailored to the head's part_sizes, scale 2, tau 0.1",
+        ),
+    ],
+)
+def test_in_words(template, label, words):
+    assert template.label() == label
+    assert template.words() == words
+
+
+def test_every_shape_is_told_apart_and_has_a_case_above():
+    shapes = {kind.model_fields["shape"].annotation for kind in get_args(get_args(Template)[0])}
+    named = {get_args(shape)[0] for shape in shapes}
+    assert named == {"gradient", "uniform", "gaussian", "ellipse", "ring", "mask", "tailored", "none"}
+    assert len(get_args(get_args(Template)[0])) == len(named)
+
+
+def test_a_space_over_shapes_and_their_own_fields():
+    text = (
+        with_template("{shape: gradient}")
+        + """\
+search:
+  kind: space
+  trials: 8
+  runs: [{name: plain, set: {template: {shape: none}}}]
+  space:
+    template.shape: {choice: [gradient, uniform, gaussian, ellipse, ring]}
+    template.norm: {choice: [l1, l2, linf, lp], when: {template.shape: gradient}}
+    template.p: {log_uniform: [0.5, 8], when: {template.shape: gradient, template.norm: lp}}
+    template.sigma: {uniform: [0.1, 0.5], when: {template.shape: gaussian}}
+    template.aspect: {uniform: [1, 4], when: {template.shape: ellipse}}
+    template.angle: {uniform: [0, 179], when: {template.shape: ellipse}}
+    template.radius: {uniform: [0.1, 0.5], when: {template.shape: ring}}
+"""
+    )
+    spec = loads(text, "s.yaml").spec
+    assert spec.search is not None
+    drawn = [run_for(spec, {path: point.value for path, point in chosen.items()}) for chosen in points(spec.search)]
+    labels = {run.spec.template.label() for run in drawn}
+    assert {
+        "L8 β2",
+        "uniform L1 β2 γ2",
+        "gaussian σ0.1",
+        "ellipse β2 aspect 4 angle 179",
+        "ring radius 0.5 width 0.25",
+    } <= labels
+    assert len({digest(run.spec) for run in drawn}) == len(drawn)

@@ -1,0 +1,115 @@
+"""The filter loss in training: what the released form learns, and that a run goes on where it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load
+from train_fakes import InProcess, MemoryTracker, execute, tiny
+
+from ipcnn_ray.models.build import build
+from ipcnn_ray.models.masks import CentroidMask, LearnedBetaMask, PeakMask, ReleasedMask
+from ipcnn_ray.train.filter_terms import InformationTerm, ReleasedTerm, StepOf, filter_terms
+from ipcnn_ray.train.runtime import StopRun
+
+RELEASED = {"template": {"shape": "released"}, "loss": {"filter": {"weight": 1000.0}}}
+LEARNED = {"loss": {"filter": {"weight": 1.0, "learn_beta": True, "beta_rate": 1.0}}}
+SEVERAL = {"data": {"category": ["cow", "dog"], "negatives": 0}}
+
+
+class Stops(InProcess):
+    """Stops after the first epoch."""
+
+    def report(self, metrics):
+        if metrics["epoch"] == 1:
+            raise StopRun("asked", resumable=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "mask"),
+    [
+        ({}, PeakMask),
+        (LEARNED, LearnedBetaMask),
+        (RELEASED, ReleasedMask),
+        ({"loss": {"filter": {"form": "released"}}}, CentroidMask),
+        ({"template": {"shape": "released"}, "loss": {"filter": {"form": "exact"}}}, PeakMask),
+    ],
+)
+def test_the_mask_follows_the_form(changes, mask):
+    spec = tiny(**changes)
+    net = build(spec.model, spec.template, 0, 1, spec.loss.filter)
+    assert type(net.mask("conv4")) is type(net.mask("conv5")) is mask
+
+
+@pytest.mark.parametrize(
+    "changes", [RELEASED, LEARNED, RELEASED | SEVERAL, SEVERAL | {"loss": {"filter": {"form": "single"}}}]
+)
+def test_a_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(bench, changes):
+    """The widths, their momentum, and what the categories of filters are read from are in the checkpoint."""
+    spec = tiny(**changes)
+    for name, runtime in (("cut", Stops()), ("cut", InProcess()), ("whole", InProcess())):
+        execute(bench.request(spec, name), runtime, MemoryTracker())
+    assert bench.weights("cut") == bench.weights("whole")
+
+
+@pytest.mark.parametrize(("changes", "learned", "start"), [(RELEASED, "width_C", 2.0), (LEARNED, "log_beta_C", 0.6931)])
+def test_what_each_filter_learns_is_in_the_weights(bench, changes, learned, start):
+    execute(bench.request(tiny(**changes)), InProcess(), MemoryTracker())
+    weights = load(bench.weights())
+    for layer in ("conv4", "conv5"):
+        values = weights[f"masks.{layer}.{learned}"]
+        assert float((values - start).abs().min()) > 0 and len(values.unique()) > 1
+
+
+def test_the_released_form_records_no_filter_loss(bench):
+    tracker = MemoryTracker()
+    execute(bench.request(tiny(**RELEASED)), InProcess(), tracker)
+    assert all("filter_loss" not in metrics for metrics in tracker.record.epochs.values())
+
+
+def test_a_pooled_mask_acts_behind_the_pooling():
+    spec = tiny(model={"appended_mask": "pooled"}, **RELEASED)
+    net = build(spec.model, spec.template, 0, 1, spec.loss.filter)
+    output = net.eval()(torch.randn(2, 3, 64, 64), full=True)
+    assert output.scores["conv5"].shape == (2, 32, 16, 16)
+    assert output.maps["conv5"].shape == (2, 32, 4, 4)
+    assert output.masked["conv5"].mask_NCHW.shape == (2, 32, 4, 4)
+    terms = filter_terms(spec, spec.template, net, torch.tensor([0.5]))
+    value = terms["conv5"](
+        output.maps["conv5"], output.masked["conv5"], StepOf(torch.tensor([0, -1]), 1, 2, InProcess())
+    )
+    assert float(value.loss.detach().abs()) > 0
+
+
+def test_the_released_term_is_the_released_gradient_over_the_batch_size():
+    spec = tiny(**RELEASED)
+    net = build(spec.model, spec.template, 0, 1, spec.loss.filter)
+    term = filter_terms(spec, spec.template, net, torch.tensor([0.5]))["conv4"]
+    assert isinstance(term, ReleasedTerm)
+    x_NCHW = torch.rand(4, 32, 16, 16).requires_grad_()
+    masked = net.mask("conv4")(x_NCHW.detach())
+    values = {}
+    for epoch in (1, 4):
+        step = StepOf(torch.tensor([0, 0, -1, 0]), epoch, 4, InProcess())
+        (values[epoch],) = torch.autograd.grad(term(x_NCHW, masked, step).loss, x_NCHW)
+    torch.testing.assert_close(values[1], 4 * values[4])
+    inside = masked.mask_NCHW[0] > 0.5
+    assert bool((values[1][0][inside] < 0).all()) or bool((values[1][0][inside] > 0).any())
+    assert bool((values[1][2] == values[1][2].amax((1, 2), keepdim=True)).all()), "equal over the cells of a negative"
+
+
+def test_single_with_several_categories_reads_a_filters_category_from_its_activation():
+    term = InformationTerm(*_bank(), 1.0, "constant", "single", categories=2)
+    maps_NCHW = torch.zeros(2, 2, 3, 3)
+    maps_NCHW[0, 0, 0, 0] = maps_NCHW[1, 1, 2, 2] = 1.0
+    step = StepOf(torch.tensor([0, 1]), 1, 2, InProcess())
+    term(maps_NCHW, None, step)
+    assert term.state()["sums_CL"].tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    term(2 * maps_NCHW[:1], None, StepOf(torch.tensor([0]), 1, 1, InProcess()))
+    assert term.state()["sums_CL"].tolist() == [[pytest.approx(1.1), 0.0], [0.0, 1.0]], "category 1 was not shown"
+
+
+def _bank():
+    from ipcnn_ray.core.templates import log_prior, template_bank
+
+    return template_bank(3, shape="gradient", norm="l1", beta=2.0), log_prior(3)

@@ -1,0 +1,144 @@
+"""Tailored templates: fitted to the training objects alone, recorded, and the same for every reader of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from ipcnn_ray.core.templates import part_templates
+from ipcnn_ray.data.prepare import prepare
+from ipcnn_ray.data.store import CropStore
+from ipcnn_ray.errors import DataError, TrainingError
+from ipcnn_ray.spec.data import DrawnAnimals, VocPart
+from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.template import EllipseTemplate, GradientTemplate, MaskTemplate, TailoredTemplate
+from ipcnn_ray.train.template_fit import fitted, trained_template
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> CropStore:
+    places = Places.from_environment({"IPCNN_HOME": str(tmp_path_factory.mktemp("home"))})
+    return prepare(DrawnAnimals(kind="drawn_animals", objects=24, negatives=10), 32, places)
+
+
+def tailored(**given) -> TailoredTemplate:
+    return TailoredTemplate(shape="tailored", **{"landmark": "torso", **given})
+
+
+def test_part_sizes_by_hand(store):
+    objects = [i for i in np.unique(store.train_items[:, 0]) if i < 24]
+    heights, widths = np.nanmean(store.part_sizes_NK2[objects, 2], axis=0)
+    found = fitted(tailored(tau=0.3), store)
+    assert found is not None
+    assert isinstance(found.template, EllipseTemplate)
+    assert found.template.beta == pytest.approx(2 / np.sqrt(heights * widths), rel=1e-4)
+    long, short = max(heights, widths), min(heights, widths)
+    assert found.template.aspect == pytest.approx(long / short, rel=1e-4)
+    assert found.template.angle == (90 if heights > widths else 0)
+    seen = np.isfinite(store.part_sizes_NK2[objects, 2]).all(1).sum()
+    assert (found.template.tau, found.images) == (0.3, seen)
+
+
+@pytest.mark.parametrize("fitted_to", ["part_sizes", "landmarks", "part_masks"])
+def test_validation_objects_are_not_looked_at(store, fitted_to):
+    known = set(store.train_items[:, 0].tolist())
+    unseen = [i for i in range(24) if i not in known]
+    assert unseen
+    places, sizes = store.landmarks_NK2.copy(), store.part_sizes_NK2.copy()
+    places[unseen], sizes[unseen] = 3.0, 0.9
+    other = dataclasses.replace(store, landmarks_NK2=places, part_sizes_NK2=sizes)
+    template = tailored(landmark="head", fitted_to=fitted_to)
+    assert fitted(template, other) == fitted(template, store)
+    seen = places.copy()
+    seen[sorted(known & set(range(24)))] *= 0.5
+    halved = dataclasses.replace(store, landmarks_NK2=seen, part_sizes_NK2=store.part_sizes_NK2 * 0.5)
+    assert fitted_to == "part_masks" or fitted(template, halved) != fitted(template, store)
+
+
+def test_the_mean_mask_is_of_training_objects_alone(store, tmp_path):
+    """Drawn by hand from the training objects, in the order of the store."""
+    from ipcnn_ray.data.drawn_animals import draw_one
+
+    spec = DrawnAnimals(kind="drawn_animals", objects=24, negatives=10)
+    objects = [int(i) for i in np.unique(store.train_items[:, 0]) if i < 24]
+    patches = [draw_one(spec, 32, i).masks[0] for i in objects]
+    mean = np.mean([patch for patch in patches if patch is not None], axis=0)
+    np.testing.assert_allclose(store.mean_masks_KGG[0], mean, atol=1e-6)
+    found = fitted(tailored(landmark="head", fitted_to="part_masks"), store)
+    assert found is not None and isinstance(found.template, MaskTemplate)
+    unit = _unit(found.template, 16)
+    assert float(unit[8 * 16 + 8, 8, 8]) > 0.9
+    assert float(unit[8 * 16 + 8, 0, 0]) == -1
+
+
+def test_scale_stretches_what_was_fitted(store):
+    for fitted_to in ("part_sizes", "part_masks"):
+        one, two = (fitted(tailored(fitted_to=fitted_to, scale=scale), store) for scale in (1, 2))
+        assert one is not None and two is not None
+        if fitted_to == "part_sizes":
+            assert two.template.beta == pytest.approx(one.template.beta / 2, rel=1e-5)
+        else:
+            assert two.template.extent == pytest.approx(one.template.extent * 2, rel=1e-5)
+
+
+def test_what_is_recorded(store):
+    found = fitted(tailored(landmark="head", fitted_to="part_masks"), store)
+    assert found is not None
+    said = found.params()
+    assert said["template_fitted.shape"] == "mask"
+    assert len(said["template_fitted.values"]) < 10
+    assert MaskTemplate.model_validate(json.loads(found.as_json())) == found.template
+    assert found.tags()["template.fitted_objects"] == str(found.images)
+    assert fitted(GradientTemplate(shape="gradient"), store) is None
+
+
+def test_what_cannot_be_fitted(store):
+    nothing = dataclasses.replace(store, part_sizes_NK2=np.full_like(store.part_sizes_NK2, np.nan))
+    with pytest.raises(DataError) as caught:
+        fitted(tailored(), nothing)
+    assert "template.fitted_to = part_sizes, landmark 'torso'" in str(caught.value)
+    assert "cannot be fitted to the 18 training objects: no size is known" in str(caught.value)
+
+
+@pytest.mark.real_data
+def test_the_head_of_real_cows(real_data, tmp_path):
+    """Their mean box, from the landmark files: about half of the crop high and two fifths wide (pHW_scale / 224)."""
+    places = dataclasses.replace(Places.from_environment({"IPCNN_HOME": str(tmp_path)}), data=real_data)
+    store = prepare(VocPart(kind="voc_part", category="cow", negatives=20), 32, places)
+    head, torso = (fitted(tailored(landmark=name), store) for name in ("head", "torso"))
+    assert head is not None and torso is not None
+    assert head.template.angle == 90
+    assert 1 < head.template.aspect < 1.6
+    assert torso.template.beta < head.template.beta
+    heights, widths = np.nanmean(store.part_sizes_NK2[:, 0], axis=0)
+    assert (heights, widths) == pytest.approx((114.35 / 224, 89.79 / 224), abs=0.01)
+
+
+def test_a_run_is_read_with_the_template_it_was_fitted_to(bench, tmp_path):
+    from train_fakes import MemoryTracker, tiny
+
+    from ipcnn_ray.train.final_model import final_model
+    from ipcnn_ray.train.run import execute
+    from ipcnn_ray.train.runtime import InProcess
+
+    request = bench.request(tiny(template={"shape": "tailored", "landmark": "head"}, train={"epochs": 1}))
+    with pytest.raises(TrainingError, match=r"has no template.json in .*: its template is not fitted yet"):
+        trained_template(request)
+    tracker = MemoryTracker()
+    execute(request, InProcess(), tracker)
+    template = trained_template(request)
+    assert isinstance(template, EllipseTemplate)
+    assert tracker.record.said_params["template.landmark"] == "head"
+    assert tracker.record.said_params["template_fitted.beta"] == str(template.beta)
+    assert tracker.record.said_tags["template.fitted"] == template.label()
+    net = final_model(request)[0].net
+    n = net.get_buffer("unit_conv5").shape[-1]
+    expected = _unit(template, n)
+    assert np.array_equal(net.get_buffer("unit_conv5").numpy(), expected.numpy())
+
+
+def _unit(template, n):
+    return part_templates(n, **template.arguments(), tau=1.0)
