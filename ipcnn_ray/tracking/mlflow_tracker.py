@@ -149,6 +149,9 @@ class MlflowTracker:
     def attach(self, handle: str) -> RunRecord:
         return _MlflowRun(self.uri, handle)
 
+    def deliver(self, patience: float = 0.0) -> int:
+        return 0  # what cannot be recorded is an error; tracking/spool.py lets it wait
+
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:
         if not exists(self.uri):
             return []

@@ -99,6 +99,11 @@ class Tracker(Protocol):
         """An existing run, from any process."""
         ...
 
+    def deliver(self, patience: float = 0.0) -> int:
+        """Record what waits because the store was away when it was said; gives the number of statements that are left
+        after `patience` seconds. While no run is trained."""
+        ...
+
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:
         """Recorded runs of an experiment, newest first, without superseded ones; with `run_id`, only that run.
         An experiment that is not recorded has none."""

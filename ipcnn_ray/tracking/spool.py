@@ -23,11 +23,15 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 from ipcnn_ray.errors import UnreachableError
+from ipcnn_ray.tracking.address import is_server
+from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.tracking.protocol import RecordedRun, RunRecord, State, Tracker
-from ipcnn_ray.tracking.storage import Storage
+from ipcnn_ray.tracking.storage import Storage, open_storage
 
 AWAY_S = 15.0
 """A server that did not answer is left alone so long: an epoch costs at most one vain attempt."""
+PATIENCE_S = 1800.0
+"""Seconds that a question to the record waits for its answer while an experiment is under way."""
 PAUSE_S = 5.0
 """Between two attempts where there is nothing else to do than to wait."""
 
@@ -76,8 +80,6 @@ class Spooled:
         return self._patiently(self.tracker.experiments)
 
     def deliver(self, patience: float = 0.0) -> int:
-        """Say everything that waits, of all runs; gives the number of statements that are left when patience is
-        over. Call it while no run is trained."""
         end = time.monotonic() + patience
         while True:
             waiting = [key for key in self.spool.list() if key.endswith(".json")]
@@ -276,6 +278,12 @@ class _SpooledRun:
                 record.state(said["state"], said["why"], said["when"])
             case _:
                 raise AssertionError(f"{what!r} was written by another version of ipcnn")
+
+
+def open_tracker(uri: str, artifacts: str, spool: str) -> Tracker:
+    """The record at an address; of a server, one that goes on without it, by what waits at `spool`, a path or URL."""
+    tracker = MlflowTracker(uri, artifacts)
+    return Spooled(tracker, open_storage(spool, PATIENCE_S), PATIENCE_S) if is_server(uri) else tracker
 
 
 def _content(key: str) -> str:

@@ -31,7 +31,7 @@ import torch
 
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.tracking.storage import Storage, write_whole
-from ipcnn_ray.train.folder import Folder, path, read, store, write
+from ipcnn_ray.train.folder import Folder, on_disk, read, store, write
 from ipcnn_ray.train.request import RunResult
 
 FORMAT = 1
@@ -71,7 +71,7 @@ def save(folder: Folder, origin: Origin, history: History, state: Mapping[str, A
     Raises TrainingError when the disk is full, TrackingError when a bucket does not take it.
     """
     epoch = int(history[-1]["epoch"])
-    here = path(folder)
+    here = on_disk(folder)
     try:
         if here is None:
             with tempfile.TemporaryDirectory(prefix="ipcnn-") as scratch:
@@ -165,7 +165,7 @@ def newest(folder: Folder, origin: Origin) -> Restored:
 
 def _copies(folder: Folder) -> Generator[Path, None, None]:
     """The checkpoints as folders of this machine, newest first; of a bucket each is copied when it is asked for."""
-    if (here := path(folder)) is not None:
+    if (here := on_disk(folder)) is not None:
         yield from reversed(_checkpoints(here))
         return
     files = store(folder)

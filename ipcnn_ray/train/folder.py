@@ -28,6 +28,6 @@ def write(folder: Folder, name: str, data: bytes) -> None:
     store(folder).put_bytes(data, name)
 
 
-def path(folder: Folder) -> Path | None:
+def on_disk(folder: Folder) -> Path | None:
     """Where the folder lies in the file system; None of one in a bucket."""
     return None if is_url(folder) else Path(folder)
