@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from ipcnn_ray.cli import output
+from ipcnn_ray.cli.live import clock
 from ipcnn_ray.cli.remote import Address
 from ipcnn_ray.spec.places import Places
 from ipcnn_ray.tracking.address import without_password
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.tracking.protocol import State
 
-COLUMNS = ("experiment", "state", "submitted", "began", "ended", "why")
+COLUMNS = ("experiment", "state", "times", "began", "took", "why")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
@@ -33,8 +34,9 @@ class Listed:
     why: str
 
     def row(self) -> list[str]:
-        ended = _clock(self.ended) if self.ended else "-"
-        return [self.experiment, self.state, str(self.submitted), _clock(self.began), ended, self.why]
+        began = time.strftime("%m-%d %H:%M", time.localtime(self.began / 1000))
+        took = clock((self.ended - self.began) / 1000) if self.ended else "-"
+        return [self.experiment, self.state, str(self.submitted), began, took, self.why]
 
 
 def list_(address: Address = None, json: Json = False) -> None:
@@ -44,7 +46,7 @@ def list_(address: Address = None, json: Json = False) -> None:
     if json:
         output.print_json([asdict(one) for one in found])
     elif found:
-        output.table(COLUMNS, [one.row() for one in found], right=("submitted",))
+        output.table(COLUMNS, [one.row() for one in found], right=("times", "took"))
     else:
         output.say(f"nothing is submitted yet to {address or without_password(places.tracking_uri)}")
 
@@ -74,6 +76,3 @@ def _on_cluster(address: str) -> list[Listed]:
         newest.setdefault(job.experiment, listed)
     return list(newest.values())
 
-
-def _clock(milliseconds: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(milliseconds / 1000))

@@ -59,7 +59,7 @@ def submit_to(
             f"Stop it first: ipcnn stop {identity} --address {address}"
         )
     how = f"submitted to {address}" if started else f"is under way on {address} already; nothing was submitted"
-    output.note(f"{identity}: {how} (job {job.id}, Ray {cluster.ray_version})")
+    output.note(f"{identity}: {how} (job {job.id})")
     if not detach:
         _follow(cluster.logs(job.id, follow=True), sys.stderr if as_json else sys.stdout, identity, address)
         job = cluster.submission(job.id)

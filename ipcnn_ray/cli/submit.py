@@ -71,6 +71,7 @@ def submit(
     places = Places.from_environment()
     if on_cluster:
         check_shared(places, os.environ)
+        os.chdir(tempfile.gettempdir())  # Ray may unpack the job's folder anew below the feet of its driver
     identity, root = experiment_id(experiment), experiment_folder(experiment, places)
     output.err.print(f"{identity}: data", soft_wrap=True)
     _check_models(loaded, places)
@@ -110,7 +111,7 @@ def submit(
         run.state == "failed" and not run.drawn for run in outcome.runs
     ):
         raise typer.Exit(RUN_FAILED)
-    if not as_json:
+    if not as_json and not on_cluster:
         output.note(f"next:  ipcnn ui  |  ipcnn status {experiment.name}  |  ipcnn plan {spec}")
 
 

@@ -7,6 +7,7 @@ has ended gets a number behind it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import secrets
@@ -70,16 +71,16 @@ class Cluster:
         self.address = address.rstrip("/")
         if not self.address.startswith(("http://", "https://")):
             raise IpcnnError(
-                f"--address {address} is not the address of a cluster's dashboard\nGive http://HOST:8265 (tunnel: {TUNNEL})."
+                f"--address {address} is not the address of a cluster's dashboard\n"
+                f"Give http://HOST:8265 (tunnel: {TUNNEL})."
             )
+        for noisy in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)  # they tell of every upload and connection
+        logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.ERROR)
         try:
             self._client = JobSubmissionClient(self.address, headers=_token())
         except (ConnectionError, RuntimeError) as error:
             raise _told(self.address, error) from error
-
-    @property
-    def ray_version(self) -> str:
-        return str(self._client.get_version())
 
     def submissions(self, experiment: str | None = None) -> list[Submission]:
         """The experiments' jobs, newest first."""
@@ -239,4 +240,6 @@ def _why(job: Any) -> str:
         return str(told[-1])
     if job.driver_exit_code == STOPPED_CODE:
         return "stopped on request"
-    return shortened(message.partition("\n")[0].partition(", last available logs")[0], 300)
+    raised = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*$", message, re.MULTILINE)
+    first = message.partition("\n")[0].partition(", last available logs")[0]
+    return shortened(": ".join([first, *raised[-1:]]), 300)
