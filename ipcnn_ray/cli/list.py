@@ -75,4 +75,3 @@ def _on_cluster(address: str) -> list[Listed]:
         listed = Listed(job.experiment, job.state, job.attempt, job.began, job.ended, job.why)
         newest.setdefault(job.experiment, listed)
     return list(newest.values())
-

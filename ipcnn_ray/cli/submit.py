@@ -98,7 +98,8 @@ def submit(
                 wait=60 * wait,
             )
     except (Interrupted, KeyboardInterrupt):
-        output.note(f"Stopped. The same command goes on from the last epoch: ipcnn submit {spec}")
+        again = "Submitted again, it goes on" if on_cluster else "The same command goes on"
+        output.note(f"Stopped. {again} from the last epoch{'' if on_cluster else f': ipcnn submit {spec}'}")
         raise typer.Exit(STOPPED) from None
     _keep(experiment, outcome, tracker)
     if left := tracker.deliver(PATIENCE_S):

@@ -238,7 +238,7 @@ def _why(job: Any) -> str:
     told = re.findall(r"^error\s+(.+)$", message, re.MULTILINE)
     if told:
         return str(told[-1])
-    if job.driver_exit_code == STOPPED_CODE:
+    if job.driver_exit_code == STOPPED_CODE or job.status.value == "STOPPED":
         return "stopped on request"
     raised = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*$", message, re.MULTILINE)
     first = message.partition("\n")[0].partition(", last available logs")[0]
