@@ -16,6 +16,8 @@ import typer
 from ipcnn_ray import __version__
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.data import data
+from ipcnn_ray.cli.doctor import doctor
+from ipcnn_ray.cli.init import init
 from ipcnn_ray.cli.list import list_
 from ipcnn_ray.cli.logs import logs
 from ipcnn_ray.cli.plan import plan
@@ -32,7 +34,7 @@ RUN_FAILED, WRONG_REQUEST, STOPPED = 1, 2, 130
 app = typer.Typer(
     name="ipcnn", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None
 )
-for command in (submit, status, logs, stop, ui, validate, plan, schema):
+for command in (submit, status, logs, stop, ui, validate, plan, schema, init, doctor):
     app.command()(command)
 app.command("list")(list_)
 app.add_typer(data)

@@ -49,6 +49,7 @@ SETTINGS = {
     "MLFLOW_DISABLE_AGENT_HINT": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout may be somebody's JSON
     "GIT_PYTHON_REFRESH": "quiet",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # by itself it tries for minutes; tracking/spool.py goes on without it
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -163,6 +164,11 @@ class MlflowTracker:
             wanted = f"tags.\"ipcnn.run\" = '{run_id}'" if run_id else "tags.\"ipcnn.run\" != ''"
             runs = [_recorded(run) for run in self._search(found.experiment_id, wanted)]
         return [run for run in runs if "ipcnn.superseded" not in run.tags]
+
+    def delete(self, handle: str) -> None:
+        """Take a run out of the record, as MLflow does it: `mlflow gc` removes it for good."""
+        with _told(self.uri):
+            _client(self.uri).delete_run(handle)
 
     def experiments(self) -> list[str]:
         if not exists(self.uri):

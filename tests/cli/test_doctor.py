@@ -1,0 +1,271 @@
+"""`ipcnn doctor`: what it makes of the facts, and the facts themselves on this machine."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ipcnn_ray import __version__
+from ipcnn_ray.cli.doctor import Line, doctor, judge
+from ipcnn_ray.errors import IpcnnError
+from ipcnn_ray.on_ray import visit
+from ipcnn_ray.on_ray.probe import broken_file, data_facts, free_bytes, skew, weights_facts
+from ipcnn_ray.tracking.probe import EXPERIMENT, probe_record, probe_storage
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(doctor)
+
+FINE = {"seconds": 0.2, "error": ""}
+NODE = {
+    "address": "10.0.0.1",
+    "head": True,
+    "cores": 8.0,
+    "gpus": 1.0,
+    "error": "",
+    "python": "3.12.3",
+    "ray": "2.60.0",
+    "packages": {"torch": "2.15.0", "mlflow": "3.17.2"},
+    "cuda": ["NVIDIA A10G"],
+    "disk": {"/tmp": 100 << 30},
+    "storage": FINE,
+    "skew": 0.0,
+    "data": {
+        "folder": "/data",
+        "there": True,
+        "images": 9,
+        "negatives": 5,
+        "categories": ["cow"],
+        "part_masks": 0,
+    },
+    "weights": {"folder": "/weights", "there": True, "files": ["a.npz"], "broken": {}},
+}
+FACTS: dict[str, Any] = {
+    "access": "closed",
+    "version": __version__,
+    "ray": "2.60.0",
+    "python": "3.12.3",
+    "storage": "s3://bucket/x",
+    "tracking_uri": "http://me:hidden@mlflow:5000",
+    "record": FINE,
+    "client_skew": 0.0,
+    "nodes": [NODE, {**NODE, "address": "10.0.0.2", "head": False}],
+}
+
+
+def judged(check: str, changes: dict[str, Any]) -> list[Line]:
+    """The lines of one check after facts were changed; a dotted path may lead into a node."""
+    facts = json.loads(json.dumps(FACTS))  # a copy of which no two parts are one
+    for path, value in changes.items():
+        place: Any = facts
+        *above, last = path.split(".")
+        for part in above:
+            place = place[int(part)] if part.isdigit() else place[part]
+        place[last] = value
+    return [line for line in judge(facts) if line.check == check]
+
+
+def test_all_is_well():
+    lines = judge(FACTS)
+    assert {line.state for line in lines} == {"ok"}
+    assert {line.check for line in lines} == {
+        "versions",
+        "authentication",
+        "nodes",
+        "GPUs",
+        "clocks",
+        "storage",
+        "MLflow",
+        "data",
+        "weights",
+        "disk",
+    }
+    assert "hidden" not in str(lines)
+
+
+@pytest.mark.parametrize(
+    ("check", "state", "changes", "fact", "advice"),
+    [
+        ("versions", "wrong", {"nodes.1.ray": "2.59.0"}, "the nodes differ: Ray 2.59.0 on Python 3.12", "same image"),
+        ("versions", "wrong", {"version": "9"}, f"ipcnn 9 there, {__version__} here", "same version"),
+        ("versions", "wrong", {"nodes.1.packages.torch": ""}, "10.0.0.2 lacks torch", "image of the Dockerfile"),
+        ("authentication", "wrong", {"access": "open"}, "lets everybody in", "RAY_AUTH_MODE=token"),
+        ("nodes", "wrong", {"nodes.1.error": "no answer within 120 s"}, "10.0.0.2: no answer", "restart it"),
+        ("GPUs", "wrong", {"nodes.1.cuda": []}, "10.0.0.2: Ray offers 1, torch can use 0", "nvidia-smi"),
+        ("clocks", "wrong", {"nodes.1.skew": -61.0}, "10.0.0.2 is 61.0 s behind", "NTP"),
+        ("clocks", "wrong", {"client_skew": 30.0}, "this machine is 30.0 s behind", "NTP"),
+        ("storage", "wrong", {"nodes.1.storage.error": "no bucket\nMake it."}, "from 10.0.0.2: no bucket", "Make it."),
+        ("storage", "note", {"storage": "/runs"}, "/runs is a folder of each of 2 nodes", "s3://BUCKET/PREFIX"),
+        ("MLflow", "wrong", {"record.error": "MLflow is away\nStart it."}, "MLflow is away", "Start it."),
+        ("MLflow", "wrong", {"tracking_uri": "sqlite:///a.db"}, "is a file of one of 2 nodes", "Start a server"),
+        ("data", "note", {"nodes.0.data.folder": None, "nodes.1.data.folder": None}, "only drawn", "set IPCNN_DATA"),
+        ("data", "wrong", {"nodes.1.data.there": False}, "10.0.0.2: IPCNN_DATA = /data is not there", "Mount it"),
+        ("data", "wrong", {"nodes.1.data.images": 0}, "10.0.0.2: /data has 0 photographs", "JPEGImages"),
+        ("weights", "wrong", {"nodes.1.weights.files": []}, "10.0.0.2: IPCNN_WEIGHTS = /weights is empty", ".npz"),
+        ("weights", "wrong", {"nodes.1.weights.broken": {"a.npz": "cut"}}, "10.0.0.2: a.npz: cut", "Fetch"),
+        ("disk", "wrong", {"nodes.1.disk": {"/tmp": 1 << 30}}, "10.0.0.2: 1.0 GiB free at /tmp", "Make room"),
+        ("disk", "note", {"nodes.1.disk": {"/tmp": 5 << 30}}, "10.0.0.2: 5.0 GiB free at /tmp", "Make room"),
+    ],
+)
+def test_what_is_not_well_is_told_with_what_to_do(check, state, changes, fact, advice):
+    lines = judged(check, changes)
+    told = [line for line in lines if line.state == state and fact in line.fact]
+    assert told, lines
+    assert advice in told[0].advice
+    others = [line for line in judged_others(check, changes) if line.state != "ok"]
+    assert others == []
+
+
+def judged_others(check: str, changes: dict[str, Any]) -> list[Line]:
+    names = {line.check for line in judge(FACTS)} - {check}
+    return [line for name in names for line in judged(name, changes)]
+
+
+def test_a_head_alone_waits_for_workers():
+    lines = judge({**FACTS, "nodes": [{**NODE, "cores": 0.0, "gpus": 0.0}]})
+    (line,) = [line for line in lines if line.check == "nodes"]
+    assert line.state == "note"
+    assert "no place for a run now" in line.fact
+
+
+def test_a_slow_answer_is_no_difference_of_clocks(monkeypatch):
+    now = iter([100.0, 110.0] * 3 + [100.0, 110.0] * 3 + [100.0, 110.0] * 3)
+    monkeypatch.setattr("ipcnn_ray.on_ray.probe.time.time", lambda: next(now))
+    assert skew(lambda: 105.0) == 0
+    assert skew(lambda: 130.0) == 20
+    assert skew(lambda: 70.0) == -30
+
+
+def test_weight_files_that_are_not_whole(tmp_path):
+    np.savez(tmp_path / "whole.npz", a=np.ones(1000))
+    cut = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(cut[:-200])
+    head = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    content = struct.pack("<Q", len(head)) + head + b"\0" * 8
+    (tmp_path / "whole.safetensors").write_bytes(content)
+    (tmp_path / "cut.safetensors").write_bytes(content[:-1])
+    (tmp_path / "short.safetensors").write_bytes(content[:6])
+    (tmp_path / "notes.txt").write_text("")
+    assert broken_file(tmp_path / "whole.npz") == broken_file(tmp_path / "whole.safetensors") == ""
+    facts = weights_facts(tmp_path)
+    assert set(facts["broken"]) == {"cut.npz", "cut.safetensors", "short.safetensors"}
+    assert len(facts["files"]) == 5
+    assert weights_facts(None) == {"folder": None}
+    assert weights_facts(tmp_path / "nowhere")["there"] is False
+
+
+def test_photographs_are_counted(tmp_path):
+    for file in ("VOCdevkit/VOC2010/JPEGImages/1.jpg", "neg/00001.JPEG", "landmarks/cow/truth_part01.mat"):
+        (tmp_path / "voc" / file).parent.mkdir(parents=True)
+        (tmp_path / "voc" / file).touch()
+    facts = data_facts(tmp_path)
+    assert (facts["images"], facts["negatives"], facts["categories"], facts["part_masks"]) == (1, 1, ["cow"], 0)
+
+
+@pytest.mark.real_data
+def test_real_photographs_are_counted(real_data):
+    facts = data_facts(real_data)
+    assert facts["images"] > 100 and "cow" in facts["categories"]
+
+
+def test_free_space_of_a_folder_that_is_not_made_yet(tmp_path):
+    free = free_bytes(tmp_path / "a" / "b")
+    assert free is not None and free > 0
+
+
+def test_the_storage_is_left_as_it_was(tmp_path):
+    assert probe_storage(str(tmp_path)).fine
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_storage_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    probe = probe_storage(str(tmp_path / "file" / "runs"))
+    assert not probe.fine
+    assert "was not stored" in probe.error and "IPCNN_STORAGE" in probe.error
+
+
+def test_the_record_is_written_read_and_tidied_up(tmp_path):
+    from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for _ in range(2):
+        assert probe_record(uri, str(tmp_path / "artifacts"), "doctor-1").error == ""
+    assert MlflowTracker(uri).find(EXPERIMENT) == []
+
+
+def test_a_record_that_is_away():
+    probe = probe_record("http://127.0.0.1:9", None, "doctor-1")
+    assert "MLflow at http://127.0.0.1:9" in probe.error and "MLFLOW_TRACKING_URI" in probe.error
+
+
+def test_addresses_that_are_none():
+    with pytest.raises(IpcnnError, match=r"is not the address of a cluster's dashboard\nGive http://HOST:8265"):
+        visit.there("10.0.0.1:6379")
+    with pytest.raises(IpcnnError, match=r"no cluster answers at http://127\.0\.0\.1:9\nCheck that it is up"):
+        visit.there("http://127.0.0.1:9")
+
+
+@pytest.fixture
+def answered(monkeypatch):
+    monkeypatch.setattr("ipcnn_ray.cli.output.out.width", 200)
+
+    monkeypatch.delenv("IPCNN_ADDRESS", raising=False)
+
+    def answer(facts: dict[str, Any], *words: str):
+        monkeypatch.setattr(visit, "here", lambda places: facts)
+        return CliRunner().invoke(app, words, catch_exceptions=False)
+
+    return answer
+
+
+def test_exit_codes_and_json(answered):
+    assert answered(FACTS).exit_code == 0
+    bad = answered({**FACTS, "access": "open"}, "--json")
+    assert bad.exit_code == 1
+    told = json.loads(bad.stdout)
+    assert told["ok"] is False
+    (line,) = [line for line in told["checks"] if line["state"] == "wrong"]
+    assert line["check"] == "authentication" and line["advice"]
+
+
+def test_the_address_comes_from_the_environment_too(answered, monkeypatch):
+    monkeypatch.setattr(visit, "there", lambda address: {**FACTS, "access": {"http://a": "closed"}[address]})
+    monkeypatch.setenv("IPCNN_ADDRESS", "http://a")
+    assert answered({}).exit_code == 0
+
+
+def test_every_bad_line_has_its_advice_below(answered):
+    lines = answered({**FACTS, "access": "open"}).stdout.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("wrong"))
+    assert lines[at + 1].startswith(" ") and "RAY_AUTH_MODE=token" in lines[at + 1]
+
+
+@pytest.mark.slow
+def test_this_machine(tmp_path, monkeypatch):
+    """The whole of it, with an embedded Ray: what is wrong here is the storage only."""
+    (tmp_path / "file").touch()
+    for name in ("IPCNN_ADDRESS", "IPCNN_DATA", "IPCNN_WEIGHTS", "IPCNN_CACHE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("IPCNN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("IPCNN_STORAGE", str(tmp_path / "file" / "runs"))
+    done = CliRunner().invoke(app, ["--json"], catch_exceptions=False)
+    told = {line["check"]: line["state"] for line in json.loads(done.stdout)["checks"] if line["check"] != "disk"}
+    assert done.exit_code == 1
+    assert told == {
+        "versions": "ok",
+        "authentication": "ok",
+        "nodes": "ok",
+        "clocks": "ok",
+        "storage": "wrong",
+        "MLflow": "ok",
+        "data": "note",
+        "weights": "note",
+    } | {name: "ok" for name in ("GPUs",) if name in told}
+    assert not Path(tmp_path / "file").is_dir()

@@ -1,0 +1,148 @@
+"""cluster/local.py: nodes, record and token on one machine, and nothing left of them afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCAL = ROOT / "cluster" / "local.py"
+
+
+def local(*words: object, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(LOCAL), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, timeout=600)
+
+
+def status(folder: Path) -> dict[str, Any]:
+    return json.loads(local("status", folder).stdout)
+
+
+def asked(url: str, token: str = "") -> int:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path is short enough for Ray's sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="ipcnn-", dir="/tmp"))
+    yield folder
+    local("down", folder, "--kill")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_wrong_requests(tmp_path, short):
+    deep = tmp_path / ("a" * 80)
+    assert "too long a path for Ray's sockets" in local("up", deep).stderr
+    assert "is no folder of a local cluster" in local("down", tmp_path).stderr
+    asks = local("up", short, "--s3", "true")
+    assert asks.returncode == 1 and "Give it: --s3-url" in asks.stderr
+
+
+def test_what_fails_to_start_is_told_with_the_end_of_its_log(short):
+    done = local("up", short, "--s3", "echo the disk is full; exit 3", "--s3-url", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "s3 did not start" in done.stderr and "the disk is full" in done.stderr
+    assert not any(status(short)["processes"].values())
+
+
+def test_a_server_of_somebody_else_is_not_taken_for_ours(short):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    theirs = subprocess.Popen(
+        [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                asked(url)
+                break
+            time.sleep(0.1)
+        done = local("up", short, "--s3", "sleep 60", "--s3-url", url)
+        assert done.returncode == 1
+        assert f"s3: something else answers at {url} already\nStop it" in done.stderr
+        assert not any(status(short)["processes"].values())
+        assert theirs.poll() is None
+    finally:
+        theirs.kill()
+        theirs.wait()
+
+
+def test_children_that_leave_their_parent_are_stopped_too_and_nothing_else(short):
+    """A server that puts itself in the background, in a session of its own; and a stranger of the same name."""
+    serve = f"{sys.executable} -m http.server --bind 127.0.0.1"
+    stranger = subprocess.Popen([*serve.split(), "0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        background = f"setsid {serve} {port} & sleep 1"
+        broken = local("up", short, "--s3", background, "--s3-url", url, "--mlflow-store", "nonsense://x")
+        assert "mlflow did not start" in broken.stderr
+        assert status(short)["processes"]["s3"]
+        assert asked(url) == 200
+        assert local("down", short).returncode == 0
+        assert not any(status(short)["processes"].values())
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_nodes_record_and_token(short, tmp_path):
+    up = local("up", short, "--workers", 2)
+    assert up.returncode == 0, up.stderr
+    here = status(short)
+    exports = here["exports"]
+    assert all(here["processes"][name] for name in ("mlflow", "head", "worker-1", "worker-2"))
+    token = (short / "token").read_text()
+    assert stat.S_IMODE((short / "token").stat().st_mode) == 0o600
+
+    dashboard = exports["IPCNN_ADDRESS"]
+    assert asked(f"{dashboard}/api/version") == 401
+    assert asked(f"{dashboard}/api/version", token) == 200
+    assert token not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+
+    doctor = [sys.executable, "-c", "from ipcnn_ray.cli.app import main; main()", "doctor", "--json"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    with_token = subprocess.run(doctor, capture_output=True, text=True, env={**env, **exports}, cwd=tmp_path)
+    assert with_token.returncode == 0, with_token.stdout + with_token.stderr
+    checks = {line["check"]: line for line in json.loads(with_token.stdout)["checks"]}
+    assert checks["nodes"]["fact"] == "3 nodes with 3 cores and 0 GPUs"
+    assert checks["authentication"]["state"] == checks["MLflow"]["state"] == checks["clocks"]["state"] == "ok"
+
+    without = subprocess.run([*doctor, "--address", dashboard], capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert without.returncode == 2
+    assert "took no job" in without.stderr and "RAY_AUTH_TOKEN_PATH" in without.stderr
+
+    assert local("down", short, "worker-1", "--kill").returncode == 0
+    left = status(short)["processes"]
+    assert left["worker-1"] == [] and left["worker-2"] and left["head"]
+    assert local("up", short).returncode == 0
+    assert status(short)["processes"]["worker-1"]
+    assert local("down", short).returncode == 0
+    assert not any(status(short)["processes"].values())
