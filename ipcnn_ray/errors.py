@@ -48,5 +48,9 @@ class TrackingError(IpcnnError):
     """The record of the runs (MLflow) or the storage cannot be reached or written."""
 
 
+class UnreachableError(TrackingError):
+    """The record or the storage does not answer now; asked again later, it may."""
+
+
 class TrainingError(IpcnnError):
     """A run cannot go on: for example its loss is not finite."""

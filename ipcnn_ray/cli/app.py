@@ -18,9 +18,12 @@ from ipcnn_ray.cli import output
 from ipcnn_ray.cli.data import data
 from ipcnn_ray.cli.doctor import doctor
 from ipcnn_ray.cli.init import init
+from ipcnn_ray.cli.list import list_
+from ipcnn_ray.cli.logs import logs
 from ipcnn_ray.cli.plan import plan
 from ipcnn_ray.cli.schema import schema
 from ipcnn_ray.cli.status import status
+from ipcnn_ray.cli.stop import stop
 from ipcnn_ray.cli.submit import submit
 from ipcnn_ray.cli.ui import ui
 from ipcnn_ray.cli.validate import validate
@@ -31,8 +34,9 @@ RUN_FAILED, WRONG_REQUEST, STOPPED = 1, 2, 130
 app = typer.Typer(
     name="ipcnn", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None
 )
-for command in (submit, status, ui, validate, plan, schema, init, doctor):
+for command in (submit, status, logs, stop, ui, validate, plan, schema, init, doctor):
     app.command()(command)
+app.command("list")(list_)
 app.add_typer(data)
 
 
@@ -66,3 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(RUN_FAILED if isinstance(error, TrainingError) else WRONG_REQUEST)
     except KeyboardInterrupt:
         sys.exit(STOPPED)
+
+
+if __name__ == "__main__":
+    main()

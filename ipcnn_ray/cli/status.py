@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, cast, get_args
@@ -10,6 +11,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from ipcnn_ray.cli import output
+from ipcnn_ray.cli.remote import Address, record_of
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.report.groups import Row, grouped
 from ipcnn_ray.report.ranking import number
@@ -33,10 +35,12 @@ Experiment = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
-def status(experiment: Experiment = None, json: Json = False) -> None:
-    """Show the recorded experiments, or the runs of one."""
+def status(experiment: Experiment = None, json: Json = False, address: Address = None) -> None:
+    """Show the recorded experiments, or the runs of one. The record is that of MLFLOW_TRACKING_URI; without one, and
+    with a cluster's address, that which its newest job was given."""
     places = Places.from_environment()
-    tracker = MlflowTracker(places.tracking_uri, places.artifacts)
+    uri = record_of(address) if address and not os.environ.get("MLFLOW_TRACKING_URI") else places.tracking_uri
+    tracker = MlflowTracker(uri, places.artifacts)
     if experiment is None:
         _show_experiments(tracker, json)
     else:

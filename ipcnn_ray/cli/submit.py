@@ -1,14 +1,21 @@
-"""`ipcnn submit`: train an experiment to its end, on this machine's own Ray."""
+"""`ipcnn submit`: train an experiment to its end, on this machine's own Ray or on a cluster."""
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
 from ipcnn_ray.cli import output
+from ipcnn_ray.cli.logs import log_file
+from ipcnn_ray.cli.remote import Address, check_shared, submit_to
+from ipcnn_ray.errors import IpcnnError
 
 if TYPE_CHECKING:
     from ipcnn_ray.on_ray.outcome import Outcome, RunOutcome
@@ -32,48 +39,71 @@ def submit(
     set: Annotated[list[str] | None, typer.Option("--set", help="Set a field: a.b=value. May be repeated.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train everything again, beside what was recorded.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The outcome as JSON on stdout.")] = False,
+    address: Address = None,
+    detach: Annotated[bool, typer.Option("--detach", help="With --address: do not follow the job's log.")] = False,
+    wait: Annotated[
+        float, typer.Option("--wait", min=0, help="Minutes that a cluster may take to have room for a run.")
+    ] = 30.0,
+    on_cluster: Annotated[bool, typer.Option("--on-cluster", hidden=True)] = False,
 ) -> None:
     """Train an experiment; submitted again, it goes on where it stopped."""
     from ipcnn_ray.spec.load import load
 
     loaded = load(spec, set or ())
     experiment = loaded.spec
+    if address and not on_cluster:
+        submit_to(address, experiment, fresh=fresh, wait=wait, detach=detach, as_json=as_json)
+        return
+    if detach:
+        raise IpcnnError("--detach is for a cluster\nGive its --address, or leave --detach out.")
     from ipcnn_ray.cli.live import Progress
     from ipcnn_ray.data.prepare import prepare
-    from ipcnn_ray.on_ray.campaign import experiment_folder
+    from ipcnn_ray.on_ray.home import experiment_folder
     from ipcnn_ray.on_ray.search import Interrupted, run_experiment
     from ipcnn_ray.spec.dump import resolved_yaml
     from ipcnn_ray.spec.expand import experiment_id
     from ipcnn_ray.spec.goals import Aims
     from ipcnn_ray.spec.places import Places
     from ipcnn_ray.tracking.lineage import lineage
-    from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
-    from ipcnn_ray.tracking.storage import preflight
+    from ipcnn_ray.tracking.spool import PATIENCE_S, open_tracker
+    from ipcnn_ray.tracking.storage import below, preflight
 
     places = Places.from_environment()
-    identity = experiment_id(experiment)
+    if on_cluster:
+        check_shared(places, os.environ)
+        os.chdir(tempfile.gettempdir())  # Ray may unpack the job's folder anew below the feet of its driver
+    identity, root = experiment_id(experiment), experiment_folder(experiment, places)
     output.err.print(f"{identity}: data", soft_wrap=True)
     _check_models(loaded, places)
-    experiment_folder(experiment, places)
     preflight(places.storage)
     store = prepare(experiment.data, experiment.model.table.image_size, places, _Steps())
-    tracker = MlflowTracker(places.tracking_uri, places.artifacts)
+    tracker = open_tracker(places.tracking_uri, places.artifacts, below(root, "spool"))
     tracker.prepare(experiment.name, note=EXPERIMENT_NOTE)
     try:
-        with Progress(output.err, experiment.train.epochs, Aims.of(experiment.search).goals) as listener:
+        goals = Aims.of(experiment.search).goals
+        with (
+            _log(log_file(identity, places)) as file,
+            Progress(output.err, experiment.train.epochs, goals) as screen,
+            Progress(file, experiment.train.epochs, goals) as log,
+        ):
             outcome = run_experiment(
                 experiment,
                 places,
                 tracker,
-                listener=listener,
+                listener=lambda event: (screen(event), log(event))[0],
                 fresh=fresh,
                 tags={**lineage(), **store.tags, "data.digest": store.digest},
                 texts={"spec.yaml": resolved_yaml(experiment)},
+                address="auto" if on_cluster else None,
+                wait=60 * wait,
             )
     except (Interrupted, KeyboardInterrupt):
-        output.note(f"Stopped. The same command goes on from the last epoch: ipcnn submit {spec}")
+        again = "Submitted again, it goes on" if on_cluster else "The same command goes on"
+        output.note(f"Stopped. {again} from the last epoch{'' if on_cluster else f': ipcnn submit {spec}'}")
         raise typer.Exit(STOPPED) from None
     _keep(experiment, outcome, tracker)
+    if left := tracker.deliver(PATIENCE_S):
+        output.note(f"{left} statements wait in {root}/spool for the record; submitted again, they are recorded")
     if as_json:
         output.print_json(_as_json(outcome))
     else:
@@ -82,8 +112,16 @@ def submit(
         run.state == "failed" and not run.drawn for run in outcome.runs
     ):
         raise typer.Exit(RUN_FAILED)
-    if not as_json:
+    if not as_json and not on_cluster:
         output.note(f"next:  ipcnn ui  |  ipcnn status {experiment.name}  |  ipcnn plan {spec}")
+
+
+@contextmanager
+def _log(file: Path) -> Iterator[Console]:
+    """What is told goes to a file, too: `ipcnn logs`."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8", buffering=1) as out:
+        yield Console(file=out, width=200, highlight=False, markup=False)
 
 
 def _check_models(loaded: Loaded, places: Places) -> None:
@@ -120,13 +158,14 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
     from ipcnn_ray.report.ranking import Ranking
     from ipcnn_ray.report.template_picture import template_picture
     from ipcnn_ray.train.final_model import final_model
+    from ipcnn_ray.train.folder import read
     from ipcnn_ray.train.template_fit import FILE, trained_template
 
     with tempfile.TemporaryDirectory() as folder:
         for run in outcome.runs:
             model = run.run.spec.model
             layer = run.run.spec.eval.layer or interpretable_layers(model)[-1]
-            unfitted = run.run.spec.template.shape == "tailored" and not (run.request.path / FILE).is_file()
+            unfitted = run.run.spec.template.shape == "tailored" and read(run.request.folder, FILE) is None
             if not run.fresh or unfitted:  # recorded before, or ended before its template was fitted
                 continue
             template = trained_template(run.request)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from ipcnn_ray.errors import IpcnnError
+from ipcnn_ray.on_ray.home import experiment_folder
 from ipcnn_ray.on_ray.optuna_space import random_settings
-from ipcnn_ray.spec.expand import Run, active, experiment_id, grid_runs, named_runs, run_for, run_id
+from ipcnn_ray.spec.expand import Run, active, grid_runs, named_runs, run_for, run_id
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.goals import Aims
 from ipcnn_ray.spec.places import Places
 from ipcnn_ray.spec.search import SpaceSearch
 from ipcnn_ray.tracking.protocol import RunRecord, Tracker
+from ipcnn_ray.tracking.storage import below
 from ipcnn_ray.train.request import ControlReference, RunRequest
 
 LABEL = "label"
@@ -40,8 +40,8 @@ class Campaign:
     repeats the one control, whatever its seed."""
 
     @property
-    def root(self) -> Path:
-        """Folder of everything that belongs to the experiment."""
+    def root(self) -> str:
+        """Where everything lies that belongs to the experiment: a path or an s3:// URL."""
         return experiment_folder(self.spec, self.places)
 
     @property
@@ -70,9 +70,9 @@ class Campaign:
         assert isinstance(self.spec.search, SpaceSearch)
         return run_for(self.spec, active(self.spec.search.space, config))
 
-    def folder(self, run: Run) -> Path:
+    def folder(self, run: Run) -> str:
         """Where the run keeps its checkpoints and its result."""
-        return self.root / run.label
+        return below(self.root, run.label)
 
     def record(self, run: Run) -> RunRecord:
         """The run in the record; opened if it is not there."""
@@ -91,20 +91,7 @@ class Campaign:
             spec=run.spec,
             places=self.places,
             handle=self.record(run).handle,
-            folder=str(self.folder(run)),
+            folder=self.folder(run),
             references=self.reference(run),
             tags=self.tags,
         )
-
-
-def experiment_folder(spec: ExperimentSpec, places: Places) -> Path:
-    """Where an experiment keeps its runs and the state of its search.
-
-    Raises IpcnnError for a storage that is not a folder.
-    """
-    if "://" in places.storage:
-        raise IpcnnError(
-            f"IPCNN_STORAGE = {places.storage!r} is not a folder\n"
-            "Checkpoints are written to a local or shared folder: set IPCNN_STORAGE to one that every worker sees."
-        )
-    return Path(places.storage) / experiment_id(spec)

@@ -10,6 +10,7 @@ import optuna
 from ray.tune.search.optuna import OptunaSearch
 
 from ipcnn_ray.on_ray.optuna_space import Bounds, DefineByRun, Direction, Memory, Settings
+from ipcnn_ray.on_ray.progress import STOPPED
 from ipcnn_ray.spec.goals import Aims, lower
 from ipcnn_ray.spec.search import SpaceSearch
 
@@ -65,6 +66,8 @@ class Learner(OptunaSearch):
         return settings
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        if STOPPED in (result or {}):
+            return  # it has not ended: Optuna keeps it open until the experiment goes on
         metrics = {key: value for key, value in (result or {}).items() if isinstance(value, float)}
         self._bounds.learn(self._settings[trial_id], metrics)
         super().on_trial_complete(trial_id, dict(result) if result and self._aims.costs(metrics) else None, error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -13,9 +12,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from ipcnn_ray.on_ray.journal import JournalOfFiles
 from ipcnn_ray.spec.expand import active
 from ipcnn_ray.spec.goals import violations
 from ipcnn_ray.spec.search import Choice, Constraint, Distribution, LogUniform, SpaceSearch
+from ipcnn_ray.tracking.storage import below
+from ipcnn_ray.train.folder import Folder, on_disk, store
 
 Settings = dict[str, Any]
 Direction = Literal["minimize", "maximize"]
@@ -91,14 +93,16 @@ class Memory:
 
     STUDY = "search"
 
-    def __init__(self, path: Path, directions: Sequence[Direction] = ("minimize",)) -> None:
-        """directions: `minimize` or `maximize` for each goal."""
-        self.path = path
+    def __init__(self, folder: Folder, directions: Sequence[Direction] = ("minimize",)) -> None:
+        """folder: where the journal is kept; directions: `minimize` or `maximize` for each goal."""
+        self.folder = folder
         self.directions = list(directions)
 
     def storage(self) -> JournalStorage:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(self.path)))
+        if (here := on_disk(self.folder)) is None:
+            return JournalStorage(JournalOfFiles(store(below(str(self.folder), "journal"))))
+        here.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(here / "optuna.log")))
 
     def study(self, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
         return optuna.create_study(

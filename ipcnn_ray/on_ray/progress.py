@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray.tune import Callback
+from ray.tune import Callback, Stopper
+from ray.tune.stopper import NoopStopper
 
 from ipcnn_ray.errors import TrackingError
 from ipcnn_ray.on_ray.campaign import Campaign
+from ipcnn_ray.on_ray.turns import Turns
 from ipcnn_ray.spec.expand import Run, run_id
 from ipcnn_ray.tracking.protocol import State
 from ipcnn_ray.train.checkpoint import read_result, write_result
@@ -20,6 +22,8 @@ LOST_WORKERS = 8
 """Times that a run is started again after its worker vanished."""
 FAILED = "failed"
 """Key of a last report to Tune: why the run has failed for good."""
+STOPPED = "stopped"
+"""Key of a report to Tune: the run has ended its epoch, because somebody asked for it, and waits for Tune to end."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +79,38 @@ def numbers(result: Mapping[str, Any]) -> dict[str, float]:
     return {key: value for key, value in floats.items() if not math.isnan(value)}
 
 
+class EndWhenAsked(Stopper):
+    """Ends Tune's work when somebody asked for it and no run is within an epoch any more."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Tune writes it to disk, where nobody reads it."""
+        return NoopStopper, ()
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.watcher.stopping and not self.watcher.training
+
+
 class Watcher(Callback):
     """Tune's events as ours. Settles what only the driver can: early stopping, lost workers, errors that last."""
 
-    def __init__(self, campaign: Campaign, listener: Listener) -> None:
+    def __init__(self, campaign: Campaign, turns: Turns, listener: Listener) -> None:
         self.campaign = campaign
+        self.turns = turns
         self.listener = listener
         self.ended: dict[str, RunEnded] = {}
         """The runs that Tune is through with, by label."""
         self.runs: dict[str, Run] = {}
         """By Tune's id of a trial."""
+        self.training: set[str] = set()
+        """Tune's ids of the trials that have a worker and have not ended."""
+        self.stopping = False
+        """Somebody asked the runs to end after their epoch."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Tune writes its callbacks to disk with its own state, which nobody reads; a listener may hold a terminal."""
@@ -98,19 +124,28 @@ class Watcher(Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if trial.trial_id not in self.runs:
             trial.max_failures = trial.num_failures + LOST_WORKERS
-        self.listener(RunStarted(self._run(trial).label))
+        self.training.add(trial.trial_id)
+        if not self.stopping:
+            self.listener(RunStarted(self._run(trial).label))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         run = self._run(trial)
-        if FAILED in result:
+        if STOPPED in result:
+            self.stopping = True
+            self.training.discard(trial.trial_id)
+        elif FAILED in result:
             trial.max_failures = trial.num_failures  # the error that follows is the last
             self._fail(run, result[FAILED])
         else:
             self.listener(EpochDone(run.label, numbers(result)))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.training.discard(trial.trial_id)
+        self.turns.free(trial.trial_id)
+        if STOPPED in (trial.last_result or {}):
+            return
         run, last = self._run(trial), numbers(trial.last_result or {})
         if (result := read_result(self.campaign.folder(run))) is None:
             epoch = int(last.get("epoch", 0))
@@ -121,6 +156,8 @@ class Watcher(Callback):
         self._end(run, result.state, result.why, result.metrics)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.training.discard(trial.trial_id)
+        self.turns.free(trial.trial_id)
         run = self._run(trial)
         if run.label not in self.ended:
             self._fail(run, f"its worker was lost {trial.num_failures} times")

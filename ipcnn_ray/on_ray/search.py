@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
-from ipcnn_ray.errors import IpcnnError, TrainingError
-from ipcnn_ray.on_ray.campaign import Campaign, experiment_folder
+from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.on_ray import home
+from ipcnn_ray.on_ray.campaign import Campaign
 from ipcnn_ray.on_ray.outcome import Outcome, RunOutcome
-from ipcnn_ray.on_ray.progress import Listener, PhaseStarted
+from ipcnn_ray.on_ray.progress import Listener, PhaseStarted, Warned
 from ipcnn_ray.on_ray.resources import gpus_per_worker, runs_at_once, this_machine
 from ipcnn_ray.on_ray.tuning import Ended, Interrupted, Tuning
 from ipcnn_ray.spec.expand import Run, experiment_id
@@ -37,31 +34,35 @@ def run_experiment(
     tags: Mapping[str, str] | None = None,
     texts: Mapping[str, str] | None = None,
     address: str | None = None,
+    wait: float = 0.0,
 ) -> Outcome:
     """Train all runs of an experiment; those that ended before are not trained again, those that failed are.
 
     The data must be prepared, and the tracker. fresh: put aside what was trained before. tags: lineage, for the
     record of the experiment and of each run; texts: path -> content, files of the experiment's record. address: the
-    cluster's; without one, this machine's own Ray.
+    cluster's; without one, this machine's own Ray. wait: seconds that a cluster may take to have room for a run.
 
     Raises ResourceError before anything starts, IpcnnError when the experiment is under way in another process,
     TrainingError when the control of a search fails, Interrupted after Ctrl-C.
     """
     if address is None:
         runs_at_once(spec.compute, gpus_per_worker(spec.compute, this_machine()), this_machine())
-    root = experiment_folder(spec, places)
-    with _alone(root):
-        if fresh and root.exists():
-            root.rename(root.with_name(f"{root.name}.before-{time.strftime('%Y%m%d-%H%M%S')}"))
+    root = home.experiment_folder(spec, places)
+    with home.alone(root, lambda text: listener(Warned(text))):
+        tracker.deliver()
+        if fresh:
+            home.put_aside(root)
+        home.forget_stop(root)
         parent = tracker.open_parent(spec.name, experiment_id(spec), fresh=fresh)
         parent.state("running")
-        parent.tags({**(tags or {}), **Aims.of(spec.search).tags()})
+        submissions = {"ipcnn.submissions": str(home.count_submission(root))}
+        parent.tags({**(tags or {}), **Aims.of(spec.search).tags(), **submissions})
         for path, content in (texts or {}).items():
             parent.text(content, path)
         campaign = Campaign(spec, places, tracker, parent.handle, gpus=0.0, tags=tags or {})
-        known = _ended_before(root)
+        known = home.ended_before(root)
         try:
-            with Tuning(listener, address) as tuning:
+            with Tuning(listener, address, wait) as tuning:
                 runs = _phases(campaign, tuning, listener, known)
         except (Interrupted, KeyboardInterrupt):
             parent.state("stopped", "interrupted; submitted again, it goes on")
@@ -72,26 +73,6 @@ def run_experiment(
         outcome = Outcome.of(experiment_id(spec), parent.handle, runs, campaign.aims)
         _conclude(outcome, spec, parent, tracker)
         return outcome
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Two processes do not train the same experiment at the same time."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with root.with_name(f".{root.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise IpcnnError(
-                f"{root.name} is being trained by another process on this storage\n"
-                "Wait for it or stop it; or submit under another name."
-            ) from error
-        yield
-
-
-def _ended_before(root: Path) -> set[str]:
-    """Labels of the runs that have a result."""
-    return {path.parent.name for path in root.glob("*/result.json")}
 
 
 def _phases(campaign: Campaign, tuning: Tuning, listener: Listener, known: set[str]) -> list[RunOutcome]:

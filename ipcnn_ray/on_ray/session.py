@@ -6,7 +6,8 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from typing import Any
 import ray
 from ray._private import worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+from ray.autoscaler.sdk import request_resources
 
 import ipcnn_ray
-from ipcnn_ray.on_ray.resources import Nodes, this_machine
+from ipcnn_ray.errors import ResourceError
+from ipcnn_ray.on_ray.resources import Nodes, gpus_per_worker, runs_at_once, this_machine
+from ipcnn_ray.spec.experiment import Compute
 
 LOOPBACK = "127.0.0.1"
 SETTINGS = {
@@ -33,6 +37,11 @@ SETTINGS = {
 }
 """Of Ray, for the submitting process and the workers; what the environment sets already stays."""
 
+
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set in the driver of a job that was submitted to a cluster."""
+ASK_S = 5.0
+"""Between two looks at the nodes of a cluster that has no room yet."""
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +94,9 @@ def session(address: str | None = None) -> Iterator[Nodes]:
                 dashboard_host=LOOPBACK,
                 **shared,
             )
+        elif JOB in os.environ:
+            shared.pop("runtime_env")  # the job has brought the package and the settings
+            ray.init(address=address, **shared)
         else:
             ray.init(address=address, **shared)
         for noisy in ("ray", "ray.tune", "ray.train", "ray.air"):
@@ -120,6 +132,36 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         ray_worker.print_to_stdstream = prints
+
+
+def room_for(compute: Compute, wait: float, tell: Callable[[str], None]) -> Nodes:
+    """The nodes of the cluster, as soon as the runs that go on at the same time have room on them.
+
+    Where they have none, the autoscaler is asked for it, if there is one, and `tell` is called with what is missing;
+    and with nothing when it is there. Raises ResourceError when that takes more than `wait` seconds.
+    """
+    end, missing = time.monotonic() + wait, ""
+    while True:
+        nodes = _nodes()
+        gpus = gpus_per_worker(compute, nodes)
+        try:
+            runs_at_once(compute, gpus, nodes)
+        except ResourceError as error:
+            if time.monotonic() + ASK_S > end:
+                if wait:
+                    raise ResourceError(f"{error}\nWaited {wait / 60:.0f} minutes for it.") from error
+                raise
+            if str(error) != missing:
+                missing = str(error)
+                tell(" ".join(missing.split("\n")[:2]))
+                bundle = {"CPU": compute.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
+                request_resources(bundles=[bundle] * compute.workers * (compute.concurrent_runs or 1))
+            time.sleep(ASK_S)
+            continue
+        if missing:
+            request_resources(bundles=[])
+            tell("")
+        return nodes
 
 
 def _nodes() -> Nodes:

@@ -8,14 +8,13 @@ a run away from its last step.
 
 from __future__ import annotations
 
-import fcntl
 import math
 import shutil
+import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import ray.train
 import ray.train.torch
@@ -28,12 +27,14 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from ipcnn_ray.errors import TrackingError
 from ipcnn_ray.on_ray.campaign import Campaign
-from ipcnn_ray.on_ray.progress import FAILED, LOST_WORKERS
-from ipcnn_ray.train.attempts import cause_of
+from ipcnn_ray.on_ray.home import notes, stop_asked
+from ipcnn_ray.on_ray.progress import FAILED, LOST_WORKERS, STOPPED
+from ipcnn_ray.on_ray.turns import Turns
+from ipcnn_ray.train.attempts import TakenOver, cause_of
 from ipcnn_ray.train.checkpoint import read_result
 from ipcnn_ray.train.request import RunRequest
 from ipcnn_ray.train.run import execute
-from ipcnn_ray.train.runtime import InProcess, ProcessGroup
+from ipcnn_ray.train.runtime import InProcess, ProcessGroup, StopRun
 
 
 class _Reports:
@@ -56,52 +57,73 @@ def unknown(goals: Sequence[str]) -> dict[str, float]:
 class _Trial(InProcess):
     """One worker in a trial's process."""
 
-    def __init__(self, device: torch.device, reports: _Reports) -> None:
+    def __init__(self, device: torch.device, reports: _Reports, root: str) -> None:
         super().__init__(device)
         self.reports = reports
+        self.root = root
 
     def report(self, metrics: Mapping[str, float]) -> None:
         if (report := self.reports.of(metrics)) is not None:
             tune.report(report)
+        _stop_if_asked(self.root)
 
 
 class _TrainWorker(ProcessGroup):
     """A worker of Ray Train, whose controller passes rank 0's reports on to Tune."""
 
-    def __init__(self, device: torch.device, reports: _Reports) -> None:
+    def __init__(self, device: torch.device, reports: _Reports, root: str) -> None:
         super().__init__(device)
         self.reports = reports
+        self.root = root
 
     def report(self, metrics: Mapping[str, float]) -> None:
         if (report := self.reports.of(metrics)) is not None:
             ray.train.report(report)
+        if self.rank == 0:
+            _stop_if_asked(self.root)
+
+
+def _stop_if_asked(root: str) -> None:
+    if stop_asked(root):
+        raise StopRun("stopped on request; submitted again, it goes on", resumable=True)
 
 
 class _WorkersLost(Exception):
     """Workers of a nested run vanished."""
 
 
-def trainable(campaign: Campaign) -> Callable[[dict[str, Any]], None]:
+def trainable(campaign: Campaign, turns: Turns) -> Callable[[dict[str, Any]], None]:
     """The function that Tune runs, once per trial."""
     goals = campaign.aims.goals
 
     def trial(config: dict[str, Any]) -> None:
+        if stop_asked(campaign.root):
+            _wait_for_the_end(goals)
         request = campaign.request(campaign.run(config))
         attempt = _nested if request.spec.compute.workers > 1 else _in_trial
-        with _alone(request.path):
+        with turns.of(request.folder):
             try:
-                if read_result(request.path) is None:
+                if read_result(request.folder) is None:
                     _persist(lambda: attempt(request, campaign), request.spec.compute.retries)
             except Exception as error:
                 with suppress(TrackingError):
                     campaign.tracker.attach(request.handle).text(traceback.format_exc(), "traceback.txt")
                 tune.report({FAILED: _told(error), **unknown(goals), "epoch": 0.0})
                 raise
-        result = read_result(request.path)
-        assert result is not None, f"{request.path} has no result: the workers see another IPCNN_STORAGE"
+        result = read_result(request.folder)
+        if result is None and stop_asked(campaign.root):
+            _wait_for_the_end(goals)
+        assert result is not None, f"{request.folder} has no result: the workers see another IPCNN_STORAGE"
         tune.report({**unknown(goals), **result.metrics})
 
     return trial
+
+
+def _wait_for_the_end(goals: Sequence[str]) -> NoReturn:
+    """Say that this run is where it can be left; Tune ends it, in `report`, when all are."""
+    while True:
+        tune.report({STOPPED: True, **unknown(goals), "epoch": 0.0})
+        time.sleep(0.5)
 
 
 def resources(campaign: Campaign) -> dict[str, float]:
@@ -112,15 +134,6 @@ def resources(campaign: Campaign) -> dict[str, float]:
     return {"CPU": float(compute.cpus_per_worker), "GPU": campaign.gpus}
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Only one process trains in a folder: a search may draw the same settings twice at the same time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _persist(attempt: Callable[[], object], retries: int) -> None:
     """Attempt again after an error as often as the spec says; lost workers do not use that up."""
     lost = errors = 0
@@ -128,6 +141,8 @@ def _persist(attempt: Callable[[], object], retries: int) -> None:
         try:
             attempt()
             return
+        except TakenOver:
+            raise
         except _WorkersLost:
             lost += 1
             if lost > LOST_WORKERS:
@@ -147,17 +162,19 @@ def _told(error: Exception) -> str:
 
 def _in_trial(request: RunRequest, campaign: Campaign) -> None:
     device = torch.device("cuda" if campaign.gpus else "cpu")
-    execute(request, _Trial(device, _Reports(request.spec.train.epochs, campaign.aims.goals)), campaign.tracker)
+    reports = _Reports(request.spec.train.epochs, campaign.aims.goals)
+    execute(request, _Trial(device, reports, campaign.root), campaign.tracker)
 
 
 def _nested(request: RunRequest, campaign: Campaign) -> None:
-    compute, tracker, goals = request.spec.compute, campaign.tracker, campaign.aims.goals
+    compute, tracker, goals, root = request.spec.compute, campaign.tracker, campaign.aims.goals, campaign.root
 
     def worker() -> None:
         reports = _Reports(request.spec.train.epochs, goals)
-        execute(request, _TrainWorker(ray.train.torch.get_device(), reports), tracker)
+        execute(request, _TrainWorker(ray.train.torch.get_device(), reports, root), tracker)
 
-    home = request.path / "ray"  # Ray Train's own notes; it would go on from those of an attempt before
+    # Ray Train would go on from its notes of an attempt before.
+    home = notes(request.folder, request.places)
     shutil.rmtree(home, ignore_errors=True)
     per_worker = {"CPU": float(compute.cpus_per_worker)} | ({"GPU": campaign.gpus} if campaign.gpus else {})
     to_tune: Any = TuneReportCallback()  # type: ignore[no-untyped-call]

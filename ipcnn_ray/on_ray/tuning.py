@@ -14,17 +14,20 @@ from typing import Any, Self
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
+from ipcnn_ray.on_ray import home
 from ipcnn_ray.on_ray.campaign import LABEL, Campaign
 from ipcnn_ray.on_ray.learner import Learner, directions, modes, sampler
 from ipcnn_ray.on_ray.optuna_space import Bounds, Memory, Settings, quiet
-from ipcnn_ray.on_ray.progress import LOST_WORKERS, Listener, RunEnded, Watcher
+from ipcnn_ray.on_ray.progress import LOST_WORKERS, EndWhenAsked, Listener, RunEnded, Warned, Watcher
 from ipcnn_ray.on_ray.resources import Nodes, gpus_per_worker, runs_at_once
-from ipcnn_ray.on_ray.session import session
+from ipcnn_ray.on_ray.session import room_for, session
 from ipcnn_ray.on_ray.trainables import resources, trainable
+from ipcnn_ray.on_ray.turns import Turns
 from ipcnn_ray.spec.expand import Run
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.goals import Aims
 from ipcnn_ray.spec.search import SpaceSearch, stopping
+from ipcnn_ray.tracking.storage import below
 from ipcnn_ray.train.attempts import Attempts
 from ipcnn_ray.train.checkpoint import read_result
 
@@ -39,9 +42,11 @@ class Interrupted(Exception):
 class Tuning:
     """Trains runs on a Ray that is started when the first run needs it, and stopped at the end of the block."""
 
-    def __init__(self, listener: Listener, address: str | None = None) -> None:
+    def __init__(self, listener: Listener, address: str | None = None, wait: float = 0.0) -> None:
+        """address: of a cluster; wait: seconds that it may take to have room for a run."""
         self.listener = listener
         self.address = address
+        self.wait = wait
         self._stack = ExitStack()
         self._nodes: Nodes | None = None
 
@@ -67,7 +72,7 @@ class Tuning:
     def learned(self, campaign: Campaign, search: SpaceSearch) -> tuple[dict[str, Run], Ended]:
         """Train runs that are drawn one by one, each from what was learned so far. Settings drawn twice are one run."""
         quiet()
-        memory = Memory(campaign.root / "search" / "optuna.log", directions(campaign.aims))
+        memory = Memory(below(campaign.root, "search"), directions(campaign.aims))
         bounds, drawn = Bounds(search.constraints), memory.drawn()
         draws = sampler(search, campaign.spec.seed + len(drawn), bounds)
         memory.settle(_ending(campaign, bounds), draws)
@@ -89,16 +94,28 @@ class Tuning:
                 self.listener(ended[run.label])
         return ended
 
+    def _waits(self, campaign: Campaign, why: str) -> None:
+        """Nothing can be trained yet, and why; or, with an empty reason, it can."""
+        record = campaign.tracker.attach(campaign.parent)
+        if why:
+            self.listener(Warned(f"waiting for nodes: {why}"))
+            record.state("queued", f"waiting for nodes: {why}")
+        else:
+            record.state("running")
+
     def _fit(self, campaign: Campaign, space: dict[str, Any], **tuning: Any) -> Ended:
         compute = campaign.spec.compute
-        notes = campaign.root / "ray"
+        notes = home.notes(campaign.root, campaign.places)
         if self._nodes is None:
             self._nodes = self._stack.enter_context(session(self.address))
+        if self.address is not None:
+            self._nodes = room_for(compute, self.wait, lambda why: self._waits(campaign, why))
         shutil.rmtree(notes, ignore_errors=True)  # Tune's own; all that is needed again lies with the runs
         campaign = replace(campaign, gpus=gpus_per_worker(compute, self._nodes))
-        watcher = Watcher(campaign, self.listener)
+        turns = Turns(campaign.root)
+        watcher = Watcher(campaign, turns, self.listener)
         tuner = tune.Tuner(
-            tune.with_resources(trainable(campaign), resources(campaign)),
+            tune.with_resources(trainable(campaign, turns), resources(campaign)),
             param_space=space,
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=runs_at_once(compute, campaign.gpus, self._nodes),
@@ -111,11 +128,14 @@ class Tuning:
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=LOST_WORKERS),
                 callbacks=[watcher],
+                stop=EndWhenAsked(watcher),
             ),
         )
         try:
             with _interruptible():
                 tuner.fit()
+            if watcher.stopping:
+                raise Interrupted
         except (Interrupted, KeyboardInterrupt):
             for run in watcher.runs.values():
                 if run.label not in watcher.ended:

@@ -25,7 +25,8 @@ class Places:
     tracking_uri: str
     """MLFLOW_TRACKING_URI, default sqlite:///<home>/mlflow.db."""
     artifacts: str
-    """Artifact root of new MLflow experiments in the embedded store; <home>/artifacts."""
+    """Artifact root of new MLflow experiments: <storage>/artifacts where the storage is a URL, else <home>/artifacts
+    (of the embedded store only: a server has its own)."""
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] | None = None) -> Places:
@@ -45,5 +46,5 @@ class Places:
             cache=folder("IPCNN_CACHE") or home / "cache",
             storage=storage,
             tracking_uri=env.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home}/mlflow.db",
-            artifacts=str(home / "artifacts"),
+            artifacts=f"{storage.rstrip('/')}/artifacts" if "://" in storage else str(home / "artifacts"),
         )

@@ -13,7 +13,7 @@ from urllib.request import getproxies
 
 from filelock import FileLock, Timeout
 
-from ipcnn_ray.errors import TrackingError
+from ipcnn_ray.errors import TrackingError, UnreachableError
 from ipcnn_ray.tracking.limits import shortened
 
 SQLITE = "sqlite:///"
@@ -104,8 +104,14 @@ def reach(uri: str) -> None:
         raise told(uri, error) from error
 
 
+PASSING = {"", "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"}
+"""MLflow's codes of errors that may be gone later; connections that fail are among the internal ones."""
+LASTING = ("out-of-date database schema", "AccessDenied", "NoSuchBucket", "Unable to locate credentials")
+
+
 def told(uri: str, error: Exception) -> TrackingError:
-    """An error of the store as one for a person: the fact, and what to do about it."""
+    """An error of the store as one for a person: the fact, and what to do about it. UnreachableError for one of a
+    server that may be gone later."""
     shown = without_password(uri)
     fact = str(error).partition("\n")[0].replace(uri, shown)
     code = getattr(error, "error_code", "")
@@ -120,4 +126,6 @@ def told(uri: str, error: Exception) -> TrackingError:
         advice = "Check that the disk has room and is a local one, and that the file may be written."
     else:
         advice = "Check that the server is up and MLFLOW_TRACKING_URI is right; unset it to record in a local file."
-    return TrackingError(f"MLflow at {shown}: {shortened(fact, 400)}\n{advice}")
+    passing = is_server(uri) and code in PASSING and not any(what in str(error) for what in LASTING)
+    kind = UnreachableError if passing else TrackingError
+    return kind(f"MLflow at {shown}: {shortened(fact, 400)}\n{advice}")

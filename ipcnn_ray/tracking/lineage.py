@@ -15,6 +15,8 @@ from pathlib import Path
 from ipcnn_ray import __version__
 
 PACKAGE = Path(__file__).resolve().parents[1]
+SHIPPED = "shipped.json"
+"""Beside a package that was shipped to a cluster: what `code` said of it there where it was submitted."""
 DISTRIBUTION = "ipcnn-ray"
 VERSIONS = ("torch", "torchvision", "ray", "mlflow", "numpy")
 COMMAND_S = 20.0
@@ -33,6 +35,8 @@ def code(package: Path) -> dict[str, str]:
     A package that only lies inside somebody else's repository (an environment in a project's folder) does not belong
     to it. Dirty are changed and new files of the package itself; a spec is recorded whole in any case.
     """
+    if (shipped := package.parent / SHIPPED).is_file():
+        return {key: str(value) for key, value in json.loads(shipped.read_text(encoding="utf-8")).items()}
     git = ["git", "-C", str(package)]
     if _output([*git, "ls-files", "--error-unmatch", "__init__.py"]) is not None:
         commit = _output([*git, "rev-parse", "HEAD"])

@@ -28,6 +28,7 @@ from ipcnn_ray.tracking.limits import (
     shortened,
 )
 from ipcnn_ray.tracking.protocol import RecordedRun, RunRecord, State
+from ipcnn_ray.tracking.storage import is_url
 
 STATUS: dict[State, str] = {
     "queued": "SCHEDULED",
@@ -39,6 +40,9 @@ STATUS: dict[State, str] = {
 MIRRORED = {"code.commit": "mlflow.source.git.commit"}
 """Tags that MLflow shows in a column of its own."""
 
+VENDORS = {"mlflow", "requests", "urllib3", "boto3", "botocore", "s3transfer"}
+"""Packages whose errors are about the record's server and its files."""
+
 SETTINGS = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -46,6 +50,8 @@ SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout may be somebody's JSON
     "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # by itself it tries for minutes; tracking/spool.py goes on without it
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 
 
@@ -72,11 +78,12 @@ def server_command(uri: str, port: int) -> list[str]:
 
 @contextmanager
 def _told(uri: str) -> Iterator[None]:
-    """MLflow's errors as ours."""
-    mlflow = _mlflow()
+    """MLflow's errors as ours, and those of what it uses to reach its server and its files."""
     try:
         yield
-    except (mlflow.exceptions.MlflowException, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in VENDORS:
+            raise
         raise told(uri, error) from error
 
 
@@ -99,7 +106,8 @@ class MlflowTracker:
     """
 
     def __init__(self, uri: str, artifact_root: str | None = None) -> None:
-        """`artifact_root`: folder or URL for the files of new experiments; a server has its own, and does not ask."""
+        """`artifact_root`: folder or URL for the files of new experiments. A server has its own, unless the root is a
+        URL: then files go straight there."""
         self.uri = absolute(uri)
         self.artifact_root = artifact_root
 
@@ -121,11 +129,11 @@ class MlflowTracker:
                 client.set_experiment_tag(found.experiment_id, "mlflow.note.content", note)
 
     def _create(self, experiment: str) -> None:
-        location = None
-        if self.artifact_root is not None and not is_server(self.uri):
-            root = self.artifact_root
-            root = root.rstrip("/") if "://" in root else Path(root).expanduser().absolute().as_uri()
-            location = f"{root}/{experiment}"
+        location, root = None, self.artifact_root
+        if root is not None and is_url(root):
+            location = f"{root.rstrip('/')}/{experiment}"
+        elif root is not None and not is_server(self.uri):
+            location = f"{Path(root).expanduser().absolute().as_uri()}/{experiment}"
         tags = {"mlflow.experimentKind": "custom_model_development"}
         try:
             _client(self.uri).create_experiment(experiment, artifact_location=location, tags=tags)
@@ -141,6 +149,9 @@ class MlflowTracker:
 
     def attach(self, handle: str) -> RunRecord:
         return _MlflowRun(self.uri, handle)
+
+    def deliver(self, patience: float = 0.0) -> int:
+        return 0  # what cannot be recorded is an error; tracking/spool.py lets it wait
 
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:
         if not exists(self.uri):
@@ -216,6 +227,8 @@ def _recorded(run: Any) -> RecordedRun:
         tags=tags,
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
+        began=run.info.start_time,
+        ended=run.info.end_time,
     )
 
 
@@ -258,21 +271,20 @@ class _MlflowRun:
     def note(self, text: str) -> None:
         self.tags({"mlflow.note.content": text})
 
-    def metrics(self, history: Sequence[Mapping[str, float]]) -> None:
+    def metrics(self, history: Sequence[Mapping[str, float]], when: int | None = None) -> None:
         numbers = [(key, int(epoch["epoch"]), float(value)) for epoch in history for key, value in epoch.items()]
         try:
             with _told(self.uri):
-                self._log_new(numbers)
+                self._log_new(numbers, when or int(time.time() * 1000))
         except TrackingError:
             self._logged = None
             raise
 
-    def _log_new(self, numbers: Sequence[tuple[str, int, float]]) -> None:
+    def _log_new(self, numbers: Sequence[tuple[str, int, float]], when: int) -> None:
         logged = self._logged if self._logged is not None else self._read_logged()
-        now = int(time.time() * 1000)
         new = [number for number in numbers if number[:2] not in logged]
         finite = [
-            _mlflow().entities.Metric(key, value, now, epoch) for key, epoch, value in new if math.isfinite(value)
+            _mlflow().entities.Metric(key, value, when, epoch) for key, epoch, value in new if math.isfinite(value)
         ]
         tags = []
         if len(finite) < len(new):
@@ -341,11 +353,11 @@ class _MlflowRun:
                 client.delete_logged_model(model.model_id)
         return bool(outputs)
 
-    def state(self, state: State, why: str = "") -> None:
+    def state(self, state: State, why: str = "", when: int | None = None) -> None:
         self.tags({"ipcnn.state": state, "ipcnn.why": why})
         with _told(self.uri):
             if state in ("succeeded", "failed", "stopped"):
-                _client(self.uri).set_terminated(self.handle, STATUS[state])
+                _client(self.uri).set_terminated(self.handle, STATUS[state], when)
             else:
                 _client(self.uri).update_run(self.handle, status=STATUS[state])
 

@@ -27,6 +27,10 @@ class RecordedRun:
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Last value of each metric."""
+    began: int = 0
+    """Milliseconds since 1970."""
+    ended: int | None = None
+    """Milliseconds since 1970; None while it has not."""
 
 
 class RunRecord(Protocol):
@@ -47,10 +51,11 @@ class RunRecord(Protocol):
         """What the run is and what came of it, in Markdown: the first thing that a person sees of it."""
         ...
 
-    def metrics(self, history: Sequence[Mapping[str, float]]) -> None:
+    def metrics(self, history: Sequence[Mapping[str, float]], when: int | None = None) -> None:
         """The whole history so far, one mapping per epoch with its 1-based `epoch`, which is the step: what the record
         already has is skipped, so each number is there once. A number that is not finite is left out, and named in
-        the tag `ipcnn.not_finite`."""
+        the tag `ipcnn.not_finite`. when: milliseconds since 1970 at which the new numbers were measured; now, if not
+        given."""
         ...
 
     def text(self, content: str, path: str) -> None:
@@ -66,7 +71,9 @@ class RunRecord(Protocol):
         `example` is a float batch of at least 2 images. A run has one model: a second one is left out."""
         ...
 
-    def state(self, state: State, why: str = "") -> None: ...
+    def state(self, state: State, why: str = "", when: int | None = None) -> None:
+        """`why` in a sentence, for a failure or a stop; `when` as with metrics."""
+        ...
 
 
 class Tracker(Protocol):
@@ -90,6 +97,11 @@ class Tracker(Protocol):
 
     def attach(self, handle: str) -> RunRecord:
         """An existing run, from any process."""
+        ...
+
+    def deliver(self, patience: float = 0.0) -> int:
+        """Record what waits because the store was away when it was said; gives the number of statements that are left
+        after `patience` seconds. While no run is trained."""
         ...
 
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:

@@ -2,65 +2,95 @@
 
 The endpoint, the region and the credentials are boto3's own business: AWS_ENDPOINT_URL, AWS_DEFAULT_REGION,
 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the role of the machine. Servers that do not know the newer
-checksums need AWS_REQUEST_CHECKSUM_CALCULATION=when_required.
+checksums need AWS_REQUEST_CHECKSUM_CALCULATION=when_required. In any case the SHA-256 of every part is signed with its
+request, so a server refuses a part that was changed on its way; the size of what it holds is compared afterwards.
 """
 
 from __future__ import annotations
 
-import io
+import functools
+import logging
+import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+)
 
-from ipcnn_ray.errors import TrackingError
+from ipcnn_ray.errors import TrackingError, UnreachableError
 from ipcnn_ray.tracking.storage import checked, write_whole
 
 CONNECT_S, READ_S = 10, 60
+PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
+"""Between two attempts to reach a server; doubled each time."""
 REFUSED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 MISSING = {"404", "NoSuchKey"}
+BUSY = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestTimeTooSkewed"}
+
+Answer = TypeVar("Answer")
+log = logging.getLogger(__name__)
+
+
+@functools.lru_cache(maxsize=4)
+def _client(environment: tuple[tuple[str, str], ...]) -> Any:
+    """The client of this environment (the AWS_ variables); threads may share it."""
+    config = Config(
+        connect_timeout=CONNECT_S,
+        read_timeout=READ_S,
+        retries={"mode": "standard"},
+        s3={"payload_signing_enabled": True},
+    )
+    return boto3.session.Session().client("s3", config=config)
 
 
 class S3Storage:
-    """A bucket and a prefix in it. Each request is tried again by boto3 (AWS_MAX_ATTEMPTS, default 3)."""
+    """A bucket and a prefix in it. Each request is tried again by boto3 (AWS_MAX_ATTEMPTS, default 3), and then by us
+    as long as there is patience."""
 
-    def __init__(self, url: str) -> None:
-        """`url`: s3://BUCKET or s3://BUCKET/PREFIX."""
+    def __init__(self, url: str, patience: float = 0.0) -> None:
+        """`url`: s3://BUCKET or s3://BUCKET/PREFIX. `patience`: seconds."""
         self.bucket, _, prefix = url.removeprefix("s3://").partition("/")
         if not self.bucket:
             raise TrackingError(f"IPCNN_STORAGE = {url!r} names no bucket\nGive s3://BUCKET/PREFIX.")
         self.prefix = prefix.strip("/")
         self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
-        self._made: Any = None
+        self.patience = patience
 
-    def __reduce__(self) -> tuple[type[S3Storage], tuple[str]]:
-        return S3Storage, (self.url,)
+    def __reduce__(self) -> tuple[type[S3Storage], tuple[str, float]]:
+        return S3Storage, (self.url, self.patience)
 
     @property
     def _client(self) -> Any:
-        if self._made is None:
-            config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries={"mode": "standard"})
-            self._made = boto3.session.Session().client("s3", config=config)
-        return self._made
+        return _client(tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))))
 
     def put_file(self, local: Path, key: str) -> None:
-        with local.open("rb") as source:
-            self._put(source, local.stat().st_size, key)
+        self._put(lambda: local.open("rb"), local.stat().st_size, key)
 
     def put_bytes(self, data: bytes, key: str) -> None:
-        self._put(io.BytesIO(data), len(data), key)
+        self._put(lambda: BytesIO(data), len(data), key)
 
-    def _put(self, source: IO[bytes], size: int, key: str) -> None:
+    def _put(self, source: Callable[[], IO[bytes]], size: int, key: str) -> None:
         name = self._name(key)
-        with self._told(f"{key} was not stored"):
-            self._client.upload_fileobj(source, self.bucket, name)
-            stored = self._client.head_object(Bucket=self.bucket, Key=name)["ContentLength"]
+
+        def put() -> int:
+            with source() as stream:
+                self._client.upload_fileobj(stream, self.bucket, name)
+            return int(self._client.head_object(Bucket=self.bucket, Key=name)["ContentLength"])
+
+        stored = self._asked(f"{key} was not stored", put)
         if stored != size:
             self.delete(key)
             raise TrackingError(
@@ -69,50 +99,84 @@ class S3Storage:
             )
 
     def get(self, key: str) -> bytes:
-        target = io.BytesIO()
-        with self._told(f"{key} cannot be read"):
+        def get() -> bytes:
+            target = BytesIO()
             self._client.download_fileobj(self.bucket, self._name(key), target)
-        return target.getvalue()
+            return target.getvalue()
+
+        return self._asked(f"{key} cannot be read", get)
 
     def get_file(self, key: str, local: Path) -> None:
-        with tempfile.TemporaryFile() as target:
-            with self._told(f"{key} cannot be copied to {local}"):
+        def get() -> None:
+            with tempfile.TemporaryFile() as target:
                 self._client.download_fileobj(self.bucket, self._name(key), target)
-            target.seek(0)
-            write_whole(local, target)
+                target.seek(0)
+                write_whole(local, target)
+
+        self._asked(f"{key} cannot be copied to {local}", get)
 
     def list(self, prefix: str = "") -> list[str]:
         top = self._name(prefix) if prefix else self.prefix
         below = f"{top}/" if top else ""
         own = len(self.prefix) + 1 if self.prefix else 0
-        with self._told("cannot be listed"):
+
+        def found() -> list[str]:
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below)
             return sorted(found["Key"][own:] for page in pages for found in page.get("Contents", []))
 
+        return self._asked("cannot be listed", found)
+
     def exists(self, key: str) -> bool:
-        with self._told(f"{key} cannot be looked up"):
+        def there() -> bool:
             try:
                 self._client.head_object(Bucket=self.bucket, Key=self._name(key))
             except ClientError as error:
                 if error.response["Error"]["Code"] in MISSING:
                     return False
                 raise
-        return True
+            return True
+
+        return self._asked(f"{key} cannot be looked up", there)
 
     def delete(self, key: str) -> None:
-        with self._told(f"{key} was not deleted"):
-            self._client.delete_object(Bucket=self.bucket, Key=self._name(key))
+        name = self._name(key)
+        self._asked(f"{key} was not deleted", lambda: self._client.delete_object(Bucket=self.bucket, Key=name))
+
+    def move(self, prefix: str, target: str) -> None:
+        for key in self.list(prefix):
+            source = {"Bucket": self.bucket, "Key": self._name(key)}
+            name = self._name(target + key.removeprefix(prefix))
+            self._asked(f"{key} was not moved", functools.partial(self._client.copy, source, self.bucket, name))
+            self.delete(key)
 
     def _name(self, key: str) -> str:
         return f"{self.prefix}/{checked(key)}".lstrip("/")
 
-    @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """boto3's errors as ours."""
-        try:
-            yield
-        except (BotoCoreError, Boto3Error, ClientError) as error:
-            raise TrackingError(f"storage {self.url}: {what}: {error}\n{_advice(error)}") from error
+    def _asked(self, what: str, ask: Callable[[], Answer]) -> Answer:
+        """The server's answer; where it does not answer, it is asked again. boto3's errors as ours."""
+        end, pause = time.monotonic() + self.patience, PAUSE_S
+        while True:
+            try:
+                return ask()
+            except (BotoCoreError, Boto3Error, ClientError) as error:
+                text = f"storage {self.url}: {what}: {error}\n{_advice(error)}"
+                if not _may_pass(error):
+                    raise TrackingError(text) from error
+                if time.monotonic() + pause > end:
+                    raise UnreachableError(text) from error
+                log.warning("storage %s: %s: %s; asked again in %.0f s", self.url, what, error, pause)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the server is away or busy: asked again, it may answer."""
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= 500 or error.response["Error"]["Code"] in BUSY
+    if isinstance(error, Boto3Error):
+        return True  # a transfer that gave up after its own attempts
+    return isinstance(error, HTTPClientError | IncompleteReadError)
 
 
 def _advice(error: Exception) -> str:

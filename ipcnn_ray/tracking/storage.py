@@ -49,6 +49,11 @@ class Storage(Protocol):
         """Remove a file; one that is not there is no error."""
         ...
 
+    def move(self, prefix: str, target: str) -> None:
+        """Give all files below a folder another place; `target` must be new. In a bucket this is one file after the
+        other."""
+        ...
+
 
 def checked(key: str) -> str:
     """The key itself. Raises ValueError for one that is empty, absolute, or leaves its store."""
@@ -67,8 +72,18 @@ def write_whole(target: Path, source: IO[bytes]) -> None:
             out.flush()
             os.fsync(out.fileno())
         partial.replace(target)
+        _sync(target.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """The names in a folder, on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class LocalStorage:
@@ -118,6 +133,13 @@ class LocalStorage:
         except OSError as error:
             raise self._error(f"{key} was not deleted", error) from error
 
+    def move(self, prefix: str, target: str) -> None:
+        try:
+            self._path(target).parent.mkdir(parents=True, exist_ok=True)
+            self._path(prefix).rename(self._path(target))
+        except OSError as error:
+            raise self._error(f"{prefix} was not moved to {target}", error) from error
+
     def _path(self, key: str) -> Path:
         return self.folder / checked(key)
 
@@ -128,12 +150,25 @@ class LocalStorage:
         )
 
 
-def open_storage(url: str) -> Storage:
-    """The store at a local path or an s3://bucket/prefix URL. Touches nothing yet."""
+def is_url(place: str | Path) -> bool:
+    """Whether a place is not a folder of a file system."""
+    return "://" in str(place)
+
+
+def below(place: str, *names: str) -> str:
+    """A place within a place."""
+    return "/".join([place.rstrip("/"), *names])
+
+
+def open_storage(url: str, patience: float = 0.0) -> Storage:
+    """The store at a local path or an s3://bucket/prefix URL. Touches nothing yet.
+
+    patience: seconds that a server which does not answer is asked again before UnreachableError is raised.
+    """
     if url.startswith("s3://"):
         from ipcnn_ray.tracking.s3_store import S3Storage  # boto3 only where it is wanted
 
-        return S3Storage(url)
+        return S3Storage(url, patience)
     if "://" in url:
         raise TrackingError(
             f"IPCNN_STORAGE = {url!r} is of no known kind\n"

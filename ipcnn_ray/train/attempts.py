@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import secrets
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import torch
 
-from ipcnn_ray.train.checkpoint import write_whole
+from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.train.folder import Folder, read, write
 
+NAME = "attempts.json"
 Cause = Literal["lost", "memory", "error"]
 
 
@@ -28,23 +30,25 @@ class Attempts:
     """An attempt is going on, or was lost."""
     why: str = ""
     """What the error of the last attempt said; empty when it did not end in one."""
+    token: str = field(default="", compare=False)
+    """Names the attempt that may write in the folder: the last one that was begun."""
 
     @classmethod
-    def read(cls, folder: Path) -> Attempts:
+    def read(cls, folder: Folder) -> Attempts:
         """The count so far; an attempt that nothing closed is still open in it."""
-        path = folder / "attempts.json"
-        return cls(**json.loads(path.read_text())) if path.is_file() else cls()
+        found = read(folder, NAME)
+        return cls(**json.loads(found)) if found is not None else cls()
 
     @classmethod
-    def begin(cls, folder: Path) -> Attempts:
+    def begin(cls, folder: Folder) -> Attempts:
         """Count the attempt before as lost if nothing closed it, and open the next one."""
         attempts = cls.read(folder)
         attempts.lost += attempts.open
-        attempts.open, attempts.why = True, ""
+        attempts.open, attempts.why, attempts.token = True, "", secrets.token_hex(8)
         attempts._write(folder)
         return attempts
 
-    def close(self, folder: Path, cause: Cause | None = None, why: str = "") -> None:
+    def close(self, folder: Folder, cause: Cause | None = None, why: str = "") -> None:
         """The attempt has ended: well, or by a cause that `why` tells in a sentence."""
         self.open, self.why = False, why
         self.lost += cause == "lost"
@@ -52,8 +56,18 @@ class Attempts:
         self.error += cause == "error"
         self._write(folder)
 
-    def _write(self, folder: Path) -> None:
-        write_whole(folder / "attempts.json", json.dumps(asdict(self)).encode())
+    def check(self, folder: Folder) -> None:
+        """Raises TakenOver when another process has begun the run anew: one that was taken for lost, because its head
+        or its network was, must not write beside it."""
+        if Attempts.read(folder).token != self.token:
+            raise TakenOver(f"{folder} has been taken over by another process; this one writes no more")
+
+    def _write(self, folder: Folder) -> None:
+        write(folder, NAME, json.dumps(asdict(self)).encode())
+
+
+class TakenOver(TrainingError):
+    """Another process trains this run."""
 
 
 def cause_of(error: BaseException) -> Cause:

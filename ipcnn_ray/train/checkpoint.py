@@ -4,19 +4,24 @@
     checkpoints/epoch-0007/meta.json   what it belongs to, the metric history, size and sum of state.pt
     weights.safetensors, result.json   of a run that has ended
 
-Files and checkpoints appear whole or not at all: written beside, synced, renamed, their folder synced. Nothing is
-unpickled. Only rank 0 writes.
+Files and checkpoints appear whole or not at all: written beside, synced, renamed, their folder synced. In a bucket
+state.pt is named by its sum, and meta.json, which makes the checkpoint visible, is stored last; a checkpoint is
+written to this machine's temporary folder, stored from there, and read back through it. Nothing is unpickled. Only
+rank 0 writes.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +30,8 @@ import numpy as np
 import torch
 
 from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.tracking.storage import Storage, write_whole
+from ipcnn_ray.train.folder import Folder, on_disk, read, store, write
 from ipcnn_ray.train.request import RunResult
 
 FORMAT = 1
@@ -58,96 +65,153 @@ class Restored:
     """Newer checkpoints that are torn, and how."""
 
 
-def save(folder: Path, origin: Origin, history: History, state: Mapping[str, Any]) -> Path:
+def save(folder: Folder, origin: Origin, history: History, state: Mapping[str, Any]) -> None:
     """Write the checkpoint of the last epoch in `history`, and forget all but the newest two.
 
-    Raises TrainingError when the disk is full.
+    Raises TrainingError when the disk is full, TrackingError when a bucket does not take it.
     """
-    home = folder / "checkpoints"
     epoch = int(history[-1]["epoch"])
-    final, beside = home / f"epoch-{epoch:04}", home / f".epoch-{epoch:04}"
+    here = on_disk(folder)
     try:
+        if here is None:
+            with tempfile.TemporaryDirectory(prefix="ipcnn-") as scratch:
+                _write(Path(scratch), origin, history, state)
+                _publish(Path(scratch), store(folder), epoch)
+            return
+        home = here / "checkpoints"
+        final, beside = home / f"epoch-{epoch:04}", home / f".epoch-{epoch:04}"
         for left in home.glob(".epoch-*"):
             shutil.rmtree(left)  # of a process that was killed while it wrote
         beside.mkdir(parents=True)
-        with (beside / "state.pt").open("wb") as stream:
-            torch.save(dict(state), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        meta = {
-            "format": FORMAT,
-            **asdict(origin),
-            "epoch": epoch,
-            "bytes": (beside / "state.pt").stat().st_size,
-            "sha256": _sum(beside / "state.pt"),
-            "history": [dict(one) for one in history],
-        }
-        write_whole(beside / "meta.json", json.dumps(meta, indent=1).encode())
+        _write(beside, origin, history, state)
         shutil.rmtree(final, ignore_errors=True)  # there only if it was damaged
         os.replace(beside, final)
         _sync(home)
-        for old in _checkpoints(folder)[:-KEEP]:
+        for old in _checkpoints(here)[:-KEEP]:
             shutil.rmtree(old)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
+        full = f"{here}/checkpoints" if here else tempfile.gettempdir()
         raise TrainingError(
-            f"no space left in {home} for the checkpoint of epoch {epoch}: free some space and submit again; "
+            f"no space left in {full} for the checkpoint of epoch {epoch}: free some space and submit again; "
             "the run goes on from the epoch before"
         ) from error
-    return final
 
 
-def newest(folder: Path, origin: Origin) -> Restored:
+def _write(home: Path, origin: Origin, history: History, state: Mapping[str, Any]) -> None:
+    """state.pt, and meta.json about it."""
+    with (home / "state.pt").open("wb") as stream:
+        torch.save(dict(state), stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    meta = {
+        "format": FORMAT,
+        **asdict(origin),
+        "epoch": int(history[-1]["epoch"]),
+        "bytes": (home / "state.pt").stat().st_size,
+        "sha256": _sum(home / "state.pt"),
+        "history": [dict(one) for one in history],
+    }
+    write_whole(home / "meta.json", io.BytesIO(json.dumps(meta, indent=1).encode()))
+
+
+def _publish(home: Path, files: Storage, epoch: int) -> None:
+    """Store a written checkpoint: first what takes long, then what makes it visible. Older ones go after that, each
+    first out of sight."""
+    meta = (home / "meta.json").read_bytes()
+    state = _state_key(epoch, json.loads(meta)["sha256"])
+    files.put_file(home / "state.pt", state)
+    files.put_bytes(meta, f"{_prefix(epoch)}/meta.json")
+    keys = files.list("checkpoints")
+    stays = tuple(f"{_prefix(kept)}/" for kept in _stored(keys)[-KEEP:])
+    gone = [key for key in keys if not key.startswith(stays) or (key.startswith(_prefix(epoch)) and key != state)]
+    for key in sorted(gone, key=lambda key: not key.endswith("meta.json")):
+        if key != f"{_prefix(epoch)}/meta.json":
+            files.delete(key)
+
+
+def _prefix(epoch: int) -> str:
+    return f"checkpoints/epoch-{epoch:04}"
+
+
+def _state_key(epoch: int, total: str) -> str:
+    return f"{_prefix(epoch)}/state-{total[:16]}.pt"
+
+
+def _stored(keys: Sequence[str]) -> list[int]:
+    """Epochs of the visible checkpoints among the keys of a bucket, in order."""
+    return sorted(int(key.split("/")[1][6:]) for key in keys if key.endswith("/meta.json"))
+
+
+def newest(folder: Folder, origin: Origin) -> Restored:
     """The checkpoint to go on from, on the CPU. Torn ones are passed over and named.
 
     Raises TrainingError for one that another experiment, other data, other weights or another layout made.
     """
     damaged: list[str] = []
-    for path in reversed(_checkpoints(folder)):
-        try:
-            meta = _read_meta(path)
-            _check_origin(path, meta, origin)
-            state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            damaged.append(f"{path.name} ({error})")
-            continue
-        return Restored(meta["epoch"], state, meta["history"], tuple(damaged))
+    with closing(_copies(folder)) as copies:
+        for copy in copies:
+            try:
+                meta = _read_meta(copy)
+                _check_origin(f"{folder}/checkpoints/{copy.name}", meta, origin)
+                state = torch.load(copy / "state.pt", map_location="cpu", weights_only=True)
+            except (OSError, ValueError, KeyError) as error:
+                damaged.append(f"{copy.name} ({error})")
+                continue
+            return Restored(meta["epoch"], state, meta["history"], tuple(damaged))
     return Restored(0, {}, [], tuple(damaged))
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
+def _copies(folder: Folder) -> Generator[Path, None, None]:
+    """The checkpoints as folders of this machine, newest first; of a bucket each is copied when it is asked for."""
+    if (here := on_disk(folder)) is not None:
+        yield from reversed(_checkpoints(here))
+        return
+    files = store(folder)
+    keys = files.list("checkpoints")
+    for epoch in reversed(_stored(keys)):
+        with tempfile.TemporaryDirectory(prefix="ipcnn-") as scratch:
+            copy = Path(scratch) / f"epoch-{epoch:04}"
+            files.get_file(f"{_prefix(epoch)}/meta.json", copy / "meta.json")
+            state = _state_key(epoch, str(json.loads((copy / "meta.json").read_text()).get("sha256", "")))
+            if state in keys:
+                files.get_file(state, copy / "state.pt")
+            yield copy
+
+
+def _read_meta(home: Path) -> dict[str, Any]:
     """meta.json of a checkpoint whose state.pt is as it was written; else ValueError, KeyError or OSError."""
-    meta: dict[str, Any] = json.loads((path / "meta.json").read_text())
-    size = (path / "state.pt").stat().st_size
+    meta: dict[str, Any] = json.loads((home / "meta.json").read_text())
+    size = (home / "state.pt").stat().st_size
     if size != meta["bytes"]:
         raise ValueError(f"state.pt has {size} of {meta['bytes']} bytes")
-    if _sum(path / "state.pt") != meta["sha256"]:
+    if _sum(home / "state.pt") != meta["sha256"]:
         raise ValueError("state.pt has changed since it was written")
     return meta
 
 
-def _check_origin(path: Path, meta: Mapping[str, Any], origin: Origin) -> None:
+def _check_origin(where: str, meta: Mapping[str, Any], origin: Origin) -> None:
     if meta["format"] != FORMAT:
         raise TrainingError(
-            f"{path} has checkpoint format {meta['format']} and this version of ipcnn reads {FORMAT}: "
+            f"{where} has checkpoint format {meta['format']} and this version of ipcnn reads {FORMAT}: "
             "go on with the version that wrote it, or submit with --fresh"
         )
     for key, what in (("digest", "experiment"), ("data", "data"), ("weights", "pretrained weights")):
         now = getattr(origin, key)
         if meta[key] != now:
             raise TrainingError(
-                f"{path} was made with other {what}: {key} {meta[key] or 'none'}, now {now or 'none'}. "
+                f"{where} was made with other {what}: {key} {meta[key] or 'none'}, now {now or 'none'}. "
                 "Bring those back, or submit with --fresh to begin anew"
             )
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted((folder / "checkpoints").glob("epoch-[0-9][0-9][0-9][0-9]*"), key=lambda path: int(path.name[6:]))
+    return sorted((folder / "checkpoints").glob("epoch-[0-9][0-9][0-9][0-9]*"), key=lambda home: int(home.name[6:]))
 
 
-def _sum(path: Path) -> str:
-    with path.open("rb") as stream:
+def _sum(file: Path) -> str:
+    with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -157,18 +221,6 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file: readers see the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}")
-    with beside.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(beside, path)
-    _sync(path.parent)
 
 
 def generator_states() -> dict[str, Any]:
@@ -192,12 +244,12 @@ def restore_generators(states: Mapping[str, Any]) -> None:
     random.setstate(states["python"])
 
 
-def write_result(folder: Path, result: RunResult) -> None:
+def write_result(folder: Folder, result: RunResult) -> None:
     """Say that the run has ended; from now on it is not trained again."""
-    write_whole(folder / "result.json", json.dumps(asdict(result), indent=1).encode())
+    write(folder, "result.json", json.dumps(asdict(result), indent=1).encode())
 
 
-def read_result(folder: Path) -> RunResult | None:
+def read_result(folder: Folder) -> RunResult | None:
     """The result of a run that has ended, or None."""
-    path = folder / "result.json"
-    return RunResult(**json.loads(path.read_text())) if path.is_file() else None
+    found = read(folder, "result.json")
+    return RunResult(**json.loads(found)) if found is not None else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.build import assemble
 from ipcnn_ray.models.net import InterpretableNet
+from ipcnn_ray.train.folder import read
 from ipcnn_ray.train.request import RunRequest
 from ipcnn_ray.train.run import MEAN, WEIGHTS
 from ipcnn_ray.train.template_fit import trained_template
@@ -39,10 +40,10 @@ def final_model(request: RunRequest) -> tuple[Classifier, Tensor]:
 
     Raises TrainingError while the run has not ended.
     """
-    path = request.path / WEIGHTS
-    if not path.is_file():
+    weights = read(request.folder, WEIGHTS)
+    if weights is None:
         raise TrainingError(f"run {request.run_id} has no {WEIGHTS} in {request.folder}: it has not ended yet")
-    tensors = load_file(path)
+    tensors = load(weights)
     mean_3SS = tensors.pop(MEAN)
     spec = request.spec
     net = assemble(spec.model, trained_template(request), len(spec.data.categories), spec.loss.filter)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.places import Places
 from ipcnn_ray.tracking.protocol import State
@@ -35,7 +34,7 @@ class RunRequest:
     handle: str
     """The tracker's id of the run."""
     folder: str
-    """Folder where the run keeps its checkpoints and its result, the same one for all workers."""
+    """Where the run keeps its checkpoints and its result: a folder that all workers see, or an s3:// URL."""
     references: ControlReference | None = None
     """With it, every evaluated epoch has the metric `combined`."""
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -43,12 +42,8 @@ class RunRequest:
 
     @property
     def path(self) -> Path:
-        """The folder. Raises TrainingError for a URL."""
-        if "://" in self.folder:
-            raise TrainingError(
-                f"{self.folder} is not a folder: checkpoints are written to a local or shared folder; "
-                "set IPCNN_STORAGE to one that every worker sees"
-            )
+        """The folder of a run that is not kept in a bucket."""
+        assert "://" not in self.folder
         return Path(self.folder)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,10 +26,11 @@ from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.tracking.protocol import RunRecord, State, Tracker
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train import record as recorded
-from ipcnn_ray.train.attempts import Attempts, cause_of
+from ipcnn_ray.train.attempts import Attempts, TakenOver, cause_of
 from ipcnn_ray.train.checkpoint import Origin, Restored
 from ipcnn_ray.train.evaluate import EvaluationPlan, evaluate
 from ipcnn_ray.train.filter_terms import FilterTerm, filter_terms
+from ipcnn_ray.train.folder import store, write
 from ipcnn_ray.train.inputs import Inputs, distinct
 from ipcnn_ray.train.loop import settle, train_epoch
 from ipcnn_ray.train.measures import Wanted
@@ -54,20 +57,21 @@ def execute(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunResul
     its cause, counted, and raised. A run that a search stopped has ended; one that was interrupted (a resumable
     StopRun) has not.
     """
-    folder = request.path
+    folder = request.folder
     if (done := checkpoint.read_result(folder)) is not None:
         return done
     if runtime.rank > 0:
-        trained = _train(request, runtime, None)
+        trained = _train(request, runtime)
         return trained.result(request)
     record, attempts = tracker.attach(request.handle), Attempts.begin(folder)
     try:
         record.state("running")
-        trained = _train(request, runtime, record)
+        trained = _train(request, runtime, record, attempts)
         result = trained.result(request)
         if trained.ended:
-            checkpoint.write_whole(folder / WEIGHTS, save(trained.weights))
-            record.file(folder / WEIGHTS, "weights")
+            _keep_weights(folder, save(trained.weights), record)
+    except TakenOver:
+        raise
     except Exception as error:
         cause = cause_of(error)
         why = f"{'out of memory: ' if cause == 'memory' else ''}{type(error).__name__}: {error}"
@@ -101,6 +105,14 @@ class _Trained:
         state: State = "stopped" if self.stop else "succeeded"
         why = self.stop.why if self.stop else ""
         return RunResult(request.run_id, state, why, len(self.history), self.history[-1])
+
+
+def _keep_weights(folder: str, weights: bytes, record: RunRecord) -> None:
+    with tempfile.TemporaryDirectory(prefix="ipcnn-") as scratch:
+        copy = Path(scratch) / WEIGHTS
+        copy.write_bytes(weights)
+        store(folder).put_file(copy, WEIGHTS)
+        record.file(copy, "weights")
 
 
 def _counted(attempts: Attempts) -> dict[str, str]:
@@ -159,13 +171,15 @@ def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
 
 # Kernels that always add up in the same order, and a float32 that is float32.
 @torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-def _train(request: RunRequest, runtime: Runtime, record: RunRecord | None) -> _Trained:
-    """Set up, restore, and train epoch by epoch. `record` is rank 0's."""
+def _train(
+    request: RunRequest, runtime: Runtime, record: RunRecord | None = None, attempts: Attempts | None = None
+) -> _Trained:
+    """Set up, restore, and train epoch by epoch. `record` and `attempts` are rank 0's."""
     spec = request.spec
     torch.set_num_threads(spec.compute.cpus_per_worker)
     setup = _set_up(request, runtime)
     net, store, origin = setup.net, setup.inputs.store, setup.origin(spec)
-    restored = checkpoint.newest(request.path, origin)
+    restored = checkpoint.newest(request.folder, origin)
     _restore(restored, setup, runtime)
     history = restored.history
     if record:
@@ -177,7 +191,7 @@ def _train(request: RunRequest, runtime: Runtime, record: RunRecord | None) -> _
             record.params(setup.fitted.params())
             record.tags(setup.fitted.tags())
             record.text(setup.fitted.as_json(), "template_fitted.json")
-            checkpoint.write_whole(request.path / FILE, setup.fitted.as_json().encode())
+            write(request.folder, FILE, setup.fitted.as_json().encode())
         if restored.damaged:
             record.tags({"ipcnn.damaged_checkpoints": "; ".join(restored.damaged)})
             log.warning("passed over damaged checkpoints: %s", "; ".join(restored.damaged))
@@ -198,7 +212,9 @@ def _train(request: RunRequest, runtime: Runtime, record: RunRecord | None) -> _
                 "filter_loss": {layer: term.state() for layer, term in setup.terms.items()},
                 "generators": checkpoint.generator_states(),
             }
-            checkpoint.save(request.path, origin, history, state)
+            if attempts:
+                attempts.check(request.folder)
+            checkpoint.save(request.folder, origin, history, state)
             record.metrics(history)
         stop = _report(runtime, history[-1], last=last)
     if stop and not stop.resumable:

@@ -12,6 +12,7 @@ from ipcnn_ray.core.template_fit import axes_of_sizes, axes_of_spacing, ellipse_
 from ipcnn_ray.data.store import CropStore
 from ipcnn_ray.errors import DataError, Problem, TrainingError
 from ipcnn_ray.spec.template import EllipseTemplate, MaskTemplate, TailoredTemplate, Template
+from ipcnn_ray.train.folder import read
 from ipcnn_ray.train.request import RunRequest
 
 FILE = "template.json"
@@ -96,9 +97,8 @@ def trained_template(request: RunRequest) -> Template:
     template = request.spec.template
     if not isinstance(template, TailoredTemplate):
         return template
-    path = request.path / FILE
-    if not path.is_file():
+    raw = read(request.folder, FILE)
+    if raw is None:
         raise TrainingError(f"run {request.run_id} has no {FILE} in {request.folder}: its template is not fitted yet")
-    raw = path.read_text()
     kind = MaskTemplate if json.loads(raw)["shape"] == "mask" else EllipseTemplate
     return kind.model_validate_json(raw)

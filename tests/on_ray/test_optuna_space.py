@@ -48,7 +48,7 @@ def test_a_search_that_goes_on_remembers_what_ended_and_what_did_not(tmp_path):
     settings = [dict(trial.params) for trial in trials[:3]]
     study.tell(trials[0], 0.5)
 
-    again = Memory(memory.path)
+    again = Memory(memory.folder)
     again.settle(lambda one: (one == settings[1], [0.7] if one == settings[1] else None))
     assert again.drawn() == settings
     assert again.ended() == 2
@@ -122,7 +122,7 @@ def test_a_search_for_several_goals_that_was_killed_goes_on(tmp_path):
     asked.on_trial_complete("t1", {**measured(betas[1]), "purity": math.nan})  # could not be measured
     asked.on_trial_complete("t2", None, error=True)
 
-    again = Memory(memory.path, directions(Aims.of(search)))
+    again = Memory(memory.folder, directions(Aims.of(search)))
     bounds = Bounds(search.constraints)
 
     def ended(settings):

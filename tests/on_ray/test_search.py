@@ -10,6 +10,7 @@ import pytest
 from ray_bench import Hears, same_numbers, same_weights, tiny
 
 from ipcnn_ray.errors import IpcnnError, TrainingError
+from ipcnn_ray.on_ray.home import ask_to_stop
 from ipcnn_ray.on_ray.progress import PhaseStarted, RunEnded
 from ipcnn_ray.on_ray.tuning import Interrupted, Tuning
 from ipcnn_ray.spec.expand import experiment_id
@@ -216,3 +217,23 @@ def test_a_search_for_several_goals_shows_its_front_and_goes_on(bench):
     assert {label for label, run in recorded.items() if label and run.tags["ipcnn.front"] == "true"} == front
     assert set(recorded[""].tags["ipcnn.front"].split(", ")) == front
     assert recorded[""].tags["ipcnn.goals"] == "instability, val_error"
+
+
+def test_a_request_to_stop_lets_the_epoch_end(bench):
+    search = {"kind": "grid", "runs": [PLAIN], "grid": {"template.beta": [1.0, 2.0, 3.0]}}
+    spec = tiny("asked", train={"epochs": 6}, search=search)
+    root = str(bench.folder(spec).parent)
+    hears = Hears(after=2, does=lambda: ask_to_stop(root))
+    with pytest.raises(Interrupted):
+        bench.submit(spec, hears)
+    recorded = bench.recorded(spec)
+    assert recorded[""].state == recorded["plain"].state == "stopped"
+    assert recorded["plain"].tags["ipcnn.attempts_lost"] == "0"
+    assert recorded[""].tags["ipcnn.submissions"] == "1"
+    assert hears.ended() == [] and Attempts.read(bench.folder(spec, "plain")) == Attempts()
+
+    again = Hears()
+    outcome = bench.submit(spec, again)
+    assert min(again.epochs("plain")) > 2  # what was trained is not trained again
+    assert [run.state for run in outcome.runs] == ["succeeded"] * 4
+    assert bench.recorded(spec)[""].tags["ipcnn.submissions"] == "2"

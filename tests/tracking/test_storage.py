@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ipcnn_ray.errors import TrackingError
+from ipcnn_ray.errors import TrackingError, UnreachableError
 from ipcnn_ray.tracking.storage import PARTIAL, PREFLIGHT_BYTES, LocalStorage, Storage, open_storage, preflight
 
 
@@ -47,6 +47,14 @@ def test_delete_may_be_repeated(storage):
     storage.delete("a")
     storage.delete("a")
     assert storage.list() == []
+
+
+def test_a_folder_is_moved(storage):
+    for key in ("run/a", "run/deep/b", "run-1/a"):
+        storage.put_bytes(key.encode(), key)
+    storage.move("run", "aside/run.before")
+    assert storage.list() == ["aside/run.before/a", "aside/run.before/deep/b", "run-1/a"]
+    assert storage.get("aside/run.before/deep/b") == b"run/deep/b"
 
 
 def test_a_file_that_is_not_there(storage):
@@ -130,6 +138,24 @@ def test_a_busy_server_is_asked_again(fake_s3):
     fake_s3.busy = 1
     open_storage("s3://bucket/p").put_bytes(b"1", "a")
     assert fake_s3.objects == {"p/a": b"1"}
+
+
+def test_a_server_that_is_away_is_waited_for(fake_s3, monkeypatch):
+    monkeypatch.setattr("ipcnn_ray.tracking.s3_store.PAUSE_S", 0.01)
+    left = [True] * 5
+    fake_s3.gone = lambda request: bool(left) and left.pop()
+    open_storage("s3://bucket/p", patience=60).put_bytes(b"1", "a")
+    assert fake_s3.objects == {"p/a": b"1"} and not left
+    fake_s3.gone = lambda request: True
+    with pytest.raises(UnreachableError, match="a cannot be read"):
+        open_storage("s3://bucket/p", patience=0.05).get("a")
+
+
+def test_nobody_waits_for_credentials_to_become_right(fake_s3, large):
+    fake_s3.refuse_parts = 403
+    with pytest.raises(TrackingError, match="large was not stored") as caught:
+        open_storage("s3://bucket/p", patience=60).put_file(large, "large")
+    assert not isinstance(caught.value, UnreachableError)
 
 
 def test_an_upload_that_loses_bytes_is_an_error_and_leaves_nothing(fake_s3):

@@ -265,13 +265,6 @@ def test_diverging_fails_with_the_reason_on_record(bench):
     assert not (bench.root / "runs" / "run" / "result.json").exists()
 
 
-def test_a_url_is_no_folder(bench):
-    request = bench.request(tiny())
-    object.__setattr__(request, "folder", "s3://bucket/runs/a")
-    with pytest.raises(TrainingError, match=r"s3://bucket/runs/a is not a folder: .* set IPCNN_STORAGE to one"):
-        execute(request, InProcess(), MemoryTracker())
-
-
 def test_a_request_pickles(bench):
     request = bench.request(tiny(), tags={"a": "b"})
     assert pickle.loads(pickle.dumps(request)) == request

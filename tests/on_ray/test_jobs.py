@@ -1,0 +1,240 @@
+"""Submissions over the Jobs API: one job per experiment, its states and causes, its log over lost connections."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ipcnn_ray.errors import IpcnnError, UnreachableError
+from ipcnn_ray.on_ray import jobs
+from ipcnn_ray.on_ray.jobs import Cluster
+from ipcnn_ray.on_ray.shipping import pack, travelling
+
+URL = "http://127.0.0.1:8265"
+ENV = {"MLFLOW_TRACKING_URI": "http://mlflow:5000", "IPCNN_STORAGE": "s3://bucket/runs"}
+
+
+class FakeClient:
+    """Ray's client of the Jobs API, with the jobs in memory."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Any] = {}
+        self.submitted: list[dict[str, Any]] = []
+        self.log = ""
+        self.breaks: list[int] = []
+        """After so many characters the connection to the log is lost, once each."""
+
+    def submit_job(self, *, entrypoint, submission_id, metadata, runtime_env):
+        if submission_id in self.jobs:
+            raise RuntimeError(f"Request failed: Job with submission_id {submission_id} already exists.")
+        self.submitted.append({"entrypoint": entrypoint, "env": runtime_env["env_vars"]})
+        self.add(submission_id, metadata, "PENDING")
+
+    def add(self, id, metadata, status, **more):
+        facts = {"start_time": len(self.jobs), "end_time": None, "driver_exit_code": None, "message": "", **more}
+        self.jobs[id] = SimpleNamespace(
+            submission_id=id, metadata=metadata, status=SimpleNamespace(value=status), **facts
+        )
+
+    def set(self, id, status, **more):
+        job = self.jobs[id]
+        job.status = SimpleNamespace(value=status)
+        for name, value in more.items():
+            setattr(job, name, value)
+
+    def list_jobs(self):
+        return list(self.jobs.values())
+
+    def get_job_info(self, id):
+        return self.jobs[id]
+
+    def get_job_logs(self, id):
+        return self.log
+
+    async def tail_job_logs(self, id):
+        end = self.breaks.pop(0) if self.breaks else None
+        for start in range(0, len(self.log), 7):
+            piece = self.log[start : start + 7]
+            if end is not None and start + len(piece) > end:
+                raise RuntimeError("WebSocket connection closed unexpectedly")
+            yield piece
+        if end is not None:
+            raise ConnectionResetError
+
+
+@pytest.fixture
+def client(monkeypatch) -> FakeClient:
+    made = FakeClient()
+    monkeypatch.setattr(jobs, "JobSubmissionClient", lambda address, headers: made)
+    monkeypatch.setattr(jobs, "PAUSE_S", 0.0)
+    return made
+
+
+def submit(folder, experiment="sweep-12345678"):
+    return Cluster(URL).submit(experiment, folder, ["submit", "spec.yaml", "--on-cluster"], ENV)
+
+
+def test_the_same_experiment_is_one_job_while_it_is_under_way(client, tmp_path):
+    job, started = submit(tmp_path)
+    assert started and (job.id, job.experiment, job.attempt, job.state) == (*["sweep-12345678"] * 2, 1, "queued")
+    client.set(job.id, "RUNNING")
+    again, started = submit(tmp_path)
+    assert not started and again.id == job.id and again.state == "running"
+    other, started = submit(tmp_path, "other-12345678")
+    assert started and other.id == "other-12345678"
+    assert len(client.submitted) == 2
+    assert client.submitted[0]["entrypoint"] == "python -m ipcnn_ray.cli.app submit spec.yaml --on-cluster"
+
+
+@pytest.mark.parametrize("state", ["SUCCEEDED", "FAILED", "STOPPED"])
+def test_one_that_has_ended_is_submitted_again_under_a_new_id(client, tmp_path, state):
+    for attempt, id in enumerate(["sweep-12345678", "sweep-12345678-a2", "sweep-12345678-a3"], start=1):
+        job, started = submit(tmp_path)
+        assert started and (job.id, job.attempt) == (id, attempt)
+        client.set(job.id, state)
+    assert [one.attempt for one in Cluster(URL).submissions("sweep-12345678")] == [3, 2, 1]
+
+
+def test_two_that_submit_at_the_same_moment_share_the_job(client, tmp_path, monkeypatch):
+    submit(tmp_path)
+    monkeypatch.setattr(Cluster, "submissions", lambda self, experiment=None: [])
+    job, started = submit(tmp_path)
+    assert job.id == "sweep-12345678" and not started
+
+
+RAISED = "Job entrypoint command failed with exit code 1, last available logs (truncated to 20,000 chars):\nTraceback\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "state", "why"),
+    [
+        (
+            "FAILED",
+            2,
+            "... logs:\nerror  a run asks for 4 workers\n       Ways out",
+            "failed",
+            "a run asks for 4 workers",
+        ),
+        ("FAILED", 130, "Job entrypoint command failed with exit code 130", "stopped", "stopped on request"),
+        ("STOPPED", None, "Job was intentionally stopped.", "stopped", "stopped on request"),
+        (
+            "FAILED",
+            1,
+            RAISED + "  ValueError in words\nKeyError: 'x'\n",
+            "failed",
+            "Job entrypoint command failed with exit code 1: KeyError: 'x'",
+        ),
+        ("FAILED", None, "The actor died\nunexpectedly", "failed", "The actor died"),
+        ("SUCCEEDED", 0, "Job finished successfully.", "succeeded", ""),
+        ("RUNNING", None, "Job is currently running.", "running", ""),
+    ],
+)
+def test_states_and_causes(client, status, code, message, state, why):
+    client.add("a-1", {jobs.EXPERIMENT: "a-1"}, status, driver_exit_code=code, message=message)
+    job = Cluster(URL).submission("a-1")
+    assert (job.state, job.why, job.exit_code) == (state, why, code)
+
+
+def test_jobs_of_others_and_helpers_are_not_listed(client):
+    client.add("raysubmit_1", {}, "RUNNING")
+    client.add("none", None, "RUNNING")
+    client.add("sweep-12345678", {jobs.EXPERIMENT: "sweep-12345678"}, "RUNNING")
+    cluster = Cluster(URL)
+    assert [one.id for one in cluster.submissions()] == ["sweep-12345678"]
+    assert cluster.named("sweep").id == cluster.named("sweep-12345678").id == "sweep-12345678"
+    with pytest.raises(IpcnnError, match=r"no job of 'swep' on http://127.0.0.1:8265\nThere are: sweep-12345678\."):
+        cluster.named("swep")
+
+
+def test_the_log_is_told_once_over_lost_connections(client):
+    client.add("a-1", {jobs.EXPERIMENT: "a-1"}, "SUCCEEDED")
+    client.log = "".join(f"line {number}\n" for number in range(50))
+    client.breaks = [0, 20, 25, 300]
+    assert "".join(Cluster(URL).logs("a-1", follow=True)) == client.log
+    assert client.breaks == []
+    assert "".join(Cluster(URL).logs("a-1")) == client.log
+
+
+def test_a_cluster_that_stays_away_is_given_up(client, monkeypatch):
+    client.add("a-1", {jobs.EXPERIMENT: "a-1"}, "RUNNING")
+    monkeypatch.setattr(jobs, "GIVE_UP_S", -1.0)
+    client.breaks = [0]
+    with pytest.raises(UnreachableError, match=r"has not answered(.|\n)*submit to a new one"):
+        list(Cluster(URL).logs("a-1", follow=True))
+
+
+def test_only_addresses_travel_and_no_secret(tmp_path):
+    secrets = {
+        "AWS_SECRET_ACCESS_KEY": "marked",
+        "AWS_ACCESS_KEY_ID": "marked",
+        "AWS_SESSION_TOKEN": "marked",
+        "MLFLOW_TRACKING_PASSWORD": "marked",
+        "RAY_AUTH_TOKEN": "marked",
+    }
+    here = {"IPCNN_DATA": "/home/marked/data", "IPCNN_HOME": "/home/marked", "IPCNN_WEIGHTS": "s3://bucket/weights"}
+    found = travelling({**ENV, **secrets, **here, "AWS_DEFAULT_REGION": "eu-west-1"})
+    assert "marked" not in json.dumps(found)
+    assert {key: found[key] for key in ("IPCNN_STORAGE", "IPCNN_WEIGHTS", "AWS_DEFAULT_REGION")} == {
+        "IPCNN_STORAGE": "s3://bucket/runs",
+        "IPCNN_WEIGHTS": "s3://bucket/weights",
+        "AWS_DEFAULT_REGION": "eu-west-1",
+    }
+    assert "MLFLOW_TRACKING_URI" not in travelling({"MLFLOW_TRACKING_URI": "sqlite:////tmp/mlflow.db"})
+
+
+def test_an_address_with_a_password_does_not_travel():
+    with pytest.raises(
+        IpcnnError, match=r"MLFLOW_TRACKING_URI holds a user or a password(.|\n)*\(http://mlflow:5000\)"
+    ) as e:
+        travelling({"MLFLOW_TRACKING_URI": "http://me:marked@mlflow:5000"})
+    assert "marked" not in str(e.value)
+
+
+def test_the_package_that_travels_runs_and_knows_its_commit(tmp_path):
+    pack(tmp_path, "name: x\n")
+    code = "import ipcnn_ray, sys; from ipcnn_ray.tracking.lineage import PACKAGE, code; print(PACKAGE, code(PACKAGE))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    shipped = json.loads((tmp_path / "shipped.json").read_text())
+    assert done.stdout.strip() == f"{tmp_path / 'ipcnn_ray'} {shipped}"
+    assert set(shipped) == {"code.commit", "code.dirty"}
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*") if "__pycache__" not in str(file)) < 5 << 20
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ConnectionError("refused"), "no Ray cluster answers at http://127.0.0.1:8265\nCheck that it is up"),
+        (RuntimeError("Request failed with status code 401"), "asks for another token\nSet RAY_AUTH_TOKEN"),
+    ],
+)
+def test_a_cluster_that_does_not_let_us_in(monkeypatch, error, told):
+    def refuses(address, headers):
+        raise error
+
+    monkeypatch.setattr(jobs, "JobSubmissionClient", refuses)
+    with pytest.raises(IpcnnError) as caught:
+        Cluster(URL)
+    assert told in str(caught.value)
+
+
+def test_an_address_of_another_kind():
+    with pytest.raises(
+        IpcnnError, match="--address ray://h:10001 is not the address of a cluster's dashboard\nGive http"
+    ):
+        Cluster("ray://h:10001")
+
+
+@pytest.mark.parametrize("where", ["variable", "file"])
+def test_the_token_is_found_where_ray_looks_for_it(monkeypatch, tmp_path, where):
+    (tmp_path / "token").write_text("abc\n")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token") if where == "file" else "/nowhere")
+    if where == "variable":
+        assert jobs._token() is None
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "abc")
+    assert jobs._token() == {"Authorization": "Bearer abc"}
