@@ -92,6 +92,10 @@ class Tracker(Protocol):
         """An existing run, from any process."""
         ...
 
+    def read(self, handle: str, path: str) -> str:
+        """A text artifact at `path` under the run. Raises TrackingError where there is none."""
+        ...
+
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:
         """Recorded runs of an experiment, newest first, without superseded ones; with `run_id`, only that run.
         An experiment that is not recorded has none."""
