@@ -69,7 +69,15 @@ def filter_picture(view: FilterView, path: Path) -> None:
     FigureCanvasAgg(figure)
     across = TILES // 2
     grid = figure.add_gridspec(
-        2, across + 1, width_ratios=[1] * across + [2.1], left=0.012, right=0.99, top=0.89, bottom=0.17, wspace=0.06, hspace=0.27
+        2,
+        across + 1,
+        width_ratios=[1] * across + [2.1],
+        left=0.012,
+        right=0.99,
+        top=0.89,
+        bottom=0.17,
+        wspace=0.06,
+        hspace=0.27,
     )
     for tile in range(min(TILES, len(view.images_ISS3))):
         _tile(figure.add_subplot(grid[tile // across, tile % across]), view, tile)
@@ -119,8 +127,12 @@ def _spread(axis: Axes, view: FilterView) -> None:
             continue
         # Side by side by rank, so that points do not hide each other: the strongest image leftmost.
         beside = k - 0.3 + 0.6 * np.arange(len(distances)) / max(1, len(distances) - 1)
-        axis.plot(beside, distances, _marker(k), color=_color(k), markeredgecolor="black", markeredgewidth=0.4, markersize=4)
-        axis.errorbar(k, view.mean_K[k], np.nan_to_num(view.deviation_K[k]), color="black", capsize=9, linewidth=2, zorder=5)
+        axis.plot(
+            beside, distances, _marker(k), color=_color(k), markeredgecolor="black", markeredgewidth=0.4, markersize=4
+        )
+        axis.errorbar(
+            k, view.mean_K[k], np.nan_to_num(view.deviation_K[k]), color="black", capsize=9, linewidth=2, zorder=5
+        )
         axis.plot([k - 0.17, k + 0.17], [view.mean_K[k]] * 2, color="black", linewidth=2, zorder=5)
     names = [
         f"{name}\nmean {short(view.mean_K[k])}\ndev. {short(view.deviation_K[k])}\nof {len(view.counted_K[k])}"
@@ -155,12 +167,29 @@ def ranking_picture(
     rank_F = np.arange(1, len(instability_F) + 1)
     for k, name in enumerate(names):
         axis.plot(
-            rank_F, deviation_FK[:, k], _marker(k), color=_color(k), markersize=3.5, alpha=0.75, markeredgewidth=0, label=name
+            rank_F,
+            deviation_FK[:, k],
+            _marker(k),
+            color=_color(k),
+            markersize=3.5,
+            alpha=0.75,
+            markeredgewidth=0,
+            label=name,
         )
     axis.plot(rank_F, instability_F, color="black", linewidth=2, label="location instability")
     shown = np.array(pictured, int) - 1
-    axis.plot(rank_F[shown], instability_F[shown], "o", color="white", markeredgecolor="black", markersize=7, label="has a picture")
-    axis.axhline(instability_F.mean(), color="0.4", linewidth=1, linestyle=":", label=f"mean {instability_F.mean():.4f}")
+    axis.plot(
+        rank_F[shown],
+        instability_F[shown],
+        "o",
+        color="white",
+        markeredgecolor="black",
+        markersize=7,
+        label="has a picture",
+    )
+    axis.axhline(
+        instability_F.mean(), color="0.4", linewidth=1, linestyle=":", label=f"mean {instability_F.mean():.4f}"
+    )
     axis.set(ylim=(0, None), xlabel="rank of the filter (1 is the most stable)", ylabel="deviation / image diagonal")
     axis.set_title(title, fontsize=10)
     axis.grid(axis="y", color="0.9", linewidth=0.7)

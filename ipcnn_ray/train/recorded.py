@@ -62,8 +62,8 @@ def _same(value: Any, text: str) -> bool:
     if str(value) == text:
         return True
     try:
-        return not isinstance(value, str | bool) and float(value) == float(text)  # 2 is recorded as 2.0 by a float field
+        return not isinstance(value, str | bool) and float(value) == float(
+            text
+        )  # 2 is recorded as 2.0 by a float field
     except ValueError:
         return False
-
-

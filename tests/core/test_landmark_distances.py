@@ -15,10 +15,14 @@ NAN = math.nan
 
 def test_by_hand():
     peaks = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 8.0], [6.0, 8.0]])
-    landmarks = torch.tensor([[[0.0, 0.0], [0.0, 5.0]], [[0.0, 0.0], [NAN, NAN]], [[0.0, 0.0], [0.0, 7.0]], [[0.0] * 2] * 2])
+    landmarks = torch.tensor(
+        [[[0.0, 0.0], [0.0, 5.0]], [[0.0, 0.0], [NAN, NAN]], [[0.0, 0.0], [0.0, 7.0]], [[0.0] * 2] * 2]
+    )
     found = landmark_distances(peaks, torch.tensor([3.0, 1.0, 3.0, 2.0]), landmarks, 10.0, top_images=3)
     assert found.distance_NK[:, 0].tolist() == [0.0, 0.5, 0.8, 1.0]
-    assert found.distance_NK[1, 1].isnan() and found.distance_NK[[0, 2, 3], 1].tolist() == pytest.approx([0.5, 0.1, 1.0])
+    assert found.distance_NK[1, 1].isnan() and found.distance_NK[[0, 2, 3], 1].tolist() == pytest.approx(
+        [0.5, 0.1, 1.0]
+    )
     assert found.counted_NK.tolist() == [[True, True], [False, False], [True, True], [True, True]]
     assert found.mean_K.tolist() == pytest.approx([0.6, 1.6 / 3])
     # distances 0, .8, 1 around .6: squares .36 + .04 + .16 = .56 over 2
