@@ -77,7 +77,7 @@ def view(sight: Sight, one: RankedFilter, filters: Sequence[RankedFilter], title
         fires=(
             f"A cell is above the filter's top 0.5 % in {one.fires} of {total} images."
             if one.fires
-            else "After ReLU and mask the filter is zero in every image: its peaks are the places where it is least low."
+            else "After ReLU and mask the filter is zero in every image: a peak is where it is least low."
         ),
         landmark_names=names,
         image_names=tuple(sight.store.names[number] for number in numbers),

@@ -65,6 +65,7 @@ def pictures(
     labels = run or _worth_a_picture(parent, by_label, [one.label for one in named_runs(spec)])
     _check_finished(parent, by_label, labels)
     trained = {label: recorded_run(spec, label, by_label[label]).spec for label in labels}
+    _check_weights(places, parent, labels)
     album = _Album(tracker, parent, Path(out or places.home / FOLDER / parent.run_id))
     drawn = []
     for label in labels:
@@ -72,7 +73,7 @@ def pictures(
         from ipcnn_ray.train.request import RunRequest
 
         recorded = by_label[label]
-        home = f"{places.storage.rstrip('/')}/{parent.run_id}/{label}"
+        home = _home(places, parent, label)
         seen = sight(
             RunRequest(recorded.run_id, trained[label], places, recorded.handle, home),
             recorded.tags.get("data.digest", ""),
@@ -80,7 +81,8 @@ def pictures(
             preparing=_Tenths(f"{label}: data,"),
             looking=_Tenths(f"{label}: looking,"),
         )
-        title = f"{label}: {template_label(trained[label].template)}"
+        words = template_label(trained[label].template)
+        title = label if label == words else f"{label}: {words}"
         drawn.append(_draw_run(album, _Drawn(label, title, recorded, seen), filters, quiet=json))
     _draw_fields(album, drawn)
     if json:
@@ -200,6 +202,25 @@ def _check_finished(parent: RecordedRun, by_label: dict[str, RecordedRun], label
             wrong.append(f"--run {label} is given more than once\nGive it once.")
     if wrong:
         raise IpcnnError("\n".join(dict.fromkeys(wrong)))
+
+
+def _home(places: Places, parent: RecordedRun, label: str) -> str:
+    """Where the run keeps its weights."""
+    return f"{places.storage.rstrip('/')}/{parent.run_id}/{label}"
+
+
+def _check_weights(places: Places, parent: RecordedRun, labels: Sequence[str]) -> None:
+    """Raises IpcnnError for runs whose weights are not in the storage's folder; in a bucket, loading them tells."""
+    from ipcnn_ray.train.run import WEIGHTS
+
+    homes = [_home(places, parent, label) for label in labels]
+    missing = [home for home in homes if "://" not in home and not Path(home, WEIGHTS).is_file()]
+    if missing:
+        raise IpcnnError(
+            f"{WEIGHTS} is missing in {', '.join(missing)}\n"
+            "The runs were trained on another storage, or their files were deleted: set IPCNN_STORAGE to that storage, "
+            "or submit the experiment again with --fresh."
+        )
 
 
 def _draw_run(album: _Album, drawn: _Drawn, count: int, *, quiet: bool) -> _Drawn:

@@ -54,7 +54,7 @@ class FilterView:
 
 def short(value: float) -> str:
     """.083; a dash for what could not be measured."""
-    return "–" if np.isnan(value) else f"{value:.3f}".replace("0.", ".", 1)
+    return "-" if np.isnan(value) else f"{value:.3f}".replace("0.", ".", 1)
 
 
 def caption(figure: Figure, text: str, width: float, size: float = 7.5) -> None:
@@ -71,7 +71,7 @@ def filter_picture(view: FilterView, path: Path) -> None:
     grid = figure.add_gridspec(
         2,
         across + 1,
-        width_ratios=[1] * across + [2.1],
+        width_ratios=[1] * across + [2.0],
         left=0.012,
         right=0.99,
         top=0.89,
@@ -82,7 +82,7 @@ def filter_picture(view: FilterView, path: Path) -> None:
     for tile in range(min(TILES, len(view.images_ISS3))):
         _tile(figure.add_subplot(grid[tile // across, tile % across]), view, tile)
     spread = figure.add_subplot(grid[:, across])
-    spread.set_position([0.745, 0.24, 0.245, 0.60])
+    spread.set_position([0.785, 0.25, 0.21, 0.58])
     _spread(spread, view)
     figure.suptitle(
         f"{view.run}, {view.layer}, filter {view.number}: location instability {view.instability:.4f}, "
@@ -90,7 +90,7 @@ def filter_picture(view: FilterView, path: Path) -> None:
         fontsize=11,
     )
     text = (
-        f"Left: the filter's strongest images, strongest first; the white cross is its peak, with lines to the landmarks; "
+        f"Left: the filter's strongest images, strongest first; the white cross is its peak, lines go to the landmarks; "
         f"below, the distances as shares of the image diagonal. Right: the distances that count (of each landmark the "
         f"strongest images that show it), bar: mean and one standard deviation. The mean of the deviations, "
         f"({' + '.join(map(short, view.deviation_K[~np.isnan(view.deviation_K)]))}) / "
@@ -118,7 +118,18 @@ def _tile(axis: Axes, view: FilterView, tile: int) -> None:
     name = view.image_names[tile]
     head = name if len(name) <= 18 else f"…{name[-17:]}"
     axis.set_title(f"{tile + 1}  {head}  {view.activation_I[tile]:.3g}", fontsize=6.5, pad=2.5)
-    axis.set_xlabel("\n".join(textwrap.wrap("   ".join(words), 36)), fontsize=6.5, labelpad=2)
+    axis.set_xlabel("\n".join(_lines(words, 27)), fontsize=6.5, labelpad=2)
+
+
+def _lines(words: Sequence[str], width: int) -> list[str]:
+    """Words side by side, on as many lines as it takes; no word is broken."""
+    lines: list[str] = []
+    for word in words:
+        if lines and len(lines[-1]) + 2 + len(word) <= width:
+            lines[-1] += f"  {word}"
+        else:
+            lines.append(word)
+    return lines
 
 
 def _spread(axis: Axes, view: FilterView) -> None:
@@ -163,7 +174,7 @@ def ranking_picture(
     """
     figure = Figure(figsize=(7.6, 4.6))
     FigureCanvasAgg(figure)
-    axis = figure.add_axes((0.09, 0.26, 0.89, 0.65))
+    axis = figure.add_axes((0.11, 0.25, 0.87, 0.67))
     rank_F = np.arange(1, len(instability_F) + 1)
     for k, name in enumerate(names):
         axis.plot(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ class RunColumn:
     """One run: the receptive fields of one of its filters."""
 
     title: str
-    """The run and its template."""
+    """The run and its template, on a line each."""
     filter: int
     instability: float
     """Of the filter, share of the image diagonal."""
@@ -41,21 +42,21 @@ def receptive_fields_picture(
     Inside a region the image has its colours and a white and black outline, outside it is dark and grey.
     """
     rows, wide = len(images_ISS3), len(columns)
-    width, height = max(wide * CELL + 0.3, 5.2), rows * CELL + 1.9
+    width, height = max(wide * CELL + 0.3, 5.2), rows * CELL + 1.7
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, wide, squeeze=False)
     left = (width - wide * CELL) / 2 / width
-    figure.subplots_adjust(left, 0.98 / height, 1 - left, 1 - 0.92 / height, wspace=0.04, hspace=0.04)
+    figure.subplots_adjust(left, 0.8 / height, 1 - left, 1 - 0.86 / height, wspace=0.04, hspace=0.04)
     for row, image_SS3 in enumerate(images_ISS3):
         for axis, column in zip(axes[row], columns, strict=True):
             _cell(axis, image_SS3, column.regions_ISS[row])
     for axis, column in zip(axes[0], columns, strict=True):
         words = f"filter {column.filter}, {column.instability:.3f}\nfires in {column.fires} of {of}"
-        axis.set_title(f"{column.title}\n{words}", fontsize=7, linespacing=1.25)
+        axis.set_title(f"{_narrow(column.title)}\n{words}", fontsize=7, linespacing=1.25)
     text = (
-        f"Rows: images, the same for all runs. Columns: runs, {which}, with its location instability (share of the "
-        "image diagonal). Lit: the filter's receptive field, round fields of the cells above its top 0.5 % (the "
+        f"Rows: images, the same for all runs. Columns: runs, of each {which}, with its location instability (share of "
+        "the image diagonal). Lit: the filter's receptive field, round fields of the cells above its top 0.5 % (the "
         "paper's share; the released code takes 0.3 %); dark image: no cell above. A filter that stands for a part "
         "is lit at the same part from top to bottom."
     )
@@ -63,12 +64,17 @@ def receptive_fields_picture(
     figure.savefig(path, dpi=110)
 
 
+def _narrow(title: str) -> str:
+    """A title no wider than a cell."""
+    return "\n".join(part for line in title.splitlines() for part in textwrap.wrap(line, 24))
+
+
 def _cell(axis: Axes, image_SS3: NDArray[np.uint8], region_SS: NDArray[np.bool_]) -> None:
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set_visible(False)
     grey_SS3 = np.repeat((image_SS3 @ np.array([0.299, 0.587, 0.114]))[:, :, None], 3, axis=2)
-    shown = np.where(region_SS[:, :, None], image_SS3, 0.38 * grey_SS3).astype(np.uint8)
+    shown = np.where(region_SS[:, :, None], image_SS3, 40 + 0.42 * grey_SS3).astype(np.uint8)
     axis.imshow(shown, interpolation="bilinear")
     if region_SS.any():
         # A border of False, so that an outline closes where a region meets the image's edge.
