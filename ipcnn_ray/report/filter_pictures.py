@@ -90,7 +90,7 @@ def filter_picture(view: FilterView, path: Path) -> None:
         fontsize=11,
     )
     text = (
-        f"Left: the filter's strongest images, strongest first; the white cross is its peak, lines go to the landmarks; "
+        f"Left: the filter's strongest images, strongest first; the cross is its peak, lines go to the landmarks; "
         f"below, the distances as shares of the image diagonal. Right: the distances that count (of each landmark the "
         f"strongest images that show it), bar: mean and one standard deviation. The mean of the deviations, "
         f"({' + '.join(map(short, view.deviation_K[~np.isnan(view.deviation_K)]))}) / "

@@ -15,7 +15,7 @@ from ipcnn_ray.errors import DataError, IpcnnError
 from ipcnn_ray.train.pictures import sight
 from ipcnn_ray.train.run import WEIGHTS
 
-TWO = {"data": {"category": ["cow", "bird"], "objects": 8, "negatives": 8}, "eval": {"top_images": 5}}
+TWO = {"data": {"category": ["cow", "bird"], "objects": 10, "negatives": 8}, "eval": {"top_images": 5}}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_other_data_than_it_was_trained_on(finished):
     images = folder_of(request.places.cache, digest) / "images.npy"
     images.rename(images.with_suffix(".gone"))
     try:
-        with pytest.raises(DataError, match="this cache of crops is damaged: images.npy is missing"):
+        with pytest.raises(DataError, match=r"this cache of crops is damaged: images\.npy is missing"):
             sight(request, digest)
     finally:
         images.with_suffix(".gone").rename(images)
