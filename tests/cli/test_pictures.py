@@ -104,7 +104,7 @@ def test_every_file_is_in_the_folder_and_in_the_record(home, tmp_path):
     assert artifacts(home, EXPERIMENT) == fields
     assert set(fields) == {"receptive_fields_stable.png", "receptive_fields_median.png"}
     assert "not pictured: l2 (--run LABEL pictures a run)" in done.stderr
-    assert "plain: looking, 22 of 22 images" in done.stderr or "looking" in done.stderr
+    assert re.search(r"plain: looking, (\d+) of \1 images\nplain: 2 pictures of filters\n", done.stderr)
     for one in told["runs"]:
         assert one["instability"] == pytest.approx(one["recorded"], abs=1e-6)
         rows = list(csv.DictReader((tmp_path / one["run"].rpartition("-")[2] / "filters.csv").open()))
@@ -119,7 +119,7 @@ def test_what_the_terminal_says(home, tmp_path):
     head, columns, *rows = done.stdout.splitlines()
     assert re.fullmatch(r"l1: L1 β2, conv5: 32 filters, instability 0\.\d{4}", head)
     assert columns.split()[:3] == ["rank", "filter", "instability"]
-    assert [row.split()[0] for row in rows[:3]] == ["1", "17", "32"] or len(rows[:3]) == 3
+    assert [row.split()[0] for row in rows[:3]] == ["1", "17", "32"]
     assert max(map(len, (head, columns, *rows[:3]))) <= 80
     assert done.stdout.endswith("files in " + f"{tmp_path / 'new'}\n" + rows[-1] + "\n")
     assert rows[-1] == "the same in the record, under pictures/ of the experiment and of each run"
@@ -183,5 +183,5 @@ def test_data_that_are_gone_are_drawn_again_and_others_are_refused(home, tmp_pat
     tracker = MlflowTracker(f"sqlite:///{copy}/mlflow.db")
     (recorded,) = tracker.find("sweep", f"{EXPERIMENT}-l1")
     tracker.attach(recorded.handle).tags({"data.digest": "0123456789abcdef"})
-    with pytest.raises(DataError, match="recorded 0123456789abcdef\n *Set IPCNN_DATA to the folder of then"):
+    with pytest.raises(DataError, match=r"recorded 0123456789abcdef\n *Set IPCNN_DATA to the folder of then"):
         run("sweep", "--run", "l1")
