@@ -20,6 +20,7 @@ from ipcnn_ray.cli.doctor import doctor
 from ipcnn_ray.cli.init import init
 from ipcnn_ray.cli.list import list_
 from ipcnn_ray.cli.logs import logs
+from ipcnn_ray.cli.pictures import pictures
 from ipcnn_ray.cli.plan import plan
 from ipcnn_ray.cli.schema import schema
 from ipcnn_ray.cli.status import status
@@ -34,7 +35,7 @@ RUN_FAILED, WRONG_REQUEST, STOPPED = 1, 2, 130
 app = typer.Typer(
     name="ipcnn", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None
 )
-for command in (submit, status, logs, stop, ui, validate, plan, schema, init, doctor):
+for command in (submit, status, logs, stop, pictures, ui, validate, plan, schema, init, doctor):
     app.command()(command)
 app.command("list")(list_)
 app.add_typer(data)

@@ -61,6 +61,27 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def _start(shared: dict[str, Any]) -> None:
+    """An embedded Ray. Raises ResourceError where its processes do not come up in time."""
+    here = this_machine()[0]
+    try:
+        ray.init(
+            address="local",
+            num_cpus=int(here["CPU"]),
+            num_gpus=int(here["GPU"]),
+            include_dashboard=True,  # without it an early-stopped nested run leaks its placement group
+            dashboard_host=LOOPBACK,
+            **shared,
+        )
+    except Exception as error:
+        if "timed out" not in str(error):
+            raise
+        raise ResourceError(
+            "Ray did not start on this machine: its processes were not up after half a minute\n"
+            f"The load is {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores; submit again when the machine has time."
+        ) from error
+
+
 @contextmanager
 def session(address: str | None = None) -> Iterator[Nodes]:
     """Ray for the length of the block; gives the resources of its nodes.
@@ -85,15 +106,7 @@ def session(address: str | None = None) -> Iterator[Nodes]:
     with _environment(settings):
         _read_authentication()
         if address is None:
-            here = this_machine()[0]
-            ray.init(
-                address="local",
-                num_cpus=int(here["CPU"]),
-                num_gpus=int(here["GPU"]),
-                include_dashboard=True,  # without it an early-stopped nested run leaks its placement group
-                dashboard_host=LOOPBACK,
-                **shared,
-            )
+            _start(shared)
         elif JOB in os.environ:
             shared.pop("runtime_env")  # the job has brought the package and the settings
             ray.init(address=address, **shared)

@@ -104,6 +104,10 @@ class Tracker(Protocol):
         after `patience` seconds. While no run is trained."""
         ...
 
+    def read(self, handle: str, path: str) -> str:
+        """A text artifact at `path` under the run. Raises TrackingError where there is none."""
+        ...
+
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:
         """Recorded runs of an experiment, newest first, without superseded ones; with `run_id`, only that run.
         An experiment that is not recorded has none."""

@@ -200,7 +200,7 @@ def _without(net: InterpretableNet, layer: str, x_NCHW: Tensor, c: int, intact_N
     return ablated_NL
 
 
-def _passed(output: Output, layer: str) -> Tensor:
+def passed_maps(output: Output, layer: str) -> Tensor:
     """What a layer passes on; where it is pooled before it is masked, its map after ReLU, whose cells have the layer's
     receptive fields."""
     passed, scores = output.passed[layer], output.scores[layer]
@@ -232,7 +232,7 @@ def _hits(look: Any, inputs: Inputs, items: Items, fields: Mapping[str, Field], 
         real = torch.from_numpy(number_b < count).to(inputs.device)
         output = net(inputs.rows(batch), from_features=True, full=True)
         for layer in tops:
-            tops[layer] = parts.top_values(_passed(output, layer)[real], tops[layer])
+            tops[layer] = parts.top_values(passed_maps(output, layer)[real], tops[layer])
         return {}
 
     look(items, look=first)
@@ -249,7 +249,7 @@ def _hits(look: Any, inputs: Inputs, items: Items, fields: Mapping[str, Field], 
 
     def second(batch: Batch, number_b: NDArray[np.int64]) -> dict[str, Tensor]:
         output = net(inputs.rows(batch), from_features=True, full=True)
-        maps = {layer: _passed(output, layer) for layer in tops}
+        maps = {layer: passed_maps(output, layer) for layer in tops}
         found: dict[str, list[Tensor]] = {layer: [] for layer in tops}
         for row, number in enumerate((number_b % count).tolist()):
             masks_KSS = parts.part_boxes(boxes_2NK2[0, number], boxes_2NK2[1, number], store.size).to(inputs.device)

@@ -1,0 +1,187 @@
+"""`ipcnn pictures` on a small record of trained runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import typer
+from mlflow import MlflowClient
+from typer.testing import CliRunner, Result
+
+from ipcnn_ray.cli.pictures import pictures
+from ipcnn_ray.errors import DataError, IpcnnError, TrackingError
+from ipcnn_ray.spec.dump import resolved_yaml
+from ipcnn_ray.spec.expand import experiment_id, named_runs, run_id
+from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.places import Places
+from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+from ipcnn_ray.train.request import RunRequest
+from ipcnn_ray.train.run import execute
+from ipcnn_ray.train.runtime import InProcess
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(pictures)
+
+SPEC = ExperimentSpec.model_validate(
+    {
+        "name": "sweep",
+        "data": {"kind": "drawn_animals", "objects": 10, "negatives": 10},
+        "model": {"network": "compact"},
+        "template": {"shape": "gradient"},
+        "train": {"epochs": 1, "batch_size": 8, "learning_rate": 0.05},
+        "search": {
+            "kind": "named",
+            "runs": [
+                {"name": "plain", "set": {"template": {"shape": "none"}}},
+                {"name": "l1"},
+                {"name": "l2", "set": {"template.norm": "l2"}},
+            ],
+        },
+    }
+)
+EXPERIMENT = experiment_id(SPEC)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A home with an experiment of three runs, the last of which failed; one of which nothing but a run is there."""
+    home = tmp_path_factory.mktemp("home")
+    places = Places.from_environment({"IPCNN_HOME": str(home)})
+    tracker = MlflowTracker(places.tracking_uri, places.artifacts)
+    tracker.prepare("sweep")
+    parent = tracker.open_parent("sweep", EXPERIMENT)
+    parent.text(resolved_yaml(SPEC), "spec.yaml")
+    for run in named_runs(SPEC):
+        record = tracker.open_child("sweep", run_id(SPEC, run), parent.handle)
+        if run.label == "l2":
+            record.state("failed", "TrainingError: the loss is not finite")
+            continue
+        folder = f"{places.storage}/{EXPERIMENT}/{run.label}"
+        execute(RunRequest(run_id(SPEC, run), run.spec, places, record.handle, folder), InProcess(), tracker)
+    tracker.prepare("single")
+    tracker.open_parent("single", "single-87654321").state("succeeded")
+    return home
+
+
+@pytest.fixture
+def home(trained, monkeypatch) -> Path:
+    for variable in ("MLFLOW_TRACKING_URI", "IPCNN_STORAGE", "IPCNN_CACHE", "IPCNN_DATA"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("IPCNN_HOME", str(trained))
+    return trained
+
+
+def run(*words: str) -> Result:
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def artifacts(home: Path, id_: str) -> dict[str, int]:
+    """Files under pictures/ in the record of a run, with their sizes."""
+    uri = f"sqlite:///{home}/mlflow.db"
+    (recorded,) = MlflowTracker(uri).find("sweep", id_)
+    found = MlflowClient(uri).list_artifacts(recorded.handle, "pictures")
+    return {Path(one.path).name: one.file_size for one in found}
+
+
+def test_every_file_is_in_the_folder_and_in_the_record(home, tmp_path):
+    done = run("sweep", "--filters", "2", "--out", str(tmp_path), "--json")
+    told = json.loads(done.stdout)
+    files = [Path(name) for name in told["files"]]
+    assert sorted(files) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert sum(path.name.startswith("rank_") for path in files) == 4
+    for label in ("plain", "l1"):
+        mine = {path.name: path.stat().st_size for path in files if path.parent.name == label}
+        assert {"filters.csv", "distances.csv", "filters_ranked.png"} < set(mine)
+        assert artifacts(home, f"{EXPERIMENT}-{label}") == mine
+    fields = {path.name: path.stat().st_size for path in files if path.parent == tmp_path}
+    assert artifacts(home, EXPERIMENT) == fields
+    assert set(fields) == {"receptive_fields_stable.png", "receptive_fields_median.png"}
+    assert "not pictured: l2 (--run LABEL pictures a run)" in done.stderr
+    assert re.search(r"plain: looking, (\d+) of \1 images\nplain: 2 pictures of filters\n", done.stderr)
+    for one in told["runs"]:
+        assert one["instability"] == pytest.approx(one["recorded"], abs=1e-6)
+        rows = list(csv.DictReader((tmp_path / one["run"].rpartition("-")[2] / "filters.csv").open()))
+        numbers = [float(row["instability"]) for row in rows if row["rank"]]
+        assert numbers == sorted(numbers)
+        assert sum(numbers) / len(numbers) == pytest.approx(one["recorded"], abs=1e-6)
+        assert len(rows) == one["filters"] == len(numbers) + one["dropped"]
+
+
+def test_what_the_terminal_says(home, tmp_path):
+    done = run(f"{EXPERIMENT}", "--run", "l1", "--filters", "3", "--out", str(tmp_path / "new"))
+    head, columns, *rows = done.stdout.splitlines()
+    assert re.fullmatch(r"l1: L1 β2, conv5: 32 filters, instability 0\.\d{4}", head)
+    assert columns.split()[:3] == ["rank", "filter", "instability"]
+    assert [row.split()[0] for row in rows[:3]] == ["1", "17", "32"]
+    assert max(map(len, (head, columns, *rows[:3]))) <= 80
+    assert done.stdout.endswith("files in " + f"{tmp_path / 'new'}\n" + rows[-1] + "\n")
+    assert rows[-1] == "the same in the record, under pictures/ of the experiment and of each run"
+
+
+def test_a_run_by_its_id_goes_to_the_default_folder(home):
+    told = json.loads(run(f"{EXPERIMENT}-plain", "--filters", "1", "--json").stdout)
+    assert told["folder"] == f"{home}/pictures/{EXPERIMENT}"
+    assert [one["run"] for one in told["runs"]] == [f"{EXPERIMENT}-plain"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("swep",), "no experiment and no run is recorded as 'swep'\nDid you mean 'sweep'?"),
+        (("sweep", "--run", "l11"), f"no run 'l11' in {EXPERIMENT}\nDid you mean 'l1'?"),
+        (("sweep", "--run", "zzzzz"), f"no run 'zzzzz' in {EXPERIMENT}\nIt has plain, l1, l2."),
+        (
+            ("sweep", "--run", "l2"),
+            f"run l2 of {EXPERIMENT} is failed: TrainingError: the loss is not finite\n"
+            "Pictures are made of finished runs. Wait for it, or submit the experiment again: it goes on.",
+        ),
+        (("sweep", "--run", "l1", "--run", "l1"), "--run l1 is given more than once\nGive it once."),
+        (
+            (f"{EXPERIMENT}-l2",),
+            f"no run of {EXPERIMENT} has succeeded: l2 failed\nPictures are made of finished runs.",
+        ),
+    ],
+)
+def test_wrong_requests(home, words, text):
+    with pytest.raises(IpcnnError, match=re.escape(text)):
+        run(*words)
+
+
+def test_a_record_without_its_spec(home):
+    with pytest.raises(TrackingError, match=r"has no readable spec\.yaml in its record\nIts artifacts were deleted"):
+        run("single")
+
+
+def test_another_storage(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPCNN_STORAGE", str(tmp_path))
+    text = f"weights.safetensors is missing in {tmp_path}/{EXPERIMENT}/plain, {tmp_path}/{EXPERIMENT}/l1\nThe runs were"
+    with pytest.raises(IpcnnError, match=re.escape(text)):
+        run("sweep")
+
+
+def test_a_folder_that_cannot_be_made(home, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(IpcnnError, match=r"file/plain cannot be made: .*\nGive another folder with --out\."):
+        run("sweep", "--out", str(tmp_path / "file"))
+
+
+def test_data_that_are_gone_are_drawn_again_and_others_are_refused(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPCNN_CACHE", str(tmp_path / "cache"))
+    told = json.loads(run("sweep", "--run", "l1", "--filters", "1", "--json", "--out", str(tmp_path / "o")).stdout)
+    assert told["runs"][0]["instability"] == pytest.approx(told["runs"][0]["recorded"], abs=1e-6)
+    copy = tmp_path / "home"
+    copy.mkdir()
+    shutil.copy(home / "mlflow.db", copy)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy}/mlflow.db")
+    tracker = MlflowTracker(f"sqlite:///{copy}/mlflow.db")
+    (recorded,) = tracker.find("sweep", f"{EXPERIMENT}-l1")
+    tracker.attach(recorded.handle).tags({"data.digest": "0123456789abcdef"})
+    with pytest.raises(DataError, match=r"recorded 0123456789abcdef\n *Set IPCNN_DATA to the folder of then"):
+        run("sweep", "--run", "l1")

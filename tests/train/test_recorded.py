@@ -1,0 +1,65 @@
+"""The spec of a run, read back from its record."""
+
+from __future__ import annotations
+
+import pytest
+from train_fakes import tiny
+
+from ipcnn_ray.errors import IpcnnError
+from ipcnn_ray.spec.digest import digest
+from ipcnn_ray.spec.expand import run_for, run_id
+from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.tracking.protocol import RecordedRun
+from ipcnn_ray.train.record import params
+from ipcnn_ray.train.recorded import recorded_run
+
+SPACE = {
+    "kind": "space",
+    "algorithm": "tpe",
+    "trials": 2,
+    "runs": [{"name": "plain", "set": {"template": {"shape": "none"}}}],
+    "space": {
+        "template.shape": {"choice": ["gradient", "uniform"]},
+        "template.beta": {"log_uniform": [1, 8]},
+        "template.gamma": {"choice": [1, 2.5], "when": {"template.shape": "uniform"}},
+        "train.batch_size": {"choice": [8, 10]},
+    },
+}
+
+
+def recorded(experiment: ExperimentSpec, settings: dict, label: str | None = None) -> tuple[str, RecordedRun]:
+    """As a run records itself."""
+    run = run_for(experiment, settings, label)
+    tags = {"ipcnn.digest": digest(run.spec)}
+    return run.label, RecordedRun(
+        run_id(experiment, run), "h", "p", "succeeded", "", tags=tags, params=params(run.spec)
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "label"),
+    [
+        ({"template": {"shape": "none"}}, "plain"),
+        ({"template.shape": "gradient", "template.beta": 1.7320508075688772, "train.batch_size": 10}, None),
+        ({"template.shape": "gradient", "template.beta": 2.0, "train.batch_size": 8}, None),
+        (
+            {"template.shape": "uniform", "template.beta": 2.5, "template.gamma": 1, "train.batch_size": 8},
+            None,
+        ),
+    ],
+)
+def test_named_and_drawn_runs(settings, label):
+    experiment = tiny(search=SPACE)
+    label, run = recorded(experiment, settings, label)
+    found = recorded_run(experiment, label, run)
+    assert found.label == label
+    assert digest(found.spec) == run.tags["ipcnn.digest"]
+    assert found.spec == run_for(experiment, settings).spec
+
+
+def test_a_run_that_another_version_recorded():
+    experiment = tiny(search=SPACE)
+    label, run = recorded(experiment, {"template.shape": "gradient", "template.beta": 2.0, "train.batch_size": 8})
+    other = RecordedRun(run.run_id, "h", "p", "succeeded", "", {"ipcnn.digest": "00000000"}, run.params)
+    with pytest.raises(IpcnnError, match=f"the spec of run {run.run_id} cannot be read back from the record\nIt was"):
+        recorded_run(experiment, label, other)
