@@ -40,7 +40,7 @@ def status(experiment: Experiment = None, json: Json = False) -> None:
     if experiment is None:
         _show_experiments(tracker, json)
     else:
-        chosen = _chosen(tracker, experiment)
+        chosen = chosen_runs(tracker, experiment)
         if json:
             output.print_json([one for parent, runs in chosen for one in _json(parent, runs)])
         else:
@@ -79,8 +79,11 @@ def _grouped(runs: Sequence[RecordedRun]) -> list[tuple[RecordedRun, list[Record
     return [(run, trials.get(run.handle, [run])) for run in runs if not run.parent]
 
 
-def _chosen(tracker: Tracker, wanted: str) -> list[tuple[RecordedRun, list[RecordedRun]]]:
-    """Experiments by their name or id, each with its runs, or with the one run that has this id."""
+def chosen_runs(tracker: Tracker, wanted: str) -> list[tuple[RecordedRun, list[RecordedRun]]]:
+    """Experiments by their name or id, each with its runs, or with the one run that has this id.
+
+    Raises IpcnnError where nothing is recorded under it.
+    """
     name = wanted.partition("-")[0]
     grouped = _grouped(tracker.find(name))
     chosen = [
