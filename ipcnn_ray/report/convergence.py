@@ -127,8 +127,8 @@ def _table(experiment: Experiment, curved: Sequence[Group], name: str) -> Titled
         rows.append([group.name, runs[0].template, template_kind(runs[0]), epochs, *numbers, trained, group.state])
     share = next((run.params["eval.convergence_share"] for run in experiment.runs if _has_share(run)), "?")
     caption = (
-        f"Epochs to converge: the first evaluated epoch whose error is at most the run's best error / {share}. Best and "
-        "mean error over the evaluated epochs, per cent of validation images; the mean is the area under the curve "
+        f"Epochs to converge: the first evaluated epoch whose error is at most the run's best error / {share}. Best "
+        "and mean error over the evaluated epochs, per cent of validation images; the mean is the area under the curve "
         "divided by its epochs, lower is faster. ±: over seeds."
     )
     return Titled(f"{name}convergence", "Epochs to converge", caption, Table(columns, rows, columns[3:7]))

@@ -14,7 +14,7 @@ from ipcnn_ray.report.records import Entry, Experiment
 
 MISSING = "missing"
 """We have no such run."""
-UNPUBLISHED = "–"
+UNPUBLISHED = "not printed"
 """The paper has no such number."""
 
 
