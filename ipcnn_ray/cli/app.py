@@ -17,6 +17,7 @@ from ipcnn_ray import __version__
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.data import data
 from ipcnn_ray.cli.plan import plan
+from ipcnn_ray.cli.report import report
 from ipcnn_ray.cli.schema import schema
 from ipcnn_ray.cli.status import status
 from ipcnn_ray.cli.submit import submit
@@ -29,7 +30,7 @@ RUN_FAILED, WRONG_REQUEST, STOPPED = 1, 2, 130
 app = typer.Typer(
     name="ipcnn", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None
 )
-for command in (submit, status, ui, validate, plan, schema):
+for command in (submit, status, report, ui, validate, plan, schema):
     app.command()(command)
 app.add_typer(data)
 

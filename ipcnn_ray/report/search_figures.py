@@ -65,7 +65,7 @@ def history(experiment: Experiment, trials: Sequence[Trial], goal: str, name: st
     best: list[tuple[int, float]] = []
     for trial in kinds["trained to the end"][0]:
         assert trial.value is not None
-        if not best or (trial.value < best[-1][1]) == lower(goal) and trial.value != best[-1][1]:
+        if not best or ((trial.value < best[-1][1]) == lower(goal) and trial.value != best[-1][1]):
             best.append((trial.number, trial.value))
     if best:
         x = [number for number, _ in best] + [trials[-1].number]
