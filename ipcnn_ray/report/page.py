@@ -21,12 +21,14 @@ CSS = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:1100px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{font-size:1.3rem;border-bottom:1px solid #ccc;padding-top:1.2rem}h3{font-size:1.05rem}
 nav a{margin-right:1em;white-space:nowrap}.wide{overflow:auto;max-height:40rem}
-table{border-collapse:collapse;font-size:.85rem}th,td{padding:.2rem .6rem;border-bottom:1px solid #e2e2e2;text-align:left;
+table{border-collapse:collapse;font-size:.85rem}
+th,td{padding:.2rem .6rem;border-bottom:1px solid #e2e2e2;text-align:left;
 vertical-align:top}th{position:sticky;top:0;background:#f3f3f3}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 tr.published td{border-bottom:0;color:#555}.missing{color:#777;font-style:italic}.note{background:#fff4d6;
 border-left:4px solid #E69F00;padding:.4rem .8rem}
-figure{margin:1rem 0}figure img{max-width:100%;height:auto}figcaption,.caption{color:#444;font-size:.9rem;max-width:55rem}
+figure{margin:1rem 0}
+figure img{max-width:100%;height:auto}figcaption,.caption{color:#444;font-size:.9rem;max-width:55rem}
 pre{background:#f6f6f6;padding:.8rem;overflow:auto;font-size:.8rem}
 @media print{.wide{max-height:none}nav{display:none}}
 """.strip()
