@@ -125,14 +125,20 @@ class FakeTracker:
             self.histories[run_id, "seconds"] = [(epoch, 4.0) for epoch in range(1, epochs + 1)]
             converged = next(epoch for epoch, one in errors if one <= min(e for _, e in errors) / 0.9)
             metrics = {"epoch": float(epochs), "val_error": error, "instability": instability, "seconds": 4.0}
-            metrics |= {"images_per_second": 280.0, "combined": (instability / 0.14 * error / 0.12) ** 0.5, **(more or {})}
+            metrics |= {
+                "images_per_second": 280.0,
+                "combined": (instability / 0.14 * error / 0.1) ** 0.5,
+                **(more or {}),
+            }
             if state == "succeeded":
                 metrics |= {"epochs_to_converge": float(converged), "best_val_error": min(e for _, e in errors)}
                 metrics |= {"area_under_error": 0.15, "cpu_hours": epochs * 4 / 3600}
         number = len(self.runs[name])
         times = {"started": 60.0 * number, "ended": 60.0 * number + 48}
         self.runs[name].append(
-            RecordedRun(run_id, run_id, f"{name}-12345678", state, why, all_tags, {**PARAMS, **params}, metrics, **times)  # type: ignore[arg-type]
+            RecordedRun(
+                run_id, run_id, f"{name}-12345678", state, why, all_tags, {**PARAMS, **params}, metrics, **times
+            )  # type: ignore[arg-type]
         )
 
 

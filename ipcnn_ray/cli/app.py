@@ -15,6 +15,7 @@ import typer
 
 from ipcnn_ray import __version__
 from ipcnn_ray.cli import output
+from ipcnn_ray.cli.compare import compare
 from ipcnn_ray.cli.data import data
 from ipcnn_ray.cli.plan import plan
 from ipcnn_ray.cli.report import report
@@ -30,7 +31,7 @@ RUN_FAILED, WRONG_REQUEST, STOPPED = 1, 2, 130
 app = typer.Typer(
     name="ipcnn", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None
 )
-for command in (submit, status, report, ui, validate, plan, schema):
+for command in (submit, status, report, compare, ui, validate, plan, schema):
     app.command()(command)
 app.add_typer(data)
 

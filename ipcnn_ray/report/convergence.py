@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from ipcnn_ray.core.statistics import spread
@@ -57,14 +58,14 @@ def _figure(experiment: Experiment, curved: Sequence[Group], name: str) -> Plot:
     for group in curved:
         by_kind.setdefault(template_kind(_runs(experiment, group)[0]), []).append(group)
     panels = [kind for kind in (*KINDS, OTHER) if by_kind.get(kind)] or ["plain"]
-    figure = canvas(4.6 * max(len(panels), 1) + 0.4, 3.8)
+    figure = canvas(4.6 * len(panels) + 0.4, 4.6)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, kind in zip(axes, panels, strict=True):
         plain = by_kind.get("plain", []) if kind != "plain" else []
         _panel(axis, experiment, by_kind[kind], plain)
         axis.set(title=KINDS.get(kind, "Plain network" if kind == "plain" else "Other templates"))
         axis.set(xlabel="epoch")
-        axis.set_ylim(bottom=0)
+    axes[0].set_ylim(bottom=0)  # the panels share it; set before all is drawn, it would cut off what comes later
     axes[0].set_ylabel("validation error (% of images)")
     caption = (
         "Validation error, per cent of images, after each evaluated epoch. A line is the mean of a setting's seeds, "
@@ -88,7 +89,7 @@ def _panel(axis: Axes, experiment: Experiment, groups: Sequence[Group], plain: S
         _line(axis, experiment, group, CONTROL)
     for group, look in zip(shown, LOOKS, strict=False):
         _line(axis, experiment, group, look)
-    axis.legend(fontsize="x-small", frameon=False)
+    axis.legend(fontsize="x-small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     axis.grid(alpha=0.3)
 
 
@@ -99,8 +100,8 @@ def _line(axis: Axes, experiment: Experiment, group: Group, look: Look) -> None:
     axis.plot(*_xy(curve), color=look.colour, linestyle=look.line, linewidth=1.6, label=_title(experiment, group))
     converged = group.spreads.get("epochs_to_converge")
     if converged:
-        nearest = min(curve, key=lambda point: abs(point[0] - converged.mean))
-        axis.plot(converged.mean, 100 * nearest[1], look.marker, color=look.colour, markeredgecolor=BLACK, markersize=7)
+        height = float(np.interp(converged.mean, *_xy(curve)))
+        axis.plot(converged.mean, height, look.marker, color=look.colour, markeredgecolor=BLACK, markersize=7)
 
 
 def _xy(curve: Curve) -> tuple[list[int], list[float]]:

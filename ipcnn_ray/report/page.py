@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from html import escape
 from pathlib import Path
 
@@ -59,6 +60,7 @@ class Page:
         title = "Report of " + ", ".join(experiment.name for experiment in experiments)
         return cls(title, [*parts, paper_part(experiments)], runs_csv(experiments), told)
 
+    @cached_property
     def html(self) -> str:
         """One file without links to anything outside it."""
         links = "".join(f'<a href="#p{i}">{escape(part.title)}</a>' for i, part in enumerate(self.parts))
@@ -83,6 +85,7 @@ class Page:
                 lines += ["", *_markdown(block, folder)]
         return "\n".join(lines) + "\n"
 
+    @cached_property
     def files(self) -> dict[str, bytes]:
         """Name -> content: every table as CSV, every figure as PNG, and runs.csv."""
         tables = {
@@ -100,8 +103,8 @@ class Page:
             folder = out.with_name(f"{out.name}_files")
         folder.mkdir(parents=True, exist_ok=True)
         markdown = folder.with_name(f"{folder.name}.md")
-        written = {out: self.html().encode(), markdown: self.markdown(f"{folder.name}/").encode()}
-        written |= {folder / name: content for name, content in self.files().items()}
+        written = {out: self.html.encode(), markdown: self.markdown(f"{folder.name}/").encode()}
+        written |= {folder / name: content for name, content in self.files.items()}
         for path, content in written.items():
             path.write_bytes(content)
         return list(written)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
 from ipcnn_ray.report import published
@@ -16,7 +15,7 @@ from ipcnn_ray.report.blocks import Plot
 from ipcnn_ray.report.groups import Group
 from ipcnn_ray.report.records import Experiment
 from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, MAP, ORANGE, RED, canvas
-from ipcnn_ray.spec.goals import lower
+from ipcnn_ray.spec.goals import RANKED, lower
 
 CELLS = 6
 """Cells of the heat map along beta and along gamma."""
@@ -73,13 +72,13 @@ def history(experiment: Experiment, trials: Sequence[Trial], goal: str, name: st
     failed = [t.number for t in trials if t.value is None]
     if failed:
         transform = axis.get_xaxis_transform()
-        axis.scatter(failed, [0.02] * len(failed), marker="x", color=RED, transform=transform, label="no number")
+        axis.scatter(failed, [0.03] * len(failed), s=20, marker="x", color=RED, transform=transform, label="no number")
     reference = next((g.means.get(goal) for g in experiment.ranking.groups if g.name == experiment.aims.control), None)
     if reference is not None:
         axis.axhline(reference, color=GREEN, linestyle="--", label=f"control ({experiment.aims.control})")
-    axis.set(xlabel="trial, in the order in which it was opened", ylabel=goal)
+    axis.set(xlabel="trial, in the order in which it was opened", ylabel=_axis(goal))
     axis.grid(alpha=0.3)
-    axis.margins(y=0.12)
+    axis.margins(y=0.15)
     axis.legend(fontsize="small", frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     counts = f"{len(kinds['trained to the end'][0])} trained to the end, {len(kinds['stopped early'][0])} stopped early"
     caption = (
@@ -112,17 +111,20 @@ def parallel(experiment: Experiment, trials: Sequence[Trial], goal: str, name: s
     if winner is not None and winner.value is not None:
         heights = [scale.place(winner.values.get(path)) for path, scale in zip(paths, scales, strict=False)]
         axis.plot([*heights, float(norm(winner.value))], color=RED, linewidth=2.2, marker="o", zorder=4, label="best")
-        axis.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.06))
+        axis.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0))
     for position, scale in enumerate(scales):
         axis.axvline(position, color=BLACK, linewidth=0.8, zorder=1)
+        last = position == len(paths)
         for height, label in scale.ticks:
-            box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-            axis.text(position - 0.03, height, label, ha="right", va="center", fontsize=7.5, bbox=box, zorder=5)
-    axis.set_xticks(range(len(scales)), [*(path.replace(".", ".\n") for path in paths), goal])
-    axis.set(yticks=[], ylim=(-0.05, 1.05), xlim=(-0.45, len(scales) - 0.9))
+            box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
+            where = {"x": position + (0.04 if last else -0.04), "ha": "left" if last else "right"}
+            axis.text(y=height, s=label, va="center", fontsize=7.5, bbox=box, zorder=5, **where)
+    axis.set_xticks(
+        range(len(scales)), [*(path.replace(".", ".\n") for path in paths), _axis(goal).replace(" (", "\n(")]
+    )
+    axis.set(yticks=[], ylim=(-0.05, 1.05), xlim=(-0.35, len(scales) - 0.65))
     for side in axis.spines.values():
         side.set_visible(False)
-    figure.colorbar(ScalarMappable(norm, MAP), ax=axis, label=goal, shrink=0.8)
     caption = (
         f"Each line is a trial: where it crosses an axis is the value that it tried, its colour and its last axis are "
         f"its {_unit(goal)}; dotted lines were stopped early, the red line is the best, trials without a number are "
@@ -174,7 +176,8 @@ def importance(shares: Mapping[str, float], directions: Mapping[str, float], goa
         known = directions.get(path)
         text = f"{shares[path]:.2f}" + ("" if known is None else f"  (rank correlation {known:+.2f})")
         axis.text(shares[path] + 0.01, index, text, va="center", fontsize="small")
-    axis.set(xlabel=f"importance for {goal} (share of variance, fANOVA)", xlim=(0, max([1, *shares.values()]) * 1.25))
+    axis.set(xlabel=f"importance for {goal} (share of variance, fANOVA)", xlim=(0, 1.45))
+    axis.set_xticks(np.linspace(0, 1, 6))
     caption = (
         f"How much of the variation of {_unit(goal)} each searched field explains (fANOVA over a random forest, as "
         f"Optuna has it; the shares sum to 1), from {trials} trials trained to the end; in brackets Spearman's rank "
@@ -193,19 +196,21 @@ def beta_gamma(experiment: Experiment, goal: str, name: str) -> Plot | None:
         uniform = run.params.get("template.shape") == "uniform"
         if uniform and beta and gamma and value is not None:
             points.append((beta, gamma, value, group.order < 2))
-    if len(points) < 4 or any(len({point[i] for point in points}) < 2 for i in (0, 1)):
+    if sum(point[3] for point in points) < 4 or any(len({point[i] for point in points}) < 2 for i in (0, 1)):
         return None
     beta, gamma, value, ended = (np.array(column) for column in zip(*points, strict=True))
-    edges = [_edges([*one, at]) for one, at in ((beta, published.BETA), (gamma, published.GAMMA))]
-    total, count = (np.histogram2d(beta, gamma, bins=edges, weights=w)[0] for w in (value, None))
+    ended = ended.astype(bool)
+    edges = [_edges(one, at) for one, at in ((beta, published.BETA), (gamma, published.GAMMA))]
+    total, count = (
+        np.histogram2d(beta[ended], gamma[ended], bins=edges, weights=weights)[0] for weights in (value[ended], None)
+    )
     mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
     figure = canvas(6.6, 4.8)
     axis = figure.subplots()
     mesh = axis.pcolormesh(*edges, mean.T, cmap=MAP, edgecolor="white", linewidth=0.5)
     axis.scatter(beta[ended], gamma[ended], s=14, c="white", edgecolor=BLACK, linewidth=0.7, label="trained to the end")
     if not ended.all():
-        rest = ~ended.astype(bool)
-        axis.scatter(beta[rest], gamma[rest], s=16, marker="x", c="white", linewidth=1, label="stopped early")
+        axis.scatter(beta[~ended], gamma[~ended], s=22, marker="x", c=BLACK, linewidth=1, label="stopped early")
     paper = (published.BETA, published.GAMMA)
     axis.plot(*paper, "*", color=RED, markeredgecolor="white", markersize=17, label="the paper's point (2, 2)")
     axis.set(xscale="log", yscale="log", xlabel="beta (1)", ylabel="gamma (1)", facecolor="#e8e8e8")
@@ -214,22 +219,26 @@ def beta_gamma(experiment: Experiment, goal: str, name: str) -> Plot | None:
         which.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
         which.set_ticks([], minor=True)
     axis.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-    figure.colorbar(mesh, ax=axis, label=f"{goal}, mean of the cell")
+    figure.colorbar(mesh, ax=axis, label=f"{_axis(goal)}, mean of the cell")
     side = "Darker" if lower(goal) else "Brighter"
     caption = (
         f"{_unit(goal)} of uniform templates by beta and gamma (both without a unit), the mean of the settings in each "
-        f"cell; grey cells were not tried. {side} is better. The star is the part-template paper's beta 2, gamma 2. "
+        f"cell "
+        f"that were trained to their end; in light grey cells none was. {side} is better. The star is the part-template paper's beta 2, gamma 2. "
         "Only gamma / beta, the radius as a share of the map's side, changes the template, so cells along a rising "
         "diagonal should be alike: how much they differ is how much luck there is."
     )
     return Plot(f"{name}beta_gamma", "Beta against gamma", caption, figure)
 
 
-def _edges(values: Sequence[float]) -> np.ndarray:
-    """Borders of cells, equal on a logarithmic scale, that hold all values."""
-    low, high = math.log(min(values)), math.log(max(values))
-    pad = 0.04 * (high - low)
-    return np.exp(np.linspace(low - pad, high + pad, CELLS + 1))
+def _edges(values: Sequence[float], middle: float) -> np.ndarray:
+    """Borders of cells, equal on a logarithmic scale, that hold all values; `middle` lies in the middle of a cell."""
+    logs, at = np.log(np.asarray(values)), math.log(middle)
+    low, high = min(logs.min(), at), max(logs.max(), at)
+    step = max((high - low) / (CELLS - 1), 1e-6)
+    first = math.floor((low - at) / step + 0.5)
+    last = math.floor((high - at) / step + 0.5)
+    return np.exp(at + step * (np.arange(first, last + 2) - 0.5))
 
 
 def _cost(trial: Trial, goal: str) -> float:
@@ -239,9 +248,12 @@ def _cost(trial: Trial, goal: str) -> float:
 
 def _unit(goal: str) -> str:
     """A goal with its unit."""
-    from ipcnn_ray.spec.goals import RANKED
-
     return f"{goal} ({RANKED[goal].unit}, {RANKED[goal].better} is better)"
+
+
+def _axis(goal: str) -> str:
+    """A goal with its unit, in a few words."""
+    return f"{goal} ({RANKED[goal].unit})"
 
 
 def _number(text: str) -> float | None:

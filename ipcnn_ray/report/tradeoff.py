@@ -80,7 +80,7 @@ def _figure(
     axis = figure.subplots()
     many = len(measured) > 300
     for kind, look in KIND_LOOKS.items():
-        for ended in (False, True):
+        for ended in (True, False):
             points = [
                 point for run, point in measured if template_kind(run) == kind and (run.state == "succeeded") is ended
             ]
