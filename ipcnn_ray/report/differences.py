@@ -73,17 +73,31 @@ class Differences:
         names = _names(sides)
         return cls(names, spec, facts(tags), _pairs(names, groups), alone)
 
+    @property
+    def letters(self) -> list[str]:
+        """Short names of the sides: A, B, ... in the order given."""
+        return [chr(ord("A") + index) if index < 26 else f"side {index + 1}" for index in range(len(self.names))]
+
     def tables(self) -> list[tuple[str, Table]]:
         """Titles and tables, those without rows left out."""
         found = [
-            ("Spec", _facts_table("field", self.names, self.spec)),
-            ("Code, data and hardware", _facts_table("tag", self.names, self.lineage)),
+            (
+                "Sides",
+                Table(
+                    ("side", "experiment or run"),
+                    [list(pair) for pair in zip(self.letters, self.names, strict=True)],
+                    (),
+                ),
+            ),
+            ("Spec", _facts_table("field", self.letters, self.spec)),
+            ("Code, data and hardware", _facts_table("tag", self.letters, self.lineage)),
             *[(f"{HEADS.get(measure, measure)}", table) for measure, table in self._measures()],
         ]
         return [(title, table) for title, table in found if table.rows]
 
     def _measures(self) -> list[tuple[str, Table]]:
-        columns = ("setting", "side", "n", "first", "this", "difference", "p", "Holm", "verdict")
+        columns = ("setting", "sides", "n", "A", "other", "difference", "p", "Holm", "verdict")
+        letters = dict(zip(self.names, self.letters, strict=True))
         tables = []
         for measure in dict.fromkeys(pair.comparison.measure for pair in self.pairs):
             rows = []
@@ -106,15 +120,15 @@ class Differences:
             lines.append("The specs are the same.")
         if not self.lineage:
             lines.append("Code, data and hardware are the same.")
-        for name, alone in zip(self.names, self.alone, strict=True):
+        for name, alone in zip(self.letters, self.alone, strict=True):
             if alone:
                 shown = ", ".join(alone[:8]) + (f" and {len(alone) - 8} more" if len(alone) > 8 else "")
                 lines.append(f"Only {name} has {shown}.")
         if not self.pairs:
-            lines.append("No setting of the first side was measured on another one, so no numbers are compared.")
+            lines.append("No setting of A was measured on another side, so no numbers are compared.")
         else:
             lines.append(
-                "difference: this side less the first, over the n seeds that both have; ±: standard deviation over "
+                "difference: the other side less A, over the n seeds that both have; ±: standard deviation over "
                 "seeds. p: exact sign-flip test of the pairs, two-sided; Holm: corrected over the rows of a table."
             )
             if all(pair.comparison.p_exact is None for pair in self.pairs):

@@ -224,7 +224,8 @@ def beta_gamma(experiment: Experiment, goal: str, name: str) -> Plot | None:
     caption = (
         f"{_unit(goal)} of uniform templates by beta and gamma (both without a unit), the mean of the settings in each "
         f"cell "
-        f"that were trained to their end; in light grey cells none was. {side} is better. The star is the part-template paper's beta 2, gamma 2. "
+        f"that were trained to their end; in light grey cells none was. {side} is better. "
+        f"The star is the part-template paper's beta 2, gamma 2. "
         "Only gamma / beta, the radius as a share of the map's side, changes the template, so cells along a rising "
         "diagonal should be alike: how much they differ is how much luck there is."
     )
