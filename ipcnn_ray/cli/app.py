@@ -15,6 +15,7 @@ import typer
 
 from ipcnn_ray import __version__
 from ipcnn_ray.cli import output
+from ipcnn_ray.cli.compare import compare
 from ipcnn_ray.cli.data import data
 from ipcnn_ray.cli.doctor import doctor
 from ipcnn_ray.cli.init import init
@@ -22,6 +23,7 @@ from ipcnn_ray.cli.list import list_
 from ipcnn_ray.cli.logs import logs
 from ipcnn_ray.cli.pictures import pictures
 from ipcnn_ray.cli.plan import plan
+from ipcnn_ray.cli.report import report
 from ipcnn_ray.cli.schema import schema
 from ipcnn_ray.cli.status import status
 from ipcnn_ray.cli.stop import stop
@@ -35,7 +37,21 @@ RUN_FAILED, WRONG_REQUEST, STOPPED = 1, 2, 130
 app = typer.Typer(
     name="ipcnn", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None
 )
-for command in (submit, status, logs, stop, pictures, ui, validate, plan, schema, init, doctor):
+for command in (
+    submit,
+    status,
+    logs,
+    stop,
+    report,
+    compare,
+    pictures,
+    ui,
+    validate,
+    plan,
+    schema,
+    init,
+    doctor,
+):
     app.command()(command)
 app.command("list")(list_)
 app.add_typer(data)

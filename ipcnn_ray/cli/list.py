@@ -59,11 +59,11 @@ def _recorded(places: Places) -> list[Listed]:
             run.run_id,
             run.state,
             int(run.tags.get("ipcnn.submissions", 1)),
-            run.began,
-            None if run.state in ("queued", "running") else run.ended,
+            round(1000 * (run.started or 0)),
+            None if run.state in ("queued", "running") or run.ended is None else round(1000 * run.ended),
             run.why,
         )
-        for run in sorted(parents, key=lambda run: run.began, reverse=True)
+        for run in sorted(parents, key=lambda run: run.started or 0, reverse=True)
     ]
 
 

@@ -84,7 +84,10 @@ def _grouped(runs: Sequence[RecordedRun]) -> list[tuple[RecordedRun, list[Record
 
 
 def chosen_runs(tracker: Tracker, wanted: str) -> list[tuple[RecordedRun, list[RecordedRun]]]:
-    """Experiments by their name or id, each with its runs, or with the one run that has this id."""
+    """Experiments by their name or id, each with its runs, or with the one run that has this id.
+
+    Raises IpcnnError where nothing is recorded under it.
+    """
     name = wanted.partition("-")[0]
     grouped = _grouped(tracker.find(name))
     chosen = [

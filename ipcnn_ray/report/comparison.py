@@ -63,9 +63,9 @@ def compared(groups: Sequence[Group], aims: Aims) -> tuple[list[Comparison], lis
     among: list[Comparison] = []
     for measure in measures(groups, aims):
         if control is not None:
-            against += _family([(group, control) for group in others], measure)
+            against += family([(group, control) for group in others], measure)
         repeated = [group for group in others if len(group.rows) > 1]
-        among += _family(list(combinations(repeated, 2)), measure)
+        among += family(list(combinations(repeated, 2)), measure)
     return against, among
 
 
@@ -75,7 +75,8 @@ def measures(groups: Sequence[Group], aims: Aims) -> list[str]:
     return [name for name in dict.fromkeys(names) if any(name in group.spreads for group in groups)]
 
 
-def _family(pairs: Sequence[tuple[Group, Group]], measure: str) -> list[Comparison]:
+def family(pairs: Sequence[tuple[Group, Group]], measure: str) -> list[Comparison]:
+    """One measure of pairs of settings that have it, corrected together."""
     found = [comparison for one, other in pairs if (comparison := _compared(one, other, measure))]
     tested = [index for index, one in enumerate(found) if one.p_exact is not None]
     exact = holm([found[index].p_exact or 0.0 for index in tested])

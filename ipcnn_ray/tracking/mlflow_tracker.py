@@ -191,6 +191,19 @@ class MlflowTracker:
                 token = page.token or ""
         return names
 
+    def history(self, handle: str, metric: str) -> list[tuple[int, float]]:
+        with _told(self.uri):
+            found = _client(self.uri).get_metric_history(handle, metric)
+        return sorted((int(one.step), float(one.value)) for one in found)
+
+    def read_text(self, handle: str, path: str) -> str | None:
+        folder = path.rpartition("/")[0]
+        with _told(self.uri), tempfile.TemporaryDirectory() as temporary:
+            listed = _client(self.uri).list_artifacts(handle, folder or None)
+            if not any(one.path == path for one in listed):
+                return None
+            return Path(_client(self.uri).download_artifacts(handle, path, temporary)).read_text(encoding="utf-8")
+
     def _search(self, experiment_id: str, wanted: str) -> Iterator[Any]:
         token: str | None = None
         while token != "":
@@ -237,8 +250,8 @@ def _recorded(run: Any) -> RecordedRun:
         tags=tags,
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
-        began=run.info.start_time,
-        ended=run.info.end_time,
+        started=run.info.start_time / 1000 if run.info.start_time else None,
+        ended=run.info.end_time / 1000 if run.info.end_time else None,
     )
 
 

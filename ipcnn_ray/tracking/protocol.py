@@ -27,10 +27,10 @@ class RecordedRun:
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Last value of each metric."""
-    began: int = 0
-    """Milliseconds since 1970."""
-    ended: int | None = None
-    """Milliseconds since 1970; None while it has not."""
+    started: float | None = None
+    """When it was opened, seconds since 1970; None where the record does not say."""
+    ended: float | None = None
+    """When it last ended, seconds since 1970; None while it has not."""
 
 
 class RunRecord(Protocol):
@@ -115,4 +115,12 @@ class Tracker(Protocol):
 
     def experiments(self) -> list[str]:
         """Names of the recorded experiments, newest first; creates nothing."""
+        ...
+
+    def history(self, handle: str, metric: str) -> list[tuple[int, float]]:
+        """Every value of one metric of a run as (step, value), by step; none where it was never written."""
+        ...
+
+    def read_text(self, handle: str, path: str) -> str | None:
+        """The text artifact at `path` under a run; None where there is none."""
         ...

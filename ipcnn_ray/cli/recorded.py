@@ -1,0 +1,67 @@
+"""From the record to what a report takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ipcnn_ray.cli.status import chosen_runs, template_words
+from ipcnn_ray.errors import SpecError
+from ipcnn_ray.report.cost import KINDS
+from ipcnn_ray.report.records import Entry, Experiment
+from ipcnn_ray.spec.goals import Aims
+from ipcnn_ray.spec.source import Source, read_yaml
+from ipcnn_ray.tracking.protocol import RecordedRun, Tracker
+
+SPEC = "spec.yaml"
+"""Artifact of an experiment's run."""
+
+
+def experiments(tracker: Tracker, wanted: Sequence[str], *, curves: bool = True) -> list[Experiment]:
+    """Recorded experiments by name or id, each once, or with the one run that has an id, in the order given.
+
+    curves: with the error of every epoch. Raises IpcnnError where nothing is recorded under a name.
+    """
+    found: dict[tuple[str, str], Experiment] = {}
+    for name in wanted:
+        for parent, runs in chosen_runs(tracker, name):
+            key = (parent.handle, name if len(runs) == 1 and runs[0].run_id == name else "")
+            found.setdefault(key, _experiment(tracker, parent, runs, curves))
+    return list(found.values())
+
+
+def _experiment(tracker: Tracker, parent: RecordedRun, runs: Sequence[RecordedRun], curves: bool) -> Experiment:
+    text = tracker.read_text(parent.handle, SPEC) or ""
+    entries = tuple(_entry(tracker, run, curves) for run in runs)
+    return Experiment(_entry(tracker, parent, False), entries, Aims.from_tags(parent.tags), _spec(text), text)
+
+
+def _spec(text: str) -> Mapping[str, Any]:
+    """The recorded spec; unchecked, since another version of this package may have written it."""
+    if not text:
+        return {}
+    try:
+        raw = read_yaml(text, Source(SPEC))
+    except SpecError:
+        return {}
+    return raw if isinstance(raw, dict) else {}
+
+
+def _entry(tracker: Tracker, run: RecordedRun, curves: bool) -> Entry:
+    errors = tracker.history(run.handle, "val_error") if curves and "val_error" in run.metrics else ()
+    unknown = curves and "seconds" in run.metrics and not any(kind in run.metrics for kind in KINDS)
+    seconds = tracker.history(run.handle, "seconds") if unknown else ()
+    return Entry(
+        run_id=run.run_id,
+        handle=run.handle,
+        template=template_words(run.params),
+        state=run.state,
+        why=run.why,
+        tags=run.tags,
+        params=run.params,
+        metrics=run.metrics,
+        started=run.started,
+        ended=run.ended,
+        errors=tuple(errors),
+        seconds=tuple(seconds),
+    )

@@ -1,0 +1,175 @@
+"""The page: parts as one HTML file that needs no other, as Markdown, and their tables as CSV."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from pathlib import Path
+
+from ipcnn_ray.report.blocks import Block, Part, Plot, Source, Text, Titled
+from ipcnn_ray.report.paper_tables import paper_part
+from ipcnn_ray.report.parts import Importances, experiment_parts, runs_csv, warnings
+from ipcnn_ray.report.ranking import Table
+from ipcnn_ray.report.records import Experiment
+from ipcnn_ray.report.style import png, svg
+
+CSS = """
+body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:1100px;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.6rem}h2{font-size:1.3rem;border-bottom:1px solid #ccc;padding-top:1.2rem}h3{font-size:1.05rem}
+nav a{margin-right:1em;white-space:nowrap}.wide{overflow:auto;max-height:40rem}
+table{border-collapse:collapse;font-size:.85rem}
+th,td{padding:.2rem .6rem;border-bottom:1px solid #e2e2e2;text-align:left;
+vertical-align:top}th{position:sticky;top:0;background:#f3f3f3}
+.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+tr.published td{border-bottom:0;color:#555}.missing{color:#777;font-style:italic}.note{background:#fff4d6;
+border-left:4px solid #E69F00;padding:.4rem .8rem}
+figure{margin:1rem 0}
+figure img{max-width:100%;height:auto}figcaption,.caption{color:#444;font-size:.9rem;max-width:55rem}
+pre{background:#f6f6f6;padding:.8rem;overflow:auto;font-size:.8rem}
+@media print{.wide{max-height:none}nav{display:none}}
+""".strip()
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report, ready to be written."""
+
+    title: str
+    parts: Sequence[Part]
+    runs: tuple[list[str], list[list[str]]]
+    """Head and rows of runs.csv."""
+    warnings: Sequence[str] = field(default_factory=tuple)
+
+    @classmethod
+    def of(cls, experiments: Sequence[Experiment], importances: Sequence[Importances]) -> Page:
+        """A report of experiments; `importances` of each."""
+        several = len(experiments) > 1
+        parts: list[Part] = []
+        for index, (experiment, known) in enumerate(zip(experiments, importances, strict=True), 1):
+            parts += experiment_parts(experiment, known, f"{index}_" if several else "")
+        told = [
+            f"{experiment.name}: {line}" if several else line
+            for experiment in experiments
+            for line in warnings(experiment)
+        ]
+        title = "Report of " + ", ".join(experiment.name for experiment in experiments)
+        return cls(title, [*parts, paper_part(experiments)], runs_csv(experiments), told)
+
+    @cached_property
+    def html(self) -> str:
+        """One file without links to anything outside it."""
+        links = "".join(f'<a href="#p{i}">{escape(part.title)}</a>' for i, part in enumerate(self.parts))
+        body = [f"<h1>{escape(self.title)}</h1>", f"<nav>{links}</nav>"]
+        for index, part in enumerate(self.parts):
+            body.append(f'<h2 id="p{index}">{escape(part.title)}</h2>')
+            body += [_html(block) for block in part.blocks]
+        return (
+            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{escape(self.title)}</title><style>{CSS}</style></head>\n<body>\n"
+            + "\n".join(body)
+            + "\n</body></html>\n"
+        )
+
+    def markdown(self, folder: str) -> str:
+        """The same as Markdown; figures are links into `folder`."""
+        lines = [f"# {self.title}"]
+        for part in self.parts:
+            lines += ["", f"## {part.title}"]
+            for block in part.blocks:
+                lines += ["", *_markdown(block, folder)]
+        return "\n".join(lines) + "\n"
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """Name -> content: every table as CSV, every figure as PNG, and runs.csv."""
+        tables = {
+            f"{one.name}.csv": _csv(one.table.columns, one.table.rows).encode()
+            for part in self.parts
+            for one in part.tables
+        }
+        figures = {f"{one.name}.png": png(one.figure) for part in self.parts for one in part.plots}
+        return {**tables, **figures, "runs.csv": _csv(*self.runs).encode()}
+
+    def write(self, out: Path) -> list[Path]:
+        """`out` as HTML, beside it the Markdown, and in a folder of its name the CSV and PNG files."""
+        folder = out.with_suffix("")
+        if folder == out:
+            folder = out.with_name(f"{out.name}_files")
+        folder.mkdir(parents=True, exist_ok=True)
+        markdown = folder.with_name(f"{folder.name}.md")
+        written = {out: self.html.encode(), markdown: self.markdown(f"{folder.name}/").encode()}
+        written |= {folder / name: content for name, content in self.files.items()}
+        for path, content in written.items():
+            path.write_bytes(content)
+        return list(written)
+
+
+def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([head, *rows])
+    return out.getvalue()
+
+
+def _html(block: Block) -> str:
+    if isinstance(block, Titled):
+        return f'<h3>{escape(block.title)}</h3>\n{_html_table(block)}\n<p class="caption">{escape(block.caption)}</p>'
+    if isinstance(block, Plot):
+        image = base64.b64encode(svg(block.figure).encode()).decode()
+        return (
+            f'<h3>{escape(block.title)}</h3>\n<figure><img alt="{escape(block.title)}" '
+            f'src="data:image/svg+xml;base64,{image}">\n<figcaption>{escape(block.caption)}</figcaption></figure>'
+        )
+    if isinstance(block, Source):
+        return f"<details><summary>{escape(block.title)}</summary><pre>{escape(block.text)}</pre></details>"
+    assert isinstance(block, Text)
+    return "\n".join(_paragraph(line) for line in block.lines)
+
+
+def _paragraph(line: str) -> str:
+    kind = ' class="note"' if line.startswith("Note: ") else ""
+    return f"<p{kind}>{escape(line)}</p>"
+
+
+def _html_table(block: Titled) -> str:
+    table = block.table
+    numbers = [column in table.numbers for column in table.columns]
+    head = "".join(_cell("th", column, is_number) for column, is_number in zip(table.columns, numbers, strict=True))
+    rows = []
+    for row in table.rows:
+        kind = ' class="published"' if row[1:2] == ["published"] else ""
+        cells = "".join(_cell("td", text, is_number) for text, is_number in zip(row, numbers, strict=True))
+        rows.append(f"<tr{kind}>{cells}</tr>")
+    body = "\n".join(rows)
+    return (
+        f'<div class="wide"><table id="{escape(block.name)}"><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cell(tag: str, text: str, is_number: bool) -> str:
+    kinds = [*(["n"] if is_number else []), *(["missing"] if text.startswith("missing") else [])]
+    attribute = f' class="{" ".join(kinds)}"' if kinds else ""
+    return f"<{tag}{attribute}>{escape(text)}</{tag}>"
+
+
+def _markdown(block: Block, folder: str) -> list[str]:
+    if isinstance(block, Titled):
+        return [f"### {block.title}", "", *_escaped(block).markdown(), "", block.caption]
+    if isinstance(block, Plot):
+        return [f"### {block.title}", "", f"![{block.title}]({folder}{block.name}.png)", "", block.caption]
+    if isinstance(block, Source):
+        return [f"### {block.title}", "", "```yaml", *block.text.splitlines(), "```"]
+    assert isinstance(block, Text)
+    return [line for one in block.lines for line in (one, "")][:-1]
+
+
+def _escaped(block: Titled) -> Table:
+
+    rows = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in block.table.rows]
+    return Table(block.table.columns, rows, block.table.numbers)

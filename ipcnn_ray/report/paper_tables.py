@@ -1,0 +1,190 @@
+"""The papers' tables in their own layout: what was published, and below it what was recorded here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from ipcnn_ray.core.statistics import sign_flip_p, smallest_p, spread
+from ipcnn_ray.report import published
+from ipcnn_ray.report.blocks import Block, Part, Text, Titled
+from ipcnn_ray.report.comparison import LEVEL
+from ipcnn_ray.report.paper_cells import (
+    MISSING,
+    UNPUBLISHED,
+    Shelf,
+    average,
+    categories,
+    cell,
+    measured,
+    voc_cell,
+    zhang_template,
+)
+from ipcnn_ray.report.published import CATEGORIES, NETWORKS, TEMPLATES
+from ipcnn_ray.report.ranking import Table, p_words
+from ipcnn_ray.report.records import MARKS, Entry, Experiment
+
+COLUMNS = ("model", "numbers", *CATEGORIES, "Avg.")
+PUBLISHED, OURS = "published", "ours"
+ZHANG_TABLES = {
+    "voc_instability": ("Location instability, VOC Part, one category", "instability", "voc_part"),
+    "voc_accuracy": ("Accuracy (%), VOC Part, one category", "accuracy", "voc_part"),
+    "voc_several_accuracy": ("Accuracy (%), VOC Part, several categories", "accuracy", "voc_part"),
+    "ilsvrc_instability": ("Location instability, ILSVRC animal part", "instability", "ilsvrc_animal_part"),
+    "cub_instability": ("Location instability, CUB-200", "instability", "cub200"),
+    "voc_part_interpretability": ("Part interpretability, VOC Part, one category", "part_interpretability", "voc_part"),
+}
+"""Key of `published.ZHANG` -> title, measure, kind of data."""
+
+
+def paper_part(experiments: Sequence[Experiment]) -> Part:
+    """Tables 1 to 5 of the part-template paper, and the numbers of Zhang et al."""
+    shelf = Shelf.of(experiments, voc_cell)
+    blocks: list[Block] = [
+        _six("table1", "Table 1. Location instability, plain and L1", shelf, "instability", ("none", "l1")),
+        _six("table2", "Table 2. Classification accuracy (%), plain and L1", shelf, "accuracy", ("none", "l1")),
+        _six("table3", "Table 3. Location instability", shelf, "instability", ("uniform_l1", "l2", "uniform_l2")),
+        _norms(shelf),
+        _six("table5", "Table 5. Classification accuracy (%)", shelf, "accuracy", ("uniform_l1", "l2", "uniform_l2")),
+        _zhang(experiments),
+        Text(
+            (
+                f"{MISSING}: no such run is recorded. {UNPUBLISHED}: the paper has no such number. ±: standard "
+                "deviation over seeds, n their number. (2 of 6): the mean of so many categories only.",
+                "Letters behind a number: " + "; ".join(f"{mark}: {words}" for mark, words in MARKS.items()) + ".",
+                *shelf.crowded(key for key in shelf.by_key),
+            )
+        ),
+    ]
+    return Part("The papers' tables", blocks)
+
+
+def _networks(shelf: Shelf) -> dict[str, str]:
+    """The papers' networks, and behind them any other that was trained."""
+    return {**NETWORKS, **{key[0]: key[0] for key in sorted(shelf.by_key) if key[0] not in NETWORKS}}
+
+
+def model_name(network: str, template: str) -> str:
+    """`AlexNet (L1)`"""
+    word = TEMPLATES[template]
+    return f"{NETWORKS.get(network, network)} ({word})" if word else NETWORKS.get(network, network)
+
+
+def _six(name: str, title: str, shelf: Shelf, measure: str, templates: Sequence[str]) -> Titled:
+    rows = []
+    for network in _networks(shelf):
+        for template in templates:
+            model = model_name(network, template)
+            if network in NETWORKS:
+                rows.append([model, PUBLISHED, *_published(measure, network, template)])
+            settings = [shelf.get(network, template, category) for category in CATEGORIES]
+            if network in NETWORKS or any(settings):
+                cells = [cell(setting, measure) for setting in settings]
+                rows.append([model, OURS, *cells, average(settings, measure)])
+    unit = (
+        "Share of the image diagonal; lower is more stable."
+        if measure == "instability"
+        else "Per cent of validation images; the paper prints one number for each network, not for each animal."
+    )
+    caption = f"{unit} Read each pair of rows downwards: the printed number, then ours."
+    return Titled(name, title, caption, Table(COLUMNS, rows, COLUMNS[2:]))
+
+
+def _published(measure: str, network: str, template: str) -> list[str]:
+    if measure == "instability":
+        row = (published.MIDWAY_INSTABILITY | published.FINAL_INSTABILITY)[network, template]
+        return [f"{value:.3f}" for value in (*row.by_category, row.average)]
+    accuracy = (published.MIDWAY_ACCURACY | published.FINAL_ACCURACY)[network, template]
+    return [*[UNPUBLISHED] * len(CATEGORIES), f"{accuracy:.1f}"]
+
+
+def _norms(shelf: Shelf) -> Titled:
+    """Table 4, with what the paper leaves open: whether the difference may be luck."""
+    columns = ("model", "numbers", "L1-norm", "L2-norm", "improvement", "pairs", "p", "verdict")
+    rows = []
+    for network in _networks(shelf):
+        if network in NETWORKS:
+            printed = [f"{value:.3f}" for value in published.L1_AGAINST_L2[network]]
+            rows.append([NETWORKS[network], PUBLISHED, *printed, *[UNPUBLISHED] * 3])
+        pairs, marks = _norm_pairs(shelf, network)
+        if not pairs:
+            if network in NETWORKS:
+                rows.append([NETWORKS[network], OURS, *[MISSING] * 3, "0", "-", "-"])
+            continue
+        p = sign_flip_p([one - other for one, other in pairs]) if 1 < len(pairs) <= 40 else None
+        l1, l2 = (spread([pair[i] for pair in pairs]).mean for i in (0, 1))
+        verdict = "one pair" if p is None else "more than luck" if p < LEVEL else "may be luck"
+        if p is not None and smallest_p(len(pairs)) >= LEVEL:
+            verdict = "too few pairs"
+        text = f" [{' '.join(marks)}]" if marks else ""
+        numbers = [f"{l1:.4f}{text}", f"{l2:.4f}{text}", f"{l1 - l2:+.4f}"]
+        rows.append([NETWORKS.get(network, network), OURS, *numbers, str(len(pairs)), p_words(p), verdict])
+    caption = (
+        "Share of the image diagonal; a positive improvement says that L2 is more stable. Ours: means over the pairs, "
+        "the runs with equal category and seed; p of the exact sign-flip test over them, two-sided. The paper says of "
+        "its improvements that they may be due to luck; it has one run of each."
+    )
+    title = "Table 4. Average location instability, L1 against L2"
+    return Titled("table4", title, caption, Table(columns, rows, columns[2:7]))
+
+
+def _norm_pairs(shelf: Shelf, network: str) -> tuple[list[tuple[float, float]], list[str]]:
+    """(L1, L2) of equal category and seed, and the marks of both."""
+    pairs: list[tuple[float, float]] = []
+    marks: dict[str, None] = {}
+    for category in CATEGORIES:
+        one, other = shelf.get(network, "l1", category), shelf.get(network, "l2", category)
+        if one and other:
+            mine, theirs = one.group.values("instability"), other.group.values("instability")
+            found = [(mine[seed], theirs[seed]) for seed in mine if seed in theirs]
+            pairs += found
+            marks |= dict.fromkeys(mark for setting in (one, other) for mark in setting.marks) if found else {}
+    return pairs, list(marks)
+
+
+def _zhang_key(run: Entry) -> tuple[str, ...] | None:
+    template, animals, kind = zhang_template(run.params), categories(run.params), run.params.get("data.kind")
+    if template is None or kind is None:
+        return None
+    photographed = "voc_part" if kind == "drawn_animals" else kind
+    several = "several" if len(animals) > 1 else "one"
+    return (run.params.get("model.network", "?"), template, photographed, several, ", ".join(animals))
+
+
+def _zhang(experiments: Sequence[Experiment]) -> Titled:
+    shelf = Shelf.of(experiments, _zhang_key)
+    columns = ("measure", "network", "original", "original, ours", "interpretable", "interpretable, ours")
+    rows = []
+    for key, (title, measure, kind) in ZHANG_TABLES.items():
+        printed = cast("Mapping[str, published.Zhang]", published.ZHANG[key])
+        digits = 2 if measure == "accuracy" else 3
+        several = "several" if "several" in key else "one"
+        others = sorted({where[0] for where in shelf.by_key if where[2:4] == (kind, several)} - set(printed))
+        for network in (*printed, *others):
+            theirs = [f"{value:.{digits}f}" for value in printed[network]] if network in printed else [UNPUBLISHED] * 2
+            ours = [_zhang_cell(shelf, network, which, kind, several, measure) for which in published.Zhang._fields]
+            if network in printed or any(not one.startswith(MISSING) for one in ours):
+                rows.append([title, NETWORKS.get(network, network), theirs[0], ours[0], theirs[1], ours[1]])
+    caption = (
+        "Instability as a share of the image diagonal, accuracy per cent, part interpretability as a share of images. "
+        "Interpretable: the template of Zhang et al. (gradient, L1, beta 4) or that of their code (released). Over "
+        "VOC Part's single categories and over those of ILSVRC ours is the mean of the categories trained, their "
+        "number behind it."
+    )
+    title = "Zhang et al., CVPR 2018: original and interpretable networks"
+    return Titled("zhang", title, caption, Table(columns, rows, columns[2:]))
+
+
+def _zhang_cell(shelf: Shelf, network: str, which: str, kind: str, several: str, measure: str) -> str:
+    settings = [found[0] for where, found in shelf.by_key.items() if where[:4] == (network, which, kind, several)]
+    measures = [(setting, one) for setting in settings if (one := measured(setting, measure)) is not None]
+    if len(measures) < 2:
+        return cell(measures[0][0] if measures else next(iter(settings), None), measure) + (
+            f" ({categories(measures[0][0].runs[0].params)[0]})" if measures and several == "one" else ""
+        )
+    mean = spread([one.mean for _, one in measures]).mean
+    marks = dict.fromkeys(mark for setting, _ in measures for mark in setting.marks)
+    unit = "categories" if several == "one" else "sets of categories"
+    return f"{mean:.{2 if measure == 'accuracy' else 4}f} ({len(measures)} {unit})" + (
+        f" [{' '.join(marks)}]" if marks else ""
+    )

@@ -1,0 +1,164 @@
+"""The chapters of one experiment: what was asked and from what, its ranking, its search."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ipcnn_ray.report.blocks import Block, Part, Source, Text, Titled
+from ipcnn_ray.report.convergence import convergence_part
+from ipcnn_ray.report.cost import cost_part, saved_text
+from ipcnn_ray.report.ranking import HEADS, Table
+from ipcnn_ray.report.records import MARKS, Entry, Experiment
+from ipcnn_ray.report.search_figures import beta_gamma, history, importance, parallel, rank_correlations, trials_of
+from ipcnn_ray.report.tradeoff import tradeoff_part
+from ipcnn_ray.spec.goals import words
+
+WARNED = ("d", "w", "u")
+"""Marks that stand at the head of a page as warnings."""
+Importances = Mapping[str, Mapping[str, float] | None]
+"""Goal -> importance of each searched field; None where it cannot be told."""
+
+
+def search_goals(experiment: Experiment) -> list[str]:
+    """Goals that any trial has a number for; instability where none has, as without a control."""
+    trials = experiment.trials
+    found = [goal for goal in experiment.aims.goals if any(goal in group.means for group in trials)]
+    return found or (["instability"] if any("instability" in group.means for group in trials) else [])
+
+
+def experiment_parts(experiment: Experiment, importances: Importances, prefix: str = "") -> list[Part]:
+    """Everything that the page says of one experiment; `prefix` begins the names of its files."""
+    parts = [
+        head_part(experiment, prefix),
+        ranking_part(experiment, prefix),
+        convergence_part(experiment, prefix),
+        tradeoff_part(experiment, prefix),
+        search_part(experiment, importances, prefix),
+        cost_part(experiment, prefix),
+    ]
+    return [part for part in parts if part is not None]
+
+
+def warnings(experiment: Experiment) -> list[str]:
+    """What a reader must know before any number: `12 of 12 runs: drawn images, not photographs`."""
+    counts = Counter(mark for run in experiment.runs for mark in run.marks)
+    total = len(experiment.runs)
+    return [f"{counts[mark]} of {total} runs: {MARKS[mark]}." for mark in WARNED if counts[mark]]
+
+
+def head_part(experiment: Experiment, prefix: str) -> Part:
+    """What was asked, data and code."""
+    aims, parent, runs = experiment.aims, experiment.parent, experiment.runs
+    asked = f"ranked by {', '.join(aims.goals)}"
+    if aims.constraints:
+        asked += f"; bounds: {', '.join(map(words, aims.constraints))}"
+    asked += f"; control: {aims.control}" if aims.control else ""
+    search = experiment.spec.get("search") or {}
+    kind = str(search.get("kind", "a single run"))
+    if search.get("algorithm"):
+        kind += f" ({search['algorithm']}, {search.get('trials')} trials)"
+    states = Counter(run.state for run in runs)
+    rows = [
+        ["experiment", experiment.name],
+        ["state", parent.state + (f": {parent.why}" if parent.why else "")],
+        ["asked", f"{kind}, {asked}"],
+        ["varied", ", ".join(experiment.searched) or "nothing beside the named runs"],
+        ["runs", ", ".join(f"{n} {state}" for state, n in states.items())],
+        ["network", _values(runs, "model.network", "params")],
+        ["data", _values(runs, "data.kind", "params") + ", " + _values(runs, "data.category", "params")],
+        ["data digest", _values([parent, *runs], "data.digest")],
+        ["pretrained layers", _values(runs, "model.weights")],
+        ["seeds", _values(runs, "ipcnn.seed")],
+        [
+            "code",
+            f"version {_values([parent, *runs], 'code.version')}, commit {_values([parent, *runs], 'code.commit')}",
+        ],
+        ["uncommitted changes", _values([parent, *runs], "code.dirty")],
+        [
+            "packages",
+            ", ".join(f"{name} {_values(runs, f'env.{name}')}" for name in ("python", "torch", "ray", "mlflow")),
+        ],
+        [
+            "hardware",
+            f"{_values(runs, 'host.cpu')}, {_values(runs, 'host.cores')} cores, GPU {_values(runs, 'host.gpu')}",
+        ],
+        ["precision", _values(runs, "ipcnn.precision")],
+        ["begun", "-" if parent.started is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(parent.started))],
+    ]
+    blocks: list[Block] = []
+    if told := warnings(experiment):
+        blocks.append(Text(tuple(f"Note: {line}" for line in told)))
+    caption = "As recorded when the runs were trained; several values stand where the runs differ."
+    blocks.append(
+        Titled(f"{prefix}asked", "What was asked, and from what", caption, Table(("what", "value"), rows, ()))
+    )
+    if experiment.spec_text:
+        blocks.append(Source("The resolved spec", experiment.spec_text))
+    return Part(f"Experiment {experiment.name}", blocks)
+
+
+def _values(runs: Sequence[Entry], key: str, where: str = "tags") -> str:
+    """All values that the runs have, each once."""
+    found = list(dict.fromkeys(one for run in runs if (one := getattr(run, where).get(key))))
+    shown = found[:6] + ([f"and {len(found) - 6} more"] if len(found) > 6 else [])
+    return ", ".join(shown) or "not recorded"
+
+
+def ranking_part(experiment: Experiment, prefix: str) -> Part:
+    """The settings best first, and what of their differences may be luck."""
+    ranking = experiment.ranking
+    caption = "Settings, best first" + (f"; the control is {ranking.aims.control}." if ranking.aims.control else ".")
+    blocks: list[Block] = [Titled(f"{prefix}ranking", "Ranking", caption, ranking.table())]
+    for table in ranking.luck():
+        head = table.columns[0]
+        measure = next((name for name, shown in HEADS.items() if shown == head), head)
+        caption = "Mean of the differences paired by seed, ± their standard deviation; p as explained below."
+        blocks.append(Titled(f"{prefix}luck_{measure}", f"May the differences in {head} be luck?", caption, table))
+    notes, causes = ranking.notes(), [run for run in experiment.runs if run.why]
+    kept = [line for line in notes if not any(line == f"{run.label} {run.state}: {run.why}" for run in causes)]
+    blocks.append(Text(tuple(kept)))
+    if causes:
+        rows = [[run.label, run.template, run.state, run.why] for run in causes]
+        table = Table(("run", "template", "state", "why"), rows, ())
+        blocks.append(Titled(f"{prefix}causes", "Runs that did not end, and why", "As the runs recorded it.", table))
+    return Part("Ranking", blocks)
+
+
+def search_part(experiment: Experiment, importances: Importances, prefix: str) -> Part | None:
+    """What a grid or a space found; None without one."""
+    if not experiment.trials:
+        return None
+    blocks: list[Block] = []
+    for goal in search_goals(experiment):
+        name = f"{prefix}{goal}_" if len(search_goals(experiment)) > 1 else prefix
+        trials = trials_of(experiment, goal)
+        blocks.append(history(experiment, trials, goal, name))
+        blocks += [plot for plot in (parallel(experiment, trials, goal, name),) if plot]
+        if shares := importances.get(goal):
+            ended = sum(trial.ended and trial.value is not None for trial in trials)
+            blocks.append(importance(shares, rank_correlations(trials, list(shares)), goal, ended, name))
+        else:
+            blocks.append(Text((f"Importance for {goal}: not told; it needs eight trials trained to the end.",)))
+        blocks += [plot for plot in (beta_gamma(experiment, goal, name),) if plot]
+    if not blocks:
+        blocks.append(Text(("No trial has a number.",)))
+    blocks.append(saved_text(experiment.runs))
+    return Part("Search", blocks)
+
+
+def runs_csv(experiments: Sequence[Experiment]) -> tuple[list[str], list[list[str]]]:
+    """Every run with every parameter and the last value of every metric, in full precision: head and rows."""
+    entries = [(experiment, run) for experiment in experiments for run in experiment.runs]
+    params = sorted({key for _, run in entries for key in run.params})
+    metrics = sorted({key for _, run in entries for key in run.metrics})
+    head = ["run", "experiment", "state", "why", "template", "marks", *params, *metrics]
+    rows = []
+    for experiment, run in entries:
+        first = [run.run_id, experiment.name, run.state, run.why, run.template, " ".join(run.marks)]
+        values: list[Any] = [run.params.get(key, "") for key in params]
+        numbers = [repr(run.metrics[key]) if key in run.metrics else "" for key in metrics]
+        rows.append([*first, *values, *numbers])
+    return head, rows

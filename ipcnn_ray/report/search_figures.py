@@ -1,0 +1,280 @@
+"""What a search found: objective over trials, parallel coordinates, importance, beta against gamma."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import Normalize
+
+from ipcnn_ray.report import published
+from ipcnn_ray.report.blocks import Plot
+from ipcnn_ray.report.groups import Group
+from ipcnn_ray.report.records import Experiment
+from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, MAP, ORANGE, RED, canvas
+from ipcnn_ray.spec.goals import RANKED, lower
+
+CELLS = 6
+"""Cells of the heat map along beta and along gamma."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting that the search tried."""
+
+    number: int
+    """From 1, in the order in which it was opened."""
+    group: Group
+    values: Mapping[str, str]
+    """Searched field -> its value as recorded; a field that the trial has not is left out."""
+    value: float | None
+    """Mean of the goal over its runs trained to their end, or of those stopped early; None where it failed."""
+
+    @property
+    def ended(self) -> bool:
+        return any(row.state == "succeeded" for row in self.group.rows)
+
+
+def trials_of(experiment: Experiment, goal: str) -> list[Trial]:
+    """The search's trials; `goal` is one of its measures."""
+    found = []
+    for number, group in enumerate(experiment.trials, 1):
+        params = experiment.by_group[group.name][0].params
+        values = {path: params[path] for path in experiment.searched if path in params}
+        found.append(Trial(number, group, values, group.means.get(goal)))
+    return found
+
+
+def history(experiment: Experiment, trials: Sequence[Trial], goal: str, name: str) -> Plot:
+    """Objective over trials."""
+    figure = canvas(7, 3.8)
+    axis = figure.subplots()
+    kinds = {
+        "trained to the end": ([t for t in trials if t.ended and t.value is not None], BLUE, "o", True),
+        "stopped early": ([t for t in trials if not t.ended and t.value is not None], GREY, "s", False),
+    }
+    for label, (shown, colour, marker, filled) in kinds.items():
+        if shown:
+            x, y = [t.number for t in shown], [t.value for t in shown]
+            face = colour if filled else "none"
+            axis.scatter(x, y, s=28, marker=marker, facecolor=face, edgecolor=colour, label=label, zorder=2)
+    best: list[tuple[int, float]] = []
+    for trial in kinds["trained to the end"][0]:
+        assert trial.value is not None
+        if not best or ((trial.value < best[-1][1]) == lower(goal) and trial.value != best[-1][1]):
+            best.append((trial.number, trial.value))
+    if best:
+        x = [number for number, _ in best] + [trials[-1].number]
+        axis.step(x, [value for _, value in best] + [best[-1][1]], where="post", color=BLACK, label="best so far")
+    failed = [t.number for t in trials if t.value is None]
+    if failed:
+        transform = axis.get_xaxis_transform()
+        axis.scatter(failed, [0.03] * len(failed), s=20, marker="x", color=RED, transform=transform, label="no number")
+    reference = next((g.means.get(goal) for g in experiment.ranking.groups if g.name == experiment.aims.control), None)
+    if reference is not None:
+        axis.axhline(reference, color=GREEN, linestyle="--", label=f"control ({experiment.aims.control})")
+    axis.set(xlabel="trial, in the order in which it was opened", ylabel=_axis(goal))
+    axis.grid(alpha=0.3)
+    axis.margins(y=0.15)
+    axis.legend(fontsize="small", frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    counts = f"{len(kinds['trained to the end'][0])} trained to the end, {len(kinds['stopped early'][0])} stopped early"
+    caption = (
+        f"{_unit(goal)} of every trial: {counts}, {len(failed)} without a number (failed or not begun; crosses at the "
+        "bottom). The line is the best so far of those trained to the end: where it is flat, the search no longer "
+        "found anything. Trials that were stopped early show their last epoch, which flatters or wrongs them."
+    )
+    return Plot(f"{name}trials", f"{goal} over trials", caption, figure)
+
+
+def parallel(experiment: Experiment, trials: Sequence[Trial], goal: str, name: str) -> Plot | None:
+    """Parallel coordinates; None without two axes or two trials with a number."""
+    shown = [t for t in trials if t.value is not None]
+    paths = [path for path in experiment.searched if len({t.values.get(path) for t in shown}) > 1]
+    if not paths or len(shown) < 2:
+        return None
+    figure = canvas(1.9 * (len(paths) + 1) + 1.4, 4.4)
+    axis = figure.subplots()
+    scales = [_scale([t.values.get(path) for t in shown], experiment.logarithmic(path)) for path in paths]
+    values = [t.value for t in shown if t.value is not None]
+    norm = Normalize(min(values), max(values) if max(values) > min(values) else min(values) + 1)
+    scales.append(_Scale({}, [(float(norm(v)), f"{v:.3g}") for v in np.linspace(norm.vmin, norm.vmax, 5)]))
+    cmap = colormaps[MAP]
+    for trial in sorted(shown, key=lambda t: (t.ended, _cost(t, goal)), reverse=False):
+        heights = [scale.place(trial.values.get(path)) for path, scale in zip(paths, scales, strict=False)]
+        heights.append(float(norm(trial.value)))
+        style = {"linewidth": 1.6, "zorder": 3} if trial.ended else {"linewidth": 0.9, "linestyle": ":", "zorder": 2}
+        axis.plot(heights, color=cmap(norm(trial.value)), alpha=0.85, rasterized=len(shown) > 200, **style)
+    winner = min((t for t in shown if t.ended), key=lambda t: _cost(t, goal), default=None)
+    if winner is not None and winner.value is not None:
+        heights = [scale.place(winner.values.get(path)) for path, scale in zip(paths, scales, strict=False)]
+        axis.plot([*heights, float(norm(winner.value))], color=RED, linewidth=2.2, marker="o", zorder=4, label="best")
+        axis.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    for position, scale in enumerate(scales):
+        axis.axvline(position, color=BLACK, linewidth=0.8, zorder=1)
+        last = position == len(paths)
+        for height, label in scale.ticks:
+            box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
+            where = {"x": position + (0.04 if last else -0.04), "ha": "left" if last else "right"}
+            axis.text(y=height, s=label, va="center", fontsize=7.5, bbox=box, zorder=5, **where)
+    axis.set_xticks(
+        range(len(scales)), [*(path.replace(".", ".\n") for path in paths), _axis(goal).replace(" (", "\n(")]
+    )
+    axis.set(yticks=[], ylim=(-0.05, 1.05), xlim=(-0.35, len(scales) - 0.65))
+    for side in axis.spines.values():
+        side.set_visible(False)
+    caption = (
+        f"Each line is a trial: where it crosses an axis is the value that it tried, its colour and its last axis are "
+        f"its {_unit(goal)}; dotted lines were stopped early, the red line is the best, trials without a number are "
+        "left out. Read which values the good lines share; an axis that good and bad lines cross everywhere does not "
+        "matter. `none`: the trial has no such field."
+    )
+    return Plot(f"{name}parallel", "What the trials tried", caption, figure)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """A vertical axis from 0 to 1."""
+
+    places: Mapping[str | None, float]
+    ticks: Sequence[tuple[float, str]]
+
+    def place(self, value: str | None) -> float:
+        return self.places[value]
+
+
+def _scale(values: Sequence[str | None], logarithmic: bool) -> _Scale:
+    known = sorted({value for value in values if value is not None})
+    numbers = {value: _number(value) for value in known}
+    absent = {None: -0.03} if None in values else {}
+    absent_tick = [(-0.03, "none")] if absent else []
+    if any(one is None for one in numbers.values()) or len(known) < 4:
+        order = sorted(known, key=lambda value: (numbers[value] is None, numbers[value] or 0.0, value))
+        step = 1 / max(len(order) - 1, 1)
+        places = {value: (0.06 if absent else 0) + i * step * (0.94 if absent else 1) for i, value in enumerate(order)}
+        return _Scale({**places, **absent}, [*((places[v], v) for v in order), *absent_tick])
+    found = {value: one for value, one in numbers.items() if one is not None}
+    logarithmic = logarithmic and min(found.values()) > 0
+    turn = math.log if logarithmic else float
+    low, high = turn(min(found.values())), turn(max(found.values()))
+    floor = 0.06 if absent else 0.0
+    places = {value: floor + (1 - floor) * (turn(one) - low) / (high - low) for value, one in found.items()}
+    ticks = [(floor + (1 - floor) * i / 4, low + (high - low) * i / 4) for i in range(5)]
+    shown = [(height, f"{math.exp(one) if logarithmic else one:.3g}") for height, one in ticks]
+    return _Scale({**places, **absent}, [*shown, *absent_tick])
+
+
+def importance(shares: Mapping[str, float], directions: Mapping[str, float], goal: str, trials: int, name: str) -> Plot:
+    """Bars of fANOVA. shares: field -> share of the goal's variance; directions: field -> rank correlation."""
+    figure = canvas(7, 1.1 + 0.42 * len(shares))
+    axis = figure.subplots()
+    order = sorted(shares, key=lambda path: shares[path])
+    axis.barh(order, [shares[path] for path in order], color=ORANGE, edgecolor=BLACK, linewidth=0.6)
+    for index, path in enumerate(order):
+        known = directions.get(path)
+        text = f"{shares[path]:.2f}" + ("" if known is None else f"  (rank correlation {known:+.2f})")
+        axis.text(shares[path] + 0.01, index, text, va="center", fontsize="small")
+    axis.set(xlabel=f"importance for {goal} (share of variance, fANOVA)", xlim=(0, 1.45))
+    axis.set_xticks(np.linspace(0, 1, 6))
+    caption = (
+        f"How much of the variation of {_unit(goal)} each searched field explains (fANOVA over a random forest, as "
+        f"Optuna has it; the shares sum to 1), from {trials} trials trained to the end; in brackets Spearman's rank "
+        "correlation of a numeric field with it: the sign says which way to turn. Only fields that every one of these "
+        "trials has are compared. With fewer trials than about ten for each field, do not trust the order."
+    )
+    return Plot(f"{name}importance", "Importance of each searched field", caption, figure)
+
+
+def beta_gamma(experiment: Experiment, goal: str, name: str) -> Plot | None:
+    """Mean of the goal over cells of beta and gamma, logarithmic; None where not both vary over at least 4 settings."""
+    points = []
+    for group in experiment.ranking.groups:
+        run = experiment.by_group[group.name][0]
+        beta, gamma, value = run.number("template.beta"), run.number("template.gamma"), group.means.get(goal)
+        uniform = run.params.get("template.shape") == "uniform"
+        if uniform and beta and gamma and value is not None:
+            points.append((beta, gamma, value, group.order < 2))
+    if sum(point[3] for point in points) < 4 or any(len({point[i] for point in points}) < 2 for i in (0, 1)):
+        return None
+    beta, gamma, value, ended = (np.array(column) for column in zip(*points, strict=True))
+    ended = ended.astype(bool)
+    edges = [_edges(one, at) for one, at in ((beta, published.BETA), (gamma, published.GAMMA))]
+    total, count = (
+        np.histogram2d(beta[ended], gamma[ended], bins=edges, weights=weights)[0] for weights in (value[ended], None)
+    )
+    mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    figure = canvas(6.6, 4.8)
+    axis = figure.subplots()
+    mesh = axis.pcolormesh(*edges, mean.T, cmap=MAP, edgecolor="white", linewidth=0.5)
+    axis.scatter(beta[ended], gamma[ended], s=14, c="white", edgecolor=BLACK, linewidth=0.7, label="trained to the end")
+    if not ended.all():
+        axis.scatter(beta[~ended], gamma[~ended], s=22, marker="x", c=BLACK, linewidth=1, label="stopped early")
+    paper = (published.BETA, published.GAMMA)
+    axis.plot(*paper, "*", color=RED, markeredgecolor="white", markersize=17, label="the paper's point (2, 2)")
+    axis.set(xscale="log", yscale="log", xlabel="beta (1)", ylabel="gamma (1)", facecolor="#e8e8e8")
+    for which, edge in ((axis.xaxis, edges[0]), (axis.yaxis, edges[1])):
+        ticks = [one for one in (0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32) if edge[0] <= one <= edge[-1]]
+        which.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+        which.set_ticks([], minor=True)
+    axis.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+    figure.colorbar(mesh, ax=axis, label=f"{_axis(goal)}, mean of the cell")
+    side = "Darker" if lower(goal) else "Brighter"
+    caption = (
+        f"{_unit(goal)} of uniform templates by beta and gamma (both without a unit), the mean of the settings in each "
+        f"cell "
+        f"that were trained to their end; in light grey cells none was. {side} is better. "
+        f"The star is the part-template paper's beta 2, gamma 2. "
+        "Only gamma / beta, the radius as a share of the map's side, changes the template, so cells along a rising "
+        "diagonal should be alike: how much they differ is how much luck there is."
+    )
+    return Plot(f"{name}beta_gamma", "Beta against gamma", caption, figure)
+
+
+def _edges(values: Sequence[float], middle: float) -> np.ndarray:
+    """Borders of cells, equal on a logarithmic scale, that hold all values; `middle` lies in the middle of a cell."""
+    logs, at = np.log(np.asarray(values)), math.log(middle)
+    low, high = min(logs.min(), at), max(logs.max(), at)
+    step = max((high - low) / (CELLS - 1), 1e-6)
+    first = math.floor((low - at) / step + 0.5)
+    last = math.floor((high - at) / step + 0.5)
+    return np.exp(at + step * (np.arange(first, last + 2) - 0.5))
+
+
+def _cost(trial: Trial, goal: str) -> float:
+    assert trial.value is not None
+    return trial.value if lower(goal) else -trial.value
+
+
+def _unit(goal: str) -> str:
+    """A goal with its unit."""
+    return f"{goal} ({RANKED[goal].unit}, {RANKED[goal].better} is better)"
+
+
+def _axis(goal: str) -> str:
+    """A goal with its unit, in a few words."""
+    return f"{goal} ({RANKED[goal].unit})"
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def rank_correlations(trials: Sequence[Trial], paths: Sequence[str]) -> dict[str, float]:
+    """Of numeric fields with the goal: Spearman's, over trials trained to the end; of at least 4 different values."""
+    from scipy.stats import spearmanr
+
+    found = {}
+    for path in paths:
+        pairs = [
+            (number, trial.value)
+            for trial in trials
+            if trial.ended and trial.value is not None and (number := _number(trial.values.get(path, ""))) is not None
+        ]
+        if len({one for one, _ in pairs}) >= 4 and len({value for _, value in pairs}) > 1:
+            found[path] = float(spearmanr(*zip(*pairs, strict=True)).statistic)
+    return found

@@ -1,0 +1,132 @@
+"""Interpretability against classification: section 6.4 of the part-template paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ipcnn_ray.core.pareto import front
+from ipcnn_ray.report.blocks import Part, Plot, Text
+from ipcnn_ray.report.convergence import template_kind
+from ipcnn_ray.report.ranking import p_words
+from ipcnn_ray.report.records import Entry, Experiment
+from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, RED, Look, canvas
+
+LEAST = 4
+"""Settings of which a correlation is told."""
+KIND_LOOKS = {
+    "gradient": Look(BLUE, "", "o"),
+    "uniform": Look(ORANGE, "", "s"),
+    "other": Look(GREEN, "", "^"),
+    "plain": Look(BLACK, "", "*"),
+}
+
+
+class Correlation(NamedTuple):
+    """Of instability with error, over settings."""
+
+    n: int
+    pearson: float
+    pearson_p: float
+    spearman: float
+    spearman_p: float
+
+
+def correlation(points: Sequence[tuple[float, float]]) -> Correlation | None:
+    """Of (error, instability); None for fewer than LEAST points or where one of the two does not vary."""
+    columns = list(zip(*points, strict=True))
+    if len(points) < LEAST or any(min(column) == max(column) for column in columns):
+        return None
+    from scipy.stats import pearsonr, spearmanr
+
+    linear, ranks = pearsonr(*columns), spearmanr(*columns)
+    return Correlation(len(points), float(linear[0]), float(linear[1]), float(ranks.statistic), float(ranks.pvalue))
+
+
+def both(run: Entry) -> tuple[float, float] | None:
+    """(error, instability) as shares; None where one of them is not recorded."""
+    if "val_error" in run.metrics and "instability" in run.metrics:
+        return run.metrics["val_error"], run.metrics["instability"]
+    return None
+
+
+def tradeoff_part(experiment: Experiment, name: str) -> Part | None:
+    """None where no run has both numbers."""
+    measured = [(run, point) for run in experiment.runs if (point := both(run)) is not None]
+    ended = [(run, point) for run, point in measured if run.state == "succeeded"]
+    if not measured:
+        return None
+    on_front = front([point for _, point in ended])
+    best = [pair for pair, wins in zip(ended, on_front, strict=True) if wins]
+    best.sort(key=lambda pair: pair[1])
+    means = [
+        (group.means["val_error"], group.means["instability"])
+        for group in experiment.ranking.groups
+        if group.order < 2 and {"val_error", "instability"} <= set(group.means)
+    ]
+    found = correlation(means)
+    return Part("Trade-off", [_figure(experiment, measured, best, name), Text(_words(best, found, len(means)))])
+
+
+def _figure(
+    experiment: Experiment,
+    measured: Sequence[tuple[Entry, tuple[float, float]]],
+    best: Sequence[tuple[Entry, tuple[float, float]]],
+    name: str,
+) -> Plot:
+    figure = canvas(7, 4.6)
+    axis = figure.subplots()
+    many = len(measured) > 300
+    for kind, look in KIND_LOOKS.items():
+        for ended in (True, False):
+            points = [
+                point for run, point in measured if template_kind(run) == kind and (run.state == "succeeded") is ended
+            ]
+            if points:
+                x, y = np.array(points).T
+                axis.scatter(
+                    100 * x,
+                    y,
+                    marker=look.marker,
+                    s=(120 if kind == "plain" else 36) / (3 if many else 1),
+                    facecolor=look.colour if ended else "none",
+                    edgecolor=BLACK if ended else GREY,
+                    linewidth=0.5 if ended else 1,
+                    label=kind if ended else f"{kind}, not trained to its end",
+                    zorder=3 if kind == "plain" else 2,
+                    rasterized=many,
+                )
+    if best:
+        x, y = np.array([point for _, point in best]).T
+        axis.step(100 * x, y, where="post", color=RED, linestyle="--", linewidth=1.2, label="Pareto front", zorder=1)
+    axis.set(xlabel="validation error (% of images)", ylabel="location instability (share of image diagonal)")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small", frameon=False)
+    caption = (
+        "Each point is a run: its validation error against its location instability, both better towards the lower "
+        "left. No run lies to the lower left of the dashed line, the Pareto front of the runs trained to their end. "
+        "Where stability costs accuracy, as the part-template paper suggests in its section 6.4, the points fall from "
+        "the upper left to the lower right."
+    )
+    return Plot(f"{name}tradeoff", "Instability against error", caption, figure)
+
+
+def _words(
+    best: Sequence[tuple[Entry, tuple[float, float]]], found: Correlation | None, settings: int
+) -> tuple[str, ...]:
+    names = ", ".join(f"{run.label} ({100 * error:.1f} %, {one:.4f})" for run, (error, one) in best[:12])
+    more = f" and {len(best) - 12} more" if len(best) > 12 else ""
+    lines = [f"On the Pareto front (error, instability): {names or 'none'}{more}."]
+    if found is None:
+        lines.append(f"Correlation: not told; it needs {LEAST} settings with different numbers, there are {settings}.")
+    else:
+        meaning = "stability costs accuracy" if found.spearman < 0 else "stable settings are also the accurate ones"
+        sure = "" if found.spearman_p < 0.05 else ", but this may be luck"
+        lines.append(
+            f"Correlation of instability with error over {found.n} settings (means over seeds): Spearman "
+            f"{found.spearman:+.2f} (p {p_words(found.spearman_p)}), Pearson {found.pearson:+.2f} (p "
+            f"{p_words(found.pearson_p)}): {meaning}{sure}."
+        )
+    return tuple(lines)
