@@ -183,7 +183,7 @@ def test_the_credentials_file_is_the_one_that_mlflow_reads(tmp_path):
     assert server.stdout == client.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_the_installs_of_the_image_resolve(tmp_path):
     """Every `pip install` of the Dockerfile from an index, for the image's Python, with the versions pinned."""

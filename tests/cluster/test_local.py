@@ -111,7 +111,7 @@ def test_children_that_leave_their_parent_are_stopped_too_and_nothing_else(short
         stranger.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_nodes_record_and_token(short, tmp_path):
     up = local("up", short, "--workers", 2)

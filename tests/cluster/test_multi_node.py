@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(3600)
 def test_a_search_survives_every_loss():
     if not (os.environ.get("IPCNN_TEST_S3") and os.environ.get("IPCNN_TEST_S3_URL")):
