@@ -114,7 +114,8 @@ def test_children_that_leave_their_parent_are_stopped_too_and_nothing_else(short
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_nodes_record_and_token(short, tmp_path):
-    up = local("up", short, "--workers", 2)
+    home = str(short / "home")
+    up = local("up", short, "--workers", 2, IPCNN_HOME=home)
     assert up.returncode == 0, up.stderr
     here = status(short)
     exports = here["exports"]
@@ -142,7 +143,7 @@ def test_nodes_record_and_token(short, tmp_path):
     assert local("down", short, "worker-1", "--kill").returncode == 0
     left = status(short)["processes"]
     assert left["worker-1"] == [] and left["worker-2"] and left["head"]
-    assert local("up", short).returncode == 0
+    assert local("up", short, IPCNN_HOME=home).returncode == 0
     assert status(short)["processes"]["worker-1"]
     assert local("down", short).returncode == 0
     assert not any(status(short)["processes"].values())
