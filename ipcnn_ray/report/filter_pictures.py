@@ -82,7 +82,7 @@ def filter_picture(view: FilterView, path: Path) -> None:
     for tile in range(min(TILES, len(view.images_ISS3))):
         _tile(figure.add_subplot(grid[tile // across, tile % across]), view, tile)
     spread = figure.add_subplot(grid[:, across])
-    spread.set_position([0.785, 0.25, 0.21, 0.58])
+    spread.set_position([0.793, 0.25, 0.2, 0.58])
     _spread(spread, view)
     figure.suptitle(
         f"{view.run}, {view.layer}, filter {view.number}: location instability {view.instability:.4f}, "
@@ -153,7 +153,7 @@ def _spread(axis: Axes, view: FilterView) -> None:
     axis.set_xticks(range(len(names)), names if not many else view.landmark_names, fontsize=7.5, rotation=90 * many)
     axis.set(xlim=(-0.5, len(names) - 0.5), ylim=(0, None))
     axis.set_ylabel("distance / image diagonal", fontsize=8)
-    axis.set_title("all distances that count, by rank of the image", fontsize=8.5)
+    axis.set_title("distances that count, strongest image first", fontsize=8)
     axis.tick_params(axis="y", labelsize=7.5)
     axis.grid(axis="y", color="0.88", linewidth=0.7)
     axis.set_axisbelow(True)
