@@ -101,7 +101,7 @@ def test_the_page_has_the_numbers_of_the_paper(on_page):
     assert {model: cells[:3] for model, cells in printed(on_page["table4"]).items()} == {
         row[0]: list(row[1:]) for row in pairs
     }
-    accuracies = re.findall(rf"((?:AlexNet|VGG-\w+)(?: \([\w-]+\))?)\t(\d\d\.\d)(?=\s)", text)
+    accuracies = re.findall(r"((?:AlexNet|VGG-\w+)(?: \([\w-]+\))?)\t(\d\d\.\d)(?=\s)", text)
     assert len(accuracies) == 20
     ours = {**printed(on_page["table2"]), **printed(on_page["table5"])}
     assert {model: cells[-1] for model, cells in ours.items()} == dict(accuracies)
@@ -112,7 +112,9 @@ def test_the_page_has_the_numbers_of_zhang_et_al(on_page):
     text = LAYER.read_text(encoding="utf-8").partition("## D.")[2].partition("## E.")[0]
     known = sorted((float(a), float(b)) for a, b in re.findall(r"([\d.]*\d)→([\d.]*\d)", text))
     assert len(known) == 23
-    assert sorted((float(row[2]), float(row[4])) for row in on_page["zhang"][1:] if row[1] in NETWORKS.values()) == known
+    assert (
+        sorted((float(row[2]), float(row[4])) for row in on_page["zhang"][1:] if row[1] in NETWORKS.values()) == known
+    )
 
 
 def ours(rows: list[list[str]], model: str) -> list[str]:
@@ -154,7 +156,9 @@ def test_a_failed_run_is_not_merely_missing_and_photographs_come_before_drawings
     params = {"data.kind": "voc_part", "template.tau": "0.1"}
     tracker.child("photographed", "plain", {**PLAIN, "data.kind": "voc_part"}, instability=0.2, tags=PHOTOGRAPHS)
     tracker.child("photographed", "l1", {**gradient("l1"), **params}, state="failed", why="out of memory")
-    tracker.child("photographed", "l2", {**gradient("l2"), **params}, tags={**PHOTOGRAPHS, "model.partial_weights": "true"})
+    tracker.child(
+        "photographed", "l2", {**gradient("l2"), **params}, tags={**PHOTOGRAPHS, "model.partial_weights": "true"}
+    )
     whole = page(tracker)
     found = Tables(whole.html).found
     assert ours(found["table1"], "compact")[2] == "0.2000"
