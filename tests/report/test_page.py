@@ -7,6 +7,7 @@ import io
 import random
 import re
 import time
+from itertools import pairwise
 
 import pytest
 from report_fakes import PLAIN, FakeTracker, gradient, half_failed_search, repeated_templates, uniform
@@ -176,7 +177,7 @@ def test_the_papers_point_is_in_the_middle_of_a_cell():
     values = [1.1, 3.0, 7.9]
     edges = _edges(values, 2.0)
     assert edges[0] <= 1.1 and edges[-1] >= 7.9 and len(edges) - 1 >= CELLS
-    assert any(a * b == pytest.approx(4.0) for a, b in zip(edges, edges[1:], strict=False))
+    assert any(a * b == pytest.approx(4.0) for a, b in pairwise(edges))
 
 
 def test_named_runs_are_not_trials():
