@@ -108,7 +108,14 @@ class Differences:
                 mine, first = (spread_words(measure, group.spreads.get(measure)) for group in pair.groups)
                 numbers = [str(one.difference.n), first, mine, spread_words(measure, one.difference, sign=True)]
                 rows.append(
-                    [pair.setting, pair.side, *numbers, p_words(one.p_exact), p_words(one.holm_exact), one.verdict]
+                    [
+                        pair.setting,
+                        f"{letters[pair.side]} - A",
+                        *numbers,
+                        p_words(one.p_exact),
+                        p_words(one.holm_exact),
+                        one.verdict,
+                    ]
                 )
             tables.append((measure, Table(columns, rows, columns[2:8])))
         return tables

@@ -84,7 +84,7 @@ def history(experiment: Experiment, trials: Sequence[Trial], goal: str, name: st
     caption = (
         f"{_unit(goal)} of every trial: {counts}, {len(failed)} without a number (failed or not begun; crosses at the "
         "bottom). The line is the best so far of those trained to the end: where it is flat, the search no longer "
-        "found anything. Trials that were stopped early show their last epoch, which flatters or wrongs them."
+        "found anything. Trials that were stopped early show their last epoch, so do not compare them with the others."
     )
     return Plot(f"{name}trials", f"{goal} over trials", caption, figure)
 

@@ -1,0 +1,188 @@
+"""The whole page: half-failed searches, many runs, what it saves and costs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+import re
+import time
+from itertools import pairwise
+
+import pytest
+from report_fakes import PLAIN, FakeTracker, gradient, half_failed_search, repeated_templates, uniform
+
+from ipcnn_ray.cli.recorded import experiments
+from ipcnn_ray.cli.report import make
+from ipcnn_ray.on_ray.importance import importances
+from ipcnn_ray.report.convergence import mean_curve
+from ipcnn_ray.report.cost import duration, hours, saved
+from ipcnn_ray.report.page import Page
+from ipcnn_ray.report.records import Entry
+from ipcnn_ray.report.search_figures import CELLS, _edges, trials_of
+from ipcnn_ray.report.tradeoff import correlation
+
+
+@pytest.fixture(scope="module")
+def half_failed() -> Page:
+    tracker = half_failed_search(60)
+    return make(experiments(tracker, ["sweep"]))
+
+
+def blocks(page: Page, kind: str) -> dict[str, object]:
+    return {block.name: block for part in page.parts for block in getattr(part, kind)}
+
+
+def test_a_half_failed_search_is_told_whole(half_failed):
+    assert set(blocks(half_failed, "plots")) == {
+        "convergence", "tradeoff", "trials", "parallel", "importance", "beta_gamma"
+    }  # fmt: skip
+    html = half_failed.html
+    assert "20 trained to the end, 10 stopped early, 30 without a number" in html
+    assert html.count("TrainingError: the loss is not finite in epoch 3") == 30
+    # 24 runs of 12 epochs and 10 of 4 were trained; 10 x 8 epochs were not, at 4 s each.
+    assert "Early stopping ended 10 of 34 runs: 328 epochs were trained, 80 (20 %) were not" in html
+    assert "about 0.0889 CPU-hours" in html
+    assert "64 of 64 runs: drawn images, not photographs." in html
+
+
+def test_every_figure_has_units_and_a_caption(half_failed):
+    for plot in blocks(half_failed, "plots").values():
+        assert len(plot.caption) > 80
+        labels = [label for axes in plot.figure.axes for label in (axes.get_xlabel(), axes.get_ylabel()) if label]
+        labels += [tick.get_text() for axes in plot.figure.axes for tick in axes.get_xticklabels()]
+        assert any("(" in label for label in labels), (plot.name, labels)
+        assert plot.caption in half_failed.markdown("x/")
+
+
+def test_the_page_needs_nothing_else(half_failed):
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", half_failed.html)
+    assert "@import" not in half_failed.html and "url(" not in half_failed.html
+    assert "<script" not in half_failed.html
+
+
+def test_text_from_the_record_cannot_become_markup():
+    tracker = FakeTracker()
+    tracker.parent("x")
+    tracker.child("x", "plain", PLAIN, state="failed", why="<img src=http://a.example/x> | a")
+    page = make(experiments(tracker, ["x"]))
+    assert "<img src=http" not in page.html
+    assert r"\| a" in page.markdown("x/")
+
+
+def test_files(half_failed, tmp_path):
+    written = half_failed.write(tmp_path / "a.html")
+    names = {path.relative_to(tmp_path).as_posix() for path in written}
+    assert {"a.html", "a.md", "a/ranking.csv", "a/table3.csv", "a/trials.png", "a/runs.csv"} <= names
+    assert all(path.stat().st_size > 0 for path in written)
+    for link in re.findall(r"\]\((\S+)\)", (tmp_path / "a.md").read_text()):
+        assert (tmp_path / link).is_file()
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "a/runs.csv").read_text())))
+    assert len(rows) == 64
+    assert float(rows[0]["instability"]) == 0.14
+    assert [row["state"] for row in rows].count("failed") == 30
+
+
+def test_the_same_record_gives_the_same_page(half_failed):
+    again = make(experiments(half_failed_search(60), ["sweep"]))
+    assert again.html == half_failed.html
+
+
+def test_a_thousand_runs_in_twenty_seconds():
+    tracker = FakeTracker()
+    noise = random.Random(1)
+    space = {"template.beta": {"log_uniform": [1, 8]}, "template.gamma": {"log_uniform": [0.5, 4]}}
+    tracker.parent("many", spec={"search": {"kind": "space", "algorithm": "random", "trials": 999, "space": space}})
+    tracker.child("many", "plain", PLAIN)
+    for number in range(999):
+        params = uniform("l1", noise.uniform(1, 8), noise.uniform(0.5, 4))
+        tracker.child(
+            "many", f"r{number:08x}", params, instability=noise.gauss(0.13, 0.01), error=noise.uniform(0.05, 0.2)
+        )
+    begun = time.process_time()
+    page = make(experiments(tracker, ["many"]))
+    size = len(page.html) + sum(map(len, page.files.values()))
+    assert time.process_time() - begun < 20
+    assert size < 20e6
+    assert len(blocks(page, "tables")["ranking"].table.rows) == 1000
+
+
+def test_repeats_are_tested_and_their_curves_are_means():
+    page = make(experiments(repeated_templates(6), ["templates"]))
+    assert {"luck_instability", "luck_val_error", "luck_combined"} <= set(blocks(page, "tables"))
+    assert "gradient templates: published about 115, ours" in page.html
+    assert "(mean of 12 runs)" in page.html
+    runs = [Entry("a-1-x", "h", "", "succeeded", "", errors=((1, 0.2 + s), (2, 0.1))) for s in (0.0, 0.2)]
+    assert mean_curve(runs) == [(1, pytest.approx(0.3)), (2, pytest.approx(0.1))]
+    assert mean_curve([*runs, Entry("a-1-y", "h", "", "stopped", "", errors=((1, 9.0),))])[0][1] < 1
+
+
+def test_two_experiments_on_one_page():
+    tracker = repeated_templates(1, ("cow", "dog"))
+    page = make(experiments(tracker, tracker.experiments()))
+    assert {"1_ranking", "2_ranking", "table1"} <= set(blocks(page, "tables"))
+    assert len({one.name for part in page.parts for one in part.tables}) == sum(len(part.tables) for part in page.parts)
+
+
+def test_an_experiment_that_has_nothing_yet():
+    tracker = FakeTracker()
+    tracker.parent("new")
+    tracker.child("new", "plain", {}, state="failed", why="killed")
+    page = make(experiments(tracker, ["new"]))
+    assert blocks(page, "plots") == {}
+    assert "runs of unknown cost" in page.html
+    tracker.parent("empty")
+    assert "Report of empty-12345678" in make(experiments(tracker, ["empty"])).html
+
+
+def test_hours():
+    ended = Entry("a-1-x", "h", "", "succeeded", "", metrics={"gpu_hours": 2.0, "epoch": 4})
+    assert hours(ended) == ("gpu_hours", 2.0, True) or (hours(ended).hours, hours(ended).exact) == (2.0, True)
+    tags = {"ipcnn.workers": "2", "ipcnn.compute.cpus_per_worker": "4", "ipcnn.device": "cpu"}
+    stopped = Entry("a-1-y", "h", "", "stopped", "early stopping at", tags, {"train.epochs": "10"}, {"epoch": 2.0},
+                    seconds=((1, 900.0), (2, 900.0)))  # fmt: skip
+    assert hours(stopped).hours == 4.0  # half an hour on 2 x 4 cores
+    found = saved([stopped])
+    assert (found.epochs_trained, found.epochs_saved, found.hours_saved) == (2, 8, 16.0)
+    interrupted = Entry("a-1-y", "h", "", "stopped", "interrupted; submitted again", params={"train.epochs": "10"})
+    assert saved([interrupted]).runs == 0
+    assert [duration(s) for s in (12.34, 320, 3900)] == ["12.3 s", "5 min 20 s", "1 h 05 min"]
+
+
+def test_correlation():
+    assert correlation([(0.1, 0.14), (0.2, 0.13), (0.3, 0.12)]) is None
+    assert correlation([(0.1, 0.14), (0.1, 0.13), (0.1, 0.12), (0.1, 0.11)]) is None
+    found = correlation([(0.1, 0.14), (0.2, 0.13), (0.3, 0.12), (0.4, 0.01)])
+    assert found.spearman == pytest.approx(-1)
+    assert -1 < found.pearson < -0.7
+
+
+def test_importance_finds_the_field_that_matters():
+    noise = random.Random(0)
+    trials = []
+    for _ in range(40):
+        settings = {"a": noise.uniform(1, 8), "b": noise.choice(["l1", "l2"]), "same": 1.0}
+        trials.append((settings, 3 * settings["a"] + 0.1 * noise.random()))
+    found = importances(trials, ["a"])
+    assert set(found) == {"a", "b"}
+    assert found["a"] > 0.9
+    assert sum(found.values()) == pytest.approx(1)
+    assert importances(trials[:7]) is None
+    assert importances([({"a": 1.0}, float(i)) for i in range(9)]) is None
+    partly = [({"b": s["b"]} if i else s, v) for i, (s, v) in enumerate(trials)]
+    assert set(importances(partly)) == {"b"}
+
+
+def test_the_papers_point_is_in_the_middle_of_a_cell():
+    values = [1.1, 3.0, 7.9]
+    edges = _edges(values, 2.0)
+    assert edges[0] <= 1.1 and edges[-1] >= 7.9 and len(edges) - 1 >= CELLS
+    assert any(a * b == pytest.approx(4.0) for a, b in pairwise(edges))
+
+
+def test_named_runs_are_not_trials():
+    tracker = half_failed_search(4)
+    tracker.child("sweep", "rabbit", gradient("l1"))
+    (experiment,) = experiments(tracker, ["sweep"])
+    assert [trial.number for trial in trials_of(experiment, "combined")] == [1, 2, 3, 4]
+    assert trials_of(experiment, "combined")[1].value is None
