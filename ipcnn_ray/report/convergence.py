@@ -25,10 +25,9 @@ Curve = list[tuple[int, float]]
 
 
 def template_kind(run: Entry) -> str:
-    """`uniform`, `plain`, `gradient` (all that fall off from a peak), or `other`."""
+    """`uniform`, `plain`, `gradient` (the paper's, and the authors' code's), or `other`."""
     shape = run.params.get("template.shape", "")
-    known = {"uniform": "uniform", "none": "plain", "": OTHER, "ring": OTHER, "mask": OTHER}
-    return known.get(shape, "gradient")
+    return {"uniform": "uniform", "none": "plain", "gradient": "gradient", "released": "gradient"}.get(shape, OTHER)
 
 
 def convergence_part(experiment: Experiment, name: str) -> Part | None:
