@@ -35,7 +35,7 @@ import boto3
 ROOT = Path(__file__).resolve().parents[2]
 CLOCKS = {"seconds", "images_per_second", "cpu_hours", "gpu_hours"}
 """Metrics that no two runs share."""
-BUCKET, EPOCHS, PATIENCE_S = "ipcnn", 300, 900.0
+BUCKET, EPOCHS, PATIENCE_S = "ipcnn", 150, 900.0
 SPEC = f"""
 name: stormy
 data: {{kind: drawn_animals, objects: 12, negatives: 12}}
@@ -296,7 +296,8 @@ def main() -> None:
         weather(storm, spec)
         compare(storm, calm)
     finally:
-        storm.local("down", str(storm.cluster), "--kill")
+        if storm.cluster.exists():
+            storm.local("down", str(storm.cluster), "--kill")
     storm.tell("everything is stopped")
 
 
