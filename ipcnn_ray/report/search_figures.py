@@ -19,6 +19,8 @@ from ipcnn_ray.spec.goals import RANKED, lower
 
 CELLS = 6
 """Cells of the heat map along beta and along gamma."""
+MOST_FOR_IMPORTANCE = 100
+"""Trials that importance is computed from; of more an even sample."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ def importance(shares: Mapping[str, float], directions: Mapping[str, float], goa
     axis.set_xticks(np.linspace(0, 1, 6))
     caption = (
         f"How much of the variation of {_unit(goal)} each searched field explains (fANOVA over a random forest, as "
-        f"Optuna has it; the shares sum to 1), from {trials} trials trained to the end; in brackets Spearman's rank "
+        f"Optuna has it; the shares sum to 1), from {min(trials, MOST_FOR_IMPORTANCE)} of {trials} "
+        "trials trained to the end; in brackets Spearman's rank "
         "correlation of a numeric field with it: the sign says which way to turn. Only fields that every one of these "
         "trials has are compared. With fewer trials than about ten for each field, do not trust the order."
     )
