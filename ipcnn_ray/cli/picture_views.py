@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
-import torch
-
-from ipcnn_ray.data.store import rows_reader
 from ipcnn_ray.report.filter_pictures import TILES, FilterView
 from ipcnn_ray.report.filter_tables import RankedFilter
 from ipcnn_ray.report.receptive_fields import RunColumn
@@ -19,21 +17,20 @@ ROWS = 6
 
 def ranked(sight: Sight) -> list[RankedFilter]:
     """All filters of the layer from stable to unstable; those that could not be measured come last, by number."""
-    per_filter_C = sight.instability.per_filter_C.nan_to_num(torch.inf)
-    fires_C = sight.fires_NC.sum(0)
+    per_filter_C, fires_C = sight.instability.per_filter_C.tolist(), sight.fires_NC.sum(0).tolist()
     found = []
-    for place, c in enumerate(per_filter_C.argsort(stable=True).tolist()):
+    for place, c in enumerate(sight.order()):
         distances = sight.distances(c)
         found.append(
             RankedFilter(
-                rank=place + 1 if bool(per_filter_C[c].isfinite()) else None,
+                rank=place + 1 if math.isfinite(per_filter_C[c]) else None,
                 number=c,
                 category=sight.store.categories[int(sight.instability.category_C[c])],
-                instability=float(sight.instability.per_filter_C[c]),
+                instability=per_filter_C[c],
                 mean_K=distances.mean_K.numpy(),
                 deviation_K=distances.deviation_K.numpy(),
                 images_K=distances.counted_NK.sum(0).numpy(),
-                fires=int(fires_C[c]),
+                fires=fires_C[c],
             )
         )
     return found
@@ -46,15 +43,13 @@ def measured(filters: Sequence[RankedFilter]) -> list[RankedFilter]:
 
 def spread(filters: Sequence[RankedFilter], count: int) -> list[RankedFilter]:
     """At most `count` of the filters that could be measured, evenly spread, the first and the last among them."""
-    able = measured(filters)
-    places = np.unique(np.linspace(0, len(able) - 1, min(count, len(able))).round().astype(int))
-    return [able[place] for place in places.tolist()]
+    return _spread(measured(filters), count)
 
 
-def crops(sight: Sight, positions: Sequence[int]) -> np.ndarray:
-    """Object images as [I, S, S, 3] uint8."""
-    read = rows_reader(sight.store.images_N3SS)
-    return read(sight.image_N[list(positions)]).transpose(0, 2, 3, 1)
+def _spread(values: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` of them, evenly spread, the first and the last among them."""
+    last, gaps = len(values) - 1, max(1, min(count, len(values)) - 1)
+    return [values[place] for place in sorted({round(last * gap / gaps) for gap in range(min(count, len(values)))})]
 
 
 def view(sight: Sight, one: RankedFilter, filters: Sequence[RankedFilter], title: str) -> FilterView:
@@ -81,7 +76,7 @@ def view(sight: Sight, one: RankedFilter, filters: Sequence[RankedFilter], title
         ),
         landmark_names=names,
         image_names=tuple(sight.store.names[number] for number in numbers),
-        images_ISS3=crops(sight, positions),
+        images_ISS3=sight.crops(positions),
         activation_I=activation_N[shown].numpy(),
         peak_I2=sight.peaks_NC2[positions, c].numpy(),
         landmarks_IK2=sight.store.landmarks_NK2[numbers],
@@ -123,14 +118,11 @@ def of_each(filters: Sequence[RankedFilter], which: str) -> RankedFilter:
 def images_for(sights: Sequence[Sight], chosen: Sequence[RankedFilter]) -> list[int]:
     """Positions of the images of a picture, the same for all runs: evenly spread over those in which the most of the
     chosen filters fire."""
-    firing_N = torch.stack([sight.fires_NC[:, one.number] for sight, one in zip(sights, chosen, strict=True)]).sum(0)
+    fires = [sight.fires_NC[:, one.number].tolist() for sight, one in zip(sights, chosen, strict=True)]
+    firing = [sum(runs) for runs in zip(*fires, strict=True)]
     found: list[int] = []
-    for many in sorted(set(firing_N.tolist()), reverse=True):
-        able = (firing_N == many).nonzero()[:, 0].tolist()
-        missing = ROWS - len(found)
-        found += [able[i] for i in sorted({round(x) for x in np.linspace(0, len(able) - 1, min(missing, len(able)))})]
-        if len(found) >= ROWS:
-            break
+    for many in sorted(set(firing), reverse=True):
+        found += _spread([i for i, here in enumerate(firing) if here == many], ROWS - len(found))
     return sorted(found)
 
 

@@ -225,8 +225,6 @@ def _check_weights(places: Places, parent: RecordedRun, labels: Sequence[str]) -
 
 def _draw_run(album: _Album, drawn: _Drawn, count: int, *, quiet: bool) -> _Drawn:
     """The filters of one run: tables, the ranking, and a picture for some of them."""
-    import numpy as np
-
     from ipcnn_ray.cli import picture_views as views
     from ipcnn_ray.report import filter_tables as tables
     from ipcnn_ray.report.filter_pictures import filter_picture, ranking_picture
@@ -250,8 +248,8 @@ def _draw_run(album: _Album, drawn: _Drawn, count: int, *, quiet: bool) -> _Draw
     album.keep(path, run)
     path = album.path(drawn.label, "filters_ranked.png")
     ranking_picture(
-        np.array([one.instability for one in able]),
-        np.stack([one.deviation_K for one in able]),
+        [one.instability for one in able],
+        [one.deviation_K for one in able],
         names,
         [one.rank or 0 for one in shown],
         f"{drawn.title}, {sight.layer}: {len(able)} filters from stable to unstable",
@@ -304,5 +302,5 @@ def _draw_fields(album: _Album, drawn: Sequence[_Drawn]) -> None:
             ]
             name = f"receptive_fields_{which}" + (f"_{those[0].label}" if len(digests) > 1 else "")
             path = album.path(f"{name}.png")
-            receptive_fields_picture(views.crops(sights[0], positions), columns, key[1], words, path)
+            receptive_fields_picture(sights[0].crops(positions), columns, key[1], words, path)
             album.keep(path, album.parent)

@@ -160,8 +160,8 @@ def _spread(axis: Axes, view: FilterView) -> None:
 
 
 def ranking_picture(
-    instability_F: NDArray[np.floating],
-    deviation_FK: NDArray[np.floating],
+    instability: Sequence[float],
+    deviations: Sequence[NDArray[np.floating]],
     names: Sequence[str],
     pictured: Sequence[int],
     title: str,
@@ -169,9 +169,10 @@ def ranking_picture(
 ) -> None:
     """Write a PNG: every filter that could be measured, from stable to unstable.
 
-    instability_F: sorted. deviation_FK: of each landmark, in the same order. pictured: ranks from 1 of the filters that
+    instability: sorted. deviations: [K] of each filter, in the same order. pictured: ranks from 1 of the filters that
     have a picture of their own.
     """
+    instability_F, deviation_FK = np.array(instability), np.stack(deviations)
     figure = Figure(figsize=(7.6, 4.6))
     FigureCanvasAgg(figure)
     axis = figure.add_axes((0.11, 0.25, 0.87, 0.67))

@@ -23,7 +23,7 @@ from ipcnn_ray.core.measures import part_interpretability as parts
 from ipcnn_ray.core.receptive_field import Field
 from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.data.prepare import Progress, prepare
-from ipcnn_ray.data.store import CropStore, open_store
+from ipcnn_ray.data.store import CropStore, open_store, rows_reader
 from ipcnn_ray.errors import DataError, IpcnnError, Problem, TrainingError
 from ipcnn_ray.models.geometry import field
 from ipcnn_ray.train.evaluate import EvaluationPlan
@@ -64,6 +64,16 @@ class Sight:
     def fires_NC(self) -> Tensor:
         """Whether a filter has a cell above its threshold in an image."""
         return self.strongest_NC > self.threshold_C
+
+    def order(self) -> list[int]:
+        """The filters from stable to unstable; those that could not be measured come last, by number."""
+        order: list[int] = self.instability.per_filter_C.nan_to_num(torch.inf).argsort(stable=True).tolist()
+        return order
+
+    def crops(self, positions: Sequence[int]) -> NDArray[np.uint8]:
+        """Some of the object images, [I, S, S, 3] RGB."""
+        images_I3SS = rows_reader(self.store.images_N3SS)(self.image_N[list(positions)])
+        return images_I3SS.transpose(0, 2, 3, 1)
 
     def own_images(self, c: int) -> Tensor:
         """Positions among the object images of those of the filter's own category."""
