@@ -32,7 +32,7 @@ THIRD: dict[str, set[str]] = {
     "data": {"torch", "numpy", "PIL", "scipy", "h5py", "filelock"},
     "train": {"torch", "numpy", "filelock", "safetensors"},
     "on_ray": {"torch", "optuna"},
-    "cli": {"typer", "rich", "pydantic", "torch", "numpy"},
+    "cli": {"typer", "rich", "pydantic"},
 }
 # vendor -> the only place that may import it
 ONLY = {
