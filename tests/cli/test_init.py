@@ -38,7 +38,11 @@ def test_it_validates_and_has_every_section(tmp_path):
     run(str(file))
     spec = load(file).spec
     assert spec.name == "my_first_sweep"
-    assert set(yaml.safe_load(file.read_text())) == set(ExperimentSpec.model_fields)
+    shown = set(yaml.safe_load(file.read_text()))
+    assert shown == set(ExperimentSpec.model_fields) - {"recipe"}, (
+        "a recipe is there as a comment: by default there is none"
+    )
+    assert "# recipe: null" in file.read_text()
     assert [one.label for one in named_runs(spec)] == ["plain"]
     assert len(grid_runs(spec)) == 2
 

@@ -66,9 +66,14 @@ def test_an_experiment_that_cannot_run_here_is_refused_before_anything_is_writte
     assert bench.recorded(spec) == {}
 
 
-def test_a_storage_that_is_no_folder_is_refused(bench, tmp_path):
+def test_a_bucket_that_lets_nobody_in_is_refused(bench, tmp_path, monkeypatch):
     from ipcnn_ray.on_ray.search import run_experiment
 
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     places = Places.from_environment({"IPCNN_HOME": str(tmp_path), "IPCNN_STORAGE": "s3://bucket/runs"})
-    with pytest.raises(IpcnnError, match="'s3://bucket/runs' is not a folder"):
+    with pytest.raises(IpcnnError, match=r"Unable to locate credentials\nSet AWS_ACCESS_KEY_ID"):
         run_experiment(tiny("nowhere"), places, bench.tracker, listener=Hears())
