@@ -76,6 +76,15 @@ class Spooled:
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:
         return self._patiently(lambda: self.tracker.find(experiment, run_id))
 
+    def read(self, handle: str, path: str) -> str:
+        return self.tracker.read(self._opened(handle), path)
+
+    def read_text(self, handle: str, path: str) -> str | None:
+        return self.tracker.read_text(self._opened(handle), path)
+
+    def history(self, handle: str, metric: str) -> list[tuple[int, float]]:
+        return self.tracker.history(self._opened(handle), metric)
+
     def experiments(self) -> list[str]:
         return self._patiently(self.tracker.experiments)
 
