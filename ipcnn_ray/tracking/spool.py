@@ -77,13 +77,13 @@ class Spooled:
         return self._patiently(lambda: self.tracker.find(experiment, run_id))
 
     def read(self, handle: str, path: str) -> str:
-        return self.tracker.read(self._opened(handle), path)
+        return self.tracker.read(self.own_handle(handle), path)
 
     def read_text(self, handle: str, path: str) -> str | None:
-        return self.tracker.read_text(self._opened(handle), path)
+        return self.tracker.read_text(self.own_handle(handle), path)
 
     def history(self, handle: str, metric: str) -> list[tuple[int, float]]:
-        return self.tracker.history(self._opened(handle), metric)
+        return self.tracker.history(self.own_handle(handle), metric)
 
     def experiments(self) -> list[str]:
         return self._patiently(self.tracker.experiments)
