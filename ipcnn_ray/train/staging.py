@@ -34,6 +34,13 @@ def staged(places: Places) -> Places:
     return replace(places, data=data, weights=weights)
 
 
+def places_here() -> Places:
+    """The places of this process's environment, with all that lies in a bucket brought to this machine."""
+    places = staged(Places.from_environment())
+    bring(places)
+    return places
+
+
 def _folder(places: Places, name: str, url: str) -> Path:
     digest = _digest(open_storage(url).sums())
     if not digest:
