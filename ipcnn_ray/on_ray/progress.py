@@ -99,8 +99,10 @@ class EndWhenAsked(Stopper):
 class Watcher(Callback):
     """Tune's events as ours. Settles what only the driver can: early stopping, lost workers, errors that last."""
 
-    def __init__(self, campaign: Campaign, turns: Turns, listener: Listener) -> None:
+    def __init__(self, campaign: Campaign, turns: Turns, listener: Listener, *, patient: bool) -> None:
+        """patient: a run whose worker was lost while it started is left for later, not failed."""
         self.campaign = campaign
+        self.patient = patient
         self.turns = turns
         self.listener = listener
         self.ended: dict[str, RunEnded] = {}
@@ -109,6 +111,8 @@ class Watcher(Callback):
         """By Tune's id of a trial."""
         self.training: set[str] = set()
         """Tune's ids of the trials that have a worker and have not ended."""
+        self.left: set[str] = set()
+        """Labels of the runs that Tune gave up on although they may be tried again."""
         self.stopping = False
         """Somebody asked the runs to end after their epoch."""
 
@@ -159,7 +163,12 @@ class Watcher(Callback):
         self.training.discard(trial.trial_id)
         self.turns.free(trial.trial_id)
         run = self._run(trial)
-        if run.label not in self.ended:
+        if run.label in self.ended:
+            return
+        if self.patient and trial.should_recover():  # Tune does not, where a worker is lost before it has started
+            self.left.add(run.label)
+            self.listener(Warned(f"{run.label}: its worker was lost while it started; it is started again later"))
+        else:
             self._fail(run, f"its worker was lost {trial.num_failures} times")
 
     def _fail(self, run: Run, why: str) -> None:

@@ -32,6 +32,8 @@ from ipcnn_ray.tracking.storage import below
 from ipcnn_ray.train.attempts import Attempts
 from ipcnn_ray.train.checkpoint import read_result
 
+TURNS = 4
+"""Times that the runs of a search are gone through, where workers are lost while they start."""
 Ended = dict[str, RunEnded]
 """How runs ended, by label."""
 
@@ -62,29 +64,30 @@ class Tuning:
     def listed(self, campaign: Campaign, runs: Mapping[str, Run], *, early_stopping: bool) -> Ended:
         """Train runs that are known beforehand; those that ended before are told at once."""
         ended = self._before(campaign, list(runs.values()))
-        todo = [label for label in runs if label not in ended]
-        for label in todo:
-            campaign.record(runs[label])
-        if todo:
-            scheduler = _asha(campaign.spec) if early_stopping else None
-            ended |= self._fit(campaign, {LABEL: tune.grid_search(todo)}, scheduler=scheduler)
+        for label in runs:
+            if label not in ended:
+                campaign.record(runs[label])
+        for turn in range(TURNS):
+            if todo := [label for label in runs if label not in ended]:
+                scheduler = _asha(campaign.spec) if early_stopping else None
+                ended |= self._fit(campaign, {LABEL: tune.grid_search(todo)}, turn, scheduler=scheduler)
         return ended
 
     def learned(self, campaign: Campaign, search: SpaceSearch) -> tuple[dict[str, Run], Ended]:
         """Train runs that are drawn one by one, each from what was learned so far. Settings drawn twice are one run."""
         quiet()
         memory = Memory(below(campaign.root, "search"), directions(campaign.aims))
-        bounds, drawn = Bounds(search.constraints), memory.drawn()
-        draws = sampler(search, campaign.spec.seed + len(drawn), bounds)
-        memory.settle(_ending(campaign, bounds), draws)
-        runs = {run.label: run for run in map(campaign.run, drawn)}
-        ended = self._before(campaign, list(runs.values()))
-        if (left := search.trials - memory.ended()) > 0:
+        ended = self._before(campaign, [campaign.run(one) for one in memory.drawn()])
+        for turn in range(TURNS):
+            bounds, drawn = Bounds(search.constraints), memory.drawn()
+            draws = sampler(search, campaign.spec.seed + len(drawn), bounds)
+            memory.settle(_ending(campaign, bounds), draws)
             first = [one for one in drawn if campaign.run(one).label not in ended]
-            learner = Learner(search, memory, draws, bounds, first)
-            ended |= self._fit(campaign, {}, num_samples=left, search_alg=learner, scheduler=_asha(campaign.spec))
-            runs = {run.label: run for run in map(campaign.run, memory.drawn())}
-        return runs, ended
+            if (missing := len(first) if turn else search.trials - memory.ended()) <= 0:
+                break
+            learner, scheduler = Learner(search, memory, draws, bounds, first), _asha(campaign.spec)
+            ended |= self._fit(campaign, {}, turn, num_samples=missing, search_alg=learner, scheduler=scheduler)
+        return {run.label: run for run in map(campaign.run, memory.drawn())}, ended
 
     def _before(self, campaign: Campaign, runs: Sequence[Run]) -> Ended:
         """The runs that ended in an earlier submission."""
@@ -104,7 +107,9 @@ class Tuning:
         else:
             record.state("running")
 
-    def _fit(self, campaign: Campaign, space: dict[str, Any], **tuning: Any) -> Ended:
+    def _fit(self, campaign: Campaign, space: dict[str, Any], turn: int, **tuning: Any) -> Ended:
+        """Train what Tune draws from the space. A run whose worker was lost while it started is not among those that
+        ended: it is left for the next turn, if there is one."""
         compute = campaign.spec.compute
         notes = home.notes(campaign.root, campaign.places)
         if self._nodes is None:
@@ -115,7 +120,7 @@ class Tuning:
         campaign = replace(campaign, gpus=gpus_per_worker(compute, self._nodes))
         keep_credentials_at_home()
         turns = Turns(campaign.root)
-        watcher = Watcher(campaign, turns, self.listener)
+        watcher = Watcher(campaign, turns, self.listener, patient=turn + 1 < TURNS)
         tuner = tune.Tuner(
             tune.with_resources(trainable(campaign, turns), resources(campaign)),
             param_space=space,

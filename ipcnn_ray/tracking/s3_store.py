@@ -24,6 +24,7 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionError,
     EndpointConnectionError,
     HTTPClientError,
     IncompleteReadError,
@@ -184,7 +185,7 @@ def _may_pass(error: Exception) -> bool:
         return status >= 500 or error.response["Error"]["Code"] in BUSY
     if isinstance(error, Boto3Error):
         return True  # a transfer that gave up after its own attempts
-    return isinstance(error, HTTPClientError | IncompleteReadError)
+    return isinstance(error, HTTPClientError | ConnectionError | IncompleteReadError)
 
 
 def _advice(error: Exception) -> str:

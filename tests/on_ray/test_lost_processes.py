@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
 from ray_bench import Hears, kill_second_worker, kill_trainer_of, same_numbers, same_weights, tiny, wait_for_epoch
 from safetensors.torch import load_file
 
+from ipcnn_ray.on_ray.progress import EpochDone, Warned
 from ipcnn_ray.train.attempts import Attempts
 from ipcnn_ray.train.run import WEIGHTS
 
@@ -29,6 +32,46 @@ def test_a_run_whose_worker_is_killed_ends_as_if_nothing_had_happened(bench):
     result, undisturbed = bench.undisturbed(spec)
     assert same_numbers(outcome.runs[0].metrics, result.metrics)
     assert same_weights(folder, undisturbed)
+
+
+SEARCH = {
+    "kind": "space",
+    "trials": 2,
+    "runs": [{"name": "plain", "set": {"template": {"shape": "none"}}}],
+    "space": {"template.beta": {"log_uniform": [1.0, 8.0]}},
+}
+
+
+@pytest.mark.parametrize("search", [None, SEARCH])
+def test_a_worker_that_is_lost_while_it_starts_is_started_again(bench, monkeypatch, search):
+    """As where a node dies that its cluster still counts as alive: the run's next worker is lost before it began, and
+    Tune gives up on it at once."""
+    spec = tiny(f"unlucky_{'search' if search else 'run'}", **({"search": search} if search else {}))
+    process, lost = TuneController._process_trial_failure, []
+
+    def unlucky(controller, trial, exception):
+        if not lost:
+            trial.set_status(Trial.PENDING)
+        lost.append(trial)
+        process(controller, trial, exception)
+
+    monkeypatch.setattr(TuneController, "_process_trial_failure", unlucky)
+    began = []
+
+    def kill(event):
+        hears(event)
+        if isinstance(event, EpochDone) and event.label != "plain" and not began:
+            began.append(event.label)
+            kill_trainer_of(bench.folder(spec, event.label))
+
+    hears = Hears()
+    outcome = bench.submit(spec, kill)
+    assert len(lost) == 1
+    assert [run.state for run in outcome.runs] == ["succeeded"] * (3 if search else 1)
+    told = [event.text for event in hears.events if isinstance(event, Warned)]
+    assert told == [f"{began[0]}: its worker was lost while it started; it is started again later"]
+    assert Attempts.read(bench.folder(spec, began[0])).lost == 1
+    assert len(set(hears.ended())) == len(hears.ended()) == len(outcome.runs)
 
 
 def test_two_workers_of_which_one_is_killed_reach_the_numbers_of_one_worker(bench):

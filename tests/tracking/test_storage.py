@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import secrets
+import socket
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,28 @@ def test_a_server_that_is_away_is_waited_for(fake_s3, monkeypatch):
     fake_s3.gone = lambda request: True
     with pytest.raises(UnreachableError, match="a cannot be read"):
         open_storage("s3://bucket/p", patience=0.05).get("a")
+
+
+def test_a_server_that_is_not_there_is_waited_for(fake_s3, monkeypatch):
+    """Nobody listens at its port: another error than no answer."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    there = os.environ["AWS_ENDPOINT_URL"]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    away = open_storage("s3://bucket/p", patience=0.05)
+    for ask in (lambda: away.get("a"), lambda: away.exists("a"), away.list, lambda: away.put_bytes(b"1", "a")):
+        with pytest.raises(UnreachableError, match="Check that the server is up"):
+            ask()
+    pauses = []
+
+    def comes_back(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", there)
+
+    monkeypatch.setattr("ipcnn_ray.tracking.s3_store.time.sleep", comes_back)
+    open_storage("s3://bucket/p", patience=60).put_bytes(b"1", "a")
+    assert fake_s3.objects == {"p/a": b"1"} and len(pauses) >= 3
 
 
 def test_nobody_waits_for_credentials_to_become_right(fake_s3, large):
