@@ -51,7 +51,7 @@ def test_a_worker_that_is_lost_while_it_starts_is_started_again(bench, monkeypat
 
     def unlucky(controller, trial, exception):
         if not lost:
-            trial.set_status(Trial.PENDING)
+            controller._set_trial_status(trial, Trial.PENDING)
         lost.append(trial)
         process(controller, trial, exception)
 
