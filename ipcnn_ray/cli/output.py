@@ -90,7 +90,7 @@ def ranking(found: Ranking) -> None:
             say()
         table(one.columns, one.rows, right=one.numbers)
     say()
-    for line in found.notes():
+    for line in filter(None, (found.headline(), *found.notes())):
         out.print(Text("\n".join(textwrap.wrap(line, max(out.width, WIDTH), subsequent_indent="  "))), soft_wrap=True)
 
 

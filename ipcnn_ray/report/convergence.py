@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from ipcnn_ray.core.statistics import spread
 from ipcnn_ray.report import published
@@ -57,7 +58,8 @@ def _figure(experiment: Experiment, curved: Sequence[Group], name: str) -> Plot:
     for group in curved:
         by_kind.setdefault(template_kind(_runs(experiment, group)[0]), []).append(group)
     panels = [kind for kind in (*KINDS, OTHER) if by_kind.get(kind)] or ["plain"]
-    figure = canvas(4.6 * len(panels) + 0.4, 4.6)
+    most = max(min(len(by_kind[kind]), NAMED) for kind in panels)
+    figure = canvas(4.6 * len(panels) + 0.4, 4.4 + 0.16 * most)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, kind in zip(axes, panels, strict=True):
         plain = by_kind.get("plain", []) if kind != "plain" else []
@@ -68,8 +70,9 @@ def _figure(experiment: Experiment, curved: Sequence[Group], name: str) -> Plot:
     axes[0].set_ylabel("validation error (% of images)")
     caption = (
         "Validation error, per cent of images, after each evaluated epoch. A line is the mean of a setting's seeds, "
-        "its marker the epoch at which it had converged (mean over seeds); thin grey lines are the settings that are "
-        "not among the best of their panel; the black line is the plain network. Read how early a line becomes flat: "
+        "its marker the epoch at which it had converged (mean over seeds; none where it was stopped; a hollow one is a "
+        "setting's only epoch); thin grey lines are the settings that are not among the best of their panel; the black "
+        "line is the plain network. Read how early a line becomes flat: "
         "the part-template paper finds uniform templates (its figure 8) flat after about 50 epochs, gradient ones "
         "(figure 7) after about 115."
     )
@@ -83,20 +86,51 @@ def _panel(axis: Axes, experiment: Experiment, groups: Sequence[Group], plain: S
     for index, group in enumerate(rest):
         curve = mean_curve(_runs(experiment, group))
         label = f"{len(rest)} other settings" if index == 0 else None
-        axis.plot(*_xy(curve), color=GREY, linewidth=0.6, alpha=0.7, label=label, rasterized=len(rest) > 200)
+        dot = "." if len(curve) == 1 else ""
+        axis.plot(
+            *_xy(curve),
+            dot,
+            linestyle="-",
+            color=GREY,
+            linewidth=0.6,
+            alpha=0.7,
+            label=label,
+            rasterized=len(rest) > 200,
+        )
     for group in plain[:1]:
         _line(axis, experiment, group, CONTROL)
     for group, look in zip(shown, LOOKS, strict=False):
         _line(axis, experiment, group, look)
-    axis.legend(fontsize="x-small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=_columns(axis))
     axis.grid(alpha=0.3)
+
+
+def _columns(axis: Axes) -> int:
+    """Of the legend: short labels stand side by side."""
+    return 2 if max(map(len, axis.get_legend_handles_labels()[1]), default=0) < 24 else 1
 
 
 def _line(axis: Axes, experiment: Experiment, group: Group, look: Look) -> None:
     curve = mean_curve(_runs(experiment, group))
     if not curve:
         return
-    axis.plot(*_xy(curve), color=look.colour, linestyle=look.line, linewidth=1.6, label=_title(experiment, group))
+    label = _title(experiment, group)
+    if len(curve) == 1:  # a line of one point would not be seen
+        axis.plot(
+            *_xy(curve), look.marker, color=look.colour, markerfacecolor="none", markersize=7, label=f"{label}, 1 epoch"
+        )
+        return
+    axis.plot(
+        *_xy(curve),
+        look.marker,
+        markevery=[],
+        linestyle=look.line,
+        linewidth=1.6,
+        color=look.colour,
+        label=label,
+        markeredgecolor=BLACK,
+    )
     converged = group.spreads.get("epochs_to_converge")
     if converged:
         height = float(np.interp(converged.mean, *_xy(curve)))
@@ -144,6 +178,9 @@ def _against_the_paper(experiment: Experiment) -> str:
     for kind, epochs in published.EPOCHS_TO_CONVERGE.items():
         runs = [run for run in experiment.runs if template_kind(run) == kind and run.state == "succeeded"]
         found = [run.metrics["epochs_to_converge"] for run in runs if "epochs_to_converge" in run.metrics]
-        ours = f"{spread(found).mean:.1f} (mean of {len(found)} runs)" if found else "missing"
+        trained = {run.metrics.get("epoch", 0.0) for run in runs} or {0.0}
+        of = f"{min(trained):.0f}" + ("" if len(trained) == 1 else f" to {max(trained):.0f}")
+        many = f"mean of {len(found)} run{'s' if len(found) > 1 else ''}"
+        ours = f"{spread(found).mean:.1f} of {of} trained ({many})" if found else "missing"
         told.append(f"{kind} templates: published about {epochs}, ours {ours}")
     return f"Epochs to converge. {'; '.join(told)}." if any("mean of" in one for one in told) else ""

@@ -60,7 +60,10 @@ def head_part(experiment: Experiment, prefix: str) -> Part:
     kind = str(search.get("kind", "a single run"))
     if search.get("algorithm"):
         kind += f" ({search['algorithm']}, {search.get('trials')} trials)"
+    if (repeats := search.get("repeats", 1)) > 1:
+        kind += f", {repeats} seeds each"
     states = Counter(run.state for run in runs)
+    dirty = _values([parent, *runs], "code.dirty")
     rows = [
         ["experiment", experiment.name],
         ["state", parent.state + (f": {parent.why}" if parent.why else "")],
@@ -76,7 +79,7 @@ def head_part(experiment: Experiment, prefix: str) -> Part:
             "code",
             f"version {_values([parent, *runs], 'code.version')}, commit {_values([parent, *runs], 'code.commit')}",
         ],
-        ["uncommitted changes", _values([parent, *runs], "code.dirty")],
+        ["uncommitted changes", {"false": "none", "true": "yes"}.get(dirty, dirty)],
         [
             "packages",
             ", ".join(f"{name} {_values(runs, f'env.{name}')}" for name in ("python", "torch", "ray", "mlflow")),
@@ -111,7 +114,13 @@ def ranking_part(experiment: Experiment, prefix: str) -> Part:
     """The settings best first, and what of their differences may be luck."""
     ranking = experiment.ranking
     caption = "Settings, best first" + (f"; the control is {ranking.aims.control}." if ranking.aims.control else ".")
-    blocks: list[Block] = [Titled(f"{prefix}ranking", "Ranking", caption, ranking.table())]
+    if any(group.order == 2 for group in ranking.groups):
+        caption += (
+            " Those that were stopped stand below the others, whatever their numbers: these are of their last epoch."
+        )
+    headline = ranking.headline()
+    blocks: list[Block] = [Text((headline,))] if headline else []
+    blocks.append(Titled(f"{prefix}ranking", "Settings", caption, ranking.table()))
     for table in ranking.luck():
         head = table.columns[0]
         measure = next((name for name, shown in HEADS.items() if shown == head), head)
@@ -145,7 +154,7 @@ def search_part(experiment: Experiment, importances: Importances, prefix: str) -
         blocks += [plot for plot in (beta_gamma(experiment, goal, name),) if plot]
     if not blocks:
         blocks.append(Text(("No trial has a number.",)))
-    blocks.append(saved_text(experiment.runs))
+    blocks.append(saved_text([run for group in experiment.trials for run in experiment.by_group[group.name]]))
     return Part("Search", blocks)
 
 

@@ -107,6 +107,30 @@ class Ranking:
             tables.append(Table((HEADS.get(measure, measure), *COMPARED), rows, COMPARED[:5]))
         return tables
 
+    def headline(self) -> str:
+        """Which setting is the best, beside which other, and whether to believe it; empty where none is, and in a
+        Pareto search, whose front is among the notes."""
+        goal, ranked = self.aims.goals[0], [group for group in self.groups if group.order == 0]
+        best = next((group for group in self.groups if group.wins), None)
+        if best is None or len(self.aims.goals) > 1:
+            return ""
+        control = next((group for group in self.groups if group.name == self.aims.control), None)
+        rival = control if best is not control else next((group for group in ranked if group is not best), None)
+        text = f"Best by {goal}: {self._called(best)}, {spread_words(goal, best.spreads.get(goal))}"
+        if rival is None or goal not in rival.spreads:
+            return f"{text}; nothing else was trained to its end to compare it with."
+        text += f"; {self._called(rival)} has {spread_words(goal, rival.spreads[goal])}."
+        pair = {best.name, rival.name}
+        found = next((x for x in (*self.against, *self.among) if x.measure == goal and {x.one, x.other} == pair), None)
+        return f"{text} {_belief(found)}"
+
+    def _called(self, group: Group) -> str:
+        """`l1 (L1 β2)`, `the control plain`"""
+        if group.name == self.aims.control:
+            return f"the control {group.name}"
+        template = group.rows[0].template
+        return group.name if template == group.name else f"{group.name} ({template})"
+
     def notes(self) -> list[str]:
         """What a reader must know to read the tables: units, what was tested and what the test cannot say, causes."""
         lines = []
@@ -139,12 +163,24 @@ class Ranking:
 
     def markdown(self) -> str:
         """The ranking as a Markdown document."""
-        lines = self.table().markdown()
+        headline = self.headline()
+        lines = [*([f"**{headline}**", ""] if headline else []), *self.table().markdown()]
         for table in self.luck():
             lines += ["", *table.markdown()]
         for line in self.notes():
             lines += ["", line]
         return "\n".join(lines) + "\n"
+
+
+def _belief(found: Comparison | None) -> str:
+    """Whether the difference between the best and another is more than luck, in a sentence."""
+    if found is None or found.holm_exact is None:
+        return "One seed of each: the difference may be luck."
+    tested = f"p {p_words(found.holm_exact)} after Holm's correction, {found.difference.n} seeds"
+    return {
+        "too few seeds": f"So few seeds cannot tell the difference from luck ({tested}).",
+        "may be luck": f"The difference may be luck ({tested}).",
+    }.get(found.verdict, f"The difference is more than luck ({tested}).")
 
 
 def _limit(seeds: int, family: int) -> str:
