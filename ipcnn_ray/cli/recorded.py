@@ -31,7 +31,7 @@ def experiments(tracker: Tracker, wanted: Sequence[str], *, curves: bool = True)
 
 
 def _experiment(tracker: Tracker, parent: RecordedRun, runs: Sequence[RecordedRun], curves: bool) -> Experiment:
-    text = tracker.read_text(parent.handle, SPEC) or ""
+    text = tracker.read(parent.handle, SPEC) or ""
     entries = tuple(_entry(tracker, run, curves) for run in runs)
     return Experiment(_entry(tracker, parent, False), entries, Aims.from_tags(parent.tags), _spec(text), text)
 

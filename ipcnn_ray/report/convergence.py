@@ -163,7 +163,8 @@ def _table(experiment: Experiment, curved: Sequence[Group], name: str) -> Titled
     caption = (
         f"Epochs to converge: the first evaluated epoch whose error is at most the run's best error / {share}. Best "
         "and mean error over the evaluated epochs, per cent of validation images; the mean is the area under the curve "
-        "divided by its epochs, lower is faster. ±: over seeds."
+        "divided by its epochs, lower is faster. ±: over seeds. A run that is best in its last epoch may not have "
+        "converged."
     )
     return Titled(f"{name}convergence", "Epochs to converge", caption, Table(columns, rows, columns[3:7]))
 

@@ -107,7 +107,7 @@ def _figure(
     axis.legend(fontsize="small", frameon=False)
     caption = (
         "Each point is a run: its validation error against its location instability, both better towards the lower "
-        "left. No run lies to the lower left of the dashed line, the Pareto front of the runs trained to their end. "
+        "left. No run that was trained to its end lies to the lower left of the dashed line, their Pareto front. "
         "Where stability costs accuracy, as the part-template paper suggests in its section 6.4, the points fall from "
         "the upper left to the lower right."
     )

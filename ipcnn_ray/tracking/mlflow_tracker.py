@@ -153,16 +153,6 @@ class MlflowTracker:
     def deliver(self, patience: float = 0.0) -> int:
         return 0  # what cannot be recorded is an error; tracking/spool.py lets it wait
 
-    def read(self, handle: str, path: str) -> str:
-        with _told(self.uri), tempfile.TemporaryDirectory() as folder:
-            try:
-                return Path(_client(self.uri).download_artifacts(handle, path, folder)).read_text(encoding="utf-8")
-            except (_mlflow().exceptions.MlflowException, OSError) as error:
-                raise TrackingError(
-                    f"run {handle} at {without_password(self.uri)} has no readable {path} in its record\n"
-                    "Its artifacts were deleted or lie where this machine cannot see them: look at it in `ipcnn ui`."
-                ) from error
-
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:
         if not exists(self.uri):
             return []
@@ -196,7 +186,7 @@ class MlflowTracker:
             found = _client(self.uri).get_metric_history(handle, metric)
         return sorted((int(one.step), float(one.value)) for one in found)
 
-    def read_text(self, handle: str, path: str) -> str | None:
+    def read(self, handle: str, path: str) -> str | None:
         folder = path.rpartition("/")[0]
         with _told(self.uri), tempfile.TemporaryDirectory() as temporary:
             listed = _client(self.uri).list_artifacts(handle, folder or None)

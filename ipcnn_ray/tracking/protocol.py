@@ -104,10 +104,6 @@ class Tracker(Protocol):
         after `patience` seconds. While no run is trained."""
         ...
 
-    def read(self, handle: str, path: str) -> str:
-        """A text artifact at `path` under the run. Raises TrackingError where there is none."""
-        ...
-
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:
         """Recorded runs of an experiment, newest first, without superseded ones; with `run_id`, only that run.
         An experiment that is not recorded has none."""
@@ -121,6 +117,6 @@ class Tracker(Protocol):
         """Every value of one metric of a run as (step, value), by step; none where it was never written."""
         ...
 
-    def read_text(self, handle: str, path: str) -> str | None:
-        """The text artifact at `path` under a run; None where there is none."""
+    def read(self, handle: str, path: str) -> str | None:
+        """The text artifact at `path` under a run; None where there is none, or none that this machine can see."""
         ...

@@ -70,8 +70,8 @@ def test_the_record_itself(tmp_path, monkeypatch):
     monkeypatch.setenv("IPCNN_HOME", str(tmp_path))
     run("report", "sweep", "--out", str(tmp_path / "page.html"))
     (parent,) = real.find("sweep", "sweep-12345678")
-    assert "template.beta" in real.read_text(parent.handle, "report/report.md")
-    assert real.read_text(parent.handle, "report/nothing.md") is None
+    assert "template.beta" in real.read(parent.handle, "report/report.md")
+    assert real.read(parent.handle, "report/nothing.md") is None
     (plain,) = real.find("sweep", "sweep-12345678-plain")
     assert [step for step, _ in real.history(plain.handle, "val_error")] == list(range(1, 13))
     assert real.history(plain.handle, "nothing") == []
