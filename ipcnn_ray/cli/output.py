@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import textwrap
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,26 @@ def ranking(found: Ranking) -> None:
     say()
     for line in filter(None, (found.headline(), *found.notes())):
         out.print(Text("\n".join(textwrap.wrap(line, max(out.width, WIDTH), subsequent_indent="  "))), soft_wrap=True)
+
+
+class Counted:
+    """Progress of long work: a line whenever another tenth is done, but none within the first two seconds nor within
+    two seconds of the last."""
+
+    PAUSE_S = 2.0
+
+    def __init__(self, what: str, unit: str) -> None:
+        """what: begins the line; unit: of what is counted, in the plural."""
+        self.what = what
+        self.unit = unit
+        self.tenth = 0
+        self.told = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        tenth = done * 10 // max(1, total)
+        if tenth > self.tenth and time.monotonic() - self.told >= self.PAUSE_S:
+            self.tenth, self.told = tenth, time.monotonic()
+            note(f"{self.what} {count(done)} of {count(total)} {self.unit}")
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:

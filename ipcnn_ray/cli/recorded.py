@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ipcnn_ray.cli.status import chosen_runs, template_words
@@ -15,25 +15,42 @@ from ipcnn_ray.tracking.protocol import RecordedRun, Tracker
 
 SPEC = "spec.yaml"
 """Artifact of an experiment's run."""
+Told = Callable[[int, int], None]
 
 
-def experiments(tracker: Tracker, wanted: Sequence[str], *, curves: bool = True) -> list[Experiment]:
+def experiments(
+    tracker: Tracker,
+    wanted: Sequence[str],
+    *,
+    curves: bool = True,
+    progress: Told = lambda done, total: None,
+) -> list[Experiment]:
     """Recorded experiments by name or id, each once, or with the one run that has an id, in the order given.
 
-    curves: with the error of every epoch. Raises IpcnnError where nothing is recorded under a name.
+    curves: with the error of every epoch. progress: called with (runs read, runs in all) of each experiment. Raises
+    IpcnnError where nothing is recorded under a name.
     """
     found: dict[tuple[str, str], Experiment] = {}
     for name in wanted:
         for parent, runs in chosen_runs(tracker, name):
             key = (parent.handle, name if len(runs) == 1 and runs[0].run_id == name else "")
-            found.setdefault(key, _experiment(tracker, parent, runs, curves))
+            found.setdefault(key, _experiment(tracker, parent, runs, curves, progress))
     return list(found.values())
 
 
-def _experiment(tracker: Tracker, parent: RecordedRun, runs: Sequence[RecordedRun], curves: bool) -> Experiment:
+def _experiment(
+    tracker: Tracker,
+    parent: RecordedRun,
+    runs: Sequence[RecordedRun],
+    curves: bool,
+    progress: Told,
+) -> Experiment:
     text = tracker.read(parent.handle, SPEC) or ""
-    entries = tuple(_entry(tracker, run, curves) for run in runs)
-    return Experiment(_entry(tracker, parent, False), entries, Aims.from_tags(parent.tags), _spec(text), text)
+    entries = []
+    for done, run in enumerate(runs, 1):
+        entries.append(_entry(tracker, run, curves))
+        progress(done, len(runs))
+    return Experiment(_entry(tracker, parent, False), tuple(entries), Aims.from_tags(parent.tags), _spec(text), text)
 
 
 def _spec(text: str) -> Mapping[str, Any]:

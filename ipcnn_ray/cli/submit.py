@@ -76,7 +76,7 @@ def submit(
     output.err.print(f"{identity}: data", soft_wrap=True)
     _check_models(loaded, places)
     preflight(places.storage)
-    store = prepare(experiment.data, experiment.model.table.image_size, places, _Steps())
+    store = prepare(experiment.data, experiment.model.table.image_size, places, output.Counted("  data:", "images"))
     tracker = open_tracker(places.tracking_uri, places.artifacts, below(root, "spool"))
     tracker.prepare(experiment.name, note=EXPERIMENT_NOTE)
     try:
@@ -131,18 +131,6 @@ def _check_models(loaded: Loaded, places: Places) -> None:
     check_backbones(loaded)
     for report in check_weights(loaded.spec, places.weights):
         output.err.print(report, soft_wrap=True, highlight=False, markup=False)
-
-
-class _Steps:
-    """Progress of the data's preparation, one line per tenth."""
-
-    def __init__(self) -> None:
-        self.tenth = 0
-
-    def __call__(self, done: int, total: int) -> None:
-        if done * 10 // total > self.tenth:
-            self.tenth = done * 10 // total
-            output.err.print(f"  {done} of {total} images", soft_wrap=True)
 
 
 def _template(run: RunOutcome) -> str:

@@ -86,22 +86,14 @@ def _panel(axis: Axes, experiment: Experiment, groups: Sequence[Group], plain: S
     for index, group in enumerate(rest):
         curve = mean_curve(_runs(experiment, group))
         label = f"{len(rest)} other settings" if index == 0 else None
-        dot = "." if len(curve) == 1 else ""
-        axis.plot(
-            *_xy(curve),
-            dot,
-            linestyle="-",
-            color=GREY,
-            linewidth=0.6,
-            alpha=0.7,
-            label=label,
-            rasterized=len(rest) > 200,
-        )
+        dot = "." if len(curve) == 1 else None
+        style = {"color": GREY, "linewidth": 0.6, "alpha": 0.7, "marker": dot}
+        axis.plot(*_xy(curve), label=label, rasterized=len(rest) > 200, **style)
     for group in plain[:1]:
         _line(axis, experiment, group, CONTROL)
     for group, look in zip(shown, LOOKS, strict=False):
         _line(axis, experiment, group, look)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axis.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=_columns(axis))
     axis.grid(alpha=0.3)
 
@@ -115,22 +107,12 @@ def _line(axis: Axes, experiment: Experiment, group: Group, look: Look) -> None:
     curve = mean_curve(_runs(experiment, group))
     if not curve:
         return
-    label = _title(experiment, group)
+    label, style = _title(experiment, group), {"color": look.colour, "marker": look.marker}
     if len(curve) == 1:  # a line of one point would not be seen
-        axis.plot(
-            *_xy(curve), look.marker, color=look.colour, markerfacecolor="none", markersize=7, label=f"{label}, 1 epoch"
-        )
+        axis.plot(*_xy(curve), linestyle="", markerfacecolor="none", label=f"{label}, 1 epoch", **style)
         return
-    axis.plot(
-        *_xy(curve),
-        look.marker,
-        markevery=[],
-        linestyle=look.line,
-        linewidth=1.6,
-        color=look.colour,
-        label=label,
-        markeredgecolor=BLACK,
-    )
+    style |= {"markevery": [], "markeredgecolor": BLACK}  # the marker is for the legend, and for one point below
+    axis.plot(*_xy(curve), linestyle=look.line, linewidth=1.6, label=label, **style)
     converged = group.spreads.get("epochs_to_converge")
     if converged:
         height = float(np.interp(converged.mean, *_xy(curve)))

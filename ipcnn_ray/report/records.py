@@ -89,7 +89,7 @@ MARKS = {
     "s": "no pretrained weights: trained from scratch",
     "u": "code with changes that are in no commit",
     "t": "another tau than the paper's 0.5 / n^2",
-    "x": "stopped early: not trained to its last epoch",
+    "x": "stopped before its last epoch",
 }
 """What a reader must know of a number, by the letter that stands behind it."""
 

@@ -82,7 +82,7 @@ def history(experiment: Experiment, trials: Sequence[Trial], goal: str, name: st
     axis.set(xlabel="trial, in the order in which it was opened", ylabel=_axis(goal))
     axis.grid(alpha=0.3)
     axis.margins(y=0.15)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axis.legend(fontsize="small", frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     ended, stopped = (len(shown) for shown, *_ in kinds.values())
     counts = f"{ended} trained to the end, {stopped} stopped before"

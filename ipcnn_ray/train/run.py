@@ -142,7 +142,9 @@ class _Setup:
 def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
     """Data, network with its first weights, optimiser."""
     spec, device = request.spec, runtime.device
-    store = prepare(spec.data, spec.model.table.image_size, request.places)
+    store = prepare(
+        spec.data, spec.model.table.image_size, request.places, lambda i, n: runtime.tell("data", i, n, "images")
+    )
     _wanted(spec).check(store)
     fit = fitted(spec.template, store)
     template = fit.template if fit else spec.template
@@ -155,7 +157,8 @@ def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
     inputs = Inputs(store, net, spec.model.table.input_scale, device)
     cached = spec.compute.cache_frozen and net.cut > 0
     if cached:
-        inputs.cache(request.places.cache, distinct(store.train_items, EvaluationPlan.of(store, "all").items))
+        items = distinct(store.train_items, EvaluationPlan.of(store, "all").items)
+        inputs.cache(request.places.cache, items, lambda i, n: runtime.tell("frozen layers", i, n, "images"))
     return _Setup(
         net=net,
         inputs=inputs,
