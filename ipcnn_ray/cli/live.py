@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ipcnn_ray.cli.output import clock
 from ipcnn_ray.on_ray.progress import EpochDone, Event, PhaseStarted, RunEnded, RunStarted, StageReached, Warned
 from ipcnn_ray.train.stage import Stage
 
@@ -29,13 +30,6 @@ class _Row:
     stage: Stage | None = None
     told: float = 0.0
     """When its last line was printed, where the output is piped."""
-
-
-def clock(seconds: float) -> str:
-    """1:05 or 2:03:04."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _number(metrics: dict[str, float], key: str, form: str, scale: float = 1.0) -> str:

@@ -123,3 +123,10 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
 def count(number: int) -> str:
     """12 345"""
     return f"{number:,}".replace(",", " ")
+
+
+def clock(seconds: float) -> str:
+    """1:05 or 2:03:04."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

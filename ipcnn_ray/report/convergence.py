@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
 from ipcnn_ray.core.statistics import spread
@@ -83,12 +84,13 @@ def _panel(axis: Axes, experiment: Experiment, groups: Sequence[Group], plain: S
     named = [group for group in groups if not DRAWN_LABEL.fullmatch(group.name)]
     shown = [*named, *(group for group in groups if group not in named)][:NAMED]
     rest = [group for group in groups if group not in shown]
-    for index, group in enumerate(rest):
-        curve = mean_curve(_runs(experiment, group))
-        label = f"{len(rest)} other settings" if index == 0 else None
-        dot = "." if len(curve) == 1 else None
-        style = {"color": GREY, "linewidth": 0.6, "alpha": 0.7, "marker": dot}
-        axis.plot(*_xy(curve), label=label, rasterized=len(rest) > 200, **style)
+    curves = [mean_curve(_runs(experiment, group)) for group in rest]
+    lines = [np.column_stack(_xy(curve)) for curve in curves if len(curve) > 1]
+    style = {"linewidths": 0.6, "alpha": 0.7, "label": f"{len(rest)} other setting{'s' if len(rest) > 1 else ''}"}
+    if lines:
+        axis.add_collection(LineCollection(lines, colors=GREY, zorder=1, rasterized=len(rest) > 200, **style))
+    if dots := [_xy(curve) for curve in curves if len(curve) == 1]:
+        axis.plot(*np.concatenate(dots, axis=1), ".", color=GREY, label="others, 1 epoch")
     for group in plain[:1]:
         _line(axis, experiment, group, CONTROL)
     for group, look in zip(shown, LOOKS, strict=False):

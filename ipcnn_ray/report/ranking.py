@@ -65,12 +65,13 @@ class Ranking:
         heads = [HEADS.get(measure, measure) for measure in shown]
         if control is not None and len(goals) == 1 and not self.repeated:
             heads.insert(1, "vs control")
+        versus = {one.one: one.difference.mean for one in self.against if one.measure == goals[0]}
         numbers = ("n", *heads) if self.repeated else (*heads, "epochs")
         rows = []
         for group in self.groups:
             cells = [spread_words(measure, group.spreads.get(measure)) for measure in shown]
             if "vs control" in heads:
-                cells.insert(1, self._versus(group.name))
+                cells.insert(1, number(goals[0], versus.get(group.name), sign=True))
             if self.repeated:
                 cells.insert(0, str(len(group.rows)))
             else:
@@ -78,11 +79,6 @@ class Ranking:
             template = group.rows[0].template + (" (control)" if group.name == control else "")
             rows.append([group.name, template, *cells, state(self, group)])
         return Table(("run", "template", *numbers, "state"), rows, numbers)
-
-    def _versus(self, name: str) -> str:
-        goal = self.aims.goals[0]
-        found = [one.difference for one in self.against if (one.one, one.measure) == (name, goal)]
-        return number(goal, found[0].mean, sign=True) if found else "-"
 
     @property
     def _few(self) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.ticker import MaxNLocator
 
@@ -107,11 +109,15 @@ def parallel(experiment: Experiment, trials: Sequence[Trial], goal: str, name: s
     norm = Normalize(min(values), max(values) if max(values) > min(values) else min(values) + 1)
     scales.append(_Scale({}, [(float(norm(v)), f"{v:.3g}") for v in np.linspace(norm.vmin, norm.vmax, 5)]))
     cmap = LinearSegmentedColormap.from_list("shown", colormaps[MAP](np.linspace(0, 0.85, 64)))  # no yellow on white
+    drawn: dict[bool, list[tuple[np.ndarray, Any]]] = {False: [], True: []}
     for trial in sorted(shown, key=lambda t: (t.ended, _cost(t, goal)), reverse=False):
         heights = [scale.place(trial.values.get(path)) for path, scale in zip(paths, scales, strict=False)]
         heights.append(float(norm(trial.value)))
-        style = {"linewidth": 1.6, "zorder": 3} if trial.ended else {"linewidth": 0.9, "linestyle": ":", "zorder": 2}
-        axis.plot(heights, color=cmap(norm(trial.value)), alpha=0.85, rasterized=len(shown) > 200, **style)
+        drawn[trial.ended].append((np.column_stack([range(len(heights)), heights]), cmap(norm(trial.value))))
+    for ended, lines in drawn.items():
+        style = {"linewidths": 1.6, "zorder": 3} if ended else {"linewidths": 0.9, "linestyles": ":", "zorder": 2}
+        segments, colours = [one for one, _ in lines], [colour for _, colour in lines]
+        axis.add_collection(LineCollection(segments, colors=colours, alpha=0.85, rasterized=len(shown) > 200, **style))
     winner = min((t for t in shown if t.ended), key=lambda t: _cost(t, goal), default=None)
     if winner is not None and winner.value is not None:
         heights = [scale.place(winner.values.get(path)) for path, scale in zip(paths, scales, strict=False)]
