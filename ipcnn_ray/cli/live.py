@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -104,6 +105,9 @@ class Progress:
             self.live.update(self._view())
 
     def _line(self, text: str) -> None:
+        """Whole where it is piped; a terminal breaks it between words."""
+        if self.live:
+            text = "\n".join(textwrap.wrap(text, self.console.width, subsequent_indent=" " * 13))
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _epoch_line(self, label: str, row: _Row) -> str:

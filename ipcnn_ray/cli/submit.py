@@ -142,11 +142,12 @@ def _template(run: RunOutcome) -> str:
 def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> None:
     """What a person looks for in the record beside numbers: pictures of the templates, models, the ranking."""
     from ipcnn_ray.models.build import interpretable_layers, unit_template
-    from ipcnn_ray.models.describe import as_markdown
+    from ipcnn_ray.models.describe import as_markdown, loading
     from ipcnn_ray.report.ranking import Ranking
     from ipcnn_ray.report.template_picture import template_picture
     from ipcnn_ray.train.final_model import final_model
     from ipcnn_ray.train.folder import read
+    from ipcnn_ray.train.record import description
     from ipcnn_ray.train.template_fit import FILE, trained_template
 
     with tempfile.TemporaryDirectory() as folder:
@@ -170,9 +171,9 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
         output.err.print(f"{run.run.label}: storing its model", soft_wrap=True)
         module, example = final_model(run.request)
         trained = run.run.spec
-        readme = as_markdown(
-            trained.model, trained_template(run.request), trained.train.freeze_through, len(trained.data.categories)
-        )
+        template, categories = trained_template(run.request), trained.data.categories
+        readme = as_markdown(trained.model, template, trained.train.freeze_through, len(categories))
+        readme = f"{readme}\n{description(run.request, run.metrics)}\n{loading(trained.model, categories)}"
         tracker.attach(run.request.handle).model(module, example, readme)
     ranking = Ranking.of([run.row for run in outcome.runs], outcome.aims).markdown()
     parent = tracker.attach(outcome.parent)

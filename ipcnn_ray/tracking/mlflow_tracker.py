@@ -38,7 +38,11 @@ STATUS: dict[State, str] = {
     "stopped": "KILLED",
 }
 MIRRORED = {"code.commit": "mlflow.source.git.commit"}
-"""Tags that MLflow shows in a column of its own."""
+"""Tags that MLflow shows in a place of its own."""
+TITLE = "ipcnn.title"
+"""Tag that is a run's name in MLflow's lists, where ids that begin alike would be cut off to the same letters."""
+SOURCE = {"mlflow.source.name": "ipcnn submit", "mlflow.source.type": "LOCAL"}
+"""What MLflow says a run comes from; it shows the commit only beside it."""
 
 VENDORS = {"mlflow", "requests", "urllib3", "boto3", "botocore", "s3transfer"}
 """Packages whose errors are about the record's server and its files."""
@@ -218,7 +222,7 @@ class MlflowTracker:
                 for key, value in nested.items():
                     client.set_tag(current[0], key, value)
                 return _MlflowRun(self.uri, current[0])
-            tags = {"ipcnn.run": run_id, "ipcnn.state": "queued", "ipcnn.why": "", **nested}
+            tags = {"ipcnn.run": run_id, "ipcnn.state": "queued", **SOURCE, **nested}
             handle = client.create_run(home.experiment_id, tags=tags, run_name=run_id).info.run_id
             client.update_run(handle, status=STATUS["queued"])
             for old in current:
@@ -280,6 +284,8 @@ class _MlflowRun:
         with _told(self.uri):
             for part in parts(_tags(all_tags), TAGS_PER_CALL):
                 _client(self.uri).log_batch(self.handle, tags=part)
+            if TITLE in values:
+                _client(self.uri).update_run(self.handle, name=values[TITLE])
 
     def note(self, text: str) -> None:
         self.tags({"mlflow.note.content": text})
@@ -334,7 +340,11 @@ class _MlflowRun:
             run = client.get_run(self.handle)
             if self._has_model(run):
                 return
-            made = client.create_logged_model(run.info.experiment_id, name="model", source_run_id=self.handle)
+            readme = readme.replace("{uri}", f"runs:/{self.handle}/model")
+            note = {"mlflow.note.content": shortened(readme, TAG_LENGTH)}
+            made = client.create_logged_model(
+                run.info.experiment_id, name="model", source_run_id=self.handle, tags=note
+            )
             with tempfile.TemporaryDirectory() as temporary:
                 folder = Path(temporary, "model")
                 batch = example.numpy()

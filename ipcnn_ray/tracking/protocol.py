@@ -44,7 +44,7 @@ class RunRecord(Protocol):
         ...
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Set, or set anew."""
+        """Set, or set anew. `ipcnn.title` is what the record calls the run in its lists."""
         ...
 
     def note(self, text: str) -> None:
@@ -68,7 +68,8 @@ class RunRecord(Protocol):
 
     def model(self, module: object, example: object, readme: str) -> None:
         """The trained torch module, in evaluation mode on the CPU, loadable on its own, for batches of any size;
-        `example` is a float batch of at least 2 images. A run has one model: a second one is left out."""
+        `example` is a float batch of at least 2 images. `readme`, in Markdown: a file of the model and its description;
+        `{uri}` in it becomes the model's address. A run has one model: a second one is left out."""
         ...
 
     def state(self, state: State, why: str = "", when: int | None = None) -> None:

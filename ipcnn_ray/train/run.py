@@ -80,6 +80,7 @@ def execute(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunResul
         record.state("failed", why)
         raise
     record.tags(_counted(attempts))
+    record.note(recorded.description(request, result.metrics))
     record.state(result.state, result.why)
     if trained.ended:
         checkpoint.write_result(folder, result)
@@ -198,6 +199,7 @@ def _train(
         if restored.damaged:
             record.tags({"ipcnn.damaged_checkpoints": "; ".join(restored.damaged)})
             log.warning("passed over damaged checkpoints: %s", "; ".join(restored.damaged))
+        record.note(recorded.description(request, history[-1] if history else {}))
         if history:
             record.metrics(history)
     model = runtime.wrap(net)
