@@ -113,7 +113,8 @@ def submit(
     ):
         raise typer.Exit(RUN_FAILED)
     if not as_json and not on_cluster:
-        output.note(f"next:  ipcnn ui  |  ipcnn status {experiment.name}  |  ipcnn plan {spec}")
+        for index, command in enumerate((f"report {experiment.name}", f"pictures {experiment.name}", "ui")):
+            output.note(f"{'' if index else 'next:':<7}ipcnn {command}")
 
 
 @contextmanager

@@ -126,9 +126,8 @@ def ranking_part(experiment: Experiment, prefix: str) -> Part:
         measure = next((name for name, shown in HEADS.items() if shown == head), head)
         caption = "Mean of the differences paired by seed, ± their standard deviation; p as explained below."
         blocks.append(Titled(f"{prefix}luck_{measure}", f"May the differences in {head} be luck?", caption, table))
-    notes, causes = ranking.notes(), [run for run in experiment.runs if run.why]
-    kept = [line for line in notes if not any(line == f"{run.label} {run.state}: {run.why}" for run in causes)]
-    blocks.append(Text(tuple(kept)))
+    told, causes = ranking.causes(), [run for run in experiment.runs if run.why]
+    blocks.append(Text(tuple(line for line in ranking.notes() if line not in told)))
     if causes:
         rows = [[run.label, run.template, run.state, run.why] for run in causes]
         table = Table(("run", "template", "state", "why"), rows, ())

@@ -19,6 +19,10 @@ MOST_AMONG = 10
 """Settings whose comparisons among themselves are shown; those of more are in the JSON alone."""
 
 
+MOST_NAMED = 12
+"""Runs of one cause that are named."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Cells as text."""
@@ -149,13 +153,17 @@ class Ranking:
                 lines.append(_limit(seeds, max(one.family for one in tested if one.difference.n == seeds)))
         if not self._few:
             lines.append(f"The settings among themselves: {len(self.among)} comparisons, which --json has.")
+        lines += self.causes()
         for group in self.groups:
-            lines += [f"{row.label} {row.state}: {row.why}" for row in group.rows if row.why]
             if group.violated:
                 lines.append(f"{group.name} is beyond a bound: {', '.join(group.violated)}")
         if not any(group.wins for group in self.groups) and any(group.violated for group in self.groups):
             lines.append("No run keeps every bound, so none is the best.")
         return lines
+
+    def causes(self) -> list[str]:
+        """Why runs did not end, as sentences."""
+        return causes([(row.label, row.state, row.why) for group in self.groups for row in group.rows])
 
     def markdown(self) -> str:
         """The ranking as a Markdown document."""
@@ -166,6 +174,19 @@ class Ranking:
         for line in self.notes():
             lines += ["", line]
         return "\n".join(lines) + "\n"
+
+
+def causes(runs: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Of (label, state, why): `a, b stopped: early stopping at epoch 4 of 12`; those of one cause together."""
+    by_cause: dict[tuple[str, str], list[str]] = {}
+    for label, state_, why in runs:
+        if why:
+            by_cause.setdefault((state_, why), []).append(label)
+    lines = []
+    for (state_, why), labels in by_cause.items():
+        more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
+        lines.append(f"{', '.join(labels[:MOST_NAMED])}{more} {state_}: {why}")
+    return lines
 
 
 def _belief(found: Comparison | None) -> str:
