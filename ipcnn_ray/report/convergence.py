@@ -23,6 +23,8 @@ KINDS = {"gradient": "Templates that fall off", "uniform": "Uniform templates"}
 OTHER = "other"
 NAMED = len(LOOKS)
 """Settings of a panel that have a colour; the rest are thin and grey."""
+MOST_CURVES = 200
+"""Settings of which a curve is drawn beside the named ones and the best; of more an even sample, best to worst."""
 Curve = list[tuple[int, float]]
 
 
@@ -34,12 +36,37 @@ def template_kind(run: Entry) -> str:
 
 def convergence_part(experiment: Experiment, name: str) -> Part | None:
     """None where no run was evaluated. `name` begins the names of its files."""
-    curved = [group for group in experiment.ranking.groups if any(run.errors for run in _runs(experiment, group))]
+    curved = evaluated(experiment)
     if not curved:
         return None
     blocks: list[Block] = [_figure(experiment, curved, name), _table(experiment, curved, name)]
     line = _against_the_paper(experiment)
     return Part("Convergence", [*blocks, Text((line,))] if line else blocks)
+
+
+def evaluated(experiment: Experiment) -> list[Group]:
+    """Settings that have a validation error, as the ranking has them."""
+    return [
+        group
+        for group in experiment.ranking.groups
+        if any("val_error" in run.metrics for run in _runs(experiment, group))
+    ]
+
+
+def curves_to_draw(experiment: Experiment) -> list[Group]:
+    """Those whose curve the figure shows: the ones that a person named, the best of every panel, and of the rest all or
+    a sample. For their run's errors to be read."""
+    groups = evaluated(experiment)
+    named = [group for group in groups if not DRAWN_LABEL.fullmatch(group.name)]
+    best = {kind: 0 for kind in (*KINDS, OTHER, "plain")}
+    rest = []
+    for group in groups:
+        if group not in named:
+            kind = template_kind(_runs(experiment, group)[0])
+            best[kind] += 1
+            (named if best[kind] <= NAMED else rest).append(group)
+    step = max(1.0, len(rest) / MOST_CURVES)
+    return [*named, *(rest[int(i * step)] for i in range(int(len(rest) / step)))]
 
 
 def _runs(experiment: Experiment, group: Group) -> list[Entry]:
@@ -84,9 +111,10 @@ def _panel(axis: Axes, experiment: Experiment, groups: Sequence[Group], plain: S
     named = [group for group in groups if not DRAWN_LABEL.fullmatch(group.name)]
     shown = [*named, *(group for group in groups if group not in named)][:NAMED]
     rest = [group for group in groups if group not in shown]
-    curves = [mean_curve(_runs(experiment, group)) for group in rest]
+    curves = [curve for group in rest if (curve := mean_curve(_runs(experiment, group)))]
+    some = "" if len(curves) == len(rest) else f"{len(curves)} of "
     lines = [np.column_stack(_xy(curve)) for curve in curves if len(curve) > 1]
-    style = {"linewidths": 0.6, "alpha": 0.7, "label": f"{len(rest)} other setting{'s' if len(rest) > 1 else ''}"}
+    style = {"linewidths": 0.6, "alpha": 0.7, "label": f"{some}{len(rest)} other setting{'s' if len(rest) > 1 else ''}"}
     if lines:
         axis.add_collection(LineCollection(lines, colors=GREY, zorder=1, rasterized=len(rest) > 200, **style))
     if dots := [_xy(curve) for curve in curves if len(curve) == 1]:

@@ -40,7 +40,7 @@ class Entry:
     ended: float | None = None
     """Seconds since 1970."""
     errors: tuple[tuple[int, float], ...] = ()
-    """(epoch, validation error as a share) of every evaluated epoch."""
+    """(epoch, validation error as a share) of every evaluated epoch; read only where its curve is drawn."""
     seconds: tuple[tuple[int, float], ...] = ()
     """(epoch, its seconds); read only where the run's hours are not recorded."""
 

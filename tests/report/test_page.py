@@ -15,7 +15,7 @@ from report_fakes import PLAIN, FakeTracker, gradient, half_failed_search, many_
 from ipcnn_ray.cli.recorded import experiments
 from ipcnn_ray.cli.report import make
 from ipcnn_ray.on_ray.importance import importances
-from ipcnn_ray.report.convergence import mean_curve
+from ipcnn_ray.report.convergence import convergence_part, mean_curve
 from ipcnn_ray.report.cost import duration, hours, saved
 from ipcnn_ray.report.page import LONG, Page
 from ipcnn_ray.report.records import Entry
@@ -125,6 +125,22 @@ def test_a_thousand_runs_in_twenty_seconds():
     assert time.process_time() - begun < 20
     assert size < 20e6
     assert len(blocks(page, "tables")["ranking"].table.rows) == 1000
+
+
+def test_of_many_curves_an_even_sample_is_read_and_the_figure_says_so():
+    tracker, asked = many_runs(600), []
+    tracker.history = lambda handle, metric: (
+        asked.append((handle, metric)) or FakeTracker.history(tracker, handle, metric)
+    )
+    (experiment,) = experiments(tracker, ["many"])
+    assert len(asked) == len(set(asked)) == 1 + 6 + 200
+    part = convergence_part(experiment, "")
+    axis = part.plots[0].figure.axes[0]
+    assert "200 of 593 other settings" in [text.get_text() for text in axis.get_legend().get_texts()]
+    assert len(part.tables[0].table.rows) == 600
+    ranked = [group.name for group in experiment.ranking.groups]
+    drawn = [ranked.index(run.label) for run in experiment.runs if run.errors and run.label != "plain"]
+    assert {0, 1, 2, 3, 4, 5} <= set(drawn) and max(drawn) > 590  # the best, and the sample reaches to the worst
 
 
 def test_repeats_are_tested_and_their_curves_are_means():
