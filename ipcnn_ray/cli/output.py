@@ -106,8 +106,8 @@ def ranking(found: Ranking) -> None:
 
 
 class Counted:
-    """Progress of long work: a line whenever another tenth is done, but none within the first two seconds nor within
-    two seconds of the last."""
+    """Progress of long work: a line whenever another tenth is done and the last was two seconds ago, and one when all
+    is."""
 
     PAUSE_S = 2.0
 
@@ -120,7 +120,7 @@ class Counted:
 
     def __call__(self, done: int, total: int) -> None:
         tenth = done * 10 // max(1, total)
-        if tenth > self.tenth and time.monotonic() - self.told >= self.PAUSE_S:
+        if tenth > self.tenth and (time.monotonic() - self.told >= self.PAUSE_S or done == total):
             self.tenth, self.told = tenth, time.monotonic()
             note(f"{self.what} {count(done)} of {count(total)} {self.unit}")
 
