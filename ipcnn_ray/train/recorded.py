@@ -23,7 +23,7 @@ def recorded_experiment(tracker: Tracker, parent: RecordedRun) -> ExperimentSpec
     text = tracker.read(parent.handle, SPEC)
     if text is None:
         raise TrackingError(
-            f"{parent.run_id} has no readable {SPEC} in its record at {without_password(tracker.uri)}\n"
+            f"{parent.run_id} at {without_password(tracker.uri)} has no readable {SPEC} in its record\n"
             "Its artifacts were deleted or lie where this machine cannot see them: look at it in `ipcnn ui`."
         )
     return loads(text, f"{SPEC} of {parent.run_id}").spec
