@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -83,12 +84,16 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(204)
         elif "list-type" in query:
             found = sorted(name for name in self.store.objects if name.startswith(query.get("prefix", "")))
-            listed = "".join(f"<Contents><Key>{escape(name)}</Key></Contents>" for name in found)
+            listed = "".join(f"<Contents><Key>{escape(name)}</Key>{self.facts(name)}</Contents>" for name in found)
             self.reply(200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{listed}</ListBucketResult>".encode())
         elif key not in self.store.objects:
             self.fail(404, "NoSuchKey")
         else:
             self.read(self.store.objects[key])
+
+    def facts(self, key: str) -> str:
+        body = self.store.objects[key]
+        return f"<Size>{len(body)}</Size><ETag>{hashlib.md5(body).hexdigest()}</ETag>"
 
     def put(self, key: str, body: bytes) -> None:
         self.store.objects[key] = body[: self.store.keep] if self.store.keep is not None else body

@@ -33,7 +33,10 @@ def list_(json: Json = False) -> None:
     """Show the datasets and which of them are there."""
     from ipcnn_ray.data.fetch import DATASETS, missing
 
-    root = Places.from_environment().data
+    places = Places.from_environment()
+    if places.data_url:
+        raise DataError([_in_a_bucket(places.data_url, "`ipcnn doctor` says what it holds.")])
+    root = places.data
     rows = [(DRAWN[0], True, DRAWN[1], [])]
     for kind, dataset in DATASETS.items():
         lacking = list(missing(dataset, root))
@@ -60,7 +63,11 @@ def fetch(kind: Kind) -> None:
         near = did_you_mean(kind, list(DATASETS))
         what, advice = "there is no such dataset to fetch", f"There are {', '.join(DATASETS)}.{near}"
         raise DataError([Problem(kind, what, advice)])
-    root = Places.from_environment().data
+    places = Places.from_environment()
+    root = places.data
+    if places.data_url:
+        advice = "Set it to a folder, fetch, and copy the folder to the bucket."
+        raise DataError([_in_a_bucket(places.data_url, advice)])
     if root is None:
         advice = "Set it to the folder that the dataset shall be put into."
         raise DataError([Problem("IPCNN_DATA", "is not set", advice)])
@@ -74,6 +81,10 @@ def fetch(kind: Kind) -> None:
         output.note(f"no checksum is published for {url}")
     for folder in missing(DATASETS[kind], root):
         output.note(f"{root / folder} is not there: what was fetched does not hold it")
+
+
+def _in_a_bucket(url: str, advice: str) -> Problem:
+    return Problem("IPCNN_DATA", f"is {url}, not a folder", advice)
 
 
 class _Megabytes:
@@ -92,8 +103,9 @@ class _Megabytes:
 
 def _store(spec: str, set_: list[str] | None) -> tuple[Any, Places]:
     from ipcnn_ray.data.prepare import prepare as make
+    from ipcnn_ray.train.staging import places_here
 
-    experiment, places = load(spec, set_ or ()).spec, Places.from_environment()
+    experiment, places = load(spec, set_ or ()).spec, places_here()
     return make(experiment.data, experiment.model.table.image_size, places, output.Counted("data:", "images")), places
 
 

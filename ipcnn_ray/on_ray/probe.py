@@ -15,9 +15,10 @@ import shutil
 import sys
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import ray
@@ -25,14 +26,18 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ipcnn_ray import __version__
+from ipcnn_ray.errors import TrackingError
 from ipcnn_ray.spec.places import Places
 from ipcnn_ray.tracking.probe import probe_record, probe_storage
+from ipcnn_ray.tracking.storage import open_storage
 
 MARK = "ipcnn-doctor-facts:"
 NODE_S = 120.0
 """Seconds that a node has to answer; the first task of a node imports what it needs."""
 PACKAGES = ("torch", "torchvision", "mlflow", "boto3", "numpy")
 SAFETENSORS_HEADER = 8
+WEIGHTS = {".npz", ".safetensors", ".mat", ".pth", ".pt"}
+"""Endings of weight files."""
 
 
 def gather(places: Places) -> dict[str, Any]:
@@ -104,8 +109,8 @@ def look_around(places: Places) -> dict[str, Any]:
         "cuda": cuda_devices(),
         "disk": {str(place): free_bytes(place) for place in {places.home, places.cache, Path("/tmp")}},
         "storage": dataclasses.asdict(storage),
-        "data": data_facts(places.data),
-        "weights": weights_facts(places.weights),
+        "data": bucket_data(places.data_url) if places.data_url else data_facts(places.data),
+        "weights": bucket_weights(places.weights_url) if places.weights_url else weights_facts(places.weights),
     }
 
 
@@ -158,11 +163,41 @@ def data_facts(folder: Path | None) -> dict[str, Any]:
     }
 
 
+def bucket_data(url: str) -> dict[str, Any]:
+    """The same of photographs in a bucket, told from its list of files."""
+    files = [PurePosixPath(key) for key in _listed(url)]
+    names = Counter(str(file.parent) + file.suffix for file in files)
+    marked = {file.parent.name for file in files if file.match("voc/landmarks/*/truth_part*.mat")}
+    return {
+        "folder": url,
+        "there": bool(files),
+        "images": names["voc/VOCdevkit/VOC2010/JPEGImages.jpg"],
+        "negatives": names["voc/neg.JPEG"],
+        "categories": sorted(marked),
+        "part_masks": names["voc/VOCdevkit/VOC2010/Annotations_Part.mat"],
+    }
+
+
+def bucket_weights(url: str) -> dict[str, Any]:
+    """The weight files in a bucket. Whether they are whole is not looked at."""
+    files = _listed(url)
+    found = [key for key in files if PurePosixPath(key).suffix in WEIGHTS]
+    return {"folder": url, "there": bool(files), "files": found, "broken": {}}
+
+
+def _listed(url: str) -> list[str]:
+    """Keys below a URL; none where it cannot be read."""
+    try:
+        return open_storage(url).list()
+    except TrackingError:
+        return []
+
+
 def weights_facts(folder: Path | None) -> dict[str, Any]:
     """The weight files, and which of them are not whole."""
     if folder is None:
         return {"folder": None}
-    files = sorted(one for one in folder.glob("*") if one.suffix in {".npz", ".safetensors"}) if folder.is_dir() else []
+    files = sorted(one for one in folder.glob("*") if one.suffix in WEIGHTS) if folder.is_dir() else []
     broken = {one.name: why for one in files if (why := broken_file(one))}
     return {
         "folder": str(folder),
@@ -173,7 +208,10 @@ def weights_facts(folder: Path | None) -> dict[str, Any]:
 
 
 def broken_file(file: Path) -> str:
-    """Why a weight file cannot be whole, told from its directory without reading the arrays; empty where it may be."""
+    """Why a weight file cannot be whole, told from its directory without reading the arrays; empty where it may be.
+    Files of other kinds than .npz and .safetensors are told when they are loaded."""
+    if file.suffix not in (".npz", ".safetensors"):
+        return ""
     try:
         if file.suffix == ".npz":
             with zipfile.ZipFile(file) as archive:

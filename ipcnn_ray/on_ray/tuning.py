@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import ASHAScheduler
 
 from ipcnn_ray.on_ray import home
@@ -112,6 +113,7 @@ class Tuning:
             self._nodes = room_for(compute, self.wait, lambda why: self._waits(campaign, why))
         shutil.rmtree(notes, ignore_errors=True)  # Tune's own; all that is needed again lies with the runs
         campaign = replace(campaign, gpus=gpus_per_worker(compute, self._nodes))
+        keep_credentials_at_home()
         turns = Turns(campaign.root)
         watcher = Watcher(campaign, turns, self.listener)
         tuner = tune.Tuner(
@@ -145,22 +147,32 @@ class Tuning:
         return watcher.ended
 
 
+def keep_credentials_at_home() -> None:
+    """Tune writes the storage's keys into the environment that it asks for its actors: into the titles of their
+    processes and the logs of their nodes. Workers of an embedded Ray inherit them; nodes of a cluster have them."""
+    for name in [name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]:
+        class_cache.ENV_VARS_TO_PROPAGATE.discard(name)
+
+
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Raise Interrupted when Tune ended its trials on Ctrl-C; a second Ctrl-C is a KeyboardInterrupt at once.
 
     Tune puts a handler of its own in place, which puts back ours when it is called, and leaves it there otherwise.
+    A polite kill is a Ctrl-C, too: Ray would end this process with a stack trace, and the record would not say why.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    terminated = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
         yield
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             raise Interrupted
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if terminated is None else terminated)
 
 
 def _close(campaign: Campaign, run: Run) -> None:

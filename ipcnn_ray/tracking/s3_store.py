@@ -116,13 +116,21 @@ class S3Storage:
         self._asked(f"{key} cannot be copied to {local}", get)
 
     def list(self, prefix: str = "") -> list[str]:
+        return sorted(self._found(prefix))
+
+    def sums(self) -> dict[str, str]:
+        return self._found("")
+
+    def _found(self, prefix: str) -> dict[str, str]:
+        """Key of every file below a folder, with its size and the sum that the server has of it."""
         top = self._name(prefix) if prefix else self.prefix
         below = f"{top}/" if top else ""
         own = len(self.prefix) + 1 if self.prefix else 0
 
-        def found() -> list[str]:
+        def found() -> dict[str, str]:
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below)
-            return sorted(found["Key"][own:] for page in pages for found in page.get("Contents", []))
+            entries = [entry for page in pages for entry in page.get("Contents", [])]
+            return {entry["Key"][own:]: f"{entry.get('Size')}-{entry.get('ETag')}" for entry in entries}
 
         return self._asked("cannot be listed", found)
 

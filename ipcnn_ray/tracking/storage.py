@@ -43,6 +43,10 @@ class Storage(Protocol):
         """Keys of all files below a folder, or of all files, sorted."""
         ...
 
+    def sums(self) -> dict[str, str]:
+        """Of every file something that changes with its content, cheap to ask for."""
+        ...
+
     def exists(self, key: str) -> bool: ...
 
     def delete(self, key: str) -> None:
@@ -123,6 +127,10 @@ class LocalStorage:
         top = self._path(prefix) if prefix else self.folder
         files = (path for path in top.rglob("*") if path.is_file() and not path.name.startswith(PARTIAL))
         return sorted(path.relative_to(self.folder).as_posix() for path in files)
+
+    def sums(self) -> dict[str, str]:
+        found = ((key, self._path(key).stat()) for key in self.list())
+        return {key: f"{stat.st_size}-{stat.st_mtime_ns}" for key, stat in found}
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()

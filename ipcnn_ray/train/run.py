@@ -38,6 +38,7 @@ from ipcnn_ray.train.metrics import evaluation_metrics, summary, training_metric
 from ipcnn_ray.train.request import ControlReference, RunRequest, RunResult
 from ipcnn_ray.train.runtime import Runtime, StopRun
 from ipcnn_ray.train.schedule import learning_rate
+from ipcnn_ray.train.staging import bring
 from ipcnn_ray.train.template_fit import FILE, Fitted, fitted
 
 __all__ = ["WEIGHTS", "ControlReference", "RunRequest", "RunResult", "execute"]
@@ -143,6 +144,7 @@ class _Setup:
 def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
     """Data, network with its first weights, optimiser."""
     spec, device = request.spec, runtime.device
+    bring(request.places)
     store = prepare(
         spec.data, spec.model.table.image_size, request.places, lambda i, n: runtime.tell("data", i, n, "images")
     )

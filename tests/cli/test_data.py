@@ -70,3 +70,11 @@ def test_check_of_a_folder_that_is_not_there(home, capsys, monkeypatch):
     monkeypatch.setenv("IPCNN_DATA", str(home))
     assert run("data", "check", home / "spec.yaml", "--set", "data={kind: cub200}") == 2
     assert "IPCNN_DATA must name the folder that holds CUB_200_2011/." in capsys.readouterr().err
+
+
+def test_a_bucket_is_no_folder_to_fetch_into(home, capsys, monkeypatch):
+    monkeypatch.setenv("IPCNN_DATA", "s3://bucket/data")
+    assert run("data", "fetch", "voc_part") == 2
+    told = capsys.readouterr().err
+    assert "IPCNN_DATA  is s3://bucket/data, not a folder" in told and "copy the folder to the bucket" in told
+    assert run("data", "list") == 2

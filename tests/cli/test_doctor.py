@@ -10,14 +10,26 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from fake_s3 import fake_s3
 from typer.testing import CliRunner
 
 from ipcnn_ray import __version__
 from ipcnn_ray.cli.doctor import Line, doctor, judge
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.on_ray import visit
-from ipcnn_ray.on_ray.probe import broken_file, data_facts, free_bytes, skew, weights_facts
+from ipcnn_ray.on_ray.probe import (
+    broken_file,
+    bucket_data,
+    bucket_weights,
+    data_facts,
+    free_bytes,
+    skew,
+    weights_facts,
+)
 from ipcnn_ray.tracking.probe import EXPERIMENT, probe_record, probe_storage
+from ipcnn_ray.tracking.storage import open_storage
+
+__all__ = ["fake_s3"]
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(doctor)
@@ -166,6 +178,17 @@ def test_photographs_are_counted(tmp_path):
         (tmp_path / "voc" / file).touch()
     facts = data_facts(tmp_path)
     assert (facts["images"], facts["negatives"], facts["categories"], facts["part_masks"]) == (1, 1, ["cow"], 0)
+
+
+def test_photographs_and_weights_in_a_bucket_are_counted(fake_s3):
+    bucket = open_storage("s3://bucket/data")
+    for file in ("VOCdevkit/VOC2010/JPEGImages/1.jpg", "neg/00001.JPEG", "landmarks/cow/truth_part01.mat"):
+        bucket.put_bytes(b"x", f"voc/{file}")
+    facts = bucket_data("s3://bucket/data")
+    assert (facts["images"], facts["negatives"], facts["categories"], facts["part_masks"]) == (1, 1, ["cow"], 0)
+    assert facts["there"] and not bucket_data("s3://bucket/nothing")["there"]
+    open_storage("s3://bucket/weights").put_bytes(b"x", "alexnet.npz")
+    assert bucket_weights("s3://bucket/weights")["files"] == ["alexnet.npz"]
 
 
 @pytest.mark.real_data

@@ -173,7 +173,9 @@ def page(home) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The running command, and the address that it printed."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    script = "import typer; from ipcnn_ray.cli.ui import ui; typer.run(ui)"
+    # What is started in the background of a script ignores Ctrl-C from birth.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    script = f"{heed}; import typer; from ipcnn_ray.cli.ui import ui; typer.run(ui)"
     command = [sys.executable, "-u", "-c", script, "--port", str(port)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout is not None

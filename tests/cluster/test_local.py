@@ -24,6 +24,17 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "cluster" / "local.py"
 
 
+MARKED = {"AWS_SECRET_ACCESS_KEY": "marked-secret-key", "MLFLOW_TRACKING_PASSWORD": "marked-password"}
+"""Credentials that the nodes and the client have, and that nothing shows."""
+SPEC = """
+name: discreet
+data: {kind: drawn_animals, objects: 10, negatives: 10}
+model: {network: compact}
+template: {shape: gradient}
+train: {epochs: 1, batch_size: 8}
+"""
+
+
 def local(*words: object, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(LOCAL), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, timeout=600)
@@ -111,11 +122,32 @@ def test_children_that_leave_their_parent_are_stopped_too_and_nothing_else(short
         stranger.wait()
 
 
+def holds_no_credential(folder: Path, exports: dict[str, str], env: dict[str, str], client: Path) -> None:
+    """A job that is submitted with marked credentials leaves them in no file, title, tag or metadata."""
+    spec = client / "discreet.yaml"
+    spec.write_text(SPEC)
+    command = [sys.executable, "-m", "ipcnn_ray.cli.app", "submit", str(spec)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**env, **exports, **MARKED}, cwd=client)
+    assert done.returncode == 0, done.stdout + done.stderr
+    token = (folder / "token").read_text()
+    request = urllib.request.Request(
+        f"{exports['IPCNN_ADDRESS']}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
+    )
+    jobs = urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20).read()
+    assert b"ipcnn.experiment" in jobs
+    titles = subprocess.run(["ps", "-eo", "args"], capture_output=True).stdout
+    found = {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "token"}
+    assert any(name.endswith("mlflow.db") for name in found) and any("job-driver" in name for name in found)
+    found |= {"jobs": jobs, "titles": titles, "told": (done.stdout + done.stderr).encode()}
+    for secret in [*MARKED.values(), token]:
+        assert [where for where, what in found.items() if secret.encode() in what] == []
+
+
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_nodes_record_and_token(short, tmp_path):
     home = str(short / "home")
-    up = local("up", short, "--workers", 2, IPCNN_HOME=home)
+    up = local("up", short, "--workers", 2, IPCNN_HOME=home, IPCNN_STORAGE=str(short / "runs"), **MARKED)
     assert up.returncode == 0, up.stderr
     here = status(short)
     exports = here["exports"]
@@ -140,10 +172,12 @@ def test_nodes_record_and_token(short, tmp_path):
     assert without.returncode == 2
     assert "took no job" in without.stderr and "RAY_AUTH_TOKEN_PATH" in without.stderr
 
+    holds_no_credential(short, exports, env, tmp_path)
+
     assert local("down", short, "worker-1", "--kill").returncode == 0
     left = status(short)["processes"]
     assert left["worker-1"] == [] and left["worker-2"] and left["head"]
-    assert local("up", short, IPCNN_HOME=home).returncode == 0
+    assert local("up", short, IPCNN_HOME=home, **MARKED).returncode == 0
     assert status(short)["processes"]["worker-1"]
     assert local("down", short).returncode == 0
     assert not any(status(short)["processes"].values())

@@ -129,13 +129,14 @@ def test_an_experiment_is_trained_by_one_process_at_a_time(bench):
             bench.submit(spec)
 
 
-def test_ctrl_c_stops_and_the_next_submission_goes_on(bench):
-    spec = tiny("stopped", train={"epochs": 8})
-    hears = Hears(after=2, does=lambda: signal.raise_signal(signal.SIGINT))
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_a_polite_kill_stops_and_the_next_submission_goes_on(bench, number):
+    spec = tiny(f"stopped{number:d}", train={"epochs": 8})
+    hears = Hears(after=2, does=lambda: signal.raise_signal(number))
+    before = signal.getsignal(number)
     with pytest.raises(Interrupted):
         bench.submit(spec, hears)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
     recorded = bench.recorded(spec)
     assert recorded[""].state == recorded["run"].state == "stopped"
     assert not any(isinstance(event, RunEnded) for event in hears.events)

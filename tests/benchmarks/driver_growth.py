@@ -1,0 +1,105 @@
+"""Memory of the driver and wall time per trial of searches of more and more trials.
+
+    python tests/benchmarks/driver_growth.py [--trials 10 100 1000] [--algorithm random]
+
+Each search is a process of its own with its own embedded Ray: nearly empty runs (`compact`, ten drawn objects, one
+epoch), one core each. Printed for each: seconds per trial, from the end of the first drawn run to the end of the last;
+the driver's resident memory when the first drawn run has ended and when the last has, and the difference per trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ipcnn_ray.data.prepare import prepare
+from ipcnn_ray.on_ray.progress import Event, PhaseStarted, RunEnded
+from ipcnn_ray.on_ray.search import run_experiment
+from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.places import Places
+from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+
+
+def nearly_empty(trials: int, algorithm: str) -> ExperimentSpec:
+    raw: dict[str, Any] = {
+        "name": "growth",
+        "data": {"kind": "drawn_animals", "objects": 10, "negatives": 10},
+        "model": {"network": "compact"},
+        "template": {"shape": "gradient"},
+        "train": {"epochs": 1, "batch_size": 8},
+        "search": {
+            "kind": "space",
+            "algorithm": algorithm,
+            "trials": trials,
+            "runs": [{"name": "plain", "set": {"template": {"shape": "none"}}}],
+            "space": {"template.beta": {"uniform": [0.5, 4]}},
+        },
+    }
+    return ExperimentSpec.model_validate(raw)
+
+
+def resident() -> float:
+    """MiB of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+@dataclass
+class Watch:
+    """When the drawn runs ended, and how much memory the driver had then."""
+
+    searching: bool = False
+    ended: list[tuple[float, float]] = field(default_factory=list)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, PhaseStarted):
+            self.searching = event.name == "search"
+        if isinstance(event, RunEnded) and self.searching:
+            self.ended.append((time.perf_counter(), resident()))
+
+
+def driver(trials: int, algorithm: str) -> None:
+    """One search; prints its numbers as JSON."""
+    with tempfile.TemporaryDirectory(prefix="ipcnn-") as home:
+        places = Places.from_environment({"IPCNN_HOME": home})
+        spec = nearly_empty(trials, algorithm)
+        prepare(spec.data, spec.model.table.image_size, places)
+        tracker = MlflowTracker(places.tracking_uri, places.artifacts)
+        tracker.prepare(spec.name)
+        watch = Watch()
+        outcome = run_experiment(spec, places, tracker, listener=watch)
+    succeeded = sum(run.state == "succeeded" for run in outcome.runs)
+    assert succeeded == trials + 1, f"{succeeded} of {trials + 1} runs have succeeded"
+    (began, before), (end, after) = watch.ended[0], watch.ended[-1]
+    print(json.dumps({"seconds": (end - began) / (trials - 1), "before": before, "after": after}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--algorithm", choices=("random", "tpe"), default="random")
+    parser.add_argument("--driver", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.driver:
+        return driver(args.driver, args.algorithm)
+    if min(args.trials) < 2:
+        parser.error("--trials: expected at least 2")
+    print(f"{args.algorithm}: trials, seconds per trial, MiB after the first, MiB after the last, KiB per trial")
+    for trials in args.trials:
+        words = [sys.executable, __file__, "--driver", str(trials), "--algorithm", args.algorithm]
+        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        growth = (found["after"] - found["before"]) * 1024 / (trials - 1)
+        numbers = f"{found['seconds']:>9.2f}{found['before']:>9.0f}{found['after']:>9.0f}{growth:>9.0f}"
+        print(f"{trials:>6}{numbers}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

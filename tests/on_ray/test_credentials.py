@@ -1,0 +1,105 @@
+"""Marked credentials, and Ray's token, are in nothing that a submission leaves or shows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_s3 import FakeS3, fake_s3
+
+__all__ = ["fake_s3"]
+
+MARKED = {
+    "AWS_SECRET_ACCESS_KEY": "marked-secret-key",
+    "AWS_SESSION_TOKEN": "marked-session-token",
+    "MLFLOW_TRACKING_PASSWORD": "marked-password",
+    "HF_TOKEN": "marked-foreign-token",
+}
+SPEC = """
+name: discreet
+data: {kind: drawn_animals, objects: 10, negatives: 10}
+model: {network: compact}
+template: {shape: gradient}
+train: {epochs: 1, batch_size: 8}
+search:
+  kind: named
+  runs: [{name: plain, set: {template: {shape: none}}}, {name: l1}]
+"""
+
+
+class Processes:
+    """Titles of all processes, and the token that Ray's have in their environment, looked at again and again."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark.encode()
+        self.titles: set[bytes] = set()
+        self.tokens: set[str] = set()
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+
+    def watch(self) -> None:
+        while not self.over.wait(0.3):
+            for entry in Path("/proc").iterdir():
+                try:
+                    if entry.name.isdigit() and self.mark in (env := (entry / "environ").read_bytes()):
+                        self.titles.add((entry / "cmdline").read_bytes())
+                        pairs = (pair.partition(b"=") for pair in env.split(b"\0"))
+                        self.tokens |= {value.decode() for name, _, value in pairs if name == b"RAY_AUTH_TOKEN"}
+                except OSError:
+                    continue
+
+    def __enter__(self) -> Processes:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path is short enough for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="ipcnn-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def files(*folders: Path) -> dict[str, bytes]:
+    found = (path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return {str(path): path.read_bytes() for path in found}
+
+
+def test_nothing_holds_a_credential(short: Path, fake_s3: FakeS3) -> None:
+    home = short / "home"
+    spec = short / "discreet.yaml"
+    spec.write_text(SPEC)
+    places = {"IPCNN_HOME": str(home), "IPCNN_STORAGE": "s3://bucket/runs", "RAY_TMPDIR": str(short)}
+    env = {**os.environ, **MARKED, **places, "OMP_NUM_THREADS": "1"}
+    with Processes(str(home)) as processes:
+        done = subprocess.run(
+            [sys.executable, "-m", "ipcnn_ray.cli.app", "submit", str(spec)], env=env, capture_output=True
+        )
+    assert done.returncode == 0, done.stderr.decode()
+
+    left = files(short)
+    assert any("gcs_server" in name for name in left), "no log of Ray's was looked at"
+    assert any(name.endswith("mlflow.db") for name in left)
+    assert any(b"raylet" in title for title in processes.titles)
+    assert any("weights" in name for name in [*left, *fake_s3.objects])
+    assert processes.tokens, "Ray has no token"
+    shown = {"stdout": done.stdout, "stderr": done.stderr, "processes": b"\n".join(processes.titles)}
+    everywhere = {**left, **fake_s3.objects, **shown, "requests": "\n".join(fake_s3.requests).encode()}
+    secrets = {**MARKED, **{f"token {i}": token for i, token in enumerate(processes.tokens)}}
+    found = [
+        (name, where)
+        for name, secret in secrets.items()
+        for where, what in everywhere.items()
+        if secret.encode() in what
+    ]
+    assert found == []

@@ -1,0 +1,94 @@
+"""Data in a bucket: copied once, whole, and by its digest."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from fake_s3 import fake_s3
+
+from ipcnn_ray.errors import DataError
+from ipcnn_ray.spec.places import Places
+from ipcnn_ray.tracking.storage import open_storage
+from ipcnn_ray.train import staging
+from ipcnn_ray.train.staging import bring, places_here, staged
+
+__all__ = ["fake_s3"]
+
+URL = "s3://bucket/datasets"
+
+
+@pytest.fixture
+def places(fake_s3, tmp_path) -> Places:
+    for key in ("voc/JPEGImages/1.jpg", "voc/JPEGImages/2.jpg", "voc/list.txt"):
+        open_storage(URL).put_bytes(key.encode(), key)
+    open_storage("s3://bucket/weights").put_bytes(b"w", "alexnet.npz")
+    env = {"IPCNN_HOME": str(tmp_path), "IPCNN_DATA": URL, "IPCNN_WEIGHTS": "s3://bucket/weights"}
+    return Places.from_environment(env)
+
+
+def test_a_folder_of_this_machine_stands_for_the_bucket(places):
+    assert places.data is None and places.weights is None
+    here = staged(places)
+    assert here.data.parent == places.cache / "staged" and not here.data.exists()
+    bring(here)
+    assert (here.data / "voc/JPEGImages/2.jpg").read_text() == "voc/JPEGImages/2.jpg"
+    assert [path.name for path in here.weights.iterdir()] == ["alexnet.npz"]
+    assert staged(places) == here
+
+
+def test_many_processes_copy_once(places, fake_s3):
+    here = staged(places)
+    fake_s3.requests.clear()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: bring(here), range(8)))
+    assert sum(request.startswith("GET") and request.endswith("list.txt") for request in fake_s3.requests) == 1
+
+
+def test_another_content_is_another_folder(places):
+    before = staged(places).data
+    open_storage(URL).put_bytes(b"another", "voc/list.txt")
+    assert staged(places).data != before
+
+
+def test_a_bucket_that_changes_meanwhile(places):
+    here = staged(places)
+    open_storage(URL).put_bytes(b"another", "voc/list.txt")
+    with pytest.raises(DataError, match="s3://bucket/datasets  has changed since the experiment was submitted"):
+        bring(here)
+    assert not here.data.exists()
+
+
+def test_a_copy_that_is_torn_leaves_nothing(places, fake_s3, monkeypatch):
+    monkeypatch.setattr(staging, "PATIENCE_S", 0)
+    here = staged(places)
+    fake_s3.gone = lambda request: request.endswith("2.jpg")
+    with pytest.raises(Exception, match=r"2\.jpg cannot be copied"):
+        bring(here)
+    assert not here.data.exists()
+    fake_s3.gone = None
+    bring(here)
+    assert (here.data / "voc/list.txt").is_file()
+
+
+def test_a_url_without_files(places):
+    empty = Places.from_environment({"IPCNN_HOME": str(places.home), "IPCNN_DATA": "s3://bucket/nothing"})
+    with pytest.raises(DataError, match="IPCNN_DATA  s3://bucket/nothing holds no files"):
+        staged(empty)
+
+
+def test_folders_are_left_alone(tmp_path):
+    places = Places.from_environment({"IPCNN_HOME": str(tmp_path), "IPCNN_DATA": str(tmp_path / "data")})
+    assert staged(places) == places
+    bring(places)
+
+
+def test_a_command_brings_what_it_needs(places, monkeypatch):
+    for name, value in (
+        ("IPCNN_HOME", str(places.home)),
+        ("IPCNN_DATA", URL),
+        ("IPCNN_WEIGHTS", "s3://bucket/weights"),
+    ):
+        monkeypatch.setenv(name, value)
+    here = places_here()
+    assert here == staged(places) and (here.data / "voc/list.txt").is_file()
