@@ -83,7 +83,7 @@ class FakeTracker:
     def history(self, handle: str, metric: str) -> list[tuple[int, float]]:
         return self.histories.get((handle, metric), [])
 
-    def read_text(self, handle: str, path: str) -> str | None:
+    def read(self, handle: str, path: str) -> str | None:
         return self.texts.get((handle, path))
 
     def attach(self, handle: str) -> _Stored:
@@ -174,6 +174,20 @@ def half_failed_search(trials: int = 60) -> FakeTracker:
             tracker.child("sweep", label, params, epochs=4, state="stopped", why=why, speed=0.2, **values)
         else:
             tracker.child("sweep", label, params, **values)
+    return tracker
+
+
+def many_runs(count: int = 1000) -> FakeTracker:
+    """A random search: the control, and uniform templates of all radii."""
+    tracker, noise = FakeTracker(), random.Random(1)
+    space = {"template.beta": {"log_uniform": [1, 8]}, "template.gamma": {"log_uniform": [0.5, 4]}}
+    tracker.parent(
+        "many", spec={"search": {"kind": "space", "algorithm": "random", "trials": count - 1, "space": space}}
+    )
+    tracker.child("many", "plain", PLAIN)
+    for number in range(count - 1):
+        values = {"instability": noise.gauss(0.13, 0.01), "error": noise.uniform(0.05, 0.2)}
+        tracker.child("many", f"r{number:08x}", uniform("l1", noise.uniform(1, 8), noise.uniform(0.5, 4)), **values)
     return tracker
 
 

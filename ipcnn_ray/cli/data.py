@@ -101,24 +101,12 @@ class _Megabytes:
             output.err.print(f"  {url}  {have / UNIT:.0f}{of} MiB", soft_wrap=True)
 
 
-class _Images:
-    """Progress of preparation, one line per tenth."""
-
-    def __init__(self) -> None:
-        self.tenth = 0
-
-    def __call__(self, done: int, total: int) -> None:
-        if done * 10 // total > self.tenth:
-            self.tenth = done * 10 // total
-            output.err.print(f"  {done} of {total} images", soft_wrap=True)
-
-
 def _store(spec: str, set_: list[str] | None) -> tuple[Any, Places]:
     from ipcnn_ray.data.prepare import prepare as make
     from ipcnn_ray.train.staging import places_here
 
     experiment, places = load(spec, set_ or ()).spec, places_here()
-    return make(experiment.data, experiment.model.table.image_size, places, _Images()), places
+    return make(experiment.data, experiment.model.table.image_size, places, output.Counted("data:", "images")), places
 
 
 @data.command()

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.live import clock
 from ipcnn_ray.cli.remote import Address
 from ipcnn_ray.spec.places import Places
 from ipcnn_ray.tracking.address import without_password
@@ -35,7 +34,7 @@ class Listed:
 
     def row(self) -> list[str]:
         began = time.strftime("%m-%d %H:%M", time.localtime(self.began / 1000))
-        took = clock((self.ended - self.began) / 1000) if self.ended else "-"
+        took = output.clock((self.ended - self.began) / 1000) if self.ended else "-"
         return [self.experiment, self.state, str(self.submitted), began, took, self.why]
 
 

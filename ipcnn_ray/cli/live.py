@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ipcnn_ray.on_ray.progress import EpochDone, Event, PhaseStarted, RunEnded, RunStarted, Warned
+from ipcnn_ray.cli.output import clock
+from ipcnn_ray.on_ray.progress import EpochDone, Event, PhaseStarted, RunEnded, RunStarted, StageReached, Warned
+from ipcnn_ray.train.stage import Stage
+
+QUIET_S, FIRST_S = 20.0, 4.0
+"""Where the output is piped, a run that goes on is heard of so often, and so soon of what its first epoch is at."""
 
 
 @dataclass
@@ -22,18 +28,22 @@ class _Row:
 
     started: float
     metrics: dict[str, float] = field(default_factory=dict)
-
-
-def clock(seconds: float) -> str:
-    """1:05 or 2:03:04."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    stage: Stage | None = None
+    told: float = 0.0
+    """When its last line was printed, where the output is piped."""
 
 
 def _number(metrics: dict[str, float], key: str, form: str, scale: float = 1.0) -> str:
     value = metrics.get(key)
     return "-" if value is None else format(value * scale, form)
+
+
+def _now(row: _Row) -> str:
+    """`training 40%`"""
+    if row.stage is None:
+        return "starting" if not row.metrics else ""
+    what = row.stage.what.partition(" epoch")[0]
+    return f"{what} {100 * row.stage.done // max(1, row.stage.total)}%"
 
 
 class Progress:
@@ -68,11 +78,22 @@ class Progress:
                 self.phase, self.total, self.ended = event.name, event.total, 0
                 self._line(f"{event.name}: {event.total} {'run' if event.total == 1 else 'runs'}")
             case RunStarted():
-                self.rows[event.label] = _Row(time.monotonic())
+                again = event.label in self.rows
+                self.rows[event.label] = _Row(time.monotonic(), told=time.monotonic())
+                if not self.live:
+                    self._line(f"{event.label:<12} started{' again' if again else ''}")
+            case StageReached():
+                row = self.rows.setdefault(event.label, _Row(time.monotonic()))
+                new = not row.metrics and (row.stage is None or row.stage.what != event.stage.what)
+                row.stage = event.stage
+                if not self.live and time.monotonic() - row.told >= (FIRST_S if new else QUIET_S):
+                    row.told = time.monotonic()
+                    self._line(f"{event.label:<12} {event.stage.words()}")
             case EpochDone():
                 row = self.rows.setdefault(event.label, _Row(time.monotonic()))
-                row.metrics = dict(event.metrics)
+                row.metrics, row.stage = dict(event.metrics), None
                 if not self.live:
+                    row.told = time.monotonic()
                     self._line(self._epoch_line(event.label, row))
             case RunEnded():
                 self.rows.pop(event.label, None)
@@ -84,6 +105,9 @@ class Progress:
             self.live.update(self._view())
 
     def _line(self, text: str) -> None:
+        """Whole where it is piped; a terminal breaks it between words."""
+        if self.live:
+            text = "\n".join(textwrap.wrap(text, self.console.width, subsequent_indent=" " * 13))
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _epoch_line(self, label: str, row: _Row) -> str:
@@ -115,14 +139,15 @@ class Progress:
 
     def _view(self) -> Group:
         head = Text(f"{self.phase}: {self.ended} of {self.total} done, {clock(time.monotonic() - self.began)} so far")
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for name in ("run", "epoch", "loss", "filter", "error", "instab.", "img/s", "left"):
-            table.add_column(name, justify="left" if name == "run" else "right", no_wrap=True)
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        for name in ("run", "epoch", "now", "loss", "filter", "error", "instab.", "img/s", "left"):
+            table.add_column(name, justify="left" if name in ("run", "now") else "right", no_wrap=True)
         for label, row in self.rows.items():
             m = row.metrics
             table.add_row(
                 label,
                 f"{int(m.get('epoch', 0))}/{self.epochs}",
+                _now(row),
                 _number(m, "train_loss", ".3f"),
                 _number(m, "filter_loss", ".2f"),
                 _number(m, "val_error", ".1f", 100) + ("%" if "val_error" in m else ""),

@@ -6,9 +6,11 @@ import json
 import math
 import sys
 import textwrap
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -74,10 +76,19 @@ def _below(advice: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """A table without frames; columns named in `right` are numbers. Long tables lose no text when piped."""
-    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    """A table without frames; columns named in `right` are numbers. Long tables lose no text when piped.
+
+    Where it is too narrow, words are put below each other, but neither the first column, which names a thing, nor a
+    number is broken.
+    """
+    widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
+    tight = sum(widths) + 2 * (len(widths) - 1) > out.width
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1 if tight else 2, 0, 0))
+    for index, column in enumerate(columns):
+        number = column in right
+        head = column.strip().replace(" ", "\n") if tight and number else column
+        whole = index == 0 or number
+        grid.add_column(head, justify="right" if number else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
     out.print(grid)
@@ -90,8 +101,33 @@ def ranking(found: Ranking) -> None:
             say()
         table(one.columns, one.rows, right=one.numbers)
     say()
-    for line in found.notes():
-        out.print(Text("\n".join(textwrap.wrap(line, max(out.width, WIDTH), subsequent_indent="  "))), soft_wrap=True)
+    for line in filter(None, (found.headline(), *found.notes())):
+        paragraph(line)
+
+
+class Counted:
+    """Progress of long work: a line whenever another tenth is done and the last was two seconds ago, and one when all
+    is."""
+
+    PAUSE_S = 2.0
+
+    def __init__(self, what: str, unit: str) -> None:
+        """what: begins the line; unit: of what is counted, in the plural."""
+        self.what = what
+        self.unit = unit
+        self.tenth = 0
+        self.told = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        tenth = done * 10 // max(1, total)
+        if tenth > self.tenth and (time.monotonic() - self.told >= self.PAUSE_S or done == total):
+            self.tenth, self.told = tenth, time.monotonic()
+            note(f"{self.what} {count(done)} of {count(total)} {self.unit}")
+
+
+def paragraph(line: str) -> None:
+    """A sentence of a result, broken between words."""
+    out.print(Text("\n".join(textwrap.wrap(line, max(out.width, WIDTH), subsequent_indent="  "))), soft_wrap=True)
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
@@ -102,3 +138,10 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
 def count(number: int) -> str:
     """12 345"""
     return f"{number:,}".replace(",", " ")
+
+
+def clock(seconds: float) -> str:
+    """1:05 or 2:03:04."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -79,8 +79,8 @@ def pictures(
             RunRequest(recorded.run_id, trained[label], places, recorded.handle, home),
             recorded.tags.get("data.digest", ""),
             workers=int(recorded.tags.get("ipcnn.workers", "1")),
-            preparing=_Tenths(f"{label}: data,"),
-            looking=_Tenths(f"{label}: looking,"),
+            preparing=output.Counted(f"{label}: data,", "images"),
+            looking=output.Counted(f"{label}: looking,", "images"),
         )
         words = template_label(trained[label].template)
         title = label if label == words else f"{label}: {words}"
@@ -151,19 +151,6 @@ class _Drawn:
             "filters": len(self.filters),
             "dropped": self.sight.instability.dropped,
         }
-
-
-class _Tenths:
-    """Progress, one line per tenth; nothing of what is done at once."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.tenth = 0
-
-    def __call__(self, done: int, total: int) -> None:
-        if done * 10 // total > self.tenth:
-            self.tenth = done * 10 // total
-            output.err.print(f"{self.what} {done} of {total} images", soft_wrap=True)
 
 
 def _worth_a_picture(parent: RecordedRun, by_label: dict[str, RecordedRun], named: Sequence[str]) -> list[str]:

@@ -35,13 +35,17 @@ def report(
     """Write tables and figures of recorded experiments as one page; trains nothing."""
     places = Places.from_environment()
     tracker = MlflowTracker(places.tracking_uri, places.artifacts)
+    output.note(f"reading the record of {', '.join(experiment)}")
     found = wanted(tracker, experiment)
     runs = sum(len(one.runs) for one in found)
-    output.note(f"{runs} runs of {', '.join(one.name for one in found)}")
+    output.note(f"{runs} run{'' if runs == 1 else 's'} of {', '.join(one.name for one in found)}")
     page = make(found)
     path = out or Path(f"{found[0].name}.html")
+    figures = sum(len(part.plots) for part in page.parts)
+    output.note(f"drawing {figures} figure{'' if figures == 1 else 's'}")
     written = write(page, path)
     if store:
+        output.note("storing it with the experiment's run")
         keep(page, found, tracker)
     if json:
         output.print_json(_json(found, written, store))
@@ -59,7 +63,7 @@ def wanted(tracker: Tracker, names: list[str]) -> list[Experiment]:
     """Whole experiments. Raises IpcnnError for one that is not recorded, and for a single run of one."""
     from ipcnn_ray.cli.recorded import experiments
 
-    found = experiments(tracker, names)
+    found = experiments(tracker, names, progress=output.Counted("  read", "runs"))
     for one in found:
         for name in names:
             if any(run.run_id == name != one.name for run in one.runs):

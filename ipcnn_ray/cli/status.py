@@ -14,7 +14,7 @@ from ipcnn_ray.cli import output
 from ipcnn_ray.cli.remote import Address, record_of
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.report.groups import Row, grouped
-from ipcnn_ray.report.ranking import number
+from ipcnn_ray.report.ranking import causes, number
 from ipcnn_ray.spec.expand import group_of, template_label
 from ipcnn_ray.spec.fields import did_you_mean
 from ipcnn_ray.spec.goals import COMBINED, Aims
@@ -138,9 +138,8 @@ def _show_runs(chosen: Sequence[tuple[RecordedRun, list[RecordedRun]]]) -> None:
 
     everything = [run for _, runs in chosen for run in runs]
     output.table(RUN_COLUMNS, [_run_row(run) for run in everything], right=NUMBERS)
-    for run in everything:
-        if run.why:
-            output.say(f"{_label(run)}: {run.why}")
+    for line in causes([(_label(run), run.state, run.why) for run in everything]):
+        output.paragraph(line)
     for parent, runs in chosen:
         aims = Aims.from_tags(parent.tags)
         ranking = Ranking.of([_row(run) for run in runs], aims)

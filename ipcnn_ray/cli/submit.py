@@ -79,7 +79,7 @@ def submit(
     bring(places)
     _check_models(loaded, places)
     preflight(places.storage)
-    store = prepare(experiment.data, experiment.model.table.image_size, places, _Steps())
+    store = prepare(experiment.data, experiment.model.table.image_size, places, output.Counted("  data:", "images"))
     tracker = open_tracker(places.tracking_uri, places.artifacts, below(root, "spool"))
     tracker.prepare(experiment.name, note=EXPERIMENT_NOTE)
     try:
@@ -116,7 +116,8 @@ def submit(
     ):
         raise typer.Exit(RUN_FAILED)
     if not as_json and not on_cluster:
-        output.note(f"next:  ipcnn ui  |  ipcnn status {experiment.name}  |  ipcnn plan {spec}")
+        for index, command in enumerate((f"report {experiment.name}", f"pictures {experiment.name}", "ui")):
+            output.note(f"{'' if index else 'next:':<7}ipcnn {command}")
 
 
 @contextmanager
@@ -136,18 +137,6 @@ def _check_models(loaded: Loaded, places: Places) -> None:
         output.err.print(report, soft_wrap=True, highlight=False, markup=False)
 
 
-class _Steps:
-    """Progress of the data's preparation, one line per tenth."""
-
-    def __init__(self) -> None:
-        self.tenth = 0
-
-    def __call__(self, done: int, total: int) -> None:
-        if done * 10 // total > self.tenth:
-            self.tenth = done * 10 // total
-            output.err.print(f"  {done} of {total} images", soft_wrap=True)
-
-
 def _template(run: RunOutcome) -> str:
     from ipcnn_ray.spec.expand import template_label
 
@@ -157,11 +146,12 @@ def _template(run: RunOutcome) -> str:
 def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> None:
     """What a person looks for in the record beside numbers: pictures of the templates, models, the ranking."""
     from ipcnn_ray.models.build import interpretable_layers, unit_template
-    from ipcnn_ray.models.describe import as_markdown
+    from ipcnn_ray.models.describe import as_markdown, loading
     from ipcnn_ray.report.ranking import Ranking
     from ipcnn_ray.report.template_picture import template_picture
     from ipcnn_ray.train.final_model import final_model
     from ipcnn_ray.train.folder import read
+    from ipcnn_ray.train.record import description
     from ipcnn_ray.train.template_fit import FILE, trained_template
 
     with tempfile.TemporaryDirectory() as folder:
@@ -185,9 +175,9 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
         output.err.print(f"{run.run.label}: storing its model", soft_wrap=True)
         module, example = final_model(run.request)
         trained = run.run.spec
-        readme = as_markdown(
-            trained.model, trained_template(run.request), trained.train.freeze_through, len(trained.data.categories)
-        )
+        template, categories = trained_template(run.request), trained.data.categories
+        readme = as_markdown(trained.model, template, trained.train.freeze_through, len(categories))
+        readme = f"{readme}\n{description(run.request, run.metrics)}\n{loading(trained.model, categories)}"
         tracker.attach(run.request.handle).model(module, example, readme)
     ranking = Ranking.of([run.row for run in outcome.runs], outcome.aims).markdown()
     parent = tracker.attach(outcome.parent)

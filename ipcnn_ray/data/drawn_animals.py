@@ -53,38 +53,6 @@ GROUNDS: tuple[Color, ...] = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Drawn images, those with an animal first."""
-
-    images_N3SS: NDArray[np.uint8]
-    """RGB."""
-    labels_N: NDArray[np.int64]
-    """Index of the animal's category, -1 without an animal."""
-    landmarks_NK2: NDArray[np.float32]
-    """(row, col) in pixels of the image, 0 the centre of the first pixel; NaN where hidden, cut off, or no animal."""
-    names: list[str]
-
-
-def draw(spec: DrawnAnimals, size: int, progress: Callable[[int, int], None] | None = None) -> Drawn:
-    """All images of a spec, `size` x `size` pixels; `progress` is told (images drawn, images in all).
-
-    Errors: ValueError for a size below 16 pixels.
-    """
-    if size < SMALLEST:
-        raise ValueError(f"size = {size} pixels: an animal needs at least {SMALLEST}")
-    labels_N, names = contents(spec)
-    total = len(labels_N)
-    images = np.empty((total, 3, size, size), np.uint8)
-    landmarks = np.full((total, len(spec.landmarks), 2), np.nan, np.float32)
-    for number in range(total):
-        one = draw_one(spec, size, number)
-        images[number], landmarks[number] = one.image.transpose(2, 0, 1), one.landmarks_K2
-        if progress:
-            progress(number + 1, total)
-    return Drawn(images, labels_N, landmarks, names)
-
-
 def contents(spec: DrawnAnimals) -> tuple[NDArray[np.int64], list[str]]:
     """Labels and names of all images of a spec, in order: the objects of each category, then the negatives."""
     labels = [label for label in range(len(spec.categories)) for _ in range(spec.objects)] + [-1] * spec.negatives
@@ -107,7 +75,12 @@ class Animal:
 
 
 def draw_one(spec: DrawnAnimals, size: int, number: int) -> Animal:
-    """Image `number` of all images of a spec."""
+    """Image `number` of all images of a spec, `size` x `size` pixels.
+
+    Errors: ValueError for a size below 16 pixels.
+    """
+    if size < SMALLEST:
+        raise ValueError(f"size = {size} pixels: an animal needs at least {SMALLEST}")
     label, index = divmod(number, spec.objects)
     if label < len(spec.categories):
         return draw_animal(spec, size, index, label)

@@ -44,10 +44,6 @@ class Crop:
     masks: Sequence[NDArray[np.float32] | None] = ()
     """Patch of each part, where masks are read."""
 
-    @property
-    def is_object(self) -> bool:
-        return self.label >= 0
-
 
 @dataclass(frozen=True)
 class Source:

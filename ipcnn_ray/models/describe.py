@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -82,6 +83,33 @@ def _kind(module: nn.Module, block: str = "") -> str:
     if isinstance(module, nn.Linear):
         return "fully connected"
     return block if next(module.children(), None) is not None else ""
+
+
+def loading(model: Model, categories: Sequence[str]) -> str:
+    """How a model is loaded from the record and what goes in and comes out; `{uri}` stands for its address."""
+    size = model.table.image_size
+    if len(categories) == 1:
+        shape, meaning = "[N]", f"positive: the crop shows a {categories[0]}"
+    else:
+        shape, meaning = f"[N, {len(categories)}]", f"in the order {', '.join(categories)}"
+    lines = [
+        "",
+        "## Load it",
+        "",
+        "```python",
+        "import mlflow, torch",
+        "",
+        "# MLFLOW_TRACKING_URI names the record; the model is a torch module",
+        'model = mlflow.pytorch.load_model("{uri}")',
+        f"crops = torch.zeros(2, 3, {size}, {size})  # any number of them, float32 RGB, values 0..255",
+        f"logits = model(crops)  # {shape}; {meaning}",
+        "```",
+        "",
+        f"A crop is the bounding box of one object, resized to {size} x {size} pixels; the mean image is taken off "
+        "inside. "
+        'For any other language: `mlflow models serve -m "{uri}"`.',
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def as_markdown(model: Model, template: Template, freeze_through: str | None = None, categories: int = 1) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from ipcnn_ray.spec.expand import Run, run_id
 from ipcnn_ray.tracking.protocol import State
 from ipcnn_ray.train.checkpoint import read_result, write_result
 from ipcnn_ray.train.request import RunResult
+from ipcnn_ray.train.stage import Stage, StageFile, seconds_between
 
 LOST_WORKERS = 8
 """Times that a run is started again after its worker vanished."""
@@ -39,6 +41,14 @@ class RunStarted:
     """A run got its worker, for the first time or again."""
 
     label: str
+
+
+@dataclass(frozen=True)
+class StageReached:
+    """Where a run is within an epoch, or on its way to its first."""
+
+    label: str
+    stage: Stage
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ class Warned:
     text: str
 
 
-Event = PhaseStarted | RunStarted | EpochDone | RunEnded | Warned
+Event = PhaseStarted | RunStarted | StageReached | EpochDone | RunEnded | Warned
 Listener = Callable[[Event], None]
 
 
@@ -111,8 +121,9 @@ class Watcher(Callback):
         """By Tune's id of a trial."""
         self.training: set[str] = set()
         """Tune's ids of the trials that have a worker and have not ended."""
-        self.left: set[str] = set()
-        """Labels of the runs that Tune gave up on although they may be tried again."""
+        self.stages: dict[str, tuple[str, StageFile, Stage | None]] = {}
+        """By Tune's id of a trial that has a worker: its run's label, its file, and the stage that was told last."""
+        self._next_look = 0.0
         self.stopping = False
         """Somebody asked the runs to end after their epoch."""
 
@@ -129,8 +140,22 @@ class Watcher(Callback):
         if trial.trial_id not in self.runs:
             trial.max_failures = trial.num_failures + LOST_WORKERS
         self.training.add(trial.trial_id)
+        run = self._run(trial)
+        self.stages[trial.trial_id] = run.label, StageFile(self.campaign.folder(run)), None
         if not self.stopping:
-            self.listener(RunStarted(self._run(trial).label))
+            self.listener(RunStarted(run.label))
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Tune comes by several times a second."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + seconds_between(self.campaign.root)
+        for trial_id in self.training & set(self.stages):
+            label, file, before = self.stages[trial_id]
+            stage = file.look()
+            if stage is not None and stage != before:
+                self.stages[trial_id] = label, file, stage
+                self.listener(StageReached(label, stage))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -166,7 +191,6 @@ class Watcher(Callback):
         if run.label in self.ended:
             return
         if self.patient and trial.should_recover():  # Tune does not, where a worker is lost before it has started
-            self.left.add(run.label)
             self.listener(Warned(f"{run.label}: its worker was lost while it started; it is started again later"))
         else:
             self._fail(run, f"its worker was lost {trial.num_failures} times")

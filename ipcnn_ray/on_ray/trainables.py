@@ -35,6 +35,7 @@ from ipcnn_ray.train.checkpoint import read_result
 from ipcnn_ray.train.request import RunRequest
 from ipcnn_ray.train.run import execute
 from ipcnn_ray.train.runtime import InProcess, ProcessGroup, StopRun
+from ipcnn_ray.train.stage import Stage, StageFile
 
 
 class _Reports:
@@ -57,30 +58,39 @@ def unknown(goals: Sequence[str]) -> dict[str, float]:
 class _Trial(InProcess):
     """One worker in a trial's process."""
 
-    def __init__(self, device: torch.device, reports: _Reports, root: str) -> None:
+    def __init__(self, device: torch.device, reports: _Reports, root: str, folder: str) -> None:
         super().__init__(device)
         self.reports = reports
         self.root = root
+        self.stage = StageFile(folder)
 
     def report(self, metrics: Mapping[str, float]) -> None:
         if (report := self.reports.of(metrics)) is not None:
             tune.report(report)
         _stop_if_asked(self.root)
 
+    def tell(self, what: str, done: int, total: int, unit: str) -> None:
+        self.stage.tell(Stage(what, done, total, unit))
+
 
 class _TrainWorker(ProcessGroup):
     """A worker of Ray Train, whose controller passes rank 0's reports on to Tune."""
 
-    def __init__(self, device: torch.device, reports: _Reports, root: str) -> None:
+    def __init__(self, device: torch.device, reports: _Reports, root: str, folder: str) -> None:
         super().__init__(device)
         self.reports = reports
         self.root = root
+        self.stage = StageFile(folder)
 
     def report(self, metrics: Mapping[str, float]) -> None:
         if (report := self.reports.of(metrics)) is not None:
             ray.train.report(report)
         if self.rank == 0:
             _stop_if_asked(self.root)
+
+    def tell(self, what: str, done: int, total: int, unit: str) -> None:
+        if self.rank == 0:
+            self.stage.tell(Stage(what, done, total, unit))
 
 
 def _stop_if_asked(root: str) -> None:
@@ -104,12 +114,14 @@ def trainable(campaign: Campaign, turns: Turns) -> Callable[[dict[str, Any]], No
         with turns.of(request.folder):
             try:
                 if read_result(request.folder) is None:
+                    StageFile(request.folder).forget()  # of an attempt that was killed
                     _persist(lambda: attempt(request, campaign), request.spec.compute.retries)
             except Exception as error:
                 with suppress(TrackingError):
                     campaign.tracker.attach(request.handle).text(traceback.format_exc(), "traceback.txt")
                 tune.report({FAILED: _told(error), **unknown(goals), "epoch": 0.0})
                 raise
+        StageFile(request.folder).forget()
         result = read_result(request.folder)
         if result is None and stop_asked(campaign.root):
             _wait_for_the_end(goals)
@@ -163,7 +175,7 @@ def _told(error: Exception) -> str:
 def _in_trial(request: RunRequest, campaign: Campaign) -> None:
     device = torch.device("cuda" if campaign.gpus else "cpu")
     reports = _Reports(request.spec.train.epochs, campaign.aims.goals)
-    execute(request, _Trial(device, reports, campaign.root), campaign.tracker)
+    execute(request, _Trial(device, reports, campaign.root, request.folder), campaign.tracker)
 
 
 def _nested(request: RunRequest, campaign: Campaign) -> None:
@@ -171,7 +183,7 @@ def _nested(request: RunRequest, campaign: Campaign) -> None:
 
     def worker() -> None:
         reports = _Reports(request.spec.train.epochs, goals)
-        execute(request, _TrainWorker(ray.train.torch.get_device(), reports, root), tracker)
+        execute(request, _TrainWorker(ray.train.torch.get_device(), reports, root, request.folder), tracker)
 
     # Ray Train would go on from its notes of an attempt before.
     home = notes(request.folder, request.places)

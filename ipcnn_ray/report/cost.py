@@ -73,20 +73,24 @@ def cost_part(experiment: Experiment, name: str) -> Part:
         mine = [one for one in known if one.kind == kind]
         if mine:
             guessed = sum(not one.exact for one in mine)
-            note = f"of {len(mine)} runs" + (f"; {guessed} from the seconds of their epochs" if guessed else "")
+            note = f"of {_runs(len(mine))}" + (f"; {guessed} from the seconds of their epochs" if guessed else "")
             rows.append([title, f"{sum(one.hours for one in mine):.4g}", note])
     if len(known) < len(experiment.runs):
         rows.append(["runs of unknown cost", str(len(experiment.runs) - len(known)), "no finished epoch is recorded"])
     rows.append(["wall time", "-" if wall is None else duration(wall), "first start to last end, pauses included"])
     if rates:
-        spread = f"median of {len(rates)} runs; {min(rates):.4g} to {max(rates):.4g}"
+        spread = f"median of {_runs(len(rates))}; {min(rates):.4g} to {max(rates):.4g}"
         rows.append(["images per second", f"{median(rates):.4g}", f"training, last epoch of each run; {spread}"])
     rows += [[f"retries: {words}", str(again[cause]), ""] for cause, words in CAUSES.items()]
     devices = Counter(run.tags["ipcnn.device"] for run in experiment.runs if "ipcnn.device" in run.tags)
-    rows.append(["devices", ", ".join(devices) or "-", ", ".join(f"{n} runs" for n in devices.values())])
+    rows.append(["devices", ", ".join(devices) or "-", ", ".join(map(_runs, devices.values()))])
     caption = "Hours are those of training and evaluation, of all workers together, without the time in a queue."
-    table = Titled(f"{name}cost", "Cost", caption, Table(("what", "value", "note"), rows, ("value",)))
+    table = Titled(f"{name}cost", "What it took", caption, Table(("what", "value", "note"), rows, ("value",)))
     return Part("Cost", [table])
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Saved:
 
 
 def saved(runs: Sequence[Entry]) -> Saved:
-    """Over the runs of a search that were stopped early or trained to their end."""
+    """Over the runs that a search drew and that were stopped early or trained to their end."""
     counted = [run for run in runs if run.state == "succeeded" or run.stopped_early]
     trained = sum(int(run.metrics.get("epoch", 0)) for run in counted)
     epochs, total, kind, unknown = 0, 0.0, "cpu_hours", False
@@ -128,13 +132,14 @@ def saved_text(runs: Sequence[Entry]) -> Text:
     """What early stopping saved, in sentences."""
     found = saved(runs)
     if not found.stopped:
-        return Text(("Early stopping ended no run.",))
+        return Text(("Early stopping ended no trial.",))
     share = found.epochs_saved / (found.epochs_trained + found.epochs_saved)
     cost = "" if found.hours_saved is None else f", about {found.hours_saved:.3g} {KINDS[found.kind]} at their own pace"
     return Text(
         (
-            f"Early stopping ended {found.stopped} of {found.runs} runs: {found.epochs_trained} epochs were trained, "
-            f"{found.epochs_saved} ({100 * share:.0f} %) were not{cost}. Runs that failed are not counted.",
+            f"Early stopping ended {found.stopped} of {found.runs} trials: {found.epochs_trained} epochs were trained, "
+            f"{found.epochs_saved} ({100 * share:.0f} %) were not{cost}. Trials that failed or were "
+            "interrupted are not counted.",
         )
     )
 

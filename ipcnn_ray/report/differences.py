@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,9 @@ OURS = ("data.drawn", "model.weights_report")
 ABSENT = "-"
 MOST = 60
 """Characters of a value in a table; the JSON has all."""
+FEW = 3
+"""Different numbers of one side that a table shows one by one."""
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
 WHOLE = "all"
 """Name of the pair where each side is one setting."""
 
@@ -227,4 +231,10 @@ def _facts_table(head: str, names: Sequence[str], found: Sequence[Fact]) -> Tabl
 
 
 def _short(value: str) -> str:
+    """Many numbers are told by their range: a search tried them."""
+    parts = value.split(", ")
+    numbers = [float(part) for part in parts if NUMBER.fullmatch(part)]
+    if len(numbers) > FEW:
+        rest = [part for part in parts if not NUMBER.fullmatch(part)]
+        value = ", ".join([*rest, f"{min(numbers):.4g} to {max(numbers):.4g} ({len(numbers)} values)"])
     return value if len(value) <= MOST else f"{value[: MOST - 3]}..."

@@ -13,8 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-"""Okabe and Ito's, which colour-blind readers can tell apart; in grey, the shapes of the marks do."""
+from ipcnn_ray.report.style import BLUE, GREEN, ORANGE, PURPLE, RED, SKY
+
+COLORS = (ORANGE, SKY, GREEN, "#F0E442", BLUE, RED, PURPLE)
+"""In grey, the shapes of the marks tell them apart."""
 MARKERS = "os^DvP*"
 TILES = 12
 """Images on a filter's picture."""

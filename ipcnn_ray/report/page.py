@@ -6,12 +6,13 @@ import base64
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
 
 from ipcnn_ray.report.blocks import Block, Part, Plot, Source, Text, Titled
+from ipcnn_ray.report.paper_cells import MISSING, UNPUBLISHED
 from ipcnn_ray.report.paper_tables import paper_part
 from ipcnn_ray.report.parts import Importances, experiment_parts, runs_csv, warnings
 from ipcnn_ray.report.ranking import Table
@@ -21,18 +22,20 @@ from ipcnn_ray.report.style import png, svg
 CSS = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:1100px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{font-size:1.3rem;border-bottom:1px solid #ccc;padding-top:1.2rem}h3{font-size:1.05rem}
-nav a{margin-right:1em;white-space:nowrap}.wide{overflow:auto;max-height:40rem}
+nav a{margin-right:1em;white-space:nowrap}.wide{overflow-x:auto}.long{overflow:auto;max-height:40rem}
 table{border-collapse:collapse;font-size:.85rem}
 th,td{padding:.2rem .6rem;border-bottom:1px solid #e2e2e2;text-align:left;
 vertical-align:top}th{position:sticky;top:0;background:#f3f3f3}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 tr.published td{border-bottom:0;color:#555}.missing{color:#777;font-style:italic}.note{background:#fff4d6;
 border-left:4px solid #E69F00;padding:.4rem .8rem}
-figure{margin:1rem 0}
-figure img{max-width:100%;height:auto}figcaption,.caption{color:#444;font-size:.9rem;max-width:55rem}
+figure{margin:1rem 0}.plot{overflow-x:auto}
+.plot img{max-width:100%;min-width:32rem;height:auto}figcaption,.caption{color:#444;font-size:.9rem;max-width:55rem}
 pre{background:#f6f6f6;padding:.8rem;overflow:auto;font-size:.8rem}
-@media print{.wide{max-height:none}nav{display:none}}
+@media print{.long{max-height:none}nav{display:none}}
 """.strip()
+LONG = 100
+"""Rows of a table that scrolls inside the page."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,12 @@ class Page:
         several = len(experiments) > 1
         parts: list[Part] = []
         for index, (experiment, known) in enumerate(zip(experiments, importances, strict=True), 1):
-            parts += experiment_parts(experiment, known, f"{index}_" if several else "")
+            own = experiment_parts(experiment, known, f"{index}_" if several else "")
+            parts += (
+                [own[0], *(replace(part, title=f"{part.title}: {experiment.name}") for part in own[1:])]
+                if several
+                else own
+            )
         told = [
             f"{experiment.name}: {line}" if several else line
             for experiment in experiments
@@ -63,7 +71,10 @@ class Page:
     @cached_property
     def html(self) -> str:
         """One file without links to anything outside it."""
-        links = "".join(f'<a href="#p{i}">{escape(part.title)}</a>' for i, part in enumerate(self.parts))
+        links = " ".join(
+            f'{"<br>" if i and _begins(part) else ""}<a href="#p{i}">{escape(part.title.partition(": ")[0])}</a>'
+            for i, part in enumerate(self.parts)
+        )
         body = [f"<h1>{escape(self.title)}</h1>", f"<nav>{links}</nav>"]
         for index, part in enumerate(self.parts):
             body.append(f'<h2 id="p{index}">{escape(part.title)}</h2>')
@@ -110,6 +121,11 @@ class Page:
         return list(written)
 
 
+def _begins(part: Part) -> bool:
+    """Whether an experiment begins here, or the papers' tables: a line of its own among the links."""
+    return part.title.startswith(("Experiment ", "The papers"))
+
+
 def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([head, *rows])
@@ -118,12 +134,15 @@ def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _html(block: Block) -> str:
     if isinstance(block, Titled):
-        return f'<h3>{escape(block.title)}</h3>\n{_html_table(block)}\n<p class="caption">{escape(block.caption)}</p>'
+        rows = len(block.table.rows)
+        scroll = f" {rows} rows: scroll in the table, or open {block.name}.csv." if rows > LONG else ""
+        caption = f'<p class="caption">{escape(block.caption + scroll)}</p>'
+        return f"<h3>{escape(block.title)}</h3>\n{_html_table(block)}\n{caption}"
     if isinstance(block, Plot):
         image = base64.b64encode(svg(block.figure).encode()).decode()
         return (
-            f'<h3>{escape(block.title)}</h3>\n<figure><img alt="{escape(block.title)}" '
-            f'src="data:image/svg+xml;base64,{image}">\n<figcaption>{escape(block.caption)}</figcaption></figure>'
+            f'<h3>{escape(block.title)}</h3>\n<figure><div class="plot"><img alt="{escape(block.title)}" '
+            f'src="data:image/svg+xml;base64,{image}"></div>\n<figcaption>{escape(block.caption)}</figcaption></figure>'
         )
     if isinstance(block, Source):
         return f"<details><summary>{escape(block.title)}</summary><pre>{escape(block.text)}</pre></details>"
@@ -146,14 +165,15 @@ def _html_table(block: Titled) -> str:
         cells = "".join(_cell("td", text, is_number) for text, is_number in zip(row, numbers, strict=True))
         rows.append(f"<tr{kind}>{cells}</tr>")
     body = "\n".join(rows)
+    kind = "long" if len(rows) > LONG else "wide"
     return (
-        f'<div class="wide"><table id="{escape(block.name)}"><thead><tr>{head}</tr></thead>\n'
+        f'<div class="{kind}"><table id="{escape(block.name)}"><thead><tr>{head}</tr></thead>\n'
         f"<tbody>{body}</tbody></table></div>"
     )
 
 
 def _cell(tag: str, text: str, is_number: bool) -> str:
-    kinds = [*(["n"] if is_number else []), *(["missing"] if text.startswith("missing") else [])]
+    kinds = [*(["n"] if is_number else []), *(["missing"] if text.startswith((MISSING, UNPUBLISHED)) else [])]
     attribute = f' class="{" ".join(kinds)}"' if kinds else ""
     return f"<{tag}{attribute}>{escape(text)}</{tag}>"
 
@@ -170,6 +190,5 @@ def _markdown(block: Block, folder: str) -> list[str]:
 
 
 def _escaped(block: Titled) -> Table:
-
     rows = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in block.table.rows]
     return Table(block.table.columns, rows, block.table.numbers)

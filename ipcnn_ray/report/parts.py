@@ -60,7 +60,10 @@ def head_part(experiment: Experiment, prefix: str) -> Part:
     kind = str(search.get("kind", "a single run"))
     if search.get("algorithm"):
         kind += f" ({search['algorithm']}, {search.get('trials')} trials)"
+    if (repeats := search.get("repeats", 1)) > 1:
+        kind += f", {repeats} seeds each"
     states = Counter(run.state for run in runs)
+    dirty = _values([parent, *runs], "code.dirty")
     rows = [
         ["experiment", experiment.name],
         ["state", parent.state + (f": {parent.why}" if parent.why else "")],
@@ -76,7 +79,7 @@ def head_part(experiment: Experiment, prefix: str) -> Part:
             "code",
             f"version {_values([parent, *runs], 'code.version')}, commit {_values([parent, *runs], 'code.commit')}",
         ],
-        ["uncommitted changes", _values([parent, *runs], "code.dirty")],
+        ["uncommitted changes", {"false": "none", "true": "yes"}.get(dirty, dirty)],
         [
             "packages",
             ", ".join(f"{name} {_values(runs, f'env.{name}')}" for name in ("python", "torch", "ray", "mlflow")),
@@ -111,15 +114,20 @@ def ranking_part(experiment: Experiment, prefix: str) -> Part:
     """The settings best first, and what of their differences may be luck."""
     ranking = experiment.ranking
     caption = "Settings, best first" + (f"; the control is {ranking.aims.control}." if ranking.aims.control else ".")
-    blocks: list[Block] = [Titled(f"{prefix}ranking", "Ranking", caption, ranking.table())]
+    if any(group.order == 2 for group in ranking.groups):
+        caption += (
+            " Those that were stopped stand below the others, whatever their numbers: these are of their last epoch."
+        )
+    headline = ranking.headline()
+    blocks: list[Block] = [Text((headline,))] if headline else []
+    blocks.append(Titled(f"{prefix}ranking", "Settings", caption, ranking.table()))
     for table in ranking.luck():
         head = table.columns[0]
         measure = next((name for name, shown in HEADS.items() if shown == head), head)
         caption = "Mean of the differences paired by seed, ± their standard deviation; p as explained below."
         blocks.append(Titled(f"{prefix}luck_{measure}", f"May the differences in {head} be luck?", caption, table))
-    notes, causes = ranking.notes(), [run for run in experiment.runs if run.why]
-    kept = [line for line in notes if not any(line == f"{run.label} {run.state}: {run.why}" for run in causes)]
-    blocks.append(Text(tuple(kept)))
+    told, causes = ranking.causes(), [run for run in experiment.runs if run.why]
+    blocks.append(Text(tuple(line for line in ranking.notes() if line not in told)))
     if causes:
         rows = [[run.label, run.template, run.state, run.why] for run in causes]
         table = Table(("run", "template", "state", "why"), rows, ())
@@ -145,7 +153,7 @@ def search_part(experiment: Experiment, importances: Importances, prefix: str) -
         blocks += [plot for plot in (beta_gamma(experiment, goal, name),) if plot]
     if not blocks:
         blocks.append(Text(("No trial has a number.",)))
-    blocks.append(saved_text(experiment.runs))
+    blocks.append(saved_text([run for group in experiment.trials for run in experiment.by_group[group.name]]))
     return Part("Search", blocks)
 
 

@@ -19,6 +19,10 @@ MOST_AMONG = 10
 """Settings whose comparisons among themselves are shown; those of more are in the JSON alone."""
 
 
+MOST_NAMED = 12
+"""Runs of one cause that are named."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Cells as text."""
@@ -65,12 +69,13 @@ class Ranking:
         heads = [HEADS.get(measure, measure) for measure in shown]
         if control is not None and len(goals) == 1 and not self.repeated:
             heads.insert(1, "vs control")
+        versus = {one.one: one.difference.mean for one in self.against if one.measure == goals[0]}
         numbers = ("n", *heads) if self.repeated else (*heads, "epochs")
         rows = []
         for group in self.groups:
             cells = [spread_words(measure, group.spreads.get(measure)) for measure in shown]
             if "vs control" in heads:
-                cells.insert(1, self._versus(group.name))
+                cells.insert(1, number(goals[0], versus.get(group.name), sign=True))
             if self.repeated:
                 cells.insert(0, str(len(group.rows)))
             else:
@@ -78,11 +83,6 @@ class Ranking:
             template = group.rows[0].template + (" (control)" if group.name == control else "")
             rows.append([group.name, template, *cells, state(self, group)])
         return Table(("run", "template", *numbers, "state"), rows, numbers)
-
-    def _versus(self, name: str) -> str:
-        goal = self.aims.goals[0]
-        found = [one.difference for one in self.against if (one.one, one.measure) == (name, goal)]
-        return number(goal, found[0].mean, sign=True) if found else "-"
 
     @property
     def _few(self) -> bool:
@@ -107,6 +107,30 @@ class Ranking:
             tables.append(Table((HEADS.get(measure, measure), *COMPARED), rows, COMPARED[:5]))
         return tables
 
+    def headline(self) -> str:
+        """Which setting is the best, beside which other, and whether to believe it; empty where none is, and in a
+        Pareto search, whose front is among the notes."""
+        goal, ranked = self.aims.goals[0], [group for group in self.groups if group.order == 0]
+        best = next((group for group in self.groups if group.wins), None)
+        if best is None or len(self.aims.goals) > 1:
+            return ""
+        control = next((group for group in self.groups if group.name == self.aims.control), None)
+        rival = control if best is not control else next((group for group in ranked if group is not best), None)
+        text = f"Best by {goal}: {self._called(best)}, {spread_words(goal, best.spreads.get(goal))}"
+        if rival is None or goal not in rival.spreads:
+            return f"{text}; nothing else was trained to its end to compare it with."
+        text += f"; {self._called(rival)} has {spread_words(goal, rival.spreads[goal])}."
+        pair = {best.name, rival.name}
+        found = next((x for x in (*self.against, *self.among) if x.measure == goal and {x.one, x.other} == pair), None)
+        return f"{text} {_belief(found)}"
+
+    def _called(self, group: Group) -> str:
+        """`l1 (L1 β2)`, `the control plain`"""
+        if group.name == self.aims.control:
+            return f"the control {group.name}"
+        template = group.rows[0].template
+        return group.name if template == group.name else f"{group.name} ({template})"
+
     def notes(self) -> list[str]:
         """What a reader must know to read the tables: units, what was tested and what the test cannot say, causes."""
         lines = []
@@ -129,22 +153,51 @@ class Ranking:
                 lines.append(_limit(seeds, max(one.family for one in tested if one.difference.n == seeds)))
         if not self._few:
             lines.append(f"The settings among themselves: {len(self.among)} comparisons, which --json has.")
+        lines += self.causes()
         for group in self.groups:
-            lines += [f"{row.label} {row.state}: {row.why}" for row in group.rows if row.why]
             if group.violated:
                 lines.append(f"{group.name} is beyond a bound: {', '.join(group.violated)}")
         if not any(group.wins for group in self.groups) and any(group.violated for group in self.groups):
             lines.append("No run keeps every bound, so none is the best.")
         return lines
 
+    def causes(self) -> list[str]:
+        """Why runs did not end, as sentences."""
+        return causes([(row.label, row.state, row.why) for group in self.groups for row in group.rows])
+
     def markdown(self) -> str:
         """The ranking as a Markdown document."""
-        lines = self.table().markdown()
+        headline = self.headline()
+        lines = [*([f"**{headline}**", ""] if headline else []), *self.table().markdown()]
         for table in self.luck():
             lines += ["", *table.markdown()]
         for line in self.notes():
             lines += ["", line]
         return "\n".join(lines) + "\n"
+
+
+def causes(runs: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Of (label, state, why): `a, b stopped: early stopping at epoch 4 of 12`; those of one cause together."""
+    by_cause: dict[tuple[str, str], list[str]] = {}
+    for label, state_, why in runs:
+        if why:
+            by_cause.setdefault((state_, why), []).append(label)
+    lines = []
+    for (state_, why), labels in by_cause.items():
+        more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
+        lines.append(f"{', '.join(labels[:MOST_NAMED])}{more} {state_}: {why}")
+    return lines
+
+
+def _belief(found: Comparison | None) -> str:
+    """Whether the difference between the best and another is more than luck, in a sentence."""
+    if found is None or found.holm_exact is None:
+        return "One seed of each: the difference may be luck."
+    tested = f"p {p_words(found.holm_exact)} after Holm's correction, {found.difference.n} seeds"
+    return {
+        "too few seeds": f"So few seeds cannot tell the difference from luck ({tested}).",
+        "may be luck": f"The difference may be luck ({tested}).",
+    }.get(found.verdict, f"The difference is more than luck ({tested}).")
 
 
 def _limit(seeds: int, family: int) -> str:

@@ -40,7 +40,7 @@ class Entry:
     ended: float | None = None
     """Seconds since 1970."""
     errors: tuple[tuple[int, float], ...] = ()
-    """(epoch, validation error as a share) of every evaluated epoch."""
+    """(epoch, validation error as a share) of every evaluated epoch; read only where its curve is drawn."""
     seconds: tuple[tuple[int, float], ...] = ()
     """(epoch, its seconds); read only where the run's hours are not recorded."""
 
@@ -89,7 +89,7 @@ MARKS = {
     "s": "no pretrained weights: trained from scratch",
     "u": "code with changes that are in no commit",
     "t": "another tau than the paper's 0.5 / n^2",
-    "x": "stopped early: not trained to its last epoch",
+    "x": "stopped before its last epoch",
 }
 """What a reader must know of a number, by the letter that stands behind it."""
 

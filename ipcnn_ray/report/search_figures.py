@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.colors import Normalize
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.ticker import MaxNLocator
 
 from ipcnn_ray.report import published
 from ipcnn_ray.report.blocks import Plot
@@ -56,7 +59,7 @@ def history(experiment: Experiment, trials: Sequence[Trial], goal: str, name: st
     axis = figure.subplots()
     kinds = {
         "trained to the end": ([t for t in trials if t.ended and t.value is not None], BLUE, "o", True),
-        "stopped early": ([t for t in trials if not t.ended and t.value is not None], GREY, "s", False),
+        "stopped before its end": ([t for t in trials if not t.ended and t.value is not None], GREY, "s", False),
     }
     for label, (shown, colour, marker, filled) in kinds.items():
         if shown:
@@ -81,12 +84,14 @@ def history(experiment: Experiment, trials: Sequence[Trial], goal: str, name: st
     axis.set(xlabel="trial, in the order in which it was opened", ylabel=_axis(goal))
     axis.grid(alpha=0.3)
     axis.margins(y=0.15)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axis.legend(fontsize="small", frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    counts = f"{len(kinds['trained to the end'][0])} trained to the end, {len(kinds['stopped early'][0])} stopped early"
+    ended, stopped = (len(shown) for shown, *_ in kinds.values())
+    counts = f"{ended} trained to the end, {stopped} stopped before"
     caption = (
         f"{_unit(goal)} of every trial: {counts}, {len(failed)} without a number (failed or not begun; crosses at the "
         "bottom). The line is the best so far of those trained to the end: where it is flat, the search no longer "
-        "found anything. Trials that were stopped early show their last epoch, so do not compare them with the others."
+        "found anything. Trials that were stopped show their last epoch, so do not compare them with the others."
     )
     return Plot(f"{name}trials", f"{goal} over trials", caption, figure)
 
@@ -103,12 +108,16 @@ def parallel(experiment: Experiment, trials: Sequence[Trial], goal: str, name: s
     values = [t.value for t in shown if t.value is not None]
     norm = Normalize(min(values), max(values) if max(values) > min(values) else min(values) + 1)
     scales.append(_Scale({}, [(float(norm(v)), f"{v:.3g}") for v in np.linspace(norm.vmin, norm.vmax, 5)]))
-    cmap = colormaps[MAP]
+    cmap = LinearSegmentedColormap.from_list("shown", colormaps[MAP](np.linspace(0, 0.85, 64)))  # no yellow on white
+    drawn: dict[bool, list[tuple[np.ndarray, Any]]] = {False: [], True: []}
     for trial in sorted(shown, key=lambda t: (t.ended, _cost(t, goal)), reverse=False):
         heights = [scale.place(trial.values.get(path)) for path, scale in zip(paths, scales, strict=False)]
         heights.append(float(norm(trial.value)))
-        style = {"linewidth": 1.6, "zorder": 3} if trial.ended else {"linewidth": 0.9, "linestyle": ":", "zorder": 2}
-        axis.plot(heights, color=cmap(norm(trial.value)), alpha=0.85, rasterized=len(shown) > 200, **style)
+        drawn[trial.ended].append((np.column_stack([range(len(heights)), heights]), cmap(norm(trial.value))))
+    for ended, lines in drawn.items():
+        style = {"linewidths": 1.6, "zorder": 3} if ended else {"linewidths": 0.9, "linestyles": ":", "zorder": 2}
+        segments, colours = [one for one, _ in lines], [colour for _, colour in lines]
+        axis.add_collection(LineCollection(segments, colors=colours, alpha=0.85, rasterized=len(shown) > 200, **style))
     winner = min((t for t in shown if t.ended), key=lambda t: _cost(t, goal), default=None)
     if winner is not None and winner.value is not None:
         heights = [scale.place(winner.values.get(path)) for path, scale in zip(paths, scales, strict=False)]
@@ -129,9 +138,9 @@ def parallel(experiment: Experiment, trials: Sequence[Trial], goal: str, name: s
         side.set_visible(False)
     caption = (
         f"Each line is a trial: where it crosses an axis is the value that it tried, its colour and its last axis are "
-        f"its {_unit(goal)}; dotted lines were stopped early, the red line is the best, trials without a number are "
-        "left out. Read which values the good lines share; an axis that good and bad lines cross everywhere does not "
-        "matter. `none`: the trial has no such field."
+        f"its {_unit(goal)}; dotted lines were stopped before their end, the red line is the best of the "
+        "others, trials without a number are left out. Read which values the good lines share; an axis that good and "
+        "bad lines cross everywhere does not matter. `none`: the trial has no such field."
     )
     return Plot(f"{name}parallel", "What the trials tried", caption, figure)
 
@@ -213,7 +222,9 @@ def beta_gamma(experiment: Experiment, goal: str, name: str) -> Plot | None:
     mesh = axis.pcolormesh(*edges, mean.T, cmap=MAP, edgecolor="white", linewidth=0.5)
     axis.scatter(beta[ended], gamma[ended], s=14, c="white", edgecolor=BLACK, linewidth=0.7, label="trained to the end")
     if not ended.all():
-        axis.scatter(beta[~ended], gamma[~ended], s=22, marker="x", c=BLACK, linewidth=1, label="stopped early")
+        axis.scatter(
+            beta[~ended], gamma[~ended], s=22, marker="x", c=BLACK, linewidth=1, label="stopped before its end"
+        )
     paper = (published.BETA, published.GAMMA)
     axis.plot(*paper, "*", color=RED, markeredgecolor="white", markersize=17, label="the paper's point (2, 2)")
     axis.set(xscale="log", yscale="log", xlabel="beta (1)", ylabel="gamma (1)", facecolor="#e8e8e8")

@@ -10,6 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ipcnn_ray.report.style import MAP, ORANGE, RED
+
 
 def template_picture(unit_Pnn: NDArray[np.floating], title: str, path: Path) -> None:
     """Positive templates of an n x n map at three centres, where each is positive, and profiles, as a PNG.
@@ -24,14 +26,14 @@ def template_picture(unit_Pnn: NDArray[np.floating], title: str, path: Path) -> 
     axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.35))
     for axis, (row, col) in zip(axes, ((middle, middle), (0, 0), (middle, n - 1)), strict=False):
         one = unit_Pnn[row * n + col]
-        image = axis.imshow(one, cmap="cividis", vmin=-1, vmax=1)
+        image = axis.imshow(one, cmap=MAP, vmin=-1, vmax=1)
         _edge(axis, one > 0)
-        axis.plot(col, row, "+", color="tab:red", markersize=8)
+        axis.plot(col, row, "+", color=RED, markersize=8)
         axis.set(title=f"centre ({row}, {col})", xlabel="column, cells", ylabel="row, cells")
     figure.colorbar(image, ax=axes[:3], label="template / tau", shrink=0.8)
     one, cells = unit_Pnn[middle * n + middle], np.arange(n) - middle
     axes[3].plot(cells, one[middle], "o-", markersize=3, color="black", label="row")
-    axes[3].plot(cells, one[:, middle], "s--", markersize=3, color="tab:orange", label="column")
+    axes[3].plot(cells, one[:, middle], "s--", markersize=3, color=ORANGE, label="column")
     axes[3].axhline(0, color="grey", linewidth=0.8)
     axes[3].set(title="profile", xlabel="cells from the centre", ylabel="template / tau", ylim=(-1.1, 1.5))
     axes[3].legend(fontsize="small", frameon=False, loc="upper center", ncols=2)

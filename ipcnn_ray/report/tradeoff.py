@@ -9,6 +9,7 @@ import numpy as np
 
 from ipcnn_ray.core.pareto import front
 from ipcnn_ray.report.blocks import Part, Plot, Text
+from ipcnn_ray.report.comparison import LEVEL
 from ipcnn_ray.report.convergence import template_kind
 from ipcnn_ray.report.ranking import p_words
 from ipcnn_ray.report.records import Entry, Experiment
@@ -106,7 +107,7 @@ def _figure(
     axis.legend(fontsize="small", frameon=False)
     caption = (
         "Each point is a run: its validation error against its location instability, both better towards the lower "
-        "left. No run lies to the lower left of the dashed line, the Pareto front of the runs trained to their end. "
+        "left. No run that was trained to its end lies to the lower left of the dashed line, their Pareto front. "
         "Where stability costs accuracy, as the part-template paper suggests in its section 6.4, the points fall from "
         "the upper left to the lower right."
     )
@@ -123,10 +124,11 @@ def _words(
         lines.append(f"Correlation: not told; it needs {LEAST} settings with different numbers, there are {settings}.")
     else:
         meaning = "stability costs accuracy" if found.spearman < 0 else "stable settings are also the accurate ones"
-        sure = "" if found.spearman_p < 0.05 else ", but this may be luck"
+        if found.spearman_p >= LEVEL:
+            meaning = "no relation that could not be luck"
         lines.append(
             f"Correlation of instability with error over {found.n} settings (means over seeds): Spearman "
             f"{found.spearman:+.2f} (p {p_words(found.spearman_p)}), Pearson {found.pearson:+.2f} (p "
-            f"{p_words(found.pearson_p)}): {meaning}{sure}."
+            f"{p_words(found.pearson_p)}): {meaning}."
         )
     return tuple(lines)

@@ -38,7 +38,11 @@ STATUS: dict[State, str] = {
     "stopped": "KILLED",
 }
 MIRRORED = {"code.commit": "mlflow.source.git.commit"}
-"""Tags that MLflow shows in a column of its own."""
+"""Tags that MLflow shows in a place of its own."""
+TITLE = "ipcnn.title"
+"""Tag that is a run's name in MLflow's lists, where ids that begin alike would be cut off to the same letters."""
+SOURCE = {"mlflow.source.name": "ipcnn submit", "mlflow.source.type": "LOCAL"}
+"""What MLflow says a run comes from; it shows the commit only beside it."""
 
 VENDORS = {"mlflow", "requests", "urllib3", "boto3", "botocore", "s3transfer"}
 """Packages whose errors are about the record's server and its files."""
@@ -153,16 +157,6 @@ class MlflowTracker:
     def deliver(self, patience: float = 0.0) -> int:
         return 0  # what cannot be recorded is an error; tracking/spool.py lets it wait
 
-    def read(self, handle: str, path: str) -> str:
-        with _told(self.uri), tempfile.TemporaryDirectory() as folder:
-            try:
-                return Path(_client(self.uri).download_artifacts(handle, path, folder)).read_text(encoding="utf-8")
-            except (_mlflow().exceptions.MlflowException, OSError) as error:
-                raise TrackingError(
-                    f"run {handle} at {without_password(self.uri)} has no readable {path} in its record\n"
-                    "Its artifacts were deleted or lie where this machine cannot see them: look at it in `ipcnn ui`."
-                ) from error
-
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:
         if not exists(self.uri):
             return []
@@ -196,7 +190,7 @@ class MlflowTracker:
             found = _client(self.uri).get_metric_history(handle, metric)
         return sorted((int(one.step), float(one.value)) for one in found)
 
-    def read_text(self, handle: str, path: str) -> str | None:
+    def read(self, handle: str, path: str) -> str | None:
         folder = path.rpartition("/")[0]
         with _told(self.uri), tempfile.TemporaryDirectory() as temporary:
             listed = _client(self.uri).list_artifacts(handle, folder or None)
@@ -228,7 +222,7 @@ class MlflowTracker:
                 for key, value in nested.items():
                     client.set_tag(current[0], key, value)
                 return _MlflowRun(self.uri, current[0])
-            tags = {"ipcnn.run": run_id, "ipcnn.state": "queued", "ipcnn.why": "", **nested}
+            tags = {"ipcnn.run": run_id, "ipcnn.state": "queued", **SOURCE, **nested}
             handle = client.create_run(home.experiment_id, tags=tags, run_name=run_id).info.run_id
             client.update_run(handle, status=STATUS["queued"])
             for old in current:
@@ -290,6 +284,8 @@ class _MlflowRun:
         with _told(self.uri):
             for part in parts(_tags(all_tags), TAGS_PER_CALL):
                 _client(self.uri).log_batch(self.handle, tags=part)
+            if TITLE in values:
+                _client(self.uri).update_run(self.handle, name=values[TITLE])
 
     def note(self, text: str) -> None:
         self.tags({"mlflow.note.content": text})
@@ -344,7 +340,11 @@ class _MlflowRun:
             run = client.get_run(self.handle)
             if self._has_model(run):
                 return
-            made = client.create_logged_model(run.info.experiment_id, name="model", source_run_id=self.handle)
+            readme = readme.replace("{uri}", f"runs:/{self.handle}/model")
+            note = {"mlflow.note.content": shortened(readme, TAG_LENGTH)}
+            made = client.create_logged_model(
+                run.info.experiment_id, name="model", source_run_id=self.handle, tags=note
+            )
             with tempfile.TemporaryDirectory() as temporary:
                 folder = Path(temporary, "model")
                 batch = example.numpy()

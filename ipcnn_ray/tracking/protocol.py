@@ -44,7 +44,7 @@ class RunRecord(Protocol):
         ...
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Set, or set anew."""
+        """Set, or set anew. `ipcnn.title` is what the record calls the run in its lists."""
         ...
 
     def note(self, text: str) -> None:
@@ -68,7 +68,8 @@ class RunRecord(Protocol):
 
     def model(self, module: object, example: object, readme: str) -> None:
         """The trained torch module, in evaluation mode on the CPU, loadable on its own, for batches of any size;
-        `example` is a float batch of at least 2 images. A run has one model: a second one is left out."""
+        `example` is a float batch of at least 2 images. `readme`, in Markdown: a file of the model and its description;
+        `{uri}` in it becomes the model's address. A run has one model: a second one is left out."""
         ...
 
     def state(self, state: State, why: str = "", when: int | None = None) -> None:
@@ -104,10 +105,6 @@ class Tracker(Protocol):
         after `patience` seconds. While no run is trained."""
         ...
 
-    def read(self, handle: str, path: str) -> str:
-        """A text artifact at `path` under the run. Raises TrackingError where there is none."""
-        ...
-
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:
         """Recorded runs of an experiment, newest first, without superseded ones; with `run_id`, only that run.
         An experiment that is not recorded has none."""
@@ -121,6 +118,6 @@ class Tracker(Protocol):
         """Every value of one metric of a run as (step, value), by step; none where it was never written."""
         ...
 
-    def read_text(self, handle: str, path: str) -> str | None:
-        """The text artifact at `path` under a run; None where there is none."""
+    def read(self, handle: str, path: str) -> str | None:
+        """The text artifact at `path` under a run; None where there is none, or none that this machine can see."""
         ...

@@ -76,11 +76,8 @@ class Spooled:
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:
         return self._patiently(lambda: self.tracker.find(experiment, run_id))
 
-    def read(self, handle: str, path: str) -> str:
+    def read(self, handle: str, path: str) -> str | None:
         return self.tracker.read(self.own_handle(handle), path)
-
-    def read_text(self, handle: str, path: str) -> str | None:
-        return self.tracker.read_text(self.own_handle(handle), path)
 
     def history(self, handle: str, metric: str) -> list[tuple[int, float]]:
         return self.tracker.history(self.own_handle(handle), metric)

@@ -100,7 +100,7 @@ def evaluate(
     label_I = torch.from_numpy(store.labels_N[plan.items[:, 0]])
     seen = plan.weight_I > 0
     counts = ClassificationCounts.of(merged["logits"][seen], label_I[seen], plan.weight_I[seen], form)
-    landmarks_NK2 = torch.from_numpy(store.landmarks_NK2[plan.items[plan.measured, 0]])
+    landmarks_NK2 = torch.from_numpy(store.landmarks_of(plan.items[plan.measured]))
     measured = {}
     for layer in net.interpretable:
         measured[layer] = location_instability_of_categories(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ipcnn_ray.data.batches import Read
+from ipcnn_ray.data.prepare import Progress
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.data.store import rows_reader
 from ipcnn_ray.errors import TrainingError
@@ -40,18 +41,28 @@ def feature_key(data_digest: str, net: InterpretableNet, scale: float, device_ty
 
 
 def features_reader(
-    cache: Path, key: str, items: Items, shape: tuple[int, ...], compute: Callable[[Items], Tensor]
+    cache: Path,
+    key: str,
+    items: Items,
+    shape: tuple[int, ...],
+    compute: Callable[[Items], Tensor],
+    progress: Progress | None = None,
 ) -> Read:
     """A reader of the features of `items` [I, 2], distinct and in order; built with `compute` if absent.
 
-    compute: items [b, 2] -> features [b, *shape] float32. One process of a machine builds, the others wait for it.
+    compute: items [b, 2] -> features [b, *shape] float32. progress: called with (items done, items in all) while they
+    are built, and with (0, items in all) before a wait for another process that builds them: one process of a machine
+    builds, the others wait for it.
     Raises TrainingError when the disk is too small, or when what lies there is not what was written.
     """
     folder = cache / "features" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
+    tell = progress or _nobody
+    if not folder.is_dir():
+        tell(0, len(items))
     with FileLock(folder.parent / f"{key}.lock"):
         if not folder.is_dir():
-            _build(folder, items, shape, compute)
+            _build(folder, items, shape, compute, tell)
     features = rows_reader(_open(folder, (len(items), *shape)))
     row = np.full(2 * (int(items[:, 0].max()) + 1), -1, np.int64)
     row[items[:, 0] * 2 + items[:, 1]] = np.arange(len(items))
@@ -76,7 +87,13 @@ def _open(folder: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return features
 
 
-def _build(folder: Path, items: Items, shape: tuple[int, ...], compute: Callable[[Items], Tensor]) -> None:
+def _nobody(done: int, total: int) -> None:
+    """Progress that nobody hears of."""
+
+
+def _build(
+    folder: Path, items: Items, shape: tuple[int, ...], compute: Callable[[Items], Tensor], tell: Progress
+) -> None:
     making = folder.with_name(f".{folder.name}")
     shutil.rmtree(making, ignore_errors=True)  # of a process that was killed while it built
     needed = len(items) * int(np.prod(shape)) * 4
@@ -92,6 +109,7 @@ def _build(folder: Path, items: Items, shape: tuple[int, ...], compute: Callable
         features = np.lib.format.open_memmap(making / "features.npy", "w+", np.float32, (len(items), *shape))
         for start in range(0, len(items), CHUNK):
             features[start : start + CHUNK] = compute(items[start : start + CHUNK]).cpu().numpy()
+            tell(min(start + CHUNK, len(items)), len(items))
         features.flush()
         del features
         os.replace(making, folder)

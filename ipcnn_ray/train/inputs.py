@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ipcnn_ray.data.batches import Batch, Read, batches, crops_reader, to_input
+from ipcnn_ray.data.prepare import Progress
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.data.store import CropStore
 from ipcnn_ray.models.net import InterpretableNet
@@ -34,14 +35,14 @@ class Inputs:
         self._crops = crops_reader(store.images_N3SS)
         self._features: Read | None = None
 
-    def cache(self, folder: Path, items: Items) -> None:
+    def cache(self, folder: Path, items: Items, progress: Progress | None = None) -> None:
         """From now on read the frozen layers' outputs for `items` from `folder`, where they are put if absent."""
 
         def compute(part: Items) -> Tensor:
             return self._frozen(self._crops(part), torch.from_numpy(part[:, 1] == 1))
 
         key = feature_key(self.store.digest, self.net, self.scale, self.device.type, items)
-        self._features = features_reader(folder, key, items, self.net.feature_shape(), compute)
+        self._features = features_reader(folder, key, items, self.net.feature_shape(), compute, progress)
 
     def loader(self, parts: list[Items]) -> closing[Generator[Batch, None, None]]:
         """Batches of these items, for a `with` block: their reading thread ends with it, whatever happens there."""

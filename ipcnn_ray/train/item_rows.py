@@ -38,6 +38,7 @@ def item_rows(
     try:
         with (inputs.images if crops else inputs.loader)([items[cut % count] for cut in cuts]) as loader:
             for batch, cut in zip(loader, cuts, strict=True):
+                runtime.tell(f"evaluating epoch {epoch}", int(cut[0]), count, "images")
                 for name, rows in look(batch, cut).items():
                     found.setdefault(name, []).append(rows)
     finally:

@@ -102,6 +102,7 @@ def train_epoch(
     net.train()
     with inputs.loader(parts) as loader:
         for step, batch in enumerate(loader):
+            runtime.tell(f"training epoch {epoch}", step, len(parts), "steps")
             net.set_step(seed, epoch, step, first_row, batch_size)
             label_N = batch.labels.to(runtime.device)
             with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bfloat16):

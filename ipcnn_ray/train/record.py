@@ -10,6 +10,7 @@ import torch
 from ipcnn_ray.data.store import CropStore
 from ipcnn_ray.models.weights import LoadReport
 from ipcnn_ray.spec.digest import digest
+from ipcnn_ray.spec.expand import template_label
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.train.request import RunRequest
 from ipcnn_ray.train.runtime import Runtime
@@ -18,6 +19,27 @@ from ipcnn_ray.train.runtime import Runtime
 def params(spec: ExperimentSpec) -> dict[str, str]:
     """Every field of a run's spec by dotted path; fields that are not set are left out."""
     return dict(_flat(spec.model_dump(mode="json", exclude={"search"})))
+
+
+def title(request: RunRequest) -> str:
+    """What a list of runs calls it: its name within its experiment, and its template."""
+    label, template = request.run_id.rsplit("-", 1)[-1], template_label(request.spec.template)
+    return label if label.partition(".")[0] == template else f"{label}: {template}"
+
+
+def description(request: RunRequest, metrics: Mapping[str, float]) -> str:
+    """What a run is and what came of it, in Markdown. metrics: of its last epoch."""
+    spec = request.spec
+    drawn = ", drawn" if spec.data.kind == "drawn_animals" else ""
+    what = f"`{spec.model.network}` on {', '.join(spec.data.categories)} (`{spec.data.kind}`{drawn}), seed {spec.seed}"
+    lines = [f"**{template_label(spec.template)}**: {what}. Run `{request.run_id}`."]
+    if "val_error" in metrics and "instability" in metrics:
+        lines.append(
+            f"After epoch {metrics['epoch']:.0f} of {spec.train.epochs}: validation error "
+            f"**{100 * metrics['val_error']:.1f} %** of images, location instability **{metrics['instability']:.4f}** "
+            "of the image diagonal (both lower is better)."
+        )
+    return "\n\n".join(lines)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -36,6 +58,7 @@ def lineage(
     """What a run was made from and on, for its tags. loaded: the pretrained weights, if there are any."""
     on_gpu = runtime.device.type == "cuda"
     return {
+        "ipcnn.title": title(request),
         **request.tags,
         **store.tags,
         "data.digest": store.digest,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ipcnn_ray.errors import IpcnnError
+from ipcnn_ray.errors import IpcnnError, TrackingError
 from ipcnn_ray.spec.digest import digest
 from ipcnn_ray.spec.expand import Run, active, grid_runs, named_runs, run_for
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.load import loads
 from ipcnn_ray.spec.search import Choice, Distribution, SpaceSearch
+from ipcnn_ray.tracking.address import without_password
 from ipcnn_ray.tracking.protocol import RecordedRun, Tracker
 
 SPEC = "spec.yaml"
@@ -19,7 +20,13 @@ SPEC = "spec.yaml"
 
 def recorded_experiment(tracker: Tracker, parent: RecordedRun) -> ExperimentSpec:
     """The spec that an experiment was submitted with. Raises TrackingError where the record does not hold it."""
-    return loads(tracker.read(parent.handle, SPEC), f"{SPEC} of {parent.run_id}").spec
+    text = tracker.read(parent.handle, SPEC)
+    if text is None:
+        raise TrackingError(
+            f"{parent.run_id} at {without_password(tracker.uri)} has no readable {SPEC} in its record\n"
+            "Its artifacts were deleted or lie where this machine cannot see them: look at it in `ipcnn ui`."
+        )
+    return loads(text, f"{SPEC} of {parent.run_id}").spec
 
 
 def label_of(parent: RecordedRun, run: RecordedRun) -> str:

@@ -81,6 +81,7 @@ def execute(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunResul
         record.state("failed", why)
         raise
     record.tags(_counted(attempts))
+    record.note(recorded.description(request, result.metrics))
     record.state(result.state, result.why)
     if trained.ended:
         checkpoint.write_result(folder, result)
@@ -144,7 +145,9 @@ def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
     """Data, network with its first weights, optimiser."""
     spec, device = request.spec, runtime.device
     bring(request.places)
-    store = prepare(spec.data, spec.model.table.image_size, request.places)
+    store = prepare(
+        spec.data, spec.model.table.image_size, request.places, lambda i, n: runtime.tell("data", i, n, "images")
+    )
     _wanted(spec).check(store)
     fit = fitted(spec.template, store)
     template = fit.template if fit else spec.template
@@ -157,7 +160,8 @@ def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
     inputs = Inputs(store, net, spec.model.table.input_scale, device)
     cached = spec.compute.cache_frozen and net.cut > 0
     if cached:
-        inputs.cache(request.places.cache, distinct(store.train_items, EvaluationPlan.of(store, "all").items))
+        items = distinct(store.train_items, EvaluationPlan.of(store, "all").items)
+        inputs.cache(request.places.cache, items, lambda i, n: runtime.tell("frozen layers", i, n, "images"))
     return _Setup(
         net=net,
         inputs=inputs,
@@ -197,6 +201,7 @@ def _train(
         if restored.damaged:
             record.tags({"ipcnn.damaged_checkpoints": "; ".join(restored.damaged)})
             log.warning("passed over damaged checkpoints: %s", "; ".join(restored.damaged))
+        record.note(recorded.description(request, history[-1] if history else {}))
         if history:
             record.metrics(history)
     model = runtime.wrap(net)

@@ -43,6 +43,10 @@ class Runtime(Protocol):
         """An epoch is over and recorded; called on every rank, in the same order. May raise StopRun, on any rank."""
         ...
 
+    def tell(self, what: str, done: int, total: int, unit: str) -> None:
+        """Where the run is: `training epoch 3`, 10 of 56 `steps`. For whoever watches; called often, on every rank."""
+        ...
+
 
 class InProcess:
     """One worker in this process: tests, and the base of the cheap one-worker trials."""
@@ -62,6 +66,9 @@ class InProcess:
 
     def report(self, metrics: Mapping[str, float]) -> None:
         self.reported.append(dict(metrics))
+
+    def tell(self, what: str, done: int, total: int, unit: str) -> None:
+        """Nobody watches."""
 
 
 class ProcessGroup:
@@ -88,3 +95,6 @@ class ProcessGroup:
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Nobody listens beyond the record."""
+
+    def tell(self, what: str, done: int, total: int, unit: str) -> None:
+        """Nobody watches."""

@@ -70,8 +70,8 @@ def test_the_record_itself(tmp_path, monkeypatch):
     monkeypatch.setenv("IPCNN_HOME", str(tmp_path))
     run("report", "sweep", "--out", str(tmp_path / "page.html"))
     (parent,) = real.find("sweep", "sweep-12345678")
-    assert "template.beta" in real.read_text(parent.handle, "report/report.md")
-    assert real.read_text(parent.handle, "report/nothing.md") is None
+    assert "template.beta" in real.read(parent.handle, "report/report.md")
+    assert real.read(parent.handle, "report/nothing.md") is None
     (plain,) = real.find("sweep", "sweep-12345678-plain")
     assert [step for step, _ in real.history(plain.handle, "val_error")] == list(range(1, 13))
     assert real.history(plain.handle, "nothing") == []
@@ -130,3 +130,11 @@ def test_two_experiments_are_paired_by_setting_and_seed(tracker):
 def test_one_side_is_not_enough(tracker):
     with pytest.raises(IpcnnError, match="sweep sweep is one side\nName two or more experiments or runs; recorded"):
         run("compare", "sweep", "sweep")
+
+
+def test_values_that_a_search_tried_are_told_by_their_range(tracker):
+    out = run("compare", "templates", "sweep")
+    (line,) = [line for line in out.splitlines() if line.startswith("template.beta ")]
+    betas = [float(one.params["template.beta"]) for one in tracker.runs["sweep"] if "template.beta" in one.params]
+    assert len(set(betas)) == 5  # the named templates have 2.0, each of the four trials one of its own
+    assert line.rstrip().endswith(f"  -, {min(betas):.4g} to {max(betas):.4g} (5 values)")

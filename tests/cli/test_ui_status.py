@@ -102,7 +102,7 @@ def test_runs_of_an_experiment(home, wanted):
         ["r1", "uniform L2 β2 γ0.5", "succeeded", "5", "0.0750", "6.25%", "0.875"],
         ["r2", "-", "failed", "-", "-", "-", "-"],
     ]
-    assert lines[3:] == ["r2: TrainingError: the loss is not finite"]
+    assert lines[3:] == ["r2 failed: TrainingError: the loss is not finite"]
 
 
 def test_one_run(home):

@@ -4,13 +4,13 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from drawings import draw
 
 from ipcnn_ray.data.drawn_animals import (
     SCATTERED,
     _crop,
     _generator,
     _landmark,
-    draw,
     draw_animal,
     draw_negative,
     draw_one,

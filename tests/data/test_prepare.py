@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawings import draw
 from PIL import Image
 
-from ipcnn_ray.data import drawn_animals, index, voc_part
+from ipcnn_ray.data import index, voc_part
 from ipcnn_ray.data import prepare as prepare_module
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError
@@ -218,7 +219,7 @@ def test_drawn_animals_become_a_store(folder):
     spec = DrawnAnimals(kind="drawn_animals", objects=12, negatives=10)
     told: list[tuple[int, int]] = []
     store = prepare(spec, S, folder.places, lambda done, total: told.append((done, total)))
-    drawn = drawn_animals.draw(spec, S)
+    drawn = draw(spec, S)
     assert np.array_equal(store.images_N3SS, drawn.images_N3SS)
     assert np.array_equal(store.labels_N, drawn.labels_N)
     assert np.array_equal(store.landmarks_NK2, drawn.landmarks_NK2, equal_nan=True)

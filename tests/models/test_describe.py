@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from ipcnn_ray.models.build import build
-from ipcnn_ray.models.describe import as_markdown, describe
+from ipcnn_ray.models.describe import as_markdown, describe, loading
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, UniformTemplate
 
@@ -55,3 +55,27 @@ def test_layers_of_the_plain_network_are_measured():
 
 def test_a_template_in_words():
     assert GradientTemplate(shape="gradient", beta=4, tau=0.25).words() == "gradient L1 template, beta 4, tau 0.25"
+
+
+def test_how_a_model_is_loaded():
+    """The code of the README runs, with another model in place of the record."""
+    text = loading(Model(network="compact"), ("cow",))
+    code = text.partition("```python\n")[2].partition("```")[0].replace("{uri}", "runs:/1/model")
+    asked: list[str] = []
+
+    class Record:
+        @staticmethod
+        def load_model(uri: str) -> object:
+            asked.append(uri)
+            return lambda crops: crops.mean((1, 2, 3))
+
+    names: dict[str, object] = {}
+    exec(
+        code.replace("import mlflow, torch", "import torch").replace("mlflow.pytorch", "record"),
+        {"record": Record},
+        names,
+    )
+    assert asked == ["runs:/1/model"]
+    assert names["logits"].shape == (2,) and names["crops"].shape == (2, 3, 64, 64)
+    assert "positive: the crop shows a cow" in text
+    assert "[N, 2]; in the order cow, dog" in loading(Model(network="compact"), ("cow", "dog"))

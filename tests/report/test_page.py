@@ -10,14 +10,14 @@ import time
 from itertools import pairwise
 
 import pytest
-from report_fakes import PLAIN, FakeTracker, gradient, half_failed_search, repeated_templates, uniform
+from report_fakes import PLAIN, FakeTracker, gradient, half_failed_search, many_runs, repeated_templates, uniform
 
 from ipcnn_ray.cli.recorded import experiments
 from ipcnn_ray.cli.report import make
 from ipcnn_ray.on_ray.importance import importances
-from ipcnn_ray.report.convergence import mean_curve
+from ipcnn_ray.report.convergence import convergence_part, mean_curve
 from ipcnn_ray.report.cost import duration, hours, saved
-from ipcnn_ray.report.page import Page
+from ipcnn_ray.report.page import LONG, Page
 from ipcnn_ray.report.records import Entry
 from ipcnn_ray.report.search_figures import CELLS, _edges, trials_of
 from ipcnn_ray.report.tradeoff import correlation
@@ -38,12 +38,42 @@ def test_a_half_failed_search_is_told_whole(half_failed):
         "convergence", "tradeoff", "trials", "parallel", "importance", "beta_gamma"
     }  # fmt: skip
     html = half_failed.html
-    assert "20 trained to the end, 10 stopped early, 30 without a number" in html
+    assert "20 trained to the end, 10 stopped before, 30 without a number" in html
     assert html.count("TrainingError: the loss is not finite in epoch 3") == 30
-    # 24 runs of 12 epochs and 10 of 4 were trained; 10 x 8 epochs were not, at 4 s each.
-    assert "Early stopping ended 10 of 34 runs: 328 epochs were trained, 80 (20 %) were not" in html
+    # 20 trials of 12 epochs and 10 of 4 were trained; 10 x 8 epochs were not, at 4 s each..
+    assert "Early stopping ended 10 of 30 trials: 280 epochs were trained, 80 (22 %) were not" in html
     assert "about 0.0889 CPU-hours" in html
     assert "64 of 64 runs: drawn images, not photographs." in html
+
+
+def test_a_search_that_a_person_interrupted_is_not_called_stopped_early():
+    tracker = half_failed_search(2)
+    why = "interrupted; submitted again, it goes on"
+    tracker.child("sweep", "r0000000f", uniform("l2"), epochs=1, state="stopped", why=why)
+    html = make(experiments(tracker, ["sweep"])).html
+    assert "0 trained to the end, 2 stopped before, 1 without a number" in html
+    assert "Early stopping ended 1 of 1 trials" in html
+
+
+def test_no_table_hides_rows_in_a_page_that_is_printed_or_looked_at(half_failed):
+    """A box of fixed height hides our own rows, which stand last, on a screen whose scrollbars hide themselves. Only
+    tables too long to look at have one, and they say so."""
+    rows = {name: len(table.table.rows) for name, table in blocks(half_failed, "tables").items()}
+    assert max(rows.values()) < LONG and 'class="long"' not in half_failed.html
+    many = make(experiments(many_runs(120), ["many"]))
+    assert many.html.count('class="long"') == 2  # the ranking and the convergence of 120 settings
+    assert "120 rows: scroll in the table, or open ranking.csv." in many.html
+
+
+def test_a_setting_of_one_epoch_is_seen_and_epochs_are_whole():
+    tracker = FakeTracker()
+    tracker.parent("short")
+    tracker.child("short", "plain", PLAIN, epochs=1, state="stopped", why="interrupted")
+    figure = blocks(make(experiments(tracker, ["short"])), "plots")["convergence"].figure
+    axis = figure.axes[0]
+    assert [(line.get_marker(), line.get_xydata().tolist()) for line in axis.lines] == [("o", [[1.0, 10.0]])]
+    shown = [tick for tick in axis.get_xticks() if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]]
+    assert shown == [1]
 
 
 def test_every_figure_has_units_and_a_caption(half_failed):
@@ -83,28 +113,34 @@ def test_files(half_failed, tmp_path):
     assert [row["state"] for row in rows].count("failed") == 30
 
 
-def test_the_same_record_gives_the_same_page(half_failed):
-    again = make(experiments(half_failed_search(60), ["sweep"]))
-    assert again.html == half_failed.html
+def test_the_same_record_gives_the_same_page():
+    one, again = (make(experiments(half_failed_search(8), ["sweep"])) for _ in range(2))
+    assert one.html == again.html
 
 
 def test_a_thousand_runs_in_twenty_seconds():
-    tracker = FakeTracker()
-    noise = random.Random(1)
-    space = {"template.beta": {"log_uniform": [1, 8]}, "template.gamma": {"log_uniform": [0.5, 4]}}
-    tracker.parent("many", spec={"search": {"kind": "space", "algorithm": "random", "trials": 999, "space": space}})
-    tracker.child("many", "plain", PLAIN)
-    for number in range(999):
-        params = uniform("l1", noise.uniform(1, 8), noise.uniform(0.5, 4))
-        tracker.child(
-            "many", f"r{number:08x}", params, instability=noise.gauss(0.13, 0.01), error=noise.uniform(0.05, 0.2)
-        )
     begun = time.process_time()
-    page = make(experiments(tracker, ["many"]))
+    page = make(experiments(many_runs(1000), ["many"]))
     size = len(page.html) + sum(map(len, page.files.values()))
     assert time.process_time() - begun < 20
     assert size < 20e6
     assert len(blocks(page, "tables")["ranking"].table.rows) == 1000
+
+
+def test_of_many_curves_an_even_sample_is_read_and_the_figure_says_so():
+    tracker, asked = many_runs(600), []
+    tracker.history = lambda handle, metric: (
+        asked.append((handle, metric)) or FakeTracker.history(tracker, handle, metric)
+    )
+    (experiment,) = experiments(tracker, ["many"])
+    assert len(asked) == len(set(asked)) == 1 + 6 + 200
+    part = convergence_part(experiment, "")
+    axis = part.plots[0].figure.axes[0]
+    assert "200 of 593 other settings" in [text.get_text() for text in axis.get_legend().get_texts()]
+    assert len(part.tables[0].table.rows) == 600
+    ranked = [group.name for group in experiment.ranking.groups]
+    drawn = [ranked.index(run.label) for run in experiment.runs if run.errors and run.label != "plain"]
+    assert {0, 1, 2, 3, 4, 5} <= set(drawn) and max(drawn) > 590  # the best, and the sample reaches to the worst
 
 
 def test_repeats_are_tested_and_their_curves_are_means():

@@ -13,6 +13,7 @@ from ipcnn_ray.cli.recorded import experiments
 from ipcnn_ray.report import published
 from ipcnn_ray.report.page import Page
 from ipcnn_ray.report.paper_cells import paper_template, zhang_template
+from ipcnn_ray.report.paper_tables import paper_part
 from ipcnn_ray.report.published import CATEGORIES, NETWORKS, TEMPLATES
 
 PAPER = SHARED / "paper" / "part-templates-paper.md"
@@ -53,12 +54,15 @@ def page(tracker: FakeTracker) -> Page:
 
 
 def tables(tracker: FakeTracker) -> dict[str, list[list[str]]]:
-    return Tables(page(tracker).html).found
+    """Of a page that holds nothing else: figures take seconds to draw."""
+    part = paper_part(experiments(tracker, tracker.experiments()))
+    return Tables(Page("the papers' tables", [part], ([], [])).html).found
 
 
 @pytest.fixture(scope="module")
 def on_page() -> dict[str, list[list[str]]]:
-    return tables(repeated_templates(2))
+    """Of a whole page."""
+    return Tables(page(repeated_templates(2)).html).found
 
 
 def printed(rows: list[list[str]]) -> dict[str, list[str]]:

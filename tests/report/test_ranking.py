@@ -42,8 +42,11 @@ def test_without_repeats_numbers_carry_their_units_and_the_control_is_named():
         ["r1", "L1 β2", "-", "-", "-", "-", "-", "failed"],
     ]
     assert ranking.luck() == []
+    first, _, head, *_ = ranking.markdown().splitlines()
+    told = "Best by combined: l1, 0.875; the control plain has 1.000. One seed of each: the difference may be luck."
+    assert (first, ranking.headline()) == (f"**{told}**", told)
     text = ranking.markdown()
-    assert text.splitlines()[0] == "| run | template | combined | vs control | instability | error | epochs | state |"
+    assert head == "| run | template | combined | vs control | instability | error | epochs | state |"
     assert "r1 failed: TrainingError: the loss is not finite" in text
 
 
@@ -61,6 +64,31 @@ def test_repeats_are_one_setting_with_its_spread():
     assert (p_t, verdict) == ("0.2254", "too few seeds")  # scipy.stats.ttest_rel: 0.22540
     told = "With 3 seeds p is at least 0.25 (2/2^3): these seeds cannot tell a difference from luck, 6 could."
     assert told in ranking.notes()
+
+
+def test_the_answer_says_whether_to_believe_it():
+    plain = [0.14, 0.15, 0.16, 0.17, 0.18, 0.19]
+    better = [value - 0.01 - 0.001 * (i % 2) for i, value in enumerate(plain)]
+    even = Ranking.of([*repeated("plain", plain), *repeated("l1", better)], AIMS).headline()
+    assert even == (
+        "Best by combined: l1, 1.545 ± 0.186; the control plain has 1.650 ± 0.187. "
+        "The difference is more than luck (p 0.0312 after Holm's correction, 6 seeds)."
+    )
+    few = Ranking.of([*repeated("plain", plain[:3]), *repeated("l1", better[:3])], AIMS).headline()
+    assert few.endswith("So few seeds cannot tell the difference from luck (p 0.25 after Holm's correction, 3 seeds).")
+    mixed = [value + 0.01 * (-1) ** i for i, value in enumerate(plain)]
+    luck = Ranking.of([*repeated("plain", plain), *repeated("l1", mixed)], AIMS).headline()
+    assert luck.endswith("The difference may be luck (p 1 after Holm's correction, 6 seeds).")
+
+
+def test_the_answer_where_the_control_is_best_or_alone_or_nothing_is_ranked():
+    worse = row("l1", 1.25, 0.15, 0.2)
+    told = "Best by combined: the control plain, 1.000; l1 has 1.250. One seed of each: the difference may be luck."
+    assert Ranking.of([worse, PLAIN], AIMS).headline() == told
+    alone = "Best by combined: the control plain, 1.000; nothing else was trained to its end to compare it with."
+    assert Ranking.of([PLAIN, FAILED], AIMS).headline() == alone
+    assert Ranking.of([FAILED], AIMS).headline() == ""
+    assert Ranking.of([PLAIN, BETTER], Aims(("instability", "val_error"), control="plain")).headline() == ""
 
 
 def test_five_seeds_cannot_tell_and_six_can():

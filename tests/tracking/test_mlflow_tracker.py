@@ -291,12 +291,14 @@ def test_a_model_is_loadable_for_any_batch(tracker, name, monkeypatch):
         client(tracker).get_run(record.handle).info.experiment_id, name="model", source_run_id=record.handle
     )
     for _ in range(2):
-        record.model(net, torch.zeros(2, 3, 4, 4), "# Reads crops")
+        record.model(net, torch.zeros(2, 3, 4, 4), "# Reads crops\nload {uri}")
     with pytest.raises(mlflow.exceptions.MlflowException, match="not found"):
         client(tracker).get_logged_model(left.model_id)
     (made,) = client(tracker).get_run(record.handle).outputs.model_outputs
     folder = Path(client(tracker).get_logged_model(made.model_id).artifact_location.removeprefix("file://"))
-    assert (folder / "README.md").read_text() == "# Reads crops"
+    readme = f"# Reads crops\nload runs:/{record.handle}/model"
+    assert (folder / "README.md").read_text() == readme
+    assert client(tracker).get_logged_model(made.model_id).tags["mlflow.note.content"] == readme
     assert not list(folder.rglob("*.pth"))
     assert not list(folder.rglob("*.pkl"))
 
@@ -308,6 +310,19 @@ def test_a_model_is_loadable_for_any_batch(tracker, name, monkeypatch):
     served = mlflow.pyfunc.load_model(f"runs:/{record.handle}/model")
     assert torch.equal(torch.from_numpy(served.predict(x_N3HW.numpy())), expected)
     assert str(served.metadata.signature.inputs) == "[Tensor('float32', (-1, 3, 4, 4))]"
+
+
+def test_a_run_is_called_by_its_title_and_found_by_its_id(tracker, name):
+    record = tracker.open_child(name, f"{name}-12345678-l1", tracker.open_parent(name, f"{name}-12345678").handle)
+    record.tags({"ipcnn.title": "l1: L1 β2", "code.commit": "0123456"})
+    run = client(tracker).get_run(record.handle)
+    assert run.info.run_name == run.data.tags["mlflow.runName"] == "l1: L1 β2"
+    assert (run.data.tags["mlflow.source.name"], run.data.tags["mlflow.source.git.commit"]) == (
+        "ipcnn submit",
+        "0123456",
+    )
+    (found,) = tracker.find(name, f"{name}-12345678-l1")
+    assert found.handle == record.handle
 
 
 def write_run(tracker: MlflowTracker, handle: str) -> None:

@@ -9,6 +9,7 @@ from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.train import checkpoint, run
 from ipcnn_ray.train.attempts import Attempts
 from ipcnn_ray.train.final_model import final_model
+from ipcnn_ray.train.record import description, title
 from ipcnn_ray.train.request import ControlReference
 from ipcnn_ray.train.runtime import StopRun
 
@@ -283,3 +284,16 @@ def test_the_final_model_takes_photographs(bench):
         for batch in loader:
             crops = torch.where(batch.mirrored[:, None, None, None], batch.rows.flip(3), batch.rows).float()
             torch.testing.assert_close(model(crops), inputs.net(inputs.rows(batch)))
+
+
+def test_a_run_says_what_it_is_and_what_came_of_it(bench):
+    request = bench.request(tiny())
+    assert title(request) == f"{request.run_id.rsplit('-', 1)[-1]}: L1 β2"
+    metrics = {"epoch": 3.0, "val_error": 0.0625, "instability": 0.12346}
+    first, second = description(request, metrics).split("\n\n")
+    assert first == f"**L1 β2**: `compact` on cow (`drawn_animals`, drawn), seed 0. Run `{request.run_id}`."
+    assert second.startswith(
+        f"After epoch 3 of {request.spec.train.epochs}: validation error **6.2 %** of images, location"
+    )
+    assert "**0.1235**" in second
+    assert description(request, {}) == first

@@ -1,0 +1,105 @@
+"""What a running experiment tells where nobody can redraw a line, and how wide its table is where somebody can."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from ipcnn_ray.cli import live, output
+from ipcnn_ray.cli.live import Progress
+from ipcnn_ray.on_ray.progress import EpochDone, PhaseStarted, RunEnded, RunStarted, StageReached
+from ipcnn_ray.train.stage import Stage
+
+METRICS = {
+    "epoch": 1.0,
+    "train_loss": 0.693,
+    "filter_loss": -123.45,
+    "val_error": 0.237,
+    "instability": 0.1382,
+    "images_per_second": 1234.0,
+    "seconds": 90.0,
+}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    class Clock:
+        now = 1000.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    found = Clock()
+    monkeypatch.setattr(live, "time", found)
+    monkeypatch.setattr(output, "time", found)
+    return found
+
+
+def test_a_piped_run_is_heard_of_at_once_and_in_its_first_epoch(clock):
+    out = io.StringIO()
+    with Progress(Console(file=out, width=80), epochs=3) as told:
+        told(PhaseStarted("training", 1))
+        told(RunStarted("l1"))
+        for seconds, stage in (
+            (5, Stage("frozen layers", 640, 4200, "images")),
+            (1, Stage("frozen layers", 960, 4200, "images")),  # heard of a second ago
+            (19, Stage("frozen layers", 4100, 4200, "images")),
+            (4, Stage("training epoch 1", 3, 56, "steps")),
+        ):
+            clock.now += seconds
+            told(StageReached("l1", stage))
+        told(EpochDone("l1", METRICS))
+        clock.now += 6
+        told(StageReached("l1", Stage("training epoch 2", 1, 56, "steps")))  # the first epoch is over
+        told(RunEnded("l1", "succeeded", "", METRICS))
+        told(RunStarted("l1"))
+    lines = out.getvalue().splitlines()
+    assert lines[:5] == [
+        "training: 1 run",
+        "l1           started",
+        "l1           frozen layers, 640 of 4200 images",
+        "l1           frozen layers, 4100 of 4200 images",
+        "l1           training epoch 1, 3 of 56 steps",
+    ]
+    assert lines[5].startswith("l1           epoch 1/3  loss 0.693  filter -123.45  error 23.7%")
+    assert lines[6].startswith("l1           succeeded")
+    assert len(lines) == 8
+
+
+def test_the_live_table_fits_into_80_columns_without_losing_a_number(clock):
+    out = io.StringIO()
+    told = Progress(Console(file=out, width=80), epochs=120)
+    told(PhaseStarted("named runs", 25))
+    told(EpochDone("uniform_l1.seed0", {**METRICS, "epoch": 100.0}))
+    told(StageReached("uniform_l1.seed0", Stage("evaluating epoch 101", 640, 1600, "images")))
+    out.seek(0)
+    out.truncate()
+    told.console.print(told._view())
+    lines = out.getvalue().splitlines()
+    assert lines[0].startswith("named runs: 0 of 25 done")
+    assert "…" not in out.getvalue() and max(map(len, lines)) <= 80
+    shown = lines[2].split()
+    assert shown == [
+        "uniform_l1.seed0",
+        "100/120",
+        "evaluating",
+        "40%",
+        "0.693",
+        "-123.45",
+        "23.7%",
+        "0.1382",
+        "1234",
+        "30:00",
+    ]
+
+
+def test_long_work_is_told_by_tenths_but_not_all_the_time(clock, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(output, "note", said.append)
+    told = output.Counted("  read", "runs")
+    for done in range(1, 1001):
+        clock.now += 2**-6
+        told(done, 1000)
+    assert said == [f"  read {output.count(done)} of 1 000 runs" for done in (128, 256, 384, 512, 640, 768, 896, 1000)]

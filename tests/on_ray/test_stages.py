@@ -1,0 +1,53 @@
+"""The driver hears where the runs are from their folders, now and then, and each thing once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from ipcnn_ray.on_ray import progress
+from ipcnn_ray.on_ray.progress import RunStarted, StageReached, Watcher
+from ipcnn_ray.train.stage import Stage, StageFile
+
+
+class Campaign:
+    """What a watcher asks of one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = str(root)
+
+    def run(self, config: dict[str, str]) -> SimpleNamespace:
+        return SimpleNamespace(label=config["label"])
+
+    def folder(self, run: SimpleNamespace) -> str:
+        return f"{self.root}/{run.label}"
+
+
+def test_each_stage_is_heard_once(tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(progress, "time", clock)
+    heard: list[object] = []
+    watcher = Watcher(Campaign(tmp_path), None, heard.append)  # type: ignore[arg-type]
+    watcher.on_trial_start(
+        0, [], SimpleNamespace(trial_id="t1", config={"label": "l1"}, num_failures=0, max_failures=0)
+    )
+    assert heard == [RunStarted("l1")]
+    first = Stage("frozen layers", 640, 4200, "images")
+    StageFile(tmp_path / "l1").tell(first)
+    watcher.on_step_begin(0, [])
+    assert heard[1:] == [StageReached("l1", first)]
+    second = Stage("training epoch 1", 3, 56, "steps")
+    StageFile(tmp_path / "l1").tell(second)
+    for _ in range(19):
+        clock.now += 0.1
+        watcher.on_step_begin(0, [])
+    assert len(heard) == 2  # the next look is two seconds after the last
+    for _ in range(40):
+        clock.now += 0.1
+        watcher.on_step_begin(0, [])
+    assert heard[2:] == [StageReached("l1", second)]
+    watcher.training.discard("t1")
+    StageFile(tmp_path / "l1").tell(Stage("training epoch 2", 3, 56, "steps"))
+    clock.now += 3
+    watcher.on_step_begin(0, [])
+    assert len(heard) == 3
