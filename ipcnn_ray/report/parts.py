@@ -10,11 +10,12 @@ from typing import Any
 from ipcnn_ray.report.blocks import Block, Part, Source, Text, Titled
 from ipcnn_ray.report.convergence import convergence_part
 from ipcnn_ray.report.cost import cost_part, saved_text
-from ipcnn_ray.report.ranking import HEADS, Table
+from ipcnn_ray.report.ranking import HEADS, Ranking, Table, spread_words
 from ipcnn_ray.report.records import MARKS, Entry, Experiment
 from ipcnn_ray.report.search_figures import beta_gamma, history, importance, parallel, rank_correlations, trials_of
 from ipcnn_ray.report.tradeoff import tradeoff_part
 from ipcnn_ray.spec.goals import words
+from ipcnn_ray.spec.measures import MEASURES
 
 WARNED = ("d", "w", "u")
 """Marks that stand at the head of a page as warnings."""
@@ -121,6 +122,7 @@ def ranking_part(experiment: Experiment, prefix: str) -> Part:
     headline = ranking.headline()
     blocks: list[Block] = [Text((headline,))] if headline else []
     blocks.append(Titled(f"{prefix}ranking", "Settings", caption, ranking.table()))
+    blocks += [table for table in (measures_table(ranking, prefix),) if table]
     for table in ranking.luck():
         head = table.columns[0]
         measure = next((name for name, shown in HEADS.items() if shown == head), head)
@@ -133,6 +135,25 @@ def ranking_part(experiment: Experiment, prefix: str) -> Part:
         table = Table(("run", "template", "state", "why"), rows, ())
         blocks.append(Titled(f"{prefix}causes", "Runs that did not end, and why", "As the runs recorded it.", table))
     return Part("Ranking", blocks)
+
+
+def measures_table(ranking: Ranking, prefix: str) -> Titled | None:
+    """What the settings reach in the other measures of interpretability; None where none was taken."""
+    taken = [name for name in MEASURES if any(name in group.means for group in ranking.groups)]
+    if not taken:
+        return None
+    marks = {name: f"{name} {'↑' if MEASURES[name].better == 'higher' else '↓'}" for name in taken}
+    rows = [
+        [group.name, group.rows[0].template, *(spread_words(name, group.spreads.get(name)) for name in taken)]
+        for group in ranking.groups
+    ]
+    meanings = ". ".join(f"{name}, {MEASURES[name].unit}: {MEASURES[name].what}" for name in taken)
+    caption = (
+        "Means over filters, in the order of the ranking; ↑: higher is better, ↓: lower is better. "
+        f"A measure that is the same for all settings tells nothing apart. {meanings}."
+    )
+    table = Table(("run", "template", *marks.values()), rows, tuple(marks.values()))
+    return Titled(f"{prefix}measures", "Other measures of interpretability", caption, table)
 
 
 def search_part(experiment: Experiment, importances: Importances, prefix: str) -> Part | None:

@@ -1,0 +1,38 @@
+"""The measures beside location instability, in the page's ranking."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ipcnn_ray.report.groups import Row
+from ipcnn_ray.report.parts import measures_table
+from ipcnn_ray.report.ranking import Ranking
+from ipcnn_ray.spec.goals import Aims
+
+AIMS = Aims(("instability",), ())
+PLAIN = Row("plain", "plain", "succeeded", "", {"instability": 0.13, "val_error": 0.02, "purity": 0.1}, 0)
+L1 = Row("l1", "L1 β2", "succeeded", "", {"instability": 0.12, "val_error": 0.04, "activation_entropy": 0.25}, 0)
+
+
+def test_every_measure_that_any_setting_has_with_its_direction_and_meaning():
+    found = measures_table(Ranking.of([PLAIN, L1], AIMS), "2_")
+    assert found.name == "2_measures"
+    assert found.table.columns == ("run", "template", "purity ↑", "activation_entropy ↓")
+    assert found.table.numbers == ("purity ↑", "activation_entropy ↓")
+    assert found.table.rows == [["l1", "L1 β2", "-", "0.2500"], ["plain", "plain", "0.1000", "-"]]
+    assert "purity, share of images: of the filter's 10 strongest images" in found.caption
+    assert "activation_entropy, share of log n^2" in found.caption and "consistency" not in found.caption
+
+
+def test_repeats_have_a_mean_and_a_spread():
+    rows = [
+        replace(PLAIN, label=f"plain.seed{seed}", seed=seed, metrics={**PLAIN.metrics, "purity": purity})
+        for seed, purity in ((0, 0.1), (1, 0.3))
+    ]
+    found = measures_table(Ranking.of(rows, AIMS), "")
+    assert found.table.rows == [["plain", "plain", "0.2000 ± 0.1414"]]
+
+
+def test_nothing_where_none_was_taken():
+    bare = replace(PLAIN, metrics={"instability": 0.13})
+    assert measures_table(Ranking.of([bare], AIMS), "") is None
