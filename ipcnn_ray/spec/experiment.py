@@ -5,9 +5,9 @@ Every model here is frozen and refuses unknown fields; every field says what it 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from ipcnn_ray.spec.base import Count, Flag, Integer, Later, NotNegative, Section, Slug
 from ipcnn_ray.spec.data import Data
@@ -38,8 +38,20 @@ class Compute(Section):
     control (of repeats the first one), all, or none."""
 
 
+def _without_recipe(schema: dict[str, Any]) -> None:
+    """What a recipe gives is required in the JSON Schema where there is none."""
+    schema["required"] = [name for name in schema["required"] if name not in ("template", "train")]
+    trained = {"required": ["train"], "properties": {"train": {"required": ["epochs"]}}}
+    schema["allOf"] = [
+        {"if": {"properties": {"recipe": {"enum": [None, "modern"]}}}, "then": {"required": ["template"]}},
+        {"if": {"properties": {"recipe": {"type": "null"}}}, "then": trained},
+    ]
+
+
 class ExperimentSpec(Section):
     """One YAML file: one experiment, a single run or a search."""
+
+    model_config = ConfigDict(json_schema_extra=_without_recipe)
 
     name: Slug
     """Name of the experiment."""

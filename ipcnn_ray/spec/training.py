@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from ipcnn_ray.spec.base import Count, Flag, Integer, Later, NotNegative, Number, Positive, Section
 from ipcnn_ray.spec.measures import MeasureName
@@ -43,6 +43,9 @@ class Loss(Section):
 
 class Train(Section):
     """Stochastic gradient descent."""
+
+    # A recipe gives what is required; see ExperimentSpec.
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required"))
 
     epochs: Count
     """Passes over the training items."""

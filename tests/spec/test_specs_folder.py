@@ -43,6 +43,18 @@ def test_the_schema_admits_it(path):
     jsonschema.validate(yaml.safe_load(resolved_yaml(load(path).spec)), schema)
 
 
+def test_the_schema_knows_what_a_recipe_gives():
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = ExperimentSpec.model_json_schema()
+    raw = yaml.safe_load((SPECS / "uniform_sweep.yaml").read_text())
+    without = {name: section for name, section in raw.items() if name not in ("train", "template")}
+    jsonschema.validate(without | {"recipe": "released"}, schema)
+    jsonschema.validate(without | {"recipe": "modern", "template": raw["template"]}, schema)
+    for wrong in (without, without | {"recipe": "modern"}, raw | {"train": {"batch_size": 8}}, without | {"recipe": None}):
+        with pytest.raises(jsonschema.ValidationError, match="required property"):
+            jsonschema.validate(wrong, schema)
+
+
 def test_the_schema_refuses_what_is_wrong_and_describes_fields():
     jsonschema = pytest.importorskip("jsonschema")
     schema = ExperimentSpec.model_json_schema()
