@@ -12,7 +12,6 @@ from functools import cache
 
 import torch
 from torch import fx, nn
-from torchvision.models import get_model
 
 from ipcnn_ray.core.receptive_field import Window
 from ipcnn_ray.errors import IpcnnError
@@ -51,6 +50,8 @@ class _Chain(fx.Tracer):
 
 def _network(name: str) -> nn.Module:
     """The network on the meta device: neither memory nor random numbers."""
+    from torchvision.models import get_model  # takes as long as torch itself, and most runs do without
+
     settings = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     if name.startswith("regnet"):  # lays out its widths with tensors, which meta tensors have no numbers for
         with torch.random.fork_rng(devices=[]):

@@ -14,8 +14,6 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
-from torchvision.models.convnext import LayerNorm2d
-from torchvision.ops import StochasticDepth
 
 from ipcnn_ray.core.receptive_field import Window
 
@@ -31,10 +29,10 @@ POINTWISE = (
     nn.Dropout,
     nn.BatchNorm2d,
     nn.LocalResponseNorm,
-    LayerNorm2d,
-    StochasticDepth,
 )
 """Modules that compute each cell from the same cell, over all channels or one."""
+OF_TORCHVISION = {"torchvision.models.convnext.LayerNorm2d", "torchvision.ops.stochastic_depth.StochasticDepth"}
+"""Such modules by name: importing torchvision takes as long as torch itself, and most runs do without."""
 JOINS = {operator.add, operator.iadd, operator.mul, operator.imul, torch.add, torch.mul}
 ACTIVATIONS = {F.relu, torch.relu, F.relu6, F.gelu, F.silu, torch.sigmoid, F.dropout}
 RELUS = {F.relu, torch.relu}
@@ -75,8 +73,12 @@ class _Tracer(fx.Tracer):
     """torch's own modules are leaves, and the two of torchvision's that are looked at as a whole."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = isinstance(m, LayerNorm2d | StochasticDepth)
-        return known or super().is_leaf_module(m, module_qualified_name)
+        return _of_torchvision(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _of_torchvision(module: nn.Module) -> bool:
+    kind = type(module)
+    return f"{kind.__module__}.{kind.__qualname__}" in OF_TORCHVISION
 
 
 def graph_of(module: nn.Module) -> fx.Graph:
@@ -148,7 +150,7 @@ def _module(module: nn.Module, name: str, seen: _Seen) -> _Seen:
         return seen.through(module.kernel_size, module.stride, module.padding, module.dilation)
     if isinstance(module, nn.AvgPool2d):
         return seen.through(module.kernel_size, module.stride, module.padding)
-    if isinstance(module, LayerNorm2d):
+    if _of_torchvision(module):
         return seen
     over_channels = isinstance(module, nn.Linear) or (
         isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-HEAVY = ("torch", "ray", "mlflow", "matplotlib", "scipy", "optuna", "numpy", "boto3")
+HEAVY = ("torch", "ray", "mlflow", "matplotlib", "scipy", "optuna", "numpy", "boto3", "torchvision")
 
 
 def imported_by(statement: str) -> set[str]:
@@ -18,6 +18,10 @@ def imported_by(statement: str) -> set[str]:
 
 def test_the_command_starts_without_what_it_may_not_need():
     assert imported_by("import ipcnn_ray.cli.app") == set()
+
+
+def test_a_network_of_the_table_is_built_without_torchvision():
+    assert "torchvision" not in imported_by("import ipcnn_ray.models.build")
 
 
 def test_the_look_itself():

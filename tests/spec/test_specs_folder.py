@@ -50,7 +50,8 @@ def test_the_schema_knows_what_a_recipe_gives():
     without = {name: section for name, section in raw.items() if name not in ("train", "template")}
     jsonschema.validate(without | {"recipe": "released"}, schema)
     jsonschema.validate(without | {"recipe": "modern", "template": raw["template"]}, schema)
-    for wrong in (without, without | {"recipe": "modern"}, raw | {"train": {"batch_size": 8}}, without | {"recipe": None}):
+    no_epochs, no_template = raw | {"train": {"batch_size": 8}}, without | {"recipe": "modern"}
+    for wrong in (without, no_template, no_epochs, without | {"recipe": None}):
         with pytest.raises(jsonschema.ValidationError, match="required property"):
             jsonschema.validate(wrong, schema)
 
