@@ -27,6 +27,7 @@ class _Row:
     """What is known of one run that is going on."""
 
     started: float
+    epochs: int
     metrics: dict[str, float] = field(default_factory=dict)
     stage: Stage | None = None
     told: float = 0.0
@@ -50,7 +51,7 @@ class Progress:
     """Listener of an experiment's events; use as a context manager around the run."""
 
     def __init__(self, console: Console, epochs: int, goals: Sequence[str] = ("combined",)) -> None:
-        """epochs: of each run. goals: what the runs are ranked by, told when one has ended."""
+        """epochs: of a run that has not said how many it has. goals: what the runs are ranked by, told when one has ended."""
         self.console = console
         self.epochs = epochs
         self.goals = [goal for goal in goals if goal not in ("instability", "val_error")]
@@ -79,18 +80,18 @@ class Progress:
                 self._line(f"{event.name}: {event.total} {'run' if event.total == 1 else 'runs'}")
             case RunStarted():
                 again = event.label in self.rows
-                self.rows[event.label] = _Row(time.monotonic(), told=time.monotonic())
+                self.rows[event.label] = _Row(time.monotonic(), event.epochs, told=time.monotonic())
                 if not self.live:
                     self._line(f"{event.label:<12} started{' again' if again else ''}")
             case StageReached():
-                row = self.rows.setdefault(event.label, _Row(time.monotonic()))
+                row = self.rows.setdefault(event.label, _Row(time.monotonic(), self.epochs))
                 new = not row.metrics and (row.stage is None or row.stage.what != event.stage.what)
                 row.stage = event.stage
                 if not self.live and time.monotonic() - row.told >= (FIRST_S if new else QUIET_S):
                     row.told = time.monotonic()
                     self._line(f"{event.label:<12} {event.stage.words()}")
             case EpochDone():
-                row = self.rows.setdefault(event.label, _Row(time.monotonic()))
+                row = self.rows.setdefault(event.label, _Row(time.monotonic(), self.epochs))
                 row.metrics, row.stage = dict(event.metrics), None
                 if not self.live:
                     row.told = time.monotonic()
@@ -113,7 +114,7 @@ class Progress:
     def _epoch_line(self, label: str, row: _Row) -> str:
         m = row.metrics
         return (
-            f"{label:<12} epoch {int(m.get('epoch', 0))}/{self.epochs}"
+            f"{label:<12} epoch {int(m.get('epoch', 0))}/{row.epochs}"
             f"  loss {_number(m, 'train_loss', '.3f')}  filter {_number(m, 'filter_loss', '.2f')}"
             f"  error {_number(m, 'val_error', '.1f', 100)}%  instability {_number(m, 'instability', '.4f')}"
             f"  {_number(m, 'images_per_second', '.0f')} img/s  {self._left(row)} left"
@@ -135,7 +136,7 @@ class Progress:
         """Time left of a run, from the seconds of its last epoch."""
         if "seconds" not in row.metrics:
             return "-"
-        return clock((self.epochs - row.metrics.get("epoch", 0)) * row.metrics["seconds"])
+        return clock((row.epochs - row.metrics.get("epoch", 0)) * row.metrics["seconds"])
 
     def _view(self) -> Group:
         head = Text(f"{self.phase}: {self.ended} of {self.total} done, {clock(time.monotonic() - self.began)} so far")
@@ -146,7 +147,7 @@ class Progress:
             m = row.metrics
             table.add_row(
                 label,
-                f"{int(m.get('epoch', 0))}/{self.epochs}",
+                f"{int(m.get('epoch', 0))}/{row.epochs}",
                 _now(row),
                 _number(m, "train_loss", ".3f"),
                 _number(m, "filter_loss", ".2f"),

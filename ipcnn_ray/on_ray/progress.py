@@ -41,6 +41,8 @@ class RunStarted:
     """A run got its worker, for the first time or again."""
 
     label: str
+    epochs: int
+    """That it is trained for."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class EndWhenAsked(Stopper):
 class Watcher(Callback):
     """Tune's events as ours. Settles what only the driver can: early stopping, lost workers, errors that last."""
 
-    def __init__(self, campaign: Campaign, turns: Turns, listener: Listener, *, patient: bool) -> None:
+    def __init__(self, campaign: Campaign, turns: Turns, listener: Listener, *, patient: bool = False) -> None:
         """patient: a run whose worker was lost while it started is left for later, not failed."""
         self.campaign = campaign
         self.patient = patient
@@ -143,7 +145,7 @@ class Watcher(Callback):
         run = self._run(trial)
         self.stages[trial.trial_id] = run.label, StageFile(self.campaign.folder(run)), None
         if not self.stopping:
-            self.listener(RunStarted(run.label))
+            self.listener(RunStarted(run.label, run.spec.train.epochs))
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Tune comes by several times a second."""

@@ -41,7 +41,7 @@ def test_a_piped_run_is_heard_of_at_once_and_in_its_first_epoch(clock):
     out = io.StringIO()
     with Progress(Console(file=out, width=80), epochs=3) as told:
         told(PhaseStarted("training", 1))
-        told(RunStarted("l1"))
+        told(RunStarted("l1", 3))
         for seconds, stage in (
             (5, Stage("frozen layers", 640, 4200, "images")),
             (1, Stage("frozen layers", 960, 4200, "images")),  # heard of a second ago
@@ -54,7 +54,7 @@ def test_a_piped_run_is_heard_of_at_once_and_in_its_first_epoch(clock):
         clock.now += 6
         told(StageReached("l1", Stage("training epoch 2", 1, 56, "steps")))  # the first epoch is over
         told(RunEnded("l1", "succeeded", "", METRICS))
-        told(RunStarted("l1"))
+        told(RunStarted("l1", 3))
     lines = out.getvalue().splitlines()
     assert lines[:5] == [
         "training: 1 run",
@@ -103,3 +103,11 @@ def test_long_work_is_told_by_tenths_but_not_all_the_time(clock, monkeypatch):
         clock.now += 2**-6
         told(done, 1000)
     assert said == [f"  read {output.count(done)} of 1 000 runs" for done in (128, 256, 384, 512, 640, 768, 896, 1000)]
+
+
+def test_a_run_has_its_own_number_of_epochs(clock):
+    out = io.StringIO()
+    with Progress(Console(file=out, width=80), epochs=3) as told:
+        told(RunStarted("longer", 50))
+        told(EpochDone("longer", {**METRICS, "epoch": 2.0, "seconds": 10.0}))
+    assert "epoch 2/50" in out.getvalue() and "8:00 left" in out.getvalue()

@@ -17,7 +17,7 @@ class Campaign:
         self.root = str(root)
 
     def run(self, config: dict[str, str]) -> SimpleNamespace:
-        return SimpleNamespace(label=config["label"])
+        return SimpleNamespace(label=config["label"], spec=SimpleNamespace(train=SimpleNamespace(epochs=5)))
 
     def folder(self, run: SimpleNamespace) -> str:
         return f"{self.root}/{run.label}"
@@ -31,7 +31,7 @@ def test_each_stage_is_heard_once(tmp_path, monkeypatch):
     watcher.on_trial_start(
         0, [], SimpleNamespace(trial_id="t1", config={"label": "l1"}, num_failures=0, max_failures=0)
     )
-    assert heard == [RunStarted("l1")]
+    assert heard == [RunStarted("l1", 5)]
     first = Stage("frozen layers", 640, 4200, "images")
     StageFile(tmp_path / "l1").tell(first)
     watcher.on_step_begin(0, [])
