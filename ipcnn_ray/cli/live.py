@@ -51,7 +51,7 @@ class Progress:
     """Listener of an experiment's events; use as a context manager around the run."""
 
     def __init__(self, console: Console, epochs: int, goals: Sequence[str] = ("combined",)) -> None:
-        """epochs: of a run that has not said how many it has. goals: what the runs are ranked by, told when one has ended."""
+        """epochs: of a run that has not said how many it has. goals: what the runs are ranked by, told at their end."""
         self.console = console
         self.epochs = epochs
         self.goals = [goal for goal in goals if goal not in ("instability", "val_error")]
