@@ -103,9 +103,9 @@ class _Megabytes:
 
 def _store(spec: str, set_: list[str] | None) -> tuple[Any, Places]:
     from ipcnn_ray.data.prepare import prepare as make
-    from ipcnn_ray.train.staging import places_here
+    from ipcnn_ray.train.staging import brought
 
-    experiment, places = load(spec, set_ or ()).spec, places_here()
+    experiment, places = load(spec, set_ or ()).spec, brought(Places.from_environment())
     return make(experiment.data, experiment.model.table.image_size, places, output.Counted("data:", "images")), places
 
 

@@ -10,6 +10,7 @@ import typer
 
 from ipcnn_ray import __version__
 from ipcnn_ray.cli import output
+from ipcnn_ray.cli.remote import Address
 from ipcnn_ray.spec.places import Places
 from ipcnn_ray.tracking.address import without_password
 
@@ -22,16 +23,6 @@ DISK_WRONG, DISK_NOTE = 2 << 30, 10 << 30
 SHOWN = 4
 """Names in one line before the rest is counted."""
 
-Address = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        envvar="IPCNN_ADDRESS",
-        metavar="URL",
-        help="A cluster's dashboard, http://host:8265; without it this machine.",
-        show_default=False,
-    ),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
@@ -217,7 +208,8 @@ def _data(facts: Facts) -> Iterator[Line]:
             advice = "For real photographs set IPCNN_DATA to the folder that holds voc/."
             yield Line("data", "note", f"{where}only drawn animals: IPCNN_DATA is not set", advice)
         elif not data["there"]:
-            yield Line("data", "wrong", f"{where}IPCNN_DATA = {data['folder']} is not there", "Mount it, or unset it.")
+            advice = "Mount it (of a bucket check the address and the keys), or unset it."
+            yield Line("data", "wrong", f"{where}IPCNN_DATA = {data['folder']} is not there", advice)
         elif not data["images"] or not (data["categories"] or data["part_masks"]):
             advice = "It must hold voc/VOCdevkit/VOC2010/JPEGImages, and voc/landmarks or Annotations_Part; see README."
             fact = f"{where}{data['folder']} has {data['images']} photographs and {len(data['categories'])} categories"

@@ -54,9 +54,9 @@ def pictures(
 ) -> None:
     """Draw the filters of finished runs on their images, in a folder and in the record. Nothing is trained."""
     from ipcnn_ray.train.recorded import label_of, recorded_experiment, recorded_run
-    from ipcnn_ray.train.staging import places_here
+    from ipcnn_ray.train.staging import brought
 
-    places = places_here()
+    places = brought(Places.from_environment())
     tracker = MlflowTracker(places.tracking_uri, places.artifacts)
     (parent, found), *older = chosen_runs(tracker, experiment)
     if older:

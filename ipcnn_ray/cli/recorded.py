@@ -14,9 +14,8 @@ from ipcnn_ray.report.records import Entry, Experiment
 from ipcnn_ray.spec.goals import Aims
 from ipcnn_ray.spec.source import Source, read_yaml
 from ipcnn_ray.tracking.protocol import RecordedRun, Tracker
+from ipcnn_ray.train.recorded import SPEC
 
-SPEC = "spec.yaml"
-"""Artifact of an experiment's run."""
 Told = Callable[[int, int], None]
 
 

@@ -67,7 +67,7 @@ def submit(
     from ipcnn_ray.tracking.lineage import lineage
     from ipcnn_ray.tracking.spool import PATIENCE_S, open_tracker
     from ipcnn_ray.tracking.storage import below, preflight
-    from ipcnn_ray.train.staging import bring, staged
+    from ipcnn_ray.train.staging import brought
 
     places = Places.from_environment()
     if on_cluster:
@@ -75,8 +75,7 @@ def submit(
         os.chdir(tempfile.gettempdir())  # Ray may unpack the job's folder anew below the feet of its driver
     identity, root = experiment_id(experiment), experiment_folder(experiment, places)
     output.err.print(f"{identity}: data", soft_wrap=True)
-    places = staged(places)
-    bring(places)
+    places = brought(places)
     _check_models(loaded, places)
     preflight(places.storage)
     store = prepare(experiment.data, experiment.model.table.image_size, places, output.Counted("  data:", "images"))

@@ -34,9 +34,9 @@ def staged(places: Places) -> Places:
     return replace(places, data=data, weights=weights)
 
 
-def places_here() -> Places:
-    """The places of this process's environment, with all that lies in a bucket brought to this machine."""
-    places = staged(Places.from_environment())
+def brought(places: Places) -> Places:
+    """The places with all that lies in a bucket brought to this machine."""
+    places = staged(places)
     bring(places)
     return places
 

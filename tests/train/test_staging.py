@@ -11,7 +11,7 @@ from ipcnn_ray.errors import DataError
 from ipcnn_ray.spec.places import Places
 from ipcnn_ray.tracking.storage import open_storage
 from ipcnn_ray.train import staging
-from ipcnn_ray.train.staging import bring, places_here, staged
+from ipcnn_ray.train.staging import bring, brought, staged
 
 __all__ = ["fake_s3"]
 
@@ -83,12 +83,6 @@ def test_folders_are_left_alone(tmp_path):
     bring(places)
 
 
-def test_a_command_brings_what_it_needs(places, monkeypatch):
-    for name, value in (
-        ("IPCNN_HOME", str(places.home)),
-        ("IPCNN_DATA", URL),
-        ("IPCNN_WEIGHTS", "s3://bucket/weights"),
-    ):
-        monkeypatch.setenv(name, value)
-    here = places_here()
+def test_a_command_brings_what_it_needs(places):
+    here = brought(places)
     assert here == staged(places) and (here.data / "voc/list.txt").is_file()
