@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ipcnn_ray.data.drawn_animals import contents, draw_one
+from ipcnn_ray.data.datasets.drawn.drawn_animals import contents, draw_one
 from ipcnn_ray.spec.data import DrawnAnimals
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from ipcnn_ray.tracking.protocol import RecordedRun, RunRecord
+from ipcnn_ray.tracking.tracker import RecordedRun, RunRecord
 
 TAGS = {
     "data.kind": "drawn_animals",

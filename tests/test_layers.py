@@ -11,25 +11,27 @@ ROOT = Path(__file__).resolve().parents[1] / "ipcnn_ray"
 # room -> rooms it may import
 MAY: dict[str, set[str]] = {
     "errors": set(),
-    "spec": {"errors"},
-    "core": set(),
-    "tracking": {"errors"},
-    "report": {"errors", "spec", "core"},
-    "models": {"errors", "spec", "core"},
-    "data": {"errors", "spec", "core"},
-    "train": {"errors", "spec", "core", "models", "data", "tracking"},
-    "on_ray": {"errors", "spec", "report", "train", "tracking"},
-    "cli": {"errors", "spec", "core", "models", "data", "tracking", "train", "report", "on_ray"},
+    "utils": {"errors"},
+    "spec": {"errors", "utils"},
+    "core": {"utils"},
+    "tracking": {"errors", "utils"},
+    "report": {"errors", "utils", "spec", "core", "tracking"},
+    "models": {"errors", "utils", "spec", "core"},
+    "data": {"errors", "utils", "spec", "core"},
+    "train": {"errors", "utils", "spec", "core", "models", "data", "tracking"},
+    "on_ray": {"errors", "utils", "spec", "core", "models", "data", "tracking", "report", "train"},
+    "cli": {"errors", "utils", "spec", "core", "models", "data", "tracking", "train", "report", "on_ray"},
 }
 # room -> third-party packages it may import
 THIRD: dict[str, set[str]] = {
     "errors": set(),
+    "utils": {"filelock", "numpy", "scipy", "h5py"},
     "spec": {"pydantic", "pydantic_core", "yaml"},
-    "core": {"torch"},
+    "core": {"torch", "scipy"},
     "tracking": {"filelock"},
     "report": {"numpy", "matplotlib", "scipy"},
     "models": {"torch", "torchvision", "numpy", "safetensors", "scipy", "h5py"},
-    "data": {"torch", "numpy", "PIL", "scipy", "h5py", "filelock"},
+    "data": {"torch", "numpy", "PIL", "filelock"},
     "train": {"torch", "numpy", "filelock", "safetensors"},
     "on_ray": {"torch", "optuna"},
     "cli": {"typer", "rich", "pydantic"},
@@ -38,8 +40,8 @@ THIRD: dict[str, set[str]] = {
 ONLY = {
     "ray": "on_ray/",
     "mlflow": "tracking/mlflow_tracker.py",
-    "boto3": "tracking/s3_store.py",
-    "botocore": "tracking/s3_store.py",
+    "boto3": "tracking/s3_storage.py",
+    "botocore": "tracking/s3_storage.py",
 }
 
 

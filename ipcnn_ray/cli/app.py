@@ -15,21 +15,15 @@ import typer
 
 from ipcnn_ray import __version__
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.compare import compare
-from ipcnn_ray.cli.data import data
+from ipcnn_ray.cli.datasets import data
 from ipcnn_ray.cli.doctor import doctor
-from ipcnn_ray.cli.init import init
-from ipcnn_ray.cli.list import list_
-from ipcnn_ray.cli.logs import logs
+from ipcnn_ray.cli.jobs import list_, logs, stop
 from ipcnn_ray.cli.pictures import pictures
-from ipcnn_ray.cli.plan import plan
-from ipcnn_ray.cli.report import report
-from ipcnn_ray.cli.schema import schema
+from ipcnn_ray.cli.report import compare, report
+from ipcnn_ray.cli.specs import init, plan, schema, validate
 from ipcnn_ray.cli.status import status
-from ipcnn_ray.cli.stop import stop
 from ipcnn_ray.cli.submit import submit
 from ipcnn_ray.cli.ui import ui
-from ipcnn_ray.cli.validate import validate
 from ipcnn_ray.errors import IpcnnError, TrainingError
 
 RUN_FAILED, WRONG_REQUEST, STOPPED = 1, 2, 130

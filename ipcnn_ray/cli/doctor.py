@@ -10,9 +10,9 @@ import typer
 
 from ipcnn_ray import __version__
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.remote import Address
-from ipcnn_ray.spec.places import Places
-from ipcnn_ray.tracking.address import without_password
+from ipcnn_ray.cli.jobs import Address
+from ipcnn_ray.spec.paths import Paths
+from ipcnn_ray.tracking.tracking_uri import without_password
 
 Facts = Mapping[str, Any]
 State = Literal["ok", "note", "wrong"]
@@ -44,13 +44,13 @@ def doctor(address: Address = None, json: Json = False) -> None:
     Without an address it starts the embedded Ray for a moment. It writes to the record and to the storage, reads back,
     and deletes what it wrote. Exit code 0: all is well, 1: something is wrong.
     """
-    from ipcnn_ray.on_ray import visit
+    from ipcnn_ray.on_ray import cluster_probe as visit
 
-    places = Places.from_environment()
+    paths = Paths.from_environment()
     output.note(
         "asking this machine ..." if address is None else f"asking the nodes at {without_password(address)} ..."
     )
-    facts = visit.here(places) if address is None else visit.there(address)
+    facts = visit.here(paths) if address is None else visit.there(address)
     lines = judge(facts)
     wrong = any(line.state == "wrong" for line in lines)
     if json:

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ipcnn_ray.cli.output import clock
-from ipcnn_ray.on_ray.progress import EpochDone, Event, PhaseStarted, RunEnded, RunStarted, StageReached, Warned
-from ipcnn_ray.train.stage import Stage
+from ipcnn_ray.on_ray.tune_callback import EpochDone, Event, PhaseStarted, RunEnded, RunStarted, StageReached, Warned
+from ipcnn_ray.train.progress import Stage
 
 QUIET_S, FIRST_S = 20.0, 4.0
 """Where the output is piped, a run that goes on is heard of so often, and so soon of what its first epoch is at."""

@@ -13,15 +13,15 @@ import typer
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.status import chosen_runs
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.spec.expand import group_of, named_runs, template_label
-from ipcnn_ray.spec.fields import did_you_mean
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.paths import Paths
+from ipcnn_ray.spec.runs import group_of, named_runs, template_label
+from ipcnn_ray.spec.section import did_you_mean
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
-from ipcnn_ray.tracking.protocol import RecordedRun, Tracker
+from ipcnn_ray.tracking.tracker import RecordedRun, Tracker
 
 if TYPE_CHECKING:
-    from ipcnn_ray.report.filter_tables import RankedFilter
-    from ipcnn_ray.train.pictures import Sight
+    from ipcnn_ray.report.filter_figures import RankedFilter
+    from ipcnn_ray.train.filter_activations import FilterActivations
 
 FOLDER = "pictures"
 """Of the artifacts, in the record of a run and of its experiment."""
@@ -53,11 +53,11 @@ def pictures(
     experiment: Experiment, run: Runs = None, filters: Filters = 6, out: Out = None, json: Json = False
 ) -> None:
     """Draw the filters of finished runs on their images, in a folder and in the record. Nothing is trained."""
-    from ipcnn_ray.train.recorded import label_of, recorded_experiment, recorded_run
-    from ipcnn_ray.train.staging import brought
+    from ipcnn_ray.train.data_sync import paths_on_node
+    from ipcnn_ray.train.run_metadata import label_of, recorded_experiment, recorded_run
 
-    places = brought(Places.from_environment())
-    tracker = MlflowTracker(places.tracking_uri, places.artifacts)
+    paths = paths_on_node(Paths.from_environment())
+    tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
     (parent, found), *older = chosen_runs(tracker, experiment)
     if older:
         output.note(f"{experiment} was submitted several times; of {parent.run_id}, the newest")
@@ -66,17 +66,17 @@ def pictures(
     labels = run or _worth_a_picture(parent, by_label, [one.label for one in named_runs(spec)])
     _check_finished(parent, by_label, labels)
     trained = {label: recorded_run(spec, label, by_label[label]).spec for label in labels}
-    _check_weights(places, parent, labels)
-    album = _Album(tracker, parent, Path(out or places.home / FOLDER / parent.run_id))
+    _check_weights(paths, parent, labels)
+    album = _Album(tracker, parent, Path(out or paths.home / FOLDER / parent.run_id))
     drawn = []
     for label in labels:
-        from ipcnn_ray.train.pictures import sight
-        from ipcnn_ray.train.request import RunRequest
+        from ipcnn_ray.train.filter_activations import sight
+        from ipcnn_ray.train.run_request import RunRequest
 
         recorded = by_label[label]
-        home = _home(places, parent, label)
+        home = _home(paths, parent, label)
         seen = sight(
-            RunRequest(recorded.run_id, trained[label], places, recorded.handle, home),
+            RunRequest(recorded.run_id, trained[label], paths, recorded.handle, home),
             recorded.tags.get("data.digest", ""),
             workers=int(recorded.tags.get("ipcnn.workers", "1")),
             preparing=output.Counted(f"{label}: data,", "images"),
@@ -133,7 +133,7 @@ class _Drawn:
     label: str
     title: str
     recorded: RecordedRun
-    sight: Sight
+    sight: FilterActivations
     filters: list[RankedFilter] = field(default_factory=list)
 
     @property
@@ -192,16 +192,16 @@ def _check_finished(parent: RecordedRun, by_label: dict[str, RecordedRun], label
         raise IpcnnError("\n".join(dict.fromkeys(wrong)))
 
 
-def _home(places: Places, parent: RecordedRun, label: str) -> str:
+def _home(paths: Paths, parent: RecordedRun, label: str) -> str:
     """Where the run keeps its weights."""
-    return f"{places.storage.rstrip('/')}/{parent.run_id}/{label}"
+    return f"{paths.storage.rstrip('/')}/{parent.run_id}/{label}"
 
 
-def _check_weights(places: Places, parent: RecordedRun, labels: Sequence[str]) -> None:
+def _check_weights(paths: Paths, parent: RecordedRun, labels: Sequence[str]) -> None:
     """Raises IpcnnError for runs whose weights are not in the storage's folder; in a bucket, loading them tells."""
-    from ipcnn_ray.train.run import WEIGHTS
+    from ipcnn_ray.train.trainer import WEIGHTS
 
-    homes = [_home(places, parent, label) for label in labels]
+    homes = [_home(paths, parent, label) for label in labels]
     missing = [home for home in homes if "://" not in home and not Path(home, WEIGHTS).is_file()]
     if missing:
         raise IpcnnError(
@@ -213,9 +213,9 @@ def _check_weights(places: Places, parent: RecordedRun, labels: Sequence[str]) -
 
 def _draw_run(album: _Album, drawn: _Drawn, count: int, *, quiet: bool) -> _Drawn:
     """The filters of one run: tables, the ranking, and a picture for some of them."""
-    from ipcnn_ray.cli import picture_views as views
-    from ipcnn_ray.report import filter_tables as tables
-    from ipcnn_ray.report.filter_pictures import filter_picture, ranking_picture
+    from ipcnn_ray.cli import filter_views as views
+    from ipcnn_ray.report import filter_figures as tables
+    from ipcnn_ray.report.filter_figures import filter_picture, ranking_picture
 
     sight, run = drawn.sight, drawn.recorded
     names = sight.store.landmark_names
@@ -273,8 +273,8 @@ def _tell_instability(drawn: _Drawn) -> None:
 
 def _draw_fields(album: _Album, drawn: Sequence[_Drawn]) -> None:
     """Receptive fields of a filter of each run, one picture for the runs on the same data."""
-    from ipcnn_ray.cli import picture_views as views
-    from ipcnn_ray.report.receptive_fields import receptive_fields_picture
+    from ipcnn_ray.cli import filter_views as views
+    from ipcnn_ray.report.receptive_field_figure import receptive_fields_picture
 
     digests = list(dict.fromkeys((one.sight.store.digest, len(one.sight.image_N)) for one in drawn))
     for which, words in WHICH.items():

@@ -10,14 +10,20 @@ import typer
 
 from ipcnn_ray.cli import output
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
-from ipcnn_ray.tracking.protocol import Tracker
+from ipcnn_ray.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
+    from ipcnn_ray.report.chapters import Importances
+    from ipcnn_ray.report.experiment_record import Experiment
     from ipcnn_ray.report.page import Page
-    from ipcnn_ray.report.parts import Importances
-    from ipcnn_ray.report.records import Experiment
+
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ipcnn_ray.report.experiment_record import Experiment
 
 FOLDER = "report"
 """Of the artifacts of an experiment's run."""
@@ -33,8 +39,8 @@ def report(
     json: Annotated[bool, typer.Option("--json", help="Print the rankings and the files written as JSON.")] = False,
 ) -> None:
     """Write tables and figures of recorded experiments as one page; trains nothing."""
-    places = Places.from_environment()
-    tracker = MlflowTracker(places.tracking_uri, places.artifacts)
+    paths = Paths.from_environment()
+    tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
     output.note(f"reading the record of {', '.join(experiment)}")
     found = wanted(tracker, experiment)
     runs = sum(len(one.runs) for one in found)
@@ -61,7 +67,7 @@ def report(
 
 def wanted(tracker: Tracker, names: list[str]) -> list[Experiment]:
     """Whole experiments. Raises IpcnnError for one that is not recorded, and for a single run of one."""
-    from ipcnn_ray.cli.recorded import experiments
+    from ipcnn_ray.cli.recorded_runs import experiments
 
     found = experiments(tracker, names, progress=output.Counted("  read", "runs"))
     for one in found:
@@ -80,12 +86,12 @@ def make(found: list[Experiment]) -> Page:
 
 def _importances(experiment: Experiment) -> Importances:
     """Goal -> importance of each searched field."""
-    from ipcnn_ray.report.parts import search_goals
+    from ipcnn_ray.report.chapters import search_goals
     from ipcnn_ray.report.search_figures import trials_of
 
     if not experiment.searched:
         return {}
-    from ipcnn_ray.on_ray.importance import importances
+    from ipcnn_ray.on_ray.param_importance import importances
 
     logarithmic = [path for path in experiment.searched if experiment.logarithmic(path)]
     found = {}
@@ -127,8 +133,7 @@ def keep(page: Page, found: list[Experiment], tracker: Tracker) -> None:
 
 
 def _json(found: list[Experiment], written: list[Path], store: bool) -> dict[str, Any]:
-    from ipcnn_ray.report.cost import hours, saved, wall_seconds
-    from ipcnn_ray.report.parts import warnings
+    from ipcnn_ray.report.chapters import hours, saved, wall_seconds, warnings
     from ipcnn_ray.report.ranking import as_json
 
     return {
@@ -152,3 +157,37 @@ def _json(found: list[Experiment], written: list[Path], store: bool) -> dict[str
             for one in found
         ],
     }
+
+
+def compare(
+    sides: Annotated[list[str], typer.Argument(metavar="A B...", help="Names or ids of experiments, or ids of runs.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+) -> None:
+    """Show how experiments or runs differ: their specs, numbers, code and data. All are compared with the first."""
+    from ipcnn_ray.report.comparison import Differences
+
+    paths = Paths.from_environment()
+    found = Differences.of(chosen_sides(MlflowTracker(paths.tracking_uri, paths.artifacts), sides))
+    if json:
+        output.print_json(found.as_json())
+        return
+    for title, table in found.tables():
+        output.say(title, style="bold")
+        output.table(table.columns, table.rows, right=table.numbers)
+        output.say()
+    for line in found.notes():
+        output.say(line)
+
+
+def chosen_sides(tracker: Tracker, names: list[str]) -> list[Experiment]:
+    """What is recorded under these names, at least two. A name with several experiments stands for all of them, the
+    oldest first. Raises IpcnnError where there is only one, or where one is not recorded."""
+    from ipcnn_ray.cli.recorded_runs import experiments
+
+    found = [side for name in names for side in reversed(experiments(tracker, [name], curves=False))]
+    if len({side.runs[0].handle if len(side.runs) == 1 else side.parent.handle for side in found}) < 2:
+        recorded = ", ".join(tracker.experiments())
+        raise IpcnnError(
+            f"{' '.join(names)} is one side\nName two or more experiments or runs; recorded experiments: {recorded}."
+        )
+    return found

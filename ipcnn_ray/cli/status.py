@@ -11,18 +11,18 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.remote import Address, record_of
+from ipcnn_ray.cli.jobs import Address, record_of
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.report.groups import Row, grouped
 from ipcnn_ray.report.ranking import causes, number
-from ipcnn_ray.spec.expand import group_of, template_label
-from ipcnn_ray.spec.fields import did_you_mean
-from ipcnn_ray.spec.goals import COMBINED, Aims
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.report.run_summary import Row, grouped
+from ipcnn_ray.spec.objectives import COMBINED, Objectives
+from ipcnn_ray.spec.paths import Paths
+from ipcnn_ray.spec.runs import group_of, template_label
+from ipcnn_ray.spec.section import did_you_mean
 from ipcnn_ray.spec.template import Template
-from ipcnn_ray.tracking.address import without_password
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
-from ipcnn_ray.tracking.protocol import RecordedRun, State, Tracker
+from ipcnn_ray.tracking.tracker import RecordedRun, State, Tracker
+from ipcnn_ray.tracking.tracking_uri import without_password
 
 EXPERIMENT_COLUMNS = ("experiment", "state", "runs", "best", "combined", "why")
 RUN_COLUMNS = ("run", "template", "state", "epoch", "instability", "error", "combined")
@@ -38,9 +38,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 def status(experiment: Experiment = None, json: Json = False, address: Address = None) -> None:
     """Show the recorded experiments, or the runs of one. The record is that of MLFLOW_TRACKING_URI; without one, and
     with a cluster's address, that which its newest job was given."""
-    places = Places.from_environment()
-    uri = record_of(address) if address and not os.environ.get("MLFLOW_TRACKING_URI") else places.tracking_uri
-    tracker = MlflowTracker(uri, places.artifacts)
+    paths = Paths.from_environment()
+    uri = record_of(address) if address and not os.environ.get("MLFLOW_TRACKING_URI") else paths.tracking_uri
+    tracker = MlflowTracker(uri, paths.artifacts)
     if experiment is None:
         _show_experiments(tracker, json)
     else:
@@ -112,7 +112,7 @@ def _json(parent: RecordedRun, runs: Sequence[RecordedRun]) -> list[dict[str, An
     """Each run, and in each the setting that it is one of: its means, its spread and its comparisons."""
     from ipcnn_ray.report.ranking import Ranking, as_json, comparison_json
 
-    ranking = Ranking.of([_row(run) for run in runs], Aims.from_tags(parent.tags))
+    ranking = Ranking.of([_row(run) for run in runs], Objectives.from_tags(parent.tags))
     groups = {group["group"]: group for group in cast(list[dict[str, Any]], as_json(ranking)["groups"])}
     for name, group in groups.items():
         told = [one for one in [*ranking.against, *ranking.among] if name in (one.one, one.other)]
@@ -141,9 +141,9 @@ def _show_runs(chosen: Sequence[tuple[RecordedRun, list[RecordedRun]]]) -> None:
     for line in causes([(_label(run), run.state, run.why) for run in everything]):
         output.paragraph(line)
     for parent, runs in chosen:
-        aims = Aims.from_tags(parent.tags)
-        ranking = Ranking.of([_row(run) for run in runs], aims)
-        if len(runs) > 1 and (ranking.repeated or aims.constraints or aims.goals != (COMBINED,)):
+        objectives = Objectives.from_tags(parent.tags)
+        ranking = Ranking.of([_row(run) for run in runs], objectives)
+        if len(runs) > 1 and (ranking.repeated or objectives.constraints or objectives.goals != (COMBINED,)):
             output.say()
             output.say(parent.run_id, style="bold")
             output.ranking(ranking)
@@ -152,7 +152,7 @@ def _show_runs(chosen: Sequence[tuple[RecordedRun, list[RecordedRun]]]) -> None:
 def _experiment_row(parent: RecordedRun, trials: Sequence[RecordedRun]) -> list[str]:
     counts = Counter(run.state for run in trials)
     words = ", ".join(f"{counts[state]} {state}" for state in get_args(State) if counts[state])
-    winners = [group for group in grouped(list(map(_row, trials)), Aims.from_tags(parent.tags)) if group.wins]
+    winners = [group for group in grouped(list(map(_row, trials)), Objectives.from_tags(parent.tags)) if group.wins]
     best = ", ".join(group.rows[0].template for group in winners) or "-"
     combined = number(COMBINED, winners[0].means.get(COMBINED)) if len(winners) == 1 else "-"
     return [parent.run_id, parent.state, words, best, combined, parent.why]

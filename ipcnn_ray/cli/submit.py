@@ -13,16 +13,15 @@ import typer
 from rich.console import Console
 
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.logs import log_file
-from ipcnn_ray.cli.remote import Address, check_shared, submit_to
+from ipcnn_ray.cli.jobs import Address, check_shared, log_file, submit_to
 from ipcnn_ray.errors import IpcnnError
 
 if TYPE_CHECKING:
     from ipcnn_ray.on_ray.outcome import Outcome, RunOutcome
     from ipcnn_ray.spec.experiment import ExperimentSpec
-    from ipcnn_ray.spec.load import Loaded
-    from ipcnn_ray.spec.places import Places
-    from ipcnn_ray.tracking.protocol import Tracker
+    from ipcnn_ray.spec.loader import Loaded
+    from ipcnn_ray.spec.paths import Paths
+    from ipcnn_ray.tracking.tracker import Tracker
 
 RUN_FAILED, STOPPED = 1, 130
 EXPERIMENT_NOTE = (
@@ -47,7 +46,7 @@ def submit(
     on_cluster: Annotated[bool, typer.Option("--on-cluster", hidden=True)] = False,
 ) -> None:
     """Train an experiment; submitted again, it goes on where it stopped."""
-    from ipcnn_ray.spec.load import load
+    from ipcnn_ray.spec.loader import load
 
     loaded = load(spec, set or ())
     experiment = loaded.spec
@@ -58,39 +57,38 @@ def submit(
         raise IpcnnError("--detach is for a cluster\nGive its --address, or leave --detach out.")
     from ipcnn_ray.cli.live import Progress
     from ipcnn_ray.data.prepare import prepare
-    from ipcnn_ray.on_ray.home import experiment_folder
-    from ipcnn_ray.on_ray.search import Interrupted, run_experiment
-    from ipcnn_ray.spec.dump import resolved_yaml
-    from ipcnn_ray.spec.expand import experiment_id
-    from ipcnn_ray.spec.goals import Aims
-    from ipcnn_ray.spec.places import Places
+    from ipcnn_ray.on_ray.experiment_dir import experiment_folder
+    from ipcnn_ray.on_ray.submission import Interrupted, run_experiment
+    from ipcnn_ray.spec.objectives import Objectives
+    from ipcnn_ray.spec.paths import Paths
+    from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
+    from ipcnn_ray.tracking.buffered_tracker import PATIENCE_S, open_tracker
     from ipcnn_ray.tracking.lineage import lineage
-    from ipcnn_ray.tracking.spool import PATIENCE_S, open_tracker
     from ipcnn_ray.tracking.storage import below, preflight
-    from ipcnn_ray.train.staging import brought
+    from ipcnn_ray.train.data_sync import paths_on_node
 
-    places = Places.from_environment()
+    paths = Paths.from_environment()
     if on_cluster:
-        check_shared(places, os.environ)
+        check_shared(paths, os.environ)
         os.chdir(tempfile.gettempdir())  # Ray may unpack the job's folder anew below the feet of its driver
-    identity, root = experiment_id(experiment), experiment_folder(experiment, places)
+    identity, root = experiment_id(experiment), experiment_folder(experiment, paths)
     output.err.print(f"{identity}: data", soft_wrap=True)
-    places = brought(places)
-    _check_models(loaded, places)
-    preflight(places.storage)
-    store = prepare(experiment.data, experiment.model.table.image_size, places, output.Counted("  data:", "images"))
-    tracker = open_tracker(places.tracking_uri, places.artifacts, below(root, "spool"))
+    paths = paths_on_node(paths)
+    _check_models(loaded, paths)
+    preflight(paths.storage)
+    store = prepare(experiment.data, experiment.model.table.image_size, paths, output.Counted("  data:", "images"))
+    tracker = open_tracker(paths.tracking_uri, paths.artifacts, below(root, "spool"))
     tracker.prepare(experiment.name, note=EXPERIMENT_NOTE)
     try:
-        goals = Aims.of(experiment.search).goals
+        goals = Objectives.of(experiment.search).goals
         with (
-            _log(log_file(identity, places)) as file,
+            _log(log_file(identity, paths)) as file,
             Progress(output.err, experiment.train.epochs, goals) as screen,
             Progress(file, experiment.train.epochs, goals) as log,
         ):
             outcome = run_experiment(
                 experiment,
-                places,
+                paths,
                 tracker,
                 listener=lambda event: (screen(event), log(event))[0],
                 fresh=fresh,
@@ -127,17 +125,17 @@ def _log(file: Path) -> Iterator[Console]:
         yield Console(file=out, width=200, highlight=False, markup=False)
 
 
-def _check_models(loaded: Loaded, places: Places) -> None:
+def _check_models(loaded: Loaded, paths: Paths) -> None:
     """Unknown layers of a torchvision network, and a missing or unfit weight file, are told before anything starts."""
-    from ipcnn_ray.models.checks import check_backbones, check_weights
+    from ipcnn_ray.models.model_checks import check_backbones, check_weights
 
     check_backbones(loaded)
-    for report in check_weights(loaded.spec, places.weights):
+    for report in check_weights(loaded.spec, paths.weights):
         output.err.print(report, soft_wrap=True, highlight=False, markup=False)
 
 
 def _template(run: RunOutcome) -> str:
-    from ipcnn_ray.spec.expand import template_label
+    from ipcnn_ray.spec.runs import template_label
 
     return template_label(run.run.spec.template)
 
@@ -145,13 +143,13 @@ def _template(run: RunOutcome) -> str:
 def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> None:
     """What a person looks for in the record beside numbers: pictures of the templates, models, the ranking."""
     from ipcnn_ray.models.build import interpretable_layers, unit_template
-    from ipcnn_ray.models.describe import as_markdown, loading
+    from ipcnn_ray.models.model_card import as_markdown, loading
     from ipcnn_ray.report.ranking import Ranking
-    from ipcnn_ray.report.template_picture import template_picture
+    from ipcnn_ray.report.template_figure import template_picture
     from ipcnn_ray.train.final_model import final_model
-    from ipcnn_ray.train.folder import read
-    from ipcnn_ray.train.record import description
-    from ipcnn_ray.train.template_fit import FILE, trained_template
+    from ipcnn_ray.train.run_dir import read
+    from ipcnn_ray.train.run_metadata import description
+    from ipcnn_ray.train.tailored_template import FILE, trained_template
 
     with tempfile.TemporaryDirectory() as folder:
         for run in outcome.runs:
@@ -178,7 +176,7 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
         readme = as_markdown(trained.model, template, trained.train.freeze_through, len(categories))
         readme = f"{readme}\n{description(run.request, run.metrics)}\n{loading(trained.model, categories)}"
         tracker.attach(run.request.handle).model(module, example, readme)
-    ranking = Ranking.of([run.row for run in outcome.runs], outcome.aims).markdown()
+    ranking = Ranking.of([run.row for run in outcome.runs], outcome.objectives).markdown()
     parent = tracker.attach(outcome.parent)
     parent.text(ranking, "ranking.md")
     parent.note(ranking)
@@ -210,7 +208,7 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
             }
             for run in outcome.runs
         ],
-        **as_json(Ranking.of([run.row for run in outcome.runs], outcome.aims)),
+        **as_json(Ranking.of([run.row for run in outcome.runs], outcome.objectives)),
     }
 
 
@@ -219,4 +217,4 @@ def _print(outcome: Outcome) -> None:
 
     output.say()
     output.say(f"{outcome.experiment_id}: {len(outcome.runs)} runs", style="bold")
-    output.ranking(Ranking.of([run.row for run in outcome.runs], outcome.aims))
+    output.ranking(Ranking.of([run.row for run in outcome.runs], outcome.objectives))

@@ -20,9 +20,9 @@ import typer
 
 from ipcnn_ray.cli import output
 from ipcnn_ray.errors import IpcnnError, TrackingError
-from ipcnn_ray.spec.places import Places
-from ipcnn_ray.tracking.address import absolute, exists, is_server, without_password
+from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.tracking.mlflow_tracker import environment, server_command
+from ipcnn_ray.tracking.tracking_uri import absolute, exists, is_server, without_password
 
 START_S = 60.0
 STOP_S = 10.0
@@ -33,7 +33,7 @@ PrintCommand = Annotated[bool, typer.Option("--print-command", help="Print the c
 
 def ui(port: Port = 5000, print_command: PrintCommand = False) -> None:
     """Open the record of all runs in the MLflow UI. Ctrl-C ends it."""
-    uri = absolute(Places.from_environment().tracking_uri)
+    uri = absolute(Paths.from_environment().tracking_uri)
     if is_server(uri):
         output.say(f"The record is kept by a server, which has its own page: {without_password(uri)}")
         return

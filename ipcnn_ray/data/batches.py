@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ipcnn_ray.core.seeds import generator
+from ipcnn_ray.data.crop_store import rows_reader
 from ipcnn_ray.data.split import Items
-from ipcnn_ray.data.store import rows_reader
 
 Read = Callable[[Items], Tensor]
 """Rows of the source (crops or features) for items [b, 2], on the CPU."""

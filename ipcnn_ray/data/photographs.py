@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
-from ipcnn_ray.data.annotations import AGAIN, Annotated, Annotations
-from ipcnn_ray.data.image_io import Box, ImageFileError, image_size, square_crop
-from ipcnn_ray.data.index import Stamps, stamps
+from ipcnn_ray.data.crop_store import Stamps, stamps
 from ipcnn_ray.errors import DataError, Problem
 
 T = TypeVar("T")
@@ -243,3 +243,111 @@ def _in_threads(work: Callable[[T], R], over: Sequence[T]) -> Generator[R, None,
             yield from pool.map(work, over)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+Box = tuple[int, int, int, int]
+"""xmin, ymin, xmax, ymax; 1-based and inclusive, as VOC writes them."""
+
+
+class ImageFileError(ValueError):
+    """A file that does not decode to an image; the text says how it fails, without its path."""
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) from the file's header."""
+    with _opened(path) as image:
+        return image.size
+
+
+def square_crop(path: Path, box: Box | None, size: int) -> NDArray[np.uint8]:
+    """The box of a photograph (all of it for None) as [3, size, size] RGB; grey becomes RGB.
+
+    Bilinear, antialiased when it shrinks, the aspect ratio not kept (released `getI`). Raises ImageFileError for a
+    file that does not decode to its end.
+    """
+    with _opened(path) as image:
+        try:
+            rgb = image.convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ImageFileError(f"does not decode to its end: {error}") from error
+    if box is not None:
+        xmin, ymin, xmax, ymax = box
+        rgb = rgb.crop((xmin - 1, ymin - 1, xmax, ymax))
+    return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+
+
+def place_in_crop(share_K2: NDArray[np.float64], box: Box, size: int) -> NDArray[np.float64]:
+    """Where `square_crop` takes positions of a box: (row, col) in crop pixels, pixel centres at whole numbers.
+
+    `share_K2` are (row, col) as shares of the box, 0 at the centre of its first pixel and 1 at that of its last.
+    """
+    extent = np.array([box[3] - box[1] + 1, box[2] - box[0] + 1], np.float64)
+    return (share_K2 * (extent - 1) + 0.5) * size / extent - 0.5
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except UnidentifiedImageError as error:
+        raise ImageFileError("is not an image") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageFileError(f"cannot be opened as an image: {error}") from error
+
+
+AGAIN = "Fetch the file again."
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """One object as its annotation describes it."""
+
+    image: str
+    """Name of its photograph's file, below the folder of photographs."""
+    box: Box
+    share_K2: NDArray[np.float64]
+    """Landmarks as shares of the box, 0 at the centre of its first pixel and 1 at that of its last; NaN unseen."""
+    name: str
+    trained: bool | None = None
+    """Whether the dataset's own split has it for training; None where there is none."""
+    sizes_K2: NDArray[np.float64] | None = None
+    """(height, width) of the parts' boxes as shares of the crop; NaN where unknown, None where none is known."""
+    masks: Sequence[NDArray[np.float32] | None] = ()
+    """Patch of each part (`data/part_masks.py`), where masks are read."""
+    mask_size: tuple[int, int] | None = None
+    """(width, height) of the masks, which must be the photograph's."""
+
+
+@dataclass
+class Annotations:
+    """All objects of a category, and what they were read from."""
+
+    objects: list[Annotated] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    """The files whose content matters."""
+    made_from: Stamps = field(default_factory=dict)
+    """Those files and the folders whose listing matters, as they were before they were read."""
+    lacks: tuple[str, ...] = ()
+    """Landmarks that this category does not have."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+
+    def wrong(self, where: Path | str, what: str, advice: str) -> None:
+        self.problems.append(Problem(str(where), what, advice))
+
+
+def upright(where: str, box: Box, found: Annotations) -> bool:
+    """Whether a box has an inside; told in `found` where it has none."""
+    if box[0] < box[2] and box[1] < box[3]:
+        return True
+    found.wrong(
+        where, f"box (xmin, ymin, xmax, ymax) = {box} is inverted or flat", "Expected xmin < xmax and ymin < ymax."
+    )
+    return False
+
+
+def box_of(sides: Iterable[Any]) -> Box:
+    """xmin, ymin, xmax, ymax as they stand in a file: text, numbers, or arrays of one."""
+    xmin, ymin, xmax, ymax = (
+        float(side if isinstance(side, str) else np.asarray(side, np.float64).item()) for side in sides
+    )
+    return round(xmin), round(ymin), round(xmax), round(ymax)

@@ -13,16 +13,15 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from ipcnn_ray.data import cub200, drawn_animals, ilsvrc_animal_part, index, voc_part
-from ipcnn_ray.data.image_io import place_in_crop
-from ipcnn_ray.data.part_masks import G, MeanMasks
-from ipcnn_ray.data.photographs import Source, decode
+from ipcnn_ray.data import crop_store as index
+from ipcnn_ray.data.crop_store import FORMAT, Contents, CropStore, Fill, G, MeanMasks, open_store, write_store
+from ipcnn_ray.data.datasets import cub200, ilsvrc_animal_part, voc_part
+from ipcnn_ray.data.datasets.drawn import drawn_animals
+from ipcnn_ray.data.photographs import Source, decode, place_in_crop
 from ipcnn_ray.data.split import Items, items, items_as_given, items_of_categories
-from ipcnn_ray.data.store import FORMAT, Contents, CropStore, Fill, open_store, write_store
 from ipcnn_ray.errors import DataError, Problem
-from ipcnn_ray.spec.counts import train_items
-from ipcnn_ray.spec.data import Cub200, Data, DrawnAnimals, IlsvrcAnimalPart, VocPart
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.data import Cub200, Data, DrawnAnimals, IlsvrcAnimalPart, VocPart, train_items
+from ipcnn_ray.spec.paths import Paths
 
 Photographs = VocPart | IlsvrcAnimalPart | Cub200
 READERS: dict[str, Any] = {
@@ -47,24 +46,24 @@ class Recipe:
     made_from: index.Stamps
 
 
-def prepare(data: Data, image_size: int, places: Places, progress: Progress | None = None) -> CropStore:
+def prepare(data: Data, image_size: int, paths: Paths, progress: Progress | None = None) -> CropStore:
     """The store of this data at this crop size (pixels); decoded or drawn first if this machine does not have it yet.
 
     Raises DataError with every problem of the source at once; then nothing has been written.
     """
-    key = _sha(data.model_dump(mode="json"), image_size, _version(data), str(places.data))
-    known = index.recall(places.cache, key)
-    if known and (store := open_store(places.cache, known)):
+    key = _sha(data.model_dump(mode="json"), image_size, _version(data), str(paths.data))
+    known = index.recall(paths.cache, key)
+    if known and (store := open_store(paths.cache, known)):
         return store
     recipe = (
         _drawn(data, image_size, progress)
         if isinstance(data, DrawnAnimals)
-        else _photographs(data, image_size, places, progress)
+        else _photographs(data, image_size, paths, progress)
     )
     digest = _sha(data.model_dump(mode="json"), image_size, _version(data), recipe.content)[:16]
-    store = open_store(places.cache, digest) or _make(recipe, digest, image_size, places.cache)
+    store = open_store(paths.cache, digest) or _make(recipe, digest, image_size, paths.cache)
     if recipe.made_from:
-        index.remember(places.cache, key, digest, recipe.made_from)
+        index.remember(paths.cache, key, digest, recipe.made_from)
     return store
 
 
@@ -133,8 +132,8 @@ def _drawn(data: DrawnAnimals, size: int, progress: Progress | None) -> Recipe:
     return Recipe("drawn", contents, fill, {})
 
 
-def _photographs(data: Photographs, size: int, places: Places, progress: Progress | None) -> Recipe:
-    source = READERS[data.kind].read(data, places.data)
+def _photographs(data: Photographs, size: int, paths: Paths, progress: Progress | None) -> Recipe:
+    source = READERS[data.kind].read(data, paths.data)
     labels_N = np.array([crop.label for crop in source.crops], np.int64)
     train, validation = split_of(data, source)
     where = "train_test_split.txt" if isinstance(data, Cub200) else "data.train_share"
@@ -181,11 +180,11 @@ def split_of(data: Photographs, source: Source) -> tuple[Items, Items]:
     return items_of_categories(objects_L, negatives, data.train_share, repeat=True, split=data.split)
 
 
-def training_items(data: Data, places: Places) -> int | None:
+def training_items(data: Data, paths: Paths) -> int | None:
     """How many items a run will train on; None for photographs while IPCNN_DATA is not set. DataError as `prepare`."""
-    if isinstance(data, DrawnAnimals) or places.data is None:
+    if isinstance(data, DrawnAnimals) or paths.data is None:
         return train_items(data)
-    return len(split_of(data, READERS[data.kind].read(data, places.data))[0])
+    return len(split_of(data, READERS[data.kind].read(data, paths.data))[0])
 
 
 def _check_split(where: str, data: Data, labels_N: NDArray[np.int64], train: Items, validation: Items) -> None:

@@ -15,8 +15,8 @@ from torch import fx, nn
 
 from ipcnn_ray.core.receptive_field import Window
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.models.reach import NoField, before_relu, window_of
-from ipcnn_ray.spec.backbones import Trunk
+from ipcnn_ray.models.fx_receptive_field import NoField, before_relu, window_of
+from ipcnn_ray.spec.networks import Trunk
 
 
 class BackboneError(IpcnnError):

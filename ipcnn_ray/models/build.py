@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ipcnn_ray.core.receptive_field import map_side as core_map_side
 from ipcnn_ray.core.templates import part_templates, template_bank
-from ipcnn_ray.models.geometry import map_side, window
-from ipcnn_ray.models.masks import CentroidMask, LearnedBetaMask, PeakMask, ReleasedMask
+from ipcnn_ray.models.layer_geometry import map_side, window
+from ipcnn_ray.models.layers import CentroidMask, LearnedBetaMask, PeakMask, ReleasedMask
 from ipcnn_ray.models.net import InterpretableNet, MaskOf
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import NoTemplate, Template

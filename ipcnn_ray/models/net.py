@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from ipcnn_ray.core.receptive_field import map_side
 from ipcnn_ray.models.backbones import Block, modules
-from ipcnn_ray.models.dropout import SampleDropout
-from ipcnn_ray.models.geometry import side_behind, spatial_layers, window
-from ipcnn_ray.models.masks import Masked
+from ipcnn_ray.models.layer_geometry import side_behind, spatial_layers, window
+from ipcnn_ray.models.layers import Masked, SampleDropout
 from ipcnn_ray.spec.networks import Conv, Layer, Network, Pool
 
 

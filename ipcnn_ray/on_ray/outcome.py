@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ipcnn_ray.report.groups import Group, Row, grouped
-from ipcnn_ray.spec.expand import Run, template_label
-from ipcnn_ray.spec.goals import Aims
-from ipcnn_ray.tracking.protocol import State
-from ipcnn_ray.train.request import RunRequest
+from ipcnn_ray.report.run_summary import Group, Row, grouped
+from ipcnn_ray.spec.objectives import Objectives
+from ipcnn_ray.spec.runs import Run, template_label
+from ipcnn_ray.tracking.tracker import State
+from ipcnn_ray.train.run_request import RunRequest
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,21 @@ class Outcome:
     setting stand together."""
     groups: tuple[Group, ...]
     """The settings in the same order."""
-    aims: Aims
+    objectives: Objectives
     """What they are ranked by."""
 
     @classmethod
-    def of(cls, experiment_id: str, parent: str, runs: list[RunOutcome], aims: Aims) -> Outcome:
+    def of(cls, experiment_id: str, parent: str, runs: list[RunOutcome], objectives: Objectives) -> Outcome:
         """Of runs in any order."""
-        groups = grouped([run.row for run in runs], aims)
+        groups = grouped([run.row for run in runs], objectives)
         by_label = {run.run.label: run for run in runs}
         ranked = tuple(by_label[row.label] for group in groups for row in group.rows)
-        return cls(experiment_id, parent, ranked, tuple(groups), aims)
+        return cls(experiment_id, parent, ranked, tuple(groups), objectives)
 
     @property
     def control(self) -> str | None:
         """Name of the run that the others are compared with; of its repeats what they share."""
-        return self.aims.control
+        return self.objectives.control
 
     @property
     def winners(self) -> tuple[RunOutcome, ...]:
@@ -73,4 +73,4 @@ class Outcome:
     @property
     def best(self) -> RunOutcome | None:
         """The best setting's first repeat; None in a Pareto search, which has no best."""
-        return self.winners[0] if self.winners and len(self.aims.goals) == 1 else None
+        return self.winners[0] if self.winners and len(self.objectives.goals) == 1 else None

@@ -26,16 +26,16 @@ from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from ipcnn_ray.errors import TrackingError
-from ipcnn_ray.on_ray.campaign import Campaign
-from ipcnn_ray.on_ray.home import notes, stop_asked
-from ipcnn_ray.on_ray.progress import FAILED, LOST_WORKERS, STOPPED
-from ipcnn_ray.on_ray.turns import Turns
-from ipcnn_ray.train.attempts import TakenOver, cause_of
+from ipcnn_ray.on_ray.experiment_context import ExperimentContext
+from ipcnn_ray.on_ray.experiment_dir import notes, stop_requested
+from ipcnn_ray.on_ray.trial_lock import TrialLock
+from ipcnn_ray.on_ray.tune_callback import FAILED, LOST_WORKERS, STOPPED
 from ipcnn_ray.train.checkpoint import read_result
-from ipcnn_ray.train.request import RunRequest
-from ipcnn_ray.train.run import execute
+from ipcnn_ray.train.progress import Stage, StageFile
+from ipcnn_ray.train.retry_state import TakenOver, cause_of
+from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import InProcess, ProcessGroup, StopRun
-from ipcnn_ray.train.stage import Stage, StageFile
+from ipcnn_ray.train.trainer import execute
 
 
 class _Reports:
@@ -94,7 +94,7 @@ class _TrainWorker(ProcessGroup):
 
 
 def _stop_if_asked(root: str) -> None:
-    if stop_asked(root):
+    if stop_requested(root):
         raise StopRun("stopped on request; submitted again, it goes on", resumable=True)
 
 
@@ -102,28 +102,28 @@ class _WorkersLost(Exception):
     """Workers of a nested run vanished."""
 
 
-def trainable(campaign: Campaign, turns: Turns) -> Callable[[dict[str, Any]], None]:
+def trainable(context: ExperimentContext, turns: TrialLock) -> Callable[[dict[str, Any]], None]:
     """The function that Tune runs, once per trial."""
-    goals = campaign.aims.goals
+    goals = context.objectives.goals
 
     def trial(config: dict[str, Any]) -> None:
-        if stop_asked(campaign.root):
+        if stop_requested(context.root):
             _wait_for_the_end(goals)
-        request = campaign.request(campaign.run(config))
+        request = context.request(context.run(config))
         attempt = _nested if request.spec.compute.workers > 1 else _in_trial
         with turns.of(request.folder):
             try:
                 if read_result(request.folder) is None:
                     StageFile(request.folder).forget()  # of an attempt that was killed
-                    _persist(lambda: attempt(request, campaign), request.spec.compute.retries)
+                    _persist(lambda: attempt(request, context), request.spec.compute.retries)
             except Exception as error:
                 with suppress(TrackingError):
-                    campaign.tracker.attach(request.handle).text(traceback.format_exc(), "traceback.txt")
+                    context.tracker.attach(request.handle).text(traceback.format_exc(), "traceback.txt")
                 tune.report({FAILED: _told(error), **unknown(goals), "epoch": 0.0})
                 raise
         StageFile(request.folder).forget()
         result = read_result(request.folder)
-        if result is None and stop_asked(campaign.root):
+        if result is None and stop_requested(context.root):
             _wait_for_the_end(goals)
         assert result is not None, f"{request.folder} has no result: the workers see another IPCNN_STORAGE"
         tune.report({**unknown(goals), **result.metrics})
@@ -138,12 +138,12 @@ def _wait_for_the_end(goals: Sequence[str]) -> NoReturn:
         time.sleep(0.5)
 
 
-def resources(campaign: Campaign) -> dict[str, float]:
+def resources(context: ExperimentContext) -> dict[str, float]:
     """What one trial asks Tune for. The driver of a nested run takes no core and stays with the head."""
-    compute = campaign.spec.compute
+    compute = context.spec.compute
     if compute.workers > 1:
         return {"CPU": 0, "node:__internal_head__": 0.001}
-    return {"CPU": float(compute.cpus_per_worker), "GPU": campaign.gpus}
+    return {"CPU": float(compute.cpus_per_worker), "GPU": context.gpus}
 
 
 def _persist(attempt: Callable[[], object], retries: int) -> None:
@@ -172,28 +172,28 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _in_trial(request: RunRequest, campaign: Campaign) -> None:
-    device = torch.device("cuda" if campaign.gpus else "cpu")
-    reports = _Reports(request.spec.train.epochs, campaign.aims.goals)
-    execute(request, _Trial(device, reports, campaign.root, request.folder), campaign.tracker)
+def _in_trial(request: RunRequest, context: ExperimentContext) -> None:
+    device = torch.device("cuda" if context.gpus else "cpu")
+    reports = _Reports(request.spec.train.epochs, context.objectives.goals)
+    execute(request, _Trial(device, reports, context.root, request.folder), context.tracker)
 
 
-def _nested(request: RunRequest, campaign: Campaign) -> None:
-    compute, tracker, goals, root = request.spec.compute, campaign.tracker, campaign.aims.goals, campaign.root
+def _nested(request: RunRequest, context: ExperimentContext) -> None:
+    compute, tracker, goals, root = request.spec.compute, context.tracker, context.objectives.goals, context.root
 
     def worker() -> None:
         reports = _Reports(request.spec.train.epochs, goals)
         execute(request, _TrainWorker(ray.train.torch.get_device(), reports, root, request.folder), tracker)
 
     # Ray Train would go on from its notes of an attempt before.
-    home = notes(request.folder, request.places)
+    home = notes(request.folder, request.paths)
     shutil.rmtree(home, ignore_errors=True)
-    per_worker = {"CPU": float(compute.cpus_per_worker)} | ({"GPU": campaign.gpus} if campaign.gpus else {})
+    per_worker = {"CPU": float(compute.cpus_per_worker)} | ({"GPU": context.gpus} if context.gpus else {})
     to_tune: Any = TuneReportCallback()  # type: ignore[no-untyped-call]
     trainer = TorchTrainer(
         worker,
         scaling_config=ScalingConfig(
-            num_workers=compute.workers, use_gpu=campaign.gpus > 0, resources_per_worker=per_worker
+            num_workers=compute.workers, use_gpu=context.gpus > 0, resources_per_worker=per_worker
         ),
         run_config=RunConfig(name="train", storage_path=str(home), callbacks=[to_tune]),
     )

@@ -11,12 +11,11 @@ from functools import cached_property
 from html import escape
 from pathlib import Path
 
-from ipcnn_ray.report.blocks import Block, Part, Plot, Source, Text, Titled
-from ipcnn_ray.report.paper_cells import MISSING, UNPUBLISHED
-from ipcnn_ray.report.paper_tables import paper_part
-from ipcnn_ray.report.parts import Importances, experiment_parts, runs_csv, warnings
+from ipcnn_ray.report.chapters import Importances, experiment_parts, runs_csv, warnings
+from ipcnn_ray.report.document import Block, Part, Plot, Source, Text, Titled
+from ipcnn_ray.report.experiment_record import Experiment
+from ipcnn_ray.report.paper_tables import MISSING, UNPUBLISHED, paper_part
 from ipcnn_ray.report.ranking import Table
-from ipcnn_ray.report.records import Experiment
 from ipcnn_ray.report.style import png, svg
 
 CSS = """

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import cast
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
-from ipcnn_ray.core.statistics import sign_flip_p, smallest_p, spread
+from ipcnn_ray.core.statistics import Spread, sign_flip_p, smallest_p, spread
 from ipcnn_ray.report import published
-from ipcnn_ray.report.blocks import Block, Part, Text, Titled
-from ipcnn_ray.report.comparison import LEVEL
-from ipcnn_ray.report.paper_cells import (
-    MISSING,
-    UNPUBLISHED,
-    Shelf,
-    average,
-    categories,
-    cell,
-    measured,
-    voc_cell,
-    zhang_template,
-)
-from ipcnn_ray.report.published import CATEGORIES, NETWORKS, TEMPLATES
+from ipcnn_ray.report.document import Block, Part, Text, Titled
+from ipcnn_ray.report.experiment_record import MARKS, Entry, Experiment
+from ipcnn_ray.report.published import BETA, CATEGORIES, GAMMA, NETWORKS, TEMPLATES, ZHANG_BETA
 from ipcnn_ray.report.ranking import Table, p_words
-from ipcnn_ray.report.records import MARKS, Entry, Experiment
+from ipcnn_ray.report.run_summary import Group
+from ipcnn_ray.report.significance import LEVEL
 
 COLUMNS = ("model", "numbers", *CATEGORIES, "Avg.")
 PUBLISHED, OURS = "published", "ours"
@@ -39,7 +31,7 @@ ZHANG_TABLES = {
 
 def paper_part(experiments: Sequence[Experiment]) -> Part:
     """Tables 1 to 5 of the part-template paper, and the numbers of Zhang et al."""
-    shelf = Shelf.of(experiments, voc_cell)
+    shelf = SettingIndex.of(experiments, voc_cell)
     blocks: list[Block] = [
         _six("table1", "Table 1. Location instability, plain and L1", shelf, "instability", ("none", "l1")),
         _six("table2", "Table 2. Classification accuracy (%), plain and L1", shelf, "accuracy", ("none", "l1")),
@@ -59,7 +51,7 @@ def paper_part(experiments: Sequence[Experiment]) -> Part:
     return Part("The papers' tables", blocks)
 
 
-def _networks(shelf: Shelf) -> dict[str, str]:
+def _networks(shelf: SettingIndex) -> dict[str, str]:
     """The papers' networks, and behind them any other that was trained."""
     return {**NETWORKS, **{key[0]: key[0] for key in sorted(shelf.by_key) if key[0] not in NETWORKS}}
 
@@ -70,7 +62,7 @@ def model_name(network: str, template: str) -> str:
     return f"{NETWORKS.get(network, network)} ({word})" if word else NETWORKS.get(network, network)
 
 
-def _six(name: str, title: str, shelf: Shelf, measure: str, templates: Sequence[str]) -> Titled:
+def _six(name: str, title: str, shelf: SettingIndex, measure: str, templates: Sequence[str]) -> Titled:
     rows = []
     for network in _networks(shelf):
         for template in templates:
@@ -98,7 +90,7 @@ def _published(measure: str, network: str, template: str) -> list[str]:
     return [*[UNPUBLISHED] * len(CATEGORIES), f"{accuracy:.1f}"]
 
 
-def _norms(shelf: Shelf) -> Titled:
+def _norms(shelf: SettingIndex) -> Titled:
     """Table 4, with what the paper leaves open: whether the difference may be luck."""
     columns = ("model", "numbers", "L1-norm", "L2-norm", "improvement", "pairs", "p", "verdict")
     rows = []
@@ -128,7 +120,7 @@ def _norms(shelf: Shelf) -> Titled:
     return Titled("table4", title, caption, Table(columns, rows, columns[2:7]))
 
 
-def _norm_pairs(shelf: Shelf, network: str) -> tuple[list[tuple[float, float]], list[str]]:
+def _norm_pairs(shelf: SettingIndex, network: str) -> tuple[list[tuple[float, float]], list[str]]:
     """(L1, L2) of equal category and seed, and the marks of both."""
     pairs: list[tuple[float, float]] = []
     marks: dict[str, None] = {}
@@ -152,7 +144,7 @@ def _zhang_key(run: Entry) -> tuple[str, ...] | None:
 
 
 def _zhang(experiments: Sequence[Experiment]) -> Titled:
-    shelf = Shelf.of(experiments, _zhang_key)
+    shelf = SettingIndex.of(experiments, _zhang_key)
     columns = ("measure", "network", "original", "original, ours", "interpretable", "interpretable, ours")
     rows = []
     for key, (title, measure, kind) in ZHANG_TABLES.items():
@@ -175,7 +167,7 @@ def _zhang(experiments: Sequence[Experiment]) -> Titled:
     return Titled("zhang", title, caption, Table(columns, rows, columns[2:]))
 
 
-def _zhang_cell(shelf: Shelf, network: str, which: str, kind: str, several: str, measure: str) -> str:
+def _zhang_cell(shelf: SettingIndex, network: str, which: str, kind: str, several: str, measure: str) -> str:
     settings = [found[0] for where, found in shelf.by_key.items() if where[:4] == (network, which, kind, several)]
     measures = [(setting, one) for setting in settings if (one := measured(setting, measure)) is not None]
     if len(measures) < 2:
@@ -188,3 +180,146 @@ def _zhang_cell(shelf: Shelf, network: str, which: str, kind: str, several: str,
     return f"{mean:.{2 if measure == 'accuracy' else 4}f} ({len(measures)} {unit})" + (
         f" [{' '.join(marks)}]" if marks else ""
     )
+
+
+MISSING = "missing"
+"""We have no such run."""
+UNPUBLISHED = "not printed"
+"""The paper has no such number."""
+
+
+class Setting(NamedTuple):
+    """The runs of one setting of one experiment."""
+
+    experiment: str
+    group: Group
+    runs: tuple[Entry, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.experiment}-{self.group.name}"
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Of any of its runs."""
+        found = dict.fromkeys(mark for run in self.runs for mark in run.marks)
+        tau = self.runs[0].number("template.tau")
+        return (*found, *(["t"] if tau is not None else []), *(["x"] if self.group.order == 2 else []))
+
+
+def paper_template(params: Mapping[str, str]) -> str | None:
+    """Key of `published.TEMPLATES` that a run's recorded template is; None for a template that the paper has not.
+
+    Only gamma / beta counts of a uniform template.
+    """
+    shape, norm = params.get("template.shape"), params.get("template.norm")
+    if shape == "none":
+        return "none"
+    if norm not in ("l1", "l2"):
+        return None
+    try:
+        beta, gamma = float(params["template.beta"]), float(params.get("template.gamma", "nan"))
+    except (KeyError, ValueError):
+        return None
+    if shape == "gradient" and beta == BETA:
+        return norm
+    return f"uniform_{norm}" if shape == "uniform" and math.isclose(gamma / beta, GAMMA / BETA) else None
+
+
+def zhang_template(params: Mapping[str, str]) -> str | None:
+    """`original`, or `interpretable`: the template of Zhang et al., or that of their code; None for another."""
+    shape = params.get("template.shape")
+    if shape == "none":
+        return "original"
+    gradient = shape == "gradient" and params.get("template.norm") == "l1"
+    return (
+        "interpretable"
+        if shape == "released" or (gradient and params.get("template.beta") == str(ZHANG_BETA))
+        else None
+    )
+
+
+def categories(params: Mapping[str, str]) -> tuple[str, ...]:
+    """Of a run, one or several."""
+    return tuple(filter(None, params.get("data.category", "").split(", ")))
+
+
+@dataclass(frozen=True)
+class SettingIndex:
+    """Settings by what they are."""
+
+    by_key: Mapping[tuple[str, ...], tuple[Setting, ...]]
+    """The one to show first: photographs before drawn images, whole weights before partial ones and none, trained to
+    the end before failed; then as the experiments were given and as each ranks its settings."""
+
+    @classmethod
+    def of(cls, experiments: Sequence[Experiment], key: Callable[[Entry], tuple[str, ...] | None]) -> SettingIndex:
+        """`key` says where a run belongs; None: nowhere."""
+        found: dict[tuple[str, ...], list[Setting]] = {}
+        for experiment in experiments:
+            for group in experiment.ranking.groups:
+                runs = tuple(experiment.by_group[group.name])
+                where = key(runs[0])
+                if where is not None:
+                    found.setdefault(where, []).append(Setting(experiment.name, group, runs))
+        return cls({where: tuple(sorted(settings, key=_precedence)) for where, settings in found.items()})
+
+    def get(self, *key: str) -> Setting | None:
+        """The setting to show."""
+        return next(iter(self.by_key.get(key, ())), None)
+
+    def crowded(self, keys: Iterable[tuple[str, ...]]) -> list[str]:
+        """Of cells that several settings fit, which one is shown, as sentences."""
+        return [
+            f"{' '.join(key)}: {len(fit)} settings fit, shown is {fit[0].name}."
+            for key in keys
+            if len(fit := self.by_key.get(key, ())) > 1
+        ]
+
+
+def _precedence(setting: Setting) -> tuple[bool, bool, bool, bool]:
+    marks = setting.marks
+    return (not setting.group.spreads, "d" in marks, "w" in marks, "s" in marks)
+
+
+def voc_cell(run: Entry) -> tuple[str, ...] | None:
+    """(network, template of the part-template paper, category): one animal, photographed or drawn."""
+    template, animals = paper_template(run.params), categories(run.params)
+    fits = run.params.get("data.kind") in ("voc_part", "drawn_animals") and len(animals) == 1
+    return (run.params.get("model.network", "?"), template, animals[0]) if fits and template else None
+
+
+def measured(setting: Setting | None, measure: str) -> Spread | None:
+    """A setting's measure over its seeds, in the unit of the papers: `accuracy` per cent, from the validation error."""
+    if setting is None:
+        return None
+    if measure != "accuracy":
+        return setting.group.spreads.get(measure)
+    error = setting.group.spreads.get("val_error")
+    return error and Spread(error.n, 100 * (1 - error.mean), None if error.sd is None else 100 * error.sd)
+
+
+def cell(setting: Setting | None, measure: str) -> str:
+    """`0.1402 ± 0.0031 (n 3) [d]`: mean, spread over seeds, their number, marks; or why there is none."""
+    if setting is None:
+        return MISSING
+    found = measured(setting, measure)
+    if found is None:
+        return f"{MISSING} ({setting.group.state})" if not setting.group.spreads else f"{MISSING} (not measured)"
+    digits = 2 if measure == "accuracy" else 4
+    text = f"{found.mean:.{digits}f}"
+    if found.sd is not None:
+        text += f" ± {found.sd:.{digits}f} (n {found.n})"
+    return text + (f" [{' '.join(setting.marks)}]" if setting.marks else "")
+
+
+def average(settings: Sequence[Setting | None], measure: str) -> str:
+    """Mean over the six categories of the means over seeds; where some are missing it says how many there are."""
+    found = [one for setting in settings if (one := measured(setting, measure)) is not None]
+    if not found:
+        return MISSING
+    text = f"{spread([one.mean for one in found]).mean:.{2 if measure == 'accuracy' else 4}f}"
+    marks = dict.fromkeys(mark for setting in settings if setting for mark in setting.marks)
+    if len(found) < len(CATEGORIES):
+        text += f" ({len(found)} of {len(CATEGORIES)})"
+    return text + (f" [{' '.join(marks)}]" if marks else "")

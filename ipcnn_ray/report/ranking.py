@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ipcnn_ray.core.statistics import Spread, smallest_p
-from ipcnn_ray.report.comparison import LEVEL, Comparison, compared, measures
-from ipcnn_ray.report.groups import Group, Row, grouped
-from ipcnn_ray.spec.goals import COMBINED, Aims
+from ipcnn_ray.report.run_summary import Group, Row, grouped
+from ipcnn_ray.report.significance import LEVEL, Comparison, compared, measures
+from ipcnn_ray.spec.objectives import COMBINED, Objectives
 
 COMPARED = ("difference", "p", "Holm", "t-test", "Holm ", "verdict")
 HEADS = {"val_error": "error"}
@@ -42,7 +42,7 @@ class Table:
 class Ranking:
     """Everything that is said of the runs of an experiment when they have ended."""
 
-    aims: Aims
+    objectives: Objectives
     groups: list[Group]
     """Best first."""
     against: list[Comparison]
@@ -51,9 +51,9 @@ class Ranking:
     """The settings among themselves."""
 
     @classmethod
-    def of(cls, rows: Sequence[Row], aims: Aims) -> Ranking:
-        groups = grouped(rows, aims)
-        return cls(aims, groups, *compared(groups, aims))
+    def of(cls, rows: Sequence[Row], objectives: Objectives) -> Ranking:
+        groups = grouped(rows, objectives)
+        return cls(objectives, groups, *compared(groups, objectives))
 
     @property
     def repeated(self) -> bool:
@@ -63,8 +63,8 @@ class Ranking:
     def table(self) -> Table:
         """One row for each setting: its goals, instability, error; without repeats, which are compared in tables of
         their own, also how far it is from the control."""
-        goals, control = self.aims.goals, self.aims.control
-        shown = list(dict.fromkeys([*goals, *(one.measure for one in self.aims.constraints)]))
+        goals, control = self.objectives.goals, self.objectives.control
+        shown = list(dict.fromkeys([*goals, *(one.measure for one in self.objectives.constraints)]))
         shown += [measure for measure in ("instability", "val_error") if measure not in shown]
         heads = [HEADS.get(measure, measure) for measure in shown]
         if control is not None and len(goals) == 1 and not self.repeated:
@@ -86,7 +86,7 @@ class Ranking:
 
     @property
     def _few(self) -> bool:
-        return sum(len(group.rows) > 1 for group in self.groups if group.name != self.aims.control) <= MOST_AMONG
+        return sum(len(group.rows) > 1 for group in self.groups if group.name != self.objectives.control) <= MOST_AMONG
 
     def luck(self) -> list[Table]:
         """Where seeds are repeated, a table for each measure: each setting less the control, then the others' pairs."""
@@ -110,11 +110,11 @@ class Ranking:
     def headline(self) -> str:
         """Which setting is the best, beside which other, and whether to believe it; empty where none is, and in a
         Pareto search, whose front is among the notes."""
-        goal, ranked = self.aims.goals[0], [group for group in self.groups if group.order == 0]
+        goal, ranked = self.objectives.goals[0], [group for group in self.groups if group.order == 0]
         best = next((group for group in self.groups if group.wins), None)
-        if best is None or len(self.aims.goals) > 1:
+        if best is None or len(self.objectives.goals) > 1:
             return ""
-        control = next((group for group in self.groups if group.name == self.aims.control), None)
+        control = next((group for group in self.groups if group.name == self.objectives.control), None)
         rival = control if best is not control else next((group for group in ranked if group is not best), None)
         text = f"Best by {goal}: {self._called(best)}, {spread_words(goal, best.spreads.get(goal))}"
         if rival is None or goal not in rival.spreads:
@@ -126,7 +126,7 @@ class Ranking:
 
     def _called(self, group: Group) -> str:
         """`l1 (L1 β2)`, `the control plain`"""
-        if group.name == self.aims.control:
+        if group.name == self.objectives.control:
             return f"the control {group.name}"
         template = group.rows[0].template
         return group.name if template == group.name else f"{group.name} ({template})"
@@ -134,12 +134,12 @@ class Ranking:
     def notes(self) -> list[str]:
         """What a reader must know to read the tables: units, what was tested and what the test cannot say, causes."""
         lines = []
-        if COMBINED in self.aims.goals:
+        if COMBINED in self.objectives.goals:
             lines.append("combined: 1 is the control, lower is better. instability: share of the image diagonal.")
-        if len(self.aims.goals) > 1:
+        if len(self.objectives.goals) > 1:
             on_front = ", ".join(group.name for group in self.groups if group.wins) or "none"
             meaning = "no run is better in one and as good in the rest"
-            lines.append(f"Pareto front over {', '.join(self.aims.goals)} ({meaning}): {on_front}.")
+            lines.append(f"Pareto front over {', '.join(self.objectives.goals)} ({meaning}): {on_front}.")
         if self.repeated:
             lines.append("±: standard deviation over seeds (n - 1). Differences are paired by seed.")
         tested = [one for one in [*self.against, *self.among] if one.p_exact is not None]
@@ -215,7 +215,7 @@ def state(ranking: Ranking, group: Group) -> str:
     marks = []
     if group.violated:
         marks.append("beyond a bound")
-    if group.wins and len(ranking.aims.goals) > 1:
+    if group.wins and len(ranking.objectives.goals) > 1:
         marks.append("front")
     return ", ".join([group.state, *marks])
 
@@ -250,7 +250,7 @@ def p_words(p: float | None) -> str:
 def as_json(ranking: Ranking) -> dict[str, object]:
     """Settings and comparisons, for scripts; what is not finite is null."""
     return {
-        "goals": list(ranking.aims.goals),
+        "goals": list(ranking.objectives.goals),
         "winners": [group.name for group in ranking.groups if group.wins],
         "groups": [
             {
@@ -267,7 +267,7 @@ def as_json(ranking: Ranking) -> dict[str, object]:
         ],
         "against_control": [comparison_json(one) for one in ranking.against],
         "among_others": [comparison_json(one) for one in ranking.among],
-        "measures": measures(ranking.groups, ranking.aims),
+        "measures": measures(ranking.groups, ranking.objectives),
     }
 
 

@@ -14,11 +14,11 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.ticker import MaxNLocator
 
 from ipcnn_ray.report import published
-from ipcnn_ray.report.blocks import Plot
-from ipcnn_ray.report.groups import Group
-from ipcnn_ray.report.records import Experiment
+from ipcnn_ray.report.document import Plot
+from ipcnn_ray.report.experiment_record import Experiment
+from ipcnn_ray.report.run_summary import Group
 from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, MAP, ORANGE, RED, canvas
-from ipcnn_ray.spec.goals import RANKED, lower
+from ipcnn_ray.spec.objectives import RANKED, lower
 
 CELLS = 6
 """Cells of the heat map along beta and along gamma."""
@@ -78,9 +78,11 @@ def history(experiment: Experiment, trials: Sequence[Trial], goal: str, name: st
     if failed:
         transform = axis.get_xaxis_transform()
         axis.scatter(failed, [0.03] * len(failed), s=20, marker="x", color=RED, transform=transform, label="no number")
-    reference = next((g.means.get(goal) for g in experiment.ranking.groups if g.name == experiment.aims.control), None)
+    reference = next(
+        (g.means.get(goal) for g in experiment.ranking.groups if g.name == experiment.objectives.control), None
+    )
     if reference is not None:
-        axis.axhline(reference, color=GREEN, linestyle="--", label=f"control ({experiment.aims.control})")
+        axis.axhline(reference, color=GREEN, linestyle="--", label=f"control ({experiment.objectives.control})")
     axis.set(xlabel="trial, in the order in which it was opened", ylabel=_axis(goal))
     axis.grid(alpha=0.3)
     axis.margins(y=0.15)
@@ -149,11 +151,11 @@ def parallel(experiment: Experiment, trials: Sequence[Trial], goal: str, name: s
 class _Scale:
     """A vertical axis from 0 to 1."""
 
-    places: Mapping[str | None, float]
+    paths: Mapping[str | None, float]
     ticks: Sequence[tuple[float, str]]
 
     def place(self, value: str | None) -> float:
-        return self.places[value]
+        return self.paths[value]
 
 
 def _scale(values: Sequence[str | None], logarithmic: bool) -> _Scale:
@@ -164,17 +166,17 @@ def _scale(values: Sequence[str | None], logarithmic: bool) -> _Scale:
     if any(one is None for one in numbers.values()) or len(known) < 4:
         order = sorted(known, key=lambda value: (numbers[value] is None, numbers[value] or 0.0, value))
         step = 1 / max(len(order) - 1, 1)
-        places = {value: (0.06 if absent else 0) + i * step * (0.94 if absent else 1) for i, value in enumerate(order)}
-        return _Scale({**places, **absent}, [*((places[v], v) for v in order), *absent_tick])
+        paths = {value: (0.06 if absent else 0) + i * step * (0.94 if absent else 1) for i, value in enumerate(order)}
+        return _Scale({**paths, **absent}, [*((paths[v], v) for v in order), *absent_tick])
     found = {value: one for value, one in numbers.items() if one is not None}
     logarithmic = logarithmic and min(found.values()) > 0
     turn = math.log if logarithmic else float
     low, high = turn(min(found.values())), turn(max(found.values()))
     floor = 0.06 if absent else 0.0
-    places = {value: floor + (1 - floor) * (turn(one) - low) / (high - low) for value, one in found.items()}
+    paths = {value: floor + (1 - floor) * (turn(one) - low) / (high - low) for value, one in found.items()}
     ticks = [(floor + (1 - floor) * i / 4, low + (high - low) * i / 4) for i in range(5)]
     shown = [(height, f"{math.exp(one) if logarithmic else one:.3g}") for height, one in ticks]
-    return _Scale({**places, **absent}, [*shown, *absent_tick])
+    return _Scale({**paths, **absent}, [*shown, *absent_tick])
 
 
 def importance(shares: Mapping[str, float], directions: Mapping[str, float], goal: str, trials: int, name: str) -> Plot:

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ipcnn_ray.core.pareto import front
-from ipcnn_ray.report.blocks import Part, Plot, Text
-from ipcnn_ray.report.comparison import LEVEL
-from ipcnn_ray.report.convergence import template_kind
+from ipcnn_ray.core.multi_objective import front
+from ipcnn_ray.report.document import Part, Plot, Text
+from ipcnn_ray.report.error_curves import template_kind
+from ipcnn_ray.report.experiment_record import Entry, Experiment
 from ipcnn_ray.report.ranking import p_words
-from ipcnn_ray.report.records import Entry, Experiment
+from ipcnn_ray.report.significance import LEVEL
 from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, RED, Look, canvas
 
 LEAST = 4

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from ipcnn_ray.spec.base import Count, Integer, Later, NotNegative, OpenShare, Says, Section
+from ipcnn_ray.spec.section import Count, ErrorMessage, Integer, NotNegative, OmitDefaultFromDigest, OpenShare, Section
 
 Category = Literal["bird", "cat", "cow", "dog", "horse", "sheep"]
 Landmark = Literal["head", "neck", "torso", "nose"]
@@ -28,7 +28,7 @@ AnimalPart = Literal["head", "limbs"]
 Species = Annotated[
     str,
     Field(pattern=r"^(bird|[0-9]{3}\.[A-Za-z_]+)$"),
-    Says("must be bird (all species together) or a species of classes.txt, such as 001.Black_footed_Albatross"),
+    ErrorMessage("must be bird (all species together) or a species of classes.txt, such as 001.Black_footed_Albatross"),
 ]
 BirdPart = Literal[
     "back", "beak", "belly", "breast", "crown", "forehead", "left_eye", "left_leg", "left_wing", "nape", "right_eye",
@@ -42,7 +42,7 @@ OneOrMore = Annotated[
 ]
 """A name, or a list of at least two."""
 Negatives = Annotated[Integer, Field(ge=0, le=100_000)]
-Split = Annotated[Literal["objects", "items"], Later()]
+Split = Annotated[Literal["objects", "items"], OmitDefaultFromDigest()]
 
 
 class Images(Section):
@@ -154,3 +154,19 @@ class Cub200(Images):
 
 
 Data = Annotated[DrawnAnimals | VocPart | IlsvrcAnimalPart | Cub200, Field(discriminator="kind")]
+
+
+def in_training(n: int, share: float) -> int:
+    """How many of n are in the training split: as many indices as round(linspace(1, n, round(share n))) has.
+
+    Half rounds up, as MATLAB does.
+    """
+    return int(share * n + 0.5)
+
+
+def train_items(data: Data) -> int | None:
+    """Training items: objects twice (mirrored too) and negatives once. None where the data itself must be counted."""
+    if not isinstance(data, DrawnAnimals):
+        return None
+    objects = len(data.categories) * in_training(data.objects, data.train_share)
+    return 2 * objects + in_training(data.negatives, data.train_share)

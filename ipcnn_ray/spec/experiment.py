@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from ipcnn_ray.spec.base import Count, Flag, Integer, Later, NotNegative, Section, Slug
 from ipcnn_ray.spec.data import Data
+from ipcnn_ray.spec.defaults import Recipe
 from ipcnn_ray.spec.model import Model
-from ipcnn_ray.spec.recipes import Recipe
 from ipcnn_ray.spec.search import Search
+from ipcnn_ray.spec.section import Count, Flag, Integer, NotNegative, OmitDefaultFromDigest, Section, Slug
 from ipcnn_ray.spec.template import Template
 from ipcnn_ray.spec.training import Eval, Loss, Train
 
@@ -57,7 +57,7 @@ class ExperimentSpec(Section):
     """Name of the experiment."""
     seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 0
     """Seed of initial weights, order of images, dropout, and the search."""
-    recipe: Annotated[Recipe | None, Later()] = None
+    recipe: Annotated[Recipe | None, OmitDefaultFromDigest()] = None
     """Where fields that are left out come from. `released`: training as in the authors' code, network by network.
     `modern`: ours, faster. Default: the fields' own defaults."""
     data: Data
@@ -81,13 +81,13 @@ class ExperimentSpec(Section):
     @classmethod
     def _resolve(cls, raw: object) -> object:
         """Defaults that depend on other sections are written out, so that a resolved spec says everything."""
-        from ipcnn_ray.spec.resolve import with_defaults
+        from ipcnn_ray.spec.defaults import with_defaults
 
         return with_defaults(raw)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        from ipcnn_ray.spec.checks import check
+        from ipcnn_ray.spec.validation import check
 
         check(self)
         return self

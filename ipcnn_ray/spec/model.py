@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ipcnn_ray.spec.base import Flag, Integer, Later, Number, Says, Section
 from ipcnn_ray.spec.networks import NETWORKS, Network, NetworkName, row
+from ipcnn_ray.spec.section import ErrorMessage, Flag, Integer, Number, OmitDefaultFromDigest, Section
 
 
 def channels_of(file: str) -> Literal["rgb", "bgr"]:
@@ -27,7 +27,7 @@ class Weights(Section):
     file: Annotated[
         str,
         Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.(npz|safetensors|mat|pth|pt)$"),
-        Says(
+        ErrorMessage(
             "must be the name of a .npz, .safetensors, .mat (MatConvNet) or .pth (state dict) file, without its "
             "folder; IPCNN_WEIGHTS names the folder"
         ),
@@ -40,7 +40,7 @@ class Weights(Section):
     channels: Literal["rgb", "bgr"] | None = None
     """Channel order of the images that the file's first layer was trained on. Networks here see RGB. Default: bgr
     (Caffe) for .npz and .safetensors, rgb for .mat (MatConvNet's imagenet-* networks) and .pth."""
-    pixels: Annotated[Literal["raw", "torchvision"] | None, Later()] = None
+    pixels: Annotated[Literal["raw", "torchvision"] | None, OmitDefaultFromDigest()] = None
     """What the file's first layer was trained on. `raw`: values 0 to 255 less a mean. `torchvision`: values 0 to 1
     less a mean, divided by (0.229, 0.224, 0.225). Default: torchvision for .pth and .pt, raw for the others."""
 
@@ -51,10 +51,10 @@ class Model(Section):
     network: NetworkName
     """compact (four small convolutions, 64 px), alexnet (Caffe's), vgg_m, vgg_s, vgg16, or a torchvision network such
     as squeezenet1_1, resnet50, convnext_tiny, with `cut`."""
-    cut: Annotated[str | None, Later()] = None
+    cut: Annotated[str | None, OmitDefaultFromDigest()] = None
     """Of a torchvision network, which needs it: the highest layer that is kept, in torchvision's names, such as
     features.12 or layer4.1. The appended convolution and a new head take the place of what lies above."""
-    image_size: Annotated[Annotated[Integer, Field(ge=16, le=1024)] | None, Later()] = None
+    image_size: Annotated[Annotated[Integer, Field(ge=16, le=1024)] | None, OmitDefaultFromDigest()] = None
     """Side of a torchvision network's square input, pixels. Default: the network's own (SqueezeNet 227, Inception 299,
     others 224). The networks of the table have fixed sizes."""
     appended_layer: Flag = True
@@ -63,7 +63,7 @@ class Model(Section):
     interpretable_layers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Layers whose maps the templates act on, lowest first. Default: the highest convolution (or the layer at the cut)
     and the appended one. With `template.shape: none` these are the layers that location instability is measured on."""
-    appended_mask: Annotated[Literal["full", "pooled"], Later()] = "full"
+    appended_mask: Annotated[Literal["full", "pooled"], OmitDefaultFromDigest()] = "full"
     """Where the appended layer's template acts: on its map as it is (`full`, as the paper draws it), or behind the
     pooling that follows it (`pooled`, as the authors' code has it). Location instability is read from the full map."""
     dropout: Annotated[Number, Field(ge=0, lt=1)] | None = None

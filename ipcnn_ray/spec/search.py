@@ -6,13 +6,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from ipcnn_ray.spec.base import Count, FieldPath, Integer, Later, Number, Positive, Scalar, Section, Share, Slug
-from ipcnn_ray.spec.measures import MeasureName
+from ipcnn_ray.spec.metric_info import MeasureName
+from ipcnn_ray.spec.section import (
+    Count,
+    FieldPath,
+    Integer,
+    Number,
+    OmitDefaultFromDigest,
+    Positive,
+    Scalar,
+    Section,
+    Share,
+    Slug,
+)
 
 Ranked = Literal["instability", "val_error", MeasureName]
 """What runs can be ranked by, and constrained: location instability (share of the image diagonal), validation error
 (a share), and every measure of spec/measures.py."""
-Repeats = Annotated[Integer, Field(ge=1, le=40), Later()]
+Repeats = Annotated[Integer, Field(ge=1, le=40), OmitDefaultFromDigest()]
 
 
 class Drawn(Section):
@@ -70,7 +81,7 @@ class Combined(Section):
     The error of neither side counts as less than one validation image.
     """
 
-    kind: Annotated[Literal["combined"], Later()] = "combined"
+    kind: Annotated[Literal["combined"], OmitDefaultFromDigest()] = "combined"
     """Instability and error in one number, relative to the control."""
     control: Slug = "plain"
     """Name of the run that both measures are relative to; it must be among `runs`."""
@@ -145,7 +156,7 @@ class NamedSearch(Section):
     same seed."""
     objective: Objective = Combined()
     """What the runs are ranked by."""
-    constraints: Annotated[tuple[Constraint, ...], Later()] = ()
+    constraints: Annotated[tuple[Constraint, ...], OmitDefaultFromDigest()] = ()
     """Bounds that the best run must keep."""
 
 
@@ -163,7 +174,7 @@ class GridSearch(Section):
     compared with the control's of the same seed."""
     objective: Objective = Combined()
     """What the runs are ranked by."""
-    constraints: Annotated[tuple[Constraint, ...], Later()] = ()
+    constraints: Annotated[tuple[Constraint, ...], OmitDefaultFromDigest()] = ()
     """Bounds that the best run must keep."""
     early_stopping: EarlyStopping | None = None
     """Whether and how hopeless runs are ended early. Default: every run is trained in full."""
@@ -188,7 +199,7 @@ class SpaceSearch(Section):
     compared with the control's of that seed: to tell whether the best of them is luck, name it in a spec of its own."""
     objective: Objective = Combined()
     """What the runs are ranked by, and the search optimises."""
-    constraints: Annotated[tuple[Constraint, ...], Later()] = ()
+    constraints: Annotated[tuple[Constraint, ...], OmitDefaultFromDigest()] = ()
     """Bounds that the best run must keep, and that the search learns to keep."""
     early_stopping: EarlyStopping | None = None
     """Whether and how hopeless runs are ended early. Default: every run is trained in full."""

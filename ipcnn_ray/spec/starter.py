@@ -11,9 +11,8 @@ import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ipcnn_ray.spec.base import Section
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.fields import bare, kind_field, sections
+from ipcnn_ray.spec.section import Section, bare, kind_field, sections
 
 WIDTH = 110
 STARTER: Mapping[str, Any] = {

@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ipcnn_ray.spec.base import Later, Number, Positive, Section
 from ipcnn_ray.spec.data import Data, VocPart
+from ipcnn_ray.spec.section import Number, OmitDefaultFromDigest, Positive, Section
 
 Norm = Literal["l1", "l2", "linf", "lp"]
 SYMBOLS = {"beta": "β", "gamma": "γ", "sigma": "σ", "tau": "τ"}
@@ -82,7 +82,7 @@ class Normed(PartTemplate):
 
     norm: Norm = "l1"
     """The distance: l1 (Zhang et al.; a diamond), l2 (a disc), linf (a square), or lp (in between, by `p`)."""
-    p: Annotated[Positive | None, Later()] = None
+    p: Annotated[Positive | None, OmitDefaultFromDigest()] = None
     """Exponent of the norm lp: (|di|^p + |dj|^p)^(1/p); 1 is l1, 2 is l2, below 1 a star with hollow sides."""
 
     def problems(self) -> Iterator[Problem]:

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from ipcnn_ray.spec.base import Count, Flag, Integer, Later, NotNegative, Number, Positive, Section
-from ipcnn_ray.spec.measures import MeasureName
+from ipcnn_ray.spec.metric_info import MeasureName
+from ipcnn_ray.spec.section import Count, Flag, Integer, NotNegative, Number, OmitDefaultFromDigest, Positive, Section
 
 
 class FilterLoss(Section):
@@ -23,17 +23,17 @@ class FilterLoss(Section):
     schedule: Literal["paper", "constant", "epoch"] = "constant"
     """`constant`: lambda stays. `paper`: lambda of a filter is weight / epoch * mean over images of its maximum
     activation (Zhang et al., section 3). `epoch`: weight / epoch, the default for `released`."""
-    learn_beta: Annotated[Flag, Later()] = False
+    learn_beta: Annotated[Flag, OmitDefaultFromDigest()] = False
     """Each filter has a beta of its own. `exact`: it follows the gradient of the filter loss. `released`: it is drawn
     to 3 over the spread of the filter's activations; the default there, with template.shape: released."""
-    beta_rate: Annotated[Positive, Later()] = 0.05
+    beta_rate: Annotated[Positive, OmitDefaultFromDigest()] = 0.05
     """Learning rate of the betas relative to train.learning_rate (released: 0.05)."""
 
 
 class Loss(Section):
     """The classification loss, mean over images, and the filter loss beside it."""
 
-    classification: Annotated[Literal["logistic", "softmax"], Later()] = "logistic"
+    classification: Annotated[Literal["logistic", "softmax"], OmitDefaultFromDigest()] = "logistic"
     """`logistic`: log(1 + exp(-label * score)), summed over the categories, each against all the rest. `softmax`: one
     category among several, for data without negatives."""
     filter: FilterLoss | None = None
@@ -55,24 +55,24 @@ class Train(Section):
     """Learning rate of the first epoch."""
     final_learning_rate: Positive | None = None
     """Learning rate of the last epoch, reached in logarithmic steps per epoch. Default: the same as the first."""
-    decay: Annotated[Literal["log", "cosine"], Later()] = "log"
+    decay: Annotated[Literal["log", "cosine"], OmitDefaultFromDigest()] = "log"
     """How the learning rate goes from the first to the final one: in equal logarithmic steps, or half a cosine."""
-    decay_epochs: Annotated[Count | None, Later()] = None
+    decay_epochs: Annotated[Count | None, OmitDefaultFromDigest()] = None
     """The final learning rate is reached in this epoch and stays. Default: the last."""
-    warmup_epochs: Annotated[Integer, Field(ge=0), Later()] = 0
+    warmup_epochs: Annotated[Integer, Field(ge=0), OmitDefaultFromDigest()] = 0
     """So many epochs come first in which the learning rate rises in equal steps to the first one; the decay begins
     behind them."""
-    optimizer: Annotated[Literal["sgd", "adamw"], Later()] = "sgd"
+    optimizer: Annotated[Literal["sgd", "adamw"], OmitDefaultFromDigest()] = "sgd"
     """`sgd`: with momentum, weight decay as an L2 penalty. `adamw`: Adam with decoupled weight decay."""
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
     """Share of the last step that the next one keeps."""
     weight_decay: NotNegative = 5.0e-4
     """L2 penalty on weights (not on biases)."""
-    new_bias_rate: Annotated[Positive, Later()] = 1.0
+    new_bias_rate: Annotated[Positive, OmitDefaultFromDigest()] = 1.0
     """Learning rate of the biases of layers that start from random numbers, relative to learning_rate (released: 2)."""
-    last_bias_rate: Annotated[Positive, Later()] = 1.0
+    last_bias_rate: Annotated[Positive, OmitDefaultFromDigest()] = 1.0
     """The same for the bias of the highest layer that was loaded (released: 5)."""
-    decay_loaded_biases: Annotated[Flag, Later()] = False
+    decay_loaded_biases: Annotated[Flag, OmitDefaultFromDigest()] = False
     """Whether the weight decay is on the biases of loaded layers, too (released: yes)."""
     freeze_through: str | None = None
     """Layers up to and including this convolution keep their loaded weights; their outputs can be cached."""
@@ -89,17 +89,17 @@ class Eval(Section):
     """Location instability takes, per filter and landmark, this many images with the strongest activation."""
     images: Literal["all", "validation"] = "all"
     """Object images that location instability is taken over (released code: training and validation together)."""
-    instability: Annotated[Literal["paper", "released"], Later()] = "paper"
+    instability: Annotated[Literal["paper", "released"], OmitDefaultFromDigest()] = "paper"
     """Category on which a filter is measured when there are several. `paper`: the one in which it is the most stable.
     `released`: the one whose images activate it the most. For one category they are the same."""
     layer: str | None = None
     """Layer whose location instability is the run's. Default: the highest interpretable layer."""
     convergence_share: Annotated[Number, Field(gt=0, le=1)] = 0.9
     """A run has converged in the first epoch whose validation error is at most best / share."""
-    measures: Annotated[tuple[MeasureName, ...], Later()] = ()
+    measures: Annotated[tuple[MeasureName, ...], OmitDefaultFromDigest()] = ()
     """Measures beside location instability, on the same object images unless they need other classes. Recorded as
     `<measure>` (of `eval.layer`) and `<measure>_<layer>`. `stability` runs the whole network once more on the object
     images, `part_interpretability` what is not cached twice; `ablation_own` and `ablation_others` together run what
     lies above a layer once per filter and validation image."""
-    ablation_filters: Annotated[Count | None, Later()] = None
+    ablation_filters: Annotated[Count | None, OmitDefaultFromDigest()] = None
     """Ablate this many filters of a layer, at equal distances. Default: all."""

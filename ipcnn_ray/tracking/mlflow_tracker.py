@@ -16,19 +16,26 @@ from pathlib import Path
 from typing import Any
 
 from ipcnn_ray.errors import TrackingError
-from ipcnn_ray.tracking.address import absolute, alone, exists, is_server, make_ready, reach, told, without_password
-from ipcnn_ray.tracking.limits import (
+from ipcnn_ray.tracking.storage import is_url
+from ipcnn_ray.tracking.tracker import RecordedRun, RunRecord, State
+from ipcnn_ray.tracking.tracking_uri import (
     EXPERIMENT_TAG_LENGTH,
     METRICS_PER_CALL,
     PARAM_LENGTH,
     PARAMS_PER_CALL,
     TAG_LENGTH,
     TAGS_PER_CALL,
+    absolute,
+    alone,
+    exists,
+    is_server,
+    make_ready,
     parts,
+    reach,
     shortened,
+    told,
+    without_password,
 )
-from ipcnn_ray.tracking.protocol import RecordedRun, RunRecord, State
-from ipcnn_ray.tracking.storage import is_url
 
 STATUS: dict[State, str] = {
     "queued": "SCHEDULED",

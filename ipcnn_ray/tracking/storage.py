@@ -174,7 +174,7 @@ def open_storage(url: str, patience: float = 0.0) -> Storage:
     patience: seconds that a server which does not answer is asked again before UnreachableError is raised.
     """
     if url.startswith("s3://"):
-        from ipcnn_ray.tracking.s3_store import S3Storage  # boto3 only where it is wanted
+        from ipcnn_ray.tracking.s3_storage import S3Storage
 
         return S3Storage(url, patience)
     if "://" in url:

@@ -31,8 +31,8 @@ import torch
 
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.tracking.storage import Storage, write_whole
-from ipcnn_ray.train.folder import Folder, on_disk, read, store, write
-from ipcnn_ray.train.request import RunResult
+from ipcnn_ray.train.run_dir import Folder, on_disk, read, store, write
+from ipcnn_ray.train.run_request import RunResult
 
 FORMAT = 1
 """Changes with the layout of state.pt or meta.json."""

@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ipcnn_ray.core.classification import ClassificationCounts, Form
-from ipcnn_ray.core.location_instability import LocationInstability, location_instability_of_categories
 from ipcnn_ray.core.mask import peak_NC
-from ipcnn_ray.core.measures import FilterMeasure
+from ipcnn_ray.core.metrics import FilterMeasure
+from ipcnn_ray.core.metrics.location_instability import LocationInstability, location_instability_of_categories
 from ipcnn_ray.core.receptive_field import Field
 from ipcnn_ray.data.batches import Batch
+from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.data.split import Items
-from ipcnn_ray.data.store import CropStore
-from ipcnn_ray.spec.measures import MeasureName
-from ipcnn_ray.train.inputs import Inputs, distinct
-from ipcnn_ray.train.item_rows import item_rows
-from ipcnn_ray.train.measures import Wanted, peak_places, take
+from ipcnn_ray.spec.metric_info import MeasureName
+from ipcnn_ray.train.distributed_inference import item_rows
+from ipcnn_ray.train.feature_cache import Inputs, distinct
+from ipcnn_ray.train.metric_inputs import MetricsConfig, peak_places, take
 from ipcnn_ray.train.runtime import Runtime
 
-NOTHING = Wanted()
+NOTHING = MetricsConfig()
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def evaluate(
     top_images: int,
     form: Form = "logistic",
     instability: Literal["paper", "released"] = "paper",
-    wanted: Wanted = NOTHING,
+    wanted: MetricsConfig = NOTHING,
 ) -> Measured:
     """Evaluate the network of `inputs` in float32; every rank gets the same numbers.
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.build import assemble
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.train.folder import read
-from ipcnn_ray.train.request import RunRequest
-from ipcnn_ray.train.run import MEAN, WEIGHTS
-from ipcnn_ray.train.template_fit import trained_template
+from ipcnn_ray.train.run_dir import read
+from ipcnn_ray.train.run_request import RunRequest
+from ipcnn_ray.train.tailored_template import trained_template
+from ipcnn_ray.train.trainer import MEAN, WEIGHTS
 
 
 class Classifier(nn.Module):

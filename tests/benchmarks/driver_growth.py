@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from ipcnn_ray.data.prepare import prepare
-from ipcnn_ray.on_ray.progress import Event, PhaseStarted, RunEnded
-from ipcnn_ray.on_ray.search import run_experiment
+from ipcnn_ray.on_ray.submission import run_experiment
+from ipcnn_ray.on_ray.tune_callback import Event, PhaseStarted, RunEnded
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 
 
@@ -68,13 +68,13 @@ class Watch:
 def driver(trials: int, algorithm: str) -> None:
     """One search; prints its numbers as JSON."""
     with tempfile.TemporaryDirectory(prefix="ipcnn-") as home:
-        places = Places.from_environment({"IPCNN_HOME": home})
+        paths = Paths.from_environment({"IPCNN_HOME": home})
         spec = nearly_empty(trials, algorithm)
-        prepare(spec.data, spec.model.table.image_size, places)
-        tracker = MlflowTracker(places.tracking_uri, places.artifacts)
+        prepare(spec.data, spec.model.table.image_size, paths)
+        tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
         tracker.prepare(spec.name)
         watch = Watch()
-        outcome = run_experiment(spec, places, tracker, listener=watch)
+        outcome = run_experiment(spec, paths, tracker, listener=watch)
     succeeded = sum(run.state == "succeeded" for run in outcome.runs)
     assert succeeded == trials + 1, f"{succeeded} of {trials + 1} runs have succeeded"
     (began, before), (end, after) = watch.ended[0], watch.ended[-1]

@@ -21,15 +21,7 @@ from torch import Tensor, nn
 
 from ipcnn_ray.core.filter_loss import filter_loss
 from ipcnn_ray.core.mask import mask_maps
-from ipcnn_ray.core.released import (
-    centroids,
-    groups,
-    linear_mask,
-    masked,
-    released_gradient,
-    strengths,
-    width_gradient,
-)
+from ipcnn_ray.core.released import centroids, groups, linear_mask, masked, released_gradient, strengths, width_gradient
 from ipcnn_ray.core.templates import log_prior, part_templates, template_bank
 
 

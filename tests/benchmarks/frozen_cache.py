@@ -25,12 +25,12 @@ from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.models.build import build, template_banks
 from ipcnn_ray.spec.data import DrawnAnimals
 from ipcnn_ray.spec.model import Model
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.spec.template import GradientTemplate
-from ipcnn_ray.train.filter_terms import InformationTerm
-from ipcnn_ray.train.inputs import Inputs, distinct
-from ipcnn_ray.train.loop import train_epoch
+from ipcnn_ray.train.feature_cache import Inputs, distinct
+from ipcnn_ray.train.filter_term import InformationTerm
 from ipcnn_ray.train.runtime import InProcess
+from ipcnn_ray.train.train_epoch import train_epoch
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
@@ -46,7 +46,7 @@ def candidates(folder: Path, images: int, batch: int, device: torch.device) -> d
     """Name -> one epoch of it; building the cache is done before."""
     model, template = Model(network="alexnet"), GradientTemplate(shape="gradient")
     data = DrawnAnimals(kind="drawn_animals", objects=images // 3, negatives=images // 3)
-    store = prepare(data, model.table.image_size, Places.from_environment({"IPCNN_HOME": str(folder)}))
+    store = prepare(data, model.table.image_size, Paths.from_environment({"IPCNN_HOME": str(folder)}))
     losses = {
         layer: InformationTerm(bank.to(device), log_prior(bank.shape[-1]).to(device), 0.1, "constant")
         for layer, bank in template_banks(model, template).items()

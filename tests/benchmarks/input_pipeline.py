@@ -30,7 +30,7 @@ import torch
 
 from ipcnn_ray.core.classification import classification_loss
 from ipcnn_ray.data.batches import Read, batches, crops_reader, epoch_order, shares, to_input
-from ipcnn_ray.data.store import Contents, CropStore, open_store, write_store
+from ipcnn_ray.data.crop_store import Contents, CropStore, open_store, write_store
 from ipcnn_ray.models.build import build
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import NoTemplate

@@ -29,12 +29,12 @@ import torch.distributed as dist
 
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.load import load
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.loader import load
+from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
-from ipcnn_ray.train.request import RunRequest
-from ipcnn_ray.train.run import execute
+from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import ProcessGroup
+from ipcnn_ray.train.trainer import execute
 
 WORKERS = 2
 NICE = 15
@@ -70,18 +70,18 @@ def worker(pickled: str, gpu: bool) -> None:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if gpu else "gloo")
     request: RunRequest = pickle.loads(Path(pickled).read_bytes())
-    execute(request, ProcessGroup(device), MlflowTracker(request.places.tracking_uri, request.places.artifacts))
+    execute(request, ProcessGroup(device), MlflowTracker(request.paths.tracking_uri, request.paths.artifacts))
     dist.destroy_process_group()
 
 
 def under_torchrun(file: Path, home: Path, gpu: bool) -> Times:
     spec = load(file).spec
-    places = at(home)
-    tracker = MlflowTracker(places.tracking_uri, places.artifacts)
+    paths = at(home)
+    tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
     tracker.prepare(spec.name)
     parent = tracker.open_parent(spec.name, "torchrun").handle
     handle = tracker.open_child(spec.name, "torchrun-run", parent).handle
-    request = RunRequest("torchrun-run", spec, places, handle, str(home / "runs/run"))
+    request = RunRequest("torchrun-run", spec, paths, handle, str(home / "runs/run"))
     pickled = home / "request.pickle"
     pickled.write_bytes(pickle.dumps(request))
     words = ["--standalone", "--nproc-per-node", str(WORKERS), __file__, "--worker", str(pickled)]
@@ -92,8 +92,8 @@ def under_ray(file: Path, home: Path) -> Times:
     return timed([sys.executable, "-m", "ipcnn_ray.cli.app", "submit", str(file), "--json"], home, load(file).spec)
 
 
-def at(home: Path) -> Places:
-    return Places.from_environment({"IPCNN_HOME": str(home), "IPCNN_CACHE": str(home.parent / "cache")})
+def at(home: Path) -> Paths:
+    return Paths.from_environment({"IPCNN_HOME": str(home), "IPCNN_CACHE": str(home.parent / "cache")})
 
 
 def timed(command: list[str], home: Path, spec: ExperimentSpec) -> Times:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from report_fakes import FakeTracker, half_failed_search, many_runs, written
 
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,9 +32,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def record(fake: FakeTracker, home: Path) -> float:
     """Write it; the seconds that took."""
-    places = Places.from_environment({"IPCNN_HOME": str(home)})
+    paths = Paths.from_environment({"IPCNN_HOME": str(home)})
     began = time.perf_counter()
-    written(fake, MlflowTracker(places.tracking_uri, places.artifacts))
+    written(fake, MlflowTracker(paths.tracking_uri, paths.artifacts))
     return time.perf_counter() - began
 
 

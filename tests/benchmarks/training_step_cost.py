@@ -16,9 +16,9 @@ from filter_loss_cost import measure
 
 from ipcnn_ray.models.build import build
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.train.filter_terms import filter_terms
-from ipcnn_ray.train.loop import step_loss
+from ipcnn_ray.train.filter_term import filter_terms
 from ipcnn_ray.train.runtime import InProcess
+from ipcnn_ray.train.train_epoch import step_loss
 
 TEMPLATES = {
     "plain": {"shape": "none"},

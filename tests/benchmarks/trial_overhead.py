@@ -21,15 +21,15 @@ from typing import Any
 import torch
 
 from ipcnn_ray.data.prepare import prepare
-from ipcnn_ray.on_ray.progress import Event, PhaseStarted, RunEnded
-from ipcnn_ray.on_ray.search import run_experiment
-from ipcnn_ray.spec.expand import grid_runs, run_id
+from ipcnn_ray.on_ray.submission import run_experiment
+from ipcnn_ray.on_ray.tune_callback import Event, PhaseStarted, RunEnded
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.paths import Paths
+from ipcnn_ray.spec.runs import grid_runs, run_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
-from ipcnn_ray.train.request import RunRequest
-from ipcnn_ray.train.run import execute
+from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import InProcess
+from ipcnn_ray.train.trainer import execute
 
 
 def nearly_empty(name: str, trials: int) -> ExperimentSpec:
@@ -49,14 +49,14 @@ def nearly_empty(name: str, trials: int) -> ExperimentSpec:
     return ExperimentSpec.model_validate(raw)
 
 
-def in_process(spec: ExperimentSpec, places: Places, tracker: MlflowTracker) -> float:
+def in_process(spec: ExperimentSpec, paths: Paths, tracker: MlflowTracker) -> float:
     """Seconds for all runs of the grid but the first, which pays for what is loaded once."""
     parent = tracker.open_parent(spec.name, "bare").handle
     began = 0.0
     for run in grid_runs(spec):
         handle = tracker.open_child(spec.name, f"bare-{run.label}", parent).handle
-        folder = str(Path(places.storage) / "bare" / run.label)
-        execute(RunRequest(run_id(spec, run), run.spec, places, handle, folder), InProcess(), tracker)
+        folder = str(Path(paths.storage) / "bare" / run.label)
+        execute(RunRequest(run_id(spec, run), run.spec, paths, handle, folder), InProcess(), tracker)
         began = began or time.perf_counter()
     return time.perf_counter() - began
 
@@ -81,14 +81,14 @@ def main() -> None:
     trials = parser.parse_args().trials
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as home:
-        places = Places.from_environment({"IPCNN_HOME": home})
+        paths = Paths.from_environment({"IPCNN_HOME": home})
         spec = nearly_empty("overhead", trials)
-        prepare(spec.data, spec.model.table.image_size, places)
-        tracker = MlflowTracker(places.tracking_uri, places.artifacts)
+        prepare(spec.data, spec.model.table.image_size, paths)
+        tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
         tracker.prepare(spec.name)
-        bare = in_process(spec, places, tracker) / (trials - 1)
+        bare = in_process(spec, paths, tracker) / (trials - 1)
         clock = Clock()
-        outcome = run_experiment(spec, places, tracker, listener=clock)
+        outcome = run_experiment(spec, paths, tracker, listener=clock)
     assert len(outcome.runs) == trials + 1
     started = (clock.ended[-1] - clock.began) / trials - bare
     going = (clock.ended[-1] - clock.ended[0]) / (trials - 1) - bare

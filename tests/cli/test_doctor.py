@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from ipcnn_ray import __version__
 from ipcnn_ray.cli.doctor import Line, doctor, judge
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.on_ray import visit
-from ipcnn_ray.on_ray.probe import (
+from ipcnn_ray.on_ray import cluster_probe as visit
+from ipcnn_ray.on_ray.cluster_probe import (
     broken_file,
     bucket_data,
     bucket_weights,
@@ -26,7 +26,7 @@ from ipcnn_ray.on_ray.probe import (
     skew,
     weights_facts,
 )
-from ipcnn_ray.tracking.probe import EXPERIMENT, probe_record, probe_storage
+from ipcnn_ray.tracking.self_test import EXPERIMENT, probe_record, probe_storage
 from ipcnn_ray.tracking.storage import open_storage
 
 __all__ = ["fake_s3"]
@@ -148,7 +148,7 @@ def test_a_head_alone_waits_for_workers():
 
 def test_a_slow_answer_is_no_difference_of_clocks(monkeypatch):
     now = iter([100.0, 110.0] * 3 + [100.0, 110.0] * 3 + [100.0, 110.0] * 3)
-    monkeypatch.setattr("ipcnn_ray.on_ray.probe.time.time", lambda: next(now))
+    monkeypatch.setattr("ipcnn_ray.on_ray.cluster_probe.time.time", lambda: next(now))
     assert skew(lambda: 105.0) == 0
     assert skew(lambda: 130.0) == 20
     assert skew(lambda: 70.0) == -30
@@ -242,7 +242,7 @@ def answered(monkeypatch):
     monkeypatch.delenv("IPCNN_ADDRESS", raising=False)
 
     def answer(facts: dict[str, Any], *words: str):
-        monkeypatch.setattr(visit, "here", lambda places: facts)
+        monkeypatch.setattr(visit, "here", lambda paths: facts)
         return CliRunner().invoke(app, words, catch_exceptions=False)
 
     return answer

@@ -10,11 +10,11 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from ipcnn_ray.cli.init import init
+from ipcnn_ray.cli.specs import init
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.spec.expand import experiment_id, grid_runs, named_runs
 from ipcnn_ray.spec.experiment import Compute, ExperimentSpec
-from ipcnn_ray.spec.load import load, loads
+from ipcnn_ray.spec.loader import load, loads
+from ipcnn_ray.spec.runs import experiment_id, grid_runs, named_runs
 from ipcnn_ray.spec.starter import starter
 from ipcnn_ray.spec.training import Train
 

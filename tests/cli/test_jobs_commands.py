@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.app import app
-from ipcnn_ray.cli.remote import check_shared
+from ipcnn_ray.cli.jobs import check_shared
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.on_ray import home, jobs
-from ipcnn_ray.on_ray.jobs import Submission
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.on_ray import experiment_dir as home
+from ipcnn_ray.on_ray import job_client as jobs
+from ipcnn_ray.on_ray.job_client import Submission
+from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 
 URL = "http://head:8265"
@@ -81,12 +82,12 @@ def cluster(monkeypatch, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def places(monkeypatch, tmp_path) -> Places:
+def paths(monkeypatch, tmp_path) -> Paths:
     for variable in ("MLFLOW_TRACKING_URI", "IPCNN_STORAGE", "IPCNN_ADDRESS"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("IPCNN_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(output.out, "width", 200)
-    return Places.from_environment()
+    return Paths.from_environment()
 
 
 def run(*words: str, code: int = 0) -> str:
@@ -142,20 +143,20 @@ def test_detach_without_a_cluster_is_refused(spec):
         run("submit", spec, "--detach")
 
 
-def test_nodes_must_share_a_record_and_a_storage(places):
+def test_nodes_must_share_a_record_and_a_storage(paths):
     with pytest.raises(
         IpcnnError, match=r"no storage in common: MLFLOW_TRACKING_URI, .*; IPCNN_STORAGE, s3://(.|\n)*nodes"
     ):
-        check_shared(places, {})
+        check_shared(paths, {})
     shared = {"MLFLOW_TRACKING_URI": "http://m:5000", "IPCNN_HOME": "/h", "IPCNN_STORAGE": "s3://b/p"}
-    check_shared(Places.from_environment(shared), shared)
+    check_shared(Paths.from_environment(shared), shared)
     folder = {**shared, "IPCNN_STORAGE": "/shared"}
-    check_shared(Places.from_environment(folder), folder)
+    check_shared(Paths.from_environment(folder), folder)
 
 
-def test_list_of_a_cluster_and_of_the_record_look_the_same(cluster, places):
-    assert run("list") == f"nothing is submitted yet to {places.tracking_uri}\n"
-    tracker = MlflowTracker(places.tracking_uri, places.artifacts)
+def test_list_of_a_cluster_and_of_the_record_look_the_same(cluster, paths):
+    assert run("list") == f"nothing is submitted yet to {paths.tracking_uri}\n"
+    tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
     tracker.prepare("tiny")
     parent = tracker.open_parent("tiny", "tiny-12345678")
     tracker.open_child("tiny", "tiny-12345678-r1", parent.handle)
@@ -179,23 +180,23 @@ def test_logs_of_a_cluster(cluster):
     assert run("logs", "-f", "tiny", "--address", URL) == "epoch 1\nepoch 2\n"
 
 
-def under_way(places: Places, until: threading.Event, ready: threading.Event) -> None:
-    root = f"{places.storage}/tiny-12345678"
+def under_way(paths: Paths, until: threading.Event, ready: threading.Event) -> None:
+    root = f"{paths.storage}/tiny-12345678"
     with home.alone(root, lambda text: None):
         ready.set()
         until.wait(20)
 
 
-def submitted(places: Places) -> Path:
-    file = places.home / "logs/tiny-12345678.log"
+def submitted(paths: Paths) -> Path:
+    file = paths.home / "logs/tiny-12345678.log"
     file.parent.mkdir(parents=True)
     file.write_text("epoch 1\n")
     return file
 
 
-def test_logs_of_this_machine_follow_until_the_end(places):
-    file, until, ready = submitted(places), threading.Event(), threading.Event()
-    at_work = threading.Thread(target=under_way, args=(places, until, ready))
+def test_logs_of_this_machine_follow_until_the_end(paths):
+    file, until, ready = submitted(paths), threading.Event(), threading.Event()
+    at_work = threading.Thread(target=under_way, args=(paths, until, ready))
     at_work.start()
     ready.wait(20)
 
@@ -225,19 +226,19 @@ def test_stop_on_a_cluster(cluster):
     assert cluster.asked == [("end", "tiny-12345678")]
 
 
-def test_stop_on_this_machine(places):
-    submitted(places)
+def test_stop_on_this_machine(paths):
+    submitted(paths)
     for words in (["stop", "tiny"], ["stop", "tiny", "--now"]):
         with pytest.raises(IpcnnError, match="tiny-12345678 is not under way in "):
             run(*words)
     until, ready = threading.Event(), threading.Event()
-    at_work = threading.Thread(target=under_way, args=(places, until, ready))
+    at_work = threading.Thread(target=under_way, args=(paths, until, ready))
     at_work.start()
     ready.wait(20)
-    root = f"{places.storage}/tiny-12345678"
+    root = f"{paths.storage}/tiny-12345678"
 
     def obeys() -> None:
-        while not home.stop_asked(root):
+        while not home.stop_requested(root):
             time.sleep(0.02)
         until.set()
 
@@ -246,7 +247,7 @@ def test_stop_on_this_machine(places):
     at_work.join()
 
 
-def test_status_takes_the_record_of_the_cluster(cluster, places, tmp_path):
+def test_status_takes_the_record_of_the_cluster(cluster, paths, tmp_path):
     with pytest.raises(IpcnnError, match="no job on http://head:8265 was given a record\nSet MLFLOW_TRACKING_URI"):
         run("status", "--address", URL)
     uri = f"sqlite:///{tmp_path}/other.db"

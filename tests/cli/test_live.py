@@ -9,8 +9,8 @@ from rich.console import Console
 
 from ipcnn_ray.cli import live, output
 from ipcnn_ray.cli.live import Progress
-from ipcnn_ray.on_ray.progress import EpochDone, PhaseStarted, RunEnded, RunStarted, StageReached
-from ipcnn_ray.train.stage import Stage
+from ipcnn_ray.on_ray.tune_callback import EpochDone, PhaseStarted, RunEnded, RunStarted, StageReached
+from ipcnn_ray.train.progress import Stage
 
 METRICS = {
     "epoch": 1.0,

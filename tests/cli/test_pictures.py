@@ -15,14 +15,13 @@ from typer.testing import CliRunner, Result
 
 from ipcnn_ray.cli.pictures import pictures
 from ipcnn_ray.errors import DataError, IpcnnError, TrackingError
-from ipcnn_ray.spec.dump import resolved_yaml
-from ipcnn_ray.spec.expand import experiment_id, named_runs, run_id
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.paths import Paths
+from ipcnn_ray.spec.runs import experiment_id, named_runs, resolved_yaml, run_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
-from ipcnn_ray.train.request import RunRequest
-from ipcnn_ray.train.run import execute
+from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import InProcess
+from ipcnn_ray.train.trainer import execute
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(pictures)
@@ -51,8 +50,8 @@ EXPERIMENT = experiment_id(SPEC)
 def trained(tmp_path_factory) -> Path:
     """A home with an experiment of three runs, the last of which failed; one of which nothing but a run is there."""
     home = tmp_path_factory.mktemp("home")
-    places = Places.from_environment({"IPCNN_HOME": str(home)})
-    tracker = MlflowTracker(places.tracking_uri, places.artifacts)
+    paths = Paths.from_environment({"IPCNN_HOME": str(home)})
+    tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
     tracker.prepare("sweep")
     parent = tracker.open_parent("sweep", EXPERIMENT)
     parent.text(resolved_yaml(SPEC), "spec.yaml")
@@ -61,8 +60,8 @@ def trained(tmp_path_factory) -> Path:
         if run.label == "l2":
             record.state("failed", "TrainingError: the loss is not finite")
             continue
-        folder = f"{places.storage}/{EXPERIMENT}/{run.label}"
-        execute(RunRequest(run_id(SPEC, run), run.spec, places, record.handle, folder), InProcess(), tracker)
+        folder = f"{paths.storage}/{EXPERIMENT}/{run.label}"
+        execute(RunRequest(run_id(SPEC, run), run.spec, paths, record.handle, folder), InProcess(), tracker)
     tracker.prepare("single")
     tracker.open_parent("single", "single-87654321").state("succeeded")
     return home

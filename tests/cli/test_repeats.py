@@ -9,9 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from ipcnn_ray.cli.plan import plan
+from ipcnn_ray.cli.specs import plan
 from ipcnn_ray.cli.status import status
-from ipcnn_ray.spec.goals import Aims
+from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -27,13 +27,17 @@ def recorded(tmp_path_factory) -> Path:
     """A home with two settings of three seeds, and with a Pareto search of two runs."""
     home = tmp_path_factory.mktemp("home")
     tracker = MlflowTracker(f"sqlite:///{home}/mlflow.db", str(home / "artifacts"))
-    for name, aims, runs in (
-        ("seeds", Aims(("combined",), (), "plain"), {f"{n}.seed{s}": v[s] for n, v in FOUND.items() for s in range(3)}),
-        ("front", Aims(("instability", "val_error"), (), "plain"), {"plain": 0.14, "l1": 0.13}),
+    for name, objectives, runs in (
+        (
+            "seeds",
+            Objectives(("combined",), (), "plain"),
+            {f"{n}.seed{s}": v[s] for n, v in FOUND.items() for s in range(3)},
+        ),
+        ("front", Objectives(("instability", "val_error"), (), "plain"), {"plain": 0.14, "l1": 0.13}),
     ):
         tracker.prepare(name)
         parent = tracker.open_parent(name, f"{name}-12345678")
-        parent.tags(aims.tags())
+        parent.tags(objectives.tags())
         for label, instability in runs.items():
             run = tracker.open_child(name, f"{name}-12345678-{label}", parent.handle)
             seed = int(label.partition(".seed")[2] or 0)

@@ -9,10 +9,9 @@ import typer
 from report_fakes import PLAIN, FakeTracker, gradient, half_failed_search, repeated_templates, written
 from typer.testing import CliRunner
 
-from ipcnn_ray.cli import compare as compare_module
+from ipcnn_ray.cli import report as compare_module
 from ipcnn_ray.cli import report as report_module
-from ipcnn_ray.cli.compare import compare
-from ipcnn_ray.cli.report import report
+from ipcnn_ray.cli.report import compare, report
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 

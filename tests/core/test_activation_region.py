@@ -7,9 +7,8 @@ import math
 import pytest
 import torch
 
-from ipcnn_ray.core.activation_region import activation_region
-from ipcnn_ray.core.measures.part_interpretability import round_fields
-from ipcnn_ray.core.receptive_field import Field
+from ipcnn_ray.core.metrics.part_interpretability import round_fields
+from ipcnn_ray.core.receptive_field import Field, activation_region
 
 FIELD = Field(stride=2, size=5, first_center=1.0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ipcnn_ray.core.convergence import area_under_error, epochs_to_converge
+from ipcnn_ray.core.classification import area_under_error, epochs_to_converge
 
 CURVE = [(1, 0.5), (2, 0.2), (3, 0.11), (4, 0.1), (5, 0.15)]
 

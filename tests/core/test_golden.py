@@ -16,20 +16,12 @@ from check_vectors import golden_folders, record_error
 from torch import Tensor
 
 from ipcnn_ray.core.filter_loss import filter_loss, matching_template
-from ipcnn_ray.core.location_instability import location_instability
 from ipcnn_ray.core.mask import peak_NC
+from ipcnn_ray.core.metrics.location_instability import location_instability
 from ipcnn_ray.core.receptive_field import Field, centers
-from ipcnn_ray.core.released import (
-    centroids,
-    groups,
-    linear_mask,
-    masked,
-    released_gradient,
-    strengths,
-    width_gradient,
-)
+from ipcnn_ray.core.released import centroids, groups, linear_mask, masked, released_gradient, strengths, width_gradient
 from ipcnn_ray.core.templates import template_bank
-from ipcnn_ray.models.geometry import field, map_side
+from ipcnn_ray.models.layer_geometry import field, map_side
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.networks import NETWORKS, NetworkName
 

@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from ipcnn_ray.core.landmark_distances import landmark_distances
-from ipcnn_ray.core.location_instability import location_instability
+from ipcnn_ray.core.metrics.location_instability import landmark_distances, location_instability
 
 NAN = math.nan
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipcnn_ray.core.location_instability import location_instability, location_instability_of_categories
+from ipcnn_ray.core.metrics.location_instability import location_instability, location_instability_of_categories
 
 
 def slow(peaks: Tensor, activation: Tensor, landmarks: Tensor, diagonal: float, top_images: int) -> list[float]:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ipcnn_ray.core.objective import combined
+from ipcnn_ray.core.multi_objective import combined
 
 CONTROL = {"control_instability": 0.2, "control_error": 0.05, "instability_weight": 0.5, "error_floor": 0.01}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipcnn_ray.core.pareto import dominates, front
+from ipcnn_ray.core.multi_objective import dominates, front
 
 
 def test_a_point_dominates_what_it_nowhere_loses_to():

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ipcnn_ray.core.template_shapes import SHAPES, Offsets, shape
-from ipcnn_ray.core.templates import distances, part_templates, template_bank
+from ipcnn_ray.core.templates import SHAPES, Offsets, distances, part_templates, shape, template_bank
 
 CROSS = [[-1, 0.5, -1], [0.5, 1, 0.5], [-1, 0.5, -1]]
 

@@ -14,7 +14,7 @@ import scipy.io
 from PIL import Image
 
 from ipcnn_ray.spec.data import VocPart
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.paths import Paths
 
 WIDTH, HEIGHT = 140, 100
 FIELDS = ("xmin", "xmax", "ymin", "ymax")
@@ -93,8 +93,8 @@ class Folder:
         return VocPart.model_validate(given | changed)
 
     @property
-    def places(self) -> Places:
-        return Places.from_environment(
+    def paths(self) -> Paths:
+        return Paths.from_environment(
             {
                 "IPCNN_HOME": str(self.root / "home"),
                 "IPCNN_CACHE": str(self.root / "cache"),

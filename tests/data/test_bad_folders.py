@@ -16,11 +16,11 @@ from ipcnn_ray.errors import DataError
 S = 32
 
 
-def told(folder, spec=None, places=None) -> str:
+def told(folder, spec=None, paths=None) -> str:
     """What preparation says, with the folder's own path as DATA; asserts that nothing was written or changed."""
     before = snapshot(folder.root)
     with pytest.raises(DataError) as caught:
-        prepare(spec or folder.spec(), S, places or folder.places)
+        prepare(spec or folder.spec(), S, paths or folder.paths)
     assert snapshot(folder.root) == before
     return str(caught.value).replace(str(folder.root), "DATA")
 
@@ -42,12 +42,12 @@ BOX = (11, 21, 60, 60)
 
 
 def test_the_folder_is_good(folder):
-    assert len(prepare(folder.spec(), S, folder.places).labels_N) == 14
+    assert len(prepare(folder.spec(), S, folder.paths).labels_N) == 14
 
 
 def test_no_folder_is_named(folder):
-    places = dataclasses.replace(folder.places, data=None)
-    assert told(folder, places=places) == lines(
+    paths = dataclasses.replace(folder.paths, data=None)
+    assert told(folder, paths=paths) == lines(
         ("data.kind = voc_part", "IPCNN_DATA is not set", "Set it to the folder that holds voc/.")
     )
 
@@ -81,7 +81,7 @@ def test_a_missing_landmark_file(folder):
 
 def test_a_missing_landmark_file_that_is_not_asked_for_is_no_problem(folder):
     folder.part_file(2).unlink()
-    assert len(prepare(folder.spec(landmarks=("head", "torso")), S, folder.places).labels_N) == 14
+    assert len(prepare(folder.spec(landmarks=("head", "torso")), S, folder.paths).labels_N) == 14
 
 
 def test_a_landmark_file_of_another_matlab_version(folder):
@@ -336,10 +336,10 @@ def test_all_problems_are_told_at_once(folder):
 
 
 def test_a_bad_folder_loses_nothing_that_was_there(folder):
-    store = prepare(folder.spec(), S, folder.places)
-    before = snapshot(folder.places.cache)
+    store = prepare(folder.spec(), S, folder.paths)
+    before = snapshot(folder.paths.cache)
     cut(folder.jpegs / "2008_000001.jpg")
     with pytest.raises(DataError):
-        prepare(folder.spec(), S, folder.places)
-    assert snapshot(folder.places.cache) == before
-    assert (folder.places.cache / "crops" / store.digest).is_dir()
+        prepare(folder.spec(), S, folder.paths)
+    assert snapshot(folder.paths.cache) == before
+    assert (folder.paths.cache / "crops" / store.digest).is_dir()

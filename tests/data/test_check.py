@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from ipcnn_ray.data.check import summary
+from ipcnn_ray.data.inspection import summary
 from ipcnn_ray.data.prepare import prepare
 
 
 def test_a_summary_by_hand(folder):
-    store = prepare(folder.spec(landmarks=("torso", "neck"), min_side=10), 33, folder.places)
+    store = prepare(folder.spec(landmarks=("torso", "neck"), min_side=10), 33, folder.paths)
     found = json.loads(json.dumps(summary(store)))
     assert (found["digest"], found["image_size"]) == (store.digest, 33)
     assert (found["objects"], found["negatives"], found["left_out"]) == (8, 6, {})
@@ -31,6 +31,6 @@ def test_a_summary_by_hand(folder):
 
 
 def test_a_landmark_that_is_hardly_seen_has_no_mean(folder):
-    store = prepare(folder.spec(landmarks=("nose",)), 33, folder.places)
+    store = prepare(folder.spec(landmarks=("nose",)), 33, folder.paths)
     store.landmarks_NK2[6] = float("nan")
     assert summary(store)["landmarks"]["nose"] == {"seen": 1, "share": 0.125, "mean": None, "deviation": None}

@@ -9,7 +9,7 @@ from PIL import Image
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError
 from ipcnn_ray.spec.data import Cub200
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.paths import Paths
 
 S = 32
 NAMES = ("back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg", "left wing", "nape",
@@ -47,9 +47,9 @@ class Birds:
         (self.cub / "parts/part_locs.txt").write_text("".join(lines))
 
     def store(self, **changed):
-        places = Places.from_environment({"IPCNN_HOME": str(self.root / "home"), "IPCNN_DATA": str(self.root)})
+        paths = Paths.from_environment({"IPCNN_HOME": str(self.root / "home"), "IPCNN_DATA": str(self.root)})
         given = {"kind": "cub200", "min_side": 20, "negatives": 0 if isinstance(changed.get("category"), list) else 4}
-        return prepare(Cub200.model_validate(given | changed), S, places)
+        return prepare(Cub200.model_validate(given | changed), S, paths)
 
     def told(self, **changed):
         with pytest.raises(DataError) as caught:

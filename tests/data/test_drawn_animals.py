@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from drawings import draw
 
-from ipcnn_ray.data.drawn_animals import (
+from ipcnn_ray.data.datasets.drawn.bodies import Poser
+from ipcnn_ray.data.datasets.drawn.canvas import Canvas, holds
+from ipcnn_ray.data.datasets.drawn.drawn_animals import (
     SCATTERED,
     _crop,
     _generator,
@@ -15,8 +17,6 @@ from ipcnn_ray.data.drawn_animals import (
     draw_negative,
     draw_one,
 )
-from ipcnn_ray.data.drawn_bodies import Poser
-from ipcnn_ray.data.drawn_shapes import Canvas, holds
 from ipcnn_ray.spec.data import Category, DrawnAnimals
 
 SIZE = 48

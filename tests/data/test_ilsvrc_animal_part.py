@@ -9,11 +9,11 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from ipcnn_ray.data.check import summary
+from ipcnn_ray.data.inspection import summary
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError
 from ipcnn_ray.spec.data import IlsvrcAnimalPart
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.paths import Paths
 
 FOX, FISH = "n02118333", "n01443537"
 BOX = (11, 21, 60, 60)
@@ -57,7 +57,7 @@ def animals(tmp_path, photo):
     scipy.io.savemat(root / f"landmarks/{FOX}/truth_part02.mat", {"truth": structs(limbs)})
     for i in range(1, 5):
         photo(tmp_path / f"voc/neg/{i:05}.JPEG", 100 + i)
-    places = Places.from_environment(
+    paths = Paths.from_environment(
         {"IPCNN_HOME": str(tmp_path / "home"), "IPCNN_CACHE": str(tmp_path / "cache"), "IPCNN_DATA": str(tmp_path)}
     )
 
@@ -65,7 +65,7 @@ def animals(tmp_path, photo):
         given = {"kind": "ilsvrc_animal_part", "category": FOX, "min_side": 20, "train_share": 0.5}
         many = isinstance(changed.get("category"), list)
         spec = IlsvrcAnimalPart.model_validate(given | {"negatives": 0 if many else 4} | changed)
-        return prepare(spec, S, dataclasses.replace(places))
+        return prepare(spec, S, dataclasses.replace(paths))
 
     make.root = root
     return make
@@ -148,9 +148,9 @@ def test_a_data_mat_without_boxes(animals):
 def test_the_foxes_as_released(real_data, tmp_path):
     if not (real_data / f"detanimalpart/{FOX}_obj").is_dir():
         pytest.skip(f"IPCNN_DATA has no detanimalpart/{FOX}_obj")
-    places = dataclasses.replace(Places.from_environment({"IPCNN_HOME": str(tmp_path)}), data=real_data)
+    paths = dataclasses.replace(Paths.from_environment({"IPCNN_HOME": str(tmp_path)}), data=real_data)
     spec = IlsvrcAnimalPart.model_validate({"kind": "ilsvrc_animal_part", "category": FOX, "negatives": 200})
-    store = prepare(spec, S, places)
+    store = prepare(spec, S, paths)
     found = summary(store)
     assert (found["objects"], found["negatives"], found["left_out"]) == (286, 200, {})
     assert {name: one["seen"] for name, one in found["landmarks"].items()} == {"head": 211, "limbs": 143}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ipcnn_ray.data.image_io import ImageFileError, image_size, place_in_crop, square_crop
+from ipcnn_ray.data.photographs import ImageFileError, image_size, place_in_crop, square_crop
 
 
 def test_a_crop_of_its_own_size_is_the_pixels_of_the_box(tmp_path):

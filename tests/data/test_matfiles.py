@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from ipcnn_ray.data.matfiles import MatFileError, read_mat
+from ipcnn_ray.utils.matlab import MatFileError, read_mat
 
 
 def same(a, b) -> bool:

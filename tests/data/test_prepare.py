@@ -11,8 +11,9 @@ import pytest
 from drawings import draw
 from PIL import Image
 
-from ipcnn_ray.data import index, voc_part
+from ipcnn_ray.data import crop_store as index
 from ipcnn_ray.data import prepare as prepare_module
+from ipcnn_ray.data.datasets import voc_part
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError
 from ipcnn_ray.spec.data import DrawnAnimals
@@ -27,7 +28,7 @@ def age(root: Path) -> None:
 
 
 def test_a_voc_folder_becomes_a_store(folder):
-    store = prepare(folder.spec(), S, folder.places)
+    store = prepare(folder.spec(), S, folder.paths)
     assert store.labels_N.tolist() == [0] * 8 + [-1] * 6
     assert store.names[0] == "2008_000000 1"
     assert store.names[8] == "negative 00001"
@@ -41,7 +42,7 @@ def test_a_voc_folder_becomes_a_store(folder):
 
 
 def test_crops_are_those_of_the_boxes(folder):
-    store = prepare(folder.spec(), S, folder.places)
+    store = prepare(folder.spec(), S, folder.paths)
     for i, (name, (xmin, ymin, xmax, ymax)) in enumerate(folder.boxes):
         image = Image.open(folder.jpegs / name).crop((xmin - 1, ymin - 1, xmax, ymax)).resize((S, S), Image.BILINEAR)
         assert np.array_equal(store.images_N3SS[i], np.asarray(image).transpose(2, 0, 1))
@@ -56,46 +57,46 @@ def test_part_masks_become_a_store(folder, annotate):
             folder, f"2008_00000{i}", [{"class": "cow", "bbox": b, "parts": {"head": b, "torso": b}} for b in boxes]
         )
     spec = folder.spec(annotation="part_masks", landmarks=("head", "torso"))
-    store = prepare(spec, S, folder.places)
-    files = prepare(folder.spec(landmarks=("head", "torso")), S, folder.places)
+    store = prepare(spec, S, folder.paths)
+    files = prepare(folder.spec(landmarks=("head", "torso")), S, folder.paths)
     assert np.array_equal(store.images_N3SS, files.images_N3SS)
     assert np.allclose(store.landmarks_NK2[0], [[(S - 1) / 2] * 2] * 2)
 
 
 def test_small_objects_are_left_out_and_counted(folder):
-    store = prepare(folder.spec(min_side=50, landmarks=("torso",)), S, folder.places)
+    store = prepare(folder.spec(min_side=50, landmarks=("torso",)), S, folder.paths)
     assert len(store.objects) == 4  # 60 x 60 = 3600; 50 x 40 = 2000 < 2500
     assert store.left_out == {"smaller than 50^2 pixels": 4}
 
 
 def test_a_box_of_exactly_the_least_area_stays(folder):
-    store = prepare(folder.spec(min_side=60, landmarks=("torso",)), S, folder.places)
+    store = prepare(folder.spec(min_side=60, landmarks=("torso",)), S, folder.paths)
     assert len(store.objects) == 4
 
 
 def test_progress_counts_every_image(folder):
     told: list[tuple[int, int]] = []
-    prepare(folder.spec(), S, folder.places, lambda done, total: told.append((done, total)))
+    prepare(folder.spec(), S, folder.paths, lambda done, total: told.append((done, total)))
     assert told == [(i, 14) for i in range(1, 15)]
 
 
 def test_the_second_time_nothing_is_made(folder, monkeypatch):
-    first = prepare(folder.spec(), S, folder.places)
+    first = prepare(folder.spec(), S, folder.paths)
     monkeypatch.setattr(prepare_module, "decode", None)
-    assert prepare(folder.spec(), S, folder.places).digest == first.digest
+    assert prepare(folder.spec(), S, folder.paths).digest == first.digest
 
 
 def test_an_unchanged_folder_is_opened_without_reading_it(folder, monkeypatch):
     age(folder.root)
-    first = prepare(folder.spec(), S, folder.places)
+    first = prepare(folder.spec(), S, folder.paths)
     monkeypatch.setattr(voc_part, "read", None)
-    assert prepare(folder.spec(), S, folder.places).digest == first.digest
+    assert prepare(folder.spec(), S, folder.paths).digest == first.digest
 
 
 def test_files_just_written_are_read_again(folder):
     """Their time of change cannot tell whether they change once more within the same tick."""
-    prepare(folder.spec(), S, folder.places)
-    assert not (folder.places.cache / "crops/index").exists()
+    prepare(folder.spec(), S, folder.paths)
+    assert not (folder.paths.cache / "crops/index").exists()
 
 
 def repaint(folder):
@@ -130,22 +131,22 @@ def rename_images(folder):
 @pytest.mark.parametrize("change", [repaint, resave_same_size, move_landmark, rename_images])
 def test_a_changed_folder_is_another_store(folder, change):
     age(folder.root)
-    first = prepare(folder.spec(), S, folder.places).digest
+    first = prepare(folder.spec(), S, folder.paths).digest
     change(folder)
-    assert prepare(folder.spec(), S, folder.places).digest != first
+    assert prepare(folder.spec(), S, folder.paths).digest != first
 
 
 def test_a_touched_folder_is_the_same_store(folder):
     age(folder.root)
-    first = prepare(folder.spec(), S, folder.places).digest
+    first = prepare(folder.spec(), S, folder.paths).digest
     for path in folder.voc.rglob("*"):
         os.utime(path)
-    assert prepare(folder.spec(), S, folder.places).digest == first
+    assert prepare(folder.spec(), S, folder.paths).digest == first
 
 
 def test_what_makes_the_crops_makes_the_digest(folder):
     made = [
-        prepare(folder.spec(**changed), size, folder.places).digest
+        prepare(folder.spec(**changed), size, folder.paths).digest
         for changed, size in [
             ({}, S),
             ({}, S + 1),
@@ -158,21 +159,21 @@ def test_what_makes_the_crops_makes_the_digest(folder):
 
 
 def test_the_digest_is_the_same_wherever_the_folder_lies(folder, tmp_path):
-    first = prepare(folder.spec(), S, folder.places).digest
+    first = prepare(folder.spec(), S, folder.paths).digest
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     folder.voc.rename(moved / "voc")
     folder.root = moved
-    assert prepare(folder.spec(), S, folder.places).digest == first
+    assert prepare(folder.spec(), S, folder.paths).digest == first
 
 
 def test_a_spoilt_index_is_not_believed(folder):
     age(folder.root)
-    first = prepare(folder.spec(), S, folder.places).digest
-    (entry,) = (folder.places.cache / "crops/index").iterdir()
+    first = prepare(folder.spec(), S, folder.paths).digest
+    (entry,) = (folder.paths.cache / "crops/index").iterdir()
     entry.write_text('{"digest": "x"')
-    assert prepare(folder.spec(), S, folder.places).digest == first
-    assert index.recall(folder.places.cache, entry.stem) == first
+    assert prepare(folder.spec(), S, folder.paths).digest == first
+    assert index.recall(folder.paths.cache, entry.stem) == first
 
 
 def test_two_at_once_make_it_once(folder, monkeypatch):
@@ -186,7 +187,7 @@ def test_two_at_once_make_it_once(folder, monkeypatch):
 
     def one(_: int):
         started.wait()
-        return prepare(folder.spec(), S, folder.places).digest
+        return prepare(folder.spec(), S, folder.paths).digest
 
     monkeypatch.setattr(prepare_module, "write_store", counted)
     with ThreadPoolExecutor(2) as pool:
@@ -200,25 +201,25 @@ def test_an_interrupted_preparation_is_made_anew(folder):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(folder.spec(), S, folder.places, stop)
-    assert [path.suffix for path in (folder.places.cache / "crops").iterdir()] == [".lock"]
+        prepare(folder.spec(), S, folder.paths, stop)
+    assert [path.suffix for path in (folder.paths.cache / "crops").iterdir()] == [".lock"]
     assert not [t for t in threading.enumerate() if t.name.startswith("decode")]
-    assert len(prepare(folder.spec(), S, folder.places).labels_N) == 14
+    assert len(prepare(folder.spec(), S, folder.paths).labels_N) == 14
 
 
 def test_a_damaged_store_is_reported_not_replaced(folder):
-    store = prepare(folder.spec(), S, folder.places)
-    images = folder.places.cache / "crops" / store.digest / "images.npy"
+    store = prepare(folder.spec(), S, folder.paths)
+    images = folder.paths.cache / "crops" / store.digest / "images.npy"
     images.write_bytes(images.read_bytes()[:-7])
     with pytest.raises(DataError, match=r"this cache of crops is damaged: images\.npy has 43129 bytes, expected 43136"):
-        prepare(folder.spec(), S, folder.places)
+        prepare(folder.spec(), S, folder.paths)
     assert images.stat().st_size == 43129
 
 
 def test_drawn_animals_become_a_store(folder):
     spec = DrawnAnimals(kind="drawn_animals", objects=12, negatives=10)
     told: list[tuple[int, int]] = []
-    store = prepare(spec, S, folder.places, lambda done, total: told.append((done, total)))
+    store = prepare(spec, S, folder.paths, lambda done, total: told.append((done, total)))
     drawn = draw(spec, S)
     assert np.array_equal(store.images_N3SS, drawn.images_N3SS)
     assert np.array_equal(store.labels_N, drawn.labels_N)
@@ -228,17 +229,17 @@ def test_drawn_animals_become_a_store(folder):
     # every object in both mirror images, negatives once, no repeats
     assert len(store.train_items) + len(store.val_items) == 34
     assert told[-1] == (22, 22)
-    again = prepare(spec, S, folder.places, lambda done, total: pytest.fail("made twice"))
+    again = prepare(spec, S, folder.paths, lambda done, total: pytest.fail("made twice"))
     assert again.digest == store.digest
 
 
 def test_a_split_without_an_animal_is_refused(folder):
     spec = DrawnAnimals(kind="drawn_animals", objects=10, negatives=10, train_share=0.99)
     with pytest.raises(DataError) as caught:
-        prepare(spec, S, folder.places)
+        prepare(spec, S, folder.paths)
     assert [str(problem) for problem in caught.value.problems] == [
         f"data.train_share  leaves no {kind} in the validation split\n"
         "       Use more images, or another data.train_share."
         for kind in ("object", "negative")
     ]
-    assert not folder.places.cache.exists()
+    assert not folder.paths.cache.exists()

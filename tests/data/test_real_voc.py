@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ipcnn_ray.data.check import summary
+from ipcnn_ray.data.inspection import summary
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.spec.data import VocPart
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.paths import Paths
 
 SIZE = 64
 
 
 @pytest.fixture(scope="module")
-def places(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Places:
+def paths(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Paths:
     if not (real_data / "voc/landmarks/cow").is_dir():
         pytest.skip("IPCNN_DATA has no voc/landmarks/cow")
     home = tmp_path_factory.mktemp("home")
-    return dataclasses.replace(Places.from_environment({"IPCNN_HOME": str(home)}), data=real_data)
+    return dataclasses.replace(Paths.from_environment({"IPCNN_HOME": str(home)}), data=real_data)
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def spec() -> VocPart:
 
 
 @pytest.mark.real_data
-def test_cow_as_released(places, spec):
-    found = summary(prepare(spec, SIZE, places))
+def test_cow_as_released(paths, spec):
+    found = summary(prepare(spec, SIZE, paths))
     assert (found["objects"], found["negatives"], found["left_out"]) == (194, 1000, {})
     assert {name: one["seen"] for name, one in found["landmarks"].items()} == {
         "head": 182,
@@ -49,10 +49,10 @@ def test_cow_as_released(places, spec):
 
 
 @pytest.mark.real_data
-def test_the_first_cow_by_hand(places, spec, real_data):
+def test_the_first_cow_by_hand(paths, spec, real_data):
     """Its box is columns 219..292 and rows 162..220, its head rows 195..214 and columns 219..236, its neck rows
     186..202 and columns 225..237 of the photograph, 1-based."""
-    store = prepare(spec, SIZE, places)
+    store = prepare(spec, SIZE, paths)
     assert store.names[0] == "2008_000009 1"
     image = Image.open(real_data / "voc/VOCdevkit/VOC2010/JPEGImages/2008_000009.jpg")
     crop = image.crop((218, 161, 292, 220)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
@@ -65,8 +65,8 @@ def test_the_first_cow_by_hand(places, spec, real_data):
 
 
 @pytest.mark.real_data
-def test_landmarks_lie_in_their_crops_and_heads_beside_torsos(places, spec):
-    store = prepare(spec, SIZE, places)
+def test_landmarks_lie_in_their_crops_and_heads_beside_torsos(paths, spec):
+    store = prepare(spec, SIZE, paths)
     landmarks = store.landmarks_NK2[store.objects]
     seen = landmarks[~np.isnan(landmarks)]
     assert seen.min() > -0.5

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ipcnn_ray.data.store import FORMAT, Contents, folder_of, open_store, rows_reader, write_store
+from ipcnn_ray.data.crop_store import FORMAT, Contents, folder_of, open_store, rows_reader, write_store
 from ipcnn_ray.errors import DataError
 
 N, S = 12, 40
@@ -67,9 +67,9 @@ def test_the_mean_counts_repeats_and_mirror_images(cache):
 
 def test_a_flip_moves_the_landmarks(cache):
     store = open_store(cache, DIGEST)
-    places = store.landmarks_of(np.array([[1, 0], [1, 1], [6, 1]]))
-    assert places[:, 0].tolist()[:2] == [[3, 4], [3, S - 1 - 4]]
-    assert np.isnan(places[2]).all()
+    paths = store.landmarks_of(np.array([[1, 0], [1, 1], [6, 1]]))
+    assert paths[:, 0].tolist()[:2] == [[3, 4], [3, S - 1 - 4]]
+    assert np.isnan(paths[2]).all()
     assert store.landmarks_NK2[1, 0].tolist() == [3, 4]  # the store keeps its own
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ipcnn_ray.data.voc_annotations import NOSE, from_landmark_files, from_part_masks
+from ipcnn_ray.data.datasets.voc_part import NOSE, from_landmark_files, from_part_masks
 
 BODY = (11, 21, 60, 60)
 

@@ -11,14 +11,14 @@ from torch.nn import functional as F
 
 from ipcnn_ray.models.backbones import BackboneError, blocks
 from ipcnn_ray.models.build import assemble, build
-from ipcnn_ray.models.describe import describe
-from ipcnn_ray.models.geometry import field, map_side
+from ipcnn_ray.models.layer_geometry import field, map_side
+from ipcnn_ray.models.model_card import describe
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.weights import LoadReport, load_weights
-from ipcnn_ray.spec.backbones import IMAGE_SIZES, Trunk
 from ipcnn_ray.spec.model import Model, Weights
+from ipcnn_ray.spec.networks import IMAGE_SIZES, Trunk
 from ipcnn_ray.spec.template import GradientTemplate, NoTemplate
-from ipcnn_ray.train.frozen_cache import feature_key
+from ipcnn_ray.train.feature_cache import feature_key
 
 L1, PLAIN = GradientTemplate(shape="gradient"), NoTemplate(shape="none")
 FILE = Weights(file="w.pth")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ipcnn_ray.errors import DataError, SpecError
-from ipcnn_ray.models.checks import check_backbones, check_weights
-from ipcnn_ray.spec.load import loads
+from ipcnn_ray.models.model_checks import check_backbones, check_weights
+from ipcnn_ray.spec.loader import loads
 
 MODEL = "network: squeezenet1_1, cut: features.12, weights: {file: w.npz}"
 FIRES = "features.3, features.4, features.6, features.7, features.9, features.10, features.11, features.12"

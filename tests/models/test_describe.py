@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from ipcnn_ray.models.build import build
-from ipcnn_ray.models.describe import as_markdown, describe, loading
+from ipcnn_ray.models.model_card import as_markdown, describe, loading
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, UniformTemplate
 

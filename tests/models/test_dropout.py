@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ipcnn_ray.models.dropout import SampleDropout
+from ipcnn_ray.models.layers import SampleDropout
 
 
 def drop(rows: slice, step: int = 1, name: str = "fc6", seed: int = 0, epoch: int = 1) -> torch.Tensor:

@@ -6,7 +6,7 @@ from torch import nn
 
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.models.build import assemble
-from ipcnn_ray.models.geometry import field, map_side, spatial_layers, windows
+from ipcnn_ray.models.layer_geometry import field, map_side, spatial_layers, windows
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.networks import NETWORKS, Conv
 from ipcnn_ray.spec.template import NoTemplate

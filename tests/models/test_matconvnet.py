@@ -13,7 +13,7 @@ import torch
 
 from ipcnn_ray.errors import DataError
 from ipcnn_ray.models.build import assemble, build
-from ipcnn_ray.models.matconvnet import MatConvNetError, read_simplenn
+from ipcnn_ray.models.weight_files import MatConvNetError, read_simplenn
 from ipcnn_ray.models.weights import load_weights
 from ipcnn_ray.spec.model import Model, Weights
 from ipcnn_ray.spec.networks import NETWORKS

@@ -9,7 +9,7 @@ from torch import nn
 from ipcnn_ray.core.mask import mask_maps
 from ipcnn_ray.core.templates import part_templates
 from ipcnn_ray.models.build import assemble, build
-from ipcnn_ray.models.masks import PeakMask
+from ipcnn_ray.models.layers import PeakMask
 from ipcnn_ray.models.net import InterpretableNet, MaskOf, Output
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.networks import Conv, Network, Pool

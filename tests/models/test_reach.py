@@ -12,7 +12,7 @@ from torchvision.models.squeezenet import Fire
 from torchvision.ops import SqueezeExcitation
 
 from ipcnn_ray.core.receptive_field import Window
-from ipcnn_ray.models.reach import NoField, before_relu, window_of
+from ipcnn_ray.models.fx_receptive_field import NoField, before_relu, window_of
 
 
 def downsample(inputs: int, outputs: int) -> nn.Module:

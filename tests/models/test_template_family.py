@@ -10,11 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ipcnn_ray.core.template_shapes import SHAPES, Offsets, shape
-from ipcnn_ray.core.templates import part_templates
+from ipcnn_ray.core.templates import SHAPES, Offsets, part_templates, shape
 from ipcnn_ray.models.build import assemble, template_banks
-from ipcnn_ray.models.describe import as_markdown
-from ipcnn_ray.report.template_picture import template_picture
+from ipcnn_ray.models.model_card import as_markdown
+from ipcnn_ray.report.template_figure import template_picture
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import MaskTemplate, PartTemplate, TailoredTemplate, Template
 

@@ -14,15 +14,15 @@ sys.path.insert(0, str(Path(__file__).parent))  # ray_bench
 
 from ray_bench import Bench
 
-from ipcnn_ray.on_ray.session import session
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.on_ray.ray_session import session
+from ipcnn_ray.spec.paths import Paths
 
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory) -> Bench:
     """A home that all tests share; experiments differ by their names."""
     home = tmp_path_factory.mktemp("home")
-    return Bench(Places.from_environment({"IPCNN_HOME": str(home)}))
+    return Bench(Paths.from_environment({"IPCNN_HOME": str(home)}))
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ from pathlib import Path
 from ray_bench import Bench
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.paths import Paths
 
 if __name__ == "__main__":
     home, spec = sys.argv[1:]
-    bench = Bench(Places.from_environment({"IPCNN_HOME": home}))
+    bench = Bench(Paths.from_environment({"IPCNN_HOME": home}))
     bench.submit(ExperimentSpec.model_validate_json(Path(spec).read_text()))

@@ -13,16 +13,16 @@ from typing import Any
 from safetensors.torch import load_file
 
 from ipcnn_ray.data.prepare import prepare
-from ipcnn_ray.on_ray.progress import EpochDone, Event, RunEnded, RunStarted
-from ipcnn_ray.on_ray.search import Outcome, run_experiment
-from ipcnn_ray.spec.expand import experiment_id
+from ipcnn_ray.on_ray.submission import Outcome, run_experiment
+from ipcnn_ray.on_ray.tune_callback import EpochDone, Event, RunEnded, RunStarted
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.paths import Paths
+from ipcnn_ray.spec.runs import experiment_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
-from ipcnn_ray.tracking.protocol import RecordedRun
-from ipcnn_ray.train.request import RunRequest, RunResult
-from ipcnn_ray.train.run import WEIGHTS, execute
+from ipcnn_ray.tracking.tracker import RecordedRun
+from ipcnn_ray.train.run_request import RunRequest, RunResult
 from ipcnn_ray.train.runtime import InProcess
+from ipcnn_ray.train.trainer import WEIGHTS, execute
 
 CLOCKS = {"seconds", "images_per_second", "cpu_hours"}
 """Metrics that no two runs share."""
@@ -46,19 +46,19 @@ def tiny(name: str, **sections: Mapping[str, Any]) -> ExperimentSpec:
 class Bench:
     """Where the tests submit."""
 
-    places: Places
+    paths: Paths
 
     @property
     def tracker(self) -> MlflowTracker:
-        return MlflowTracker(self.places.tracking_uri, self.places.artifacts)
+        return MlflowTracker(self.paths.tracking_uri, self.paths.artifacts)
 
     def submit(self, spec: ExperimentSpec, hears: Hears | None = None, **how: Any) -> Outcome:
-        prepare(spec.data, spec.model.table.image_size, self.places)
+        prepare(spec.data, spec.model.table.image_size, self.paths)
         self.tracker.prepare(spec.name)
-        return run_experiment(spec, self.places, self.tracker, listener=hears or Hears(), **how)
+        return run_experiment(spec, self.paths, self.tracker, listener=hears or Hears(), **how)
 
     def folder(self, spec: ExperimentSpec, label: str = "run") -> Path:
-        return Path(self.places.storage) / experiment_id(spec) / label
+        return Path(self.paths.storage) / experiment_id(spec) / label
 
     def recorded(self, spec: ExperimentSpec) -> dict[str, RecordedRun]:
         """The experiment's runs in the record, by label; the experiment itself is ''."""
@@ -69,8 +69,8 @@ class Bench:
         """The same single run trained in this process, and its folder."""
         self.tracker.prepare("undisturbed")
         record = self.tracker.open_parent("undisturbed", experiment_id(spec))
-        folder = self.places.home / "undisturbed" / spec.name
-        request = RunRequest(experiment_id(spec), spec, self.places, record.handle, str(folder))
+        folder = self.paths.home / "undisturbed" / spec.name
+        request = RunRequest(experiment_id(spec), spec, self.paths, record.handle, str(folder))
         return execute(request, InProcess(), self.tracker), folder
 
 

@@ -79,8 +79,8 @@ def test_nothing_holds_a_credential(short: Path, fake_s3: FakeS3) -> None:
     home = short / "home"
     spec = short / "discreet.yaml"
     spec.write_text(SPEC)
-    places = {"IPCNN_HOME": str(home), "IPCNN_STORAGE": "s3://bucket/runs", "RAY_TMPDIR": str(short)}
-    env = {**os.environ, **MARKED, **places, "OMP_NUM_THREADS": "1"}
+    paths = {"IPCNN_HOME": str(home), "IPCNN_STORAGE": "s3://bucket/runs", "RAY_TMPDIR": str(short)}
+    env = {**os.environ, **MARKED, **paths, "OMP_NUM_THREADS": "1"}
     with Processes(str(home)) as processes:
         done = subprocess.run(
             [sys.executable, "-m", "ipcnn_ray.cli.app", "submit", str(spec)], env=env, capture_output=True

@@ -10,8 +10,8 @@ import pytest
 from fake_s3 import fake_s3
 
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.on_ray import home
-from ipcnn_ray.on_ray.optuna_space import Memory
+from ipcnn_ray.on_ray import experiment_dir as home
+from ipcnn_ray.on_ray.search_space import StudyStorage
 from ipcnn_ray.tracking.storage import open_storage
 
 __all__ = ["fake_s3"]
@@ -56,10 +56,10 @@ def test_one_process_at_a_time(root):
 
 def test_the_process_is_known_by_its_id(tmp_path):
     root = str(tmp_path / "sweep-1")
-    assert home.worker_of(root) is None
+    assert home.lock_holder_pid(root) is None
     with home.alone(root, silent):
-        assert home.worker_of(root) == os.getpid()
-    assert home.worker_of(root) is None
+        assert home.lock_holder_pid(root) == os.getpid()
+    assert home.lock_holder_pid(root) is None
 
 
 def test_a_lost_process_is_followed_when_its_pulse_has_stopped(fake_s3, monkeypatch):
@@ -90,11 +90,11 @@ def test_of_two_that_come_at_once_one_goes_on(fake_s3, monkeypatch):
 
 def test_what_was_trained_is_put_aside(root):
     files = open_storage(root)
-    home.put_aside(root)
+    home.archive(root)
     files.put_bytes(b"1", "r1/result.json")
     files.put_bytes(b"1", "r2/checkpoints/epoch-0001/meta.json")
     assert home.ended_before(root) == {"r1"}
-    home.put_aside(root)
+    home.archive(root)
     assert files.list() == [] and home.ended_before(root) == set()
     above = open_storage(root.rpartition("/")[0])
     aside = {key.partition("/")[0] for key in above.list()}
@@ -102,12 +102,12 @@ def test_what_was_trained_is_put_aside(root):
 
 
 def test_the_request_to_stop_is_seen_and_forgotten(root):
-    assert not home.stop_asked(root)
-    home.ask_to_stop(root)
-    assert home.stop_asked(root)
-    home.forget_stop(root)
-    home.forget_stop(root)
-    assert not home.stop_asked(root)
+    assert not home.stop_requested(root)
+    home.request_stop(root)
+    assert home.stop_requested(root)
+    home.clear_stop_request(root)
+    home.clear_stop_request(root)
+    assert not home.stop_requested(root)
 
 
 def test_submissions_are_counted(root):
@@ -115,7 +115,7 @@ def test_submissions_are_counted(root):
 
 
 def test_a_search_in_a_bucket_is_remembered_by_the_next_driver(fake_s3):
-    memory = Memory("s3://bucket/runs/sweep-1/search")
+    memory = StudyStorage("s3://bucket/runs/sweep-1/search")
     study = memory.study()
     for value in (0.5, 0.25):
         trial = study.ask()
@@ -124,9 +124,9 @@ def test_a_search_in_a_bucket_is_remembered_by_the_next_driver(fake_s3):
     left = study.ask()
     left.suggest_float("template.beta", 1, 8)
 
-    again = Memory("s3://bucket/runs/sweep-1/search")  # another process: nothing is shared but the bucket
+    again = StudyStorage("s3://bucket/runs/sweep-1/search")  # another process: nothing is shared but the bucket
     assert again.drawn() == memory.drawn() and len(again.drawn()) == 3
     assert again.ended() == 2 and again.study().best_value == 0.25
     again.settle(lambda settings: (True, [0.125]))
-    assert Memory("s3://bucket/runs/sweep-1/search").study().best_value == 0.125
+    assert StudyStorage("s3://bucket/runs/sweep-1/search").study().best_value == 0.125
     assert all(key.startswith("runs/sweep-1/search/journal/") for key in fake_s3.objects)

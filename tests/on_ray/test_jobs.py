@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from ipcnn_ray.errors import IpcnnError, UnreachableError
-from ipcnn_ray.on_ray import jobs
-from ipcnn_ray.on_ray.jobs import Cluster
-from ipcnn_ray.on_ray.shipping import pack, travelling
+from ipcnn_ray.on_ray import job_client as jobs
+from ipcnn_ray.on_ray.job_client import Cluster, pack, travelling
 
 URL = "http://127.0.0.1:8265"
 ENV = {"MLFLOW_TRACKING_URI": "http://mlflow:5000", "IPCNN_STORAGE": "s3://bucket/runs"}

@@ -15,9 +15,9 @@ from ray.tune.experiment import Trial
 from ray_bench import Hears, kill_second_worker, kill_trainer_of, same_numbers, same_weights, tiny, wait_for_epoch
 from safetensors.torch import load_file
 
-from ipcnn_ray.on_ray.progress import EpochDone, Warned
-from ipcnn_ray.train.attempts import Attempts
-from ipcnn_ray.train.run import WEIGHTS
+from ipcnn_ray.on_ray.tune_callback import EpochDone, Warned
+from ipcnn_ray.train.retry_state import Attempts
+from ipcnn_ray.train.trainer import WEIGHTS
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
 
@@ -98,7 +98,7 @@ def test_an_experiment_whose_driver_is_killed_goes_on_when_submitted_again(bench
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     alone = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}  # a Ray of its own
     driver = subprocess.Popen(
-        [sys.executable, str(script), str(bench.places.home), str(written)],
+        [sys.executable, str(script), str(bench.paths.home), str(written)],
         env={**alone, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
     )
     try:

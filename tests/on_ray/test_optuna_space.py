@@ -8,9 +8,9 @@ import math
 import optuna
 import pytest
 
-from ipcnn_ray.on_ray.learner import Learner, directions, sampler
-from ipcnn_ray.on_ray.optuna_space import UNKNOWN, Bounds, DefineByRun, Memory, random_settings
-from ipcnn_ray.spec.goals import Aims
+from ipcnn_ray.on_ray.optuna_searcher import OptunaSearcher, directions, sampler
+from ipcnn_ray.on_ray.search_space import UNKNOWN, Constraints, DefineByRun, StudyStorage, random_settings
+from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.search import SpaceSearch
 
 SEARCH = SpaceSearch.model_validate(
@@ -39,7 +39,7 @@ def test_random_draws_follow_from_the_seed_and_keep_to_the_space():
 
 
 def test_a_search_that_goes_on_remembers_what_ended_and_what_did_not(tmp_path):
-    memory = Memory(tmp_path / "search" / "optuna.log")
+    memory = StudyStorage(tmp_path / "search" / "optuna.log")
     assert memory.drawn() == [] and memory.ended() == 0
     study, draw = memory.study(), DefineByRun(dict(SEARCH.space))
     trials = [study.ask() for _ in range(4)]
@@ -48,7 +48,7 @@ def test_a_search_that_goes_on_remembers_what_ended_and_what_did_not(tmp_path):
     settings = [dict(trial.params) for trial in trials[:3]]
     study.tell(trials[0], 0.5)
 
-    again = Memory(memory.folder)
+    again = StudyStorage(memory.folder)
     again.settle(lambda one: (one == settings[1], [0.7] if one == settings[1] else None))
     assert again.drawn() == settings
     assert again.ended() == 2
@@ -57,14 +57,14 @@ def test_a_search_that_goes_on_remembers_what_ended_and_what_did_not(tmp_path):
 
 
 def test_a_run_that_ended_without_an_objective_is_not_drawn_again(tmp_path):
-    memory = Memory(tmp_path / "optuna.log")
+    memory = StudyStorage(tmp_path / "optuna.log")
     DefineByRun(dict(SEARCH.space))(memory.study().ask())
     memory.settle(lambda one: (True, None))
     assert memory.ended() == 1
 
 
 def test_settings_drawn_twice_count_once(tmp_path):
-    memory = Memory(tmp_path / "optuna.log")
+    memory = StudyStorage(tmp_path / "optuna.log")
     for _ in range(2):
         memory.study().enqueue_trial({"template.shape": "gradient", "template.beta": 2.0})
         DefineByRun(dict(SEARCH.space))(memory.study().ask())
@@ -88,16 +88,16 @@ def measured(beta: float) -> dict[str, float]:
     return {"instability": beta / 10, "purity": beta / 8, "val_error": 0.05 if beta > 4 else 0.3}
 
 
-def learner(search: SpaceSearch, memory: Memory, seed: int) -> tuple[Learner, Bounds]:
-    bounds = Bounds(search.constraints)
-    return Learner(search, memory, sampler(search, seed, bounds), bounds, []), bounds
+def learner(search: SpaceSearch, memory: StudyStorage, seed: int) -> tuple[OptunaSearcher, Constraints]:
+    bounds = Constraints(search.constraints)
+    return OptunaSearcher(search, memory, sampler(search, seed, bounds), bounds, []), bounds
 
 
 @pytest.mark.parametrize("algorithm", ["tpe", "nsga2"])
 def test_a_search_for_several_goals_learns_its_bounds(tmp_path, algorithm):
     search = pareto(algorithm)
-    assert directions(Aims.of(search)) == ["minimize", "maximize"]
-    memory = Memory(tmp_path / "optuna.log", directions(Aims.of(search)))
+    assert directions(Objectives.of(search)) == ["minimize", "maximize"]
+    memory = StudyStorage(tmp_path / "optuna.log", directions(Objectives.of(search)))
     asked, bounds = learner(search, memory, seed=1)
     drawn = []
     for i in range(search.trials):
@@ -115,15 +115,15 @@ def test_a_search_for_several_goals_learns_its_bounds(tmp_path, algorithm):
 
 def test_a_search_for_several_goals_that_was_killed_goes_on(tmp_path):
     search = pareto("tpe")
-    memory = Memory(tmp_path / "optuna.log", directions(Aims.of(search)))
+    memory = StudyStorage(tmp_path / "optuna.log", directions(Objectives.of(search)))
     asked, _ = learner(search, memory, seed=1)
     betas = [asked.suggest(f"t{i}")["template.beta"] for i in range(4)]
     asked.on_trial_complete("t0", measured(betas[0]))
     asked.on_trial_complete("t1", {**measured(betas[1]), "purity": math.nan})  # could not be measured
     asked.on_trial_complete("t2", None, error=True)
 
-    again = Memory(memory.folder, directions(Aims.of(search)))
-    bounds = Bounds(search.constraints)
+    again = StudyStorage(memory.folder, directions(Objectives.of(search)))
+    bounds = Constraints(search.constraints)
 
     def ended(settings):
         bounds.learn(settings, measured(betas[3]))
@@ -138,6 +138,6 @@ def test_a_search_for_several_goals_that_was_killed_goes_on(tmp_path):
 
 
 def test_a_bound_on_what_was_not_measured_is_violated():
-    bounds = Bounds(pareto("tpe").constraints)
+    bounds = Constraints(pareto("tpe").constraints)
     bounds.learn({"template.beta": 1.0}, {"instability": 0.1})
     assert list(bounds.known.values()) == [[UNKNOWN]]

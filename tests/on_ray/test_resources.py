@@ -8,7 +8,7 @@ from ray_bench import Hears, tiny
 from ipcnn_ray.errors import IpcnnError, ResourceError
 from ipcnn_ray.on_ray.resources import gpus_per_worker, runs_at_once, this_machine
 from ipcnn_ray.spec.experiment import Compute
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.paths import Paths
 
 LAPTOP = [{"CPU": 2.0}]
 TWO_GPU_NODES = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}, {"CPU": 4.0}]
@@ -67,13 +67,13 @@ def test_an_experiment_that_cannot_run_here_is_refused_before_anything_is_writte
 
 
 def test_a_bucket_that_lets_nobody_in_is_refused(bench, tmp_path, monkeypatch):
-    from ipcnn_ray.on_ray.search import run_experiment
+    from ipcnn_ray.on_ray.submission import run_experiment
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    places = Places.from_environment({"IPCNN_HOME": str(tmp_path), "IPCNN_STORAGE": "s3://bucket/runs"})
+    paths = Paths.from_environment({"IPCNN_HOME": str(tmp_path), "IPCNN_STORAGE": "s3://bucket/runs"})
     with pytest.raises(IpcnnError, match=r"Unable to locate credentials\nSet AWS_ACCESS_KEY_ID"):
-        run_experiment(tiny("nowhere"), places, bench.tracker, listener=Hears())
+        run_experiment(tiny("nowhere"), paths, bench.tracker, listener=Hears())

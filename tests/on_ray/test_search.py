@@ -10,11 +10,11 @@ import pytest
 from ray_bench import Hears, same_numbers, same_weights, tiny
 
 from ipcnn_ray.errors import IpcnnError, TrainingError
-from ipcnn_ray.on_ray.home import ask_to_stop
-from ipcnn_ray.on_ray.progress import PhaseStarted, RunEnded
-from ipcnn_ray.on_ray.tuning import Interrupted, Tuning
-from ipcnn_ray.spec.expand import experiment_id
-from ipcnn_ray.train.attempts import Attempts
+from ipcnn_ray.on_ray.experiment_dir import request_stop
+from ipcnn_ray.on_ray.tune_callback import PhaseStarted, RunEnded
+from ipcnn_ray.on_ray.tuner import Interrupted, Tuning
+from ipcnn_ray.spec.runs import experiment_id
+from ipcnn_ray.train.retry_state import Attempts
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
 
@@ -49,8 +49,8 @@ def test_one_run_is_the_run_that_this_process_would_train(bench, capfd):
     renewed = bench.submit(spec, hears, fresh=True)
     assert renewed.runs[0].fresh and renewed.parent != outcome.parent
     assert same_numbers(renewed.runs[0].metrics, run.metrics)
-    (put_aside,) = bench.folder(spec).parent.parent.glob(f"{experiment_id(spec)}.before-*")
-    assert (put_aside / "run" / "result.json").is_file()
+    (archive,) = bench.folder(spec).parent.parent.glob(f"{experiment_id(spec)}.before-*")
+    assert (archive / "run" / "result.json").is_file()
 
 
 def test_a_search_is_measured_against_its_control_and_survives_a_failing_run(bench, capfd):
@@ -108,7 +108,7 @@ def test_a_control_that_fails_ends_the_search(bench, monkeypatch):
     spec = tiny("uncontrolled", search=search)
     phases = []
 
-    def listed(self, campaign, runs, *, early_stopping):
+    def listed(self, context, runs, *, early_stopping):
         phases.append(set(runs))
         return {"plain": RunEnded("plain", "failed", "RuntimeError: out of luck", {})}
 
@@ -224,7 +224,7 @@ def test_a_request_to_stop_lets_the_epoch_end(bench):
     search = {"kind": "grid", "runs": [PLAIN], "grid": {"template.beta": [1.0, 2.0, 3.0]}}
     spec = tiny("asked", train={"epochs": 6}, search=search)
     root = str(bench.folder(spec).parent)
-    hears = Hears(after=2, does=lambda: ask_to_stop(root))
+    hears = Hears(after=2, does=lambda: request_stop(root))
     with pytest.raises(Interrupted):
         bench.submit(spec, hears)
     recorded = bench.recorded(spec)

@@ -9,8 +9,8 @@ import urllib.request
 import pytest
 import ray
 
-from ipcnn_ray.on_ray import session as sessions
-from ipcnn_ray.on_ray.session import session
+from ipcnn_ray.on_ray import ray_session as sessions
+from ipcnn_ray.on_ray.ray_session import session
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from ipcnn_ray.on_ray import progress
-from ipcnn_ray.on_ray.progress import RunStarted, StageReached, Watcher
-from ipcnn_ray.train.stage import Stage, StageFile
+from ipcnn_ray.on_ray import tune_callback as progress
+from ipcnn_ray.on_ray.tune_callback import RunStarted, StageReached, TuneCallback
+from ipcnn_ray.train.progress import Stage, StageFile
 
 
-class Campaign:
+class ExperimentContext:
     """What a watcher asks of one."""
 
     def __init__(self, root: Path) -> None:
@@ -27,7 +27,7 @@ def test_each_stage_is_heard_once(tmp_path, monkeypatch):
     clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(progress, "time", clock)
     heard: list[object] = []
-    watcher = Watcher(Campaign(tmp_path), None, heard.append)  # type: ignore[arg-type]
+    watcher = TuneCallback(ExperimentContext(tmp_path), None, heard.append)  # type: ignore[arg-type]
     watcher.on_trial_start(
         0, [], SimpleNamespace(trial_id="t1", config={"label": "l1"}, num_failures=0, max_failures=0)
     )

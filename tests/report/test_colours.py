@@ -15,9 +15,10 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex, to_rgb
 from report_fakes import half_failed_search, repeated_templates
 
-from ipcnn_ray.cli.recorded import experiments
+from ipcnn_ray.cli.recorded_runs import experiments
 from ipcnn_ray.cli.report import make
-from ipcnn_ray.report import filter_pictures, style
+from ipcnn_ray.report import filter_figures as filter_pictures
+from ipcnn_ray.report import style
 from ipcnn_ray.report.style import CONTROL, LOOKS
 from ipcnn_ray.report.tradeoff import KIND_LOOKS
 

@@ -9,12 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ipcnn_ray.report.filter_pictures import COLORS, FilterView, filter_picture, ranking_picture, short
-from ipcnn_ray.report.filter_pictures import _color as color
-from ipcnn_ray.report.filter_pictures import _lines as lines
-from ipcnn_ray.report.filter_pictures import _marker as marker
-from ipcnn_ray.report.filter_tables import RankedFilter, distances_csv, filters_csv, terminal_table
-from ipcnn_ray.report.receptive_fields import RunColumn, receptive_fields_picture
+from ipcnn_ray.report.filter_figures import (
+    COLORS,
+    FilterView,
+    RankedFilter,
+    distances_csv,
+    filter_picture,
+    filters_csv,
+    ranking_picture,
+    short,
+    terminal_table,
+)
+from ipcnn_ray.report.filter_figures import _color as color
+from ipcnn_ray.report.filter_figures import _lines as lines
+from ipcnn_ray.report.filter_figures import _marker as marker
+from ipcnn_ray.report.receptive_field_figure import RunColumn, receptive_fields_picture
 
 NAN = math.nan
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -29,8 +38,8 @@ def pixels(path: Path) -> tuple[int, int]:
 
 def view(images: int, landmarks: int) -> FilterView:
     made = np.random.default_rng(0)
-    places = made.random((images, landmarks, 2)) * 16
-    places[0, 0] = NAN
+    paths = made.random((images, landmarks, 2)) * 16
+    paths[0, 0] = NAN
     distance = made.random((images, landmarks))
     distance[0, 0] = NAN
     return FilterView(
@@ -46,7 +55,7 @@ def view(images: int, landmarks: int) -> FilterView:
         images_ISS3=made.integers(0, 255, (images, 16, 16, 3)).astype(np.uint8),
         activation_I=made.random(images),
         peak_I2=made.random((images, 2)) * 16,
-        landmarks_IK2=places,
+        landmarks_IK2=paths,
         distance_IK=distance,
         counted_K=tuple(made.random(n) for n in [0, 1, *[9] * landmarks][:landmarks]),
         mean_K=np.array([NAN, 0.2, *[0.3] * landmarks])[:landmarks],

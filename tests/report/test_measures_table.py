@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ipcnn_ray.report.groups import Row
-from ipcnn_ray.report.parts import measures_table
+from ipcnn_ray.report.chapters import measures_table
 from ipcnn_ray.report.ranking import Ranking
-from ipcnn_ray.spec.goals import Aims
+from ipcnn_ray.report.run_summary import Row
+from ipcnn_ray.spec.objectives import Objectives
 
-AIMS = Aims(("instability",), ())
+AIMS = Objectives(("instability",), ())
 PLAIN = Row("plain", "plain", "succeeded", "", {"instability": 0.13, "val_error": 0.02, "purity": 0.1}, 0)
 L1 = Row("l1", "L1 β2", "succeeded", "", {"instability": 0.12, "val_error": 0.04, "activation_entropy": 0.25}, 0)
 

@@ -12,13 +12,13 @@ from itertools import pairwise
 import pytest
 from report_fakes import PLAIN, FakeTracker, gradient, half_failed_search, many_runs, repeated_templates, uniform
 
-from ipcnn_ray.cli.recorded import experiments
+from ipcnn_ray.cli.recorded_runs import experiments
 from ipcnn_ray.cli.report import make
-from ipcnn_ray.on_ray.importance import importances
-from ipcnn_ray.report.convergence import convergence_part, mean_curve
-from ipcnn_ray.report.cost import duration, hours, saved
+from ipcnn_ray.on_ray.param_importance import importances
+from ipcnn_ray.report.chapters import duration, hours, saved
+from ipcnn_ray.report.error_curves import convergence_part, mean_curve
+from ipcnn_ray.report.experiment_record import Entry
 from ipcnn_ray.report.page import LONG, Page
-from ipcnn_ray.report.records import Entry
 from ipcnn_ray.report.search_figures import CELLS, _edges, trials_of
 from ipcnn_ray.report.tradeoff import correlation
 

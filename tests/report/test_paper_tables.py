@@ -9,11 +9,10 @@ import pytest
 from check_vectors import SHARED
 from report_fakes import PLAIN, FakeTracker, gradient, repeated_templates, uniform
 
-from ipcnn_ray.cli.recorded import experiments
+from ipcnn_ray.cli.recorded_runs import experiments
 from ipcnn_ray.report import published
 from ipcnn_ray.report.page import Page
-from ipcnn_ray.report.paper_cells import paper_template, zhang_template
-from ipcnn_ray.report.paper_tables import paper_part
+from ipcnn_ray.report.paper_tables import paper_part, paper_template, zhang_template
 from ipcnn_ray.report.published import CATEGORIES, NETWORKS, TEMPLATES
 
 PAPER = SHARED / "paper" / "part-templates-paper.md"

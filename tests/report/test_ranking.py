@@ -7,13 +7,13 @@ import math
 
 import pytest
 
-from ipcnn_ray.report.comparison import compared
-from ipcnn_ray.report.groups import Row, grouped
 from ipcnn_ray.report.ranking import Ranking, as_json, number, p_words
-from ipcnn_ray.spec.goals import Aims
+from ipcnn_ray.report.run_summary import Row, grouped
+from ipcnn_ray.report.significance import compared
+from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.search import Constraint
 
-AIMS = Aims(("combined",), control="plain")
+AIMS = Objectives(("combined",), control="plain")
 
 
 def row(label: str, combined: float | None, instability: float, error: float | None, **more) -> Row:
@@ -88,7 +88,7 @@ def test_the_answer_where_the_control_is_best_or_alone_or_nothing_is_ranked():
     alone = "Best by combined: the control plain, 1.000; nothing else was trained to its end to compare it with."
     assert Ranking.of([PLAIN, FAILED], AIMS).headline() == alone
     assert Ranking.of([FAILED], AIMS).headline() == ""
-    assert Ranking.of([PLAIN, BETTER], Aims(("instability", "val_error"), control="plain")).headline() == ""
+    assert Ranking.of([PLAIN, BETTER], Objectives(("instability", "val_error"), control="plain")).headline() == ""
 
 
 def test_five_seeds_cannot_tell_and_six_can():
@@ -128,28 +128,28 @@ def test_only_seeds_that_both_reached_are_paired():
 
 
 def test_a_setting_beyond_a_bound_is_never_the_best():
-    aims = Aims(("combined",), (Constraint(measure="val_error", at_most=0.11),), "plain")
+    objectives = Objectives(("combined",), (Constraint(measure="val_error", at_most=0.11),), "plain")
     rows = [PLAIN, row("wild", 0.5, 0.05, 0.4), row("l1", 0.9, 0.13, 0.1), row("odd", 0.4, 0.1, None)]
-    groups = grouped(rows, aims)
+    groups = grouped(rows, objectives)
     assert [(group.name, group.wins) for group in groups] == [
         ("l1", True), ("odd", False), ("wild", False), ("plain", False)
     ]  # fmt: skip
     assert groups[1].violated == ("val_error <= 0.11 (not measured)",)
-    ranking = Ranking.of(rows, aims)
+    ranking = Ranking.of(rows, objectives)
     assert ranking.table().rows[2][-1] == "succeeded, beyond a bound"
     assert "wild is beyond a bound: val_error <= 0.11" in ranking.notes()
-    nobody = Ranking.of([PLAIN], aims)
+    nobody = Ranking.of([PLAIN], objectives)
     assert nobody.notes()[-1] == "No run keeps every bound, so none is the best."
 
 
 def test_the_pareto_front_is_told():
-    aims = Aims(("instability", "purity"), control="plain")
+    objectives = Objectives(("instability", "purity"), control="plain")
     found = {"plain": (0.14, 0.3), "a": (0.12, 0.2), "b": (0.13, 0.1), "c": (0.15, 0.9)}
     rows = [
         Row(name, name, "succeeded", "", {"instability": low, "purity": high, "val_error": 0.1}, 0)
         for name, (low, high) in found.items()
     ]
-    ranking = Ranking.of(rows, aims)
+    ranking = Ranking.of(rows, objectives)
     assert {group.name for group in ranking.groups if group.wins} == {"plain", "a", "c"}
     assert [group.name for group in ranking.groups][-1] == "b"
     assert ranking.table().rows[0][-1] == "succeeded, front"
@@ -158,9 +158,9 @@ def test_the_pareto_front_is_told():
 
 
 def test_higher_is_better_where_the_measure_says_so():
-    aims = Aims(("purity",), control="plain")
+    objectives = Objectives(("purity",), control="plain")
     rows = [Row(name, name, "succeeded", "", {"purity": p}, 0) for name, p in (("plain", 0.3), ("a", 0.6))]
-    assert [group.name for group in grouped(rows, aims)] == ["a", "plain"]
+    assert [group.name for group in grouped(rows, objectives)] == ["a", "plain"]
 
 
 def test_json_has_groups_and_comparisons_and_no_number_that_is_not_finite():
@@ -186,7 +186,7 @@ def test_numbers_in_words():
 
 def test_aims_read_what_they_wrote():
     bounds = (Constraint(measure="val_error", at_most=0.1), Constraint(measure="purity", at_least=1e-05))
-    aims = Aims(("instability", "purity"), bounds, "plain")
-    assert Aims.from_tags(aims.tags()) == aims
-    assert Aims.from_tags(Aims.of(None).tags()) == Aims(("instability",))
-    assert Aims.from_tags({}) == AIMS
+    objectives = Objectives(("instability", "purity"), bounds, "plain")
+    assert Objectives.from_tags(objectives.tags()) == objectives
+    assert Objectives.from_tags(Objectives.of(None).tags()) == Objectives(("instability",))
+    assert Objectives.from_tags({}) == AIMS

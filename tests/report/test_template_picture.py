@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from ipcnn_ray.report.template_picture import template_picture
+from ipcnn_ray.report.template_figure import template_picture
 
 
 def test_a_positive_template_is_brighter_at_its_centre(tmp_path):

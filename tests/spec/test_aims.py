@@ -7,15 +7,12 @@ from types import SimpleNamespace
 import pytest
 
 from ipcnn_ray.errors import SpecError
-from ipcnn_ray.spec.aim_checks import aim_findings
-from ipcnn_ray.spec.digest import digest
-from ipcnn_ray.spec.dump import resolved_yaml
-from ipcnn_ray.spec.expand import grid_runs, named_runs, seeds
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.goals import Aims, violations
-from ipcnn_ray.spec.load import loads
-from ipcnn_ray.spec.plan import plan
+from ipcnn_ray.spec.loader import loads
+from ipcnn_ray.spec.objectives import Objectives, violations
+from ipcnn_ray.spec.runs import digest, grid_runs, named_runs, plan, resolved_yaml, seeds
 from ipcnn_ray.spec.search import NamedSearch
+from ipcnn_ray.spec.search_validation import objective_findings
 
 BASE = """\
 name: t
@@ -76,9 +73,9 @@ def test_specs_from_before_repeats_keep_their_digests():
 def test_what_runs_are_ranked_by(more, goals):
     for search in (NAMED, GRID, SPACE):
         found = spec(search, more)
-        assert Aims.of(found.search) == Aims(goals, (), "plain")
+        assert Objectives.of(found.search) == Objectives(goals, (), "plain")
         assert loads(resolved_yaml(found), "r.yaml").spec == found
-    assert Aims.of(None) == Aims(("instability",))
+    assert Objectives.of(None) == Objectives(("instability",))
 
 
 def test_violations_are_in_the_unit_of_the_measure():
@@ -195,10 +192,10 @@ def test_a_measure_that_no_run_takes():
         "constraints": [{"measure": "stability", "at_least": 0.5}, {"measure": "val_error", "at_most": 0.1}],
     }
     search, evaluation = NamedSearch.model_validate(raw), SimpleNamespace(measures=("consistency",))
-    told = [(finding.what, finding.advice) for finding in aim_findings(search, {"eval": evaluation})]
+    told = [(finding.what, finding.advice) for finding in objective_findings(search, {"eval": evaluation})]
     advice = "is not measured: add it to eval.measures, ['consistency']"
     assert told == [
         ("search.objective.measures.1 = 'purity'", advice),
         ("search.constraints.0.measure = 'stability'", advice),
     ]
-    assert not list(aim_findings(search, {"eval": SimpleNamespace(measures=("purity", "stability"))}))
+    assert not list(objective_findings(search, {"eval": SimpleNamespace(measures=("purity", "stability"))}))

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ipcnn_ray.errors import SpecError
-from ipcnn_ray.spec.load import loads
+from ipcnn_ray.spec.loader import loads
 
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 GRID = """\
@@ -39,15 +39,15 @@ search:
 STRANGE: list[Any] = [None, True, -1, float("nan"), "1e-4", ["a"], {"a": 1}]
 
 
-def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def paths(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     keys: Any = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     for key in keys:
         yield (*above, key)
-        yield from places(value[key], (*above, key))
+        yield from paths(value[key], (*above, key))
 
 
 def damaged(raw: Any) -> Iterator[tuple[str, Any]]:
-    for place in places(raw):
+    for place in paths(raw):
         for strange in [*STRANGE, "removed", "renamed"]:
             copy = deepcopy(raw)
             holder = copy

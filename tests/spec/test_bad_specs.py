@@ -6,7 +6,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from ipcnn_ray.errors import SpecError
-from ipcnn_ray.spec.load import loads
+from ipcnn_ray.spec.loader import loads
 
 BASE = """\
 name: t

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from itertools import combinations
 
-from ipcnn_ray.spec.digest import digest
-from ipcnn_ray.spec.dump import resolved_yaml
-from ipcnn_ray.spec.expand import experiment_id
-from ipcnn_ray.spec.load import loads
+from ipcnn_ray.spec.loader import loads
+from ipcnn_ray.spec.runs import digest, experiment_id, resolved_yaml
 
 TEXT = """\
 name: t

@@ -7,22 +7,22 @@ from itertools import product
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from ipcnn_ray.spec.digest import digest
-from ipcnn_ray.spec.dump import resolved_yaml
-from ipcnn_ray.spec.expand import (
+from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.loader import loads
+from ipcnn_ray.spec.runs import (
     MOST_CORNERS,
     Run,
     active,
+    digest,
     experiment_id,
     grid_runs,
     named_runs,
     points,
+    resolved_yaml,
     run_for,
     run_id,
     template_label,
 )
-from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.load import loads
 from ipcnn_ray.spec.search import SpaceSearch
 from ipcnn_ray.spec.template import Template
 
@@ -178,7 +178,7 @@ def test_template_labels(raw, label):
 
 def test_a_large_space_is_reduced_to_corners_that_still_draw_every_field(monkeypatch):
     """A field that waits for a later value of another one is looked at beside that value."""
-    from ipcnn_ray.spec import expand
+    from ipcnn_ray.spec import runs as expand
 
     space = {
         "template.shape": {"choice": ["gradient", "uniform", "ring"]},

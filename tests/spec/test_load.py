@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ipcnn_ray.errors import SpecError
-from ipcnn_ray.spec.load import load, loads
+from ipcnn_ray.spec.loader import load, loads
 
 TEXT = """\
 name: t

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ipcnn_ray.errors import SpecError
-from ipcnn_ray.spec.digest import digest
-from ipcnn_ray.spec.dump import resolved_yaml
-from ipcnn_ray.spec.load import loads
-from ipcnn_ray.spec.measures import ABLATIONS, MEASURES
+from ipcnn_ray.spec.loader import loads
+from ipcnn_ray.spec.metric_info import ABLATIONS, MEASURES
+from ipcnn_ray.spec.runs import digest, resolved_yaml
 
 TEXT = """\
 name: t

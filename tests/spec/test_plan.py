@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ipcnn_ray.spec.counts import in_training, train_items
-from ipcnn_ray.spec.data import DrawnAnimals, VocPart
-from ipcnn_ray.spec.load import load, loads
-from ipcnn_ray.spec.plan import plan
+from ipcnn_ray.spec.data import DrawnAnimals, VocPart, in_training, train_items
+from ipcnn_ray.spec.loader import load, loads
+from ipcnn_ray.spec.runs import plan
 
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 TEXT = """\

@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from ipcnn_ray.spec.digest import digest
-from ipcnn_ray.spec.dump import resolved_yaml
-from ipcnn_ray.spec.expand import named_runs
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.load import loads
+from ipcnn_ray.spec.loader import loads
+from ipcnn_ray.spec.runs import digest, named_runs, resolved_yaml
 
 VOC = {"kind": "voc_part", "category": "cow"}
 SIX = ["bird", "cat", "cow", "dog", "horse", "sheep"]

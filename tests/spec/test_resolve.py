@@ -8,10 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from ipcnn_ray.spec.data import DrawnAnimals
-from ipcnn_ray.spec.expand import run_for
+from ipcnn_ray.spec.defaults import with_defaults, without_defaults
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.model import Model
-from ipcnn_ray.spec.resolve import with_defaults, without_defaults
+from ipcnn_ray.spec.runs import run_for
 from ipcnn_ray.spec.template import NoTemplate
 from ipcnn_ray.spec.training import Train
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ipcnn_ray.errors import SpecError
-from ipcnn_ray.spec.counts import train_items
-from ipcnn_ray.spec.digest import digest
-from ipcnn_ray.spec.dump import resolved_yaml
-from ipcnn_ray.spec.expand import run_for
-from ipcnn_ray.spec.load import loads
+from ipcnn_ray.spec.data import train_items
+from ipcnn_ray.spec.loader import loads
+from ipcnn_ray.spec.runs import digest, resolved_yaml, run_for
 
 TEXT = """\
 name: t

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ipcnn_ray.spec.dump import resolved_yaml
-from ipcnn_ray.spec.expand import experiment_id, grid_runs, named_runs
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.load import load, loads
+from ipcnn_ray.spec.loader import load, loads
+from ipcnn_ray.spec.runs import experiment_id, grid_runs, named_runs, resolved_yaml
 
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 FILES = sorted(SPECS.rglob("*.yaml"))

@@ -6,10 +6,8 @@ from typing import get_args
 
 import pytest
 
-from ipcnn_ray.spec.digest import digest
-from ipcnn_ray.spec.dump import resolved_yaml
-from ipcnn_ray.spec.expand import points, run_for
-from ipcnn_ray.spec.load import loads
+from ipcnn_ray.spec.loader import loads
+from ipcnn_ray.spec.runs import digest, points, resolved_yaml, run_for
 from ipcnn_ray.spec.template import (
     EllipseTemplate,
     GaussianTemplate,

@@ -16,9 +16,9 @@ import pytest
 
 from ipcnn_ray.errors import TrackingError
 from ipcnn_ray.tracking import mlflow_tracker
-from ipcnn_ray.tracking.limits import parts, shortened
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker, environment
-from ipcnn_ray.tracking.protocol import RecordedRun
+from ipcnn_ray.tracking.tracker import RecordedRun
+from ipcnn_ray.tracking.tracking_uri import parts, shortened
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from ipcnn_ray.errors import TrackingError, UnreachableError
-from ipcnn_ray.tracking import spool as module
-from ipcnn_ray.tracking.spool import Spooled
+from ipcnn_ray.tracking import buffered_tracker as module
+from ipcnn_ray.tracking.buffered_tracker import BufferedTracker
 from ipcnn_ray.tracking.storage import LocalStorage
 
 
@@ -128,7 +128,7 @@ def place(tmp_path) -> LocalStorage:
 
 def opened(server, place, patience=0.0):
     """A process's view of the run."""
-    tracker = Spooled(FakeTracker(server), place, patience)
+    tracker = BufferedTracker(FakeTracker(server), place, patience)
     parent = tracker.open_parent("sweep", PARENT)
     return tracker, tracker.open_child("sweep", RUN, parent.handle)
 
@@ -298,5 +298,5 @@ def test_a_server_that_is_away_is_left_alone_for_a_while(server, place, monkeypa
 
 
 def test_it_pickles(server, place):
-    tracker = pickle.loads(pickle.dumps(Spooled(FakeTracker(server), place, 1.0)))
+    tracker = pickle.loads(pickle.dumps(BufferedTracker(FakeTracker(server), place, 1.0)))
     assert (tracker.uri, tracker.patience, tracker.spool.url) == ("http://record", 1.0, place.url)

@@ -12,9 +12,9 @@ import torch
 
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.train import checkpoint
-from ipcnn_ray.train.attempts import Attempts, cause_of
 from ipcnn_ray.train.checkpoint import Origin
-from ipcnn_ray.train.request import RunResult
+from ipcnn_ray.train.retry_state import Attempts, cause_of
+from ipcnn_ray.train.run_request import RunResult
 
 HERE = Origin("digest01", "data01", "weights01")
 

@@ -7,7 +7,7 @@ from train_fakes import InProcess, as_threads, copy_of, tiny
 
 from ipcnn_ray.data.batches import to_input
 from ipcnn_ray.errors import TrainingError
-from ipcnn_ray.models.geometry import field
+from ipcnn_ray.models.layer_geometry import field
 from ipcnn_ray.train.evaluate import EvaluationPlan, evaluate
 
 

@@ -8,8 +8,8 @@ from safetensors.torch import load
 from train_fakes import InProcess, MemoryTracker, execute, tiny
 
 from ipcnn_ray.models.build import build
-from ipcnn_ray.models.masks import CentroidMask, LearnedBetaMask, PeakMask, ReleasedMask
-from ipcnn_ray.train.filter_terms import InformationTerm, ReleasedTerm, StepOf, filter_terms
+from ipcnn_ray.models.layers import CentroidMask, LearnedBetaMask, PeakMask, ReleasedMask
+from ipcnn_ray.train.filter_term import InformationTerm, ReleasedTerm, StepOf, filter_terms
 from ipcnn_ray.train.runtime import StopRun
 
 RELEASED = {"template": {"shape": "released"}, "loss": {"filter": {"weight": 1000.0}}}

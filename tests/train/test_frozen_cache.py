@@ -7,9 +7,8 @@ from train_fakes import InProcess, MemoryTracker, execute, timeless, tiny
 
 from ipcnn_ray.data.batches import crops_reader
 from ipcnn_ray.errors import TrainingError
-from ipcnn_ray.train import frozen_cache
-from ipcnn_ray.train.frozen_cache import feature_key, features_reader
-from ipcnn_ray.train.inputs import distinct
+from ipcnn_ray.train import feature_cache as frozen_cache
+from ipcnn_ray.train.feature_cache import distinct, feature_key, features_reader
 
 ITEMS = np.array([[0, 0], [0, 1], [2, 0], [5, 1]])
 

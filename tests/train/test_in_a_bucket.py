@@ -12,10 +12,10 @@ from train_fakes import InProcess, MemoryTracker, Saying, execute, timeless, tin
 from ipcnn_ray.errors import TrackingError, TrainingError
 from ipcnn_ray.tracking.storage import open_storage
 from ipcnn_ray.train import checkpoint
-from ipcnn_ray.train.attempts import Attempts, TakenOver
 from ipcnn_ray.train.checkpoint import Origin
 from ipcnn_ray.train.final_model import final_model
-from ipcnn_ray.train.request import RunResult
+from ipcnn_ray.train.retry_state import Attempts, TakenOver
+from ipcnn_ray.train.run_request import RunResult
 
 __all__ = ["fake_s3"]
 

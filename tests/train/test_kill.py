@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from train_fakes import InProcess, MemoryTracker, execute, timeless, tiny
 
-from ipcnn_ray.train.attempts import Attempts
+from ipcnn_ray.train.retry_state import Attempts
 
 ROOT = Path(__file__).resolve().parents[2]
 

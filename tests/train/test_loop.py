@@ -9,9 +9,8 @@ from ipcnn_ray.core.templates import log_prior, template_bank
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.build import template_banks
 from ipcnn_ray.models.net import Output
-from ipcnn_ray.train.filter_terms import InformationTerm
-from ipcnn_ray.train.loop import step_loss, train_epoch
-from ipcnn_ray.train.schedule import learning_rate
+from ipcnn_ray.train.filter_term import InformationTerm
+from ipcnn_ray.train.train_epoch import learning_rate, step_loss, train_epoch
 
 
 def layer_losses(spec, weight=0.1, schedule="constant"):

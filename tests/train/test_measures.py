@@ -12,15 +12,15 @@ import torch
 from train_fakes import InProcess, MemoryTracker, as_threads, copy_of, tiny
 
 from ipcnn_ray.core.mask import mask_maps
-from ipcnn_ray.core.measures import part_interpretability as parts
-from ipcnn_ray.core.measures.stability import pixel_noise
+from ipcnn_ray.core.metrics import part_interpretability as parts
+from ipcnn_ray.core.metrics.stability import pixel_noise
 from ipcnn_ray.data.batches import to_input
 from ipcnn_ray.errors import DataError
-from ipcnn_ray.models.geometry import field
-from ipcnn_ray.spec.measures import MeasureName
+from ipcnn_ray.models.layer_geometry import field
+from ipcnn_ray.spec.metric_info import MeasureName
 from ipcnn_ray.train.evaluate import EvaluationPlan, evaluate
-from ipcnn_ray.train.measures import Wanted
-from ipcnn_ray.train.run import execute
+from ipcnn_ray.train.metric_inputs import MetricsConfig
+from ipcnn_ray.train.trainer import execute
 
 ALL: tuple[MeasureName, ...] = get_args(MeasureName)
 WITHOUT_PARTS = tuple(name for name in ALL if name != "part_interpretability")
@@ -55,7 +55,7 @@ def scene(tmp_path_factory, crops):
 
     bench, spec = Bench(tmp_path_factory.mktemp("measures"), crops), tiny(model={"dropout": 0.0})
     inputs = with_part_sizes(bench.inputs(spec))
-    return inputs, spec, measure(inputs, spec, InProcess(), Wanted(ALL, seed=5)).measures
+    return inputs, spec, measure(inputs, spec, InProcess(), MetricsConfig(ALL, seed=5)).measures
 
 
 class Slowly:
@@ -173,12 +173,12 @@ def test_part_interpretability_of_all_images_at_once(scene):
     count = parts.values_above(*x_NCHW.shape[::2])
     threshold_C = x_NCHW.transpose(0, 1).flatten(1).sort(1, descending=True).values[:, count]
     fields_PSS = parts.round_fields(slowly.rf, 16, 64, parts.DIAMETER * 64)
-    places, sizes = torch.from_numpy(store.landmarks_NK2), torch.from_numpy(store.part_sizes_NK2 * 64)
+    paths, sizes = torch.from_numpy(store.landmarks_NK2), torch.from_numpy(store.part_sizes_NK2 * 64)
     hits = [
-        parts.part_hits(x, threshold_C, fields_PSS, parts.part_boxes(places[i], sizes[i], 64))
+        parts.part_hits(x, threshold_C, fields_PSS, parts.part_boxes(paths[i], sizes[i], 64))
         for i, x in zip(store.objects, x_NCHW, strict=True)
     ]
-    shown_NK = ~places[store.objects].isnan().any(2)
+    shown_NK = ~paths[store.objects].isnan().any(2)
     expected = parts.part_interpretability(torch.stack(hits), shown_NK)
     assert 0 < expected.mean < 1
     assert found["part_interpretability"]["conv5"].mean == pytest.approx(expected.mean)
@@ -189,7 +189,7 @@ def test_workers_find_what_one_finds(scene, world, batch_size):
     inputs, spec, alone = scene
 
     def work(runtime):
-        return measure(copy_of(inputs), spec, runtime, Wanted(ALL, seed=5), batch_size).measures
+        return measure(copy_of(inputs), spec, runtime, MetricsConfig(ALL, seed=5), batch_size).measures
 
     for found in as_threads(world, work):
         assert set(found) == set(ALL)
@@ -207,7 +207,7 @@ def test_workers_find_what_one_finds(scene, world, batch_size):
 
 def test_only_some_filters_are_ablated(scene):
     inputs, spec, alone = scene
-    some = measure(inputs, spec, InProcess(), Wanted(("ablation_own",), ablation_filters=4)).measures
+    some = measure(inputs, spec, InProcess(), MetricsConfig(("ablation_own",), ablation_filters=4)).measures
     assert set(some) == {"ablation_own"}
     for layer, found in some["ablation_own"].items():
         torch.testing.assert_close(found.per_filter_C, alone["ablation_own"][layer].per_filter_C[[0, 8, 16, 24]])
@@ -247,7 +247,7 @@ def test_measures_do_not_change_the_training(bench):
 
 def test_data_without_part_sizes_are_refused(bench):
     store = bench.inputs(tiny()).store
-    Wanted(("part_interpretability",)).check(store)
+    MetricsConfig(("part_interpretability",)).check(store)
     without = replace(store, part_sizes_NK2=np.full_like(store.part_sizes_NK2, np.nan))
     with pytest.raises(DataError, match="part_interpretability needs the size of every part, and these data tell only"):
-        Wanted(("part_interpretability",)).check(without)
+        MetricsConfig(("part_interpretability",)).check(without)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from train_fakes import tiny
 
+from ipcnn_ray.data.crop_store import folder_of
 from ipcnn_ray.data.prepare import prepare
-from ipcnn_ray.data.store import folder_of
 from ipcnn_ray.errors import DataError, IpcnnError
-from ipcnn_ray.train.pictures import sight
-from ipcnn_ray.train.run import WEIGHTS
+from ipcnn_ray.train.filter_activations import sight
+from ipcnn_ray.train.trainer import WEIGHTS
 
 TWO = {"data": {"category": ["cow", "bird"], "objects": 10, "negatives": 8}, "eval": {"top_images": 5}}
 
@@ -28,7 +28,7 @@ def test_the_instability_is_the_recorded_one(bench, sections):
     spec = tiny(train={"epochs": 1}, **sections)
     result = bench.run(spec)
     told: list[tuple[int, int]] = []
-    store = prepare(spec.data, spec.model.table.image_size, bench.places)
+    store = prepare(spec.data, spec.model.table.image_size, bench.paths)
     seen = sight(bench.request(spec), store.digest, looking=lambda done, total: told.append((done, total)))
     assert seen.instability.mean == pytest.approx(result.metrics["instability"], abs=1e-6)
     assert told[-1][0] == told[-1][1]
@@ -46,7 +46,7 @@ def finished(bench):
     """A run of one epoch, its request and the digest of its data."""
     spec = tiny(train={"epochs": 1})
     bench.run(spec)
-    return bench.request(spec), prepare(spec.data, spec.model.table.image_size, bench.places).digest
+    return bench.request(spec), prepare(spec.data, spec.model.table.image_size, bench.paths).digest
 
 
 def test_thresholds_and_regions(finished):
@@ -82,7 +82,7 @@ def test_other_data_than_it_was_trained_on(finished):
     request, digest = finished
     with pytest.raises(DataError, match=f"not those it was trained on: digest {digest}, recorded 0123456789abcdef"):
         sight(request, "0123456789abcdef")
-    images = folder_of(request.places.cache, digest) / "images.npy"
+    images = folder_of(request.paths.cache, digest) / "images.npy"
     images.rename(images.with_suffix(".gone"))
     try:
         with pytest.raises(DataError, match=r"this cache of crops is damaged: images\.npy is missing"):

@@ -6,12 +6,10 @@ import pytest
 from train_fakes import tiny
 
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.spec.digest import digest
-from ipcnn_ray.spec.expand import run_for, run_id
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.tracking.protocol import RecordedRun
-from ipcnn_ray.train.record import params
-from ipcnn_ray.train.recorded import recorded_run
+from ipcnn_ray.spec.runs import digest, run_for, run_id
+from ipcnn_ray.tracking.tracker import RecordedRun
+from ipcnn_ray.train.run_metadata import params, recorded_run
 
 SPACE = {
     "kind": "space",

@@ -6,11 +6,12 @@ from safetensors.torch import load
 from train_fakes import InProcess, MemoryRecord, MemoryTracker, Saying, execute, timeless, tiny
 
 from ipcnn_ray.errors import TrainingError
-from ipcnn_ray.train import checkpoint, run
-from ipcnn_ray.train.attempts import Attempts
+from ipcnn_ray.train import checkpoint
+from ipcnn_ray.train import trainer as run
 from ipcnn_ray.train.final_model import final_model
-from ipcnn_ray.train.record import description, title
-from ipcnn_ray.train.request import ControlReference
+from ipcnn_ray.train.retry_state import Attempts
+from ipcnn_ray.train.run_metadata import description, title
+from ipcnn_ray.train.run_request import ControlReference
 from ipcnn_ray.train.runtime import StopRun
 
 EVERY_EPOCH = {

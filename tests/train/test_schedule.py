@@ -3,7 +3,7 @@
 import pytest
 
 from ipcnn_ray.spec.training import Train
-from ipcnn_ray.train.schedule import learning_rate
+from ipcnn_ray.train.train_epoch import learning_rate
 
 
 def rates(**given) -> list[float]:

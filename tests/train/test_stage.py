@@ -7,9 +7,9 @@ import pytest
 import torch
 from train_fakes import InProcess, tiny
 
-from ipcnn_ray.train import stage as stage_module
-from ipcnn_ray.train.frozen_cache import features_reader
-from ipcnn_ray.train.stage import FILE, Stage, StageFile
+from ipcnn_ray.train import progress as stage_module
+from ipcnn_ray.train.feature_cache import features_reader
+from ipcnn_ray.train.progress import FILE, Stage, StageFile
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_an_epoch_tells_its_steps_and_its_evaluation(bench):
 
     from train_fakes import MemoryTracker
 
-    from ipcnn_ray.train.run import execute
+    from ipcnn_ray.train.trainer import execute
 
     execute(bench.request(tiny(train={"epochs": 1})), Told(), MemoryTracker())
     steps = [one for one in said if one[0] == "training epoch 1"]

@@ -8,10 +8,10 @@ import pytest
 from fake_s3 import fake_s3
 
 from ipcnn_ray.errors import DataError
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.tracking.storage import open_storage
-from ipcnn_ray.train import staging
-from ipcnn_ray.train.staging import bring, brought, staged
+from ipcnn_ray.train import data_sync as staging
+from ipcnn_ray.train.data_sync import bring, paths_on_node, staged
 
 __all__ = ["fake_s3"]
 
@@ -19,49 +19,49 @@ URL = "s3://bucket/datasets"
 
 
 @pytest.fixture
-def places(fake_s3, tmp_path) -> Places:
+def paths(fake_s3, tmp_path) -> Paths:
     for key in ("voc/JPEGImages/1.jpg", "voc/JPEGImages/2.jpg", "voc/list.txt"):
         open_storage(URL).put_bytes(key.encode(), key)
     open_storage("s3://bucket/weights").put_bytes(b"w", "alexnet.npz")
     env = {"IPCNN_HOME": str(tmp_path), "IPCNN_DATA": URL, "IPCNN_WEIGHTS": "s3://bucket/weights"}
-    return Places.from_environment(env)
+    return Paths.from_environment(env)
 
 
-def test_a_folder_of_this_machine_stands_for_the_bucket(places):
-    assert places.data is None and places.weights is None
-    here = staged(places)
-    assert here.data.parent == places.cache / "staged" and not here.data.exists()
+def test_a_folder_of_this_machine_stands_for_the_bucket(paths):
+    assert paths.data is None and paths.weights is None
+    here = staged(paths)
+    assert here.data.parent == paths.cache / "staged" and not here.data.exists()
     bring(here)
     assert (here.data / "voc/JPEGImages/2.jpg").read_text() == "voc/JPEGImages/2.jpg"
     assert [path.name for path in here.weights.iterdir()] == ["alexnet.npz"]
-    assert staged(places) == here
+    assert staged(paths) == here
 
 
-def test_many_processes_copy_once(places, fake_s3):
-    here = staged(places)
+def test_many_processes_copy_once(paths, fake_s3):
+    here = staged(paths)
     fake_s3.requests.clear()
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda _: bring(here), range(8)))
     assert sum(request.startswith("GET") and request.endswith("list.txt") for request in fake_s3.requests) == 1
 
 
-def test_another_content_is_another_folder(places):
-    before = staged(places).data
+def test_another_content_is_another_folder(paths):
+    before = staged(paths).data
     open_storage(URL).put_bytes(b"another", "voc/list.txt")
-    assert staged(places).data != before
+    assert staged(paths).data != before
 
 
-def test_a_bucket_that_changes_meanwhile(places):
-    here = staged(places)
+def test_a_bucket_that_changes_meanwhile(paths):
+    here = staged(paths)
     open_storage(URL).put_bytes(b"another", "voc/list.txt")
     with pytest.raises(DataError, match="s3://bucket/datasets  has changed since the experiment was submitted"):
         bring(here)
     assert not here.data.exists()
 
 
-def test_a_copy_that_is_torn_leaves_nothing(places, fake_s3, monkeypatch):
+def test_a_copy_that_is_torn_leaves_nothing(paths, fake_s3, monkeypatch):
     monkeypatch.setattr(staging, "PATIENCE_S", 0)
-    here = staged(places)
+    here = staged(paths)
     fake_s3.gone = lambda request: request.endswith("2.jpg")
     with pytest.raises(Exception, match=r"2\.jpg cannot be copied"):
         bring(here)
@@ -71,18 +71,18 @@ def test_a_copy_that_is_torn_leaves_nothing(places, fake_s3, monkeypatch):
     assert (here.data / "voc/list.txt").is_file()
 
 
-def test_a_url_without_files(places):
-    empty = Places.from_environment({"IPCNN_HOME": str(places.home), "IPCNN_DATA": "s3://bucket/nothing"})
+def test_a_url_without_files(paths):
+    empty = Paths.from_environment({"IPCNN_HOME": str(paths.home), "IPCNN_DATA": "s3://bucket/nothing"})
     with pytest.raises(DataError, match="IPCNN_DATA  s3://bucket/nothing holds no files"):
         staged(empty)
 
 
 def test_folders_are_left_alone(tmp_path):
-    places = Places.from_environment({"IPCNN_HOME": str(tmp_path), "IPCNN_DATA": str(tmp_path / "data")})
-    assert staged(places) == places
-    bring(places)
+    paths = Paths.from_environment({"IPCNN_HOME": str(tmp_path), "IPCNN_DATA": str(tmp_path / "data")})
+    assert staged(paths) == paths
+    bring(paths)
 
 
-def test_a_command_brings_what_it_needs(places):
-    here = brought(places)
-    assert here == staged(places) and (here.data / "voc/list.txt").is_file()
+def test_a_command_brings_what_it_needs(paths):
+    here = paths_on_node(paths)
+    assert here == staged(paths) and (here.data / "voc/list.txt").is_file()

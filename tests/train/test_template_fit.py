@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from ipcnn_ray.core.templates import part_templates
+from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.data.prepare import prepare
-from ipcnn_ray.data.store import CropStore
 from ipcnn_ray.errors import DataError, TrainingError
 from ipcnn_ray.spec.data import DrawnAnimals, VocPart
-from ipcnn_ray.spec.places import Places
+from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.spec.template import EllipseTemplate, GradientTemplate, MaskTemplate, TailoredTemplate
-from ipcnn_ray.train.template_fit import fitted, trained_template
+from ipcnn_ray.train.tailored_template import fitted, trained_template
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> CropStore:
-    places = Places.from_environment({"IPCNN_HOME": str(tmp_path_factory.mktemp("home"))})
-    return prepare(DrawnAnimals(kind="drawn_animals", objects=24, negatives=10), 32, places)
+    paths = Paths.from_environment({"IPCNN_HOME": str(tmp_path_factory.mktemp("home"))})
+    return prepare(DrawnAnimals(kind="drawn_animals", objects=24, negatives=10), 32, paths)
 
 
 def tailored(**given) -> TailoredTemplate:
@@ -47,12 +47,12 @@ def test_validation_objects_are_not_looked_at(store, fitted_to):
     known = set(store.train_items[:, 0].tolist())
     unseen = [i for i in range(24) if i not in known]
     assert unseen
-    places, sizes = store.landmarks_NK2.copy(), store.part_sizes_NK2.copy()
-    places[unseen], sizes[unseen] = 3.0, 0.9
-    other = dataclasses.replace(store, landmarks_NK2=places, part_sizes_NK2=sizes)
+    paths, sizes = store.landmarks_NK2.copy(), store.part_sizes_NK2.copy()
+    paths[unseen], sizes[unseen] = 3.0, 0.9
+    other = dataclasses.replace(store, landmarks_NK2=paths, part_sizes_NK2=sizes)
     template = tailored(landmark="head", fitted_to=fitted_to)
     assert fitted(template, other) == fitted(template, store)
-    seen = places.copy()
+    seen = paths.copy()
     seen[sorted(known & set(range(24)))] *= 0.5
     halved = dataclasses.replace(store, landmarks_NK2=seen, part_sizes_NK2=store.part_sizes_NK2 * 0.5)
     assert fitted_to == "part_masks" or fitted(template, halved) != fitted(template, store)
@@ -60,7 +60,7 @@ def test_validation_objects_are_not_looked_at(store, fitted_to):
 
 def test_the_mean_mask_is_of_training_objects_alone(store, tmp_path):
     """Drawn by hand from the training objects, in the order of the store."""
-    from ipcnn_ray.data.drawn_animals import draw_one
+    from ipcnn_ray.data.datasets.drawn.drawn_animals import draw_one
 
     spec = DrawnAnimals(kind="drawn_animals", objects=24, negatives=10)
     objects = [int(i) for i in np.unique(store.train_items[:, 0]) if i < 24]
@@ -106,8 +106,8 @@ def test_what_cannot_be_fitted(store):
 @pytest.mark.real_data
 def test_the_head_of_real_cows(real_data, tmp_path):
     """Their mean box, from the landmark files: about half of the crop high and two fifths wide (pHW_scale / 224)."""
-    places = dataclasses.replace(Places.from_environment({"IPCNN_HOME": str(tmp_path)}), data=real_data)
-    store = prepare(VocPart(kind="voc_part", category="cow", negatives=20), 32, places)
+    paths = dataclasses.replace(Paths.from_environment({"IPCNN_HOME": str(tmp_path)}), data=real_data)
+    store = prepare(VocPart(kind="voc_part", category="cow", negatives=20), 32, paths)
     head, torso = (fitted(tailored(landmark=name), store) for name in ("head", "torso"))
     assert head is not None and torso is not None
     assert head.template.angle == 90
@@ -121,8 +121,8 @@ def test_a_run_is_read_with_the_template_it_was_fitted_to(bench, tmp_path):
     from train_fakes import MemoryTracker, tiny
 
     from ipcnn_ray.train.final_model import final_model
-    from ipcnn_ray.train.run import execute
     from ipcnn_ray.train.runtime import InProcess
+    from ipcnn_ray.train.trainer import execute
 
     request = bench.request(tiny(template={"shape": "tailored", "landmark": "head"}, train={"epochs": 1}))
     with pytest.raises(TrainingError, match=r"has no template.json in .*: its template is not fitted yet"):

@@ -15,10 +15,10 @@ import torch
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.models.build import build
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.places import Places
-from ipcnn_ray.train.inputs import Inputs
-from ipcnn_ray.train.run import RunRequest, RunResult, execute
+from ipcnn_ray.spec.paths import Paths
+from ipcnn_ray.train.feature_cache import Inputs
 from ipcnn_ray.train.runtime import InProcess
+from ipcnn_ray.train.trainer import RunRequest, RunResult, execute
 
 CLOCKS = {"seconds", "images_per_second", "cpu_hours"}
 """Metrics that no two runs share."""
@@ -113,13 +113,13 @@ class Bench:
     cache: Path
 
     @property
-    def places(self) -> Places:
-        return Places.from_environment(
+    def paths(self) -> Paths:
+        return Paths.from_environment(
             {"IPCNN_HOME": str(self.root), "IPCNN_CACHE": str(self.cache), "IPCNN_WEIGHTS": str(self.root / "weights")}
         )
 
     def request(self, spec: ExperimentSpec, name: str = "run", **more: Any) -> RunRequest:
-        return RunRequest(name, spec, self.places, "handle", str(self.root / "runs" / name), **more)
+        return RunRequest(name, spec, self.paths, "handle", str(self.root / "runs" / name), **more)
 
     def run(self, spec: ExperimentSpec, name: str = "run", **more: Any) -> RunResult:
         return execute(self.request(spec, name, **more), InProcess(), MemoryTracker())
@@ -128,7 +128,7 @@ class Bench:
         return (self.root / "runs" / name / "weights.safetensors").read_bytes()
 
     def inputs(self, spec: ExperimentSpec) -> Inputs:
-        store = prepare(spec.data, spec.model.table.image_size, self.places)
+        store = prepare(spec.data, spec.model.table.image_size, self.paths)
         net = build(spec.model, spec.template, spec.seed, len(store.categories), spec.loss.filter)
         return Inputs(store, net, spec.model.table.input_scale, torch.device("cpu"))
 

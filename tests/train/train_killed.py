@@ -16,8 +16,8 @@ import torch
 from train_fakes import Bench, MemoryTracker, tiny
 
 from ipcnn_ray.train import checkpoint
-from ipcnn_ray.train.run import execute
 from ipcnn_ray.train.runtime import InProcess
+from ipcnn_ray.train.trainer import execute
 
 
 def kill_at(call: int, real: Any) -> Any:

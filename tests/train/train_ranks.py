@@ -11,10 +11,10 @@ from torch import distributed
 from train_fakes import Bench, MemoryTracker, timeless, tiny
 
 from ipcnn_ray.data.batches import Batch
-from ipcnn_ray.train.filter_terms import filter_terms
-from ipcnn_ray.train.loop import step_loss
-from ipcnn_ray.train.run import execute
+from ipcnn_ray.train.filter_term import filter_terms
 from ipcnn_ray.train.runtime import InProcess, ProcessGroup, Runtime, StopRun
+from ipcnn_ray.train.train_epoch import step_loss
+from ipcnn_ray.train.trainer import execute
 
 SPEC = tiny(
     train={"epochs": 2, "batch_size": 12, "learning_rate": 0.005, "final_learning_rate": 0.002},

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from ipcnn_ray.core.measures import FilterMeasure, of_own_category
-from ipcnn_ray.core.measures.ablation import ablation, own_category, spread
-from ipcnn_ray.core.measures.activation_entropy import activation_entropy, map_entropy
+from ipcnn_ray.core.metrics import FilterMeasure, of_own_category
+from ipcnn_ray.core.metrics.ablation import ablation, own_category, spread
+from ipcnn_ray.core.metrics.activation_entropy import activation_entropy, map_entropy
 
 
 def test_ablation_by_hand():

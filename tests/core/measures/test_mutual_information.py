@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipcnn_ray.core.measures.mutual_information import mutual_information_score
+from ipcnn_ray.core.metrics.mutual_information_score import mutual_information_score
 
 
 def psi(whole: int) -> float:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipcnn_ray.core.measures.part_interpretability import (
+from ipcnn_ray.core.metrics.part_interpretability import (
     part_boxes,
     part_hits,
     part_interpretability,

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipcnn_ray.core.measures.consistency import consistency
-from ipcnn_ray.core.measures.purity import purity
-from ipcnn_ray.core.measures.regions import parts_at_peaks
-from ipcnn_ray.core.measures.stability import IMAGENET_DEVIATION, pixel_noise, stability
+from ipcnn_ray.core.metrics.consistency import consistency
+from ipcnn_ray.core.metrics.parts_at_peaks import parts_at_peaks
+from ipcnn_ray.core.metrics.purity import purity
+from ipcnn_ray.core.metrics.stability import IMAGENET_DEVIATION, pixel_noise, stability
 
 NAN = math.nan
 

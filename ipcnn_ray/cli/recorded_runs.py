@@ -1,0 +1,84 @@
+"""From the record to what a report takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ipcnn_ray.cli.status import chosen_runs, template_words
+from ipcnn_ray.errors import SpecError
+from ipcnn_ray.report.chapters import KINDS
+from ipcnn_ray.report.error_curves import curves_to_draw
+from ipcnn_ray.report.experiment_record import Entry, Experiment
+from ipcnn_ray.spec.loader import Source, read_yaml
+from ipcnn_ray.spec.objectives import Objectives
+from ipcnn_ray.tracking.tracker import RecordedRun, Tracker
+from ipcnn_ray.train.run_metadata import SPEC
+
+Told = Callable[[int, int], None]
+
+
+def experiments(
+    tracker: Tracker,
+    wanted: Sequence[str],
+    *,
+    curves: bool = True,
+    progress: Told = lambda done, total: None,
+) -> list[Experiment]:
+    """Recorded experiments by name or id, each once, or with the one run that has an id, in the order given.
+
+    curves: with the error of every epoch. progress: called with (runs read, runs in all) of each experiment. Raises
+    IpcnnError where nothing is recorded under a name.
+    """
+    found: dict[tuple[str, str], Experiment] = {}
+    for name in wanted:
+        for parent, runs in chosen_runs(tracker, name):
+            key = (parent.handle, name if len(runs) == 1 and runs[0].run_id == name else "")
+            found.setdefault(key, _experiment(tracker, parent, runs, curves, progress))
+    return list(found.values())
+
+
+def _experiment(
+    tracker: Tracker, parent: RecordedRun, runs: Sequence[RecordedRun], curves: bool, progress: Told
+) -> Experiment:
+    text = tracker.read(parent.handle, SPEC) or ""
+    objectives, entries = Objectives.from_tags(parent.tags), [_entry(run) for run in runs]
+    found = Experiment(_entry(parent), tuple(entries), objectives, _spec(text), text)
+    if not curves:
+        return found
+    drawn = {run.run_id for group in curves_to_draw(found) for run in found.by_group[group.name]}
+    for index, run in enumerate(entries):
+        errors = tracker.history(run.handle, "val_error") if run.run_id in drawn else ()
+        unknown = "seconds" in run.metrics and not any(kind in run.metrics for kind in KINDS)
+        seconds = tracker.history(run.handle, "seconds") if unknown else ()
+        entries[index] = replace(run, errors=tuple(errors), seconds=tuple(seconds))
+        progress(index + 1, len(runs))
+    return replace(found, runs=tuple(entries))
+
+
+def _spec(text: str) -> Mapping[str, Any]:
+    """The recorded spec; unchecked, since another version of this package may have written it."""
+    if not text:
+        return {}
+    try:
+        raw = read_yaml(text, Source(SPEC))
+    except SpecError:
+        return {}
+    return raw if isinstance(raw, dict) else {}
+
+
+def _entry(run: RecordedRun) -> Entry:
+    """Without what it takes a question per run to know."""
+    return Entry(
+        run_id=run.run_id,
+        handle=run.handle,
+        template=template_words(run.params),
+        state=run.state,
+        why=run.why,
+        tags=run.tags,
+        params=run.params,
+        metrics=run.metrics,
+        started=run.started,
+        ended=run.ended,
+    )

@@ -1,0 +1,355 @@
+"""Decoded crops, once, in a folder that every worker of a machine reads.
+
+The folder's name is the digest of the data, so a changed photograph or annotation is another store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from ipcnn_ray.data.split import Items
+from ipcnn_ray.errors import DataError, Problem
+
+FORMAT = 4
+SAMPLES, SAMPLE_BYTES = 64, 4096
+"""Opening a store reads this many blocks of its images, the first and the last among them."""
+
+Fill = Callable[[NDArray[np.uint8], NDArray[np.float32]], None]
+"""Fills the mapped crops [N, 3, S, S], and in the landmarks [N, K, 2] what is known only then; part sizes and masks
+that are known only then it fills in the arrays that it gave to `Contents`."""
+
+
+@dataclass(frozen=True)
+class CropStore:
+    """N square crops of side S and what is known of them; objects first, then negatives."""
+
+    digest: str
+    images_N3SS: NDArray[np.uint8]
+    """RGB, mapped from disk: nothing is read before it is used."""
+    labels_N: NDArray[np.int64]
+    """Index of the category, -1 for a negative."""
+    categories: tuple[str, ...]
+    landmarks_NK2: NDArray[np.float32]
+    """(row, col) in pixels of the crop, pixel centres at whole numbers; NaN where the landmark is not seen."""
+    part_sizes_NK2: NDArray[np.float32]
+    """(height, width) of the box around each landmark's part, shares of the crop; NaN where it is not known."""
+    mean_masks_KGG: NDArray[np.float32]
+    """Mean mask of each landmark's part over the training objects, by offset from its box's centre: see
+    `data/part_masks.py`. NaN where no mask is known."""
+    mean_3SS: NDArray[np.float32]
+    """Mean over the training items, repeats and mirror images counted, 0..255."""
+    train_items: Items
+    val_items: Items
+    names: tuple[str, ...]
+    landmark_names: tuple[str, ...]
+    tags: Mapping[str, str]
+    """What a record of a run must say of its data."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Why objects of the source are not here -> how many."""
+
+    @property
+    def size(self) -> int:
+        """Side S of a crop, pixels."""
+        return int(self.images_N3SS.shape[-1])
+
+    @property
+    def objects(self) -> NDArray[np.int64]:
+        """Indices of the crops that show an object."""
+        return np.flatnonzero(self.labels_N >= 0)
+
+    def landmarks_of(self, items: Items) -> NDArray[np.float32]:
+        """Landmarks [I, K, 2] of items [I, 2]: in a mirror image column c is column S - 1 - c."""
+        paths = self.landmarks_NK2[items[:, 0]]
+        mirrored = items[:, 1] == 1
+        paths[mirrored, :, 1] = self.size - 1 - paths[mirrored, :, 1]
+        return paths
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All of a store but its crops; the fields are those of `CropStore`."""
+
+    labels_N: NDArray[np.int64]
+    categories: tuple[str, ...]
+    landmarks_NK2: NDArray[np.float32]
+    train_items: Items
+    val_items: Items
+    names: tuple[str, ...]
+    landmark_names: tuple[str, ...]
+    tags: Mapping[str, str]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    part_sizes_NK2: NDArray[np.float32] | None = None
+    mean_masks_KGG: NDArray[np.float32] | None = None
+
+
+def folder_of(cache: Path, digest: str) -> Path:
+    """Where the store of a digest lies."""
+    return cache / "crops" / digest
+
+
+def write_store(cache: Path, digest: str, size: int, contents: Contents, fill: Fill) -> None:
+    """Make the store of crops of side `size`, whole or not at all. The caller holds the lock of this digest.
+
+    Whatever `fill` raises leaves nothing behind, and what a killed process left is swept. DataError when the disk is
+    too small.
+    """
+    final, count = folder_of(cache, digest), len(contents.labels_N)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for stale in final.parent.glob(f".{digest}-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    needed, free = count * 3 * size * size, shutil.disk_usage(final.parent).free
+    if needed > free:
+        what = f"has {free / 1e9:.1f} GB free and the crops need {needed / 1e9:.1f} GB"
+        advice = "Free some space, or set IPCNN_CACHE to a folder on a larger disk."
+        raise DataError([Problem(str(final.parent), what, advice)])
+    making = Path(tempfile.mkdtemp(prefix=f".{digest}-", dir=final.parent))
+    try:
+        images = np.lib.format.open_memmap(making / "images.npy", "w+", np.uint8, (count, 3, size, size))
+        landmarks = contents.landmarks_NK2.astype(np.float32)
+        fill(images, landmarks)
+        images.flush()
+        np.savez(
+            making / "arrays.npz",
+            allow_pickle=False,
+            labels=contents.labels_N.astype(np.int64),
+            landmarks=landmarks,
+            part_sizes=_or_nan(contents.part_sizes_NK2, landmarks.shape),
+            mean_masks=_or_nan(contents.mean_masks_KGG, (landmarks.shape[1], G, G)),
+            mean=_mean(images, contents.train_items),
+            train_items=contents.train_items,
+            val_items=contents.val_items,
+        )
+        del images
+        meta = {
+            "format": FORMAT,
+            "digest": digest,
+            "categories": contents.categories,
+            "names": contents.names,
+            "landmark_names": contents.landmark_names,
+            "tags": dict(contents.tags),
+            "left_out": dict(contents.left_out),
+            "images_bytes": (making / "images.npy").stat().st_size,
+            "images_sha256": _sum(making / "images.npy"),
+            "images_samples_sha256": _samples_sum(making / "images.npy"),
+            "arrays_sha256": _sum(making / "arrays.npz"),
+        }
+        (making / "meta.json").write_text(json.dumps(meta, indent=1))
+        making.chmod(0o755)
+        os.rename(making, final)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def open_store(cache: Path, digest: str, *, thorough: bool = False) -> CropStore | None:
+    """The store of a digest, or None when there is none; a damaged one is a DataError.
+
+    The images are checked by their length and a sample of their bytes; `thorough` reads all of them.
+    """
+    folder = folder_of(cache, digest)
+    if not folder.is_dir():
+        return None
+    try:
+        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+        _check(folder, digest, meta, thorough)
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+            return CropStore(
+                digest=digest,
+                images_N3SS=images,
+                labels_N=arrays["labels"],
+                categories=tuple(meta["categories"]),
+                landmarks_NK2=arrays["landmarks"],
+                part_sizes_NK2=arrays["part_sizes"],
+                mean_masks_KGG=arrays["mean_masks"],
+                mean_3SS=arrays["mean"],
+                train_items=arrays["train_items"],
+                val_items=arrays["val_items"],
+                names=tuple(meta["names"]),
+                landmark_names=tuple(meta["landmark_names"]),
+                tags=meta["tags"],
+                left_out=meta["left_out"],
+            )
+    except FileNotFoundError as error:
+        damage = f"{Path(error.filename).name} is missing"
+    except KeyError as error:
+        damage = f"{error} is missing"
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        damage = str(error)
+    advice = "Delete the folder; it is made anew."
+    raise DataError([Problem(str(folder), f"this cache of crops is damaged: {damage}", advice)])
+
+
+def _check(folder: Path, digest: str, meta: dict[str, Any], thorough: bool) -> None:
+    if meta["format"] != FORMAT or meta["digest"] != digest:
+        raise ValueError(f"it says format {meta['format']}, digest {meta['digest']}; expected {FORMAT}, {digest}")
+    images = folder / "images.npy"
+    size = images.stat().st_size
+    if size != meta["images_bytes"]:
+        raise ValueError(f"images.npy has {size} bytes, expected {meta['images_bytes']}")
+    if _samples_sum(images) != meta["images_samples_sha256"] or (thorough and _sum(images) != meta["images_sha256"]):
+        raise ValueError("images.npy has changed since it was written")
+    if _sum(folder / "arrays.npz") != meta["arrays_sha256"]:
+        raise ValueError("arrays.npz has changed since it was written")
+
+
+def rows_reader(array: NDArray[Any]) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
+    """A function that copies rows out of an array; those of a mapped file are read, not touched through the mapping.
+
+    The pages of a mapping stay in the process's resident memory until the machine runs short, which looks as if the
+    dataset had been loaded; pages of a file that is read do not.
+    """
+    mapped = _whole_file(array)
+    if mapped is None:
+        return lambda rows: array[rows]
+    path, first_byte = mapped
+    row_bytes = array[:1].nbytes
+
+    def read(rows: NDArray[np.int64]) -> NDArray[Any]:
+        out = np.empty((len(rows), *array.shape[1:]), array.dtype)
+        target = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        with path.open("rb", buffering=0) as file:
+            for k, row in enumerate(rows.tolist()):
+                part = target[k * row_bytes : (k + 1) * row_bytes]
+                if os.preadv(file.fileno(), [part], first_byte + row * row_bytes) != row_bytes:
+                    raise OSError(f"{path} ends before its row {row}")
+        return out
+
+    return read
+
+
+def _whole_file(array: NDArray[Any]) -> tuple[Path, int] | None:
+    """File and first byte of the rows of a mapping of all of them; None for a part of one, or an array in memory."""
+    if not isinstance(array, np.memmap) or array.filename is None or not array.flags.c_contiguous:
+        return None
+    path = Path(array.filename)
+    return (path, array.offset) if path.stat().st_size == array.offset + array.nbytes else None
+
+
+def _or_nan(given: NDArray[np.float32] | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.full(shape, np.nan, np.float32) if given is None else given.astype(np.float32)
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _samples_sum(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as stream:
+        last = max(0, path.stat().st_size - SAMPLE_BYTES)
+        for k in range(SAMPLES):
+            stream.seek(last * k // (SAMPLES - 1))
+            found.update(stream.read(SAMPLE_BYTES))
+    return found.hexdigest()
+
+
+def _mean(images: NDArray[np.uint8], items: Items) -> NDArray[np.float32]:
+    total = np.zeros(images.shape[1:], np.float64)
+    distinct, counts = np.unique(items, axis=0, return_counts=True)
+    for (index, mirrored), count in zip(distinct, counts, strict=True):
+        image = images[index]
+        total += count * (image[:, :, ::-1] if mirrored else image)
+    return (total / len(items)).astype(np.float32)
+
+
+Stamps = dict[str, list[int]]
+"""Path -> [size, time of change in ns]; a folder's size says nothing and is 0."""
+
+FRESH_SECONDS = 2
+"""A file changed this lately may change again without a new time of change (the clock of a file system is coarse)."""
+
+
+def stamps(paths: Iterable[Path]) -> Stamps:
+    """The stamps of files and folders, all of which exist."""
+    found = {}
+    for path in paths:
+        status = path.stat()
+        found[str(path)] = [0 if path.is_dir() else status.st_size, status.st_mtime_ns]
+    return found
+
+
+def recall(cache: Path, key: str) -> str | None:
+    """The digest remembered under `key`, if every file it was made from is as it was."""
+    try:
+        entry = json.loads(_file(cache, key).read_text())
+        return str(entry["digest"]) if stamps(map(Path, entry["stamps"])) == entry["stamps"] else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def remember(cache: Path, key: str, digest: str, made_from: Stamps) -> None:
+    """Write an entry, whole; `made_from` was taken before the files were read."""
+    if any(changed > (time.time() - FRESH_SECONDS) * 1e9 for _, changed in made_from.values()):
+        return
+    file = _file(cache, key)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    making = file.with_suffix(f".{os.getpid()}")
+    making.write_text(json.dumps({"digest": digest, "stamps": made_from}))
+    making.rename(file)
+
+
+def _file(cache: Path, key: str) -> Path:
+    return cache / "crops" / "index" / f"{key}.json"
+
+
+STEPS = 32
+G = 2 * STEPS + 1
+FINE = 4
+"""Outlines are filled on a grid this much finer."""
+
+
+def patch_of_mask(inside: NDArray[np.bool_], center: tuple[float, float]) -> NDArray[np.float32]:
+    """The patch of a part's mask in its object's box; center: (row, col) in pixels of the box, 0 the first pixel's."""
+    rows, cols = (
+        np.floor(middle + np.arange(-STEPS, STEPS + 1) / STEPS * side + 0.5).astype(np.int64)
+        for middle, side in zip(center, inside.shape, strict=True)
+    )
+    on_box = ((rows >= 0) & (rows < inside.shape[0]))[:, None] & ((cols >= 0) & (cols < inside.shape[1]))
+    found = inside[np.clip(rows, 0, inside.shape[0] - 1)][:, np.clip(cols, 0, inside.shape[1] - 1)]
+    return (found & on_box).astype(np.float32)
+
+
+def patch_of_outline(points: NDArray[np.float64], center: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The patch of a closed outline of points (x, y) in the unit square, less what lies outside of the square."""
+    image = Image.new("L", (G * FINE, G * FINE))
+    at = ((points - center) * STEPS + STEPS + 0.5) * FINE - 0.5
+    ImageDraw.Draw(image).polygon(at.ravel().tolist(), fill=255)
+    patch = np.asarray(image.reduce(FINE), np.float32) / 255
+    offsets = np.arange(-STEPS, STEPS + 1) / STEPS
+    on_row, on_col = ((center[axis] + offsets >= 0) & (center[axis] + offsets <= 1) for axis in (1, 0))
+    return patch * (on_row[:, None] & on_col)
+
+
+class MeanMasks:
+    """The mean patch of each of K landmarks."""
+
+    def __init__(self, count: int) -> None:
+        self.sums_KGG = np.zeros((count, G, G), np.float64)
+        self.seen_K = np.zeros(count, np.int64)
+
+    def add(self, patches: list[NDArray[np.float32] | None]) -> None:
+        """The patches of one object by landmark, None where a part is not seen."""
+        for k, patch in enumerate(patches):
+            if patch is not None:
+                self.sums_KGG[k] += patch
+                self.seen_K[k] += 1
+
+    def mean(self) -> NDArray[np.float32]:
+        """[K, G, G]; NaN for a landmark that was never seen."""
+        with np.errstate(invalid="ignore"):
+            return (self.sums_KGG / self.seen_K[:, None, None]).astype(np.float32)

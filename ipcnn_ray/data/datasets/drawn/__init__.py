@@ -1,0 +1,1 @@
+"""Drawn animals: the dataset that needs no download."""

@@ -1,0 +1,340 @@
+"""What every node of a cluster is and can reach, as it says itself. Facts only: `ipcnn doctor` judges them.
+
+Run as a job of a cluster (`python -m ipcnn_ray.on_ray.cluster_probe`) it writes the facts as one line behind MARK.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import platform
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import ray
+from ray.exceptions import AuthenticationError, GetTimeoutError, RayError
+from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import ipcnn_ray
+from ipcnn_ray import __version__
+from ipcnn_ray.errors import IpcnnError, ResourceError, TrackingError
+from ipcnn_ray.on_ray.ray_session import session
+from ipcnn_ray.spec.paths import Paths
+from ipcnn_ray.tracking.self_test import probe_record, probe_storage
+from ipcnn_ray.tracking.storage import open_storage
+
+MARK = "ipcnn-doctor-facts:"
+NODE_S = 120.0
+"""Seconds that a node has to answer; the first task of a node imports what it needs."""
+PACKAGES = ("torch", "torchvision", "mlflow", "boto3", "numpy")
+SAFETENSORS_HEADER = 8
+WEIGHTS = {".npz", ".safetensors", ".mat", ".pth", ".pt"}
+"""Endings of weight files."""
+
+
+def gather(paths: Paths) -> dict[str, Any]:
+    """The facts about every node of the Ray that this process is connected to."""
+    rows: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = [row for row in rows if row["Alive"]]
+    pending = [(row, _ask(row, paths)) for row in alive]
+    shared = secrets.token_hex(8)
+    nodes = [_answer(row, look, clock) for row, (look, clock) in pending]
+    record = probe_record(paths.tracking_uri, paths.artifacts, f"doctor-{shared}")
+    return {
+        "version": __version__,
+        "ray": ray.__version__,
+        "python": platform.python_version(),
+        "time": time.time(),
+        "storage": paths.storage,
+        "tracking_uri": paths.tracking_uri,
+        "record": dataclasses.asdict(record),
+        "nodes": nodes,
+    }
+
+
+def _ask(row: dict[str, Any], paths: Paths) -> tuple[Any, Any]:
+    there = NodeAffinitySchedulingStrategy(node_id=row["NodeID"], soft=False)
+    options = {"num_cpus": 0, "scheduling_strategy": there, "max_retries": 0}
+    return ray.remote(look_around).options(**options).remote(paths), ray.remote(clock).options(**options)
+
+
+def _answer(row: dict[str, Any], look: Any, there: Any) -> dict[str, Any]:
+    resources = row["Resources"]
+    known = {
+        "address": row["NodeManagerAddress"],
+        "head": "node:__internal_head__" in resources,
+        "cores": resources.get("CPU", 0),
+        "gpus": resources.get("GPU", 0),
+    }
+    try:
+        facts = ray.get(look, timeout=NODE_S)
+        return {**known, **facts, "skew": skew(lambda: ray.get(there.remote(), timeout=NODE_S)), "error": ""}
+    except GetTimeoutError:
+        return {**known, "error": f"no answer within {NODE_S:.0f} s"}
+    except RayError as error:
+        return {**known, "error": str(error).strip().splitlines()[-1]}
+
+
+def clock() -> float:
+    return time.time()
+
+
+def skew(ask: Callable[[], float], tries: int = 3) -> float:
+    """Seconds by which another clock is certainly ahead of ours (behind: negative). What it says lies between asking
+    and hearing if it agrees with ours, so a slow answer never counts as a difference."""
+    found = []
+    for _ in range(tries):
+        before = time.time()
+        there = ask()
+        after = time.time()
+        found.append(there - before if there < before else max(0.0, there - after))
+    return min(found, key=abs)
+
+
+def look_around(paths: Paths) -> dict[str, Any]:
+    """What this machine has, and whether the storage works from here."""
+    storage = probe_storage(paths.storage)
+    return {
+        "python": platform.python_version(),
+        "ray": ray.__version__,
+        "packages": {name: _version(name) for name in PACKAGES},
+        "cuda": cuda_devices(),
+        "disk": {str(place): free_bytes(place) for place in {paths.home, paths.cache, Path("/tmp")}},
+        "storage": dataclasses.asdict(storage),
+        "data": bucket_data(paths.data_url) if paths.data_url else data_facts(paths.data),
+        "weights": bucket_weights(paths.weights_url) if paths.weights_url else weights_facts(paths.weights),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def cuda_devices() -> list[str] | None:
+    """Names of the GPUs that torch can use here, whatever this task was given; None without torch."""
+    visible = os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # a task without a GPU would see none
+    try:
+        import torch
+    except ImportError:
+        return None
+    finally:
+        if visible is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def free_bytes(place: Path) -> int | None:
+    """Free bytes of the disk that `place` lies on, or would lie on; None where that cannot be told."""
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        return shutil.disk_usage(place).free
+    except OSError:
+        return None
+
+
+def data_facts(folder: Path | None) -> dict[str, Any]:
+    """The real photographs: where they should be, how many there are, and which categories have landmarks."""
+    if folder is None:
+        return {"folder": None}
+    voc = folder / "voc"
+    images = voc / "VOCdevkit" / "VOC2010" / "JPEGImages"
+    landmarks = voc / "landmarks"
+    marked = {one.parent.name for one in landmarks.glob("*/truth_part*.mat")} if landmarks.is_dir() else set()
+    masks = voc / "VOCdevkit" / "VOC2010" / "Annotations_Part"
+    return {
+        "folder": str(folder),
+        "there": folder.is_dir(),
+        "images": sum(1 for _ in images.glob("*.jpg")) if images.is_dir() else 0,
+        "negatives": sum(1 for _ in (voc / "neg").glob("*.JPEG")),
+        "categories": sorted(marked),
+        "part_masks": sum(1 for _ in masks.glob("*.mat")) if masks.is_dir() else 0,
+    }
+
+
+def bucket_data(url: str) -> dict[str, Any]:
+    """The same of photographs in a bucket, told from its list of files."""
+    files = [PurePosixPath(key) for key in _listed(url)]
+    names = Counter(str(file.parent) + file.suffix for file in files)
+    marked = {file.parent.name for file in files if file.match("voc/landmarks/*/truth_part*.mat")}
+    return {
+        "folder": url,
+        "there": bool(files),
+        "images": names["voc/VOCdevkit/VOC2010/JPEGImages.jpg"],
+        "negatives": names["voc/neg.JPEG"],
+        "categories": sorted(marked),
+        "part_masks": names["voc/VOCdevkit/VOC2010/Annotations_Part.mat"],
+    }
+
+
+def bucket_weights(url: str) -> dict[str, Any]:
+    """The weight files in a bucket. Whether they are whole is not looked at."""
+    files = _listed(url)
+    found = [key for key in files if PurePosixPath(key).suffix in WEIGHTS]
+    return {"folder": url, "there": bool(files), "files": found, "broken": {}}
+
+
+def _listed(url: str) -> list[str]:
+    """Keys below a URL; none where it cannot be read."""
+    try:
+        return open_storage(url).list()
+    except TrackingError:
+        return []
+
+
+def weights_facts(folder: Path | None) -> dict[str, Any]:
+    """The weight files, and which of them are not whole."""
+    if folder is None:
+        return {"folder": None}
+    files = sorted(one for one in folder.glob("*") if one.suffix in WEIGHTS) if folder.is_dir() else []
+    broken = {one.name: why for one in files if (why := broken_file(one))}
+    return {
+        "folder": str(folder),
+        "there": folder.is_dir(),
+        "files": [one.name for one in files],
+        "broken": broken,
+    }
+
+
+def broken_file(file: Path) -> str:
+    """Why a weight file cannot be whole, told from its directory without reading the arrays; empty where it may be.
+    Files of other kinds than .npz and .safetensors are told when they are loaded."""
+    if file.suffix not in (".npz", ".safetensors"):
+        return ""
+    try:
+        if file.suffix == ".npz":
+            with zipfile.ZipFile(file) as archive:
+                return "" if archive.namelist() else "it holds no array"
+        with file.open("rb") as source:
+            size = int.from_bytes(source.read(SAFETENSORS_HEADER), "little")
+            if not 2 <= size <= file.stat().st_size - SAFETENSORS_HEADER:
+                return "its head is cut off"
+            tensors = json.loads(source.read(size))
+        end = max((one["data_offsets"][1] for name, one in tensors.items() if name != "__metadata__"), default=0)
+        whole = SAFETENSORS_HEADER + size + end == file.stat().st_size
+        return "" if whole and end else "its length is not that of its arrays"
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        return f"cannot be read: {error}"
+
+
+def main() -> None:
+    """As a job: its driver is a process of the cluster, and RAY_ADDRESS leads to it."""
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+    sys.stdout.write(f"\n{MARK}{json.dumps(gather(Paths.from_environment()))}\n")
+
+
+if __name__ == "__main__":
+    main()
+
+
+ANSWER_S = 15.0
+JOB_S = 240.0
+"""Seconds that the job has: its working folder is unpacked, Ray started, and every node asked."""
+POLL_S = 0.5
+TOKEN_ADVICE = (
+    "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file that holds the cluster's token "
+    "(`source DIR/env.sh` for a local one)."
+)
+
+
+def here(paths: Paths) -> dict[str, Any]:
+    """The facts of an embedded Ray, started for this look and stopped again; closed or not as its dashboard says."""
+    with session():
+        dashboard = f"http://{ray.get_runtime_context().worker.node.webui_url}"
+        return {"access": access(dashboard), **gather(paths)}
+
+
+def there(address: str) -> dict[str, Any]:
+    """The facts of the cluster whose dashboard is at `address`. Raises IpcnnError where it cannot be asked."""
+    if urlsplit(address).scheme not in {"http", "https"}:
+        raise IpcnnError(
+            f"--address {address} is not the address of a cluster's dashboard\n"
+            "Give http://HOST:8265; a cluster behind SSH is at 127.0.0.1 through its tunnel."
+        )
+    found = access(address)
+    if found == "away":
+        raise IpcnnError(
+            f"no cluster answers at {address}\n"
+            "Check that it is up and, if it is behind SSH, that the tunnel is: ray attach cluster/aws.yaml -p 8265"
+        )
+    began = time.time()
+    facts = _visit(address.rstrip("/"))
+    # The job's clock was read between our submitting it and our hearing of it.
+    ahead = max(0.0, facts["time"] - time.time()) + min(0.0, facts["time"] - began)
+    return {"access": found, "client_skew": ahead, **facts}
+
+
+def access(dashboard: str) -> str:
+    """`closed` where the dashboard refuses a visitor without a token, `open` where it lets him in, or `away`."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        opener.open(f"{dashboard.rstrip('/')}/api/version", timeout=ANSWER_S).close()
+    except urllib.error.HTTPError as error:
+        return "closed" if error.code in (401, 403) else "open"
+    except OSError:
+        return "away"
+    return "open"
+
+
+def _visit(address: str) -> dict[str, Any]:
+    """The look as a job of the cluster, with our package, which need not be installed there."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(ipcnn_ray.__file__).resolve().parent
+        shutil.copytree(source, Path(folder) / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every upload
+        try:
+            client = JobSubmissionClient(address)
+            job = client.submit_job(
+                entrypoint="python -m ipcnn_ray.on_ray.cluster_probe",
+                runtime_env={"working_dir": folder},
+                metadata={"kind": "ipcnn doctor"},
+            )
+        except (RuntimeError, ConnectionError, ValueError, AuthenticationError) as error:
+            raise _told(address, str(error)) from error
+    deadline = time.monotonic() + JOB_S
+    status = JobStatus.PENDING
+    while time.monotonic() < deadline and not (status := client.get_job_status(job)).is_terminal():
+        time.sleep(POLL_S)
+    logs = client.get_job_logs(job)
+    if not status.is_terminal():
+        client.stop_job(job)
+        raise ResourceError(
+            f"the cluster at {address} did not run a small job within {JOB_S:.0f} s; it is {status.value}\n"
+            f"Look at it: RAY_API_SERVER_ADDRESS={address} ray job logs {job}"
+        )
+    line = next((line for line in logs.splitlines() if line.startswith(MARK)), None)
+    if line is None:
+        end = [line for line in logs.strip().splitlines() if line.strip()][-1:] or ["it said nothing"]
+        raise ResourceError(
+            f"a small job failed on the cluster at {address}: {end[0].strip()[:300]}\n"
+            "Its Python must have the packages of ipcnn: use the image of the Dockerfile on every node."
+        )
+    facts: dict[str, Any] = json.loads(line.removeprefix(MARK))
+    return facts
+
+
+def _told(address: str, what: str) -> IpcnnError:
+    fact = next((line for line in what.splitlines() if line.strip()), "it gave no reason").strip()[:300]
+    refused = any(sign in what for sign in ("401", "403", "nauthorized", "uthentication", "token"))
+    advice = TOKEN_ADVICE if refused else "Check the address, and that the cluster runs the same Ray as this machine."
+    if "No available agent" in what:
+        advice = "The job agent of the head is down: its dashboard_agent.log says why; restart the head."
+    return IpcnnError(f"the cluster at {address} took no job: {fact}\n{advice}")

@@ -1,0 +1,296 @@
+"""Why a filter's location instability is what it is: its strongest images, its peaks, and the distances that count."""
+
+from __future__ import annotations
+
+import csv
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ipcnn_ray.report.ranking import Table
+from ipcnn_ray.report.style import BLUE, GREEN, ORANGE, PURPLE, RED, SKY
+
+COLORS = (ORANGE, SKY, GREEN, "#F0E442", BLUE, RED, PURPLE)
+"""In grey, the shapes of the marks tell them apart."""
+MARKERS = "os^DvP*"
+TILES = 12
+"""Images on a filter's picture."""
+
+
+@dataclass(frozen=True)
+class FilterView:
+    """One filter of a run, and its strongest images. Distances are shares of the image diagonal."""
+
+    run: str
+    """The run and its template."""
+    layer: str
+    number: int
+    rank: int
+    """1: the most stable."""
+    ranked: int
+    """Filters that could be measured."""
+    instability: float
+    fires: str
+    """In how many images the filter has a cell above its top 0.5 %, in words."""
+    landmark_names: tuple[str, ...]
+    image_names: tuple[str, ...]
+    """Of the strongest images, strongest first."""
+    images_ISS3: NDArray[np.uint8]
+    activation_I: NDArray[np.floating]
+    peak_I2: NDArray[np.floating]
+    """(row, col), pixels."""
+    landmarks_IK2: NDArray[np.floating]
+    """(row, col), pixels; NaN where the image does not show the landmark."""
+    distance_IK: NDArray[np.floating]
+    """Of the images that are shown."""
+    counted_K: tuple[NDArray[np.floating], ...]
+    """For each landmark all distances that enter the deviation, those of the strongest image first."""
+    mean_K: NDArray[np.floating]
+    deviation_K: NDArray[np.floating]
+
+
+def short(value: float) -> str:
+    """.083; a dash for what could not be measured."""
+    return "-" if np.isnan(value) else f"{value:.3f}".replace("0.", ".", 1)
+
+
+def caption(figure: Figure, text: str, width: float, size: float = 7.5) -> None:
+    """What to read in a figure of `width` inches, below it."""
+    lines = textwrap.wrap(text, int(width * 72 / size / 0.5))
+    figure.text(0.5, 0.015, "\n".join(lines), fontsize=size, ha="center", va="bottom", linespacing=1.3)
+
+
+def filter_picture(view: FilterView, path: Path) -> None:
+    """Write a PNG: the strongest images with peak and landmarks, and the spread of all distances that count."""
+    figure = Figure(figsize=(12.4, 5.5))
+    FigureCanvasAgg(figure)
+    across = TILES // 2
+    grid = figure.add_gridspec(
+        2,
+        across + 1,
+        width_ratios=[1] * across + [2.0],
+        left=0.012,
+        right=0.99,
+        top=0.89,
+        bottom=0.17,
+        wspace=0.06,
+        hspace=0.27,
+    )
+    for tile in range(min(TILES, len(view.images_ISS3))):
+        _tile(figure.add_subplot(grid[tile // across, tile % across]), view, tile)
+    spread = figure.add_subplot(grid[:, across])
+    spread.set_position([0.793, 0.25, 0.2, 0.58])
+    _spread(spread, view)
+    figure.suptitle(
+        f"{view.run}, {view.layer}, filter {view.number}: location instability {view.instability:.4f}, "
+        f"rank {view.rank} of {view.ranked} (1 is the most stable)",
+        fontsize=11,
+    )
+    text = (
+        f"Left: the filter's strongest images, strongest first; the cross is its peak, lines go to the landmarks; "
+        f"below, the distances as shares of the image diagonal. Right: the distances that count (of each landmark the "
+        f"strongest images that show it), bar: mean and one standard deviation. The mean of the deviations, "
+        f"({' + '.join(map(short, view.deviation_K[~np.isnan(view.deviation_K)]))}) / "
+        f"{int((~np.isnan(view.deviation_K)).sum())}, is the filter's location instability. {view.fires}"
+    )
+    caption(figure, text, 12.4, 8)
+    figure.savefig(path, dpi=100)
+
+
+def _tile(axis: Axes, view: FilterView, tile: int) -> None:
+    size = view.images_ISS3.shape[1]
+    axis.imshow(view.images_ISS3[tile], interpolation="bilinear")
+    row, col = view.peak_I2[tile]
+    words = []
+    for k, name in enumerate(view.landmark_names):
+        y, x = view.landmarks_IK2[tile, k]
+        words.append(f"{name} {short(view.distance_IK[tile, k])}")
+        if np.isnan(x) or np.isnan(y):
+            continue
+        axis.plot([col, x], [row, y], color="black", linewidth=2)
+        axis.plot([col, x], [row, y], color=_color(k), linewidth=1)
+        axis.plot(x, y, _marker(k), color=_color(k), markeredgecolor="black", markersize=6.5)
+    axis.plot(col, row, "X", color="white", markeredgecolor="black", markersize=9, markeredgewidth=1.2)
+    axis.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xticks=[], yticks=[])
+    name = view.image_names[tile]
+    head = name if len(name) <= 18 else f"…{name[-17:]}"
+    axis.set_title(f"{tile + 1}  {head}  {view.activation_I[tile]:.3g}", fontsize=6.5, pad=2.5)
+    axis.set_xlabel("\n".join(_lines(words, 27)), fontsize=6.5, labelpad=2)
+
+
+def _lines(words: Sequence[str], width: int) -> list[str]:
+    """Words side by side, on as many lines as it takes; no word is broken."""
+    lines: list[str] = []
+    for word in words:
+        if lines and len(lines[-1]) + 2 + len(word) <= width:
+            lines[-1] += f"  {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def _spread(axis: Axes, view: FilterView) -> None:
+    for k, distances in enumerate(view.counted_K):
+        if not len(distances):
+            continue
+        # Side by side by rank, so that points do not hide each other: the strongest image leftmost.
+        beside = k - 0.3 + 0.6 * np.arange(len(distances)) / max(1, len(distances) - 1)
+        axis.plot(
+            beside, distances, _marker(k), color=_color(k), markeredgecolor="black", markeredgewidth=0.4, markersize=4
+        )
+        axis.errorbar(
+            k, view.mean_K[k], np.nan_to_num(view.deviation_K[k]), color="black", capsize=9, linewidth=2, zorder=5
+        )
+        axis.plot([k - 0.17, k + 0.17], [view.mean_K[k]] * 2, color="black", linewidth=2, zorder=5)
+    names = [
+        f"{name}\nmean {short(view.mean_K[k])}\ndev. {short(view.deviation_K[k])}\nof {len(view.counted_K[k])}"
+        for k, name in enumerate(view.landmark_names)
+    ]
+    many = len(names) > 4
+    axis.set_xticks(range(len(names)), names if not many else view.landmark_names, fontsize=7.5, rotation=90 * many)
+    axis.set(xlim=(-0.5, len(names) - 0.5), ylim=(0, None))
+    axis.set_ylabel("distance / image diagonal", fontsize=8)
+    axis.set_title("distances that count, strongest image first", fontsize=8)
+    axis.tick_params(axis="y", labelsize=7.5)
+    axis.grid(axis="y", color="0.88", linewidth=0.7)
+    axis.set_axisbelow(True)
+
+
+def ranking_picture(
+    instability: Sequence[float],
+    deviations: Sequence[NDArray[np.floating]],
+    names: Sequence[str],
+    pictured: Sequence[int],
+    title: str,
+    path: Path,
+) -> None:
+    """Write a PNG: every filter that could be measured, from stable to unstable.
+
+    instability: sorted. deviations: [K] of each filter, in the same order. pictured: ranks from 1 of the filters that
+    have a picture of their own.
+    """
+    instability_F, deviation_FK = np.array(instability), np.stack(deviations)
+    figure = Figure(figsize=(7.6, 4.6))
+    FigureCanvasAgg(figure)
+    axis = figure.add_axes((0.11, 0.25, 0.87, 0.67))
+    rank_F = np.arange(1, len(instability_F) + 1)
+    for k, name in enumerate(names):
+        axis.plot(
+            rank_F,
+            deviation_FK[:, k],
+            _marker(k),
+            color=_color(k),
+            markersize=3.5,
+            alpha=0.75,
+            markeredgewidth=0,
+            label=name,
+        )
+    axis.plot(rank_F, instability_F, color="black", linewidth=2, label="location instability")
+    shown = np.array(pictured, int) - 1
+    axis.plot(
+        rank_F[shown],
+        instability_F[shown],
+        "o",
+        color="white",
+        markeredgecolor="black",
+        markersize=7,
+        label="has a picture",
+    )
+    axis.axhline(
+        instability_F.mean(), color="0.4", linewidth=1, linestyle=":", label=f"mean {instability_F.mean():.4f}"
+    )
+    axis.set(ylim=(0, None), xlabel="rank of the filter (1 is the most stable)", ylabel="deviation / image diagonal")
+    axis.set_title(title, fontsize=10)
+    axis.grid(axis="y", color="0.9", linewidth=0.7)
+    axis.set_axisbelow(True)
+    axis.legend(fontsize=7, frameon=False, ncols=2)
+    text = (
+        "Line: location instability of each filter, the mean of its deviations from the landmarks (points). The dotted "
+        "mean is the run's number. A flat line: the filters are alike; a rise at the right: a few spoil the mean."
+    )
+    caption(figure, text, 7.6)
+    figure.savefig(path, dpi=110)
+
+
+def _color(k: int) -> str:
+    return COLORS[k % len(COLORS)]
+
+
+def _marker(k: int) -> str:
+    """The shape changes with the colour, and again when the colours begin anew."""
+    return MARKERS[(k + k // len(COLORS)) % len(MARKERS)]
+
+
+COLUMNS = ("rank", "filter", "instability", "steadiest landmark", "least steady landmark")
+RIGHT = ("rank", "filter", "instability")
+
+
+@dataclass(frozen=True)
+class RankedFilter:
+    """A filter among those of its layer; distances as shares of the image diagonal."""
+
+    rank: int | None
+    """1: the most stable; None for one that could not be measured."""
+    number: int
+    category: str
+    """The category on whose images it was measured."""
+    instability: float
+    mean_K: NDArray[np.floating]
+    deviation_K: NDArray[np.floating]
+    images_K: NDArray[np.integer]
+    """Images whose distance counts."""
+    fires: int
+    """Object images in which a cell is above the filter's top 0.5 %."""
+
+
+def terminal_table(filters: Sequence[RankedFilter], landmarks: Sequence[str]) -> Table:
+    """Rows of some filters: of each the landmarks that it keeps its distance from best and worst, mean ± deviation."""
+    rows = []
+    for one in filters:
+        known = np.flatnonzero(~np.isnan(one.deviation_K))
+        best, worst = known[one.deviation_K[known].argmin()], known[one.deviation_K[known].argmax()]
+        words = [f"{landmarks[k]} {one.mean_K[k]:.3f} ± {one.deviation_K[k]:.3f}" for k in (best, worst)]
+        rows.append([str(one.rank), str(one.number), f"{one.instability:.4f}", *words])
+    return Table(COLUMNS, rows, RIGHT)
+
+
+def filters_csv(filters: Sequence[RankedFilter], landmarks: Sequence[str], path: Path) -> None:
+    """Every filter, the most stable first, those that could not be measured last."""
+    head = ["rank", "filter", "category", "instability", "fires_in_images"]
+    for name in landmarks:
+        head += [f"{name}_mean_distance", f"{name}_deviation", f"{name}_images"]
+    rows = []
+    for one in filters:
+        row = [one.rank, one.number, one.category, _cell(one.instability), one.fires]
+        for mean, deviation, images in zip(one.mean_K, one.deviation_K, one.images_K, strict=True):
+            row += [_cell(mean), _cell(deviation), int(images)]
+        rows.append(row)
+    _write(path, head, rows)
+
+
+def distances_csv(
+    rows: Sequence[tuple[int, str, float, float, float, str, float, bool]],
+    path: Path,
+) -> None:
+    """Distance by distance: filter, image, activation, peak (row, col; pixels), landmark, distance, counted."""
+    head = ["filter", "image", "activation", "peak_row", "peak_col", "landmark", "distance", "counted"]
+    _write(path, head, [[*row[:2], *map(_cell, row[2:5]), row[5], _cell(row[6]), int(row[7])] for row in rows])
+
+
+def _cell(value: float) -> str:
+    """A number that reads back as it is; nothing where there is none."""
+    return "" if np.isnan(value) else repr(float(value))
+
+
+def _write(path: Path, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(["" if cell is None else cell for cell in row] for row in rows)

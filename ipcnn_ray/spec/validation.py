@@ -1,0 +1,324 @@
+"""What cannot be right in a run, though every field by itself may be: checks across fields.
+
+Each check takes the sections that it reads, by name, so that those whose sections are sound still run when
+another section is broken, and all of a file's errors are told at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ipcnn_ray.spec.data import WITHOUT_LIMBS, Cub200, Data, DrawnAnimals, IlsvrcAnimalPart, in_training, train_items
+from ipcnn_ray.spec.experiment import Compute, ExperimentSpec
+from ipcnn_ray.spec.messages import Finding, as_error, shown, wrong
+from ipcnn_ray.spec.metric_info import ABLATIONS
+from ipcnn_ray.spec.model import Model
+from ipcnn_ray.spec.search import Search
+from ipcnn_ray.spec.section import Loc, Section, did_you_mean
+from ipcnn_ray.spec.template import PartTemplate, Template
+from ipcnn_ray.spec.training import Eval, FilterLoss, Loss, Train
+
+NO_WEIGHTS = "frozen layers need loaded weights; add model.weights or drop this"
+
+
+def duplicates(values: Sequence[object]) -> Iterator[tuple[int, object]]:
+    """Index and value of everything that was there before; 2 and 2.0 are the same, 1 and true are not."""
+    seen: list[tuple[bool, object]] = []
+    for index, value in enumerate(values):
+        key = (isinstance(value, bool), value)
+        if key in seen:
+            yield index, value
+        seen.append(key)
+
+
+def _twice(loc: Loc, values: Sequence[object]) -> Iterator[Finding]:
+    for index, value in duplicates(values):
+        yield wrong((*loc, index), value, "is listed twice; list it once")
+
+
+def _no_layer(model: Model, name: str) -> str:
+    if name == model.table.appended.name:
+        return f"{name} is the appended layer, and model.appended_layer is false"
+    own = f"{model.table.convs[0]} ... {model.table.last_conv}"
+    has = f"{own}, {model.table.appended.name}" if model.appended_layer else own
+    return f"{model.network} has no such layer; it has {has}.{did_you_mean(name, list(model.convs))}".removesuffix(".")
+
+
+def _unknown_layers(model: Model, loc: Loc, names: Sequence[str]) -> Iterator[Finding]:
+    for index, name in enumerate(names):
+        if not model.backbone and name not in model.convs:
+            about = ("model.network", "model.appended_layer")
+            yield wrong((*loc, index), name, _no_layer(model, name), about)
+
+
+def landmarks(data: Data) -> Iterator[Finding]:
+    yield from _twice(("data", "landmarks"), data.landmarks)
+    if isinstance(data, IlsvrcAnimalPart) and data.category == WITHOUT_LIMBS and "limbs" in data.landmarks:
+        advice = f"{WITHOUT_LIMBS} (goldfish) has no limbs; take [head]"
+        yield wrong(("data", "landmarks"), data.landmarks, advice, ("data.category",))
+
+
+def backbone(model: Model) -> Iterator[Finding]:
+    """What a torchvision network needs, and what only it takes; the names of its layers are checked by `models/`."""
+    if model.backbone and not model.cut:
+        advice = "is torchvision's and needs model.cut: the highest layer that is kept, such as features.12 or layer4.1"
+        yield wrong(("model", "network"), model.network, advice, ("model.cut",))
+    if not model.backbone:
+        for name, value in (("cut", model.cut), ("image_size", model.image_size)):
+            if value is not None:
+                advice = f"{model.network} is not torchvision's and is fixed; drop this"
+                yield wrong(("model", name), value, advice, ("model.network",))
+
+
+def categories(data: Data) -> Iterator[Finding]:
+    loc, category = ("data", "category"), data.category
+    if isinstance(category, str):
+        least = 10 if isinstance(data, DrawnAnimals) else 1
+        if data.negatives < least:
+            advice = f"must be at least {least}: one category is told from negatives"
+            yield wrong(("data", "negatives"), data.negatives, advice, ("data.category",))
+        if getattr(data, "split", "objects") == "items":
+            advice = "is for several categories; drop this"
+            yield wrong(("data", "split"), "items", advice, ("data.category",))
+        return
+    yield from _twice(loc, category)
+    if isinstance(data, Cub200) and "bird" in category:
+        yield wrong(loc, category, "bird holds all the others; list species, or take bird alone")
+    if len(category) < 2:
+        yield wrong(loc, category, "must be a name, or a list of at least two")
+    share = getattr(data, "positive_share", None)
+    if share is not None and share != type(data).model_fields["positive_share"].default:
+        advice = "is for one category against negatives; drop this"
+        yield wrong(("data", "positive_share"), share, advice, ("data.category",))
+
+
+def classification(data: Data, loss: Loss) -> Iterator[Finding]:
+    if loss.classification == "softmax":
+        loc, about = ("loss", "classification"), ("data.category", "data.negatives")
+        if len(data.categories) < 2:
+            yield wrong(loc, "softmax", "tells several categories apart; list them in data.category", about)
+        elif data.negatives:
+            advice = f"has no place for images without a category; drop data.negatives ({data.negatives})"
+            yield wrong(loc, "softmax", advice, about)
+
+
+def layers(model: Model) -> Iterator[Finding]:
+    loc, names = ("model", "interpretable_layers"), model.interpretable_layers or ()
+    yield from _unknown_layers(model, loc, names)
+    yield from _twice(loc, names)
+    if model.backbone:
+        return
+    known = [name for name in dict.fromkeys(names) if name in model.convs]
+    in_order = sorted(known, key=model.convs.index)
+    if known != in_order:
+        yield wrong(loc, names, f"must be listed lowest first: {shown(in_order)}", ("model.network",))
+
+
+def weights(model: Model) -> Iterator[Finding]:
+    if model.weights is not None and model.weights.layers is not None:
+        loc = ("model", "weights", "layers")
+        yield from _unknown_layers(model, loc, model.weights.layers)
+        yield from _twice(loc, model.weights.layers)
+
+
+def frozen(model: Model, train: Train) -> Iterator[Finding]:
+    name, loc = train.freeze_through, ("train", "freeze_through")
+    if name is None:
+        return
+    if model.backbone:
+        if model.weights is None:
+            yield wrong(loc, name, NO_WEIGHTS, ("model.weights",))
+        return
+    if name not in model.convs:
+        yield wrong(loc, name, _no_layer(model, name), ("model.network", "model.appended_layer"))
+        return
+    convs = model.convs[: model.convs.index(name) + 1]
+    held = [layer for layer in model.interpretable_layers or () if layer in convs]
+    if held:
+        advice = f"would keep the interpretable layer {held[0]} from learning; freeze through a lower layer"
+        yield wrong(loc, name, advice, ("model.interpretable_layers",))
+    if model.weights is None:
+        yield wrong(loc, name, NO_WEIGHTS, ("model.weights",))
+        return
+    random = [layer for layer in convs if layer not in (model.weights.layers or model.table.convs)]
+    if random:
+        advice = f"would freeze random weights in {', '.join(random)}; add them to model.weights.layers"
+        yield wrong(loc, name, advice, ("model.weights", "model.weights.layers"))
+
+
+def measured_layer(model: Model, eval: Eval) -> Iterator[Finding]:
+    names = list(model.interpretable_layers or ())
+    if eval.layer is not None and eval.layer not in names:
+        advice = f"must be one of model.interpretable_layers, {', '.join(names)}.{did_you_mean(eval.layer, names)}"
+        yield wrong(("eval", "layer"), eval.layer, advice.removesuffix("."), ("model.interpretable_layers",))
+
+
+def shape(template: Template) -> Iterator[Finding]:
+    if isinstance(template, PartTemplate):
+        for field, value, advice in template.problems():
+            yield wrong(("template", field), value, advice, ("template.shape",))
+
+
+def shape_of_data(template: Template, data: Data) -> Iterator[Finding]:
+    if isinstance(template, PartTemplate):
+        for field, value, advice in template.problems_with(data):
+            yield wrong(("template", field), value, advice, ("data.landmarks",))
+
+
+def measures(eval: Eval) -> Iterator[Finding]:
+    yield from _twice(("eval", "measures"), eval.measures)
+    if eval.ablation_filters is not None and not set(ABLATIONS) & set(eval.measures):
+        advice = f"no filter is ablated; add {' or '.join(ABLATIONS)} to eval.measures or drop this"
+        yield wrong(("eval", "ablation_filters"), eval.ablation_filters, advice, ("eval.measures",))
+
+
+def filter_loss(template: Template, loss: Loss, train: Train) -> Iterator[Finding]:
+    if loss.filter is None:
+        return
+    if template.shape == "none":
+        advice = "a network without a template has no filter loss; drop this or choose a template.shape"
+        given = loss.filter.model_dump(mode="json", exclude_defaults=True)
+        yield wrong(("loss", "filter"), given, advice, ("template.shape",))
+    if train.batch_size == 1:
+        advice = "the filter loss compares images and is always 0 for one; take at least 2"
+        yield wrong(("train", "batch_size"), 1, advice, ("loss.filter",))
+    if loss.filter.form == "released" and loss.filter.schedule == "paper":
+        advice = "is the paper's; the released form takes epoch (weight / epoch, its own) or constant"
+        yield wrong(("loss", "filter", "schedule"), "paper", advice, ("loss.filter.form",))
+    if loss.filter.form == "released" and template.shape != "none" and template.tau is not None:
+        advice = "the released form has no height of a template, only loss.filter.weight; drop this"
+        yield wrong(("template", "tau"), template.tau, advice, ("loss.filter.form",))
+    yield from _learned_beta(template, loss.filter)
+
+
+def _learned_beta(template: Template, filter_loss: FilterLoss) -> Iterator[Finding]:
+    about, default = ("loss.filter.form", "template.shape"), FilterLoss.model_fields["beta_rate"].default
+    if filter_loss.learn_beta and isinstance(template, PartTemplate):
+        if filter_loss.form not in ("exact", "released"):
+            advice = f"the {filter_loss.form} form has no gradient for it; take exact or released, or drop this"
+            yield wrong(("loss", "filter", "learn_beta"), True, advice, about)
+        elif not template.learned or template.form != filter_loss.form:
+            advice = f"the {filter_loss.form} form learns no slope of template.shape {template.shape}; drop this"
+            yield wrong(("loss", "filter", "learn_beta"), True, advice, about)
+    if not filter_loss.learn_beta and filter_loss.beta_rate != default:
+        advice = "is for learned betas; add loss.filter.learn_beta: true, or drop this"
+        yield wrong(("loss", "filter", "beta_rate"), filter_loss.beta_rate, advice, ("loss.filter.learn_beta",))
+
+
+def appended_mask(model: Model) -> Iterator[Finding]:
+    if model.appended_mask == "pooled" and not model.appended_layer:
+        advice = "is of the appended layer, and model.appended_layer is false; drop one of the two"
+        yield wrong(("model", "appended_mask"), "pooled", advice, ("model.appended_layer",))
+
+
+def schedule(train: Train) -> Iterator[Finding]:
+    if train.warmup_epochs >= train.epochs:
+        advice = f"must be less than train.epochs = {train.epochs}"
+        yield wrong(("train", "warmup_epochs"), train.warmup_epochs, advice, ("train.epochs",))
+    least = train.warmup_epochs + 2
+    if train.decay_epochs is not None and not least <= train.decay_epochs <= train.epochs:
+        advice = f"must be from {least} (train.warmup_epochs + 2) to train.epochs = {train.epochs}"
+        yield wrong(("train", "decay_epochs"), train.decay_epochs, advice, ("train.epochs", "train.warmup_epochs"))
+    momentum = Train.model_fields["momentum"].default
+    if train.optimizer == "adamw" and train.momentum != momentum:
+        advice = "is SGD's; AdamW has none that can be set. Drop this"
+        yield wrong(("train", "momentum"), train.momentum, advice, ("train.optimizer",))
+
+
+def loaded_biases(model: Model, train: Train) -> Iterator[Finding]:
+    if model.weights is None:
+        for name in ("last_bias_rate", "decay_loaded_biases"):
+            value = getattr(train, name)
+            if value != Train.model_fields[name].default:
+                advice = "is for layers that were loaded; add model.weights, or drop this"
+                yield wrong(("train", name), value, advice, ("model.weights",))
+
+
+def even_batches(train: Train, compute: Compute) -> Iterator[Finding]:
+    if train.batch_size % compute.workers:
+        near = max(1, round(train.batch_size / compute.workers)) * compute.workers
+        advice = f"must be a multiple of compute.workers = {compute.workers}, such as {near}"
+        yield wrong(("train", "batch_size"), train.batch_size, advice, ("compute.workers",))
+
+
+def enough_items(data: Data, train: Train) -> Iterator[Finding]:
+    items = train_items(data)
+    if items is not None and train.batch_size > items:
+        advice = f"is more than the {items} training items: no batch would ever be full"
+        yield wrong(("train", "batch_size"), train.batch_size, advice, ("data.objects", "data.negatives"))
+
+
+def validation_split(data: Data) -> Iterator[Finding]:
+    if isinstance(data, DrawnAnimals):
+        for name, n in (("objects", data.objects), ("negatives", data.negatives)):
+            if n and in_training(n, data.train_share) in (0, n):
+                advice = f"leaves one split without any of the {n} {name}; take it closer to 0.5"
+                yield wrong(("data", "train_share"), data.train_share, advice, (f"data.{name}",))
+                return
+
+
+def gpus(compute: Compute) -> Iterator[Finding]:
+    count, loc = compute.gpus_per_worker, ("compute", "gpus_per_worker")
+    if count is None or count == int(count):
+        return
+    if count > 1:
+        yield wrong(loc, count, "must be whole above 1: Ray shares out parts of one GPU only")
+    elif compute.workers > 1:
+        advice = f"{compute.workers} workers cannot share a GPU (NCCL); give each a whole one, or take one worker"
+        yield wrong(loc, count, advice, ("compute.workers",))
+
+
+def nothing_ignored(compute: Compute, search: Search | None) -> Iterator[Finding]:
+    if search is None and compute.concurrent_runs is not None:
+        advice = "there is only one run without a search; drop this"
+        yield wrong(("compute", "concurrent_runs"), compute.concurrent_runs, advice)
+
+
+CHECKS: tuple[Callable[..., Iterator[Finding]], ...] = (
+    landmarks,
+    backbone,
+    categories,
+    classification,
+    layers,
+    weights,
+    frozen,
+    measured_layer,
+    shape,
+    shape_of_data,
+    measures,
+    filter_loss,
+    appended_mask,
+    schedule,
+    loaded_biases,
+    even_batches,
+    enough_items,
+    validation_split,
+    gpus,
+    nothing_ignored,
+)
+
+
+def run_findings(sections: Mapping[str, Any]) -> list[Finding]:
+    """What every check finds whose sections are at hand; `sections` by name, `search` None where there is none."""
+    found: list[Finding] = []
+    for check_one in CHECKS:
+        names = inspect.signature(check_one).parameters
+        if all(name in sections for name in names):
+            found += check_one(**{name: sections[name] for name in names})
+    return list(dict.fromkeys(found))
+
+
+def check(spec: ExperimentSpec) -> None:
+    """Raises pydantic's ValidationError with every finding, at its location."""
+    from ipcnn_ray.spec.search_validation import search_findings
+
+    by_name: dict[str, Section | None] = {name: getattr(spec, name) for name in ExperimentSpec.model_fields}
+    found = run_findings(by_name) + search_findings(by_name)
+    if not found and spec.search is not None:
+        from ipcnn_ray.spec.search_validation import corner_findings
+
+        found = corner_findings(spec)
+    if found:
+        raise as_error("ExperimentSpec", found)

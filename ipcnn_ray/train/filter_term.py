@@ -1,0 +1,237 @@
+"""The filter loss of one interpretable layer, as a term of the loss of a training step.
+
+N images of this worker, C filters, T templates, L categories.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ipcnn_ray.core.filter_loss import Form, filter_loss, filter_weight, mean_sums
+from ipcnn_ray.core.released import Centroids, groups, released_gradient, strengths, updated_magnitude, width_gradient
+from ipcnn_ray.core.templates import log_prior
+from ipcnn_ray.models.build import template_banks
+from ipcnn_ray.models.layers import CentroidMask, LearnedBetaMask, Masked, ReleasedMask
+from ipcnn_ray.models.net import InterpretableNet
+from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.template import Template
+from ipcnn_ray.train.runtime import Runtime
+
+Schedule = Literal["paper", "constant", "epoch"]
+
+
+class StepOf(NamedTuple):
+    """One training step, as every term sees it."""
+
+    class_N: Tensor
+    """Category of each local image, -1 for none."""
+    epoch: int
+    batch_size: int
+    """Of the global batch."""
+    runtime: Runtime
+
+
+class TermValue(NamedTuple):
+    """What a term adds to a step."""
+
+    loss: Tensor
+    """To differentiate; its gradient is that of the global loss with respect to the local images."""
+    filter_loss: Tensor | None
+    """The filter loss of the global batch, nats, summed over filters; None for the released form, which has none."""
+
+
+class FilterTerm(Protocol):
+    """The filter loss of a layer. weight: lambda before its schedule. has_value: whether there is a loss, and not its
+    gradient alone."""
+
+    weight: float
+    has_value: bool
+
+    def __call__(self, maps_NCHW: Tensor, masked: Masked | None, step: StepOf) -> TermValue:
+        """maps_NCHW: after ReLU, before the mask, float32. masked: what the mask gave, where the form needs it."""
+        ...
+
+    def after_backward(self, runtime: Runtime) -> None:
+        """Called when the gradients of the step are there, before the optimiser's step."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs."""
+        ...
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave."""
+        ...
+
+
+class InformationTerm:
+    """The paper's loss, in a form with any of its gradients.
+
+    bank_Tnn: templates, the negative one last. learned: with it, the positive templates are each filter's own, and
+    their beta learns; bank_Tnn then serves for its height alone. categories: number L; with several, `single` needs
+    to know the category of each filter: the one whose images activate it the most, by a moving average over batches.
+    """
+
+    def __init__(
+        self,
+        bank_Tnn: Tensor,
+        log_prior_T: Tensor,
+        weight: float,
+        schedule: Schedule,
+        form: Form = "exact",
+        *,
+        learned: LearnedBetaMask | None = None,
+        categories: int = 1,
+    ) -> None:
+        self.has_value = True
+        self.bank_Tnn = bank_Tnn
+        self.log_prior_T = log_prior_T
+        self.weight = weight
+        self.schedule = schedule
+        self.form = form
+        self.learned = learned
+        self.categories = categories
+        self._log_beta_C: Tensor | None = None
+        self._sums_CL: Tensor | None = None
+
+    def __call__(self, maps_NCHW: Tensor, masked: Masked | None, step: StepOf) -> TermValue:
+        gather = step.runtime.gather
+        lambda_C = filter_weight(maps_NCHW, self.weight, step.epoch, self.schedule, gather=gather)
+        loss_C = filter_loss(
+            maps_NCHW,
+            self._bank(),
+            self.log_prior_T,
+            form=self.form,
+            positive_NC=self._positive(maps_NCHW, step) if self.form == "single" else None,
+            gather=gather,
+        )
+        return TermValue((lambda_C * loss_C).sum(), loss_C.detach().sum())
+
+    def _bank(self) -> Tensor:
+        if self.learned is None:
+            return self.bank_Tnn
+        self._log_beta_C = self.learned.log_beta_C.detach().clone().requires_grad_()
+        negative_1nn = self.bank_Tnn[-1:]
+        units_CPnn = self.learned.units(self._log_beta_C)
+        return torch.cat([-negative_1nn[0, 0, 0] * units_CPnn, negative_1nn.expand(len(units_CPnn), 1, -1, -1)], 1)
+
+    def _positive(self, maps_NCHW: Tensor, step: StepOf) -> Tensor:
+        """Whether an image is of the filter's category."""
+        if self.categories == 1:
+            return (step.class_N >= 0)[:, None]
+        gather = step.runtime.gather
+        sums_BC = gather(maps_NCHW.detach().sum((2, 3))).flatten(0, 1)
+        sums_CL = mean_sums(sums_BC, gather(step.class_N).flatten(), self.categories)
+        if self._sums_CL is not None:
+            averaged_CL = torch.where(self._sums_CL.isnan(), sums_CL, 0.9 * self._sums_CL + 0.1 * sums_CL)
+            sums_CL = torch.where(sums_CL.isnan(), self._sums_CL, averaged_CL)
+        self._sums_CL = sums_CL
+        return step.class_N[:, None] == sums_CL.nan_to_num(nan=-math.inf).argmax(1)
+
+    def after_backward(self, runtime: Runtime) -> None:
+        if self.learned is not None and self._log_beta_C is not None and self._log_beta_C.grad is not None:
+            self.learned.log_beta_C.grad = runtime.gather(self._log_beta_C.grad).mean(0)
+            self._log_beta_C = None
+
+    def state(self) -> dict[str, Tensor]:
+        return {} if self._sums_CL is None else {"sums_CL": self._sums_CL}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        if "sums_CL" in state:
+            self._sums_CL = state["sums_CL"].to(self.log_prior_T.device)
+
+
+class ReleasedTerm:
+    """The gradient of the released code. It has no value.
+
+    mask: of the layer. density_L: share of all items that are of each category. weight: `mag` there, 0.1.
+    learns: whether the widths of a `ReleasedMask` do.
+    """
+
+    def __init__(
+        self,
+        mask: CentroidMask | ReleasedMask,
+        density_L: Tensor,
+        weight: float,
+        schedule: Literal["constant", "epoch"],
+        *,
+        learns: bool,
+    ) -> None:
+        self.has_value = False
+        self.mask = mask
+        self.density_L = density_L
+        self.weight = weight
+        self.schedule = schedule
+        self.learns = learns
+        self._magnitude_CL: Tensor | None = None
+        self._width_grad_C: Tensor | None = None
+
+    def __call__(self, maps_NCHW: Tensor, masked: Masked | None, step: StepOf) -> TermValue:
+        assert masked is not None and masked.mask_NCHW is not None and masked.mu is not None
+        gather, N = step.runtime.gather, len(maps_NCHW)
+        mask_NCHW = masked.mask_NCHW
+        across = masked.mu
+        if step.runtime.world_size > 1:  # the released code pairs image b with the mask of image B - 1 - b
+            other = step.runtime.world_size - 1 - step.runtime.rank
+            across = Centroids(*(gather(part)[other] for part in masked.mu))
+        partner_NCHW = mask_NCHW if across is masked.mu else self.mask.mask(across)
+        found = strengths(maps_NCHW, mask_NCHW, partner_NCHW, gather=gather)
+        class_B = gather(step.class_N).flatten()
+        group = groups(class_B, maps_NCHW.shape[1], self._magnitude_CL, self.density_L)
+        weight = self.weight / step.epoch if self.schedule == "epoch" else self.weight
+        added_NCHW = released_gradient(mask_NCHW, found, group, weight, first=step.runtime.rank * N)
+        if self.learns:
+            assert isinstance(self.mask, ReleasedMask)
+            sigma_BC = gather(masked.mu.sigma_NC).flatten(0, 1)
+            self._width_grad_C = width_gradient(self.mask.width_C, sigma_BC, found, group) / step.batch_size
+        if len(self.density_L) > 1:
+            peak_BC = gather(maps_NCHW.detach().amax((2, 3))).flatten(0, 1)
+            self._magnitude_CL = updated_magnitude(self._magnitude_CL, peak_BC, class_B, len(self.density_L))
+        return TermValue((maps_NCHW * added_NCHW).sum() / step.batch_size, None)
+
+    def after_backward(self, runtime: Runtime) -> None:
+        if self._width_grad_C is not None:
+            assert isinstance(self.mask, ReleasedMask)
+            self.mask.width_C.grad, self._width_grad_C = self._width_grad_C, None
+
+    def state(self) -> dict[str, Tensor]:
+        return {} if self._magnitude_CL is None else {"magnitude_CL": self._magnitude_CL}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        if "magnitude_CL" in state:
+            self._magnitude_CL = state["magnitude_CL"].to(self.density_L.device)
+
+
+def filter_terms(
+    spec: ExperimentSpec, template: Template, net: InterpretableNet, density_L: Tensor
+) -> dict[str, FilterTerm]:
+    """The filter loss of every interpretable layer, by name; none without a filter loss.
+
+    template: the one that is trained with, fitted to the data if need be. net: on its device. density_L: share of all
+    items that are of each category.
+    """
+    loss = spec.loss.filter
+    if loss is None:
+        return {}
+    device = next(net.parameters()).device
+    terms: dict[str, FilterTerm] = {}
+    for layer, bank_Tnn in template_banks(spec.model, template).items():
+        mask = net.mask(layer)
+        if loss.form == "released":
+            assert isinstance(mask, CentroidMask | ReleasedMask) and loss.schedule != "paper"
+            terms[layer] = ReleasedTerm(mask, density_L.to(device), loss.weight, loss.schedule, learns=loss.learn_beta)
+        else:
+            terms[layer] = InformationTerm(
+                bank_Tnn.to(device),
+                log_prior(bank_Tnn.shape[-1]).to(device),
+                loss.weight,
+                loss.schedule,
+                loss.form,
+                learned=mask if isinstance(mask, LearnedBetaMask) else None,
+                categories=len(density_L),
+            )
+    return terms

@@ -1,0 +1,104 @@
+"""A tailored template becomes a concrete one: fitted to the training split, once, before the network is built."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ipcnn_ray.core.template_fit import axes_of_sizes, axes_of_spacing, ellipse_of, table_of_mask
+from ipcnn_ray.data.crop_store import CropStore
+from ipcnn_ray.errors import DataError, Problem, TrainingError
+from ipcnn_ray.spec.template import EllipseTemplate, MaskTemplate, TailoredTemplate, Template
+from ipcnn_ray.train.run_dir import read
+from ipcnn_ray.train.run_request import RunRequest
+
+FILE = "template.json"
+"""Name of the fitted template in a run's folder."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a tailored template became."""
+
+    template: EllipseTemplate | MaskTemplate
+    """Pasted into a spec it gives the same template."""
+    images: int
+    """Training objects that it was measured on."""
+
+    def params(self) -> dict[str, str]:
+        """Its fields for the record; of a table only its side, the rest is in the artifact."""
+        fields = self.template.model_dump(exclude_none=True)
+        return {
+            f"template_fitted.{key}": f"{len(value)}x{len(value)}" if isinstance(value, tuple) else str(value)
+            for key, value in fields.items()
+        }
+
+    def tags(self) -> dict[str, str]:
+        return {"template.fitted": self.template.label(), "template.fitted_objects": str(self.images)}
+
+    def as_json(self) -> str:
+        return json.dumps(self.template.model_dump(mode="json"))
+
+
+def fitted(template: Template, store: CropStore) -> Fitted | None:
+    """The concrete template of a tailored one; None for any other. Only training objects are looked at.
+
+    Numbers are rounded to 6 digits (values of a mask to 3 decimals), so that every machine has the same.
+    Raises DataError where the training split does not show what is to be measured.
+    """
+    if not isinstance(template, TailoredTemplate):
+        return None
+    k = store.landmark_names.index(template.landmark)
+    objects = np.unique(store.train_items[:, 0])
+    objects = objects[store.labels_N[objects] >= 0]
+    try:
+        if template.fitted_to == "part_masks":
+            seen = ~np.isnan(store.part_sizes_NK2[objects, k]).any(1)
+            # A patch reaches one crop to each side.
+            values, extent = table_of_mask(torch.from_numpy(store.mean_masks_KGG[k]), 1.0)
+            rows = tuple(tuple(round(value, 3) for value in row) for row in values.tolist())
+            concrete: EllipseTemplate | MaskTemplate = MaskTemplate(
+                shape="mask", values=rows, extent=_round(extent * template.scale), tau=template.tau
+            )
+            return Fitted(concrete, int(seen.sum()))
+        if template.fitted_to == "part_sizes":
+            axes = axes_of_sizes(torch.from_numpy(store.part_sizes_NK2[objects, k]))
+        else:
+            paths = torch.from_numpy(store.landmarks_NK2[objects] / store.size)
+            others = [other for other in range(len(store.landmark_names)) if other != k]
+            axes = axes_of_spacing(paths[:, k], paths[:, others])
+    except ValueError as error:
+        where = f"template.fitted_to = {template.fitted_to}, landmark {template.landmark!r}"
+        what = f"cannot be fitted to the {len(objects)} training objects: {error}"
+        raise DataError([Problem(where, what, "Take another landmark or another template.fitted_to.")]) from error
+    ellipse = ellipse_of(axes)
+    concrete = EllipseTemplate(
+        shape="ellipse",
+        beta=_round(ellipse["beta"] / template.scale),
+        aspect=_round(ellipse["aspect"]),
+        angle=ellipse["angle"],
+        tau=template.tau,
+    )
+    return Fitted(concrete, axes.images)
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def trained_template(request: RunRequest) -> Template:
+    """The template that a run was trained with, from its spec, or what it was fitted to from the run's folder.
+
+    Raises TrainingError where a tailored template has not been fitted yet.
+    """
+    template = request.spec.template
+    if not isinstance(template, TailoredTemplate):
+        return template
+    raw = read(request.folder, FILE)
+    if raw is None:
+        raise TrainingError(f"run {request.run_id} has no {FILE} in {request.folder}: its template is not fitted yet")
+    kind = MaskTemplate if json.loads(raw)["shape"] == "mask" else EllipseTemplate
+    return kind.model_validate_json(raw)

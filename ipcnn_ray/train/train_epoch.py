@@ -1,0 +1,167 @@
+"""One epoch of training: the classification loss and the filter loss over the global batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ipcnn_ray.core.classification import Form, classification_loss, wrong_share
+from ipcnn_ray.data.batches import epoch_order, shares
+from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.models.net import Output
+from ipcnn_ray.spec.training import Train
+from ipcnn_ray.train.feature_cache import Inputs
+from ipcnn_ray.train.filter_term import FilterTerm, StepOf
+from ipcnn_ray.train.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class EpochSums:
+    """What an epoch of training came to, over the images of all workers, as they were met."""
+
+    train_loss: float
+    """Mean classification loss, nats per image."""
+    filter_loss: float | None
+    """Filter loss, nats, summed over filters and layers, mean over steps, not weighted; None for a form without."""
+    train_error: float
+    """Mean share of wrong categories per image (logistic), or of wrong images (softmax)."""
+    images: int
+
+
+def step_loss(
+    output: Output,
+    label_N: Tensor,
+    terms: Mapping[str, FilterTerm],
+    epoch: int,
+    batch_size: int,
+    runtime: Runtime,
+    form: Form = "logistic",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss to differentiate, sum of the local images' classification losses, filter loss of the global batch).
+
+    The gradient of the first, averaged over the workers as DDP does it, is that of
+    [mean over the global batch of the classification loss] + [sum over layers and filters of lambda * filter loss]:
+    a worker's images move the global loss by their own gradient alone, and DDP divides the sum of these by the
+    number of workers, hence the factor. `label_N`: categories of the local images, -1 for none. `batch_size`: of the
+    global batch. `form`: of the classification loss.
+    """
+    classification = classification_loss(output.logits_NL.float(), label_N, form).sum()
+    total = classification / batch_size
+    information = torch.zeros((), device=label_N.device)
+    step = StepOf(label_N, epoch, batch_size, runtime)
+    for layer, term in terms.items():
+        value = term(output.maps[layer].float(), output.masked.get(layer), step)
+        total = total + value.loss
+        information = information + (0 if value.filter_loss is None else value.filter_loss)
+    return total * runtime.world_size, classification.detach(), information
+
+
+def settle(model: nn.Module, inputs: Inputs) -> None:
+    """One backward pass on zeros that trains nothing, when `model` is wrapped.
+
+    DDP lays its buckets out anew after its first backward pass, and how the gradients of three or more workers are
+    rounded depends on the layout: without this, a resumed run would not be bit for bit the uninterrupted one.
+    """
+    if model is not inputs.net:
+        inputs.net.train().set_step(0, 0, 0, 0, 1)
+        rows = torch.zeros(1, *inputs.net.feature_shape(), device=inputs.device)
+        torch.autograd.backward(model(rows, from_features=True).sum())
+        inputs.net.zero_grad(set_to_none=True)
+
+
+def train_epoch(
+    model: nn.Module,
+    inputs: Inputs,
+    optimizer: torch.optim.Optimizer,
+    terms: Mapping[str, FilterTerm],
+    runtime: Runtime,
+    *,
+    seed: int,
+    epoch: int,
+    batch_size: int,
+    bfloat16: bool,
+    form: Form = "logistic",
+) -> EpochSums:
+    """Train one epoch; `model` is the network of `inputs` as the runtime wraps it.
+
+    bfloat16: run the trained layers under autocast; losses are float32 always. form: of the classification loss.
+    Raises TrainingError when there is not one full batch, and when a loss is not finite.
+    """
+    net, items = inputs.net, inputs.store.train_items
+    order = epoch_order(len(items), seed, epoch)
+    parts = [items[share] for share in shares(order, batch_size, runtime.rank, runtime.world_size)]
+    if not parts:
+        raise TrainingError(
+            f"the training split has {len(order)} items, fewer than one batch of {batch_size}: "
+            "use more data or a smaller train.batch_size"
+        )
+    first_row = runtime.rank * (batch_size // runtime.world_size)
+    steps: list[Tensor] = []
+    net.train()
+    with inputs.loader(parts) as loader:
+        for step, batch in enumerate(loader):
+            runtime.tell(f"training epoch {epoch}", step, len(parts), "steps")
+            net.set_step(seed, epoch, step, first_row, batch_size)
+            label_N = batch.labels.to(runtime.device)
+            with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bfloat16):
+                output = model(inputs.rows(batch), from_features=True, full=True)
+            loss, classification, information = step_loss(output, label_N, terms, epoch, batch_size, runtime, form)
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            for term in terms.values():
+                term.after_backward(runtime)
+            optimizer.step()
+            wrong = wrong_share(output.logits_NL.detach().float(), label_N, form).sum()
+            steps.append(torch.stack([classification, information, wrong]).double())
+    return _sums(runtime.gather(torch.stack(steps)), epoch, batch_size, optimizer, terms)
+
+
+def _sums(
+    all_WS3: Tensor,
+    epoch: int,
+    batch_size: int,
+    optimizer: torch.optim.Optimizer,
+    terms: Mapping[str, FilterTerm],
+) -> EpochSums:
+    """Merge the steps of all workers: sums of classification losses, filter losses (equal on all), wrong shares."""
+    classification_S, information_S, wrong_S = all_WS3[:, :, 0].sum(0), all_WS3[0, :, 1], all_WS3[:, :, 2].sum(0)
+    steps = len(wrong_S)
+    broken_S = ~(classification_S.isfinite() & information_S.isfinite())
+    if bool(broken_S.any()):
+        step = int(broken_S.nonzero()[0])
+        advice = f"lower train.learning_rate (here {optimizer.param_groups[0]['lr']:g})"
+        if terms:
+            advice += f" or loss.filter.weight ({next(iter(terms.values())).weight:g})"
+        raise TrainingError(
+            f"the loss is not finite in epoch {epoch}, step {step + 1} of {steps}: "
+            f"classification {float(classification_S[step]) / batch_size:g}, filter {float(information_S[step]):g}; "
+            f"{advice}"
+        )
+    images = steps * batch_size
+    return EpochSums(
+        train_loss=float(classification_S.sum()) / images,
+        filter_loss=None if any(not term.has_value for term in terms.values()) else float(information_S.mean()),
+        train_error=float(wrong_S.sum()) / images,
+        images=images,
+    )
+
+
+def learning_rate(train: Train, epoch: int) -> float:
+    """Rate of an epoch (from 1).
+
+    Over `warmup_epochs` it rises in equal steps to the first rate, which the epoch behind them has. From there it goes
+    to the final rate, in equal logarithmic steps or along half a cosine, which `decay_epochs` (the last epoch, if it is
+    not given) and all epochs after it have.
+    """
+    first, last = train.learning_rate, train.final_learning_rate or train.learning_rate
+    if epoch <= train.warmup_epochs:
+        return first * epoch / (train.warmup_epochs + 1)
+    start, end = train.warmup_epochs + 1, train.decay_epochs or train.epochs
+    share = min(1.0, (epoch - start) / max(1, end - start))
+    if train.decay == "cosine":
+        return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+    return float(first * (last / first) ** share)

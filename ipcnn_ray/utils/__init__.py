@@ -1,0 +1,1 @@
+"""Helpers without knowledge of experiments: files, locks, text, MATLAB files."""
