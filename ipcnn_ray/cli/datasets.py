@@ -11,8 +11,8 @@ from ipcnn_ray.cli import output
 from ipcnn_ray.cli.specs import Json, Overrides
 from ipcnn_ray.errors import DataError, Problem
 from ipcnn_ray.spec.loader import load
-from ipcnn_ray.spec.paths import Paths
-from ipcnn_ray.spec.section import did_you_mean
+from ipcnn_ray.utils.paths import Paths
+from ipcnn_ray.utils.text import did_you_mean
 
 data = typer.Typer(name="data", help="Datasets: list, fetch, prepare, check.", no_args_is_help=True)
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="The experiment.", show_default=False)]

@@ -11,8 +11,8 @@ import typer
 from ipcnn_ray import __version__
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.jobs import Address
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.tracking.tracking_uri import without_password
+from ipcnn_ray.utils.paths import Paths
 
 Facts = Mapping[str, Any]
 State = Literal["ok", "note", "wrong"]

@@ -18,13 +18,13 @@ import typer
 from ipcnn_ray.cli import output
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
-from ipcnn_ray.spec.section import did_you_mean
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.tracking.storage import below, is_url
 from ipcnn_ray.tracking.tracker import State
 from ipcnn_ray.tracking.tracking_uri import is_server, without_password
+from ipcnn_ray.utils.paths import Paths
+from ipcnn_ray.utils.text import did_you_mean
 
 if TYPE_CHECKING:
     from ipcnn_ray.on_ray.job_client import Submission

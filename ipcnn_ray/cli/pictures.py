@@ -13,11 +13,11 @@ import typer
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.status import chosen_runs
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.spec.runs import group_of, named_runs, template_label
-from ipcnn_ray.spec.section import did_you_mean
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.tracking.tracker import RecordedRun, Tracker
+from ipcnn_ray.utils.paths import Paths
+from ipcnn_ray.utils.text import did_you_mean
 
 if TYPE_CHECKING:
     from ipcnn_ray.report.filter_figures import RankedFilter

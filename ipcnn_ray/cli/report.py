@@ -10,9 +10,9 @@ import typer
 
 from ipcnn_ray.cli import output
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.tracking.tracker import Tracker
+from ipcnn_ray.utils.paths import Paths
 
 if TYPE_CHECKING:
     from ipcnn_ray.report.chapters import Importances

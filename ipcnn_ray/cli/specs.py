@@ -17,11 +17,11 @@ from ipcnn_ray.errors import IpcnnError, Problem, SpecError
 from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import Loaded, load
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.spec.runs import Plan, PlannedRun, experiment_id, grid_runs, named_runs, resolved_yaml, seeds
 from ipcnn_ray.spec.runs import plan as plan_of
 from ipcnn_ray.spec.search import Choice, Distribution, LogUniform, SpaceSearch
 from ipcnn_ray.spec.starter import starter
+from ipcnn_ray.utils.paths import Paths
 
 Specs = Annotated[list[str], typer.Argument(metavar="SPEC...", help="Specs to check.", show_default=False)]
 Overrides = Annotated[

@@ -16,13 +16,13 @@ from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.report.ranking import causes, number
 from ipcnn_ray.report.run_summary import Row, grouped
 from ipcnn_ray.spec.objectives import COMBINED, Objectives
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.spec.runs import group_of, template_label
-from ipcnn_ray.spec.section import did_you_mean
 from ipcnn_ray.spec.template import Template
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.tracking.tracker import RecordedRun, State, Tracker
 from ipcnn_ray.tracking.tracking_uri import without_password
+from ipcnn_ray.utils.paths import Paths
+from ipcnn_ray.utils.text import did_you_mean
 
 EXPERIMENT_COLUMNS = ("experiment", "state", "runs", "best", "combined", "why")
 RUN_COLUMNS = ("run", "template", "state", "epoch", "instability", "error", "combined")

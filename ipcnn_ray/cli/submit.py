@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ipcnn_ray.on_ray.outcome import Outcome, RunOutcome
     from ipcnn_ray.spec.experiment import ExperimentSpec
     from ipcnn_ray.spec.loader import Loaded
-    from ipcnn_ray.spec.paths import Paths
     from ipcnn_ray.tracking.tracker import Tracker
+    from ipcnn_ray.utils.paths import Paths
 
 RUN_FAILED, STOPPED = 1, 130
 EXPERIMENT_NOTE = (
@@ -60,12 +60,12 @@ def submit(
     from ipcnn_ray.on_ray.experiment_dir import experiment_folder
     from ipcnn_ray.on_ray.submission import Interrupted, run_experiment
     from ipcnn_ray.spec.objectives import Objectives
-    from ipcnn_ray.spec.paths import Paths
     from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
     from ipcnn_ray.tracking.buffered_tracker import PATIENCE_S, open_tracker
     from ipcnn_ray.tracking.lineage import lineage
     from ipcnn_ray.tracking.storage import below, preflight
     from ipcnn_ray.train.data_sync import paths_on_node
+    from ipcnn_ray.utils.paths import Paths
 
     paths = Paths.from_environment()
     if on_cluster:

@@ -20,9 +20,9 @@ import typer
 
 from ipcnn_ray.cli import output
 from ipcnn_ray.errors import IpcnnError, TrackingError
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.tracking.mlflow_tracker import environment, server_command
 from ipcnn_ray.tracking.tracking_uri import absolute, exists, is_server, without_password
+from ipcnn_ray.utils.paths import Paths
 
 START_S = 60.0
 STOP_S = 10.0

@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw
 
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import DataError, Problem
+from ipcnn_ray.utils.files import sha256_of
 
 FORMAT = 4
 SAMPLES, SAMPLE_BYTES = 64, 4096
@@ -143,9 +144,9 @@ def write_store(cache: Path, digest: str, size: int, contents: Contents, fill: F
             "tags": dict(contents.tags),
             "left_out": dict(contents.left_out),
             "images_bytes": (making / "images.npy").stat().st_size,
-            "images_sha256": _sum(making / "images.npy"),
+            "images_sha256": sha256_of(making / "images.npy"),
             "images_samples_sha256": _samples_sum(making / "images.npy"),
-            "arrays_sha256": _sum(making / "arrays.npz"),
+            "arrays_sha256": sha256_of(making / "arrays.npz"),
         }
         (making / "meta.json").write_text(json.dumps(meta, indent=1))
         making.chmod(0o755)
@@ -200,9 +201,11 @@ def _check(folder: Path, digest: str, meta: dict[str, Any], thorough: bool) -> N
     size = images.stat().st_size
     if size != meta["images_bytes"]:
         raise ValueError(f"images.npy has {size} bytes, expected {meta['images_bytes']}")
-    if _samples_sum(images) != meta["images_samples_sha256"] or (thorough and _sum(images) != meta["images_sha256"]):
+    if _samples_sum(images) != meta["images_samples_sha256"] or (
+        thorough and sha256_of(images) != meta["images_sha256"]
+    ):
         raise ValueError("images.npy has changed since it was written")
-    if _sum(folder / "arrays.npz") != meta["arrays_sha256"]:
+    if sha256_of(folder / "arrays.npz") != meta["arrays_sha256"]:
         raise ValueError("arrays.npz has changed since it was written")
 
 
@@ -241,11 +244,6 @@ def _whole_file(array: NDArray[Any]) -> tuple[Path, int] | None:
 
 def _or_nan(given: NDArray[np.float32] | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.full(shape, np.nan, np.float32) if given is None else given.astype(np.float32)
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _samples_sum(path: Path) -> str:

@@ -21,7 +21,7 @@ from ipcnn_ray.data.photographs import Source, decode, place_in_crop
 from ipcnn_ray.data.split import Items, items, items_as_given, items_of_categories
 from ipcnn_ray.errors import DataError, Problem
 from ipcnn_ray.spec.data import Cub200, Data, DrawnAnimals, IlsvrcAnimalPart, VocPart, train_items
-from ipcnn_ray.spec.paths import Paths
+from ipcnn_ray.utils.paths import Paths
 
 Photographs = VocPart | IlsvrcAnimalPart | Cub200
 READERS: dict[str, Any] = {

@@ -19,8 +19,9 @@ from ipcnn_ray.spec.messages import Finding, wrong
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.runs import grid_runs, named_runs, points, run_for
 from ipcnn_ray.spec.search import SpaceSearch
-from ipcnn_ray.spec.section import Loc, did_you_mean
+from ipcnn_ray.spec.section import Loc
 from ipcnn_ray.spec.template import NoTemplate
+from ipcnn_ray.utils.text import did_you_mean
 
 PLAIN = NoTemplate(shape="none")
 

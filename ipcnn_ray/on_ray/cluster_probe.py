@@ -34,9 +34,9 @@ import ipcnn_ray
 from ipcnn_ray import __version__
 from ipcnn_ray.errors import IpcnnError, ResourceError, TrackingError
 from ipcnn_ray.on_ray.ray_session import session
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.tracking.self_test import probe_record, probe_storage
 from ipcnn_ray.tracking.storage import open_storage
+from ipcnn_ray.utils.paths import Paths
 
 MARK = "ipcnn-doctor-facts:"
 NODE_S = 120.0

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from ipcnn_ray.errors import IpcnnError, TrackingError
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.spec.runs import experiment_id
 from ipcnn_ray.tracking.storage import below, open_storage
 from ipcnn_ray.train.run_dir import on_disk, read, store, write
+from ipcnn_ray.utils.paths import Paths
 
 STOP, SUBMISSIONS, DRIVER = "stop", "submissions.json", "driver.json"
 PULSE_S = 10.0

@@ -28,7 +28,8 @@ from ipcnn_ray.on_ray.ray_session import SETTINGS
 from ipcnn_ray.tracking.lineage import PACKAGE, SHIPPED, code
 from ipcnn_ray.tracking.storage import is_url
 from ipcnn_ray.tracking.tracker import State
-from ipcnn_ray.tracking.tracking_uri import shortened, without_password
+from ipcnn_ray.tracking.tracking_uri import without_password
+from ipcnn_ray.utils.text import shortened
 
 EXPERIMENT, ATTEMPT, RECORD = "ipcnn.experiment", "ipcnn.attempt", "ipcnn.record"
 """Keys of a job's metadata."""

@@ -14,12 +14,12 @@ from ipcnn_ray.on_ray.tune_callback import Listener, PhaseStarted, Warned
 from ipcnn_ray.on_ray.tuner import Ended, Interrupted, Tuning
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.objectives import COMBINED, Objectives
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.spec.runs import Run, experiment_id
 from ipcnn_ray.spec.search import Combined, Search, SpaceSearch
 from ipcnn_ray.tracking.tracker import RunRecord, Tracker
 from ipcnn_ray.train.run_metrics import objective
 from ipcnn_ray.train.run_request import ControlReference
+from ipcnn_ray.utils.paths import Paths
 
 __all__ = ["Interrupted", "Outcome", "RunOutcome", "run_experiment"]
 

@@ -11,7 +11,8 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from ipcnn_ray.spec.section import Loc, Section, bare, did_you_mean, dotted, inside, kind_field, locate, sections, walk
+from ipcnn_ray.spec.section import Loc, Section, bare, dotted, inside, kind_field, locate, sections, walk
+from ipcnn_ray.utils.text import did_you_mean
 
 OURS = "ipcnn_check"
 """Type of the pydantic errors that carry our own findings."""

@@ -28,9 +28,10 @@ from ipcnn_ray.spec.search import (
     Uniform,
     stopping,
 )
-from ipcnn_ray.spec.section import Loc, at, bare, did_you_mean, dotted, kind_field, sections, walk
+from ipcnn_ray.spec.section import Loc, at, bare, dotted, kind_field, sections, walk
 from ipcnn_ray.spec.training import Eval, Train
 from ipcnn_ray.spec.validation import duplicates
+from ipcnn_ray.utils.text import did_you_mean
 
 NOT_SET = ("name", "compute", "search")
 """Sections that are the same for all runs of an experiment."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -68,12 +67,6 @@ Loc = tuple[int | str, ...]
 
 def dotted(loc: Loc) -> str:
     return ".".join(str(part) for part in loc)
-
-
-def did_you_mean(word: object, options: list[str]) -> str:
-    """` Did you mean 'x'?` for a near miss, else nothing."""
-    near = get_close_matches(str(word).lower(), options, n=1, cutoff=0.6)
-    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def bare(annotation: Any) -> Any:

@@ -16,9 +16,10 @@ from ipcnn_ray.spec.messages import Finding, as_error, shown, wrong
 from ipcnn_ray.spec.metric_info import ABLATIONS
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.search import Search
-from ipcnn_ray.spec.section import Loc, Section, did_you_mean
+from ipcnn_ray.spec.section import Loc, Section
 from ipcnn_ray.spec.template import PartTemplate, Template
 from ipcnn_ray.spec.training import Eval, FilterLoss, Loss, Train
+from ipcnn_ray.utils.text import did_you_mean
 
 NO_WEIGHTS = "frozen layers need loaded weights; add model.weights or drop this"
 

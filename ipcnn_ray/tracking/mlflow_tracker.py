@@ -32,10 +32,10 @@ from ipcnn_ray.tracking.tracking_uri import (
     make_ready,
     parts,
     reach,
-    shortened,
     told,
     without_password,
 )
+from ipcnn_ray.utils.text import shortened
 
 STATUS: dict[State, str] = {
     "queued": "SCHEDULED",

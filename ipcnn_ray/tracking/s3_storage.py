@@ -32,7 +32,7 @@ from botocore.exceptions import (
 )
 
 from ipcnn_ray.errors import TrackingError, UnreachableError
-from ipcnn_ray.tracking.storage import checked, write_whole
+from ipcnn_ray.utils.files import checked_key, write_atomic
 
 CONNECT_S, READ_S = 10, 60
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
@@ -112,7 +112,7 @@ class S3Storage:
             with tempfile.TemporaryFile() as target:
                 self._client.download_fileobj(self.bucket, self._name(key), target)
                 target.seek(0)
-                write_whole(local, target)
+                write_atomic(local, target)
 
         self._asked(f"{key} cannot be copied to {local}", get)
 
@@ -159,7 +159,7 @@ class S3Storage:
             self.delete(key)
 
     def _name(self, key: str) -> str:
-        return f"{self.prefix}/{checked(key)}".lstrip("/")
+        return f"{self.prefix}/{checked_key(key)}".lstrip("/")
 
     def _asked(self, what: str, ask: Callable[[], Answer]) -> Answer:
         """The server's answer; where it does not answer, it is asked again. boto3's errors as ours."""

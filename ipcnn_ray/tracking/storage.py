@@ -6,18 +6,15 @@ A key names a file: `/` between its parts, relative, such as `uniform-1a2b3c4d-r
 from __future__ import annotations
 
 import io
-import os
 import secrets
-import shutil
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from ipcnn_ray.errors import TrackingError
+from ipcnn_ray.utils.files import PARTIAL, checked_key, write_atomic
 
 PREFLIGHT_BYTES = 1 << 20
 """A store that is broken for data may still take empty files."""
-PARTIAL = ".partial-"
-"""A file whose name begins so is being written."""
 
 
 class Storage(Protocol):
@@ -59,37 +56,6 @@ class Storage(Protocol):
         ...
 
 
-def checked(key: str) -> str:
-    """The key itself. Raises ValueError for one that is empty, absolute, or leaves its store."""
-    if not key or any(part in {"", ".", ".."} for part in key.split("/")):
-        raise ValueError(f"key = {key!r} must be a relative path without empty parts, '.' and '..'")
-    return key
-
-
-def write_whole(target: Path, source: IO[bytes]) -> None:
-    """A file with the content of `source`, on the disk before it has its name."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.parent / f"{PARTIAL}{secrets.token_hex(4)}"
-    try:
-        with partial.open("wb") as out:
-            shutil.copyfileobj(source, out, 8 << 20)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(target)
-        _sync(target.parent)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    """The names in a folder, on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 class LocalStorage:
     """A folder, which may be on a shared file system."""
 
@@ -100,13 +66,13 @@ class LocalStorage:
     def put_file(self, local: Path, key: str) -> None:
         try:
             with local.open("rb") as source:
-                write_whole(self._path(key), source)
+                write_atomic(self._path(key), source)
         except OSError as error:
             raise self._error(f"{key} was not stored", error) from error
 
     def put_bytes(self, data: bytes, key: str) -> None:
         try:
-            write_whole(self._path(key), io.BytesIO(data))
+            write_atomic(self._path(key), io.BytesIO(data))
         except OSError as error:
             raise self._error(f"{key} was not stored", error) from error
 
@@ -119,7 +85,7 @@ class LocalStorage:
     def get_file(self, key: str, local: Path) -> None:
         try:
             with self._path(key).open("rb") as source:
-                write_whole(local, source)
+                write_atomic(local, source)
         except OSError as error:
             raise self._error(f"{key} cannot be copied to {local}", error) from error
 
@@ -149,7 +115,7 @@ class LocalStorage:
             raise self._error(f"{prefix} was not moved to {target}", error) from error
 
     def _path(self, key: str) -> Path:
-        return self.folder / checked(key)
+        return self.folder / checked_key(key)
 
     def _error(self, what: str, error: OSError) -> TrackingError:
         return TrackingError(

@@ -14,6 +14,7 @@ from urllib.request import getproxies
 from filelock import FileLock, Timeout
 
 from ipcnn_ray.errors import TrackingError, UnreachableError
+from ipcnn_ray.utils.text import shortened
 
 SQLITE = "sqlite:///"
 REACH_S = 10.0
@@ -135,14 +136,6 @@ Item = TypeVar("Item")
 PARAM_LENGTH, TAG_LENGTH, EXPERIMENT_TAG_LENGTH = 6000, 8000, 5000
 """Characters."""
 PARAMS_PER_CALL, TAGS_PER_CALL, METRICS_PER_CALL = 100, 100, 1000
-
-
-def shortened(text: str, length: int) -> str:
-    """The text, or its beginning with the number of its characters where it has more than `length`."""
-    if len(text) <= length:
-        return text
-    end = f" ... ({len(text)} characters in all)"
-    return text[: length - len(end)] + end
 
 
 def parts(values: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -13,7 +13,6 @@ rank 0 writes.
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import json
 import os
@@ -30,9 +29,10 @@ import numpy as np
 import torch
 
 from ipcnn_ray.errors import TrainingError
-from ipcnn_ray.tracking.storage import Storage, write_whole
+from ipcnn_ray.tracking.storage import Storage
 from ipcnn_ray.train.run_dir import Folder, on_disk, read, store, write
 from ipcnn_ray.train.run_request import RunResult
+from ipcnn_ray.utils.files import sha256_of, sync_folder, write_atomic
 
 FORMAT = 1
 """Changes with the layout of state.pt or meta.json."""
@@ -86,7 +86,7 @@ def save(folder: Folder, origin: Origin, history: History, state: Mapping[str, A
         _write(beside, origin, history, state)
         shutil.rmtree(final, ignore_errors=True)  # there only if it was damaged
         os.replace(beside, final)
-        _sync(home)
+        sync_folder(home)
         for old in _checkpoints(here)[:-KEEP]:
             shutil.rmtree(old)
     except OSError as error:
@@ -110,10 +110,10 @@ def _write(home: Path, origin: Origin, history: History, state: Mapping[str, Any
         **asdict(origin),
         "epoch": int(history[-1]["epoch"]),
         "bytes": (home / "state.pt").stat().st_size,
-        "sha256": _sum(home / "state.pt"),
+        "sha256": sha256_of(home / "state.pt"),
         "history": [dict(one) for one in history],
     }
-    write_whole(home / "meta.json", io.BytesIO(json.dumps(meta, indent=1).encode()))
+    write_atomic(home / "meta.json", io.BytesIO(json.dumps(meta, indent=1).encode()))
 
 
 def _publish(home: Path, files: Storage, epoch: int) -> None:
@@ -186,7 +186,7 @@ def _read_meta(home: Path) -> dict[str, Any]:
     size = (home / "state.pt").stat().st_size
     if size != meta["bytes"]:
         raise ValueError(f"state.pt has {size} of {meta['bytes']} bytes")
-    if _sum(home / "state.pt") != meta["sha256"]:
+    if sha256_of(home / "state.pt") != meta["sha256"]:
         raise ValueError("state.pt has changed since it was written")
     return meta
 
@@ -208,19 +208,6 @@ def _check_origin(where: str, meta: Mapping[str, Any], origin: Origin) -> None:
 
 def _checkpoints(folder: Path) -> list[Path]:
     return sorted((folder / "checkpoints").glob("epoch-[0-9][0-9][0-9][0-9]*"), key=lambda home: int(home.name[6:]))
-
-
-def _sum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def generator_states() -> dict[str, Any]:

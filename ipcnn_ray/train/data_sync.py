@@ -18,9 +18,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from ipcnn_ray.errors import DataError, Problem
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.tracking.storage import open_storage
 from ipcnn_ray.train.run_dir import PATIENCE_S
+from ipcnn_ray.utils.paths import Paths
 
 AT_ONCE = 16
 """Files that are copied at the same time."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.tracking.tracker import State
+from ipcnn_ray.utils.paths import Paths
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.on_ray.submission import run_experiment
 from ipcnn_ray.on_ray.tune_callback import Event, PhaseStarted, RunEnded
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+from ipcnn_ray.utils.paths import Paths
 
 
 def nearly_empty(trials: int, algorithm: str) -> ExperimentSpec:

@@ -25,12 +25,12 @@ from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.models.build import build, template_banks
 from ipcnn_ray.spec.data import DrawnAnimals
 from ipcnn_ray.spec.model import Model
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.spec.template import GradientTemplate
 from ipcnn_ray.train.feature_cache import Inputs, distinct
 from ipcnn_ray.train.filter_term import InformationTerm
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.train_epoch import train_epoch
+from ipcnn_ray.utils.paths import Paths
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:

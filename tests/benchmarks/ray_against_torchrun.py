@@ -30,11 +30,11 @@ import torch.distributed as dist
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import load
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import ProcessGroup
 from ipcnn_ray.train.trainer import execute
+from ipcnn_ray.utils.paths import Paths
 
 WORKERS = 2
 NICE = 15

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from report_fakes import FakeTracker, half_failed_search, many_runs, written
 
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+from ipcnn_ray.utils.paths import Paths
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -24,12 +24,12 @@ from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.on_ray.submission import run_experiment
 from ipcnn_ray.on_ray.tune_callback import Event, PhaseStarted, RunEnded
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.spec.runs import grid_runs, run_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.trainer import execute
+from ipcnn_ray.utils.paths import Paths
 
 
 def nearly_empty(name: str, trials: int) -> ExperimentSpec:

@@ -21,8 +21,8 @@ from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.on_ray import experiment_dir as home
 from ipcnn_ray.on_ray import job_client as jobs
 from ipcnn_ray.on_ray.job_client import Submission
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+from ipcnn_ray.utils.paths import Paths
 
 URL = "http://head:8265"
 SPEC = """

@@ -16,12 +16,12 @@ from typer.testing import CliRunner, Result
 from ipcnn_ray.cli.pictures import pictures
 from ipcnn_ray.errors import DataError, IpcnnError, TrackingError
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.spec.runs import experiment_id, named_runs, resolved_yaml, run_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.trainer import execute
+from ipcnn_ray.utils.paths import Paths
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(pictures)

@@ -14,7 +14,7 @@ import scipy.io
 from PIL import Image
 
 from ipcnn_ray.spec.data import VocPart
-from ipcnn_ray.spec.paths import Paths
+from ipcnn_ray.utils.paths import Paths
 
 WIDTH, HEIGHT = 140, 100
 FIELDS = ("xmin", "xmax", "ymin", "ymax")

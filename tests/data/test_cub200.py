@@ -9,7 +9,7 @@ from PIL import Image
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError
 from ipcnn_ray.spec.data import Cub200
-from ipcnn_ray.spec.paths import Paths
+from ipcnn_ray.utils.paths import Paths
 
 S = 32
 NAMES = ("back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg", "left wing", "nape",

@@ -13,7 +13,7 @@ from ipcnn_ray.data.inspection import summary
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError
 from ipcnn_ray.spec.data import IlsvrcAnimalPart
-from ipcnn_ray.spec.paths import Paths
+from ipcnn_ray.utils.paths import Paths
 
 FOX, FISH = "n02118333", "n01443537"
 BOX = (11, 21, 60, 60)

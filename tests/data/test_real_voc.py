@@ -12,7 +12,7 @@ from PIL import Image
 from ipcnn_ray.data.inspection import summary
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.spec.data import VocPart
-from ipcnn_ray.spec.paths import Paths
+from ipcnn_ray.utils.paths import Paths
 
 SIZE = 64
 

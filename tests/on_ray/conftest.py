@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # ray_bench
 from ray_bench import Bench
 
 from ipcnn_ray.on_ray.ray_session import session
-from ipcnn_ray.spec.paths import Paths
+from ipcnn_ray.utils.paths import Paths
 
 
 @pytest.fixture(scope="session")

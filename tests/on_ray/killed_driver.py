@@ -8,7 +8,7 @@ from pathlib import Path
 from ray_bench import Bench
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.paths import Paths
+from ipcnn_ray.utils.paths import Paths
 
 if __name__ == "__main__":
     home, spec = sys.argv[1:]

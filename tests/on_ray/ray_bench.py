@@ -16,13 +16,13 @@ from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.on_ray.submission import Outcome, run_experiment
 from ipcnn_ray.on_ray.tune_callback import EpochDone, Event, RunEnded, RunStarted
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.spec.runs import experiment_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.tracking.tracker import RecordedRun
 from ipcnn_ray.train.run_request import RunRequest, RunResult
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.trainer import WEIGHTS, execute
+from ipcnn_ray.utils.paths import Paths
 
 CLOCKS = {"seconds", "images_per_second", "cpu_hours"}
 """Metrics that no two runs share."""

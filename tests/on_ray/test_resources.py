@@ -8,7 +8,7 @@ from ray_bench import Hears, tiny
 from ipcnn_ray.errors import IpcnnError, ResourceError
 from ipcnn_ray.on_ray.resources import gpus_per_worker, runs_at_once, this_machine
 from ipcnn_ray.spec.experiment import Compute
-from ipcnn_ray.spec.paths import Paths
+from ipcnn_ray.utils.paths import Paths
 
 LAPTOP = [{"CPU": 2.0}]
 TWO_GPU_NODES = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}, {"CPU": 4.0}]

@@ -18,7 +18,8 @@ from ipcnn_ray.errors import TrackingError
 from ipcnn_ray.tracking import mlflow_tracker
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker, environment
 from ipcnn_ray.tracking.tracker import RecordedRun
-from ipcnn_ray.tracking.tracking_uri import parts, shortened
+from ipcnn_ray.tracking.tracking_uri import parts
+from ipcnn_ray.utils.text import shortened
 
 
 @pytest.fixture(scope="module")

@@ -143,7 +143,7 @@ def test_a_busy_server_is_asked_again(fake_s3):
 
 
 def test_a_server_that_is_away_is_waited_for(fake_s3, monkeypatch):
-    monkeypatch.setattr("ipcnn_ray.tracking.s3_store.PAUSE_S", 0.01)
+    monkeypatch.setattr("ipcnn_ray.tracking.s3_storage.PAUSE_S", 0.01)
     left = [True] * 5
     fake_s3.gone = lambda request: bool(left) and left.pop()
     open_storage("s3://bucket/p", patience=60).put_bytes(b"1", "a")
@@ -170,7 +170,7 @@ def test_a_server_that_is_not_there_is_waited_for(fake_s3, monkeypatch):
         if len(pauses) == 3:
             monkeypatch.setenv("AWS_ENDPOINT_URL", there)
 
-    monkeypatch.setattr("ipcnn_ray.tracking.s3_store.time.sleep", comes_back)
+    monkeypatch.setattr("ipcnn_ray.tracking.s3_storage.time.sleep", comes_back)
     open_storage("s3://bucket/p", patience=60).put_bytes(b"1", "a")
     assert fake_s3.objects == {"p/a": b"1"} and len(pauses) >= 3
 

@@ -13,9 +13,9 @@ from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError, TrainingError
 from ipcnn_ray.spec.data import DrawnAnimals, VocPart
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.spec.template import EllipseTemplate, GradientTemplate, MaskTemplate, TailoredTemplate
 from ipcnn_ray.train.tailored_template import fitted, trained_template
+from ipcnn_ray.utils.paths import Paths
 
 
 @pytest.fixture(scope="module")

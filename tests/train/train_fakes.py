@@ -15,10 +15,10 @@ import torch
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.models.build import build
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.paths import Paths
 from ipcnn_ray.train.feature_cache import Inputs
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.trainer import RunRequest, RunResult, execute
+from ipcnn_ray.utils.paths import Paths
 
 CLOCKS = {"seconds", "images_per_second", "cpu_hours"}
 """Metrics that no two runs share."""

@@ -1,0 +1,76 @@
+"""Named implementations: the package's own, and those that other installed packages add through entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from ipcnn_ray.errors import IpcnnError
+from ipcnn_ray.utils.text import did_you_mean
+
+
+class Registry:
+    """Implementations by name. Importing one is deferred until it is used.
+
+    A package adds an implementation with an entry point::
+
+        [project.entry-points."ipcnn.metrics"]
+        my_metric = "my_package.my_metric:MyMetric"
+    """
+
+    def __init__(self, group: str, built_in: Mapping[str, str]) -> None:
+        """
+        Args:
+            group: Name of the entry-point group, such as ``ipcnn.metrics``.
+            built_in: Name of each implementation of this package, and where it is, as ``module:attribute``.
+        """
+        self.group = group
+        self.built_in = dict(built_in)
+
+    @cached_property
+    def _external(self) -> dict[str, EntryPoint]:
+        external: dict[str, EntryPoint] = {}
+        for point in sorted(entry_points(group=self.group), key=lambda point: (point.name, point.value)):
+            if point.name in self.built_in or (point.name in external and external[point.name].value != point.value):
+                taken = "ipcnn itself" if point.name in self.built_in else _package(external[point.name])
+                raise IpcnnError(
+                    f"the entry point {self.group} {point.name!r} of {_package(point)} is already taken by {taken}\n"
+                    "Uninstall one of the two packages, or rename its entry point."
+                )
+            external[point.name] = point
+        return external
+
+    def names(self) -> tuple[str, ...]:
+        """Return all names: those of this package in their order, then the others sorted."""
+        return (*self.built_in, *self._external)
+
+    def load(self, name: str) -> Any:
+        """Import and return the implementation of this name.
+
+        Raises:
+            IpcnnError: If there is none, or if the module of another package cannot be imported.
+        """
+        if name in self.built_in:
+            module, _, attribute = self.built_in[name].partition(":")
+            return getattr(import_module(module), attribute)
+        if name not in self._external:
+            known = ", ".join(self.names())
+            raise IpcnnError(f"{self.group} has no {name!r}\nIt has {known}.{did_you_mean(name, list(self.names()))}")
+        try:
+            return self._external[name].load()
+        except Exception as error:
+            raise IpcnnError(
+                f"the entry point {self.group} {name!r} of {_package(self._external[name])} cannot be imported: "
+                f"{type(error).__name__}: {error}\nUpdate or uninstall that package."
+            ) from error
+
+    def provider(self, name: str) -> str:
+        """Return the name and version of the package that adds this name; empty for those of this package."""
+        return _package(self._external[name]) if name in self._external else ""
+
+
+def _package(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
