@@ -10,7 +10,7 @@ class IpcnnError(Exception):
 
 
 @dataclass(frozen=True)
-class Problem:
+class Issue:
     """One wrong thing in one place."""
 
     where: str
@@ -24,19 +24,19 @@ class Problem:
         return f"{self.where}  {self.what}\n       {self.advice}"
 
 
-class ProblemsError(IpcnnError):
-    """Several problems found in one reading; all of them are listed at once."""
+class InvalidInputError(IpcnnError):
+    """Issues of a file or folder, all of them at once."""
 
-    def __init__(self, problems: list[Problem]) -> None:
-        self.problems = problems
-        super().__init__("\n".join(str(problem) for problem in problems))
+    def __init__(self, issues: list[Issue]) -> None:
+        self.issues = issues
+        super().__init__("\n".join(map(str, issues)))
 
 
-class SpecError(ProblemsError):
+class SpecError(InvalidInputError):
     """The experiment spec is wrong. Nothing was started."""
 
 
-class DataError(ProblemsError):
+class DataError(InvalidInputError):
     """A dataset or a weight file on disk is not what it should be. Nothing was written."""
 
 

@@ -9,7 +9,7 @@ import typer
 
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.specs import Json, Overrides
-from ipcnn_ray.errors import DataError, Problem
+from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.spec.loader import load
 from ipcnn_ray.utils.paths import Paths
 from ipcnn_ray.utils.text import did_you_mean
@@ -62,7 +62,7 @@ def fetch(kind: Kind) -> None:
     if kind not in DATASETS:
         near = did_you_mean(kind, list(DATASETS))
         what, advice = "there is no such dataset to fetch", f"There are {', '.join(DATASETS)}.{near}"
-        raise DataError([Problem(kind, what, advice)])
+        raise DataError([Issue(kind, what, advice)])
     paths = Paths.from_environment()
     root = paths.data
     if paths.data_url:
@@ -70,7 +70,7 @@ def fetch(kind: Kind) -> None:
         raise DataError([_in_a_bucket(paths.data_url, advice)])
     if root is None:
         advice = "Set it to the folder that the dataset shall be put into."
-        raise DataError([Problem("IPCNN_DATA", "is not set", advice)])
+        raise DataError([Issue("IPCNN_DATA", "is not set", advice)])
     unchecked = [archive.url for archive in DATASETS[kind].archives if not archive.md5]
     placed = fetch_all(DATASETS[kind], root, _Megabytes())
     for path in placed:
@@ -83,8 +83,8 @@ def fetch(kind: Kind) -> None:
         output.note(f"{root / folder} is not there: what was fetched does not hold it")
 
 
-def _in_a_bucket(url: str, advice: str) -> Problem:
-    return Problem("IPCNN_DATA", f"is {url}, not a folder", advice)
+def _in_a_bucket(url: str, advice: str) -> Issue:
+    return Issue("IPCNN_DATA", f"is {url}, not a folder", advice)
 
 
 class _Megabytes:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ipcnn_ray.errors import ProblemsError
+from ipcnn_ray.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from ipcnn_ray.report.ranking import Ranking
@@ -56,8 +56,8 @@ def _line(first: str, rest: str) -> None:
 
 def error(problem: Exception) -> None:
     """An error as a person reads it: where and what on one line, what to do below it."""
-    if isinstance(problem, ProblemsError):
-        for one in problem.problems:
+    if isinstance(problem, InvalidInputError):
+        for one in problem.issues:
             _line("error", f"{one.where}  {one.what}")
             _below(one.advice)
         return

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from ipcnn_ray.cli import output
-from ipcnn_ray.errors import IpcnnError, Problem, SpecError
+from ipcnn_ray.errors import IpcnnError, Issue, SpecError
 from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import Loaded, load
@@ -35,26 +35,26 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 def validate(specs: Specs, set_: Overrides = None, resolved: Resolved = False, json: Json = False) -> None:
     """Check specs completely; every error of every file is told at once. Starts nothing."""
     sound: list[tuple[str, ExperimentSpec]] = []
-    problems: list[Problem] = []
+    issues: list[Issue] = []
     for path in specs:
         try:
             loaded = load(path, set_ or ())
             check_layers(loaded)
             sound.append((path, loaded.spec))
         except SpecError as error:
-            problems += error.problems
+            issues += error.issues
     if json:
-        told = [{"where": one.where, "what": one.what, "advice": one.advice} for one in problems]
+        told = [{"where": one.where, "what": one.what, "advice": one.advice} for one in issues]
         good = [{"spec": path, "experiment": experiment_id(spec), "runs": _runs(spec)} for path, spec in sound]
-        output.print_json({"valid": not problems, "specs": good, "problems": told})
-        raise typer.Exit(2 if problems else 0)
+        output.print_json({"valid": not issues, "specs": good, "problems": told})
+        raise typer.Exit(2 if issues else 0)
     for path, spec in sound:
         if resolved:
             output.text(resolved_yaml(spec))
         else:
             output.say(f"ok     {path}  {experiment_id(spec)}  {_words(spec)}")
-    if problems:
-        raise SpecError(problems)
+    if issues:
+        raise SpecError(issues)
 
 
 def check_layers(loaded: Loaded) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ipcnn_ray.data.split import Items
-from ipcnn_ray.errors import DataError, Problem
+from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.utils.files import sha256_of
 
 FORMAT = 4
@@ -116,7 +116,7 @@ def write_store(cache: Path, digest: str, size: int, contents: Contents, fill: F
     if needed > free:
         what = f"has {free / 1e9:.1f} GB free and the crops need {needed / 1e9:.1f} GB"
         advice = "Free some space, or set IPCNN_CACHE to a folder on a larger disk."
-        raise DataError([Problem(str(final.parent), what, advice)])
+        raise DataError([Issue(str(final.parent), what, advice)])
     making = Path(tempfile.mkdtemp(prefix=f".{digest}-", dir=final.parent))
     try:
         images = np.lib.format.open_memmap(making / "images.npy", "w+", np.uint8, (count, 3, size, size))
@@ -191,7 +191,7 @@ def open_store(cache: Path, digest: str, *, thorough: bool = False) -> CropStore
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         damage = str(error)
     advice = "Delete the folder; it is made anew."
-    raise DataError([Problem(str(folder), f"this cache of crops is damaged: {damage}", advice)])
+    raise DataError([Issue(str(folder), f"this cache of crops is damaged: {damage}", advice)])
 
 
 def _check(folder: Path, digest: str, meta: dict[str, Any], thorough: bool) -> None:

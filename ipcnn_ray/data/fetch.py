@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ipcnn_ray.errors import DataError, Problem
+from ipcnn_ray.errors import DataError, Issue
 
 DOWNLOADS = ".downloads"
 """Folder below IPCNN_DATA where files lie until they are unpacked."""
@@ -125,7 +125,7 @@ def fetch(dataset: Dataset, root: Path, progress: Progress | None = None) -> lis
                     file.unlink()
     except Timeout as error:
         what = "another process downloads into this folder"
-        raise DataError([Problem(str(downloads), what, "Wait for it to end, then ask again.")]) from error
+        raise DataError([Issue(str(downloads), what, "Wait for it to end, then ask again.")]) from error
     return placed
 
 
@@ -195,7 +195,7 @@ def _receive(
 
 
 def _problem(archive: Archive, what: str, advice: str) -> DataError:
-    return DataError([Problem(archive.url, what, advice)])
+    return DataError([Issue(archive.url, what, advice)])
 
 
 def _md5(path: Path) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ipcnn_ray.data.crop_store import Stamps, stamps
-from ipcnn_ray.errors import DataError, Problem
+from ipcnn_ray.errors import DataError, Issue
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -79,10 +79,10 @@ def named(root: Path | None, name: str, kind: str) -> Path:
     """The dataset's folder below IPCNN_DATA; DataError where there is none."""
     if root is None:
         what, advice = "IPCNN_DATA is not set", f"Set it to the folder that holds {name}/."
-        raise DataError([Problem(f"data.kind = {kind}", what, advice)])
+        raise DataError([Issue(f"data.kind = {kind}", what, advice)])
     if not (root / name).is_dir():
         advice = f"IPCNN_DATA must name the folder that holds {name}/."
-        raise DataError([Problem(str(root / name), "no such folder", advice)])
+        raise DataError([Issue(str(root / name), "no such folder", advice)])
     return root / name
 
 
@@ -111,15 +111,15 @@ def gather(
             found.left_out[f"smaller than {min_side:g}^2 pixels"] += len(one.objects) - len(large)
         mask_sizes |= {folder.photographs / it.image: it.mask_size for it in large if it.mask_size}
         mine = [_crop(annotated, label, folder.photographs) for annotated in large]
-        if not one.problems:
+        if not one.issues:
             _check_use(category, landmarks, min_side, one, mine, folder.root)
-        found.problems += one.problems
+        found.issues += one.issues
         crops += mine
     crops += _negatives(folder.negatives, negatives, len(landmarks), found)
     _check_images(crops, mask_sizes, found)
-    if found.problems:
-        found.problems.extend(_undecodable(crops))
-        raise DataError(list(dict.fromkeys(found.problems)))
+    if found.issues:
+        found.issues.extend(_undecodable(crops))
+        raise DataError(list(dict.fromkeys(found.issues)))
     photographs_used = list(dict.fromkeys(crop.path for crop in crops))
     files = list(dict.fromkeys(found.files))
     made_from = {**found.made_from, **stamps(photographs_used)}
@@ -201,39 +201,39 @@ def _check_images(crops: list[Crop], mask_sizes: Mapping[Path, tuple[int, int]],
             found.wrong(crop.path, what, f"The image is {width} x {height} pixels, the first of them 1.")
 
 
-def _undecodable(crops: list[Crop]) -> list[Problem]:
+def _undecodable(crops: list[Crop]) -> list[Issue]:
     """What decoding would say, so that it is told together with the rest."""
     paths = list(dict.fromkeys(crop.path for crop in crops if crop.path.is_file()))
-    with closing(_in_threads(lambda path: _problem_of(path, None, 1)[1], paths)) as results:
+    with closing(_in_threads(lambda path: _issue_of(path, None, 1)[1], paths)) as results:
         return [problem for problem in results if problem]
 
 
-def _problem_of(path: Path, box: Box | None, size: int) -> tuple[NDArray[np.uint8] | None, Problem | None]:
+def _issue_of(path: Path, box: Box | None, size: int) -> tuple[NDArray[np.uint8] | None, Issue | None]:
     try:
         return square_crop(path, box, size), None
     except ImageFileError as error:
-        return None, Problem(str(path), str(error), AGAIN)
+        return None, Issue(str(path), str(error), AGAIN)
 
 
 def decode(source: Source, images_N3SS: NDArray[np.uint8], progress: Callable[[int, int], None] | None) -> None:
     """Decode every crop into the store's array; DataError with every file that does not decode to its end."""
     size, count = images_N3SS.shape[-1], len(source.crops)
 
-    def one(i: int) -> Problem | None:
-        image, problem = _problem_of(source.crops[i].path, source.crops[i].box, size)
+    def one(i: int) -> Issue | None:
+        image, problem = _issue_of(source.crops[i].path, source.crops[i].box, size)
         if image is not None:
             images_N3SS[i] = image
         return problem
 
-    problems = []
+    issues = []
     with closing(_in_threads(one, range(count))) as results:
         for done, problem in enumerate(results, start=1):
             if problem:
-                problems.append(problem)
+                issues.append(problem)
             if progress:
                 progress(done, count)
-    if problems:
-        raise DataError(list(dict.fromkeys(problems)))
+    if issues:
+        raise DataError(list(dict.fromkeys(issues)))
 
 
 def _in_threads(work: Callable[[T], R], over: Sequence[T]) -> Generator[R, None, None]:
@@ -329,10 +329,10 @@ class Annotations:
     lacks: tuple[str, ...] = ()
     """Landmarks that this category does not have."""
     left_out: Counter[str] = field(default_factory=Counter)
-    problems: list[Problem] = field(default_factory=list)
+    issues: list[Issue] = field(default_factory=list)
 
     def wrong(self, where: Path | str, what: str, advice: str) -> None:
-        self.problems.append(Problem(str(where), what, advice))
+        self.issues.append(Issue(str(where), what, advice))
 
 
 def upright(where: str, box: Box, found: Annotations) -> bool:

@@ -19,7 +19,7 @@ from ipcnn_ray.data.datasets import cub200, ilsvrc_animal_part, voc_part
 from ipcnn_ray.data.datasets.drawn import drawn_animals
 from ipcnn_ray.data.photographs import Source, decode, place_in_crop
 from ipcnn_ray.data.split import Items, items, items_as_given, items_of_categories
-from ipcnn_ray.errors import DataError, Problem
+from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.spec.data import Cub200, Data, DrawnAnimals, IlsvrcAnimalPart, VocPart, train_items
 from ipcnn_ray.utils.paths import Paths
 
@@ -190,11 +190,11 @@ def training_items(data: Data, paths: Paths) -> int | None:
 def _check_split(where: str, data: Data, labels_N: NDArray[np.int64], train: Items, validation: Items) -> None:
     """Both splits hold every kind of image that there is."""
     kinds = {"object" if len(data.categories) == 1 else name: k for k, name in enumerate(data.categories)}
-    problems = []
+    issues = []
     for split, part in (("training", train), ("validation", validation)):
         for kind, label in (kinds | {"negative": -1}).items():
             if not (labels_N[part[:, 0]] == label).any() and (label >= 0 or data.negatives):
                 what = f"leaves no {kind} in the {split} split"
-                problems.append(Problem(where, what, "Use more images, or another data.train_share."))
-    if problems:
-        raise DataError(problems)
+                issues.append(Issue(where, what, "Use more images, or another data.train_share."))
+    if issues:
+        raise DataError(issues)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from torch import nn
 
-from ipcnn_ray.errors import Problem, SpecError
+from ipcnn_ray.errors import Issue, SpecError
 from ipcnn_ray.models.backbones import BackboneError, blocks
 from ipcnn_ray.models.build import assemble
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.weights import load_weights
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import Loaded
-from ipcnn_ray.spec.messages import Finding, wrong
+from ipcnn_ray.spec.messages import FieldIssue, wrong
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.runs import grid_runs, named_runs, points, run_for
 from ipcnn_ray.spec.search import SpaceSearch
@@ -26,7 +26,7 @@ from ipcnn_ray.utils.text import did_you_mean
 PLAIN = NoTemplate(shape="none")
 
 
-def backbone_findings(model: Model, freeze_through: str | None = None) -> list[Finding]:
+def backbone_issues(model: Model, freeze_through: str | None = None) -> list[FieldIssue]:
     """What is wrong with the layers that a spec names of a torchvision network; nothing for networks of the table.
 
     Deterministic, and without memory for parameters: the network is laid out on torch's meta device.
@@ -52,13 +52,13 @@ def backbone_findings(model: Model, freeze_through: str | None = None) -> list[F
     return found
 
 
-def _unknown(loc: Loc, name: str, names: list[str], what: str) -> Iterator[Finding]:
+def _unknown(loc: Loc, name: str, names: list[str], what: str) -> Iterator[FieldIssue]:
     if name not in names:
         advice = f"is no layer {what}; there are {', '.join(names)}.{did_you_mean(name, names)}".removesuffix(".")
         yield wrong(loc, name, advice, ("model.network", "model.cut"))
 
 
-def _interpretable(model: Model, able: list[str], order: list[str]) -> Iterator[Finding]:
+def _interpretable(model: Model, able: list[str], order: list[str]) -> Iterator[FieldIssue]:
     loc, names = ("model", "interpretable_layers"), model.interpretable_layers or ()
     for index, name in enumerate(names):
         if name == model.table.appended.name and not model.appended_layer:
@@ -76,7 +76,7 @@ def _interpretable(model: Model, able: list[str], order: list[str]) -> Iterator[
         yield wrong(loc, names, f"must be listed lowest first: {sorted(known, key=order.index)}", ("model.network",))
 
 
-def _statistics(net: InterpretableNet, model: Model) -> Iterator[Finding]:
+def _statistics(net: InterpretableNet, model: Model) -> Iterator[FieldIssue]:
     loaded = (model.weights.layers or net.convs) if model.weights else ()
     normalised = [
         name for name in net.convs if any(isinstance(part, nn.BatchNorm2d) for part in net.layer(name).modules())
@@ -90,7 +90,7 @@ def _statistics(net: InterpretableNet, model: Model) -> Iterator[Finding]:
         yield wrong(("model", "network"), model.network, advice, ("model.weights",))
 
 
-def _frozen(model: Model, name: str, learning: list[str], order: list[str]) -> Iterator[Finding]:
+def _frozen(model: Model, name: str, learning: list[str], order: list[str]) -> Iterator[FieldIssue]:
     loc = ("train", "freeze_through")
     if name not in learning:
         yield from _unknown(loc, name, learning, "to be frozen")
@@ -129,14 +129,12 @@ def _distinct(spec: ExperimentSpec) -> list[tuple[str, ExperimentSpec]]:
 
 def check_backbones(loaded: Loaded) -> None:
     """Raises SpecError with all that is wrong with the layers of torchvision networks in any run of an experiment."""
-    told: dict[Finding, str] = {}
+    told: dict[FieldIssue, str] = {}
     for label, run in _distinct(loaded.spec):
-        for finding in backbone_findings(run.model, run.train.freeze_through):
+        for finding in backbone_issues(run.model, run.train.freeze_through):
             told.setdefault(finding, label)
     if told:
-        raise SpecError(
-            [Problem(loaded.source.at(one.loc), label + one.what, one.advice) for one, label in told.items()]
-        )
+        raise SpecError([Issue(loaded.source.at(one.loc), label + one.what, one.advice) for one, label in told.items()])
 
 
 def check_weights(spec: ExperimentSpec, folder: Path | None) -> list[str]:

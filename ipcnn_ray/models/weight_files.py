@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ipcnn_ray.errors import DataError, Problem
+from ipcnn_ray.errors import DataError, Issue
 
 Order = Literal["rgb", "bgr"]
 SUFFIXES = (".npz", ".safetensors", ".mat", ".pth", ".pt")
@@ -73,7 +73,7 @@ def read_weights(path: Path, wanted: Iterable[str]) -> WeightFile:
 
 
 def _unreadable(path: Path, what: str, advice: str) -> DataError:
-    return DataError([Problem(str(path), what, advice)])
+    return DataError([Issue(str(path), what, advice)])
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ipcnn_ray.errors import DataError, Problem
+from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.weight_files import SUFFIXES, WeightFile, read_weights
 from ipcnn_ray.spec.model import Weights, channels_of, pixels_of
@@ -67,9 +67,9 @@ def load_weights(net: InterpretableNet, network: Network, weights: Weights, fold
     file = read_weights(path, {scheme(*key) for scheme in schemes for key in keys})
     listed = [(layer, key) for layer in layers if layer in net.convs for key in _tensors(net, layer)]
     name_of = max(schemes, key=lambda scheme: sum(scheme(*key) in file.names for key in listed))
-    problems = _problems(net, layers, path, file, name_of) + _contradictions(weights, path, file)
-    if problems:
-        raise DataError(problems)
+    issues = _issues(net, layers, path, file, name_of) + _contradictions(weights, path, file)
+    if issues:
+        raise DataError(issues)
     first = _first(net)
     with torch.no_grad():
         for layer, key in listed:
@@ -89,7 +89,7 @@ def _locate(weights: Weights, folder: Path | None) -> Path:
     if folder is None:
         raise DataError(
             [
-                Problem(
+                Issue(
                     "IPCNN_WEIGHTS",
                     f"model.weights.file = {weights.file!r}, and IPCNN_WEIGHTS is not set",
                     "Set IPCNN_WEIGHTS to the folder that holds the file, on every machine that trains.",
@@ -101,7 +101,7 @@ def _locate(weights: Weights, folder: Path | None) -> Path:
         here = sorted(p.name for p in folder.glob("*") if p.suffix in SUFFIXES) if folder.is_dir() else []
         raise DataError(
             [
-                Problem(
+                Issue(
                     str(path),
                     f"model.weights.file = {weights.file!r}: no such file",
                     f"IPCNN_WEIGHTS = {folder} holds {', '.join(here) or 'no .npz or .safetensors file'}.",
@@ -173,14 +173,14 @@ def _folded(weight: Tensor, weights: Weights, network: Network) -> Tensor:
     return weight / network.input_scale if network.trunk else weight
 
 
-def _problems(
+def _issues(
     net: InterpretableNet, layers: tuple[str, ...], path: Path, file: WeightFile, name_of: Scheme
-) -> list[Problem]:
+) -> list[Issue]:
     usable = [la for la in net.convs if all(name_of(la, key) in file.names for key in _tensors(net, la))]
-    problems: list[Problem] = []
+    issues: list[Issue] = []
 
     def problem(what: str, advice: str) -> None:
-        problems.append(Problem(str(path), what, advice))
+        issues.append(Issue(str(path), what, advice))
 
     for layer in layers:
         if layer not in net.convs:
@@ -206,16 +206,16 @@ def _problems(
             elif not array.is_floating_point() or not torch.isfinite(array).all():
                 kind = str(array.dtype).removeprefix("torch.")
                 problem(f"{name} ({kind}) is not all finite floating-point numbers", "Write it as finite float32.")
-    return problems
+    return issues
 
 
-def _contradictions(weights: Weights, path: Path, file: WeightFile) -> list[Problem]:
+def _contradictions(weights: Weights, path: Path, file: WeightFile) -> list[Issue]:
     """A stated channel order that the file itself denies."""
     stated = weights.channels or channels_of(weights.file)
     if file.order in (None, stated):
         return []
     advice = f"Say channels: {file.order}, or name the file that was meant."
-    return [Problem(str(path), f"model.weights.channels = {stated!r}, but {file.because}", advice)]
+    return [Issue(str(path), f"model.weights.channels = {stated!r}, but {file.because}", advice)]
 
 
 def _text(

@@ -12,14 +12,14 @@ from typing import Any, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from ipcnn_ray.errors import Problem, SpecError
+from ipcnn_ray.errors import Issue, SpecError
 from ipcnn_ray.spec.defaults import with_defaults
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.messages import OURS, Finding, findings, shown
+from ipcnn_ray.spec.messages import OURS, FieldIssue, field_issues, shown
 from ipcnn_ray.spec.overrides import NotASection, applied
-from ipcnn_ray.spec.search_validation import search_findings
+from ipcnn_ray.spec.search_validation import search_issues
 from ipcnn_ray.spec.section import Loc, dotted, locate
-from ipcnn_ray.spec.validation import run_findings
+from ipcnn_ray.spec.validation import run_issues
 
 STAND_INS = (("train", "epochs", 1), ("search", "trials", 1))
 """In place of a needed value that is wrong or missing, so that the rest of its section can still be checked."""
@@ -44,54 +44,54 @@ def loads(text: str, name: str, overrides: Sequence[str] = ()) -> Loaded:
     source = Source(name)
     raw = read_yaml(text, source)
     if raw is None:
-        raise SpecError([Problem(f"{name}:1", "the file is empty", "`ipcnn schema` says what a spec has")])
+        raise SpecError([Issue(f"{name}:1", "the file is empty", "`ipcnn schema` says what a spec has")])
     if not isinstance(raw, dict):
         advice = "a spec is a mapping: name, data, model, template, train, one `field: value` per line"
-        raise SpecError([Problem(f"{name}:1", f"the file is {shown(raw)}", advice)])
+        raise SpecError([Issue(f"{name}:1", f"the file is {shown(raw)}", advice)])
     raw = _overridden(raw, overrides, source)
     try:
         return Loaded(ExperimentSpec.model_validate(raw), source)
     except ValidationError as error:
-        found = findings(error, ExperimentSpec)
+        found = field_issues(error, ExperimentSpec)
         if not any(item["type"] == OURS for item in error.errors()):
             found += _across(raw, error)
-    problems = [Problem(source.at(finding.loc), finding.what, finding.advice) for finding in found]
-    raise SpecError(sorted(problems, key=lambda problem: _line(problem, name)))
+    issues = [Issue(source.at(finding.loc), finding.what, finding.advice) for finding in found]
+    raise SpecError(sorted(issues, key=lambda problem: _line(problem, name)))
 
 
-def _line(problem: Problem, name: str) -> float:
+def _line(problem: Issue, name: str) -> float:
     """Line in the file; what the command line says comes last."""
     return float(problem.where.removeprefix(f"{name}:")) if problem.where.startswith(f"{name}:") else float("inf")
 
 
 def _overridden(raw: dict[str, Any], overrides: Sequence[str], source: Source) -> dict[str, Any]:
     settings: dict[str, Any] = {}
-    problems: list[Problem] = []
+    issues: list[Issue] = []
     for override in overrides:
         where = f"--set {override}"
         path, equals, text = override.partition("=")
         path = path.strip()
         if not equals or not all(path.split(".")):
-            problems.append(Problem(where, "is not of the form a.b=value", "for example --set train.epochs=5"))
+            issues.append(Issue(where, "is not of the form a.b=value", "for example --set train.epochs=5"))
             continue
         if path in settings:
-            problems.append(Problem(where, f"{path} is set twice", "keep one of the two"))
+            issues.append(Issue(where, f"{path} is set twice", "keep one of the two"))
         try:
             settings[path] = read_yaml(text, Source(where))
         except SpecError as error:
-            problems += [Problem(where, problem.what, problem.advice) for problem in error.problems]
+            issues += [Issue(where, problem.what, problem.advice) for problem in error.issues]
             continue
         source.set(tuple(path.split(".")), where)
-    if problems:
-        raise SpecError(problems)
+    if issues:
+        raise SpecError(issues)
     try:
         return applied(raw, settings, ExperimentSpec)
     except NotASection as error:
         where = source.at(tuple(error.path.split(".")))
-        raise SpecError([Problem(where, error.path, str(error))]) from error
+        raise SpecError([Issue(where, error.path, str(error))]) from error
 
 
-def _across(raw: dict[str, Any], error: ValidationError) -> list[Finding]:
+def _across(raw: dict[str, Any], error: ValidationError) -> list[FieldIssue]:
     """Findings across fields, of the sections that are sound once the wrong values are taken out.
 
     What follows from a value that was taken out is left unsaid.
@@ -113,7 +113,7 @@ def _across(raw: dict[str, Any], error: ValidationError) -> list[Finding]:
     def follows(path: str) -> bool:
         return any(path == gone or path.startswith(f"{gone}.") or gone.startswith(f"{path}.") for gone in taken)
 
-    found = run_findings(sound) + search_findings(sound)
+    found = run_issues(sound) + search_issues(sound)
     return [one for one in found if not any(follows(path) for path in (dotted(one.loc), *one.about))]
 
 
@@ -180,14 +180,14 @@ class _Reader:
     def __init__(self, loader: _Loader, source: Source) -> None:
         self.loader = loader
         self.source = source
-        self.problems: list[Problem] = []
+        self.issues: list[Issue] = []
         self.open: set[int] = set()
         self.merged: set[int] = set()
 
     def problem(self, node: yaml.Node, what: str, advice: str) -> None:
-        found = Problem(self.source.line(node.start_mark), what, advice)
-        if found not in self.problems:
-            self.problems.append(found)
+        found = Issue(self.source.line(node.start_mark), what, advice)
+        if found not in self.issues:
+            self.issues.append(found)
 
     def value(self, node: yaml.Node, loc: Loc) -> Any:
         if id(node) in self.open:
@@ -267,26 +267,26 @@ def read_yaml(text: str, source: Source) -> Any:
         line = text.count("\n", 0, error.position) + 1
         character = f"U+{error.character:04X}" if isinstance(error.character, int) else repr(error.character)
         raise SpecError(
-            [Problem(f"{source.name}:{line}", f"the character {character}", "YAML does not allow it; delete it")]
+            [Issue(f"{source.name}:{line}", f"the character {character}", "YAML does not allow it; delete it")]
         ) from error
     except yaml.MarkedYAMLError as error:
         raise SpecError([_syntax(error, source)]) from error
-    if reader.problems:
-        raise SpecError(reader.problems)
+    if reader.issues:
+        raise SpecError(reader.issues)
     return value
 
 
-def _syntax(error: yaml.MarkedYAMLError, source: Source) -> Problem:
+def _syntax(error: yaml.MarkedYAMLError, source: Source) -> Issue:
     mark = error.problem_mark or error.context_mark
     where = source.line(mark) if mark is not None else source.name
     problem = error.problem or "cannot be read"
     if "'\\t'" in problem:
-        return Problem(where, "a tab in the indentation", "YAML indents with spaces; replace the tab")
+        return Issue(where, "a tab in the indentation", "YAML indents with spaces; replace the tab")
     if isinstance(error, yaml.composer.ComposerError) and error.context == "expected a single document in the stream":
-        return Problem(where, "a second document begins here", "one file is one experiment; make it two files")
+        return Issue(where, "a second document begins here", "one file is one experiment; make it two files")
     began = f" that begins on line {error.context_mark.line + 1}" if error.context_mark is not None else ""
     context = f"{error.context}{began}; " if error.context else ""
-    return Problem(where, f"not YAML: {problem}", f"{context}mend it here or a line above")
+    return Issue(where, f"not YAML: {problem}", f"{context}mend it here or a line above")
 
 
 def read_text(path: Path, name: str) -> str:
@@ -294,11 +294,11 @@ def read_text(path: Path, name: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        problem = Problem(name, "there is no such file", "give the path of a spec, such as specs/uniform_sweep.yaml")
+        problem = Issue(name, "there is no such file", "give the path of a spec, such as specs/uniform_sweep.yaml")
     except IsADirectoryError:
-        problem = Problem(name, "is a folder", "give the path of a spec, such as specs/uniform_sweep.yaml")
+        problem = Issue(name, "is a folder", "give the path of a spec, such as specs/uniform_sweep.yaml")
     except UnicodeDecodeError as error:
-        problem = Problem(name, f"byte {error.start} is not UTF-8", "save the file as UTF-8 text")
+        problem = Issue(name, f"byte {error.start} is not UTF-8", "save the file as UTF-8 text")
     except OSError as error:
-        problem = Problem(name, f"cannot be read: {error.strerror}", "check the file's permissions")
+        problem = Issue(name, f"cannot be read: {error.strerror}", "check the file's permissions")
     raise SpecError([problem])

@@ -19,7 +19,7 @@ OURS = "ipcnn_check"
 
 
 @dataclass(frozen=True)
-class Finding:
+class FieldIssue:
     """One wrong thing at one location of a spec."""
 
     loc: Loc
@@ -46,12 +46,12 @@ def shown(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 4] + " ..."
 
 
-def wrong(loc: Loc, value: object, advice: str, about: Iterable[str] = ()) -> Finding:
+def wrong(loc: Loc, value: object, advice: str, about: Iterable[str] = ()) -> FieldIssue:
     """A finding about a value that is there."""
-    return Finding(loc, f"{dotted(loc)} = {shown(value)}", advice, tuple(about))
+    return FieldIssue(loc, f"{dotted(loc)} = {shown(value)}", advice, tuple(about))
 
 
-def as_error(title: str, findings: list[Finding]) -> ValidationError:
+def as_error(title: str, field_issues: list[FieldIssue]) -> ValidationError:
     """Findings as pydantic would raise them, so that a spec made in Python is checked just the same."""
     details: list[InitErrorDetails] = [
         {
@@ -59,7 +59,7 @@ def as_error(title: str, findings: list[Finding]) -> ValidationError:
             "loc": finding.loc,
             "input": None,
         }
-        for finding in findings
+        for finding in field_issues
     ]
     return ValidationError.from_exception_data(title, details)
 
@@ -120,7 +120,7 @@ ADVICE: dict[str, Callable[[ErrorDetails], str]] = {
 }
 
 
-def _unknown(plain: Loc, holder: Any, value: object, root: type[Section]) -> Finding:
+def _unknown(plain: Loc, holder: Any, value: object, root: type[Section]) -> FieldIssue:
     name, above = str(plain[-1]), dotted(plain[:-1])
     (owner,) = sections(holder).values()
     kind = kind_field(owner)
@@ -150,7 +150,7 @@ def _annotation(root: type[Section], plain: Loc) -> Any:
     return annotation
 
 
-def _no_kind(plain: Loc, value: object, root: type[Section]) -> Finding:
+def _no_kind(plain: Loc, value: object, root: type[Section]) -> FieldIssue:
     options = sections(_annotation(root, plain))
     named = kind_field(next(iter(options.values())))
     tags = ", ".join(options)
@@ -159,15 +159,15 @@ def _no_kind(plain: Loc, value: object, root: type[Section]) -> Finding:
     if not isinstance(value, dict):
         return wrong(plain, value, f"must be a section that says its {named[0]}, one of {tags}")
     if value.get(named[0]) is None:
-        return Finding(plain, f"{dotted(plain)}.{named[0]} is missing", f"must be one of {tags}")
+        return FieldIssue(plain, f"{dotted(plain)}.{named[0]} is missing", f"must be one of {tags}")
     given = value[named[0]]
     words = f"must be one of {tags}.{did_you_mean(given, list(options))}"
     return wrong((*plain, named[0]), given, words.removesuffix("."))
 
 
-def _missing(plain: Loc, holder: Any) -> Finding:
+def _missing(plain: Loc, holder: Any) -> FieldIssue:
     if isinstance(plain[-1], int):
-        return Finding(
+        return FieldIssue(
             plain[:-1],
             f"{dotted(plain[:-1])} has only {plain[-1]} value(s)",
             f"must be a list of {len(get_args(bare(holder)))} values",
@@ -182,16 +182,16 @@ def _missing(plain: Loc, holder: Any) -> Finding:
     else:
         words = owner.model_fields[str(plain[-1])].description or ""
         advice = f"needed: {' '.join(words.split())}".rstrip(".")
-    return Finding(plain, f"{dotted(plain)} is missing", advice)
+    return FieldIssue(plain, f"{dotted(plain)} is missing", advice)
 
 
-def findings(error: ValidationError, root: type[Section]) -> list[Finding]:
+def field_issues(error: ValidationError, root: type[Section]) -> list[FieldIssue]:
     """Everything that pydantic found, each thing once, at plain locations (without the tags of unions)."""
-    found: list[Finding] = []
+    found: list[FieldIssue] = []
     for item in error.errors(include_url=False):
         kind, value = item["type"], item["input"]
         if kind == OURS:
-            found.append(Finding(item["loc"], item["ctx"]["what"], item["ctx"]["advice"]))
+            found.append(FieldIssue(item["loc"], item["ctx"]["what"], item["ctx"]["advice"]))
             continue
         plain, holder = locate(root, item["loc"])
         if kind == "extra_forbidden":

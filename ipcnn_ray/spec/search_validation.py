@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.messages import Finding, findings, shown, wrong
+from ipcnn_ray.spec.messages import FieldIssue, field_issues, shown, wrong
 from ipcnn_ray.spec.overrides import NotASection
 from ipcnn_ray.spec.runs import Point, digest, points, run_for
 from ipcnn_ray.spec.search import (
@@ -37,7 +37,7 @@ NOT_SET = ("name", "compute", "search")
 """Sections that are the same for all runs of an experiment."""
 
 
-def _path(loc: Loc, path: str, value: Any, *, single: bool) -> Iterator[Finding]:
+def _path(loc: Loc, path: str, value: Any, *, single: bool) -> Iterator[FieldIssue]:
     """A path that a search may set: it exists, it is a run's own, and for `single` it holds one value."""
     if path.split(".")[0] in NOT_SET:
         yield wrong(loc, value, f"{path.split('.')[0]} is the same for all runs of an experiment; drop this")
@@ -50,7 +50,7 @@ def _path(loc: Loc, path: str, value: Any, *, single: bool) -> Iterator[Finding]
         yield wrong(loc, value, f"{path} is a section; name one of its fields, or give it to one of search.runs")
 
 
-def _named(search: Search) -> Iterator[Finding]:
+def _named(search: Search) -> Iterator[FieldIssue]:
     names = [run.name for run in search.runs]
     for index, name in duplicates(names):
         yield wrong(("search", "runs", index, "name"), name, "another run has this name")
@@ -67,7 +67,7 @@ def _named(search: Search) -> Iterator[Finding]:
                     yield wrong(loc, value, f"is inside {above}, which this run sets too; say it in one of the two")
 
 
-def _grid(grid: Mapping[str, tuple[Any, ...]]) -> Iterator[Finding]:
+def _grid(grid: Mapping[str, tuple[Any, ...]]) -> Iterator[FieldIssue]:
     for path, values in grid.items():
         loc = ("search", "grid", path)
         yield from _path(loc, path, values, single=True)
@@ -75,7 +75,7 @@ def _grid(grid: Mapping[str, tuple[Any, ...]]) -> Iterator[Finding]:
             yield wrong((*loc, index), value, "is listed twice; list it once")
 
 
-def _space(space: Mapping[str, Distribution]) -> Iterator[Finding]:
+def _space(space: Mapping[str, Distribution]) -> Iterator[FieldIssue]:
     for path, one in space.items():
         loc = ("search", "space", path)
         yield from _path(loc, path, one.model_dump(mode="json", exclude_defaults=True), single=True)
@@ -97,7 +97,7 @@ def _range(one: Uniform | LogUniform) -> tuple[str, float, float]:
     return ("uniform", *one.uniform) if isinstance(one, Uniform) else ("log_uniform", *one.log_uniform)
 
 
-def _needs_when(space: Mapping[str, Distribution], path: str) -> Iterator[Finding]:
+def _needs_when(space: Mapping[str, Distribution], path: str) -> Iterator[FieldIssue]:
     """A field that some of the drawn kinds of its section do not have is drawn for the others only."""
     above, _, name = path.rpartition(".")
     owners = [owner for annotation in at(ExperimentSpec, above) for owner in sections(annotation).values()]
@@ -111,10 +111,10 @@ def _needs_when(space: Mapping[str, Distribution], path: str) -> Iterator[Findin
         if without and having:
             loc = ("search", "space", path)
             fact = f"{dotted(loc)} is drawn for {above}.{key} = {shown(without[0])} too, which has no {name}"
-            yield Finding(loc, fact, f"add when: {{{above}.{key}: {having[0]}}}")
+            yield FieldIssue(loc, fact, f"add when: {{{above}.{key}: {having[0]}}}")
 
 
-def _when(space: Mapping[str, Distribution], path: str, on: str, value: Any) -> Iterator[Finding]:
+def _when(space: Mapping[str, Distribution], path: str, on: str, value: Any) -> Iterator[FieldIssue]:
     loc, other = ("search", "space", path, "when", on), space.get(on)
     if other is None or on == path:
         near = did_you_mean(on, [name for name in space if name != path])
@@ -126,7 +126,7 @@ def _when(space: Mapping[str, Distribution], path: str, on: str, value: Any) -> 
         yield wrong(loc, value, f"{on} never takes this value; it takes {words}")
 
 
-def _waits_for_itself(space: Mapping[str, Distribution]) -> Iterator[Finding]:
+def _waits_for_itself(space: Mapping[str, Distribution]) -> Iterator[FieldIssue]:
     for path in space:
         reached = {on for on in space[path].when or {} if on != path}
         while True:
@@ -139,7 +139,7 @@ def _waits_for_itself(space: Mapping[str, Distribution]) -> Iterator[Finding]:
             yield wrong(("search", "space", path, "when"), value, "waits for a field that waits for this one")
 
 
-def _stopping(early: EarlyStopping, train: Train | None, evaluation: Eval | None) -> Iterator[Finding]:
+def _stopping(early: EarlyStopping, train: Train | None, evaluation: Eval | None) -> Iterator[FieldIssue]:
     loc = ("search", "early_stopping", "grace_epochs")
     if train is not None and early.grace_epochs >= train.epochs:
         advice = f"must be less than train.epochs = {train.epochs}, or no run is ever stopped early"
@@ -149,14 +149,14 @@ def _stopping(early: EarlyStopping, train: Train | None, evaluation: Eval | None
         yield wrong(("eval", "every"), evaluation.every, advice)
 
 
-def search_findings(by_name: Mapping[str, Any]) -> list[Finding]:
+def search_issues(by_name: Mapping[str, Any]) -> list[FieldIssue]:
     """What is wrong in the search section itself; other sections are read where they are at hand."""
     search = by_name.get("search")
-    found: list[Finding] = []
+    found: list[FieldIssue] = []
     if not isinstance(search, NamedSearch | GridSearch | SpaceSearch):
         return found
     found += _named(search)
-    found += objective_findings(search, by_name)
+    found += objective_issues(search, by_name)
     if isinstance(search, GridSearch):
         found += _grid(search.grid)
     elif isinstance(search, SpaceSearch):
@@ -167,38 +167,38 @@ def search_findings(by_name: Mapping[str, Any]) -> list[Finding]:
     return list(dict.fromkeys(found))
 
 
-def _moved(finding: Finding, where: Mapping[str, Loc], whole: Loc) -> Finding:
+def _moved(finding: FieldIssue, where: Mapping[str, Loc], whole: Loc) -> FieldIssue:
     """A finding of a run, told at the setting that brought it about."""
     path = dotted(finding.loc)
     for setting, loc in where.items():
         if path == setting:
             fact = finding.what.removeprefix(path)
-            return Finding(loc, f"{dotted(loc)}{fact}", finding.advice)
+            return FieldIssue(loc, f"{dotted(loc)}{fact}", finding.advice)
         if path.startswith(f"{setting}."):
             rest = tuple(path.removeprefix(f"{setting}.").split("."))
             fact = finding.what.removeprefix(path)
-            return Finding((*loc, *rest), f"{dotted((*loc, *rest))}{fact}", finding.advice)
+            return FieldIssue((*loc, *rest), f"{dotted((*loc, *rest))}{fact}", finding.advice)
     loc = next(iter(where.values())) if len(where) == 1 else whole
-    return Finding(loc, f"{dotted(loc)} gives {finding.what}", finding.advice)
+    return FieldIssue(loc, f"{dotted(loc)} gives {finding.what}", finding.advice)
 
 
-def _run(spec: ExperimentSpec, settings: Mapping[str, Any], where: Mapping[str, Loc], whole: Loc) -> list[Finding]:
+def _run(spec: ExperimentSpec, settings: Mapping[str, Any], where: Mapping[str, Loc], whole: Loc) -> list[FieldIssue]:
     try:
         run_for(spec, settings)
     except NotASection as error:
-        return [Finding(where[error.path], dotted(where[error.path]), str(error))]
+        return [FieldIssue(where[error.path], dotted(where[error.path]), str(error))]
     except ValidationError as error:
-        return [_moved(finding, where, whole) for finding in findings(error, ExperimentSpec)]
+        return [_moved(finding, where, whole) for finding in field_issues(error, ExperimentSpec)]
     return []
 
 
-def corner_findings(spec: ExperimentSpec) -> list[Finding]:
+def corner_issues(spec: ExperimentSpec) -> list[FieldIssue]:
     """What is wrong with the runs of a search whose section is sound: every named run, every combination of a grid,
     every combination of choices and ends of a space."""
     search = spec.search
     if search is None:
         return []
-    found: list[Finding] = []
+    found: list[FieldIssue] = []
     for index, named in enumerate(search.runs):
         whole: Loc = ("search", "runs", index, "set")
         found += _run(spec, named.set, {path: (*whole, path) for path in named.set}, whole)
@@ -212,20 +212,20 @@ def corner_findings(spec: ExperimentSpec) -> list[Finding]:
     return list(dict.fromkeys(found))
 
 
-def _same(spec: ExperimentSpec, search: Search) -> Iterator[Finding]:
+def _same(spec: ExperimentSpec, search: Search) -> Iterator[FieldIssue]:
     first: dict[str, str] = {}
     for index, named in enumerate(search.runs):
         key = digest(run_for(spec, named.set).spec)
         if key in first:
             loc = ("search", "runs", index)
-            yield Finding(loc, f"{dotted(loc)}.name = {named.name!r}", f"trains the same as {first[key]}; drop one")
+            yield FieldIssue(loc, f"{dotted(loc)}.name = {named.name!r}", f"trains the same as {first[key]}; drop one")
         first.setdefault(key, named.name)
 
 
 LAST_SEED = 2**32 - 1
 
 
-def _constraints(search: Search) -> Iterator[Finding]:
+def _constraints(search: Search) -> Iterator[FieldIssue]:
     seen: set[tuple[str, bool]] = set()
     for index, one in enumerate(search.constraints):
         loc: Loc = ("search", "constraints", index)
@@ -237,7 +237,7 @@ def _constraints(search: Search) -> Iterator[Finding]:
         seen.add((one.measure, one.at_most is None))
 
 
-def _pareto(search: Search) -> Iterator[Finding]:
+def _pareto(search: Search) -> Iterator[FieldIssue]:
     objective = search.objective
     if not isinstance(objective, Pareto):
         return
@@ -249,7 +249,7 @@ def _pareto(search: Search) -> Iterator[Finding]:
         yield wrong(loc, early.model_dump(mode="json"), advice, ("search.objective.kind",))
 
 
-def _genetic(search: Search) -> Iterator[Finding]:
+def _genetic(search: Search) -> Iterator[FieldIssue]:
     if isinstance(search, SpaceSearch) and search.algorithm == "nsga2":
         for path, one in search.space.items():
             if one.when:
@@ -257,7 +257,7 @@ def _genetic(search: Search) -> Iterator[Finding]:
                 yield wrong(("search", "space", path, "when"), one.when, advice, ("search.algorithm",))
 
 
-def _repeats(search: Search, seed: object) -> Iterator[Finding]:
+def _repeats(search: Search, seed: object) -> Iterator[FieldIssue]:
     if search.repeats == 1:
         return
     loc: Loc = ("search", "repeats")
@@ -281,7 +281,7 @@ def _repeats(search: Search, seed: object) -> Iterator[Finding]:
         yield wrong(where, value, "search.repeats gives the runs their seeds; drop one of the two", ("search.repeats",))
 
 
-def _taken(search: Search, evaluation: Any) -> Iterator[Finding]:
+def _taken(search: Search, evaluation: Any) -> Iterator[FieldIssue]:
     """A measure that runs are ranked by, or bounded in, is one that they take."""
     taken = getattr(evaluation, "measures", None)
     if taken is None:
@@ -295,10 +295,10 @@ def _taken(search: Search, evaluation: Any) -> Iterator[Finding]:
     for name, loc in used.items():
         if name not in {"instability", "val_error", *taken}:
             advice = f"is not measured: add it to eval.measures, {shown(list(taken))}"
-            yield Finding(loc, f"{dotted(loc)} = {shown(name)}", advice, ("eval.measures",))
+            yield FieldIssue(loc, f"{dotted(loc)} = {shown(name)}", advice, ("eval.measures",))
 
 
-def objective_findings(search: Search, by_name: Mapping[str, Any]) -> Iterator[Finding]:
+def objective_issues(search: Search, by_name: Mapping[str, Any]) -> Iterator[FieldIssue]:
     """What is wrong with the objective, the constraints and the repeats; other sections are read where at hand."""
     yield from _constraints(search)
     yield from _pareto(search)

@@ -16,7 +16,7 @@ from ipcnn_ray.spec.section import Number, OmitDefaultFromDigest, Positive, Sect
 
 Norm = Literal["l1", "l2", "linf", "lp"]
 SYMBOLS = {"beta": "β", "gamma": "γ", "sigma": "σ", "tau": "τ"}
-Problem = tuple[str, Any, str]
+Issue = tuple[str, Any, str]
 """Field, its value, and what is allowed."""
 
 
@@ -37,11 +37,11 @@ class PartTemplate(Section):
         """Arguments of `core.templates.part_templates`, all but n and tau."""
         return self.model_dump(exclude={"tau"}, exclude_none=True)
 
-    def problems(self) -> Iterator[Problem]:
+    def issues(self) -> Iterator[Issue]:
         """What fields cannot be together."""
         yield from ()
 
-    def problems_with(self, data: Data) -> Iterator[Problem]:
+    def issues_with(self, data: Data) -> Iterator[Issue]:
         """What cannot be with this data."""
         yield from ()
 
@@ -85,7 +85,7 @@ class Normed(PartTemplate):
     p: Annotated[Positive | None, OmitDefaultFromDigest()] = None
     """Exponent of the norm lp: (|di|^p + |dj|^p)^(1/p); 1 is l1, 2 is l2, below 1 a star with hollow sides."""
 
-    def problems(self) -> Iterator[Problem]:
+    def issues(self) -> Iterator[Issue]:
         if self.norm == "lp" and self.p is None:
             yield "norm", "lp", "needs its exponent; add template.p, or take l1, l2 or linf"
         if self.norm != "lp" and self.p is not None:
@@ -176,7 +176,7 @@ class MaskTemplate(PartTemplate):
     extent: Positive = 1.0
     """Side of the table, share of n. In between the table is linear, outside it -1."""
 
-    def problems(self) -> Iterator[Problem]:
+    def issues(self) -> Iterator[Issue]:
         if any(len(row) != len(self.values) for row in self.values):
             lengths = ", ".join(str(len(row)) for row in self.values)
             yield "values", self.values, f"must be square: its {len(self.values)} rows have {lengths} values"
@@ -203,7 +203,7 @@ class TailoredTemplate(PartTemplate):
     def arguments(self) -> dict[str, Any]:
         raise TypeError("a tailored template has no shape before it is fitted: train.template_fit.fitted")
 
-    def problems_with(self, data: Data) -> Iterator[Problem]:
+    def issues_with(self, data: Data) -> Iterator[Issue]:
         names = ", ".join(data.landmarks)
         if self.landmark not in data.landmarks:
             yield "landmark", self.landmark, f"must be one of data.landmarks: {names}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from ipcnn_ray.spec.data import WITHOUT_LIMBS, Cub200, Data, DrawnAnimals, IlsvrcAnimalPart, in_training, train_items
 from ipcnn_ray.spec.experiment import Compute, ExperimentSpec
-from ipcnn_ray.spec.messages import Finding, as_error, shown, wrong
+from ipcnn_ray.spec.messages import FieldIssue, as_error, shown, wrong
 from ipcnn_ray.spec.metric_info import ABLATIONS
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.search import Search
@@ -34,7 +34,7 @@ def duplicates(values: Sequence[object]) -> Iterator[tuple[int, object]]:
         seen.append(key)
 
 
-def _twice(loc: Loc, values: Sequence[object]) -> Iterator[Finding]:
+def _twice(loc: Loc, values: Sequence[object]) -> Iterator[FieldIssue]:
     for index, value in duplicates(values):
         yield wrong((*loc, index), value, "is listed twice; list it once")
 
@@ -47,21 +47,21 @@ def _no_layer(model: Model, name: str) -> str:
     return f"{model.network} has no such layer; it has {has}.{did_you_mean(name, list(model.convs))}".removesuffix(".")
 
 
-def _unknown_layers(model: Model, loc: Loc, names: Sequence[str]) -> Iterator[Finding]:
+def _unknown_layers(model: Model, loc: Loc, names: Sequence[str]) -> Iterator[FieldIssue]:
     for index, name in enumerate(names):
         if not model.backbone and name not in model.convs:
             about = ("model.network", "model.appended_layer")
             yield wrong((*loc, index), name, _no_layer(model, name), about)
 
 
-def landmarks(data: Data) -> Iterator[Finding]:
+def landmarks(data: Data) -> Iterator[FieldIssue]:
     yield from _twice(("data", "landmarks"), data.landmarks)
     if isinstance(data, IlsvrcAnimalPart) and data.category == WITHOUT_LIMBS and "limbs" in data.landmarks:
         advice = f"{WITHOUT_LIMBS} (goldfish) has no limbs; take [head]"
         yield wrong(("data", "landmarks"), data.landmarks, advice, ("data.category",))
 
 
-def backbone(model: Model) -> Iterator[Finding]:
+def backbone(model: Model) -> Iterator[FieldIssue]:
     """What a torchvision network needs, and what only it takes; the names of its layers are checked by `models/`."""
     if model.backbone and not model.cut:
         advice = "is torchvision's and needs model.cut: the highest layer that is kept, such as features.12 or layer4.1"
@@ -73,7 +73,7 @@ def backbone(model: Model) -> Iterator[Finding]:
                 yield wrong(("model", name), value, advice, ("model.network",))
 
 
-def categories(data: Data) -> Iterator[Finding]:
+def categories(data: Data) -> Iterator[FieldIssue]:
     loc, category = ("data", "category"), data.category
     if isinstance(category, str):
         least = 10 if isinstance(data, DrawnAnimals) else 1
@@ -95,7 +95,7 @@ def categories(data: Data) -> Iterator[Finding]:
         yield wrong(("data", "positive_share"), share, advice, ("data.category",))
 
 
-def classification(data: Data, loss: Loss) -> Iterator[Finding]:
+def classification(data: Data, loss: Loss) -> Iterator[FieldIssue]:
     if loss.classification == "softmax":
         loc, about = ("loss", "classification"), ("data.category", "data.negatives")
         if len(data.categories) < 2:
@@ -105,7 +105,7 @@ def classification(data: Data, loss: Loss) -> Iterator[Finding]:
             yield wrong(loc, "softmax", advice, about)
 
 
-def layers(model: Model) -> Iterator[Finding]:
+def layers(model: Model) -> Iterator[FieldIssue]:
     loc, names = ("model", "interpretable_layers"), model.interpretable_layers or ()
     yield from _unknown_layers(model, loc, names)
     yield from _twice(loc, names)
@@ -117,14 +117,14 @@ def layers(model: Model) -> Iterator[Finding]:
         yield wrong(loc, names, f"must be listed lowest first: {shown(in_order)}", ("model.network",))
 
 
-def weights(model: Model) -> Iterator[Finding]:
+def weights(model: Model) -> Iterator[FieldIssue]:
     if model.weights is not None and model.weights.layers is not None:
         loc = ("model", "weights", "layers")
         yield from _unknown_layers(model, loc, model.weights.layers)
         yield from _twice(loc, model.weights.layers)
 
 
-def frozen(model: Model, train: Train) -> Iterator[Finding]:
+def frozen(model: Model, train: Train) -> Iterator[FieldIssue]:
     name, loc = train.freeze_through, ("train", "freeze_through")
     if name is None:
         return
@@ -149,33 +149,33 @@ def frozen(model: Model, train: Train) -> Iterator[Finding]:
         yield wrong(loc, name, advice, ("model.weights", "model.weights.layers"))
 
 
-def measured_layer(model: Model, eval: Eval) -> Iterator[Finding]:
+def measured_layer(model: Model, eval: Eval) -> Iterator[FieldIssue]:
     names = list(model.interpretable_layers or ())
     if eval.layer is not None and eval.layer not in names:
         advice = f"must be one of model.interpretable_layers, {', '.join(names)}.{did_you_mean(eval.layer, names)}"
         yield wrong(("eval", "layer"), eval.layer, advice.removesuffix("."), ("model.interpretable_layers",))
 
 
-def shape(template: Template) -> Iterator[Finding]:
+def shape(template: Template) -> Iterator[FieldIssue]:
     if isinstance(template, PartTemplate):
-        for field, value, advice in template.problems():
+        for field, value, advice in template.issues():
             yield wrong(("template", field), value, advice, ("template.shape",))
 
 
-def shape_of_data(template: Template, data: Data) -> Iterator[Finding]:
+def shape_of_data(template: Template, data: Data) -> Iterator[FieldIssue]:
     if isinstance(template, PartTemplate):
-        for field, value, advice in template.problems_with(data):
+        for field, value, advice in template.issues_with(data):
             yield wrong(("template", field), value, advice, ("data.landmarks",))
 
 
-def measures(eval: Eval) -> Iterator[Finding]:
+def measures(eval: Eval) -> Iterator[FieldIssue]:
     yield from _twice(("eval", "measures"), eval.measures)
     if eval.ablation_filters is not None and not set(ABLATIONS) & set(eval.measures):
         advice = f"no filter is ablated; add {' or '.join(ABLATIONS)} to eval.measures or drop this"
         yield wrong(("eval", "ablation_filters"), eval.ablation_filters, advice, ("eval.measures",))
 
 
-def filter_loss(template: Template, loss: Loss, train: Train) -> Iterator[Finding]:
+def filter_loss(template: Template, loss: Loss, train: Train) -> Iterator[FieldIssue]:
     if loss.filter is None:
         return
     if template.shape == "none":
@@ -194,7 +194,7 @@ def filter_loss(template: Template, loss: Loss, train: Train) -> Iterator[Findin
     yield from _learned_beta(template, loss.filter)
 
 
-def _learned_beta(template: Template, filter_loss: FilterLoss) -> Iterator[Finding]:
+def _learned_beta(template: Template, filter_loss: FilterLoss) -> Iterator[FieldIssue]:
     about, default = ("loss.filter.form", "template.shape"), FilterLoss.model_fields["beta_rate"].default
     if filter_loss.learn_beta and isinstance(template, PartTemplate):
         if filter_loss.form not in ("exact", "released"):
@@ -208,13 +208,13 @@ def _learned_beta(template: Template, filter_loss: FilterLoss) -> Iterator[Findi
         yield wrong(("loss", "filter", "beta_rate"), filter_loss.beta_rate, advice, ("loss.filter.learn_beta",))
 
 
-def appended_mask(model: Model) -> Iterator[Finding]:
+def appended_mask(model: Model) -> Iterator[FieldIssue]:
     if model.appended_mask == "pooled" and not model.appended_layer:
         advice = "is of the appended layer, and model.appended_layer is false; drop one of the two"
         yield wrong(("model", "appended_mask"), "pooled", advice, ("model.appended_layer",))
 
 
-def schedule(train: Train) -> Iterator[Finding]:
+def schedule(train: Train) -> Iterator[FieldIssue]:
     if train.warmup_epochs >= train.epochs:
         advice = f"must be less than train.epochs = {train.epochs}"
         yield wrong(("train", "warmup_epochs"), train.warmup_epochs, advice, ("train.epochs",))
@@ -228,7 +228,7 @@ def schedule(train: Train) -> Iterator[Finding]:
         yield wrong(("train", "momentum"), train.momentum, advice, ("train.optimizer",))
 
 
-def loaded_biases(model: Model, train: Train) -> Iterator[Finding]:
+def loaded_biases(model: Model, train: Train) -> Iterator[FieldIssue]:
     if model.weights is None:
         for name in ("last_bias_rate", "decay_loaded_biases"):
             value = getattr(train, name)
@@ -237,21 +237,21 @@ def loaded_biases(model: Model, train: Train) -> Iterator[Finding]:
                 yield wrong(("train", name), value, advice, ("model.weights",))
 
 
-def even_batches(train: Train, compute: Compute) -> Iterator[Finding]:
+def even_batches(train: Train, compute: Compute) -> Iterator[FieldIssue]:
     if train.batch_size % compute.workers:
         near = max(1, round(train.batch_size / compute.workers)) * compute.workers
         advice = f"must be a multiple of compute.workers = {compute.workers}, such as {near}"
         yield wrong(("train", "batch_size"), train.batch_size, advice, ("compute.workers",))
 
 
-def enough_items(data: Data, train: Train) -> Iterator[Finding]:
+def enough_items(data: Data, train: Train) -> Iterator[FieldIssue]:
     items = train_items(data)
     if items is not None and train.batch_size > items:
         advice = f"is more than the {items} training items: no batch would ever be full"
         yield wrong(("train", "batch_size"), train.batch_size, advice, ("data.objects", "data.negatives"))
 
 
-def validation_split(data: Data) -> Iterator[Finding]:
+def validation_split(data: Data) -> Iterator[FieldIssue]:
     if isinstance(data, DrawnAnimals):
         for name, n in (("objects", data.objects), ("negatives", data.negatives)):
             if n and in_training(n, data.train_share) in (0, n):
@@ -260,7 +260,7 @@ def validation_split(data: Data) -> Iterator[Finding]:
                 return
 
 
-def gpus(compute: Compute) -> Iterator[Finding]:
+def gpus(compute: Compute) -> Iterator[FieldIssue]:
     count, loc = compute.gpus_per_worker, ("compute", "gpus_per_worker")
     if count is None or count == int(count):
         return
@@ -271,13 +271,13 @@ def gpus(compute: Compute) -> Iterator[Finding]:
         yield wrong(loc, count, advice, ("compute.workers",))
 
 
-def nothing_ignored(compute: Compute, search: Search | None) -> Iterator[Finding]:
+def nothing_ignored(compute: Compute, search: Search | None) -> Iterator[FieldIssue]:
     if search is None and compute.concurrent_runs is not None:
         advice = "there is only one run without a search; drop this"
         yield wrong(("compute", "concurrent_runs"), compute.concurrent_runs, advice)
 
 
-CHECKS: tuple[Callable[..., Iterator[Finding]], ...] = (
+CHECKS: tuple[Callable[..., Iterator[FieldIssue]], ...] = (
     landmarks,
     backbone,
     categories,
@@ -301,9 +301,9 @@ CHECKS: tuple[Callable[..., Iterator[Finding]], ...] = (
 )
 
 
-def run_findings(sections: Mapping[str, Any]) -> list[Finding]:
+def run_issues(sections: Mapping[str, Any]) -> list[FieldIssue]:
     """What every check finds whose sections are at hand; `sections` by name, `search` None where there is none."""
-    found: list[Finding] = []
+    found: list[FieldIssue] = []
     for check_one in CHECKS:
         names = inspect.signature(check_one).parameters
         if all(name in sections for name in names):
@@ -313,13 +313,13 @@ def run_findings(sections: Mapping[str, Any]) -> list[Finding]:
 
 def check(spec: ExperimentSpec) -> None:
     """Raises pydantic's ValidationError with every finding, at its location."""
-    from ipcnn_ray.spec.search_validation import search_findings
+    from ipcnn_ray.spec.search_validation import search_issues
 
     by_name: dict[str, Section | None] = {name: getattr(spec, name) for name in ExperimentSpec.model_fields}
-    found = run_findings(by_name) + search_findings(by_name)
+    found = run_issues(by_name) + search_issues(by_name)
     if not found and spec.search is not None:
-        from ipcnn_ray.spec.search_validation import corner_findings
+        from ipcnn_ray.spec.search_validation import corner_issues
 
-        found = corner_findings(spec)
+        found = corner_issues(spec)
     if found:
         raise as_error("ExperimentSpec", found)

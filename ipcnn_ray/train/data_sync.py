@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ipcnn_ray.errors import DataError, Problem
+from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.tracking.storage import open_storage
 from ipcnn_ray.train.run_dir import PATIENCE_S
 from ipcnn_ray.utils.paths import Paths
@@ -44,7 +44,7 @@ def paths_on_node(paths: Paths) -> Paths:
 def _folder(paths: Paths, name: str, url: str) -> Path:
     digest = _digest(open_storage(url).sums())
     if not digest:
-        raise DataError([Problem(name, f"{url} holds no files", "Check the bucket and the prefix.")])
+        raise DataError([Issue(name, f"{url} holds no files", "Check the bucket and the prefix.")])
     return paths.cache / "staged" / digest
 
 
@@ -75,5 +75,5 @@ def _copy(url: str, folder: Path) -> None:
             done.result()
     if _digest(files.sums()) != folder.name:
         shutil.rmtree(making)
-        raise DataError([Problem(url, "has changed since the experiment was submitted", "Submit it again.")])
+        raise DataError([Issue(url, "has changed since the experiment was submitted", "Submit it again.")])
     making.replace(folder)

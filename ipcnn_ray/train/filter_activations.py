@@ -27,7 +27,7 @@ from ipcnn_ray.core.receptive_field import Field, activation_region
 from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.data.crop_store import CropStore, open_store, rows_reader
 from ipcnn_ray.data.prepare import Progress, prepare
-from ipcnn_ray.errors import DataError, IpcnnError, Problem, TrainingError
+from ipcnn_ray.errors import DataError, IpcnnError, Issue, TrainingError
 from ipcnn_ray.models.layer_geometry import field
 from ipcnn_ray.train.distributed_inference import item_rows
 from ipcnn_ray.train.evaluate import EvaluationPlan
@@ -165,7 +165,7 @@ def _store(request: RunRequest, recorded: str, preparing: Progress | None) -> Cr
     if recorded and store.digest != recorded:
         what = f"the data are not those it was trained on: digest {store.digest}, recorded {recorded}"
         advice = "Set IPCNN_DATA to the folder of then, or submit the experiment again on these data."
-        raise DataError([Problem(request.run_id, what, advice)])
+        raise DataError([Issue(request.run_id, what, advice)])
     return store
 
 
@@ -188,7 +188,7 @@ def _look(
     count, objects = len(plan.items), plan.measured.numpy()
     if not count or not len(objects):
         what = "no object image is among those that location instability is taken over"
-        raise DataError([Problem(request.run_id, what, "Look at the data with `ipcnn data check`.")])
+        raise DataError([Issue(request.run_id, what, "Look at the data with `ipcnn data check`.")])
     mine = np.isin(np.arange(count), objects)
     above: int | None = None
     top_CM = torch.empty(0)

@@ -26,7 +26,7 @@ from ipcnn_ray.core.receptive_field import Field, centers
 from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.data.split import Items
-from ipcnn_ray.errors import DataError, Problem
+from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.models.net import InterpretableNet, Output
 from ipcnn_ray.spec.metric_info import ABLATIONS, MeasureName
 from ipcnn_ray.train.distributed_inference import item_rows
@@ -57,7 +57,7 @@ class MetricsConfig:
         if "part_interpretability" in self.measures and part_sizes(store) is None:
             what = "part_interpretability needs the size of every part, and these data tell only where parts are"
             advice = "Take data with part sizes, or leave it out of eval.measures (purity and consistency need none)."
-            raise DataError([Problem("eval.measures", what, advice)])
+            raise DataError([Issue("eval.measures", what, advice)])
 
     def rows(self, output: Output) -> dict[str, Tensor]:
         """What the measures need of every item of a batch, by name and layer."""

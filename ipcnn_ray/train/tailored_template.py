@@ -10,7 +10,7 @@ import torch
 
 from ipcnn_ray.core.template_fit import axes_of_sizes, axes_of_spacing, ellipse_of, table_of_mask
 from ipcnn_ray.data.crop_store import CropStore
-from ipcnn_ray.errors import DataError, Problem, TrainingError
+from ipcnn_ray.errors import DataError, Issue, TrainingError
 from ipcnn_ray.spec.template import EllipseTemplate, MaskTemplate, TailoredTemplate, Template
 from ipcnn_ray.train.run_dir import read
 from ipcnn_ray.train.run_request import RunRequest
@@ -73,7 +73,7 @@ def fitted(template: Template, store: CropStore) -> Fitted | None:
     except ValueError as error:
         where = f"template.fitted_to = {template.fitted_to}, landmark {template.landmark!r}"
         what = f"cannot be fitted to the {len(objects)} training objects: {error}"
-        raise DataError([Problem(where, what, "Take another landmark or another template.fitted_to.")]) from error
+        raise DataError([Issue(where, what, "Take another landmark or another template.fitted_to.")]) from error
     ellipse = ellipse_of(axes)
     concrete = EllipseTemplate(
         shape="ellipse",

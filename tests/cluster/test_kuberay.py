@@ -48,7 +48,7 @@ def strict(schema: Any) -> Any:
     return made
 
 
-def problems(document: dict[str, Any], definition: dict[str, Any]) -> list[str]:
+def issues(document: dict[str, Any], definition: dict[str, Any]) -> list[str]:
     version = document["apiVersion"].partition("/")[2]
     (schema,) = [one["schema"] for one in definition["spec"]["versions"] if one["name"] == version]
     closed = strict(schema["openAPIV3Schema"])
@@ -68,18 +68,18 @@ def defined(request) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
 
 def test_kuberay_admits_it_and_would_not_admit_a_slip(defined):
     document, definition = defined
-    assert problems(document, definition) == []
+    assert issues(document, definition) == []
     spec = document["spec"].get("rayClusterSpec", document["spec"])
     spec["authOptions"]["mode"] = "tokn"
     spec["workerGroupSpecs"][0]["minReplica"] = 0
     spec["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["resources"]["limit"] = {}
-    assert len(problems(document, definition)) == 3
+    assert len(issues(document, definition)) == 3
 
 
 def test_the_strict_reading_can_fail():
     schema = {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"type": "string"}}}}}
     definition = {"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}}
-    assert problems({"apiVersion": "x/v1", "a": {"c": 1}}, definition)
+    assert issues({"apiVersion": "x/v1", "a": {"c": 1}}, definition)
 
 
 def test_the_cluster_that_stays_and_the_jobs_are_one():

@@ -29,8 +29,8 @@ def snapshot(root: Path) -> dict[str, bytes | None]:
     return {str(path): path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
 
 
-def lines(*problems: tuple[str, str, str]) -> str:
-    return "\n".join(f"{where}  {what}\n       {advice}" for where, what, advice in problems)
+def lines(*issues: tuple[str, str, str]) -> str:
+    return "\n".join(f"{where}  {what}\n       {advice}" for where, what, advice in issues)
 
 
 AGAIN = "Fetch the file again."

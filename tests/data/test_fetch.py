@@ -81,7 +81,7 @@ def server():
 
 
 def told(caught) -> str:
-    (problem,) = caught.value.problems
+    (problem,) = caught.value.issues
     return f"{problem.what}\n{problem.advice}"
 
 

@@ -237,7 +237,7 @@ def test_a_split_without_an_animal_is_refused(folder):
     spec = DrawnAnimals(kind="drawn_animals", objects=10, negatives=10, train_share=0.99)
     with pytest.raises(DataError) as caught:
         prepare(spec, S, folder.paths)
-    assert [str(problem) for problem in caught.value.problems] == [
+    assert [str(problem) for problem in caught.value.issues] == [
         f"data.train_share  leaves no {kind} in the validation split\n"
         "       Use more images, or another data.train_share."
         for kind in ("object", "negative")

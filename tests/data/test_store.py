@@ -108,7 +108,7 @@ def test_a_damaged_store_says_what_to_do(cache, damage, says):
     damage(folder)
     with pytest.raises(DataError) as caught:
         open_store(cache, DIGEST)
-    (problem,) = caught.value.problems
+    (problem,) = caught.value.issues
     assert problem.where == str(folder)
     assert problem.what.startswith(f"this cache of crops is damaged: {says}")
     assert problem.advice == "Delete the folder; it is made anew."

@@ -10,7 +10,7 @@ BODY = (11, 21, 60, 60)
 
 def test_landmark_files_by_hand(folder):
     found = from_landmark_files(folder.spec(landmarks=("head", "neck", "torso", "nose")), folder.voc)
-    assert found.problems == []
+    assert found.issues == []
     assert [(one.image, one.box) for one in found.objects] == folder.boxes
     assert found.objects[1].name == "2008_000000 2"
     # pHW_center / 224
@@ -31,7 +31,7 @@ def test_v73_landmark_files(folder, truth_as_hdf5):
     for number in (1, 4):
         truth_as_hdf5(folder.part_file(number), folder.truth(number))
     found = from_landmark_files(spec, folder.voc)
-    assert found.problems == []
+    assert found.issues == []
     assert [(one.image, one.box, one.name) for one in found.objects] == [(o.image, o.box, o.name) for o in expected]
     for one, other in zip(found.objects, expected, strict=True):
         assert np.array_equal(one.share_K2, other.share_K2, equal_nan=True)
@@ -51,7 +51,7 @@ def test_an_object_without_landmarks_is_found_in_a_further_file(folder):
 def test_further_files_are_left_alone_where_every_object_is_known(folder):
     folder.part_file(5).write_text("not a mat file")
     found = from_landmark_files(folder.spec(), folder.voc)
-    assert found.problems == []
+    assert found.issues == []
     assert len(found.objects) == 8
 
 
@@ -68,7 +68,7 @@ def test_several_centres_of_one_part_are_not_used(folder):
     folder.centers[1][0] = (10.0, 20.0, 30.0, 40.0)
     folder.write_truths()
     found = from_landmark_files(folder.spec(), folder.voc)
-    assert found.problems == []
+    assert found.issues == []
     assert np.isnan(found.objects[0].share_K2[0]).all()
 
 
@@ -77,7 +77,7 @@ def test_the_edges_of_the_frame_are_inside(folder, bounds):
     folder.centers[1][0] = (bounds, bounds)
     folder.write_truths()
     found = from_landmark_files(folder.spec(), folder.voc)
-    assert found.problems == []
+    assert found.issues == []
     assert found.objects[0].share_K2[0].tolist() == [bounds / 224] * 2
 
 
@@ -98,7 +98,7 @@ def test_part_masks_by_hand(folder, annotate):
     found = from_part_masks(
         folder.spec(annotation="part_masks", landmarks=("head", "neck", "torso", "nose")), folder.voc
     )
-    assert found.problems == []
+    assert found.issues == []
     (one,) = found.objects
     assert (one.image, one.box, one.name) == ("2008_000001.jpg", BODY, "2008_000001 1")
     assert one.mask_size == (140, 100)

@@ -22,7 +22,7 @@ def spec(model: str = MODEL, train: str = "", more: str = "") -> str:
 def told(text: str) -> list[str]:
     with pytest.raises(SpecError) as caught:
         check_backbones(loads(text, "s.yaml"))
-    return [part.strip() for problem in caught.value.problems for part in str(problem).split("\n")]
+    return [part.strip() for problem in caught.value.issues for part in str(problem).split("\n")]
 
 
 def test_what_is_right_passes():

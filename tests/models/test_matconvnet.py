@@ -153,7 +153,7 @@ def test_the_four_networks_have_matconvnets_names_and_shapes(tmp_path, name, ver
     model = Model(network=name, weights=Weights(file="w.mat"))
     with pytest.raises(DataError) as caught:
         load_weights(net, model.table, model.weights, tmp_path)
-    (problem,) = caught.value.problems
+    (problem,) = caught.value.issues
     out, *rest = net.conv(NETWORKS[name].last_conv).weight.shape
     assert problem.what == f"{NETWORKS[name].last_conv}_w has shape {(out - 1, *rest)}"
 

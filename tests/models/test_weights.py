@@ -44,14 +44,14 @@ def load(net: InterpretableNet, folder: Path | None, layers: tuple[str, ...] = A
     return load_weights(net, COMPACT, Weights(**{"file": "w.npz", "layers": layers, **more}), folder)
 
 
-def problems(folder: Path | None, **more: object) -> list[str]:
+def issues(folder: Path | None, **more: object) -> list[str]:
     """The problems of loading, after checking that nothing was loaded."""
     net = compact()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     with pytest.raises(DataError) as caught:
         load(net, folder, **more)
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
-    return [str(problem) for problem in caught.value.problems]
+    return [str(problem) for problem in caught.value.issues]
 
 
 @pytest.mark.parametrize("file", ["w.npz", "w.safetensors"])
@@ -94,7 +94,7 @@ def test_every_wrong_array_is_told_at_once(tmp_path):
     wrong["conv2_b"] = np.full(32, np.nan, np.float32)
     wrong["conv3_b"] = np.zeros(32, np.int64)
     np.savez(tmp_path / "w.npz", **wrong)
-    found = problems(tmp_path, layers=("conv1", "conv2", "conv3", "conv4", "conv44"))
+    found = issues(tmp_path, layers=("conv1", "conv2", "conv3", "conv4", "conv44"))
     where = tmp_path / "w.npz"
     assert found == [
         f"{where}  conv1_w has shape (16, 2, 5, 5)\n"
@@ -110,18 +110,18 @@ def test_every_wrong_array_is_told_at_once(tmp_path):
 
 
 def test_a_missing_folder_or_file_is_told(tmp_path):
-    (found,) = problems(None)
+    (found,) = issues(None)
     assert found == (
         "IPCNN_WEIGHTS  model.weights.file = 'w.npz', and IPCNN_WEIGHTS is not set\n"
         "       Set IPCNN_WEIGHTS to the folder that holds the file, on every machine that trains."
     )
     (tmp_path / "other.npz").touch()
-    (found,) = problems(tmp_path)
+    (found,) = issues(tmp_path)
     assert found == (
         f"{tmp_path / 'w.npz'}  model.weights.file = 'w.npz': no such file\n"
         f"       IPCNN_WEIGHTS = {tmp_path} holds other.npz."
     )
-    (found,) = problems(tmp_path / "nowhere")
+    (found,) = issues(tmp_path / "nowhere")
     assert found.endswith("holds no .npz or .safetensors file.")
 
 
@@ -136,9 +136,9 @@ class Trap:
 
 def test_nothing_is_unpickled(tmp_path):
     np.savez(tmp_path / "w.npz", conv1_w=np.array([Trap()], dtype=object))
-    assert "cannot be read: Object arrays cannot be loaded" in problems(tmp_path)[0]
+    assert "cannot be read: Object arrays cannot be loaded" in issues(tmp_path)[0]
     (tmp_path / "w.npz").write_bytes(pickle.dumps(Trap()))
-    assert "cannot be read" in problems(tmp_path)[0]
+    assert "cannot be read" in issues(tmp_path)[0]
     assert not Trap.sprung
 
 
@@ -148,7 +148,7 @@ def test_a_truncated_file_is_told(tmp_path, file, left):
     np.savez(tmp_path / "w.npz", **arrays())
     save_file({key: torch.from_numpy(value) for key, value in arrays().items()}, tmp_path / "w.safetensors")
     (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:left])
-    (found,) = problems(tmp_path, file=file)
+    (found,) = issues(tmp_path, file=file)
     assert f"{tmp_path / file}  cannot be read" in found
     assert f"A whole .{file.split('.')[1]} file of plain numbers is needed" in found
 
@@ -159,7 +159,7 @@ def test_a_damaged_array_is_told(tmp_path):
     middle = len(content) // 2
     content[middle : middle + 100] = bytes(100)
     (tmp_path / "w.npz").write_bytes(content)
-    assert "cannot be read" in problems(tmp_path)[0]
+    assert "cannot be read" in issues(tmp_path)[0]
 
 
 def test_torchvisions_vgg16_is_the_tables(tmp_path):
@@ -203,17 +203,17 @@ def test_a_state_dict_is_read_without_unpickling(tmp_path):
     assert np.array_equal(net.conv("conv2").weight.detach(), arrays()["conv2_w"])
     assert np.array_equal(net.conv("conv1").weight.detach(), arrays()["conv1_w"])
     torch.save({"conv1.weight": Trap()}, tmp_path / "w.pt")
-    (found,) = problems(tmp_path, file="w.pt")
+    (found,) = issues(tmp_path, file="w.pt")
     assert "w.pt  cannot be read: Weights only load failed" in found
     assert found.endswith("torch.save(network.state_dict(), file), or write it as .safetensors.")
     assert not Trap.sprung
     torch.save([1, 2], tmp_path / "w.pt")
-    assert "it holds a list, not a state dict" in problems(tmp_path, file="w.pt")[0]
+    assert "it holds a list, not a state dict" in issues(tmp_path, file="w.pt")[0]
 
 
 def test_an_npz_that_says_its_channel_order_is_believed(tmp_path):
     np.savez(tmp_path / "w.npz", meta="Caffe, RGB input, 0..255", **arrays())
-    (found,) = problems(tmp_path, channels="bgr")
+    (found,) = issues(tmp_path, channels="bgr")
     assert found == (
         f"{tmp_path / 'w.npz'}  model.weights.channels = 'bgr', but its `meta` says 'Caffe, RGB input, 0..255'\n"
         "       Say channels: rgb, or name the file that was meant."

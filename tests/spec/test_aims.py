@@ -12,7 +12,7 @@ from ipcnn_ray.spec.loader import loads
 from ipcnn_ray.spec.objectives import Objectives, violations
 from ipcnn_ray.spec.runs import digest, grid_runs, named_runs, plan, resolved_yaml, seeds
 from ipcnn_ray.spec.search import NamedSearch
-from ipcnn_ray.spec.search_validation import objective_findings
+from ipcnn_ray.spec.search_validation import objective_issues
 
 BASE = """\
 name: t
@@ -174,7 +174,7 @@ WRONG = [
 def test_what_is_refused(search, more, what, advice):
     with pytest.raises(SpecError) as error:
         spec(search, more)
-    (problem,) = error.value.problems
+    (problem,) = error.value.issues
     assert (problem.where, problem.what) == ("s.yaml:7", what)
     assert problem.advice.startswith(advice)
 
@@ -192,10 +192,10 @@ def test_a_measure_that_no_run_takes():
         "constraints": [{"measure": "stability", "at_least": 0.5}, {"measure": "val_error", "at_most": 0.1}],
     }
     search, evaluation = NamedSearch.model_validate(raw), SimpleNamespace(measures=("consistency",))
-    told = [(finding.what, finding.advice) for finding in objective_findings(search, {"eval": evaluation})]
+    told = [(finding.what, finding.advice) for finding in objective_issues(search, {"eval": evaluation})]
     advice = "is not measured: add it to eval.measures, ['consistency']"
     assert told == [
         ("search.objective.measures.1 = 'purity'", advice),
         ("search.constraints.0.measure = 'stability'", advice),
     ]
-    assert not list(objective_findings(search, {"eval": SimpleNamespace(measures=("purity", "stability"))}))
+    assert not list(objective_issues(search, {"eval": SimpleNamespace(measures=("purity", "stability"))}))

@@ -72,7 +72,7 @@ def test_any_damage(text):
             loads(yaml.safe_dump(raw), "s.yaml")
         except SpecError as error:
             refused += 1
-            for problem in error.problems:
+            for problem in error.issues:
                 assert problem.where.startswith("s.yaml:"), what
                 assert problem.what and problem.advice, what
                 assert "Input should" not in str(problem), what

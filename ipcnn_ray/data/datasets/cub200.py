@@ -40,11 +40,11 @@ def read(data: Cub200, root: Path | None) -> Source:
     folder = named(root, "CUB_200_2011", data.kind)
     tables = read_tables(folder)
     found_L = [of_category(data, tables, folder, category) for category in data.categories]
-    found_L[0].problems[:0] = tables.found.problems
+    found_L[0].issues[:0] = tables.found.issues
     found_L[0].files[:0] = tables.found.files
     found_L[0].made_from |= tables.found.made_from
-    if tables.found.problems:
-        raise DataError(list(dict.fromkeys(problem for found in found_L for problem in found.problems)))
+    if tables.found.issues:
+        raise DataError(list(dict.fromkeys(problem for found in found_L for problem in found.issues)))
     return gather(
         found_L,
         Folder(folder.parent, folder / "images", folder.parent / "voc/neg"),
@@ -91,7 +91,7 @@ def read_tables(folder: Path) -> Tables:
     for number, (part, x, y, visible) in _lines(folder / "parts/part_locs.txt", 4, found, numbers=True):
         if float(visible) == 1:
             tables.locations[number, int(part)] = (float(x), float(y))
-    if not found.problems:
+    if not found.issues:
         for name, table in (
             ("image_class_labels.txt", tables.species),
             ("bounding_boxes.txt", tables.boxes),
@@ -151,7 +151,7 @@ def of_category(data: Cub200, tables: Tables, folder: Path, category: str) -> An
             found.wrong(folder / "parts/parts.txt", f"has no part {name!r}; it has {there}", AGAIN)
         else:
             parts[name] = tables.parts[name]
-    if found.problems or tables.found.problems:
+    if found.issues or tables.found.issues:
         return found
     for number, image in tables.images.items():
         if category == ALL or tables.species[number] == tables.classes[category]:

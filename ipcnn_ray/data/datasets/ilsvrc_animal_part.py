@@ -69,7 +69,7 @@ def from_samples(data: IlsvrcAnimalPart, folder: Path, category: str) -> Annotat
         for name in data.landmarks
         if name not in lacks
     }
-    if found.problems:
+    if found.issues:
         return found
     there = len(list((folder / photographs).glob("*.jpg")))
     lengths = {"photographs": there, "data.mat": len(boxes)} | {

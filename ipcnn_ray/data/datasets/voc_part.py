@@ -174,7 +174,7 @@ def from_part_masks(data: VocPart, voc: Path, category: str = "") -> Annotations
             continue
         if mine:
             found.files.append(path)
-    if not found.objects and not found.problems:
+    if not found.objects and not found.issues:
         found.wrong(folder, f"its {len(paths)} files hold no object of {category}", "Choose another data.category.")
     return found
 
