@@ -7,6 +7,17 @@ from pathlib import Path
 
 import pytest
 from check_vectors import ERRORS, SHARED
+from snapshots import Snapshot
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-snapshots", action="store_true", help="write the snapshots of messages anew")
+
+
+@pytest.fixture
+def snapshot(request: pytest.FixtureRequest) -> Snapshot:
+    """Reviewed messages: see tests/snapshots.py."""
+    return Snapshot(request.config.getoption("--update-snapshots"))
 
 
 def _place(variable: str, default: Path) -> Path | None:

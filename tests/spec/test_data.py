@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-from ipcnn_ray.errors import SpecError
 from ipcnn_ray.spec.data import train_items
 from ipcnn_ray.spec.loader import loads
 from ipcnn_ray.spec.runs import digest, resolved_yaml, run_for
@@ -49,50 +46,3 @@ def test_a_resolved_spec_is_the_same_and_a_run_of_it_follows_the_number_of_categ
         assert again == given and digest(again) == digest(given)
     run = run_for(loads(resolved_yaml(spec("cow")), "r.yaml").spec, {"data.category": ["cow", "dog"]})
     assert run.spec.data.negatives == 0
-
-
-@pytest.mark.parametrize(
-    ("category", "overrides", "told"),
-    [
-        (
-            "[cow, camel]",
-            [],
-            "s.yaml:2  data.category.1 = 'camel'\n       must be one of bird, cat, cow, dog, horse, sheep",
-        ),
-        ("[cow]", [], "s.yaml:2  data.category = ['cow']\n       must be a name, or a list of at least two"),
-        ("[cow, cow]", [], "s.yaml:2  data.category.1 = 'cow'\n       is listed twice; list it once"),
-        (
-            "cow",
-            ["data.negatives=0"],
-            "--set data.negatives=0  data.negatives = 0\n"
-            "       must be at least 1: one category is told from negatives",
-        ),
-        (
-            "cow",
-            ["data.split=items"],
-            "--set data.split=items  data.split = 'items'\n       is for several categories; drop this",
-        ),
-        (
-            "[cow, dog]",
-            ["data.positive_share=0.5"],
-            "--set data.positive_share=0.5  data.positive_share = 0.5\n"
-            "       is for one category against negatives; drop this",
-        ),
-        (
-            "cow",
-            ["loss.classification=softmax"],
-            "--set loss.classification=softmax  loss.classification = 'softmax'\n"
-            "       tells several categories apart; list them in data.category",
-        ),
-        (
-            "[cow, dog]",
-            ["loss.classification=softmax", "data.negatives=9"],
-            "--set loss.classification=softmax  loss.classification = 'softmax'\n"
-            "       has no place for images without a category; drop data.negatives (9)",
-        ),
-    ],
-)
-def test_what_a_person_reads(category, overrides, told):
-    with pytest.raises(SpecError) as caught:
-        spec(category, *overrides)
-    assert str(caught.value) == told
