@@ -30,7 +30,7 @@ THIRD: dict[str, set[str]] = {
     "core": {"torch", "scipy"},
     "tracking": {"filelock"},
     "report": {"numpy", "matplotlib", "scipy"},
-    "models": {"torch", "torchvision", "numpy", "safetensors", "scipy", "h5py"},
+    "models": {"torch", "torchvision", "numpy", "safetensors"},
     "data": {"torch", "numpy", "PIL", "filelock"},
     "train": {"torch", "numpy", "filelock", "safetensors"},
     "on_ray": {"torch", "optuna"},

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import scipy.io
+from fakes.matlab import struct_array
 from PIL import Image
 
 from ipcnn_ray.spec.data import VocPart
@@ -18,15 +18,6 @@ from ipcnn_ray.utils.paths import Paths
 
 WIDTH, HEIGHT = 140, 100
 FIELDS = ("xmin", "xmax", "ymin", "ymax")
-
-
-def struct_array(elements: list[dict[str, Any]]) -> np.ndarray:
-    """A MATLAB 1 x N struct array, as savemat takes it."""
-    made = np.empty((1, len(elements)), dtype=[(name, object) for name in elements[0]])
-    for i, element in enumerate(elements):
-        for name, value in element.items():
-            made[0, i][name] = value
-    return made
 
 
 @dataclass
@@ -101,44 +92,6 @@ class Folder:
                 "IPCNN_DATA": str(self.root),
             }
         )
-
-
-@pytest.fixture(scope="session")
-def truth_as_hdf5() -> Callable[[Path, list[dict[str, Any]]], None]:
-    return write_hdf5
-
-
-def write_hdf5(path: Path, elements: list[dict[str, Any]]) -> None:
-    """Write elements of a landmark file as MATLAB's -v7.3 does: references, classes in attributes, a user block."""
-    with h5py.File(path, "w", userblock_size=512) as file:
-        refs = file.create_group("#refs#")
-        count = iter(range(10**6))
-
-        def put(group: h5py.Group, name: str, value: Any) -> Any:
-            if isinstance(value, dict):
-                node = group.create_group(name)
-                node.attrs["MATLAB_class"] = np.bytes_("struct")
-                for key, inner in value.items():
-                    put(node, key, inner)
-            elif isinstance(value, str):
-                node = group.create_dataset(name, data=np.array([[ord(c)] for c in value], np.uint16))
-                node.attrs["MATLAB_class"] = np.bytes_("char")
-            elif np.size(value) == 0:
-                node = group.create_dataset(name, data=np.zeros(2, np.uint64))
-                node.attrs["MATLAB_class"] = np.bytes_("double")
-                node.attrs["MATLAB_empty"] = np.uint8(1)
-            else:
-                node = group.create_dataset(name, data=np.atleast_2d(np.asarray(value, np.float64)).T)
-                node.attrs["MATLAB_class"] = np.bytes_("double")
-            return node
-
-        truth = file.create_group("truth")
-        truth.attrs["MATLAB_class"] = np.bytes_("struct")
-        for name in elements[0]:
-            column = [put(refs, f"r{next(count)}", element[name]).ref for element in elements]
-            truth.create_dataset(name, data=np.array([[ref] for ref in column], h5py.ref_dtype), dtype=h5py.ref_dtype)
-    with path.open("r+b") as stream:
-        stream.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(128))
 
 
 def photograph(path: Path, seed: int, *, grey: bool = False) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import scipy.io
+from fakes.matlab import struct_array
 from PIL import Image
 
 from ipcnn_ray.data.inspection import summary
@@ -18,14 +19,6 @@ from ipcnn_ray.utils.paths import Paths
 FOX, FISH = "n02118333", "n01443537"
 BOX = (11, 21, 60, 60)
 S = 32
-
-
-def structs(elements):
-    made = np.empty((1, len(elements)), dtype=[(name, object) for name in elements[0]])
-    for i, element in enumerate(elements):
-        for name, value in element.items():
-            made[0, i][name] = value
-    return made
 
 
 def bndbox(box, kind=float):
@@ -46,15 +39,15 @@ def animals(tmp_path, photo):
         for i in range(1, 7):
             photo(root / f"{category}_obj/img/img/{i:05}.jpg", first + i)
         scipy.io.savemat(
-            root / f"{category}_obj/img/data.mat", {"samples": structs([{"obj": {"bndbox": bndbox(BOX)}}] * 6)}
+            root / f"{category}_obj/img/data.mat", {"samples": struct_array([{"obj": {"bndbox": bndbox(BOX)}}] * 6)}
         )
         (root / "landmarks" / category).mkdir(parents=True)
         heads = [[[112.5], [20.0 * i]] for i in range(1, 6)] + [None]
         scipy.io.savemat(
-            root / f"landmarks/{category}/truth_part01.mat", {"truth": structs([element(c) for c in heads])}
+            root / f"landmarks/{category}/truth_part01.mat", {"truth": struct_array([element(c) for c in heads])}
         )
     limbs = [element([[200.0], [10.0]])] * 5 + [element([[100.0, 200.0], [10.0, 20.0]])]
-    scipy.io.savemat(root / f"landmarks/{FOX}/truth_part02.mat", {"truth": structs(limbs)})
+    scipy.io.savemat(root / f"landmarks/{FOX}/truth_part02.mat", {"truth": struct_array(limbs)})
     for i in range(1, 5):
         photo(tmp_path / f"voc/neg/{i:05}.JPEG", 100 + i)
     paths = Paths.from_environment(
@@ -98,7 +91,7 @@ def test_several_categories_one_of_them_without_limbs(animals):
 
 def test_a_landmark_file_of_another_object(animals):
     moved = [element([[100.0], [10.0]], (11, 21, 90, 60)), *[element([[100.0], [10.0]], (10, 20, 60, 60))] * 5]
-    scipy.io.savemat(animals.root / f"landmarks/{FOX}/truth_part02.mat", {"truth": structs(moved)})
+    scipy.io.savemat(animals.root / f"landmarks/{FOX}/truth_part02.mat", {"truth": struct_array(moved)})
     assert told(animals) == (
         f"DATA/{FOX}_obj/img/img object 1 landmark 'limbs'  its file describes another object: "
         "box (11, 21, 90, 60), in data.mat (11, 21, 60, 60)\n"
@@ -129,7 +122,7 @@ def test_everything_that_is_missing_is_told_at_once(animals):
 
 def test_a_landmark_outside_the_crop(animals):
     scipy.io.savemat(
-        animals.root / f"landmarks/{FOX}/truth_part02.mat", {"truth": structs([element([[100.0], [300.0]])] * 6)}
+        animals.root / f"landmarks/{FOX}/truth_part02.mat", {"truth": struct_array([element([[100.0], [300.0]])] * 6)}
     )
     text = told(animals)
     assert f"DATA/{FOX}_obj/img/img object 1 landmark 'limbs'  is at (100, 300), outside the crop" in text
@@ -137,7 +130,7 @@ def test_a_landmark_outside_the_crop(animals):
 
 
 def test_a_data_mat_without_boxes(animals):
-    scipy.io.savemat(animals.root / f"{FOX}_obj/img/data.mat", {"samples": structs([{"class": 1.0}] * 6)})
+    scipy.io.savemat(animals.root / f"{FOX}_obj/img/data.mat", {"samples": struct_array([{"class": 1.0}] * 6)})
     assert told(animals) == (
         f"DATA/{FOX}_obj/img/data.mat  'samples' is not a struct array with the fields obj\n"
         "       Fetch the file again."

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fakes.matlab import write_mat
 
 from ipcnn_ray.data.datasets.voc_part import NOSE, from_landmark_files, from_part_masks
 
@@ -25,11 +26,11 @@ def test_the_order_of_the_landmarks_is_that_of_the_spec(folder):
     assert found.objects[0].share_K2.tolist() == [[0.5, 0.5], [0.25, 0.125]]
 
 
-def test_v73_landmark_files(folder, truth_as_hdf5):
+def test_v73_landmark_files(folder):
     spec = folder.spec(landmarks=("head", "neck", "torso", "nose"))
     expected = from_landmark_files(spec, folder.voc).objects
     for number in (1, 4):
-        truth_as_hdf5(folder.part_file(number), folder.truth(number))
+        write_mat(folder.part_file(number), "v7.3", {"truth": folder.truth(number)})
     found = from_landmark_files(spec, folder.voc)
     assert found.issues == []
     assert [(one.image, one.box, one.name) for one in found.objects] == [(o.image, o.box, o.name) for o in expected]

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
-import scipy.io
 import torch
+from fakes.matlab import cell, write_mat
 
 from ipcnn_ray.errors import DataError
 from ipcnn_ray.models.build import assemble, build
-from ipcnn_ray.models.weight_files import MatConvNetError, read_simplenn
+from ipcnn_ray.models.weight_files import read_simplenn
 from ipcnn_ray.models.weights import load_weights
 from ipcnn_ray.spec.model import Model, Weights
 from ipcnn_ray.spec.networks import NETWORKS
 from ipcnn_ray.spec.template import NoTemplate
+from ipcnn_ray.utils.matlab import MatFileError
 
 PLAIN = NoTemplate(shape="none")
 RGB = np.array([123.7, 116.8, 103.9], np.float32)
-
-
-def cell(values: list[Any]) -> np.ndarray:
-    found = np.empty((1, len(values)), object)
-    found[0, :] = values
-    return found
 
 
 def layers(old: bool) -> list[dict[str, Any]]:
@@ -51,48 +44,10 @@ def content(form: str, average: np.ndarray) -> dict[str, Any]:
     return {"net": body} if form == "net" else body
 
 
-def write_v73(path: Path, values: dict[str, Any]) -> None:
-    """HDF5 as MATLAB writes it: axes reversed, cells as references, text as 16-bit codes, 512 bytes before it."""
-    with h5py.File(path, "w", userblock_size=512) as file:
-        refs = file.create_group("#refs#")
-
-        def put(parent: h5py.Group, name: str, value: Any) -> h5py.HLObject:
-            if isinstance(value, dict):
-                group = parent.create_group(name)
-                group.attrs["MATLAB_class"] = np.bytes_("struct")
-                for key, inner in value.items():
-                    put(group, key, inner)
-                return group
-            if isinstance(value, str):
-                dataset = parent.create_dataset(name, data=np.array([[ord(c)] for c in value], np.uint16))
-                dataset.attrs["MATLAB_class"] = np.bytes_("char")
-            elif value.dtype == object:
-                made = [put(refs, f"r{len(refs)}", one).ref for one in value.ravel()]
-                dataset = parent.create_dataset(name, (len(made), 1), h5py.ref_dtype)
-                dataset[:, 0] = made
-                dataset.attrs["MATLAB_class"] = np.bytes_("cell")
-            else:
-                dataset = parent.create_dataset(name, data=value.T)
-                dataset.attrs["MATLAB_class"] = np.bytes_("single")
-            return dataset
-
-        for key, value in values.items():
-            put(file, key, value)
-    with path.open("r+b") as stream:
-        stream.write(b"MATLAB 7.3 MAT-file".ljust(512, b" "))
-
-
-def write(path: Path, version: str, values: dict[str, Any]) -> None:
-    if version == "v5":
-        scipy.io.savemat(path, values)
-    else:
-        write_v73(path, values)
-
-
 @pytest.mark.parametrize("version", ["v5", "v7.3"])
 @pytest.mark.parametrize("form", ["old", "new", "net"])
 def test_the_same_network_in_every_form(tmp_path, version, form):
-    write(tmp_path / "w.mat", version, content(form, RGB.reshape(1, 1, 3)))
+    write_mat(tmp_path / "w.mat", version, content(form, RGB.reshape(1, 1, 3)))
     found = read_simplenn(tmp_path / "w.mat")
     assert list(found.arrays) == ["conv1_w", "conv1_b", "conv4_w", "conv4_b", "fc8_w", "fc8_b"]
     for layer in layers(old=True)[::2]:
@@ -106,7 +61,7 @@ def test_the_same_network_in_every_form(tmp_path, version, form):
 @pytest.mark.parametrize("version", ["v5", "v7.3"])
 def test_listed_layers_are_loaded_and_the_report_says_what_was_not(tmp_path, version):
     average = np.broadcast_to(RGB, (64, 64, 3)) + np.random.default_rng(0).normal(size=(64, 64, 3)).astype(np.float32)
-    write(tmp_path / "w.mat", version, content("new", average))
+    write_mat(tmp_path / "w.mat", version, content("new", average))
     model = Model(network="compact", weights=Weights(file="w.mat", layers=("conv1", "conv4")))
     net = build(model, PLAIN, 0)
     report = load_weights(net, model.table, model.weights, tmp_path)
@@ -123,7 +78,7 @@ def test_listed_layers_are_loaded_and_the_report_says_what_was_not(tmp_path, ver
 
 
 def test_a_wrong_channel_order_is_told_where_the_file_shows_it(tmp_path):
-    write(tmp_path / "w.mat", "v5", content("new", RGB.reshape(1, 1, 3)))
+    write_mat(tmp_path / "w.mat", "v5", content("new", RGB.reshape(1, 1, 3)))
     model = Model(network="compact", weights=Weights(file="w.mat", layers=("conv1",), channels="bgr"))
     net = build(model, PLAIN, 0)
     before = net.conv("conv1").weight.clone()
@@ -134,7 +89,7 @@ def test_a_wrong_channel_order_is_told_where_the_file_shows_it(tmp_path):
     with pytest.raises(DataError, match=told):
         load_weights(net, model.table, model.weights, tmp_path)
     assert torch.equal(net.conv("conv1").weight, before)
-    write(tmp_path / "w.mat", "v5", content("new", np.full((1, 1, 3), 110.0)))
+    write_mat(tmp_path / "w.mat", "v5", content("new", np.full((1, 1, 3), 110.0)))
     assert "as stated; the file does not say" in load_weights(net, model.table, model.weights, tmp_path).text
 
 
@@ -149,7 +104,7 @@ def test_the_four_networks_have_matconvnets_names_and_shapes(tmp_path, name, ver
         filters = np.zeros((rows, cols, inputs, out), np.float32)
         held.append({"type": "conv", "name": layer, "weights": cell([filters, np.zeros((1, out), np.float32)])})
     held[-1]["weights"][0, 0] = held[-1]["weights"][0, 0][..., :-1]
-    write(tmp_path / "w.mat", version, {"layers": cell(held)})
+    write_mat(tmp_path / "w.mat", version, {"layers": cell(held)})
     model = Model(network=name, weights=Weights(file="w.mat"))
     with pytest.raises(DataError) as caught:
         load_weights(net, model.table, model.weights, tmp_path)
@@ -172,7 +127,7 @@ def test_alexnets_mat_is_its_npz(tmp_path, real_weights):
     with np.load(real_weights / "mean_images.npz", allow_pickle=False) as file:
         average = file["alexnet_mean_rgb_chw_227_matlab"].transpose(1, 2, 0)
     meta = {"normalization": {"averageImage": average}}
-    write(tmp_path / "w.mat", "v5", {"layers": cell(held), "meta": meta})
+    write_mat(tmp_path / "w.mat", "v5", {"layers": cell(held), "meta": meta})
     nets = []
     for file, folder in (("w.mat", tmp_path), ("bvlc_alexnet_conv1235.npz", real_weights)):
         model = Model(network="alexnet", weights=Weights(file=file, layers=names))
@@ -192,15 +147,15 @@ def test_alexnets_mat_is_its_npz(tmp_path, real_weights):
     ],
 )
 def test_another_mat_file_is_told(tmp_path, values, told):
-    write(tmp_path / "w.mat", "v5", values)
-    with pytest.raises(MatConvNetError, match=told):
+    write_mat(tmp_path / "w.mat", "v5", values)
+    with pytest.raises(MatFileError, match=told):
         read_simplenn(tmp_path / "w.mat")
 
 
 def test_a_damaged_file_is_told(tmp_path):
     model = Model(network="compact", weights=Weights(file="w.mat", layers=("conv1",)))
     for version in ("v5", "v7.3"):
-        write(tmp_path / "w.mat", version, content("new", RGB.reshape(1, 1, 3)))
+        write_mat(tmp_path / "w.mat", version, content("new", RGB.reshape(1, 1, 3)))
         whole = (tmp_path / "w.mat").read_bytes()
         for part, told in ((whole[: len(whole) // 2], "is a damaged MATLAB v"), (b"PK", "is not a MATLAB")):
             (tmp_path / "w.mat").write_bytes(part)
