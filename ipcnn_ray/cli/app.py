@@ -17,6 +17,7 @@ from ipcnn_ray import __version__
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.datasets import data
 from ipcnn_ray.cli.doctor import doctor
+from ipcnn_ray.cli.exit_codes import RUN_FAILED, STOPPED, WRONG_REQUEST
 from ipcnn_ray.cli.jobs import list_, logs, stop
 from ipcnn_ray.cli.pictures import pictures
 from ipcnn_ray.cli.report import compare, report
@@ -26,11 +27,7 @@ from ipcnn_ray.cli.submit import submit
 from ipcnn_ray.cli.ui import ui
 from ipcnn_ray.errors import IpcnnError, TrainingError
 
-RUN_FAILED, WRONG_REQUEST, STOPPED = 1, 2, 130
-
-app = typer.Typer(
-    name="ipcnn", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None
-)
+app = typer.Typer(name="ipcnn", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 for command in (
     submit,
     status,
@@ -53,7 +50,7 @@ app.add_typer(data)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        output.say(__version__)
+        output.print_line(__version__)
         raise typer.Exit()
 
 
@@ -77,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except IpcnnError as error:
         if "--debug" in given:
             traceback.print_exc()
-        output.error(error)
+        output.print_error(error)
         sys.exit(RUN_FAILED if isinstance(error, TrainingError) else WRONG_REQUEST)
     except KeyboardInterrupt:
         sys.exit(STOPPED)

@@ -8,14 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.specs import Json, Overrides
+from ipcnn_ray.cli.options import JsonOption, OverridesOption, SpecArgument
 from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.spec.loader import load
 from ipcnn_ray.utils.paths import Paths
 from ipcnn_ray.utils.text import did_you_mean
 
 data = typer.Typer(name="data", help="Datasets: list, fetch, prepare, check.", no_args_is_help=True)
-Spec = Annotated[str, typer.Argument(metavar="SPEC", help="The experiment.", show_default=False)]
 Kind = Annotated[
     str, typer.Argument(metavar="KIND", help="A kind of the data section, such as cub200.", show_default=False)
 ]
@@ -29,7 +28,7 @@ UNIT = 1 << 20
 
 
 @data.command("list")
-def list_(json: Json = False) -> None:
+def list_(json: JsonOption = False) -> None:
     """Show the datasets and which of them are there."""
     from ipcnn_ray.data.fetch import DATASETS, missing
 
@@ -45,12 +44,12 @@ def list_(json: Json = False) -> None:
         named = [{"kind": k, "there": there, "title": title, "missing": lacking} for k, there, title, lacking in rows]
         output.print_json({"folder": str(root) if root else None, "datasets": named})
         return
-    output.say(f"IPCNN_DATA = {root}" if root else "IPCNN_DATA is not set")
+    output.print_line(f"IPCNN_DATA = {root}" if root else "IPCNN_DATA is not set")
     for kind, there, title, lacking in rows:
-        output.say(f"{kind:<20}{'there' if there else 'missing'}", style="bold")
-        output.say(f"  {title}")
+        output.print_line(f"{kind:<20}{'there' if there else 'missing'}", style="bold")
+        output.print_line(f"  {title}")
         if lacking and root:
-            output.say(f"  not in IPCNN_DATA: {', '.join(lacking)}")
+            output.print_line(f"  not in IPCNN_DATA: {', '.join(lacking)}")
 
 
 @data.command()
@@ -74,13 +73,13 @@ def fetch(kind: Kind) -> None:
     unchecked = [archive.url for archive in DATASETS[kind].archives if not archive.md5]
     placed = fetch_all(DATASETS[kind], root, _Megabytes())
     for path in placed:
-        output.say(f"put    {path}")
+        output.print_line(f"put    {path}")
     if not placed:
-        output.say(f"{kind} has been fetched already; to fetch it again, delete {root / DOWNLOADS}/*.done")
+        output.print_line(f"{kind} has been fetched already; to fetch it again, delete {root / DOWNLOADS}/*.done")
     for url in unchecked if placed else []:
-        output.note(f"no checksum is published for {url}")
+        output.print_note(f"no checksum is published for {url}")
     for folder in missing(DATASETS[kind], root):
-        output.note(f"{root / folder} is not there: what was fetched does not hold it")
+        output.print_note(f"{root / folder} is not there: what was fetched does not hold it")
 
 
 def _in_a_bucket(url: str, advice: str) -> Issue:
@@ -98,7 +97,7 @@ class _Megabytes:
         if (url, step) != self.told:
             self.told = (url, step)
             of = f" of {total / UNIT:.0f}" if total else ""
-            output.err.print(f"  {url}  {have / UNIT:.0f}{of} MiB", soft_wrap=True)
+            output.print_progress(f"  {url}  {have / UNIT:.0f}{of} MiB")
 
 
 def _store(spec: str, set_: list[str] | None) -> tuple[Any, Paths]:
@@ -106,19 +105,21 @@ def _store(spec: str, set_: list[str] | None) -> tuple[Any, Paths]:
     from ipcnn_ray.train.data_sync import paths_on_node
 
     experiment, paths = load(spec, set_ or ()).spec, paths_on_node(Paths.from_environment())
-    return make(experiment.data, experiment.model.table.image_size, paths, output.Counted("data:", "images")), paths
+    return make(
+        experiment.data, experiment.model.table.image_size, paths, output.CountedProgress("data:", "images")
+    ), paths
 
 
 @data.command()
-def prepare(spec: Spec, set_: Overrides = None) -> None:
+def prepare(spec: SpecArgument, set_: OverridesOption = None) -> None:
     """Decode or draw the crops of a spec, once; runs of it then begin at once."""
     store, paths = _store(spec, set_)
-    output.say(f"{len(store.labels_N)} crops of {store.size} x {store.size} pixels, data digest {store.digest}")
-    output.say(f"in {paths.cache / 'crops' / store.digest}")
+    output.print_line(f"{len(store.labels_N)} crops of {store.size} x {store.size} pixels, data digest {store.digest}")
+    output.print_line(f"in {paths.cache / 'crops' / store.digest}")
 
 
 @data.command()
-def check(spec: Spec, set_: Overrides = None, sheet: Sheet = None, json: Json = False) -> None:
+def check(spec: SpecArgument, set_: OverridesOption = None, sheet: Sheet = None, json: JsonOption = False) -> None:
     """Count what a run of this spec will see, and draw its crops with their landmarks on a contact sheet.
 
     Every file that cannot be read is told, all at once.
@@ -132,18 +133,20 @@ def check(spec: Spec, set_: Overrides = None, sheet: Sheet = None, json: Json = 
     if json:
         output.print_json({**found, "contact_sheet": str(page)})
         return
-    output.say(f"data {found['digest']}, crops of {found['image_size']} x {found['image_size']} pixels", style="bold")
+    output.print_line(
+        f"data {found['digest']}, crops of {found['image_size']} x {found['image_size']} pixels", style="bold"
+    )
     for name, count in found["objects_of"].items():
-        output.say(f"{name:<16}{output.count(count)} objects")
-    output.say(f"{'negatives':<16}{output.count(found['negatives'])}")
+        output.print_line(f"{name:<16}{output.format_count(count)} objects")
+    output.print_line(f"{'negatives':<16}{output.format_count(found['negatives'])}")
     for why, count in found["left_out"].items():
-        output.say(f"{'left out':<16}{output.count(count)}: {why}")
+        output.print_line(f"{'left out':<16}{output.format_count(count)}: {why}")
     for split, one in found["splits"].items():
-        words = f"{output.count(one['items'])} items: {one['positive_items']} of {one['objects']} objects"
-        output.say(f"{split:<16}{words}, {one['negative_items']} of negatives")
+        words = f"{output.format_count(one['items'])} items: {one['positive_items']} of {one['objects']} objects"
+        output.print_line(f"{split:<16}{words}, {one['negative_items']} of negatives")
     rows = [[name, *_spread(one)] for name, one in found["landmarks"].items()]
-    output.table(("landmark", "seen", "share", "mean row, col", "deviation"), rows, right=("seen", "share"))
-    output.say(f"contact sheet   {page}")
+    output.print_table(("landmark", "seen", "share", "mean row, col", "deviation"), rows, right=("seen", "share"))
+    output.print_line(f"contact sheet   {page}")
 
 
 def _spread(one: dict[str, Any]) -> list[str]:

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import typer
 
 from ipcnn_ray import __version__
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.jobs import Address
+from ipcnn_ray.cli.exit_codes import RUN_FAILED
+from ipcnn_ray.cli.options import AddressOption, JsonOption
 from ipcnn_ray.tracking.tracking_uri import without_password
 from ipcnn_ray.utils.paths import Paths
 
 Facts = Mapping[str, Any]
 State = Literal["ok", "note", "wrong"]
-WRONG = 1
 SKEW_S = 5.0
 """Clocks that differ by more order the epochs of a record wrongly; Amazon's S3 refuses a difference of 15 minutes."""
 DISK_WRONG, DISK_NOTE = 2 << 30, 10 << 30
 SHOWN = 4
 """Names in one line before the rest is counted."""
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Line:
     """What to do; empty where all is well."""
 
 
-def doctor(address: Address = None, json: Json = False) -> None:
+def doctor(address: AddressOption = None, json: JsonOption = False) -> None:
     """Check Ray, the record, the storage, data, weights, clocks and disks of this machine, or of a cluster.
 
     Without an address it starts the embedded Ray for a moment. It writes to the record and to the storage, reads back,
@@ -47,7 +45,7 @@ def doctor(address: Address = None, json: Json = False) -> None:
     from ipcnn_ray.on_ray import cluster_probe as visit
 
     paths = Paths.from_environment()
-    output.note(
+    output.print_note(
         "asking this machine ..." if address is None else f"asking the nodes at {without_password(address)} ..."
     )
     facts = visit.here(paths) if address is None else visit.there(address)
@@ -57,16 +55,18 @@ def doctor(address: Address = None, json: Json = False) -> None:
         output.print_json({"ok": not wrong, "checks": [asdict(line) for line in lines]})
     else:
         _print(lines)
-    raise typer.Exit(WRONG if wrong else 0)
+    raise typer.Exit(RUN_FAILED if wrong else 0)
 
 
 def _print(lines: list[Line]) -> None:
     width = max(len(line.check) for line in lines)
     styles = {"ok": "green", "note": "yellow", "wrong": "bold red"}
     for line in lines:
-        output.say(f"{line.state:<6} {line.check:<{width}}  {line.fact}", styles[line.state] if line.advice else "")
+        output.print_line(
+            f"{line.state:<6} {line.check:<{width}}  {line.fact}", styles[line.state] if line.advice else ""
+        )
         if line.advice:
-            output.say(f"{'':<{width + 9}}{line.advice}")
+            output.print_line(f"{'':<{width + 9}}{line.advice}")
 
 
 def judge(facts: Facts) -> list[Line]:

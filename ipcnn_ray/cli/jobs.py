@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ipcnn_ray.cli import output
+from ipcnn_ray.cli.exit_codes import RUN_FAILED, STOPPED
+from ipcnn_ray.cli.options import AddressOption, ExperimentArgument, JsonOption, submitted_experiments
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from ipcnn_ray.on_ray.job_client import Submission
 
 COLUMNS = ("experiment", "state", "times", "began", "took", "why")
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,20 @@ class Listed:
 
     def row(self) -> list[str]:
         began = time.strftime("%m-%d %H:%M", time.localtime(self.began / 1000))
-        took = output.clock((self.ended - self.began) / 1000) if self.ended else "-"
+        took = output.format_clock((self.ended - self.began) / 1000) if self.ended else "-"
         return [self.experiment, self.state, str(self.submitted), began, took, self.why]
 
 
-def list_(address: Address = None, json: Json = False) -> None:
+def list_(address: AddressOption = None, json: JsonOption = False) -> None:
     """List the submitted experiments, newest first."""
     paths = Paths.from_environment()
     found = _on_cluster(address) if address else _recorded(paths)
     if json:
         output.print_json([asdict(one) for one in found])
     elif found:
-        output.table(COLUMNS, [one.row() for one in found], right=("times", "took"))
+        output.print_table(COLUMNS, [one.row() for one in found], right=("times", "took"))
     else:
-        output.say(f"nothing is submitted yet to {address or without_password(paths.tracking_uri)}")
+        output.print_line(f"nothing is submitted yet to {address or without_password(paths.tracking_uri)}")
 
 
 def _recorded(paths: Paths) -> list[Listed]:
@@ -91,20 +92,17 @@ def _on_cluster(address: str) -> list[Listed]:
 
 
 PAUSE_S = 0.5
-Experiment = Annotated[
-    str, typer.Argument(metavar="EXPERIMENT", help="Name or id of an experiment.", show_default=False)
-]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the experiment has ended.")]
 
 
-def logs(experiment: Experiment, follow: Follow = False, address: Address = None) -> None:
+def logs(experiment: ExperimentArgument, follow: Follow = False, address: AddressOption = None) -> None:
     """Show what an experiment has told."""
     try:
         for piece in _of_cluster(address, experiment, follow) if address else _of_this_machine(experiment, follow):
             sys.stdout.write(piece)
             sys.stdout.flush()
     except KeyboardInterrupt:
-        output.note("The experiment goes on.")
+        output.print_note("The experiment goes on.")
         raise typer.Exit(STOPPED) from None
 
 
@@ -137,8 +135,7 @@ def log_file(identity: str, paths: Paths) -> Path:
 
 def submitted_here(wanted: str, paths: Paths) -> str:
     """Id of the experiment that was submitted on this machine, from its id or its name. Raises IpcnnError."""
-    files = sorted((paths.home / "logs").glob("*.log"), key=lambda file: file.stat().st_mtime, reverse=True)
-    known = [file.stem for file in files]
+    known = submitted_experiments(paths)
     for identity in known:
         if wanted in (identity, re.sub(r"-[0-9a-f]{8}$", "", identity)):
             return identity
@@ -152,7 +149,9 @@ Now = Annotated[bool, typer.Option("--now", help="Do not let the runs end their 
 OnCluster = Annotated[bool, typer.Option("--on-cluster", hidden=True)]
 
 
-def stop(experiment: Experiment, now: Now = False, address: Address = None, on_cluster: OnCluster = False) -> None:
+def stop(
+    experiment: ExperimentArgument, now: Now = False, address: AddressOption = None, on_cluster: OnCluster = False
+) -> None:
     """Stop an experiment: its runs end the epoch that they are in, and store it. Submitted again, it goes on."""
     if on_cluster:
         _ask(experiment, Paths.from_environment())
@@ -208,27 +207,13 @@ def _here(wanted: str, now: bool) -> None:
 
 
 def _wait(identity: str, over: Callable[[], bool]) -> None:
-    output.note(f"{identity} is asked to stop; its runs end first (Ctrl-C: they do so without you watching)")
+    output.print_note(f"{identity} is asked to stop; its runs end first (Ctrl-C: they do so without you watching)")
     try:
         while not over():
             time.sleep(PAUSE_S_STOP)
     except KeyboardInterrupt:
         raise typer.Exit(STOPPED) from None
-    output.say(f"{identity} has ended; submitted again, it goes on")
-
-
-RUN_FAILED, STOPPED = 1, 130
-
-Address = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        envvar="IPCNN_ADDRESS",
-        metavar="URL",
-        help="A cluster's dashboard, http://host:8265; without it this machine.",
-        show_default=False,
-    ),
-]
+    output.print_line(f"{identity} has ended; submitted again, it goes on")
 
 
 def submit_to(
@@ -251,14 +236,14 @@ def submit_to(
             f"Stop it first: ipcnn stop {identity} --address {address}"
         )
     how = f"submitted to {address}" if started else f"is under way on {address} already; nothing was submitted"
-    output.note(f"{identity}: {how} (job {job.id})")
+    output.print_note(f"{identity}: {how} (job {job.id})")
     if not detach:
         _follow(cluster.logs(job.id, follow=True), sys.stderr if as_json else sys.stdout, identity, address)
         job = cluster.submission(job.id)
     if as_json:
         output.print_json({**asdict(job), "address": address, "submitted": started})
     if detach and not as_json:
-        output.note(f"next:  {_next(identity, address)}")
+        output.print_note(f"next:  {_next(identity, address)}")
     if not detach:
         _end(job)
 
@@ -272,14 +257,16 @@ def _follow(pieces: Iterable[str], stream: object, identity: str, address: str) 
         for piece in pieces:
             print(piece, end="", flush=True, file=stream)  # type: ignore[call-overload]
     except KeyboardInterrupt:
-        output.note(f"\nThe job goes on without you:  {_next(identity, address)}")
+        output.print_note(f"\nThe job goes on without you:  {_next(identity, address)}")
         raise typer.Exit(STOPPED) from None
 
 
 def _end(job: Submission) -> None:
     """End as the job has ended."""
     if job.state == "failed" and job.exit_code is None:
-        output.error(IpcnnError(f"{job.id} has failed: {job.why}\nSubmit it again: it goes on from its last epoch."))
+        output.print_error(
+            IpcnnError(f"{job.id} has failed: {job.why}\nSubmit it again: it goes on from its last epoch.")
+        )
     if job.state != "succeeded":
         raise typer.Exit(STOPPED if job.state == "stopped" else job.exit_code or RUN_FAILED)
 

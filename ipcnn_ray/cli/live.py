@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ipcnn_ray.cli.output import clock
+from ipcnn_ray.cli.output import format_clock
 from ipcnn_ray.on_ray.tune_callback import EpochDone, Event, PhaseStarted, RunEnded, RunStarted, StageReached, Warned
 from ipcnn_ray.train.progress import Stage
 
@@ -136,10 +136,12 @@ class Progress:
         """Time left of a run, from the seconds of its last epoch."""
         if "seconds" not in row.metrics:
             return "-"
-        return clock((row.epochs - row.metrics.get("epoch", 0)) * row.metrics["seconds"])
+        return format_clock((row.epochs - row.metrics.get("epoch", 0)) * row.metrics["seconds"])
 
     def _view(self) -> Group:
-        head = Text(f"{self.phase}: {self.ended} of {self.total} done, {clock(time.monotonic() - self.began)} so far")
+        head = Text(
+            f"{self.phase}: {self.ended} of {self.total} done, {format_clock(time.monotonic() - self.began)} so far"
+        )
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for name in ("run", "epoch", "now", "loss", "filter", "error", "instab.", "img/s", "left"):
             table.add_column(name, justify="left" if name in ("run", "now") else "right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Everything the commands print goes through here: 80 columns where piped, colour only on a terminal."""
+"""Printing for all commands: plain lines of any width when piped, colour only on a terminal."""
 
 from __future__ import annotations
 
@@ -22,126 +22,136 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 INDENT = " " * 7
-"""The width of `error  `: advice stands below the fact."""
+"""The width of `error  `; advice is printed below the fact."""
 
-out = Console(highlight=False, emoji=False, markup=False)
-"""Results."""
-err = Console(stderr=True, highlight=False, emoji=False, markup=False)
-"""Errors, warnings and progress."""
-
-
-def say(text: str = "", style: str = "") -> None:
-    """One line of a result, never wrapped."""
-    out.print(Text(text, style=style), soft_wrap=True)
+stdout = Console(highlight=False, emoji=False, markup=False)
+"""For results."""
+stderr = Console(stderr=True, highlight=False, emoji=False, markup=False)
+"""For errors, warnings and progress."""
 
 
-def note(text: str) -> None:
-    """A remark beside the result."""
-    err.print(Text(text, style="dim"), soft_wrap=True)
+def print_line(text: str = "", style: str = "") -> None:
+    """Print one line of a result, without wrapping."""
+    stdout.print(Text(text, style=style), soft_wrap=True)
 
 
-def print_json(value: Any) -> None:
-    """For scripts: plain JSON on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def print_paragraph(text: str) -> None:
+    """Print a sentence of a result, wrapped between words."""
+    lines = textwrap.wrap(text, max(stdout.width, WIDTH), subsequent_indent="  ")
+    stdout.print(Text("\n".join(lines)), soft_wrap=True)
 
 
-def text(content: str) -> None:
-    """A document, such as YAML, as it is."""
+def print_document(content: str) -> None:
+    """Print a document, such as YAML, unchanged."""
     sys.stdout.write(content if content.endswith("\n") else content + "\n")
 
 
-def _line(first: str, rest: str) -> None:
-    err.print(Text.assemble((f"{first:<{len(INDENT)}}", "bold red"), rest), soft_wrap=True)
+def print_json(value: Any) -> None:
+    """Print plain JSON on stdout. NaN and infinity become null."""
+    sys.stdout.write(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def error(problem: Exception) -> None:
-    """An error as a person reads it: where and what on one line, what to do below it."""
-    if isinstance(problem, InvalidInputError):
-        for one in problem.issues:
-            _line("error", f"{one.where}  {one.what}")
-            _below(one.advice)
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_note(text: str) -> None:
+    """Print a remark on stderr, dimmed."""
+    stderr.print(Text(text, style="dim"), soft_wrap=True)
+
+
+def print_progress(text: str) -> None:
+    """Print a line of progress on stderr."""
+    stderr.print(text, soft_wrap=True)
+
+
+def print_error(error: Exception) -> None:
+    """Print an error on stderr: the place and the fact on one line, the advice below it."""
+    if isinstance(error, InvalidInputError):
+        for issue in error.issues:
+            _print_fact(f"{issue.where}  {issue.what}")
+            _print_advice(issue.advice)
         return
-    fact, *rest = str(problem).splitlines() or [type(problem).__name__]
-    _line("error", fact)
-    for line in rest:
-        _below(line.strip())
+    fact, *advice = str(error).splitlines() or [type(error).__name__]
+    _print_fact(fact)
+    for line in advice:
+        _print_advice(line.strip())
 
 
-def _below(advice: str) -> None:
-    width = max(err.width, WIDTH) if err.is_terminal else WIDTH
+def _print_fact(text: str) -> None:
+    stderr.print(Text.assemble((f"{'error':<{len(INDENT)}}", "bold red"), text), soft_wrap=True)
+
+
+def _print_advice(advice: str) -> None:
+    width = max(stderr.width, WIDTH) if stderr.is_terminal else WIDTH
     wrapped = textwrap.wrap(
         advice, width, initial_indent=INDENT, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False
     )
-    err.print(Text("\n".join(wrapped)), soft_wrap=True)
+    stderr.print(Text("\n".join(wrapped)), soft_wrap=True)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """A table without frames; columns named in `right` are numbers. Long tables lose no text when piped.
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
+    """Print a table without frames.
 
-    Where it is too narrow, words are put below each other, but neither the first column, which names a thing, nor a
-    number is broken.
+    Columns named in `right` hold numbers and are aligned to the right. If the table is wider than the terminal, cells
+    are wrapped, except numbers and the first column, which names the row. No text is cut off.
     """
     widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
-    tight = sum(widths) + 2 * (len(widths) - 1) > out.width
+    tight = sum(widths) + 2 * (len(widths) - 1) > stdout.width
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1 if tight else 2, 0, 0))
     for index, column in enumerate(columns):
         number = column in right
         head = column.strip().replace(" ", "\n") if tight and number else column
-        whole = index == 0 or number
-        grid.add_column(head, justify="right" if number else "left", overflow="fold", no_wrap=whole)
+        unbroken = index == 0 or number
+        grid.add_column(head, justify="right" if number else "left", overflow="fold", no_wrap=unbroken)
     for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
-    out.print(grid)
+        grid.add_row(*map(Text, row))
+    stdout.print(grid)
 
 
-def ranking(found: Ranking) -> None:
-    """The settings of an experiment, what of their differences may be luck, and what a reader must know."""
-    for index, one in enumerate((found.table(), *found.luck())):
+def print_ranking(ranking: Ranking) -> None:
+    """Print the settings of an experiment, the tests of their differences, and the notes to both."""
+    for index, table in enumerate((ranking.table(), *ranking.luck())):
         if index:
-            say()
-        table(one.columns, one.rows, right=one.numbers)
-    say()
-    for line in filter(None, (found.headline(), *found.notes())):
-        paragraph(line)
+            print_line()
+        print_table(table.columns, table.rows, right=table.numbers)
+    print_line()
+    for line in filter(None, (ranking.headline(), *ranking.notes())):
+        print_paragraph(line)
 
 
-class Counted:
-    """Progress of long work: a line whenever another tenth is done and the last was two seconds ago, and one when all
-    is."""
+class CountedProgress:
+    """Callback that prints the progress of long work: at most one line per tenth and per PAUSE_S, and one at the end.
+
+    label: begins the line. unit: of what is counted, in the plural.
+    """
 
     PAUSE_S = 2.0
 
-    def __init__(self, what: str, unit: str) -> None:
-        """what: begins the line; unit: of what is counted, in the plural."""
-        self.what = what
+    def __init__(self, label: str, unit: str) -> None:
+        self.label = label
         self.unit = unit
         self.tenth = 0
-        self.told = time.monotonic()
+        self.printed_at = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
         tenth = done * 10 // max(1, total)
-        if tenth > self.tenth and (time.monotonic() - self.told >= self.PAUSE_S or done == total):
-            self.tenth, self.told = tenth, time.monotonic()
-            note(f"{self.what} {count(done)} of {count(total)} {self.unit}")
+        if tenth > self.tenth and (time.monotonic() - self.printed_at >= self.PAUSE_S or done == total):
+            self.tenth, self.printed_at = tenth, time.monotonic()
+            print_note(f"{self.label} {format_count(done)} of {format_count(total)} {self.unit}")
 
 
-def paragraph(line: str) -> None:
-    """A sentence of a result, broken between words."""
-    out.print(Text("\n".join(textwrap.wrap(line, max(out.width, WIDTH), subsequent_indent="  "))), soft_wrap=True)
-
-
-def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """Metrics as JSON has them: what is not finite is null."""
-    return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
-
-
-def count(number: int) -> str:
+def format_count(number: int) -> str:
     """12 345"""
     return f"{number:,}".replace(",", " ")
 
 
-def clock(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
     """1:05 or 2:03:04."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
+    minutes, seconds_left = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{seconds_left:02}" if hours else f"{minutes}:{seconds_left:02}"

@@ -60,7 +60,7 @@ def pictures(
     tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
     (parent, found), *older = chosen_runs(tracker, experiment)
     if older:
-        output.note(f"{experiment} was submitted several times; of {parent.run_id}, the newest")
+        output.print_note(f"{experiment} was submitted several times; of {parent.run_id}, the newest")
     spec = recorded_experiment(tracker, parent)
     by_label = {label_of(parent, one) if one.parent else named_runs(spec)[0].label: one for one in found}
     labels = run or _worth_a_picture(parent, by_label, [one.label for one in named_runs(spec)])
@@ -79,8 +79,8 @@ def pictures(
             RunRequest(recorded.run_id, trained[label], paths, recorded.handle, home),
             recorded.tags.get("data.digest", ""),
             workers=int(recorded.tags.get("ipcnn.workers", "1")),
-            preparing=output.Counted(f"{label}: data,", "images"),
-            looking=output.Counted(f"{label}: looking,", "images"),
+            preparing=output.CountedProgress(f"{label}: data,", "images"),
+            looking=output.CountedProgress(f"{label}: looking,", "images"),
         )
         words = template_label(trained[label].template)
         title = label if label == words else f"{label}: {words}"
@@ -96,8 +96,8 @@ def pictures(
             }
         )
         return
-    output.say(f"{len(album.files)} files in {album.folder}")
-    output.say(f"the same in the record, under {FOLDER}/ of the experiment and of each run")
+    output.print_line(f"{len(album.files)} files in {album.folder}")
+    output.print_line(f"the same in the record, under {FOLDER}/ of the experiment and of each run")
 
 
 @dataclass
@@ -168,7 +168,7 @@ def _worth_a_picture(parent: RecordedRun, by_label: dict[str, RecordedRun], name
     left = [label for label in by_label if label not in firsts[:MOST]]
     if left:
         words = f"{', '.join(left[:3])} and {len(left) - 3} more" if len(left) > 4 else ", ".join(left)
-        output.note(f"not pictured: {words} (--run LABEL pictures a run)")
+        output.print_note(f"not pictured: {words} (--run LABEL pictures a run)")
     return firsts[:MOST]
 
 
@@ -227,7 +227,7 @@ def _draw_run(album: _Album, drawn: _Drawn, count: int, *, quiet: bool) -> _Draw
             f"no filter of {sight.layer} of run {drawn.label} can be measured: every one has a landmark seen on fewer "
             f"than 2 images\nLook at the landmarks with `ipcnn data check`."
         )
-    output.err.print(f"{drawn.label}: {len(shown)} pictures of filters", soft_wrap=True)
+    output.print_progress(f"{drawn.label}: {len(shown)} pictures of filters")
     path = album.path(drawn.label, "filters.csv")
     tables.filters_csv(drawn.filters, names, path)
     album.keep(path, run)
@@ -250,10 +250,10 @@ def _draw_run(album: _Album, drawn: _Drawn, count: int, *, quiet: bool) -> _Draw
         album.keep(path, run)
     if not quiet:
         again = f"instability {sight.instability.mean:.4f}"
-        output.say(f"{drawn.title}, {sight.layer}: {len(able)} filters, {again}", style="bold")
+        output.print_line(f"{drawn.title}, {sight.layer}: {len(able)} filters, {again}", style="bold")
         table = tables.terminal_table(shown, names)
-        output.table(table.columns, table.rows, right=table.numbers)
-        output.say()
+        output.print_table(table.columns, table.rows, right=table.numbers)
+        output.print_line()
     return drawn
 
 
@@ -261,11 +261,11 @@ def _tell_instability(drawn: _Drawn) -> None:
     """Whether the instability that is pictured is the recorded one, and what was left out."""
     dropped, again = drawn.sight.instability.dropped, drawn.sight.instability.mean
     if dropped:
-        output.note(f"{drawn.label}: {dropped} filters could not be measured; filters.csv lists them last")
+        output.print_note(f"{drawn.label}: {dropped} filters could not be measured; filters.csv lists them last")
     if drawn.number is None or not abs(drawn.number - again) <= SAME:
         recorded = "not recorded" if drawn.number is None else f"recorded as {drawn.number:.6f}"
         trained = drawn.recorded.tags.get("ipcnn.device", "another machine")
-        output.note(
+        output.print_note(
             f"{drawn.label}: instability {again:.6f} here, {recorded} (trained on {trained}): rounding on another "
             "machine moves a few peaks; the pictures show what is measured here"
         )
@@ -283,7 +283,7 @@ def _draw_fields(album: _Album, drawn: Sequence[_Drawn]) -> None:
             sights = [one.sight for one in those]
             chosen = [views.of_each(one.filters, which) for one in those]
             positions = views.images_for(sights, chosen)
-            output.err.print(f"receptive fields of {len(those)} runs, {which}", soft_wrap=True)
+            output.print_progress(f"receptive fields of {len(those)} runs, {which}")
             columns = [
                 views.column(one.sight, filter_, positions, one.title.replace(": ", "\n"))
                 for one, filter_ in zip(those, chosen, strict=True)

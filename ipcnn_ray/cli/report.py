@@ -41,35 +41,35 @@ def report(
     """Write tables and figures of recorded experiments as one page; trains nothing."""
     paths = Paths.from_environment()
     tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
-    output.note(f"reading the record of {', '.join(experiment)}")
+    output.print_note(f"reading the record of {', '.join(experiment)}")
     found = wanted(tracker, experiment)
     runs = sum(len(one.runs) for one in found)
-    output.note(f"{runs} run{'' if runs == 1 else 's'} of {', '.join(one.name for one in found)}")
+    output.print_note(f"{runs} run{'' if runs == 1 else 's'} of {', '.join(one.name for one in found)}")
     page = make(found)
     path = out or Path(f"{found[0].name}.html")
     figures = sum(len(part.plots) for part in page.parts)
-    output.note(f"drawing {figures} figure{'' if figures == 1 else 's'}")
+    output.print_note(f"drawing {figures} figure{'' if figures == 1 else 's'}")
     written = write(page, path)
     if store:
-        output.note("storing it with the experiment's run")
+        output.print_note("storing it with the experiment's run")
         keep(page, found, tracker)
     if json:
         output.print_json(_json(found, written, store))
         return
     for line in page.warnings:
-        output.say(line, style="yellow")
-    output.say(str(path))
+        output.print_line(line, style="yellow")
+    output.print_line(str(path))
     markdown, folder = path.with_suffix(".md"), written[-1].parent
-    output.note(f"also {markdown}, and tables (CSV) and figures (PNG) in {folder}")
+    output.print_note(f"also {markdown}, and tables (CSV) and figures (PNG) in {folder}")
     if store:
-        output.note(f"stored with the experiment's run as {FOLDER}/report.html: ipcnn ui")
+        output.print_note(f"stored with the experiment's run as {FOLDER}/report.html: ipcnn ui")
 
 
 def wanted(tracker: Tracker, names: list[str]) -> list[Experiment]:
     """Whole experiments. Raises IpcnnError for one that is not recorded, and for a single run of one."""
     from ipcnn_ray.cli.recorded_runs import experiments
 
-    found = experiments(tracker, names, progress=output.Counted("  read", "runs"))
+    found = experiments(tracker, names, progress=output.CountedProgress("  read", "runs"))
     for one in found:
         for name in names:
             if any(run.run_id == name != one.name for run in one.runs):
@@ -172,11 +172,11 @@ def compare(
         output.print_json(found.as_json())
         return
     for title, table in found.tables():
-        output.say(title, style="bold")
-        output.table(table.columns, table.rows, right=table.numbers)
-        output.say()
+        output.print_line(title, style="bold")
+        output.print_table(table.columns, table.rows, right=table.numbers)
+        output.print_line()
     for line in found.notes():
-        output.say(line)
+        output.print_line(line)
 
 
 def chosen_sides(tracker: Tracker, names: list[str]) -> list[Experiment]:

@@ -13,6 +13,8 @@ from typing import Annotated
 import typer
 
 from ipcnn_ray.cli import output
+from ipcnn_ray.cli.exit_codes import WRONG_REQUEST
+from ipcnn_ray.cli.options import JsonOption, OverridesOption, SpecArgument
 from ipcnn_ray.errors import IpcnnError, Issue, SpecError
 from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.experiment import ExperimentSpec
@@ -24,15 +26,10 @@ from ipcnn_ray.spec.starter import starter
 from ipcnn_ray.utils.paths import Paths
 
 Specs = Annotated[list[str], typer.Argument(metavar="SPEC...", help="Specs to check.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Set a field, its value in YAML; may be repeated.", show_default=False),
-]
 Resolved = Annotated[bool, typer.Option("--resolved", help="Print the spec with every default written out.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
-def validate(specs: Specs, set_: Overrides = None, resolved: Resolved = False, json: Json = False) -> None:
+def validate(specs: Specs, set_: OverridesOption = None, resolved: Resolved = False, json: JsonOption = False) -> None:
     """Check specs completely; every error of every file is told at once. Starts nothing."""
     sound: list[tuple[str, ExperimentSpec]] = []
     issues: list[Issue] = []
@@ -47,12 +44,12 @@ def validate(specs: Specs, set_: Overrides = None, resolved: Resolved = False, j
         told = [{"where": one.where, "what": one.what, "advice": one.advice} for one in issues]
         good = [{"spec": path, "experiment": experiment_id(spec), "runs": _runs(spec)} for path, spec in sound]
         output.print_json({"valid": not issues, "specs": good, "problems": told})
-        raise typer.Exit(2 if issues else 0)
+        raise typer.Exit(WRONG_REQUEST if issues else 0)
     for path, spec in sound:
         if resolved:
-            output.text(resolved_yaml(spec))
+            output.print_document(resolved_yaml(spec))
         else:
-            output.say(f"ok     {path}  {experiment_id(spec)}  {_words(spec)}")
+            output.print_line(f"ok     {path}  {experiment_id(spec)}  {_words(spec)}")
     if issues:
         raise SpecError(issues)
 
@@ -81,12 +78,11 @@ def _words(spec: ExperimentSpec) -> str:
     return "1 run" if runs == 1 else f"{runs} runs"
 
 
-Spec = Annotated[str, typer.Argument(metavar="SPEC", help="The experiment.", show_default=False)]
 NUMBERS = ("epochs", "batch", "steps", "images")
 COLUMNS = ("run", "template", *NUMBERS)
 
 
-def plan(spec: Spec, set_: Overrides = None, json: Json = False) -> None:
+def plan(spec: SpecArgument, set_: OverridesOption = None, json: JsonOption = False) -> None:
     """Show the runs of a spec and their cost in steps and images. Starts nothing.
 
     The items of real photographs are counted from their annotations where IPCNN_DATA names them.
@@ -99,13 +95,13 @@ def plan(spec: Spec, set_: Overrides = None, json: Json = False) -> None:
         totals = {"steps": found.steps, "images": found.images}
         output.print_json({"experiment": experiment_id(experiment), **asdict(found), **totals})
         return
-    output.say(experiment_id(experiment), style="bold")
+    output.print_line(experiment_id(experiment), style="bold")
     rows = [_row(run) for run in found.runs]
     if found.largest is not None:
         rows.append([f"{found.drawn} drawn", "each at most", *_row(found.largest)[2:]])
-    output.table(COLUMNS, rows, right=NUMBERS)
+    output.print_table(COLUMNS, rows, right=NUMBERS)
     for name, words in _below(experiment, found):
-        output.say(f"{name:<16}{words}")
+        output.print_line(f"{name:<16}{words}")
 
 
 def _counter(paths: Paths) -> Callable[[Data], int | None]:
@@ -119,8 +115,8 @@ def _counter(paths: Paths) -> Callable[[Data], int | None]:
 
 
 def _row(run: PlannedRun) -> list[str]:
-    known = "after preparation" if run.steps is None else output.count(run.steps)
-    images = "" if run.images is None else output.count(run.images)
+    known = "after preparation" if run.steps is None else output.format_count(run.steps)
+    images = "" if run.images is None else output.format_count(run.images)
     return [run.label, run.template, str(run.epochs), str(run.batch_size), known, images]
 
 
@@ -138,7 +134,7 @@ def _below(experiment: ExperimentSpec, found: Plan) -> list[tuple[str, str]]:
     runs = len(found.runs) + found.drawn
     total = "steps after preparation (set IPCNN_DATA)"
     if found.steps is not None and found.images is not None:
-        total = f"{output.count(found.steps)} steps, {output.count(found.images)} images"
+        total = f"{output.format_count(found.steps)} steps, {output.format_count(found.images)} images"
     lines.append(("in all", f"{runs} run{'s' if runs > 1 else ''} of {workers}, {total}"))
     if found.grace_epochs is not None:
         lines.append(("early stopping", f"may end a run after epoch {found.grace_epochs}"))
@@ -167,7 +163,7 @@ def schema(file: To = None) -> None:
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     content = json.dumps(dialect | ExperimentSpec.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
     if file is None:
-        output.text(content)
+        output.print_document(content)
         return
     try:
         file.write_text(content, encoding="utf-8")
@@ -190,8 +186,8 @@ def init(file: At = Path(f"{NAME}.yaml")) -> None:
         raise IpcnnError(f"{file}  is there already\nName another file: ipcnn init FILE") from error
     except OSError as error:
         raise IpcnnError(f"{file}  cannot be written: {error.strerror}\nname a file in a folder that exists") from error
-    output.say(f"wrote {file}")
-    output.note(f"next:  ipcnn plan {file}  |  ipcnn submit {file}")
+    output.print_line(f"wrote {file}")
+    output.print_note(f"next:  ipcnn plan {file}  |  ipcnn submit {file}")
 
 
 def _name(stem: str) -> str:

@@ -11,7 +11,8 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.jobs import Address, record_of
+from ipcnn_ray.cli.jobs import record_of
+from ipcnn_ray.cli.options import AddressOption, JsonOption, complete_experiment
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.report.ranking import causes, number
 from ipcnn_ray.report.run_summary import Row, grouped
@@ -30,12 +31,16 @@ NUMBERS = ("epoch", "instability", "error", "combined")
 
 Experiment = Annotated[
     str | None,
-    typer.Argument(metavar="[EXPERIMENT]", help="Name or id of an experiment, or id of a run.", show_default=False),
+    typer.Argument(
+        metavar="[EXPERIMENT]",
+        help="Name or id of an experiment, or id of a run.",
+        show_default=False,
+        autocompletion=complete_experiment,
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
-def status(experiment: Experiment = None, json: Json = False, address: Address = None) -> None:
+def status(experiment: Experiment = None, json: JsonOption = False, address: AddressOption = None) -> None:
     """Show the recorded experiments, or the runs of one. The record is that of MLFLOW_TRACKING_URI; without one, and
     with a cluster's address, that which its newest job was given."""
     paths = Paths.from_environment()
@@ -68,9 +73,9 @@ def _show_experiments(tracker: Tracker, json: bool) -> None:
         )
         return
     if not found:
-        output.say(f"nothing is recorded yet in {without_password(tracker.uri)}")
+        output.print_line(f"nothing is recorded yet in {without_password(tracker.uri)}")
         return
-    output.table(EXPERIMENT_COLUMNS, [_experiment_row(parent, trials) for parent, trials in found], right=NUMBERS)
+    output.print_table(EXPERIMENT_COLUMNS, [_experiment_row(parent, trials) for parent, trials in found], right=NUMBERS)
 
 
 def _grouped(runs: Sequence[RecordedRun]) -> list[tuple[RecordedRun, list[RecordedRun]]]:
@@ -137,16 +142,16 @@ def _show_runs(chosen: Sequence[tuple[RecordedRun, list[RecordedRun]]]) -> None:
     from ipcnn_ray.report.ranking import Ranking
 
     everything = [run for _, runs in chosen for run in runs]
-    output.table(RUN_COLUMNS, [_run_row(run) for run in everything], right=NUMBERS)
+    output.print_table(RUN_COLUMNS, [_run_row(run) for run in everything], right=NUMBERS)
     for line in causes([(_label(run), run.state, run.why) for run in everything]):
-        output.paragraph(line)
+        output.print_paragraph(line)
     for parent, runs in chosen:
         objectives = Objectives.from_tags(parent.tags)
         ranking = Ranking.of([_row(run) for run in runs], objectives)
         if len(runs) > 1 and (ranking.repeated or objectives.constraints or objectives.goals != (COMBINED,)):
-            output.say()
-            output.say(parent.run_id, style="bold")
-            output.ranking(ranking)
+            output.print_line()
+            output.print_line(parent.run_id, style="bold")
+            output.print_ranking(ranking)
 
 
 def _experiment_row(parent: RecordedRun, trials: Sequence[RecordedRun]) -> list[str]:

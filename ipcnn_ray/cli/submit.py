@@ -13,7 +13,9 @@ import typer
 from rich.console import Console
 
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.jobs import Address, check_shared, log_file, submit_to
+from ipcnn_ray.cli.exit_codes import RUN_FAILED, STOPPED
+from ipcnn_ray.cli.jobs import check_shared, log_file, submit_to
+from ipcnn_ray.cli.options import AddressOption
 from ipcnn_ray.errors import IpcnnError
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from ipcnn_ray.tracking.tracker import Tracker
     from ipcnn_ray.utils.paths import Paths
 
-RUN_FAILED, STOPPED = 1, 130
 EXPERIMENT_NOTE = (
     "Interpretable CNNs. Each submission is a parent run with one child per trained network; the parent's description "
     "ranks them. `combined` is the objective (1 is the control, lower is better), `instability` the location "
@@ -38,7 +39,7 @@ def submit(
     set: Annotated[list[str] | None, typer.Option("--set", help="Set a field: a.b=value. May be repeated.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train everything again, beside what was recorded.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The outcome as JSON on stdout.")] = False,
-    address: Address = None,
+    address: AddressOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="With --address: do not follow the job's log.")] = False,
     wait: Annotated[
         float, typer.Option("--wait", min=0, help="Minutes that a cluster may take to have room for a run.")
@@ -72,18 +73,20 @@ def submit(
         check_shared(paths, os.environ)
         os.chdir(tempfile.gettempdir())  # Ray may unpack the job's folder anew below the feet of its driver
     identity, root = experiment_id(experiment), experiment_folder(experiment, paths)
-    output.err.print(f"{identity}: data", soft_wrap=True)
+    output.print_progress(f"{identity}: data")
     paths = paths_on_node(paths)
     _check_models(loaded, paths)
     preflight(paths.storage)
-    store = prepare(experiment.data, experiment.model.table.image_size, paths, output.Counted("  data:", "images"))
+    store = prepare(
+        experiment.data, experiment.model.table.image_size, paths, output.CountedProgress("  data:", "images")
+    )
     tracker = open_tracker(paths.tracking_uri, paths.artifacts, below(root, "spool"))
     tracker.prepare(experiment.name, note=EXPERIMENT_NOTE)
     try:
         goals = Objectives.of(experiment.search).goals
         with (
             _log(log_file(identity, paths)) as file,
-            Progress(output.err, experiment.train.epochs, goals) as screen,
+            Progress(output.stderr, experiment.train.epochs, goals) as screen,
             Progress(file, experiment.train.epochs, goals) as log,
         ):
             outcome = run_experiment(
@@ -99,11 +102,11 @@ def submit(
             )
     except (Interrupted, KeyboardInterrupt):
         again = "Submitted again, it goes on" if on_cluster else "The same command goes on"
-        output.note(f"Stopped. {again} from the last epoch{'' if on_cluster else f': ipcnn submit {spec}'}")
+        output.print_note(f"Stopped. {again} from the last epoch{'' if on_cluster else f': ipcnn submit {spec}'}")
         raise typer.Exit(STOPPED) from None
     _keep(experiment, outcome, tracker)
     if left := tracker.deliver(PATIENCE_S):
-        output.note(f"{left} statements wait in {root}/spool for the record; submitted again, they are recorded")
+        output.print_note(f"{left} statements wait in {root}/spool for the record; submitted again, they are recorded")
     if as_json:
         output.print_json(_as_json(outcome))
     else:
@@ -114,7 +117,7 @@ def submit(
         raise typer.Exit(RUN_FAILED)
     if not as_json and not on_cluster:
         for index, command in enumerate((f"report {experiment.name}", f"pictures {experiment.name}", "ui")):
-            output.note(f"{'' if index else 'next:':<7}ipcnn {command}")
+            output.print_note(f"{'' if index else 'next:':<7}ipcnn {command}")
 
 
 @contextmanager
@@ -131,7 +134,7 @@ def _check_models(loaded: Loaded, paths: Paths) -> None:
 
     check_backbones(loaded)
     for report in check_weights(loaded.spec, paths.weights):
-        output.err.print(report, soft_wrap=True, highlight=False, markup=False)
+        output.print_progress(report)
 
 
 def _template(run: RunOutcome) -> str:
@@ -169,7 +172,7 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
         _worth_keeping(outcome),
     )
     for run in wanted:
-        output.err.print(f"{run.run.label}: storing its model", soft_wrap=True)
+        output.print_progress(f"{run.run.label}: storing its model")
         module, example = final_model(run.request)
         trained = run.run.spec
         template, categories = trained_template(run.request), trained.data.categories
@@ -204,7 +207,7 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
                 "settings": dict(run.run.settings),
                 "state": run.state,
                 "why": run.why,
-                "metrics": output.finite(run.metrics),
+                "metrics": dict(run.metrics),
             }
             for run in outcome.runs
         ],
@@ -215,6 +218,6 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
 def _print(outcome: Outcome) -> None:
     from ipcnn_ray.report.ranking import Ranking
 
-    output.say()
-    output.say(f"{outcome.experiment_id}: {len(outcome.runs)} runs", style="bold")
-    output.ranking(Ranking.of([run.row for run in outcome.runs], outcome.objectives))
+    output.print_line()
+    output.print_line(f"{outcome.experiment_id}: {len(outcome.runs)} runs", style="bold")
+    output.print_ranking(Ranking.of([run.row for run in outcome.runs], outcome.objectives))

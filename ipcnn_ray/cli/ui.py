@@ -35,11 +35,11 @@ def ui(port: Port = 5000, print_command: PrintCommand = False) -> None:
     """Open the record of all runs in the MLflow UI. Ctrl-C ends it."""
     uri = absolute(Paths.from_environment().tracking_uri)
     if is_server(uri):
-        output.say(f"The record is kept by a server, which has its own page: {without_password(uri)}")
+        output.print_line(f"The record is kept by a server, which has its own page: {without_password(uri)}")
         return
     command = server_command(uri, port)
     if print_command:
-        output.say(shlex.join(command))
+        output.print_line(shlex.join(command))
         return
     if not exists(uri):
         raise TrackingError(f"nothing is recorded yet in {uri}\nSubmit an experiment first: ipcnn submit SPEC")
@@ -56,11 +56,11 @@ def ui(port: Port = 5000, print_command: PrintCommand = False) -> None:
         )
         try:
             _wait_until_up(child, url, log)
-            output.say(f"{url}   (Ctrl-C ends it)")
+            output.print_line(f"{url}   (Ctrl-C ends it)")
             child.wait()
             raise IpcnnError(f"the MLflow server ended by itself\n{_tail(log)}")
         except KeyboardInterrupt:
-            output.note("stopped")
+            output.print_note("stopped")
         finally:
             _stop(child)
 

@@ -237,7 +237,7 @@ def test_addresses_that_are_none():
 
 @pytest.fixture
 def answered(monkeypatch):
-    monkeypatch.setattr("ipcnn_ray.cli.output.out.width", 200)
+    monkeypatch.setattr("ipcnn_ray.cli.output.stdout.width", 200)
 
     monkeypatch.delenv("IPCNN_ADDRESS", raising=False)
 

@@ -86,7 +86,7 @@ def paths(monkeypatch, tmp_path) -> Paths:
     for variable in ("MLFLOW_TRACKING_URI", "IPCNN_STORAGE", "IPCNN_ADDRESS"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("IPCNN_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(output.out, "width", 200)
+    monkeypatch.setattr(output.stdout, "width", 200)
     return Paths.from_environment()
 
 

@@ -97,12 +97,14 @@ def test_the_live_table_fits_into_80_columns_without_losing_a_number(clock):
 
 def test_long_work_is_told_by_tenths_but_not_all_the_time(clock, monkeypatch):
     said: list[str] = []
-    monkeypatch.setattr(output, "note", said.append)
-    told = output.Counted("  read", "runs")
+    monkeypatch.setattr(output, "print_note", said.append)
+    told = output.CountedProgress("  read", "runs")
     for done in range(1, 1001):
         clock.now += 2**-6
         told(done, 1000)
-    assert said == [f"  read {output.count(done)} of 1 000 runs" for done in (128, 256, 384, 512, 640, 768, 896, 1000)]
+    assert said == [
+        f"  read {output.format_count(done)} of 1 000 runs" for done in (128, 256, 384, 512, 640, 768, 896, 1000)
+    ]
 
 
 def test_a_run_has_its_own_number_of_epochs(clock):

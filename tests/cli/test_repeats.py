@@ -54,7 +54,7 @@ def recorded(tmp_path_factory) -> Path:
 def home(recorded, monkeypatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("IPCNN_HOME", str(recorded))
-    monkeypatch.setattr("ipcnn_ray.cli.output.out.width", 200)
+    monkeypatch.setattr("ipcnn_ray.cli.output.stdout.width", 200)
     return recorded
 
 

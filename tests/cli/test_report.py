@@ -34,7 +34,7 @@ def tracker(monkeypatch) -> FakeTracker:
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch):
-    monkeypatch.setattr("ipcnn_ray.cli.output.out.width", 200)
+    monkeypatch.setattr("ipcnn_ray.cli.output.stdout.width", 200)
 
 
 def run(*words: str) -> str:

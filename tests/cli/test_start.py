@@ -6,6 +6,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+from ipcnn_ray.cli.app import main
+
 HEAVY = ("torch", "ray", "mlflow", "matplotlib", "scipy", "optuna", "numpy", "boto3", "torchvision")
 
 
@@ -26,3 +30,26 @@ def test_a_network_of_the_table_is_built_without_torchvision():
 
 def test_the_look_itself():
     assert "numpy" in imported_by("import ipcnn_ray.report.style")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("ipcnn sub", "submit"),
+        ("ipcnn submit --fr", "--fresh"),
+        ("ipcnn logs first", "first-1a2b3c4d"),
+        ("ipcnn status s", "second-1a2b3c4d"),
+        ("ipcnn validate specs/co", ""),  # the shell completes files where nothing is offered
+    ],
+)
+def test_the_shell_completes_commands_options_and_experiments(words, expected, tmp_path, monkeypatch, capsys):
+    (tmp_path / "logs").mkdir()
+    for name in ("first", "second"):
+        (tmp_path / "logs" / f"{name}-1a2b3c4d.log").touch()
+    last = str(len(words.split()) - 1)
+    settings = {"IPCNN_HOME": str(tmp_path), "_IPCNN_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    for name, value in {**settings, "COMP_CWORD": last}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([])
+    assert capsys.readouterr().out.strip() == expected

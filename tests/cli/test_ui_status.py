@@ -81,7 +81,7 @@ def cells(line: str) -> list[str]:
 @pytest.fixture(autouse=True)
 def wide(monkeypatch):
     """As wide as it takes: what is piped is cut nowhere."""
-    monkeypatch.setattr("ipcnn_ray.cli.output.out.width", 200)
+    monkeypatch.setattr("ipcnn_ray.cli.output.stdout.width", 200)
 
 
 def test_experiments(home):

@@ -1,0 +1,47 @@
+"""Arguments and options that several commands share, and how the shell completes them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ipcnn_ray.utils.paths import Paths
+
+
+def submitted_experiments(paths: Paths) -> list[str]:
+    """Ids of the experiments that were submitted on this machine, newest first. Each has a log file."""
+    files = (paths.home / "logs").glob("*.log")
+    return [file.stem for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)]
+
+
+def complete_experiment(incomplete: str) -> list[str]:
+    """Ids for shell completion. Reads the log folder, not the record: importing MLflow takes seconds."""
+    return [name for name in submitted_experiments(Paths.from_environment()) if name.startswith(incomplete)]
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="The experiment, a YAML file.", show_default=False)]
+OverridesOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Set a field, its value in YAML; may be repeated.", show_default=False),
+]
+ExperimentArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="EXPERIMENT",
+        help="Name or id of an experiment.",
+        show_default=False,
+        autocompletion=complete_experiment,
+    ),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        envvar="IPCNN_ADDRESS",
+        metavar="URL",
+        help="A cluster's dashboard, http://host:8265; without it this machine.",
+        show_default=False,
+    ),
+]
