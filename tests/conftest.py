@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from check_vectors import ERRORS, SHARED
+from fakes.s3 import fake_s3
 from snapshots import Snapshot
+
+__all__ = ["fake_s3"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

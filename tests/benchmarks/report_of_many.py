@@ -2,8 +2,8 @@
 
     python tests/benchmarks/report_of_many.py [--runs 1000] [--half-failed 60] [--keep FOLDER]
 
-Writes invented runs (tests/report_fakes.py) into an MLflow record in SQLite through the tracker that runs use: a search
-of so many runs of 12 epochs, and one of which every second trial failed. Then times the command itself as a process of
+Writes invented runs (tests/fakes/tracker.py) into an MLflow store in SQLite through the tracker that runs use: a
+search of so many runs of 12 epochs, and one of which every second trial failed. Then times the command itself as a process of
 its own, from its start to its end, with everything it does: reading, drawing, writing the page, storing it with the
 run. Writing the record is told and not counted. On a machine that does other work, too, the time on a core is the
 number to look at: the command runs on one.
@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from report_fakes import FakeTracker, half_failed_search, many_runs, written
+from fakes.tracker import FakeTracker, half_failed_search, many_runs, written
 
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.utils.paths import Paths

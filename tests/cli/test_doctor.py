@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from fake_s3 import fake_s3
 from typer.testing import CliRunner
 
 from ipcnn_ray import __version__
@@ -28,8 +27,6 @@ from ipcnn_ray.on_ray.cluster_probe import (
 )
 from ipcnn_ray.tracking.self_test import EXPERIMENT, probe_record, probe_storage
 from ipcnn_ray.tracking.storage import open_storage
-
-__all__ = ["fake_s3"]
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(doctor)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import typer
-from report_fakes import PLAIN, FakeTracker, gradient, half_failed_search, repeated_templates, written
+from fakes.tracker import PLAIN, FakeTracker, gradient, half_failed_search, repeated_templates, written
 from typer.testing import CliRunner
 
 from ipcnn_ray.cli import report as compare_module

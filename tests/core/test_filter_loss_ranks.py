@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from ranks import on_ranks
+from fakes.ranks import on_ranks
 from torch import Tensor
 
 from ipcnn_ray.core.filter_loss import filter_loss, filter_weight

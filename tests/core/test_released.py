@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from ranks import on_ranks
+from fakes.ranks import on_ranks
 from torch import Tensor
 
 from ipcnn_ray.core.released import (

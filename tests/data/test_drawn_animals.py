@@ -4,7 +4,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from drawings import draw
+from fakes.drawings import draw
 
 from ipcnn_ray.data.datasets.drawn.bodies import Poser
 from ipcnn_ray.data.datasets.drawn.canvas import Canvas, holds

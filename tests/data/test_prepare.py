@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawings import draw
+from fakes.drawings import draw
 from PIL import Image
 
 from ipcnn_ray.data import crop_store as index

@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_s3 import FakeS3, fake_s3
-
-__all__ = ["fake_s3"]
+from fakes.s3 import FakeS3
 
 MARKED = {
     "AWS_SECRET_ACCESS_KEY": "marked-secret-key",

@@ -7,14 +7,11 @@ import os
 import threading
 
 import pytest
-from fake_s3 import fake_s3
 
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.on_ray import experiment_dir as home
 from ipcnn_ray.on_ray.search_space import StudyStorage
 from ipcnn_ray.tracking.storage import open_storage
-
-__all__ = ["fake_s3"]
 
 
 @pytest.fixture(params=["folder", "bucket"])

@@ -10,10 +10,10 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from fakes.tracker import half_failed_search, repeated_templates
 from matplotlib import colormaps
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex, to_rgb
-from report_fakes import half_failed_search, repeated_templates
 
 from ipcnn_ray.cli.recorded_runs import experiments
 from ipcnn_ray.cli.report import make

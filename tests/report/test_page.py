@@ -10,7 +10,7 @@ import time
 from itertools import pairwise
 
 import pytest
-from report_fakes import PLAIN, FakeTracker, gradient, half_failed_search, many_runs, repeated_templates, uniform
+from fakes.tracker import PLAIN, FakeTracker, gradient, half_failed_search, many_runs, repeated_templates, uniform
 
 from ipcnn_ray.cli.recorded_runs import experiments
 from ipcnn_ray.cli.report import make

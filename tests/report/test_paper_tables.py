@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 from check_vectors import SHARED
-from report_fakes import PLAIN, FakeTracker, gradient, repeated_templates, uniform
+from fakes.tracker import PLAIN, FakeTracker, gradient, repeated_templates, uniform
 
 from ipcnn_ray.cli.recorded_runs import experiments
 from ipcnn_ray.report import published

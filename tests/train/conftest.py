@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
+from fakes.training import Bench
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parent))  # train_fakes, also in spawned processes
-
-from train_fakes import Bench
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from train_fakes import InProcess, as_threads, copy_of, tiny
+from fakes.training import InProcess, as_threads, measure, tiny
 
 from ipcnn_ray.data.batches import to_input
 from ipcnn_ray.errors import TrainingError
@@ -30,14 +30,6 @@ def test_every_pair_once_weighted_by_its_repeats():
 def test_only_objects_of_the_validation_split():
     plan = EvaluationPlan.of(Repeats, "validation")
     assert plan.items[plan.measured].tolist() == [[1, 0], [2, 0]]
-
-
-def measure(inputs, spec, runtime, batch_size=5, top_images=4, **more):
-    fields = {layer: field(spec.model, layer) for layer in inputs.net.interpretable}
-    plan = EvaluationPlan.of(inputs.store, "all")
-    return evaluate(
-        copy_of(inputs), plan, fields, runtime, epoch=1, batch_size=batch_size, top_images=top_images, **more
-    )
 
 
 def slowly(inputs, spec, layer, top_images):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fakes.training import InProcess, MemoryTracker, execute, tiny
 from safetensors.torch import load
-from train_fakes import InProcess, MemoryTracker, execute, tiny
 
 from ipcnn_ray.models.build import build
 from ipcnn_ray.models.layers import CentroidMask, LearnedBetaMask, PeakMask, ReleasedMask

@@ -3,7 +3,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
-from train_fakes import InProcess, MemoryTracker, execute, timeless, tiny
+from fakes.training import InProcess, MemoryTracker, execute, timeless, tiny
 
 from ipcnn_ray.data.batches import crops_reader
 from ipcnn_ray.errors import TrainingError

@@ -6,8 +6,7 @@ import json
 
 import pytest
 import torch
-from fake_s3 import fake_s3
-from train_fakes import InProcess, MemoryTracker, Saying, execute, timeless, tiny
+from fakes.training import InProcess, MemoryTracker, Saying, execute, timeless, tiny
 
 from ipcnn_ray.errors import TrackingError, TrainingError
 from ipcnn_ray.tracking.storage import open_storage
@@ -16,8 +15,6 @@ from ipcnn_ray.train.checkpoint import Origin
 from ipcnn_ray.train.final_model import final_model
 from ipcnn_ray.train.retry_state import Attempts, TakenOver
 from ipcnn_ray.train.run_request import RunResult
-
-__all__ = ["fake_s3"]
 
 HERE = Origin("digest01", "data01", "weights01")
 FOLDER = "s3://bucket/runs/a"
@@ -49,7 +46,7 @@ def test_the_newest_comes_back_and_two_are_kept(fake_s3):
     "during", ["PUT runs/a/checkpoints/epoch-0002/state", "PUT runs/a/checkpoints/epoch-0002/meta"]
 )
 def test_a_reader_never_sees_half_a_checkpoint(fake_s3, monkeypatch, during):
-    monkeypatch.setattr("ipcnn_ray.train.folder.PATIENCE_S", 0)
+    monkeypatch.setattr("ipcnn_ray.train.run_dir.PATIENCE_S", 0)
     saved(1)
     fake_s3.gone = lambda request: request.startswith(during)
     with pytest.raises(TrackingError, match=r"epoch-0002/.* was not stored"):
@@ -77,7 +74,7 @@ def test_a_torn_one_is_passed_over_and_made_anew(fake_s3):
 
 
 def test_a_store_that_does_not_answer_is_no_torn_checkpoint(fake_s3, monkeypatch):
-    monkeypatch.setattr("ipcnn_ray.train.folder.PATIENCE_S", 0)
+    monkeypatch.setattr("ipcnn_ray.train.run_dir.PATIENCE_S", 0)
     saved(2)
     fake_s3.gone = lambda request: "epoch-0002/state" in request
     with pytest.raises(TrackingError, match=r"epoch-0002/state-.* cannot be copied"):

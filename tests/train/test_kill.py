@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from train_fakes import InProcess, MemoryTracker, execute, timeless, tiny
+from fakes.training import InProcess, MemoryTracker, execute, timeless, tiny
 
 from ipcnn_ray.train.retry_state import Attempts
 
@@ -16,10 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize(("when", "lasted"), [("5", 1), ("checkpoint", 1)])
 def test_a_killed_run_ends_as_if_it_had_not_been(bench, when, lasted):
-    script = Path(__file__).with_name("train_killed.py")
     killed = subprocess.run(
-        [sys.executable, str(script), str(bench.root), str(bench.cache), when],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-m", "fakes.killed_run", str(bench.root), str(bench.cache), when],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
         timeout=120,
     )
     assert killed.returncode == -signal.SIGKILL

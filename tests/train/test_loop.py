@@ -3,7 +3,7 @@ import threading
 
 import pytest
 import torch
-from train_fakes import InProcess, as_threads, copy_of, tiny
+from fakes.training import InProcess, as_threads, copy_of, tiny
 
 from ipcnn_ray.core.templates import log_prior, template_bank
 from ipcnn_ray.errors import TrainingError

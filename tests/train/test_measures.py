@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from train_fakes import InProcess, MemoryTracker, as_threads, copy_of, tiny
+from fakes.training import InProcess, MemoryTracker, as_threads, copy_of, tiny
 
 from ipcnn_ray.core.mask import mask_maps
 from ipcnn_ray.core.metrics import part_interpretability as parts
@@ -51,7 +51,7 @@ def measure(inputs, spec, runtime, wanted, batch_size=5):
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory, crops):
     """Inputs with part sizes, their spec, and all measures of one worker."""
-    from train_fakes import Bench
+    from fakes.training import Bench
 
     bench, spec = Bench(tmp_path_factory.mktemp("measures"), crops), tiny(model={"dropout": 0.0})
     inputs = with_part_sizes(bench.inputs(spec))

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from train_fakes import tiny
+from fakes.training import tiny
 
 from ipcnn_ray.data.crop_store import folder_of
 from ipcnn_ray.data.prepare import prepare

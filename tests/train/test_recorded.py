@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from train_fakes import tiny
+from fakes.training import tiny
 
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.experiment import ExperimentSpec

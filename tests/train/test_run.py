@@ -2,8 +2,8 @@ import pickle
 
 import pytest
 import torch
+from fakes.training import InProcess, MemoryRecord, MemoryTracker, Saying, execute, timeless, tiny
 from safetensors.torch import load
-from train_fakes import InProcess, MemoryRecord, MemoryTracker, Saying, execute, timeless, tiny
 
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.train import checkpoint

@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_evaluate import measure
-from train_fakes import InProcess, tiny
+from fakes.training import InProcess, measure, tiny
 
 from ipcnn_ray.models.build import build
 from ipcnn_ray.train.final_model import final_model

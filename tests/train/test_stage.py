@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from train_fakes import InProcess, tiny
+from fakes.training import InProcess, tiny
 
 from ipcnn_ray.train import progress as stage_module
 from ipcnn_ray.train.feature_cache import features_reader
@@ -63,7 +63,7 @@ def test_an_epoch_tells_its_steps_and_its_evaluation(bench):
         def tell(self, what: str, done: int, total: int, unit: str) -> None:
             said.append((what, done, total, unit))
 
-    from train_fakes import MemoryTracker
+    from fakes.training import MemoryTracker
 
     from ipcnn_ray.train.trainer import execute
 

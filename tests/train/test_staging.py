@@ -5,15 +5,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fake_s3 import fake_s3
 
 from ipcnn_ray.errors import DataError
 from ipcnn_ray.tracking.storage import open_storage
 from ipcnn_ray.train import data_sync as staging
 from ipcnn_ray.train.data_sync import bring, paths_on_node, staged
 from ipcnn_ray.utils.paths import Paths
-
-__all__ = ["fake_s3"]
 
 URL = "s3://bucket/datasets"
 

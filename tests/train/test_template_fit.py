@@ -118,7 +118,7 @@ def test_the_head_of_real_cows(real_data, tmp_path):
 
 
 def test_a_run_is_read_with_the_template_it_was_fitted_to(bench, tmp_path):
-    from train_fakes import MemoryTracker, tiny
+    from fakes.training import MemoryTracker, tiny
 
     from ipcnn_ray.train.final_model import final_model
     from ipcnn_ray.train.runtime import InProcess

@@ -2,23 +2,23 @@
 
 import pytest
 import torch
-import train_ranks
+from fakes import training_worker
+from fakes.training import Bench
 from safetensors.torch import load
 from torch import multiprocessing
-from train_fakes import Bench
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory, crops):
     """World size -> what each rank found, and where the runs lie."""
     bench = Bench(tmp_path_factory.mktemp("ranks"), crops)
-    by_world = {1: [train_ranks.alone(bench)]}
-    multiprocessing.spawn(train_ranks.worker, (str(bench.root), str(crops)), nprocs=4)
+    by_world = {1: [training_worker.alone(bench)]}
+    multiprocessing.spawn(training_worker.worker, (str(bench.root), str(crops)), nprocs=4)
     ranks = [torch.load(bench.root / f"rank{rank}.pt") for rank in range(4)]
     return by_world | {world: [found[world] for found in ranks[:world]] for world in (2, 4)}, bench
 
 
-@pytest.mark.parametrize("form", train_ranks.FORMS)
+@pytest.mark.parametrize("form", training_worker.FORMS)
 @pytest.mark.parametrize("world", [2, 4])
 def test_workers_take_the_same_step_as_one(found, world, form):
     by_world, _ = found

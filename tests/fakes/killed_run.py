@@ -1,4 +1,4 @@
-"""A run that kills its own process, as a node that is lost would: `python train_killed.py FOLDER CACHE WHEN`.
+"""A run that kills its own process, as a node that is lost would: `python -m fakes.killed_run FOLDER CACHE WHEN`.
 
 WHEN: the optimiser step, counted over the run, in which SIGKILL comes; `checkpoint` for the middle of the second
 checkpoint.
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from train_fakes import Bench, MemoryTracker, tiny
 
+from fakes.training import Bench, MemoryTracker, tiny
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.trainer import execute
@@ -37,7 +37,7 @@ def kill_at(call: int, real: Any) -> Any:
 if __name__ == "__main__":
     folder, cache, when = sys.argv[1:]
     if when == "checkpoint":
-        checkpoint._sum = kill_at(2, checkpoint._sum)
+        checkpoint.sha256_of = kill_at(2, checkpoint.sha256_of)
     else:
         torch.optim.SGD.step = kill_at(int(when), torch.optim.SGD.step)
     bench = Bench(Path(folder), Path(cache))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from fakes.ranks import on_ranks
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.models.build import build
+from ipcnn_ray.models.layer_geometry import field
 from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.train.evaluate import EvaluationPlan, Measured, evaluate
 from ipcnn_ray.train.feature_cache import Inputs
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.trainer import RunRequest, RunResult, execute
@@ -153,44 +155,27 @@ def timeless(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
 class ThreadRank(InProcess):
     """One of several workers that are threads of this process."""
 
-    def __init__(
-        self, rank: int, world_size: int, meeting: threading.Barrier, board: list[torch.Tensor | None]
-    ) -> None:
+    def __init__(self, rank: int, world_size: int, gather: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self.rank, self.world_size = rank, world_size
-        self._meeting, self._board = meeting, board
-
-    def gather(self, x: torch.Tensor) -> torch.Tensor:
-        self._board[self.rank] = x
-        self._meeting.wait(60)
-        parts = torch.stack([part for part in self._board if part is not None])
-        self._meeting.wait(60)
-        return parts
+        self.rank, self.world_size, self.gather = rank, world_size, gather  # type: ignore[method-assign]
 
 
 def as_threads(world_size: int, work: Callable[[ThreadRank], Any]) -> list[Any]:
-    """What `work` gives on each rank."""
-    meeting, board = threading.Barrier(world_size), [None] * world_size
-    results: list[Any] = [None] * world_size
-
-    def run(rank: int) -> None:
-        try:
-            results[rank] = work(ThreadRank(rank, world_size, meeting, board))
-        except BaseException as error:
-            results[rank] = error
-            meeting.abort()
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world_size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results
+    """Run `work` on every rank at once and return what each returned."""
+    return on_ranks(world_size, lambda rank, gather: work(ThreadRank(rank, world_size, gather)))
 
 
 def copy_of(inputs: Inputs) -> Inputs:
     """The same inputs with a network of their own."""
     return Inputs(inputs.store, copy.deepcopy(inputs.net), inputs.scale, inputs.device)
+
+
+def measure(
+    inputs: Inputs, spec: ExperimentSpec, runtime: InProcess, batch_size: int = 5, top_images: int = 4, **more: Any
+) -> Measured:
+    """Evaluate a copy of the network on all objects."""
+    fields = {layer: field(spec.model, layer) for layer in inputs.net.interpretable}
+    plan = EvaluationPlan.of(inputs.store, "all")
+    return evaluate(
+        copy_of(inputs), plan, fields, runtime, epoch=1, batch_size=batch_size, top_images=top_images, **more
+    )

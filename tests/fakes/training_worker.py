@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import distributed
-from train_fakes import Bench, MemoryTracker, timeless, tiny
 
+from fakes.training import Bench, MemoryTracker, timeless, tiny
 from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.train.filter_term import filter_terms
 from ipcnn_ray.train.runtime import InProcess, ProcessGroup, Runtime, StopRun
