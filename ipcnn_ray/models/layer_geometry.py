@@ -54,7 +54,7 @@ def windows(network: Network, layer: str, appended: bool = True) -> list[Window]
     return [part.window if isinstance(part, Block) else window(part) for part in parts if not isinstance(part, LRN)]
 
 
-def field(model: Model, layer: str) -> Field:
+def layer_receptive_field(model: Model, layer: str) -> Field:
     """Receptive fields of the cells of `layer`, in pixels of the network's square input, 0-based."""
     return core.receptive_field(windows(model.table, layer, model.appended_layer))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ipcnn_ray.models.build import assemble
-from ipcnn_ray.models.layer_geometry import field
+from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import NoTemplate, Template
@@ -56,7 +56,7 @@ def describe(
 
 
 def _spatial(net: InterpretableNet, model: Model, name: str) -> LayerRow:
-    seen, module = field(model, name), net.layer(name)
+    seen, module = layer_receptive_field(model, name), net.layer(name)
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     total = sum(p.numel() for p in module.parameters())
     channels, side, _ = net.shape(name)

@@ -28,7 +28,7 @@ from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.data.crop_store import CropStore, open_store, rows_reader
 from ipcnn_ray.data.prepare import Progress, prepare
 from ipcnn_ray.errors import DataError, IpcnnError, Issue, TrainingError
-from ipcnn_ray.models.layer_geometry import field
+from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.train.distributed_inference import item_rows
 from ipcnn_ray.train.evaluate import EvaluationPlan
 from ipcnn_ray.train.feature_cache import Inputs
@@ -212,7 +212,7 @@ def _look(
     found = item_rows(inputs, plan.items, _here(), look, epoch=_epochs(request), batch_size=batch_size)
     found = {name: rows[plan.measured] for name, rows in found.items()}
     image_N = plan.items[objects, 0]
-    seen_from = field(spec.model, layer)
+    seen_from = layer_receptive_field(spec.model, layer)
     peaks_NC2 = peak_places(found["peak"], seen_from, n)
     instability = location_instability_of_categories(
         peaks_NC2,

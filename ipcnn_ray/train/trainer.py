@@ -18,7 +18,7 @@ from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.build import build
-from ipcnn_ray.models.layer_geometry import field
+from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.weights import LoadReport, load_weights
 from ipcnn_ray.spec.experiment import ExperimentSpec
@@ -254,7 +254,7 @@ def _epoch(request: RunRequest, runtime: Runtime, setup: _Setup, model: nn.Modul
         measured = evaluate(
             setup.inputs,
             setup.plan,
-            {layer: field(spec.model, layer) for layer in setup.net.interpretable},
+            {layer: layer_receptive_field(spec.model, layer) for layer in setup.net.interpretable},
             runtime,
             epoch=epoch,
             batch_size=max(1, spec.train.batch_size // runtime.world_size),

@@ -3,10 +3,10 @@
     python tests/benchmarks/report_of_many.py [--runs 1000] [--half-failed 60] [--keep FOLDER]
 
 Writes invented runs (tests/fakes/tracker.py) into an MLflow store in SQLite through the tracker that runs use: a
-search of so many runs of 12 epochs, and one of which every second trial failed. Then times the command itself as a process of
-its own, from its start to its end, with everything it does: reading, drawing, writing the page, storing it with the
-run. Writing the record is told and not counted. On a machine that does other work, too, the time on a core is the
-number to look at: the command runs on one.
+search of that many runs of 12 epochs, and a search of which every second trial failed. Then times the command as a
+process of its own, from start to end, with everything it does: reading, plotting, writing the page, storing it with the
+run. Writing the store is reported and not counted. On a busy machine compare the CPU seconds: the command runs on one
+core.
 """
 
 from __future__ import annotations

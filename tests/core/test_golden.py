@@ -21,7 +21,7 @@ from ipcnn_ray.core.metrics.location_instability import location_instability
 from ipcnn_ray.core.receptive_field import Field, centers
 from ipcnn_ray.core.released import centroids, groups, linear_mask, masked, released_gradient, strengths, width_gradient
 from ipcnn_ray.core.templates import template_bank
-from ipcnn_ray.models.layer_geometry import field, map_side
+from ipcnn_ray.models.layer_geometry import layer_receptive_field, map_side
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.networks import NETWORKS, NetworkName
 
@@ -155,7 +155,7 @@ def test_location_instability(file: Path):
     # Among equal maxima MATLAB takes the first down the columns, we the first along the rows.
     peaks_NC = peak_NC(x_NCHW.transpose(2, 3))
     cells = (peaks_NC % n, peaks_NC // n)
-    center_n = centers(field(model, layer), n)
+    center_n = centers(layer_receptive_field(model, layer), n)
     positions_NC2 = torch.stack([center_n[cell] for cell in cells], 2)
     near("stability", "pos", positions_NC2 + 1, vectors["pos"], 1e-12)
     near("stability", "score", x_NCHW.amax((2, 3)), vectors["score"], 1e-6)
@@ -179,7 +179,7 @@ def test_location_instability(file: Path):
 def test_receptive_fields(file: Path):
     vectors, network = np.load(file), ours(file.stem.removeprefix("rf_"))
     model = Model(network=network, interpretable_layers=None)
-    fields = [field(model, name) for name in model.convs]
+    fields = [layer_receptive_field(model, name) for name in model.convs]
     count = len(fields)
     assert count <= len(vectors["stride"])
     near("rf", "stride", [f.stride for f in fields], vectors["stride"][:count], 0)

@@ -14,7 +14,7 @@ import torch
 from fakes.ranks import on_ranks
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.models.build import build
-from ipcnn_ray.models.layer_geometry import field
+from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.train.evaluate import EvaluationPlan, Measured, evaluate
 from ipcnn_ray.train.feature_cache import Inputs
@@ -174,7 +174,7 @@ def measure(
     inputs: Inputs, spec: ExperimentSpec, runtime: InProcess, batch_size: int = 5, top_images: int = 4, **more: Any
 ) -> Measured:
     """Evaluate a copy of the network on all objects."""
-    fields = {layer: field(spec.model, layer) for layer in inputs.net.interpretable}
+    fields = {layer: layer_receptive_field(spec.model, layer) for layer in inputs.net.interpretable}
     plan = EvaluationPlan.of(inputs.store, "all")
     return evaluate(
         copy_of(inputs), plan, fields, runtime, epoch=1, batch_size=batch_size, top_images=top_images, **more

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ipcnn_ray.models.backbones import BackboneError, blocks
 from ipcnn_ray.models.build import assemble, build
-from ipcnn_ray.models.layer_geometry import field, map_side
+from ipcnn_ray.models.layer_geometry import layer_receptive_field, map_side
 from ipcnn_ray.models.model_card import describe
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.weights import LoadReport, load_weights
@@ -118,7 +118,7 @@ def test_a_cell_looks_at_its_receptive_field():
         y = F.avg_pool2d(y, 3, 2, ceil_mode=True) if isinstance(layer, nn.MaxPool2d) else layer(y)
     y[0, :, cell, cell].sum().backward()
     rows = x.grad[0].abs().sum((0, 2)).nonzero()
-    found = field(model, "features.9")
+    found = layer_receptive_field(model, "features.9")
     center = found.first_center + found.stride * cell
     assert (rows.min().item(), rows.max().item()) == (center - (found.size - 1) / 2, center + (found.size - 1) / 2)
 
@@ -127,7 +127,10 @@ def test_the_map_of_fire9_is_the_references():
     """reference/interpretable-layer.md, section E: 14 x 14 cells behind fire8."""
     model = Model(network="squeezenet1_1", cut="features.12")
     assert (map_side(model, "features.11"), map_side(model, "appended")) == (14, 14)
-    assert (field(model, "features.11").stride, field(model, "appended").size) == (16, 239)
+    assert (layer_receptive_field(model, "features.11").stride, layer_receptive_field(model, "appended").size) == (
+        16,
+        239,
+    )
     net = assemble(model, PLAIN, device="meta")
     assert net.interpretable == ("features.12", "appended") and net.conv("appended").weight.shape == (512, 512, 3, 3)
     net.freeze_through("features.11")

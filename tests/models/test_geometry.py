@@ -6,7 +6,7 @@ from torch import nn
 
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.models.build import assemble
-from ipcnn_ray.models.layer_geometry import field, map_side, spatial_layers, windows
+from ipcnn_ray.models.layer_geometry import layer_receptive_field, map_side, spatial_layers, windows
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.networks import NETWORKS, Conv
 from ipcnn_ray.spec.template import NoTemplate
@@ -26,7 +26,7 @@ PLAIN = NoTemplate(shape="none")
 )
 def test_the_appended_layer_has_the_published_cells(network, stride, center_1based, n):
     model = Model(network=network)
-    seen = field(model, model.table.appended.name)
+    seen = layer_receptive_field(model, model.table.appended.name)
     assert (seen.stride, seen.first_center, map_side(model, model.table.appended.name)) == (
         stride,
         center_1based - 1,
@@ -50,7 +50,7 @@ def test_a_cell_looks_at_its_receptive_field(network):
     """Slow twin: with all weights 1, the pixels that have a gradient are the field of the cell."""
     model = Model(network=network)
     layer = model.table.appended.name
-    seen, cell = field(model, layer), map_side(model, layer) // 2
+    seen, cell = layer_receptive_field(model, layer), map_side(model, layer) // 2
     x = torch.rand(1, 1, model.table.image_size, model.table.image_size).double().requires_grad_()
     y = x
     for part in spatial_layers(model.table, True):

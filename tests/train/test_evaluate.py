@@ -7,7 +7,7 @@ from fakes.training import InProcess, as_threads, measure, tiny
 
 from ipcnn_ray.data.batches import to_input
 from ipcnn_ray.errors import TrainingError
-from ipcnn_ray.models.layer_geometry import field
+from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.train.evaluate import EvaluationPlan, evaluate
 
 
@@ -47,7 +47,7 @@ def slowly(inputs, spec, layer, top_images):
         logit, sign = float(output(index, mirrored).logits_NL), 2 * (store.labels_N[index] >= 0) - 1
         wrong.append((logit > 0) != (sign > 0))
         losses.append(math.log1p(math.exp(-sign * logit)))
-    rf, rows = field(spec.model, layer), []
+    rf, rows = layer_receptive_field(spec.model, layer), []
     for index in store.objects:
         scores = output(index, 0).scores[layer][0]
         for c, score in enumerate(scores):
@@ -97,7 +97,7 @@ def test_padding_of_the_last_deal_changes_no_metric(bench, world):
 def test_the_network_goes_back_to_training_even_after_an_error(bench):
     spec = tiny()
     inputs = bench.inputs(spec)
-    fields = {layer: field(spec.model, layer) for layer in inputs.net.interpretable}
+    fields = {layer: layer_receptive_field(spec.model, layer) for layer in inputs.net.interpretable}
     inputs.rows = lambda batch: 1 / 0
     with pytest.raises(ZeroDivisionError, match="division"):
         evaluate(

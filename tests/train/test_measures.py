@@ -16,7 +16,7 @@ from ipcnn_ray.core.metrics import part_interpretability as parts
 from ipcnn_ray.core.metrics.stability import pixel_noise
 from ipcnn_ray.data.batches import to_input
 from ipcnn_ray.errors import DataError
-from ipcnn_ray.models.layer_geometry import field
+from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.spec.metric_info import MeasureName
 from ipcnn_ray.train.evaluate import EvaluationPlan, evaluate
 from ipcnn_ray.train.metric_inputs import MetricsConfig
@@ -35,7 +35,7 @@ def with_part_sizes(inputs):
 
 
 def measure(inputs, spec, runtime, wanted, batch_size=5):
-    fields = {layer: field(spec.model, layer) for layer in inputs.net.interpretable}
+    fields = {layer: layer_receptive_field(spec.model, layer) for layer in inputs.net.interpretable}
     return evaluate(
         inputs,
         EvaluationPlan.of(inputs.store, "all"),
@@ -62,7 +62,12 @@ class Slowly:
     """One image at a time."""
 
     def __init__(self, inputs, spec, layer):
-        self.inputs, self.store, self.layer, self.rf = inputs, inputs.store, layer, field(spec.model, layer)
+        self.inputs, self.store, self.layer, self.rf = (
+            inputs,
+            inputs.store,
+            layer,
+            layer_receptive_field(spec.model, layer),
+        )
         inputs.net.eval()
 
     @torch.no_grad()
