@@ -21,7 +21,7 @@ from ipcnn_ray.cli.options import AddressOption, ExperimentArgument, JsonOption,
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
-from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+from ipcnn_ray.tracking import open_tracker
 from ipcnn_ray.tracking.storage import below, is_url
 from ipcnn_ray.tracking.tracker import State
 from ipcnn_ray.tracking.tracking_uri import is_server, without_password
@@ -66,7 +66,7 @@ def list_(address: AddressOption = None, json: JsonOption = False) -> None:
 
 
 def _recorded(paths: Paths) -> list[Listed]:
-    tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
+    tracker = open_tracker(paths)
     parents = [run for name in tracker.experiments() for run in tracker.find(name) if not run.parent]
     return [
         Listed(

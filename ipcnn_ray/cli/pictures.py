@@ -14,7 +14,7 @@ from ipcnn_ray.cli import output
 from ipcnn_ray.cli.status import chosen_runs
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.runs import group_of, named_runs, template_label
-from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+from ipcnn_ray.tracking import open_tracker
 from ipcnn_ray.tracking.tracker import RecordedRun, Tracker
 from ipcnn_ray.utils.paths import Paths
 from ipcnn_ray.utils.text import did_you_mean
@@ -57,7 +57,7 @@ def pictures(
     from ipcnn_ray.train.run_metadata import label_of, recorded_experiment, recorded_run
 
     paths = paths_on_node(Paths.from_environment())
-    tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
+    tracker = open_tracker(paths)
     (parent, found), *older = chosen_runs(tracker, experiment)
     if older:
         output.print_note(f"{experiment} was submitted several times; of {parent.run_id}, the newest")
@@ -122,7 +122,7 @@ class _Album:
 
     def keep(self, path: Path, run: RecordedRun) -> None:
         """A file that has been written goes into the record, too."""
-        self.tracker.attach(run.handle).file(path, FOLDER)
+        self.tracker.attach(run.handle).log_file(path, FOLDER)
         self.files.append(path)
 
 

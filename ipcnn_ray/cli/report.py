@@ -10,7 +10,7 @@ import typer
 
 from ipcnn_ray.cli import output
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+from ipcnn_ray.tracking import open_tracker
 from ipcnn_ray.tracking.tracker import Tracker
 from ipcnn_ray.utils.paths import Paths
 
@@ -40,7 +40,7 @@ def report(
 ) -> None:
     """Write tables and figures of recorded experiments as one page; trains nothing."""
     paths = Paths.from_environment()
-    tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
+    tracker = open_tracker(paths)
     output.print_note(f"reading the record of {', '.join(experiment)}")
     found = wanted(tracker, experiment)
     runs = sum(len(one.runs) for one in found)
@@ -129,7 +129,7 @@ def keep(page: Page, found: list[Experiment], tracker: Tracker) -> None:
             run = tracker.attach(one.parent.handle)
             for file in files:
                 inner = file.parent.relative_to(folder).as_posix()
-                run.file(file, FOLDER if inner == "." else f"{FOLDER}/{inner}")
+                run.log_file(file, FOLDER if inner == "." else f"{FOLDER}/{inner}")
 
 
 def _json(found: list[Experiment], written: list[Path], store: bool) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def compare(
     from ipcnn_ray.report.comparison import Differences
 
     paths = Paths.from_environment()
-    found = Differences.of(chosen_sides(MlflowTracker(paths.tracking_uri, paths.artifacts), sides))
+    found = Differences.of(chosen_sides(open_tracker(paths), sides))
     if json:
         output.print_json(found.as_json())
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, cast, get_args
 
 import typer
@@ -19,7 +20,7 @@ from ipcnn_ray.report.run_summary import Row, grouped
 from ipcnn_ray.spec.objectives import COMBINED, Objectives
 from ipcnn_ray.spec.runs import group_of, template_label
 from ipcnn_ray.spec.template import Template
-from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+from ipcnn_ray.tracking import open_tracker
 from ipcnn_ray.tracking.tracker import RecordedRun, State, Tracker
 from ipcnn_ray.tracking.tracking_uri import without_password
 from ipcnn_ray.utils.paths import Paths
@@ -45,7 +46,7 @@ def status(experiment: Experiment = None, json: JsonOption = False, address: Add
     with a cluster's address, that which its newest job was given."""
     paths = Paths.from_environment()
     uri = record_of(address) if address and not os.environ.get("MLFLOW_TRACKING_URI") else paths.tracking_uri
-    tracker = MlflowTracker(uri, paths.artifacts)
+    tracker = open_tracker(replace(paths, tracking_uri=uri))
     if experiment is None:
         _show_experiments(tracker, json)
     else:

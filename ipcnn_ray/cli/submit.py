@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ipcnn_ray.tracking.tracker import Tracker
     from ipcnn_ray.utils.paths import Paths
 
-EXPERIMENT_NOTE = (
+EXPERIMENT_DESCRIPTION = (
     "Interpretable CNNs. Each submission is a parent run with one child per trained network; the parent's description "
     "ranks them. `combined` is the objective (1 is the control, lower is better), `instability` the location "
     "instability as a share of the image diagonal, `val_error` the validation error as a share. Tags `code.*` say from "
@@ -62,7 +62,7 @@ def submit(
     from ipcnn_ray.on_ray.submission import Interrupted, run_experiment
     from ipcnn_ray.spec.objectives import Objectives
     from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
-    from ipcnn_ray.tracking.buffered_tracker import PATIENCE_S, open_tracker
+    from ipcnn_ray.tracking import RETRY_S, open_tracker
     from ipcnn_ray.tracking.lineage import lineage
     from ipcnn_ray.tracking.storage import below, preflight
     from ipcnn_ray.train.data_sync import paths_on_node
@@ -80,8 +80,8 @@ def submit(
     store = prepare(
         experiment.data, experiment.model.table.image_size, paths, output.CountedProgress("  data:", "images")
     )
-    tracker = open_tracker(paths.tracking_uri, paths.artifacts, below(root, "spool"))
-    tracker.prepare(experiment.name, note=EXPERIMENT_NOTE)
+    tracker = open_tracker(paths, buffer=below(root, "spool"))
+    tracker.prepare(experiment.name, description=EXPERIMENT_DESCRIPTION)
     try:
         goals = Objectives.of(experiment.search).goals
         with (
@@ -105,7 +105,7 @@ def submit(
         output.print_note(f"Stopped. {again} from the last epoch{'' if on_cluster else f': ipcnn submit {spec}'}")
         raise typer.Exit(STOPPED) from None
     _keep(experiment, outcome, tracker)
-    if left := tracker.deliver(PATIENCE_S):
+    if left := tracker.flush(RETRY_S):
         output.print_note(f"{left} statements wait in {root}/spool for the record; submitted again, they are recorded")
     if as_json:
         output.print_json(_as_json(outcome))
@@ -166,7 +166,7 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
             if unit_Pnn is not None:
                 picture = Path(folder) / "template.png"
                 template_picture(unit_Pnn.numpy(), template.label(), picture)
-                tracker.attach(run.request.handle).file(picture, "pictures")
+                tracker.attach(run.request.handle).log_file(picture, "pictures")
     wanted = {"none": [], "all": [run for run in outcome.runs if run.state == "succeeded"]}.get(
         experiment.compute.models,
         _worth_keeping(outcome),
@@ -178,11 +178,11 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
         template, categories = trained_template(run.request), trained.data.categories
         readme = as_markdown(trained.model, template, trained.train.freeze_through, len(categories))
         readme = f"{readme}\n{description(run.request, run.metrics)}\n{loading(trained.model, categories)}"
-        tracker.attach(run.request.handle).model(module, example, readme)
+        tracker.attach(run.request.handle).log_model(module, example, readme)
     ranking = Ranking.of([run.row for run in outcome.runs], outcome.objectives).markdown()
     parent = tracker.attach(outcome.parent)
-    parent.text(ranking, "ranking.md")
-    parent.note(ranking)
+    parent.log_text(ranking, "ranking.md")
+    parent.set_description(ranking)
 
 
 def _worth_keeping(outcome: Outcome) -> list[RunOutcome]:

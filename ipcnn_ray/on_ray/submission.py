@@ -49,26 +49,26 @@ def run_experiment(
         runs_at_once(spec.compute, gpus_per_worker(spec.compute, this_machine()), this_machine())
     root = home.experiment_folder(spec, paths)
     with home.alone(root, lambda text: listener(Warned(text))):
-        tracker.deliver()
+        tracker.flush()
         if fresh:
             home.archive(root)
         home.clear_stop_request(root)
         parent = tracker.open_parent(spec.name, experiment_id(spec), fresh=fresh)
-        parent.state("running")
+        parent.set_state("running")
         submissions = {"ipcnn.submissions": str(home.count_submission(root))}
-        parent.tags({**(tags or {}), **Objectives.of(spec.search).tags(), **submissions})
+        parent.set_tags({**(tags or {}), **Objectives.of(spec.search).tags(), **submissions})
         for path, content in (texts or {}).items():
-            parent.text(content, path)
+            parent.log_text(content, path)
         context = ExperimentContext(spec, paths, tracker, parent.handle, gpus=0.0, tags=tags or {})
         known = home.ended_before(root)
         try:
             with Tuning(listener, address, wait) as tuning:
                 runs = _phases(context, tuning, listener, known)
         except (Interrupted, KeyboardInterrupt):
-            parent.state("stopped", "interrupted; submitted again, it goes on")
+            parent.set_state("stopped", "interrupted; submitted again, it goes on")
             raise Interrupted from None
         except BaseException as error:
-            parent.state("failed", str(error))
+            parent.set_state("failed", str(error))
             raise
         outcome = Outcome.of(experiment_id(spec), parent.handle, runs, context.objectives)
         _conclude(outcome, spec, parent, tracker)
@@ -134,7 +134,7 @@ def _with_objective(outcome: RunOutcome, context: ExperimentContext) -> RunOutco
     if reference is None or "val_error" not in outcome.metrics:
         return outcome
     value = objective(outcome.metrics, reference)
-    context.record(outcome.run).metrics([{"epoch": outcome.metrics["epoch"], COMBINED: value}])
+    context.record(outcome.run).log_metrics([{"epoch": outcome.metrics["epoch"], COMBINED: value}])
     return replace(outcome, metrics={**outcome.metrics, COMBINED: value})
 
 
@@ -150,11 +150,13 @@ def _conclude(outcome: Outcome, spec: ExperimentSpec, parent: RunRecord, tracker
         kept = {*outcome.objectives.goals, COMBINED, "instability", "val_error"}
         means = next((group.means for group in outcome.groups if group.wins), {}) if outcome.best else {}
         numbers = {f"best_{key}": value for key, value in means.items() if key in kept}
-        parent.metrics([{"epoch": submission, **counts, **numbers}])
+        parent.log_metrics([{"epoch": submission, **counts, **numbers}])
         several = len(outcome.objectives.goals) > 1
-        parent.tags({"ipcnn.best": "" if several else winners} | ({"ipcnn.front": winners} if several else {}))
+        parent.set_tags({"ipcnn.best": "" if several else winners} | ({"ipcnn.front": winners} if several else {}))
         _mark(outcome, tracker)
-    parent.state("succeeded" if "succeeded" in states else "failed", f"failed: {', '.join(failed)}" if failed else "")
+    parent.set_state(
+        "succeeded" if "succeeded" in states else "failed", f"failed: {', '.join(failed)}" if failed else ""
+    )
 
 
 def _mark(outcome: Outcome, tracker: Tracker) -> None:
@@ -165,4 +167,4 @@ def _mark(outcome: Outcome, tracker: Tracker) -> None:
             tags["ipcnn.beyond"] = "; ".join(group.violated)
         if tags:
             for run in (run for run in outcome.runs if run.run.group == group.name):
-                tracker.attach(run.request.handle).tags(tags)
+                tracker.attach(run.request.handle).set_tags(tags)

@@ -118,7 +118,7 @@ def trainable(context: ExperimentContext, turns: TrialLock) -> Callable[[dict[st
                     _persist(lambda: attempt(request, context), request.spec.compute.retries)
             except Exception as error:
                 with suppress(TrackingError):
-                    context.tracker.attach(request.handle).text(traceback.format_exc(), "traceback.txt")
+                    context.tracker.attach(request.handle).log_text(traceback.format_exc(), "traceback.txt")
                 tune.report({FAILED: _told(error), **unknown(goals), "epoch": 0.0})
                 raise
         StageFile(request.folder).forget()

@@ -206,7 +206,7 @@ class TuneCallback(Callback):
     def _record(self, run: Run, state: State, why: str) -> None:
         """A record that cannot be reached now does not end the search: what a run reached lies in its folder."""
         try:
-            self.context.record(run).state(state, why)
+            self.context.record(run).set_state(state, why)
         except TrackingError as error:
             self.listener(Warned(f"{run.label} has {state}, which could not be recorded: {error}"))
 

@@ -103,9 +103,9 @@ class Tuning:
         record = context.tracker.attach(context.parent)
         if why:
             self.listener(Warned(f"waiting for nodes: {why}"))
-            record.state("queued", f"waiting for nodes: {why}")
+            record.set_state("queued", f"waiting for nodes: {why}")
         else:
-            record.state("running")
+            record.set_state("running")
 
     def _fit(self, context: ExperimentContext, space: dict[str, Any], turn: int, **tuning: Any) -> Ended:
         """Train what Tune draws from the space. A run whose worker was lost while it started is not among those that
@@ -147,7 +147,7 @@ class Tuning:
             for run in watcher.runs.values():
                 if run.label not in watcher.ended:
                     _close(context, run)
-                    context.record(run).state("stopped", "interrupted; submitted again, it goes on")
+                    context.record(run).set_state("stopped", "interrupted; submitted again, it goes on")
             raise Interrupted from None
         return watcher.ended
 

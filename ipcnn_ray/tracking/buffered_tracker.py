@@ -1,14 +1,13 @@
-"""A record whose server may be away: training goes on, and what was to be recorded waits in the storage.
+"""A tracker that buffers records on storage while its server is unreachable, so that training continues.
 
-What cannot be said now is written as one small file per statement, by run and in order, below the experiment's place:
+A buffered record is one JSON file, numbered by run:
 
-    spool/<handle>/000012.json     what was said, and when
-    spool/<handle>/000012.bin      the file that it speaks of, if it speaks of one
+    <buffer>/<handle>/000012.json    the method and its arguments, and the time
+    <buffer>/<handle>/000012.bin     the file that it logs, if it logs one
 
-As long as a run has such files, everything further about it is put behind them. They are said again, oldest first,
-when the server answers, and each is deleted only after it was recorded: a process that is killed in between says it
-twice, which changes nothing, since statements are idempotent (protocol.py): what the record already has of (metric,
-step) is skipped, and a repeated request carries the time of the first.
+While a run has such files, its further records are appended to them. When the server responds, they are sent in order,
+and each file is deleted once it was sent. A process that is killed in between sends a record twice. That is harmless:
+all methods of a run are idempotent (tracker.py), and a buffered record keeps its original time.
 """
 
 from __future__ import annotations
@@ -23,46 +22,47 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 from ipcnn_ray.errors import UnreachableError
-from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
-from ipcnn_ray.tracking.storage import Storage, open_storage
+from ipcnn_ray.tracking.storage import Storage
 from ipcnn_ray.tracking.tracker import RecordedRun, RunRecord, State, Tracker
-from ipcnn_ray.tracking.tracking_uri import is_server
 
-AWAY_S = 15.0
-"""A server that did not answer is left alone so long: an epoch costs at most one vain attempt."""
-PATIENCE_S = 1800.0
-"""Seconds that a question to the record waits for its answer while an experiment is under way."""
-PAUSE_S = 5.0
-"""Between two attempts where there is nothing else to do than to wait."""
+BACKOFF_S = 15.0
+"""Seconds without attempts after one that failed: an epoch loses at most one timeout."""
+RETRY_PAUSE_S = 5.0
+"""Seconds between two attempts where there is nothing else to do."""
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
 class BufferedTracker:
-    """A tracker that goes on without its server. It pickles.
+    """Tracker that buffers records while `tracker` is unreachable. It pickles.
 
-    A handle names a run by our own ids, so that a run can begin while nobody answers:
-    <experiment>/<run id>/<run id of the parent>.
+    Its handles are made of our ids, <experiment>/<run id>/<run id of the parent>, so that a run can be opened without
+    the server.
     """
 
-    def __init__(self, tracker: Tracker, spool: Storage, patience: float) -> None:
-        """spool: where to wait; one for each experiment. patience: seconds that a question waits for its answer."""
+    def __init__(self, tracker: Tracker, buffer: Storage, timeout: float) -> None:
+        """
+        Args:
+            tracker: Tracker of the server.
+            buffer: Storage of the buffered records, one for each experiment.
+            timeout: Seconds to retry what needs an answer: queries, new runs, models.
+        """
         self.tracker = tracker
-        self.spool = spool
-        self.patience = patience
-        self._away_until = 0.0
+        self.buffer = buffer
+        self.timeout = timeout
+        self._unavailable_until = 0.0
         self._handles: dict[str, str] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return BufferedTracker, (self.tracker, self.spool, self.patience)
+        return BufferedTracker, (self.tracker, self.buffer, self.timeout)
 
     @property
     def uri(self) -> str:
         return self.tracker.uri
 
-    def prepare(self, experiment: str, note: str = "") -> None:
-        self.tracker.prepare(experiment, note)
+    def prepare(self, experiment: str, description: str = "") -> None:
+        self.tracker.prepare(experiment, description)
 
     def open_parent(self, experiment: str, run_id: str, *, fresh: bool = False) -> RunRecord:
         return self._open(f"{experiment}/{run_id}/", fresh)
@@ -74,223 +74,215 @@ class BufferedTracker:
         return _BufferedRun(self, handle)
 
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:
-        return self._patiently(lambda: self.tracker.find(experiment, run_id))
+        return self.retry(lambda: self.tracker.find(experiment, run_id))
 
     def read(self, handle: str, path: str) -> str | None:
-        return self.tracker.read(self.own_handle(handle), path)
+        return self.tracker.read(self.server_handle(handle), path)
 
     def history(self, handle: str, metric: str) -> list[tuple[int, float]]:
-        return self.tracker.history(self.own_handle(handle), metric)
+        return self.tracker.history(self.server_handle(handle), metric)
 
     def experiments(self) -> list[str]:
-        return self._patiently(self.tracker.experiments)
+        return self.retry(self.tracker.experiments)
 
-    def deliver(self, patience: float = 0.0) -> int:
-        end = time.monotonic() + patience
+    def flush(self, timeout: float = 0.0) -> int:
+        end = time.monotonic() + timeout
         while True:
-            waiting = [key for key in self.spool.list() if key.endswith(".json")]
-            handles = dict.fromkeys(unquote(key.split("/")[0]) for key in waiting)
-            if all([_BufferedRun(self, handle).deliver() for handle in handles]):
+            handles = dict.fromkeys(unquote(key.split("/")[0]) for key in self._buffered())
+            if all([_BufferedRun(self, handle).flush() for handle in handles]):
                 return 0
             if time.monotonic() > end:
-                return len([key for key in self.spool.list() if key.endswith(".json")])
-            time.sleep(PAUSE_S)
+                return len(self._buffered())
+            time.sleep(RETRY_PAUSE_S)
+
+    def _buffered(self) -> list[str]:
+        return [key for key in self.buffer.list() if key.endswith(".json")]
 
     def _open(self, handle: str, fresh: bool) -> RunRecord:
-        """The record shows a run as soon as it can; a fresh one must be there before anything is said of it."""
+        """Create the run on the server if it responds; a fresh one must be created before it is written to."""
         if fresh:
-            self._handles[handle] = self._patiently(lambda: self._opened(handle, fresh=True))
-        elif self.answers():
+            self._handles[handle] = self.retry(lambda: self._open_on_server(handle, fresh=True))
+        elif self.available():
             try:
-                self.own_handle(handle)
+                self.server_handle(handle)
             except UnreachableError:
-                self.away()
+                self.mark_unavailable()
         return _BufferedRun(self, handle)
 
-    def _opened(self, handle: str, fresh: bool = False) -> str:
+    def _open_on_server(self, handle: str, fresh: bool = False) -> str:
         experiment, run_id, parent = handle.split("/")
         if not parent:
             return self.tracker.open_parent(experiment, run_id, fresh=fresh).handle
-        above = self.own_handle(f"{experiment}/{parent}/")
-        return self.tracker.open_child(experiment, run_id, above, fresh=fresh).handle
+        parent_handle = self.server_handle(f"{experiment}/{parent}/")
+        return self.tracker.open_child(experiment, run_id, parent_handle, fresh=fresh).handle
 
-    def own_handle(self, handle: str) -> str:
-        """The tracker's own handle of a run, which is opened if it is not there."""
+    def server_handle(self, handle: str) -> str:
+        """Return the inner tracker's handle of a run; create the run if it is missing."""
         if handle not in self._handles:
-            self._handles[handle] = self._opened(handle)
+            self._handles[handle] = self._open_on_server(handle)
         return self._handles[handle]
 
-    def answers(self) -> bool:
-        """Whether it is worth an attempt."""
-        return time.monotonic() >= self._away_until
+    def available(self) -> bool:
+        """Whether to attempt a request."""
+        return time.monotonic() >= self._unavailable_until
 
-    def away(self) -> None:
-        if self.answers():
+    def mark_unavailable(self) -> None:
+        if self.available():
             log.warning(
-                "the record at %s does not answer; what is to be recorded waits in %s", self.uri, self.spool.url
+                "the tracking server %s does not respond; records are buffered in %s", self.uri, self.buffer.url
             )
-        self._away_until = time.monotonic() + AWAY_S
+        self._unavailable_until = time.monotonic() + BACKOFF_S
 
-    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
-        end = time.monotonic() + self.patience
+    def retry(self, request: Callable[[], Result]) -> Result:
+        """Repeat a request while the server is unreachable, for at most `timeout` seconds."""
+        end = time.monotonic() + self.timeout
         while True:
             try:
-                return ask()
+                return request()
             except UnreachableError:
                 if time.monotonic() > end:
                     raise
-            time.sleep(PAUSE_S)
-
-    def model(self, handle: str, say: Callable[[RunRecord], None]) -> None:
-        """A model is not put into words: it waits for the server, behind what was said before."""
-
-        def store() -> None:
-            record = _BufferedRun(self, handle)
-            if not record.deliver():
-                raise UnreachableError(f"the record at {self.uri} does not answer")
-            say(self.tracker.attach(self.own_handle(handle)))
-
-        self._patiently(store)
+            time.sleep(RETRY_PAUSE_S)
 
 
 class _BufferedRun:
-    """One run: said at once, or put behind what waits."""
+    """A run whose records are sent at once, or buffered behind earlier ones."""
 
     def __init__(self, tracker: BufferedTracker, handle: str) -> None:
         self.handle = handle
         self._tracker = tracker
         self._record: RunRecord | None = None
         self._folder = quote(handle, safe="")
-        self._waiting: list[str] | None = None
-        """Keys of what waits, oldest first; None: not looked up yet."""
-        self._given: set[tuple[str, int]] = set()
-        """(metric, step) that this process has said or put to wait."""
+        self._queue: list[str] | None = None
+        """Keys of buffered records, oldest first; None before they are listed."""
+        self._written: set[tuple[str, int]] = set()
+        """(metric, step) that this process has sent or buffered."""
 
-    def params(self, values: Mapping[str, str]) -> None:
-        self._say("params", values=dict(values))
+    def log_params(self, values: Mapping[str, str]) -> None:
+        self._write("params", values=dict(values))
 
-    def tags(self, values: Mapping[str, str]) -> None:
-        self._say("tags", values=dict(values))
+    def set_tags(self, values: Mapping[str, str]) -> None:
+        self._write("tags", values=dict(values))
 
-    def note(self, text: str) -> None:
-        self._say("note", text=text)
+    def set_description(self, text: str) -> None:
+        self._write("note", text=text)
 
-    def metrics(self, history: Sequence[Mapping[str, float]], when: int | None = None) -> None:
+    def log_metrics(self, history: Sequence[Mapping[str, float]], when: int | None = None) -> None:
         if self._ready():
             try:
-                self._inner().metrics(history, when)
-                self._given |= {(key, int(epoch["epoch"])) for epoch in history for key in epoch}
+                self._server_run().log_metrics(history, when)
+                self._written |= {(key, int(epoch["epoch"])) for epoch in history for key in epoch}
                 return
             except UnreachableError:
-                self._tracker.away()
-        self._put("metrics", {"history": self._new(history)}, None, when)
+                self._tracker.mark_unavailable()
+        self._append("metrics", {"history": self._unwritten(history)}, None, when)
 
-    def text(self, content: str, path: str) -> None:
-        self._say("text", content=content, path=path)
+    def log_text(self, content: str, path: str) -> None:
+        self._write("text", content=content, path=path)
 
-    def file(self, local: Path, folder: str) -> None:
-        self._say("file", local, folder=folder, name=local.name)
+    def log_file(self, local: Path, folder: str) -> None:
+        self._write("file", local, folder=folder, name=local.name)
 
-    def model(self, module: object, example: object, readme: str) -> None:
-        self._tracker.model(self.handle, lambda record: record.model(module, example, readme))
+    def log_model(self, module: object, example: object, readme: str) -> None:
+        """A model is not buffered: wait for the server, and send what is buffered first."""
 
-    def state(self, state: State, why: str = "", when: int | None = None) -> None:
-        self._say("state", state=state, why=why, when=when)
+        def send() -> None:
+            if not self.flush():
+                raise UnreachableError(f"the tracking server {self._tracker.uri} does not respond")
+            self._server_run().log_model(module, example, readme)
 
-    def deliver(self) -> bool:
-        """Say what waits; gives whether nothing waits any more."""
-        if self._waiting is None:
-            keys = self._tracker.spool.list(self._folder)
-            self._waiting = [key for key in keys if key.endswith(".json")]
-        while self._waiting and self._tracker.answers():
-            key = self._waiting[0]
+        self._tracker.retry(send)
+
+    def set_state(self, state: State, why: str = "", when: int | None = None) -> None:
+        self._write("state", state=state, why=why, when=when)
+
+    def flush(self) -> bool:
+        """Send buffered records; return whether none is left."""
+        if self._queue is None:
+            self._queue = [key for key in self._tracker.buffer.list(self._folder) if key.endswith(".json")]
+        while self._queue and self._tracker.available():
+            key = self._queue[0]
             try:
-                self._repeat(key)
+                self._send_buffered(key)
             except UnreachableError:
-                self._tracker.away()
+                self._tracker.mark_unavailable()
                 return False
-            self._tracker.spool.delete(key)
-            self._tracker.spool.delete(_content(key))
-            del self._waiting[0]
-        return not self._waiting
+            self._tracker.buffer.delete(key)
+            self._tracker.buffer.delete(_file_key(key))
+            del self._queue[0]
+        return not self._queue
 
     def _ready(self) -> bool:
-        """Whether something can be said at once."""
-        return self.deliver() and self._tracker.answers()
+        """Whether a record can be sent now."""
+        return self.flush() and self._tracker.available()
 
-    def _inner(self) -> RunRecord:
+    def _server_run(self) -> RunRecord:
         if self._record is None:
-            self._record = self._tracker.tracker.attach(self._tracker.own_handle(self.handle))
+            self._record = self._tracker.tracker.attach(self._tracker.server_handle(self.handle))
         return self._record
 
-    def _say(self, what: str, file: Path | None = None, **said: Any) -> None:
+    def _write(self, kind: str, file: Path | None = None, **arguments: Any) -> None:
         if self._ready():
             try:
-                self._pass_on(what, said, file)
+                self._send(kind, arguments, file)
                 return
             except UnreachableError:
-                self._tracker.away()
-        self._put(what, said, file, said.get("when"))
+                self._tracker.mark_unavailable()
+        self._append(kind, arguments, file, arguments.get("when"))
 
-    def _put(self, what: str, said: Mapping[str, Any], file: Path | None, when: int | None) -> None:
-        assert self._waiting is not None
-        last = int(self._waiting[-1].split("/")[1].removesuffix(".json")) if self._waiting else 0
+    def _append(self, kind: str, arguments: Mapping[str, Any], file: Path | None, when: int | None) -> None:
+        assert self._queue is not None
+        last = int(self._queue[-1].split("/")[1].removesuffix(".json")) if self._queue else 0
         key = f"{self._folder}/{last + 1:06}.json"
         if file is not None:
-            self._tracker.spool.put_file(file, _content(key))
-        said = {**said, "when": when or int(time.time() * 1000)}
-        self._tracker.spool.put_bytes(json.dumps({"what": what, **said}).encode(), key)
-        self._waiting.append(key)
+            self._tracker.buffer.put_file(file, _file_key(key))
+        content = {"what": kind, **arguments, "when": when or int(time.time() * 1000)}
+        self._tracker.buffer.put_bytes(json.dumps(content).encode(), key)
+        self._queue.append(key)
 
-    def _new(self, history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-        """Of a history what was not said yet, and what is not finite: the record names all of that each time."""
+    def _unwritten(self, history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+        """Return the values that were not written yet, and all that are not finite: their tag lists all of them."""
         rows = []
         for epoch in history:
             step = int(epoch["epoch"])
-            row = {key: value for key, value in epoch.items() if (key, step) not in self._given or value - value != 0}
+            row = {key: value for key, value in epoch.items() if (key, step) not in self._written or value - value != 0}
             if row:
                 rows.append({"epoch": epoch["epoch"], **row})
-            self._given |= {(key, step) for key in epoch}
+            self._written |= {(key, step) for key in epoch}
         return rows
 
-    def _repeat(self, key: str) -> None:
-        said = json.loads(self._tracker.spool.get(key))
-        what = said.pop("what")
-        if what != "file":
-            self._pass_on(what, said, None)
+    def _send_buffered(self, key: str) -> None:
+        arguments = json.loads(self._tracker.buffer.get(key))
+        kind = arguments.pop("what")
+        if kind != "file":
+            self._send(kind, arguments, None)
             return
         with tempfile.TemporaryDirectory(prefix="ipcnn-") as scratch:
-            local = Path(scratch) / said["name"]
-            self._tracker.spool.get_file(_content(key), local)
-            self._pass_on(what, said, local)
+            local = Path(scratch) / arguments["name"]
+            self._tracker.buffer.get_file(_file_key(key), local)
+            self._send(kind, arguments, local)
 
-    def _pass_on(self, what: str, said: Mapping[str, Any], file: Path | None) -> None:
-        record = self._inner()
-        match what:
+    def _send(self, kind: str, arguments: Mapping[str, Any], file: Path | None) -> None:
+        run = self._server_run()
+        match kind:
             case "params":
-                record.params(said["values"])
+                run.log_params(arguments["values"])
             case "tags":
-                record.tags(said["values"])
+                run.set_tags(arguments["values"])
             case "note":
-                record.note(said["text"])
+                run.set_description(arguments["text"])
             case "metrics":
-                record.metrics(said["history"], said["when"])
+                run.log_metrics(arguments["history"], arguments["when"])
             case "text":
-                record.text(said["content"], said["path"])
+                run.log_text(arguments["content"], arguments["path"])
             case "file":
                 assert file is not None
-                record.file(file, said["folder"])
+                run.log_file(file, arguments["folder"])
             case "state":
-                record.state(said["state"], said["why"], said["when"])
+                run.set_state(arguments["state"], arguments["why"], arguments["when"])
             case _:
-                raise AssertionError(f"{what!r} was written by another version of ipcnn")
+                raise AssertionError(f"{kind!r} was written by another version of ipcnn")
 
 
-def open_tracker(uri: str, artifacts: str, spool: str) -> Tracker:
-    """The record at an address; of a server, one that goes on without it, by what waits at `spool`, a path or URL."""
-    tracker = MlflowTracker(uri, artifacts)
-    return BufferedTracker(tracker, open_storage(spool, PATIENCE_S), PATIENCE_S) if is_server(uri) else tracker
-
-
-def _content(key: str) -> str:
+def _file_key(key: str) -> str:
     return key.removesuffix("json") + "bin"

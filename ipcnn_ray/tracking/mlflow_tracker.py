@@ -1,4 +1,4 @@
-"""The record of runs in MLflow. No other file imports mlflow; this one does when a record is first touched."""
+"""Tracker that records runs in MLflow. No other file imports mlflow, and this one only when a store is first used."""
 
 from __future__ import annotations
 
@@ -13,26 +13,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ipcnn_ray.errors import TrackingError
 from ipcnn_ray.tracking.storage import is_url
 from ipcnn_ray.tracking.tracker import RecordedRun, RunRecord, State
 from ipcnn_ray.tracking.tracking_uri import (
-    EXPERIMENT_TAG_LENGTH,
-    METRICS_PER_CALL,
-    PARAM_LENGTH,
-    PARAMS_PER_CALL,
-    TAG_LENGTH,
-    TAGS_PER_CALL,
     absolute,
-    alone,
+    check_reachable,
+    create_store,
+    exclusive_launcher,
     exists,
     is_server,
-    make_ready,
-    parts,
-    reach,
-    told,
+    store_error,
     without_password,
 )
 from ipcnn_ray.utils.text import shortened
@@ -44,102 +37,113 @@ STATUS: dict[State, str] = {
     "failed": "FAILED",
     "stopped": "KILLED",
 }
-MIRRORED = {"code.commit": "mlflow.source.git.commit"}
-"""Tags that MLflow shows in a place of its own."""
+DESCRIPTION = "mlflow.note.content"
+"""Tag that MLflow shows as the description."""
 TITLE = "ipcnn.title"
-"""Tag that is a run's name in MLflow's lists, where ids that begin alike would be cut off to the same letters."""
-SOURCE = {"mlflow.source.name": "ipcnn submit", "mlflow.source.type": "LOCAL"}
-"""What MLflow says a run comes from; it shows the commit only beside it."""
+"""Tag that is also the run's name in MLflow: our ids start alike, and lists cut them off."""
+COPIED_TAGS = {"code.commit": "mlflow.source.git.commit"}
+"""Our tags that MLflow shows under a name of its own."""
+SOURCE_TAGS = {"mlflow.source.name": "ipcnn submit", "mlflow.source.type": "LOCAL"}
+"""MLflow shows the commit only beside a source."""
 
-VENDORS = {"mlflow", "requests", "urllib3", "boto3", "botocore", "s3transfer"}
-"""Packages whose errors are about the record's server and its files."""
+CLIENT_PACKAGES = {"mlflow", "requests", "urllib3", "boto3", "botocore", "s3transfer"}
+"""Packages whose exceptions concern the tracking server or its artifact store."""
 
 SETTINGS = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_DISABLE_AGENT_HINT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout may be somebody's JSON
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout may be JSON
     "GIT_PYTHON_REFRESH": "quiet",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # by itself it tries for minutes; tracking/spool.py goes on without it
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the default retries for minutes; BufferedTracker retries
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
+
+Item = TypeVar("Item")
 
 
 @functools.cache
 def _mlflow() -> Any:
     os.environ.update(environment())
     import mlflow
+    import mlflow.utils.validation
 
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # its errors are raised as ours
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised as TrackingError
     return mlflow
 
 
+def _limits() -> Any:
+    """Return MLflow's module of limits: value lengths in characters, entries per request."""
+    return _mlflow().utils.validation
+
+
 def environment() -> dict[str, str]:
-    """Settings under which MLflow reports nothing to anybody and prints nothing of its own; the user's own win."""
+    """Return environment variables that turn off MLflow's telemetry and output. Variables that are set stay."""
     return {name: os.environ.get(name, value) for name, value in SETTINGS.items()}
 
 
 def server_command(uri: str, port: int) -> list[str]:
-    """The command that shows the embedded record on this machine, and to this machine only."""
+    """Return the command that serves the MLflow UI of a store on 127.0.0.1."""
     options = {"--backend-store-uri": uri, "--host": "127.0.0.1", "--port": str(port), "--workers": "1"}
     return [sys.executable, "-m", "mlflow", "server", *(word for pair in options.items() for word in pair)]
 
 
 @contextmanager
-def _told(uri: str) -> Iterator[None]:
-    """MLflow's errors as ours, and those of what it uses to reach its server and its files."""
+def _store_errors(uri: str) -> Iterator[None]:
+    """Raise errors of MLflow, and of its HTTP and S3 clients, as TrackingError."""
     try:
         yield
     except Exception as error:
-        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in VENDORS:
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in CLIENT_PACKAGES:
             raise
-        raise told(uri, error) from error
+        raise store_error(uri, error) from error
 
 
 @functools.lru_cache(maxsize=8)
 def _client(uri: str) -> Any:
-    """This process's client of a store; opens the store."""
-    reach(uri)
+    """Open the store; return this process's client of it."""
+    check_reachable(uri)
     try:
         client = _mlflow().MlflowClient(uri)
         client.search_experiments(max_results=1)
     except Exception as error:
-        raise told(uri, error) from error
+        raise store_error(uri, error) from error
     return client
 
 
 class MlflowTracker:
-    """The record in an MLflow store: a database that this process opens itself, or a server.
-
-    It pickles; every process opens a client of its own from the address when it first needs one.
-    """
+    """Tracker of an MLflow store: an SQLite database or a server. It pickles; each process opens its own client."""
 
     def __init__(self, uri: str, artifact_root: str | None = None) -> None:
-        """`artifact_root`: folder or URL for the files of new experiments. A server has its own, unless the root is a
-        URL: then files go straight there."""
+        """
+        Args:
+            uri: sqlite:///FILE, or the address of a server.
+            artifact_root: Folder or URL for the artifacts of new experiments. A server uses its own root unless this
+                is a URL: then clients access that directly.
+        """
         self.uri = absolute(uri)
         self.artifact_root = artifact_root
 
-    def prepare(self, experiment: str, note: str = "") -> None:
-        make_ready(self.uri)
-        with alone(self.uri), _told(self.uri):
+    def prepare(self, experiment: str, description: str = "") -> None:
+        create_store(self.uri)
+        with exclusive_launcher(self.uri), _store_errors(self.uri):
             client = _client(self.uri)
-            found = client.get_experiment_by_name(experiment)
-            if found is None:
-                self._create(experiment)
-                found = client.get_experiment_by_name(experiment)
-            if found.lifecycle_stage != "active":
+            entry = client.get_experiment_by_name(experiment)
+            if entry is None:
+                self._create_experiment(experiment)
+                entry = client.get_experiment_by_name(experiment)
+            if entry.lifecycle_stage != "active":
                 raise TrackingError(
                     f"experiment {experiment} was deleted from the record at {without_password(self.uri)}\n"
-                    f"Bring it back: mlflow experiments restore -x {found.experiment_id}   or change the spec's name."
+                    f"Bring it back: mlflow experiments restore -x {entry.experiment_id}   or change the spec's name."
                 )
-            note = shortened(note, EXPERIMENT_TAG_LENGTH)
-            if note and found.tags.get("mlflow.note.content") != note:
-                client.set_experiment_tag(found.experiment_id, "mlflow.note.content", note)
+            description = shortened(description, _limits().MAX_EXPERIMENT_TAG_VAL_LENGTH)
+            if description and entry.tags.get(DESCRIPTION) != description:
+                client.set_experiment_tag(entry.experiment_id, DESCRIPTION, description)
 
-    def _create(self, experiment: str) -> None:
+    def _create_experiment(self, experiment: str) -> None:
         location, root = None, self.artifact_root
         if root is not None and is_url(root):
             location = f"{root.rstrip('/')}/{experiment}"
@@ -161,79 +165,79 @@ class MlflowTracker:
     def attach(self, handle: str) -> RunRecord:
         return _MlflowRun(self.uri, handle)
 
-    def deliver(self, patience: float = 0.0) -> int:
-        return 0  # what cannot be recorded is an error; tracking/spool.py lets it wait
+    def flush(self, timeout: float = 0.0) -> int:
+        return 0
 
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:
         if not exists(self.uri):
             return []
-        with _told(self.uri):
-            found = _client(self.uri).get_experiment_by_name(experiment)
-            if found is None or found.lifecycle_stage != "active":
+        with _store_errors(self.uri):
+            entry = _client(self.uri).get_experiment_by_name(experiment)
+            if entry is None or entry.lifecycle_stage != "active":
                 return []
-            wanted = f"tags.\"ipcnn.run\" = '{run_id}'" if run_id else "tags.\"ipcnn.run\" != ''"
-            runs = [_recorded(run) for run in self._search(found.experiment_id, wanted)]
+            query = f"tags.\"ipcnn.run\" = '{run_id}'" if run_id else "tags.\"ipcnn.run\" != ''"
+            runs = [_recorded(run) for run in self._search(entry.experiment_id, query)]
         return [run for run in runs if "ipcnn.superseded" not in run.tags]
 
     def delete(self, handle: str) -> None:
-        """Take a run out of the record, as MLflow does it: `mlflow gc` removes it for good."""
-        with _told(self.uri):
+        """Mark a run as deleted; `mlflow gc` removes it for good."""
+        with _store_errors(self.uri):
             _client(self.uri).delete_run(handle)
 
     def experiments(self) -> list[str]:
         if not exists(self.uri):
             return []
         names: list[str] = []
-        with _told(self.uri):
+        with _store_errors(self.uri):
             token: str | None = None
             while token != "":
                 page = _client(self.uri).search_experiments(page_token=token, order_by=["creation_time DESC"])
-                names += [found.name for found in page if found.name != "Default"]
+                names += [entry.name for entry in page if entry.name != "Default"]
                 token = page.token or ""
         return names
 
     def history(self, handle: str, metric: str) -> list[tuple[int, float]]:
-        with _told(self.uri):
-            found = _client(self.uri).get_metric_history(handle, metric)
-        return sorted((int(one.step), float(one.value)) for one in found)
+        with _store_errors(self.uri):
+            values = _client(self.uri).get_metric_history(handle, metric)
+        return sorted((int(value.step), float(value.value)) for value in values)
 
     def read(self, handle: str, path: str) -> str | None:
         folder = path.rpartition("/")[0]
-        with _told(self.uri), tempfile.TemporaryDirectory() as temporary:
-            listed = _client(self.uri).list_artifacts(handle, folder or None)
-            if not any(one.path == path for one in listed):
+        with _store_errors(self.uri), tempfile.TemporaryDirectory() as temporary:
+            artifacts = _client(self.uri).list_artifacts(handle, folder or None)
+            if not any(artifact.path == path for artifact in artifacts):
                 return None
             return Path(_client(self.uri).download_artifacts(handle, path, temporary)).read_text(encoding="utf-8")
 
-    def _search(self, experiment_id: str, wanted: str) -> Iterator[Any]:
+    def _search(self, experiment_id: str, query: str) -> Iterator[Any]:
         token: str | None = None
         while token != "":
             page = _client(self.uri).search_runs(
-                [experiment_id], wanted, order_by=["attributes.start_time DESC"], page_token=token
+                [experiment_id], query, order_by=["attributes.start_time DESC"], page_token=token
             )
             yield from page
             token = page.token or ""
 
     def _open(self, experiment: str, run_id: str, parent: str, fresh: bool) -> RunRecord:
-        with alone(self.uri), _told(self.uri):
+        with exclusive_launcher(self.uri), _store_errors(self.uri):
             client = _client(self.uri)
-            home = client.get_experiment_by_name(experiment)
-            if home is None:
+            entry = client.get_experiment_by_name(experiment)
+            if entry is None:
                 raise TrackingError(
                     f"experiment {experiment} is not in the record\nPrepare the record before its runs."
                 )
-            older = self._search(home.experiment_id, f"tags.\"ipcnn.run\" = '{run_id}'")
-            current = [run.info.run_id for run in older if "ipcnn.superseded" not in run.data.tags]
-            nested = {"mlflow.parentRunId": parent} if parent else {}
+            recorded = self._search(entry.experiment_id, f"tags.\"ipcnn.run\" = '{run_id}'")
+            current = [run.info.run_id for run in recorded if "ipcnn.superseded" not in run.data.tags]
+            parent_tag = {"mlflow.parentRunId": parent} if parent else {}
             if current and not fresh:
-                for key, value in nested.items():
+                for key, value in parent_tag.items():
                     client.set_tag(current[0], key, value)
                 return _MlflowRun(self.uri, current[0])
-            tags = {"ipcnn.run": run_id, "ipcnn.state": "queued", **SOURCE, **nested}
-            handle = client.create_run(home.experiment_id, tags=tags, run_name=run_id).info.run_id
+            tags = {"ipcnn.run": run_id, "ipcnn.state": "queued", **SOURCE_TAGS, **parent_tag}
+            handle = client.create_run(entry.experiment_id, tags=tags, run_name=run_id).info.run_id
             client.update_run(handle, status=STATUS["queued"])
             for old in current:
-                trials = self._search(home.experiment_id, f"tags.\"mlflow.parentRunId\" = '{old}'")
+                trials = self._search(entry.experiment_id, f"tags.\"mlflow.parentRunId\" = '{old}'")
                 for superseded in [old, *(run.info.run_id for run in trials)]:
                     client.set_tag(superseded, "ipcnn.superseded", handle)
             return _MlflowRun(self.uri, handle)
@@ -257,100 +261,104 @@ def _recorded(run: Any) -> RecordedRun:
 
 
 class _MlflowRun:
-    """One open run in an MLflow store."""
+    """An open run of an MLflow store."""
 
     def __init__(self, uri: str, handle: str) -> None:
         self.uri = uri
         self.handle = handle
         self._logged: set[tuple[str, int]] | None = None
+        """(metric, step) of recorded values; None: not read yet."""
 
-    def params(self, values: Mapping[str, str]) -> None:
+    def log_params(self, values: Mapping[str, str]) -> None:
+        limit = _limits().MAX_PARAM_VAL_LENGTH
         compute = {f"ipcnn.{key}": value for key, value in values.items() if key.startswith("compute.")}
-        wanted = {key: value for key, value in values.items() if not key.startswith("compute.")}
-        short = {key: shortened(value, PARAM_LENGTH) for key, value in wanted.items()}
-        with _told(self.uri):
-            there = _client(self.uri).get_run(self.handle).data.params
-            changed = [key for key in short if there.get(key, short[key]) != short[key]]
+        params = {key: value for key, value in values.items() if not key.startswith("compute.")}
+        short = {key: shortened(value, limit) for key, value in params.items()}
+        with _store_errors(self.uri):
+            recorded = _client(self.uri).get_run(self.handle).data.params
+            changed = [key for key in short if recorded.get(key, short[key]) != short[key]]
             if changed:
                 key = changed[0]
                 more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
                 raise TrackingError(
-                    f"run {self.handle} is recorded with {key} = {there[key]}, not {short[key]}{more}\n"
+                    f"run {self.handle} is recorded with {key} = {recorded[key]}, not {short[key]}{more}\n"
                     "The same run cannot have two settings. Submit with --fresh to begin a new record."
                 )
-            for key, value in wanted.items():
-                if len(value) > PARAM_LENGTH and key not in there:
-                    _client(self.uri).log_text(self.handle, value, f"params/{key}.txt")
-            new = [_mlflow().entities.Param(key, value) for key, value in short.items() if key not in there]
-            for part in parts(new, PARAMS_PER_CALL):
-                _client(self.uri).log_batch(self.handle, params=part)
-        self.tags(compute)
+            new = [key for key in params if key not in recorded]
+            for key in new:
+                if len(params[key]) > limit:
+                    _client(self.uri).log_text(self.handle, params[key], f"params/{key}.txt")
+            entities = [_mlflow().entities.Param(key, short[key]) for key in new]
+            for batch in _batches(entities, _limits().MAX_PARAMS_TAGS_PER_BATCH):
+                _client(self.uri).log_batch(self.handle, params=batch)
+        self.set_tags(compute)
 
-    def tags(self, values: Mapping[str, str]) -> None:
-        all_tags = {**values, **{shown: values[key] for key, shown in MIRRORED.items() if key in values}}
-        with _told(self.uri):
-            for part in parts(_tags(all_tags), TAGS_PER_CALL):
-                _client(self.uri).log_batch(self.handle, tags=part)
+    def set_tags(self, values: Mapping[str, str]) -> None:
+        copies = {copy: values[key] for key, copy in COPIED_TAGS.items() if key in values}
+        with _store_errors(self.uri):
+            for batch in _batches(_tags({**values, **copies}), _limits().MAX_PARAMS_TAGS_PER_BATCH):
+                _client(self.uri).log_batch(self.handle, tags=batch)
             if TITLE in values:
                 _client(self.uri).update_run(self.handle, name=values[TITLE])
 
-    def note(self, text: str) -> None:
-        self.tags({"mlflow.note.content": text})
+    def set_description(self, text: str) -> None:
+        self.set_tags({DESCRIPTION: text})
 
-    def metrics(self, history: Sequence[Mapping[str, float]], when: int | None = None) -> None:
-        numbers = [(key, int(epoch["epoch"]), float(value)) for epoch in history for key, value in epoch.items()]
+    def log_metrics(self, history: Sequence[Mapping[str, float]], when: int | None = None) -> None:
+        values = [(key, int(epoch["epoch"]), float(value)) for epoch in history for key, value in epoch.items()]
         try:
-            with _told(self.uri):
-                self._log_new(numbers, when or int(time.time() * 1000))
+            with _store_errors(self.uri):
+                self._log_new(values, when or int(time.time() * 1000))
         except TrackingError:
             self._logged = None
             raise
 
-    def _log_new(self, numbers: Sequence[tuple[str, int, float]], when: int) -> None:
+    def _log_new(self, values: Sequence[tuple[str, int, float]], when: int) -> None:
         logged = self._logged if self._logged is not None else self._read_logged()
-        new = [number for number in numbers if number[:2] not in logged]
-        finite = [
-            _mlflow().entities.Metric(key, value, when, epoch) for key, epoch, value in new if math.isfinite(value)
-        ]
+        new = [value for value in values if value[:2] not in logged]
+        metric = _mlflow().entities.Metric
+        finite = [metric(key, value, when, epoch) for key, epoch, value in new if math.isfinite(value)]
         tags = []
         if len(finite) < len(new):
-            odd = [f"{key} = {value} in epoch {epoch}" for key, epoch, value in numbers if not math.isfinite(value)]
+            odd = [f"{key} = {value} in epoch {epoch}" for key, epoch, value in values if not math.isfinite(value)]
             tags = _tags({"ipcnn.not_finite": "; ".join(odd)})
-        for part in list(parts(finite, METRICS_PER_CALL)) or [[]]:
-            if part or tags:
-                _client(self.uri).log_batch(self.handle, metrics=part, tags=tags)
+        for batch in list(_batches(finite, _limits().MAX_METRICS_PER_BATCH)) or [[]]:
+            if batch or tags:
+                _client(self.uri).log_batch(self.handle, metrics=batch, tags=tags)
             tags = []
-        self._logged = logged | {number[:2] for number in new}
+        self._logged = logged | {value[:2] for value in new}
 
     def _read_logged(self) -> set[tuple[str, int]]:
         client = _client(self.uri)
         keys = client.get_run(self.handle).data.metrics
-        return {(key, one.step) for key in keys for one in client.get_metric_history(self.handle, key)}
+        return {(key, value.step) for key in keys for value in client.get_metric_history(self.handle, key)}
 
-    def text(self, content: str, path: str) -> None:
-        with _told(self.uri):
+    def log_text(self, content: str, path: str) -> None:
+        with _store_errors(self.uri):
             _client(self.uri).log_text(self.handle, content, path)
 
-    def file(self, local: Path, folder: str) -> None:
-        with _told(self.uri):
+    def log_file(self, local: Path, folder: str) -> None:
+        with _store_errors(self.uri):
             _client(self.uri).log_artifact(self.handle, str(local), folder)
 
-    def model(self, module: Any, example: Any, readme: str) -> None:
+    def log_model(self, module: Any, example: Any, readme: str) -> None:
         models, pytorch = _mlflow().models, _mlflow().pytorch
 
         if len(example) < 2:
             raise ValueError(
                 f"example has {len(example)} images; a batch of 1 would be the only size that the model takes"
             )
-        with _told(self.uri):
+        with _store_errors(self.uri):
             client = _client(self.uri)
             run = client.get_run(self.handle)
             if self._has_model(run):
                 return
             readme = readme.replace("{uri}", f"runs:/{self.handle}/model")
-            note = {"mlflow.note.content": shortened(readme, TAG_LENGTH)}
-            made = client.create_logged_model(
-                run.info.experiment_id, name="model", source_run_id=self.handle, tags=note
+            model = client.create_logged_model(
+                run.info.experiment_id,
+                name="model",
+                source_run_id=self.handle,
+                tags={DESCRIPTION: shortened(readme, _limits().MAX_TAG_VAL_LENGTH)},
             )
             with tempfile.TemporaryDirectory() as temporary:
                 folder = Path(temporary, "model")
@@ -359,7 +367,7 @@ class _MlflowRun:
                     module,
                     folder,
                     mlflow_model=models.Model(
-                        run_id=self.handle, model_id=made.model_id, artifact_path=made.artifact_location
+                        run_id=self.handle, model_id=model.model_id, artifact_path=model.artifact_location
                     ),
                     input_example=batch,
                     signature=models.infer_signature(batch, module(example).detach().numpy()),
@@ -367,25 +375,24 @@ class _MlflowRun:
                     pip_requirements=[f"{name}=={metadata.version(name)}" for name in ("mlflow", "torch", "numpy")],
                 )
                 (folder / "README.md").write_text(readme, encoding="utf-8")
-                client.log_model_artifacts(made.model_id, str(folder))
-            client.finalize_logged_model(made.model_id, "READY")
-            output = _mlflow().entities.LoggedModelOutput(made.model_id, step=int(run.data.metrics.get("epoch", 0)))
+                client.log_model_artifacts(model.model_id, str(folder))
+            client.finalize_logged_model(model.model_id, "READY")
+            output = _mlflow().entities.LoggedModelOutput(model.model_id, step=int(run.data.metrics.get("epoch", 0)))
             client.log_outputs(self.handle, [output])
 
     def _has_model(self, run: Any) -> bool:
-        """Whether a whole model is there; what an interrupted attempt left is deleted."""
+        """Whether the run has a complete model. Models of interrupted attempts are deleted."""
         client = _client(self.uri)
-        wanted = f"source_run_id = '{self.handle}'"
-        found = client.search_logged_models([run.info.experiment_id], filter_string=wanted)
+        models = client.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{self.handle}'")
         outputs = {output.model_id for output in (run.outputs.model_outputs if run.outputs else [])}
-        for model in found:
+        for model in models:
             if model.model_id not in outputs:
                 client.delete_logged_model(model.model_id)
         return bool(outputs)
 
-    def state(self, state: State, why: str = "", when: int | None = None) -> None:
-        self.tags({"ipcnn.state": state, "ipcnn.why": why})
-        with _told(self.uri):
+    def set_state(self, state: State, why: str = "", when: int | None = None) -> None:
+        self.set_tags({"ipcnn.state": state, "ipcnn.why": why})
+        with _store_errors(self.uri):
             if state in ("succeeded", "failed", "stopped"):
                 _client(self.uri).set_terminated(self.handle, STATUS[state], when)
             else:
@@ -393,5 +400,10 @@ class _MlflowRun:
 
 
 def _tags(values: Mapping[str, str]) -> list[Any]:
-    tag = _mlflow().entities.RunTag
-    return [tag(key, shortened(value, TAG_LENGTH)) for key, value in values.items()]
+    limit = _limits().MAX_TAG_VAL_LENGTH
+    return [_mlflow().entities.RunTag(key, shortened(value, limit)) for key, value in values.items()]
+
+
+def _batches(values: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

@@ -59,19 +59,19 @@ def _client(environment: tuple[tuple[str, str], ...]) -> Any:
 
 class S3Storage:
     """A bucket and a prefix in it. Each request is tried again by boto3 (AWS_MAX_ATTEMPTS, default 3), and then by us
-    as long as there is patience."""
+    as long as there is timeout."""
 
-    def __init__(self, url: str, patience: float = 0.0) -> None:
-        """`url`: s3://BUCKET or s3://BUCKET/PREFIX. `patience`: seconds."""
+    def __init__(self, url: str, timeout: float = 0.0) -> None:
+        """`url`: s3://BUCKET or s3://BUCKET/PREFIX. `timeout`: seconds."""
         self.bucket, _, prefix = url.removeprefix("s3://").partition("/")
         if not self.bucket:
             raise TrackingError(f"IPCNN_STORAGE = {url!r} names no bucket\nGive s3://BUCKET/PREFIX.")
         self.prefix = prefix.strip("/")
         self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
-        self.patience = patience
+        self.timeout = timeout
 
     def __reduce__(self) -> tuple[type[S3Storage], tuple[str, float]]:
-        return S3Storage, (self.url, self.patience)
+        return S3Storage, (self.url, self.timeout)
 
     @property
     def _client(self) -> Any:
@@ -163,7 +163,7 @@ class S3Storage:
 
     def _asked(self, what: str, ask: Callable[[], Answer]) -> Answer:
         """The server's answer; where it does not answer, it is asked again. boto3's errors as ours."""
-        end, pause = time.monotonic() + self.patience, PAUSE_S
+        end, pause = time.monotonic() + self.timeout, PAUSE_S
         while True:
             try:
                 return ask()

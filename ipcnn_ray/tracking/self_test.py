@@ -11,7 +11,7 @@ from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.tracking.storage import preflight
 
 EXPERIMENT = "ipcnn_doctor"
-NOTE = "Runs that `ipcnn doctor` writes, reads back and deletes. It may be deleted for good."
+DESCRIPTION = "Runs that `ipcnn doctor` writes, reads back and deletes. It may be deleted for good."
 NUMBER = 0.125
 
 
@@ -53,12 +53,12 @@ def probe_record(uri: str, artifacts: str | None, run_id: str) -> Probe:
 
 
 def _record(tracker: MlflowTracker, run_id: str) -> None:
-    tracker.prepare(EXPERIMENT, note=NOTE)
+    tracker.prepare(EXPERIMENT, description=DESCRIPTION)
     run = tracker.open_parent(EXPERIMENT, run_id)
     try:
-        run.metrics([{"epoch": 1.0, "number": NUMBER}])
-        run.text("written by ipcnn doctor\n", "doctor.txt")
-        run.state("succeeded")
+        run.log_metrics([{"epoch": 1.0, "number": NUMBER}])
+        run.log_text("written by ipcnn doctor\n", "doctor.txt")
+        run.set_state("succeeded")
         found = [one.metrics.get("number") for one in tracker.find(EXPERIMENT, run_id)]
         if found != [NUMBER]:
             raise TrackingError(

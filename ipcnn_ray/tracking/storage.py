@@ -134,15 +134,15 @@ def below(place: str, *names: str) -> str:
     return "/".join([place.rstrip("/"), *names])
 
 
-def open_storage(url: str, patience: float = 0.0) -> Storage:
+def open_storage(url: str, timeout: float = 0.0) -> Storage:
     """The store at a local path or an s3://bucket/prefix URL. Touches nothing yet.
 
-    patience: seconds that a server which does not answer is asked again before UnreachableError is raised.
+    timeout: seconds that a server which does not answer is asked again before UnreachableError is raised.
     """
     if url.startswith("s3://"):
         from ipcnn_ray.tracking.s3_storage import S3Storage
 
-        return S3Storage(url, patience)
+        return S3Storage(url, timeout)
     if "://" in url:
         raise TrackingError(
             f"IPCNN_STORAGE = {url!r} is of no known kind\n"

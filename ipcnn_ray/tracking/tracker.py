@@ -1,4 +1,4 @@
-"""The record of runs, as the rest of the package sees it. One vendor stands behind it, in one file."""
+"""Protocols of an experiment tracker and of one open run."""
 
 from __future__ import annotations
 
@@ -12,112 +12,123 @@ State = Literal["queued", "running", "succeeded", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """One run as it stands in the record."""
+    """A run as it is recorded."""
 
     run_id: str
-    """Our id: <name>-<digest>-<trial>; of an experiment: <name>-<digest>."""
+    """Our id: <name>-<digest>-<trial>; of a parent run: <name>-<digest>."""
     handle: str
     """The tracker's own id of the run."""
     parent: str
-    """Handle of the experiment's run that this one belongs to; empty for the experiment's own run."""
+    """Handle of the parent run (the experiment's); empty for a parent run."""
     state: State
     why: str
-    """Cause of a failure or stop, in a sentence; empty otherwise."""
+    """Cause of a failure or stop, in one sentence; else empty."""
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Last value of each metric."""
     started: float | None = None
-    """When it was opened, seconds since 1970; None where the record does not say."""
+    """When the run was opened, seconds since 1970; None if unknown."""
     ended: float | None = None
-    """When it last ended, seconds since 1970; None while it has not."""
+    """When the run last ended, seconds since 1970; None while it has not."""
 
 
 class RunRecord(Protocol):
-    """One open run. Every method is idempotent, so a resumed run may repeat what it already said."""
+    """An open run. Every method is idempotent: a resumed run may repeat its calls."""
 
     handle: str
 
-    def params(self, values: Mapping[str, str]) -> None:
-        """Written once; a key that is already there with the same value is left alone, with another it is an error.
-        Keys of `compute.` become tags `ipcnn.compute.*`: a resumed run may use other resources."""
+    def log_params(self, values: Mapping[str, str]) -> None:
+        """Log parameters. A key can be repeated with the same value; another value raises TrackingError.
+        Keys `compute.*` become tags `ipcnn.compute.*`, because a resumed run may use other resources."""
         ...
 
-    def tags(self, values: Mapping[str, str]) -> None:
-        """Set, or set anew. `ipcnn.title` is what the record calls the run in its lists."""
+    def set_tags(self, values: Mapping[str, str]) -> None:
+        """Set or overwrite tags. `ipcnn.title` is the run's display name."""
         ...
 
-    def note(self, text: str) -> None:
-        """What the run is and what came of it, in Markdown: the first thing that a person sees of it."""
+    def set_description(self, text: str) -> None:
+        """Set the run's description, in Markdown."""
         ...
 
-    def metrics(self, history: Sequence[Mapping[str, float]], when: int | None = None) -> None:
-        """The whole history so far, one mapping per epoch with its 1-based `epoch`, which is the step: what the record
-        already has is skipped, so each number is there once. A number that is not finite is left out, and named in
-        the tag `ipcnn.not_finite`. when: milliseconds since 1970 at which the new numbers were measured; now, if not
-        given."""
+    def log_metrics(self, history: Sequence[Mapping[str, float]], when: int | None = None) -> None:
+        """Log all epochs so far. Values that are already recorded are skipped.
+
+        Args:
+            history: One mapping per epoch; its key `epoch` (1-based) is the step. Values that are not finite are left
+                out and listed in the tag `ipcnn.not_finite`.
+            when: Time of the new values, milliseconds since 1970; default: now.
+        """
         ...
 
-    def text(self, content: str, path: str) -> None:
-        """A small text artifact at `path` under the run."""
+    def log_text(self, content: str, path: str) -> None:
+        """Store a text artifact at `path` of the run."""
         ...
 
-    def file(self, local: Path, folder: str) -> None:
-        """A file as an artifact in `folder` under the run."""
+    def log_file(self, local: Path, folder: str) -> None:
+        """Store a file as an artifact in `folder` of the run."""
         ...
 
-    def model(self, module: object, example: object, readme: str) -> None:
-        """The trained torch module, in evaluation mode on the CPU, loadable on its own, for batches of any size;
-        `example` is a float batch of at least 2 images. `readme`, in Markdown: a file of the model and its description;
-        `{uri}` in it becomes the model's address. A run has one model: a second one is left out."""
+    def log_model(self, module: object, example: object, readme: str) -> None:
+        """Store the trained model. A run has one model: a second call does nothing.
+
+        Args:
+            module: The torch module, in evaluation mode on the CPU. It is stored without its code, for any batch size.
+            example: Float batch of at least 2 images.
+            readme: Markdown file of the model, and its description; `{uri}` in it is replaced by the model's URI.
+        """
         ...
 
-    def state(self, state: State, why: str = "", when: int | None = None) -> None:
-        """`why` in a sentence, for a failure or a stop; `when` as with metrics."""
+    def set_state(self, state: State, why: str = "", when: int | None = None) -> None:
+        """Set the state.
+
+        Args:
+            why: Cause of a failure or stop, in one sentence.
+            when: End of the run, milliseconds since 1970; default: now.
+        """
         ...
 
 
 class Tracker(Protocol):
-    """Where runs are recorded."""
+    """The record of all runs."""
 
     uri: str
 
-    def prepare(self, experiment: str, note: str = "") -> None:
-        """Create the store and the experiment, described by `note` in Markdown; call it before workers start, since
-        a fresh SQLite store is racy."""
+    def prepare(self, experiment: str, description: str = "") -> None:
+        """Create the store and the experiment if they are missing, and set the experiment's description (Markdown).
+        Call it before workers start: processes that create one SQLite store together collide."""
         ...
 
     def open_parent(self, experiment: str, run_id: str, *, fresh: bool = False) -> RunRecord:
-        """The run of an experiment: the one recorded under `run_id`, or a new one. `fresh` takes a new one, and the
-        older one and its trials are superseded: they stay in the record but are found no more."""
+        """Open or create the parent run. `fresh` creates a new one; the older run and its trials stay recorded, but
+        are marked as superseded and no longer found."""
         ...
 
     def open_child(self, experiment: str, run_id: str, parent: str, *, fresh: bool = False) -> RunRecord:
-        """The run of one trial under the parent with handle `parent`."""
+        """Open or create the run of one trial below the parent run with this handle."""
         ...
 
     def attach(self, handle: str) -> RunRecord:
-        """An existing run, from any process."""
+        """Return an existing run. Any process may call it."""
         ...
 
-    def deliver(self, patience: float = 0.0) -> int:
-        """Record what waits because the store was away when it was said; gives the number of statements that are left
-        after `patience` seconds. While no run is trained."""
+    def flush(self, timeout: float = 0.0) -> int:
+        """Write buffered records, for at most `timeout` seconds; return how many are left. No run may be training."""
         ...
 
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:
-        """Recorded runs of an experiment, newest first, without superseded ones; with `run_id`, only that run.
-        An experiment that is not recorded has none."""
+        """Return the runs of an experiment, or the one with this id, newest first, without superseded ones. An unknown
+        experiment has none."""
         ...
 
     def experiments(self) -> list[str]:
-        """Names of the recorded experiments, newest first; creates nothing."""
+        """Return the names of all experiments, newest first. Creates nothing."""
         ...
 
     def history(self, handle: str, metric: str) -> list[tuple[int, float]]:
-        """Every value of one metric of a run as (step, value), by step; none where it was never written."""
+        """Return all values of a metric of a run as (step, value), ordered by step."""
         ...
 
     def read(self, handle: str, path: str) -> str | None:
-        """The text artifact at `path` under a run; None where there is none, or none that this machine can see."""
+        """Return the text artifact at `path` of a run; None if there is none or this machine cannot access it."""
         ...

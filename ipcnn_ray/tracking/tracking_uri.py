@@ -1,13 +1,12 @@
-"""Where a record is: of which kind its address is, how it may be shown, whether it answers, and what to do if not."""
+"""Tracking URIs: kinds of store, checks, and errors with advice."""
 
 from __future__ import annotations
 
 import socket
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -17,22 +16,27 @@ from ipcnn_ray.errors import TrackingError, UnreachableError
 from ipcnn_ray.utils.text import shortened
 
 SQLITE = "sqlite:///"
-REACH_S = 10.0
-"""Seconds that a server has to answer a connection."""
+CONNECT_S = 10.0
+"""Timeout of a connection to a server or a database."""
 LOCK_S = 60.0
-"""Seconds that another launcher may take to create a store."""
+"""Timeout of the lock under which a launcher creates a store."""
+
+TEMPORARY = {"", "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"}
+"""MLflow's codes of errors that may pass; failed connections are internal errors."""
+PERMANENT = ("out-of-date database schema", "AccessDenied", "NoSuchBucket", "Unable to locate credentials")
+"""Texts of internal errors that do not pass."""
 
 
 def without_password(uri: str) -> str:
-    """The address as it may be shown."""
+    """Return the URI without user name and password."""
     parts = urlsplit(uri)
     if parts.password is None and parts.username is None:
         return uri
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def database(uri: str) -> Path | None:
-    """The file of an SQLite store; None of any other store."""
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of an SQLite store; None for any other store."""
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
@@ -41,32 +45,31 @@ def is_server(uri: str) -> bool:
 
 
 def absolute(uri: str) -> str:
-    """Ray's workers change directory: a relative SQLite file would be another one for each of them."""
-    file = database(uri)
+    """Return the URI with an absolute SQLite path: Ray workers have other working directories."""
+    file = sqlite_file(uri)
     return uri if file is None else f"{SQLITE}{file.expanduser().absolute()}"
 
 
 def exists(uri: str) -> bool:
-    """Whether there may be something to read."""
-    file = database(uri)
+    """Return False for an SQLite store without a file, else True."""
+    file = sqlite_file(uri)
     return file is None or file.is_file()
 
 
-def make_ready(uri: str) -> None:
-    """Creates the file of an SQLite store, with its folder. Raises TrackingError where nothing can be recorded."""
-    if (file := database(uri)) is not None:
-        _create(file)
-    elif "://" not in uri or uri.startswith(("file:", "sqlite:")):
-        raise TrackingError(
-            f"MLFLOW_TRACKING_URI = {uri!r} is neither a server nor a database file\n"
-            "Give the address of a server or sqlite:///FILE, or unset it to record in a local file."
-        )
-
-
-def _create(file: Path) -> None:
+def create_store(uri: str) -> None:
+    """Create the file of an SQLite store and its folder. Raises TrackingError if they cannot be written, or if the
+    URI is neither SQLite nor a server."""
+    file = sqlite_file(uri)
+    if file is None:
+        if "://" not in uri or uri.startswith(("file:", "sqlite:")):
+            raise TrackingError(
+                f"MLFLOW_TRACKING_URI = {uri!r} is neither a server nor a database file\n"
+                "Give the address of a server or sqlite:///FILE, or unset it to record in a local file."
+            )
+        return
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(file, timeout=REACH_S)
+        connection = sqlite3.connect(file, timeout=CONNECT_S)
         try:
             connection.execute("BEGIN IMMEDIATE")
         finally:
@@ -79,12 +82,14 @@ def _create(file: Path) -> None:
 
 
 @contextmanager
-def alone(uri: str) -> Iterator[None]:
-    """One launcher at a time creates things in an SQLite store; a server sees to that itself."""
-    file = database(uri)
-    lock: AbstractContextManager[Any] = FileLock(f"{file}.lock", timeout=LOCK_S) if file else nullcontext()
+def exclusive_launcher(uri: str) -> Iterator[None]:
+    """Hold the lock of an SQLite store while experiments and runs are created. A server needs no lock."""
+    file = sqlite_file(uri)
+    if file is None:
+        yield
+        return
     try:
-        with lock:
+        with FileLock(f"{file}.lock", timeout=LOCK_S):
             yield
     except Timeout as error:
         raise TrackingError(
@@ -92,26 +97,20 @@ def alone(uri: str) -> Iterator[None]:
         ) from error
 
 
-def reach(uri: str) -> None:
-    """Fails within seconds where no server listens; MLflow itself would try for minutes. Raises TrackingError."""
+def check_reachable(uri: str) -> None:
+    """Connect to the server within seconds; MLflow itself retries for minutes. Raises UnreachableError."""
     parts = urlsplit(uri)
     if not is_server(uri) or getproxies().get(parts.scheme):
         return
     address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
     try:
-        socket.create_connection(address, timeout=REACH_S).close()
+        socket.create_connection(address, timeout=CONNECT_S).close()
     except OSError as error:
-        raise told(uri, error) from error
+        raise store_error(uri, error) from error
 
 
-PASSING = {"", "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"}
-"""MLflow's codes of errors that may be gone later; connections that fail are among the internal ones."""
-LASTING = ("out-of-date database schema", "AccessDenied", "NoSuchBucket", "Unable to locate credentials")
-
-
-def told(uri: str, error: Exception) -> TrackingError:
-    """An error of the store as one for a person: the fact, and what to do about it. UnreachableError for one of a
-    server that may be gone later."""
+def store_error(uri: str, error: Exception) -> TrackingError:
+    """Return an error of the store as a TrackingError with advice; an UnreachableError if it may pass."""
     shown = without_password(uri)
     fact = str(error).partition("\n")[0].replace(uri, shown)
     code = getattr(error, "error_code", "")
@@ -122,23 +121,10 @@ def told(uri: str, error: Exception) -> TrackingError:
         advice = "It may have been deleted in the MLflow UI. Submit with --fresh to begin a new record."
     elif code in {"UNAUTHENTICATED", "PERMISSION_DENIED"}:
         advice = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, of this server."
-    elif database(uri) is not None:
+    elif sqlite_file(uri) is not None:
         advice = "Check that the disk has room and is a local one, and that the file may be written."
     else:
         advice = "Check that the server is up and MLFLOW_TRACKING_URI is right; unset it to record in a local file."
-    passing = is_server(uri) and code in PASSING and not any(what in str(error) for what in LASTING)
-    kind = UnreachableError if passing else TrackingError
+    may_pass = is_server(uri) and code in TEMPORARY and not any(text in str(error) for text in PERMANENT)
+    kind = UnreachableError if may_pass else TrackingError
     return kind(f"MLflow at {shown}: {shortened(fact, 400)}\n{advice}")
-
-
-Item = TypeVar("Item")
-
-PARAM_LENGTH, TAG_LENGTH, EXPERIMENT_TAG_LENGTH = 6000, 8000, 5000
-"""Characters."""
-PARAMS_PER_CALL, TAGS_PER_CALL, METRICS_PER_CALL = 100, 100, 1000
-
-
-def parts(values: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Consecutive parts of at most `size` values."""
-    for first in range(0, len(values), size):
-        yield values[first : first + size]

@@ -65,7 +65,7 @@ def execute(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunResul
         return trained.result(request)
     record, attempts = tracker.attach(request.handle), Attempts.begin(folder)
     try:
-        record.state("running")
+        record.set_state("running")
         trained = _train(request, runtime, record, attempts)
         result = trained.result(request)
         if trained.ended:
@@ -76,12 +76,12 @@ def execute(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunResul
         cause = cause_of(error)
         why = f"{'out of memory: ' if cause == 'memory' else ''}{type(error).__name__}: {error}"
         attempts.close(folder, cause, why)
-        record.tags(_counted(attempts))
-        record.state("failed", why)
+        record.set_tags(_counted(attempts))
+        record.set_state("failed", why)
         raise
-    record.tags(_counted(attempts))
-    record.note(recorded.description(request, result.metrics))
-    record.state(result.state, result.why)
+    record.set_tags(_counted(attempts))
+    record.set_description(recorded.description(request, result.metrics))
+    record.set_state(result.state, result.why)
     if trained.ended:
         checkpoint.write_result(folder, result)
     attempts.close(folder)
@@ -113,7 +113,7 @@ def _keep_weights(folder: str, weights: bytes, record: RunRecord) -> None:
         copy = Path(scratch) / WEIGHTS
         copy.write_bytes(weights)
         store(folder).put_file(copy, WEIGHTS)
-        record.file(copy, "weights")
+        record.log_file(copy, "weights")
 
 
 def _counted(attempts: Attempts) -> dict[str, str]:
@@ -188,21 +188,21 @@ def _train(
     _restore(restored, setup, runtime)
     history = restored.history
     if record:
-        record.params(recorded.params(spec))
-        record.tags(
+        record.log_params(recorded.params(spec))
+        record.set_tags(
             recorded.lineage(request, store, setup.loaded, runtime, bfloat16=setup.bfloat16, cached=setup.cached)
         )
         if setup.fitted:
-            record.params(setup.fitted.params())
-            record.tags(setup.fitted.tags())
-            record.text(setup.fitted.as_json(), "template_fitted.json")
+            record.log_params(setup.fitted.params())
+            record.set_tags(setup.fitted.tags())
+            record.log_text(setup.fitted.as_json(), "template_fitted.json")
             write(request.folder, FILE, setup.fitted.as_json().encode())
         if restored.damaged:
-            record.tags({"ipcnn.damaged_checkpoints": "; ".join(restored.damaged)})
+            record.set_tags({"ipcnn.damaged_checkpoints": "; ".join(restored.damaged)})
             log.warning("passed over damaged checkpoints: %s", "; ".join(restored.damaged))
-        record.note(recorded.description(request, history[-1] if history else {}))
+        record.set_description(recorded.description(request, history[-1] if history else {}))
         if history:
-            record.metrics(history)
+            record.log_metrics(history)
     model = runtime.wrap(net)
     settle(model, setup.inputs)
     stop: StopRun | None = None
@@ -221,12 +221,12 @@ def _train(
             if attempts:
                 attempts.check(request.folder)
             checkpoint.save(request.folder, origin, history, state)
-            record.metrics(history)
+            record.log_metrics(history)
         stop = _report(runtime, history[-1], last=last)
     if stop and not stop.resumable:
         history[-1] |= summary(spec, history, runtime)
         if record:
-            record.metrics(history)
+            record.log_metrics(history)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     return _Trained(history, {**tensors, MEAN: setup.inputs.mean_3SS.cpu()}, stop)
 

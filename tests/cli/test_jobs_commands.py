@@ -160,8 +160,8 @@ def test_list_of_a_cluster_and_of_the_record_look_the_same(cluster, paths):
     tracker.prepare("tiny")
     parent = tracker.open_parent("tiny", "tiny-12345678")
     tracker.open_child("tiny", "tiny-12345678-r1", parent.handle)
-    parent.tags({"ipcnn.submissions": "1"})
-    parent.state("running")
+    parent.set_tags({"ipcnn.submissions": "1"})
+    parent.set_state("running")
     recorded, listed = run("list").splitlines(), run("list", "--address", URL).splitlines()
     assert recorded[0].split() == listed[0].split() == ["experiment", "state", "times", "began", "took", "why"]
     cells = [

@@ -54,16 +54,16 @@ def trained(tmp_path_factory) -> Path:
     tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
     tracker.prepare("sweep")
     parent = tracker.open_parent("sweep", EXPERIMENT)
-    parent.text(resolved_yaml(SPEC), "spec.yaml")
+    parent.log_text(resolved_yaml(SPEC), "spec.yaml")
     for run in named_runs(SPEC):
         record = tracker.open_child("sweep", run_id(SPEC, run), parent.handle)
         if run.label == "l2":
-            record.state("failed", "TrainingError: the loss is not finite")
+            record.set_state("failed", "TrainingError: the loss is not finite")
             continue
         folder = f"{paths.storage}/{EXPERIMENT}/{run.label}"
         execute(RunRequest(run_id(SPEC, run), run.spec, paths, record.handle, folder), InProcess(), tracker)
     tracker.prepare("single")
-    tracker.open_parent("single", "single-87654321").state("succeeded")
+    tracker.open_parent("single", "single-87654321").set_state("succeeded")
     return home
 
 
@@ -181,6 +181,6 @@ def test_data_that_are_gone_are_drawn_again_and_others_are_refused(home, tmp_pat
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy}/mlflow.db")
     tracker = MlflowTracker(f"sqlite:///{copy}/mlflow.db")
     (recorded,) = tracker.find("sweep", f"{EXPERIMENT}-l1")
-    tracker.attach(recorded.handle).tags({"data.digest": "0123456789abcdef"})
+    tracker.attach(recorded.handle).set_tags({"data.digest": "0123456789abcdef"})
     with pytest.raises(DataError, match=r"recorded 0123456789abcdef\n *Set IPCNN_DATA to the folder of then"):
         run("sweep", "--run", "l1")

@@ -37,16 +37,16 @@ def recorded(tmp_path_factory) -> Path:
     ):
         tracker.prepare(name)
         parent = tracker.open_parent(name, f"{name}-12345678")
-        parent.tags(objectives.tags())
+        parent.set_tags(objectives.tags())
         for label, instability in runs.items():
             run = tracker.open_child(name, f"{name}-12345678-{label}", parent.handle)
             seed = int(label.partition(".seed")[2] or 0)
-            run.tags({"ipcnn.seed": str(seed)})
-            run.params({"template.shape": "none"})
+            run.set_tags({"ipcnn.seed": str(seed)})
+            run.log_params({"template.shape": "none"})
             combined = instability / FOUND["plain"][seed]
             error = 0.2 if label.startswith("l1") else 0.1
-            run.metrics([{"epoch": 1.0, "instability": instability, "val_error": error, "combined": combined}])
-            run.state("succeeded")
+            run.log_metrics([{"epoch": 1.0, "instability": instability, "val_error": error, "combined": combined}])
+            run.set_state("succeeded")
     return home
 
 

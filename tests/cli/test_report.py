@@ -28,7 +28,7 @@ def tracker(monkeypatch) -> FakeTracker:
     for one in ("runs", "histories", "texts"):
         getattr(found, one).update(getattr(search, one))
     for module in (report_module, compare_module):
-        monkeypatch.setattr(module, "MlflowTracker", lambda *_: found)
+        monkeypatch.setattr(module, "open_tracker", lambda paths: found)
     return found
 
 

@@ -43,10 +43,10 @@ def recorded(tmp_path_factory) -> Path:
         ("r2", {}, {}, "failed", "TrainingError: the loss is not finite"),
     ]:
         run = tracker.open_child("sweep", f"sweep-12345678-{label}", parent.handle)
-        run.params(params)
-        run.metrics([metrics] if metrics else [])
-        run.state(state, why)
-    parent.state("failed", "1 of 3 runs failed")
+        run.log_params(params)
+        run.log_metrics([metrics] if metrics else [])
+        run.set_state(state, why)
+    parent.set_state("failed", "1 of 3 runs failed")
     tracker.prepare("single")
     tracker.open_parent("single", "single-87654321")
     return home
@@ -194,7 +194,7 @@ def test_the_ui_shows_the_record_and_ends_cleanly(page):
     assert remote.experiments() == ["single", "sweep"]
     (found,) = remote.find("single")
     for _ in range(2):
-        remote.attach(found.handle).metrics([{"epoch": 1.0, "val_error": 0.5}])
+        remote.attach(found.handle).log_metrics([{"epoch": 1.0, "val_error": 0.5}])
     assert remote.find("single")[0].metrics == {"epoch": 1.0, "val_error": 0.5}
     child.send_signal(signal.SIGINT)
     assert child.wait(30) == 0

@@ -148,7 +148,7 @@ class _Stored:
     def __init__(self, tracker: FakeTracker, handle: str) -> None:
         self.tracker, self.handle = tracker, handle
 
-    def file(self, local: Path, folder: str) -> None:
+    def log_file(self, local: Path, folder: str) -> None:
         self.tracker.stored.setdefault(self.handle, []).append(f"{folder}/{local.name}")
 
 
@@ -234,12 +234,12 @@ def written(tracker: FakeTracker, real: object) -> None:
                 record = real.open_parent(name, run.run_id)  # type: ignore[attr-defined]
             for (handle, path), text in tracker.texts.items():
                 if handle == run.handle:
-                    record.text(text, path)
-            record.tags(run.tags)
-            record.params(run.params)
+                    record.log_text(text, path)
+            record.set_tags(run.tags)
+            record.log_params(run.params)
             errors = tracker.histories.get((run.handle, "val_error"), [])
             history = [{"epoch": float(epoch), "val_error": error, "seconds": 4.0} for epoch, error in errors]
             if history:
                 history[-1] |= run.metrics
-            record.metrics(history)
-            record.state(run.state, run.why)
+            record.log_metrics(history)
+            record.set_state(run.state, run.why)

@@ -53,31 +53,31 @@ class MemoryRecord:
     fails: Callable[[str], None] = lambda method: None
     """Called with the name of a method before it does anything."""
 
-    def params(self, values: Mapping[str, str]) -> None:
+    def log_params(self, values: Mapping[str, str]) -> None:
         assert all(self.said_params.get(key, value) == value for key, value in values.items())
         self.said_params |= values
 
-    def tags(self, values: Mapping[str, str]) -> None:
+    def set_tags(self, values: Mapping[str, str]) -> None:
         assert all(isinstance(value, str) for value in values.values())
         self.said_tags |= values
 
-    def note(self, text: str) -> None: ...
+    def set_description(self, text: str) -> None: ...
 
-    def metrics(self, history: Sequence[Mapping[str, float]]) -> None:
+    def log_metrics(self, history: Sequence[Mapping[str, float]]) -> None:
         self.fails("metrics")
         for one in history:
             known = self.epochs.setdefault(int(one["epoch"]), {})
             known |= {key: value for key, value in one.items() if key not in known}
 
-    def text(self, content: str, path: str) -> None: ...
+    def log_text(self, content: str, path: str) -> None: ...
 
-    def file(self, local: Path, folder: str) -> None:
+    def log_file(self, local: Path, folder: str) -> None:
         self.fails("file")
         self.files[f"{folder}/{local.name}"] = local.read_bytes()
 
-    def model(self, module: object, example: object, readme: str) -> None: ...
+    def log_model(self, module: object, example: object, readme: str) -> None: ...
 
-    def state(self, state: str, why: str = "") -> None:
+    def set_state(self, state: str, why: str = "") -> None:
         self.states.append((state, why))
 
 

@@ -18,7 +18,6 @@ from ipcnn_ray.errors import TrackingError
 from ipcnn_ray.tracking import mlflow_tracker
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker, environment
 from ipcnn_ray.tracking.tracker import RecordedRun
-from ipcnn_ray.tracking.tracking_uri import parts
 from ipcnn_ray.utils.text import shortened
 
 
@@ -127,10 +126,10 @@ def test_fresh_supersedes_the_old_run_with_its_trials(tracker, name):
 )
 def test_states_are_those_of_mlflow_too(tracker, name, state, status):
     record = tracker.open_parent(name, "x")
-    record.state(state, "because")
+    record.set_state(state, "because")
     assert (only(tracker, name, "x").state, only(tracker, name, "x").why) == (state, "because")
     assert client(tracker).get_run(record.handle).info.status == status
-    record.state("running")
+    record.set_state("running")
     assert (only(tracker, name, "x").state, only(tracker, name, "x").why) == ("running", "")
     assert client(tracker).get_run(record.handle).info.status == "RUNNING"
 
@@ -138,8 +137,8 @@ def test_states_are_those_of_mlflow_too(tracker, name, state, status):
 def test_a_history_may_be_told_again_and_again(tracker, name):
     record = tracker.open_parent(name, "x")
     for epochs in (1, 2, 2):
-        record.metrics(history(epochs))
-    tracker.attach(record.handle).metrics(history(3))  # another process, resumed
+        record.log_metrics(history(epochs))
+    tracker.attach(record.handle).log_metrics(history(3))  # another process, resumed
     expected = [("epoch", e, float(e)) for e in (1, 2, 3)] + [("train_loss", e, 1 / e) for e in (1, 2, 3)]
     assert points(tracker, record.handle) == expected
     assert only(tracker, name, "x").metrics == {"epoch": 3.0, "train_loss": 1 / 3}
@@ -148,14 +147,14 @@ def test_a_history_may_be_told_again_and_again(tracker, name):
 def test_an_epoch_that_was_half_recorded_is_completed(tracker, name):
     record = tracker.open_parent(name, "x")
     client(tracker).log_metric(record.handle, "train_loss", 1.0, step=1)
-    record.metrics([{"epoch": 1.0, "train_loss": 1.0, "val_error": 0.5}])
+    record.log_metrics([{"epoch": 1.0, "train_loss": 1.0, "val_error": 0.5}])
     assert points(tracker, record.handle) == [("epoch", 1, 1.0), ("train_loss", 1, 1.0), ("val_error", 1, 0.5)]
 
 
 def test_numbers_of_the_whole_run_come_with_its_last_epoch(tracker, name):
     record = tracker.open_parent(name, "x")
-    record.metrics(history(2))
-    record.metrics([*history(1), {**history(2)[1], "best_val_error": 0.1}])
+    record.log_metrics(history(2))
+    record.log_metrics([*history(1), {**history(2)[1], "best_val_error": 0.1}])
     assert [point for point in points(tracker, record.handle) if point[0] == "best_val_error"] == [
         ("best_val_error", 2, 0.1)
     ]
@@ -163,20 +162,20 @@ def test_numbers_of_the_whole_run_come_with_its_last_epoch(tracker, name):
 
 def test_an_epoch_is_one_call(tracker, name, monkeypatch):
     record = tracker.open_parent(name, "x")
-    record.metrics(history(1))
+    record.log_metrics(history(1))
     calls = []
     known = client(tracker)
     original = known.log_batch
     monkeypatch.setattr(known, "log_batch", lambda *a, **k: (calls.append(k), original(*a, **k)))
     monkeypatch.setattr(known, "get_run", None)
-    record.metrics(history(2))
-    record.metrics(history(2))
+    record.log_metrics(history(2))
+    record.log_metrics(history(2))
     assert len(calls) == 1
 
 
 def test_a_call_that_failed_is_made_again(tracker, name, monkeypatch):
     record = tracker.open_parent(name, "x")
-    record.metrics(history(1))
+    record.log_metrics(history(1))
     known = client(tracker)
 
     def written_but_lost(*args: Any, **kwargs: Any) -> None:
@@ -187,22 +186,22 @@ def test_a_call_that_failed_is_made_again(tracker, name, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(known, "log_batch", written_but_lost)
         with pytest.raises(TrackingError, match=r"the answer was lost\nCheck that the disk"):
-            record.metrics(history(2))
-    record.metrics(history(3))
+            record.log_metrics(history(2))
+    record.log_metrics(history(3))
     assert [point[1] for point in points(tracker, record.handle) if point[0] == "epoch"] == [1, 2, 3]
 
 
 def test_a_long_history_is_recorded_whole(tracker, name):
     record = tracker.open_parent(name, "x")
-    record.metrics(history(700))
+    record.log_metrics(history(700))
     assert len(points(tracker, record.handle)) == 1400
 
 
 def test_numbers_that_are_not_finite_are_named(tracker, name):
     record = tracker.open_parent(name, "x")
     odd = [{"epoch": 1.0, "train_loss": math.nan}, {"epoch": 2.0, "train_loss": math.inf, "val_error": 0.5}]
-    record.metrics(odd)
-    tracker.attach(record.handle).metrics([*odd, {"epoch": 3.0, "train_loss": 0.1}])
+    record.log_metrics(odd)
+    tracker.attach(record.handle).log_metrics([*odd, {"epoch": 3.0, "train_loss": 0.1}])
     assert points(tracker, record.handle) == [
         ("epoch", 1, 1.0),
         ("epoch", 2, 2.0),
@@ -218,49 +217,69 @@ def test_numbers_that_are_not_finite_are_named(tracker, name):
 def test_params_are_written_once(tracker, name):
     record = tracker.open_parent(name, "x")
     many = {f"p{i}": str(i) for i in range(150)}
-    record.params({"train.epochs": "3"})
-    record.params({"train.epochs": "3", **many})
+    record.log_params({"train.epochs": "3"})
+    record.log_params({"train.epochs": "3", **many})
     assert only(tracker, name, "x").params == {"train.epochs": "3", **many}
     message = rf"run {record.handle} is recorded with train.epochs = 3, not 4\nThe same run .* --fresh"
     with pytest.raises(TrackingError, match=message):
-        record.params({"train.epochs": "4"})
+        record.log_params({"train.epochs": "4"})
 
 
 def test_a_resumed_run_may_use_other_resources(tracker, name):
     record = tracker.open_parent(name, "x")
-    record.params({"compute.workers": "1"})
-    record.params({"compute.workers": "8"})
+    record.log_params({"compute.workers": "1"})
+    record.log_params({"compute.workers": "8"})
     found = only(tracker, name, "x")
     assert (found.params, found.tags["ipcnn.compute.workers"]) == ({}, "8")
 
 
-def test_long_values_are_shortened_and_kept(tracker, name, tmp_path):
+def test_values_at_mlflows_limits_are_stored_and_longer_ones_shortened(tracker, name, tmp_path):
+    from mlflow.utils import validation
+
+    param, tag, experiment_tag = (
+        validation.MAX_PARAM_VAL_LENGTH,
+        validation.MAX_TAG_VAL_LENGTH,
+        validation.MAX_EXPERIMENT_TAG_VAL_LENGTH,
+    )
     record = tracker.open_parent(name, "x")
     for _ in range(2):
-        record.params({"long": "p" * 6001, "just": "q" * 6000})
-        record.tags({"long": "t" * 8001})
-    found = only(tracker, name, "x")
-    assert found.params["just"] == "q" * 6000
-    assert found.params["long"].endswith("ppp ... (6001 characters in all)")
-    assert (len(found.params["long"]), len(found.tags["long"])) == (6000, 8000)
+        record.log_params({"long": "p" * (param + 1), "at_limit": "p" * param})
+        record.set_tags({"long": "t" * (tag + 1), "at_limit": "t" * tag})
+    run = only(tracker, name, "x")
+    assert (run.params["at_limit"], run.tags["at_limit"]) == ("p" * param, "t" * tag)
+    assert run.params["long"].endswith(f"ppp ... ({param + 1} characters in all)")
+    assert (len(run.params["long"]), len(run.tags["long"])) == (param, tag)
     whole = client(tracker).download_artifacts(record.handle, "params/long.txt", str(tmp_path))
-    assert Path(whole).read_text() == "p" * 6001
+    assert Path(whole).read_text() == "p" * (param + 1)
+    for length in (experiment_tag, experiment_tag + 1):
+        tracker.prepare(name, "d" * length)
+        description = client(tracker).get_experiment_by_name(name).tags["mlflow.note.content"]
+        assert description == shortened("d" * length, experiment_tag)
 
 
-def test_limits():
-    assert shortened("abc", 3) == "abc"
-    assert shortened("x" * 50, 40) == "x" * 13 + " ... (50 characters in all)"
-    assert [list(part) for part in parts([1, 2, 3], 2)] == [[1, 2], [3]]
+def test_requests_hold_as_many_entries_as_mlflow_allows(tracker, name, monkeypatch):
+    from mlflow.utils import validation
+
+    record = tracker.open_parent(name, "x")
+    requests = []
+    original = client(tracker).log_batch
+    monkeypatch.setattr(client(tracker), "log_batch", lambda *a, **k: (requests.append(k), original(*a, **k)))
+    most = validation.MAX_PARAMS_TAGS_PER_BATCH
+    record.log_params({f"p{i}": "1" for i in range(most + 1)})
+    record.set_tags({f"t{i}": "1" for i in range(most + 1)})
+    record.log_metrics(history(validation.MAX_METRICS_PER_BATCH // 2 + 1))
+    sizes = [len(entries) for request in requests for entries in request.values() if entries]
+    assert sizes == [most, 1, most, 1, validation.MAX_METRICS_PER_BATCH, 2]
 
 
 def test_tags_notes_and_files(tracker, name, tmp_path):
     record = tracker.open_parent(name, "x")
-    record.tags({f"t{i}": "1" for i in range(150)} | {"code.commit": "abc"})
-    record.tags({"t0": "2"})
-    record.note("# Which template won")
+    record.set_tags({f"t{i}": "1" for i in range(150)} | {"code.commit": "abc"})
+    record.set_tags({"t0": "2"})
+    record.set_description("# Which template won")
     (tmp_path / "picture.png").write_bytes(b"png")
-    record.file(tmp_path / "picture.png", "pictures")
-    record.text("name: x\n", "spec.yaml")
+    record.log_file(tmp_path / "picture.png", "pictures")
+    record.log_text("name: x\n", "spec.yaml")
     tags = only(tracker, name, "x").tags
     assert (tags["t0"], tags["t149"]) == ("2", "1")
     assert tags["mlflow.source.git.commit"] == "abc"
@@ -287,12 +306,12 @@ def test_a_model_is_loadable_for_any_batch(tracker, name, monkeypatch):
     record = tracker.open_parent(name, "x")
     net = Net().eval()
     with pytest.raises(ValueError, match="example has 1 images"):
-        record.model(net, torch.zeros(1, 3, 4, 4), "")
+        record.log_model(net, torch.zeros(1, 3, 4, 4), "")
     left = client(tracker).create_logged_model(  # what an interrupted attempt leaves
         client(tracker).get_run(record.handle).info.experiment_id, name="model", source_run_id=record.handle
     )
     for _ in range(2):
-        record.model(net, torch.zeros(2, 3, 4, 4), "# Reads crops\nload {uri}")
+        record.log_model(net, torch.zeros(2, 3, 4, 4), "# Reads crops\nload {uri}")
     with pytest.raises(mlflow.exceptions.MlflowException, match="not found"):
         client(tracker).get_logged_model(left.model_id)
     (made,) = client(tracker).get_run(record.handle).outputs.model_outputs
@@ -315,7 +334,7 @@ def test_a_model_is_loadable_for_any_batch(tracker, name, monkeypatch):
 
 def test_a_run_is_called_by_its_title_and_found_by_its_id(tracker, name):
     record = tracker.open_child(name, f"{name}-12345678-l1", tracker.open_parent(name, f"{name}-12345678").handle)
-    record.tags({"ipcnn.title": "l1: L1 β2", "code.commit": "0123456"})
+    record.set_tags({"ipcnn.title": "l1: L1 β2", "code.commit": "0123456"})
     run = client(tracker).get_run(record.handle)
     assert run.info.run_name == run.data.tags["mlflow.runName"] == "l1: L1 β2"
     assert (run.data.tags["mlflow.source.name"], run.data.tags["mlflow.source.git.commit"]) == (
@@ -328,11 +347,11 @@ def test_a_run_is_called_by_its_title_and_found_by_its_id(tracker, name):
 
 def write_run(tracker: MlflowTracker, handle: str) -> None:
     record = tracker.attach(handle)
-    record.state("running")
+    record.set_state("running")
     for epochs in range(1, 16):
-        record.metrics([{**epoch, **{f"m{i}": 1.0 for i in range(10)}} for epoch in history(epochs)])
-        record.tags({"last": str(epochs)})
-    record.state("succeeded")
+        record.log_metrics([{**epoch, **{f"m{i}": 1.0 for i in range(10)}} for epoch in history(epochs)])
+        record.set_tags({"last": str(epochs)})
+    record.set_state("succeeded")
 
 
 def prepare_and_open(tracker: MlflowTracker) -> None:
@@ -436,7 +455,7 @@ def test_a_run_that_is_gone(tracker):
     with pytest.raises(
         TrackingError, match=r"not found\nIt may have been deleted in the MLflow UI. Submit with --fresh"
     ):
-        tracker.attach("0" * 32).tags({"a": "b"})
+        tracker.attach("0" * 32).set_tags({"a": "b"})
 
 
 def test_a_run_that_was_deleted_is_opened_anew(tracker, name):

@@ -146,11 +146,11 @@ def test_a_server_that_is_away_is_waited_for(fake_s3, monkeypatch):
     monkeypatch.setattr("ipcnn_ray.tracking.s3_storage.PAUSE_S", 0.01)
     left = [True] * 5
     fake_s3.gone = lambda request: bool(left) and left.pop()
-    open_storage("s3://bucket/p", patience=60).put_bytes(b"1", "a")
+    open_storage("s3://bucket/p", timeout=60).put_bytes(b"1", "a")
     assert fake_s3.objects == {"p/a": b"1"} and not left
     fake_s3.gone = lambda request: True
     with pytest.raises(UnreachableError, match="a cannot be read"):
-        open_storage("s3://bucket/p", patience=0.05).get("a")
+        open_storage("s3://bucket/p", timeout=0.05).get("a")
 
 
 def test_a_server_that_is_not_there_is_waited_for(fake_s3, monkeypatch):
@@ -159,7 +159,7 @@ def test_a_server_that_is_not_there_is_waited_for(fake_s3, monkeypatch):
         port = probe.getsockname()[1]
     there = os.environ["AWS_ENDPOINT_URL"]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    away = open_storage("s3://bucket/p", patience=0.05)
+    away = open_storage("s3://bucket/p", timeout=0.05)
     for ask in (lambda: away.get("a"), lambda: away.exists("a"), away.list, lambda: away.put_bytes(b"1", "a")):
         with pytest.raises(UnreachableError, match="Check that the server is up"):
             ask()
@@ -171,14 +171,14 @@ def test_a_server_that_is_not_there_is_waited_for(fake_s3, monkeypatch):
             monkeypatch.setenv("AWS_ENDPOINT_URL", there)
 
     monkeypatch.setattr("ipcnn_ray.tracking.s3_storage.time.sleep", comes_back)
-    open_storage("s3://bucket/p", patience=60).put_bytes(b"1", "a")
+    open_storage("s3://bucket/p", timeout=60).put_bytes(b"1", "a")
     assert fake_s3.objects == {"p/a": b"1"} and len(pauses) >= 3
 
 
 def test_nobody_waits_for_credentials_to_become_right(fake_s3, large):
     fake_s3.refuse_parts = 403
     with pytest.raises(TrackingError, match="large was not stored") as caught:
-        open_storage("s3://bucket/p", patience=60).put_file(large, "large")
+        open_storage("s3://bucket/p", timeout=60).put_file(large, "large")
     assert not isinstance(caught.value, UnreachableError)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 from collections.abc import Iterator
@@ -78,28 +79,28 @@ class FakeRun:
         if lost:
             raise UnreachableError("no answer")
 
-    def params(self, values):
+    def log_params(self, values):
         self._say("params", dict(values))
 
-    def tags(self, values):
+    def set_tags(self, values):
         self._say("tags", dict(values))
 
-    def note(self, text):
+    def set_description(self, text):
         self._say("note", text)
 
-    def text(self, content, path):
+    def log_text(self, content, path):
         self._say("text", (content, path))
 
-    def file(self, local, folder):
+    def log_file(self, local, folder):
         self._say("file", (folder, local.name, local.read_bytes()))
 
-    def state(self, state, why="", when=None):
+    def set_state(self, state, why="", when=None):
         self._say("state", state)
 
-    def model(self, module, example, readme):
+    def log_model(self, module, example, readme):
         self._say("model", readme)
 
-    def metrics(self, history, when=None):
+    def log_metrics(self, history, when=None):
         lost = self.server.call()
         there = {point[:3] for point in self.server.points}
         for row in history:
@@ -116,8 +117,8 @@ RUN, PARENT = "sweep-1-r1", "sweep-1"
 
 @pytest.fixture
 def server(monkeypatch) -> Server:
-    monkeypatch.setattr(module, "AWAY_S", 0.0)
-    monkeypatch.setattr(module, "PAUSE_S", 0.0)
+    monkeypatch.setattr(module, "BACKOFF_S", 0.0)
+    monkeypatch.setattr(module, "RETRY_PAUSE_S", 0.0)
     return Server()
 
 
@@ -126,9 +127,9 @@ def place(tmp_path) -> LocalStorage:
     return LocalStorage(tmp_path / "spool")
 
 
-def opened(server, place, patience=0.0):
+def opened(server, place, timeout=0.0):
     """A process's view of the run."""
-    tracker = BufferedTracker(FakeTracker(server), place, patience)
+    tracker = BufferedTracker(FakeTracker(server), place, timeout)
     parent = tracker.open_parent("sweep", PARENT)
     return tracker, tracker.open_child("sweep", RUN, parent.handle)
 
@@ -147,9 +148,9 @@ def steps(server, key="loss"):
 
 def test_without_trouble_nothing_waits(server, place):
     _, run = opened(server, place)
-    run.params({"a": "1"})
-    run.metrics(history(2))
-    run.state("succeeded")
+    run.log_params({"a": "1"})
+    run.log_metrics(history(2))
+    run.set_state("succeeded")
     assert server.opened == [PARENT, RUN]
     assert words(server) == [("params", {"a": "1"}), ("state", "succeeded")]
     assert place.list() == []
@@ -160,21 +161,21 @@ def test_a_run_begins_and_ends_while_the_server_is_away(server, place, tmp_path)
     tracker, run = opened(server, place)
     weights = tmp_path / "weights"
     weights.write_bytes(b"\x00\x01")
-    run.state("running")
-    run.params({"a": "1"})
+    run.set_state("running")
+    run.log_params({"a": "1"})
     for epoch in (1, 2, 3):
-        run.metrics(history(epoch))
-    run.file(weights, "weights")
+        run.log_metrics(history(epoch))
+    run.log_file(weights, "weights")
     weights.unlink()
-    run.text("a traceback", "traceback.txt")
-    run.note("what it is")
-    run.tags({"b": "2"})
-    run.state("succeeded")
+    run.log_text("a traceback", "traceback.txt")
+    run.set_description("what it is")
+    run.set_tags({"b": "2"})
+    run.set_state("succeeded")
     assert (server.said, server.points, server.opened) == ([], [], [])
-    assert tracker.deliver() == 10
+    assert tracker.flush() == 10
 
     server.is_away = False
-    assert opened(server, place)[0].deliver() == 0
+    assert opened(server, place)[0].flush() == 0
     assert words(server) == [
         ("state", "running"),
         ("params", {"a": "1"}),
@@ -191,10 +192,10 @@ def test_a_run_begins_and_ends_while_the_server_is_away(server, place, tmp_path)
 def test_what_comes_later_stays_behind_what_waits(server, place):
     _, run = opened(server, place)
     server.calls = iter(["away", "ok", "away"])
-    run.state("running")  # waits
-    run.tags({"a": "1"})  # the state is said, then this: away
+    run.set_state("running")  # waits
+    run.set_tags({"a": "1"})  # the state is said, then this: away
     assert words(server) == [("state", "running")]
-    run.tags({"a": "2"})
+    run.set_tags({"a": "2"})
     assert words(server) == [("state", "running"), ("tags", {"a": "1"}), ("tags", {"a": "2"})]
 
 
@@ -203,8 +204,8 @@ def test_an_answer_that_is_lost_doubles_no_number(server, place, fates):
     _, run = opened(server, place)
     server.calls = iter(fates)
     for epoch in range(1, 6):
-        run.metrics(history(epoch))
-    run.state("succeeded")
+        run.log_metrics(history(epoch))
+    run.set_state("succeeded")
     assert sorted(steps(server)) == [(epoch, 1 / epoch) for epoch in range(1, 6)]
     assert words(server)[-1] == ("state", "succeeded")
     assert place.list() == []
@@ -215,8 +216,8 @@ def test_a_process_killed_while_it_delivers(server, place, kept, monkeypatch):
     """Before: the statement was recorded, its file not deleted. After: the first file is gone."""
     server.is_away = True
     _, run = opened(server, place)
-    run.metrics(history(2))
-    run.metrics(history(3))
+    run.log_metrics(history(2))
+    run.log_metrics(history(3))
     server.is_away = False
 
     class Killed(BaseException):
@@ -230,28 +231,28 @@ def test_a_process_killed_while_it_delivers(server, place, kept, monkeypatch):
     tracker, _ = opened(server, place)
     monkeypatch.setattr(place, "delete", dies)
     with pytest.raises(Killed):
-        tracker.deliver()
+        tracker.flush()
     monkeypatch.undo()
-    monkeypatch.setattr(module, "AWAY_S", 0.0)
+    monkeypatch.setattr(module, "BACKOFF_S", 0.0)
     resumed, run = opened(server, place)
-    run.metrics(history(4))  # a resumed run repeats its history
+    run.log_metrics(history(4))  # a resumed run repeats its history
     assert sorted(steps(server)) == [(epoch, 1 / epoch) for epoch in range(1, 5)]
-    assert resumed.deliver() == 0
+    assert resumed.flush() == 0
 
 
 def test_numbers_that_are_not_finite_are_named_again(server, place):
     server.is_away = True
     _, run = opened(server, place)
-    run.metrics([{"epoch": 1.0, "loss": math.nan}])
-    run.metrics([{"epoch": 1.0, "loss": math.nan}, {"epoch": 2.0, "loss": 1.0}])
+    run.log_metrics([{"epoch": 1.0, "loss": math.nan}])
+    run.log_metrics([{"epoch": 1.0, "loss": math.nan}, {"epoch": 2.0, "loss": 1.0}])
     said = []
-    monkey = FakeRun.metrics
-    FakeRun.metrics = lambda self, history, when=None: said.append(history)
+    monkey = FakeRun.log_metrics
+    FakeRun.log_metrics = lambda self, history, when=None: said.append(history)
     try:
         server.is_away = False
-        opened(server, place)[0].deliver()
+        opened(server, place)[0].flush()
     finally:
-        FakeRun.metrics = monkey
+        FakeRun.log_metrics = monkey
     assert [[sorted(row) for row in rows] for rows in said] == [[["epoch", "loss"]], [["epoch", "loss"]] * 2]
     assert math.isnan(said[1][0]["loss"]) and said[1][1] == {"epoch": 2.0, "loss": 1.0}
 
@@ -260,12 +261,12 @@ def test_an_error_that_waiting_does_not_mend_is_raised(server, place):
     _, run = opened(server, place)
     server.calls = iter(["refused"])
     with pytest.raises(TrackingError, match="cannot have two settings"):
-        run.params({"a": "2"})
+        run.log_params({"a": "2"})
     assert place.list() == []
 
 
 def test_a_question_waits_for_its_answer(server, place):
-    tracker, _ = opened(server, place, patience=30.0)
+    tracker, _ = opened(server, place, timeout=30.0)
     server.calls = iter(["away", "away"])
     assert tracker.find("sweep") == ["sweep"]
     hasty, _run = opened(server, place)
@@ -277,26 +278,55 @@ def test_a_question_waits_for_its_answer(server, place):
 
 
 def test_a_model_comes_behind_what_waits(server, place):
-    _, run = opened(server, place, patience=30.0)
+    _, run = opened(server, place, timeout=30.0)
     server.calls = iter(["away", "away"])
-    run.state("succeeded")
-    run.model(None, None, "readme")
+    run.set_state("succeeded")
+    run.log_model(None, None, "readme")
     assert words(server) == [("state", "succeeded"), ("model", "readme")]
 
 
 def test_a_server_that_is_away_is_left_alone_for_a_while(server, place, monkeypatch):
-    monkeypatch.setattr(module, "AWAY_S", 3600.0)
+    monkeypatch.setattr(module, "BACKOFF_S", 3600.0)
     _, run = opened(server, place)
     asked = []
     server.calls = iter(lambda: asked.append(1) or "away", None)
     for epoch in range(1, 20):
-        run.metrics(history(epoch))
+        run.log_metrics(history(epoch))
     assert len(asked) == 1
     server.calls = iter(())
-    assert opened(server, place)[0].deliver() == 0
+    assert opened(server, place)[0].flush() == 0
     assert len(steps(server)) == 19
 
 
 def test_it_pickles(server, place):
     tracker = pickle.loads(pickle.dumps(BufferedTracker(FakeTracker(server), place, 1.0)))
-    assert (tracker.uri, tracker.patience, tracker.spool.url) == ("http://record", 1.0, place.url)
+    assert (tracker.uri, tracker.timeout, tracker.buffer.url) == ("http://record", 1.0, place.url)
+
+
+def test_records_buffered_by_earlier_versions_are_sent(server, place):
+    """The files are literal: their format must not change."""
+    contents = [
+        {"what": "state", "state": "running", "why": "", "when": 1},
+        {"what": "params", "values": {"a": "1"}, "when": 2},
+        {"what": "tags", "values": {"b": "2"}, "when": 3},
+        {"what": "note", "text": "# Run", "when": 4},
+        {"what": "metrics", "history": [{"epoch": 1.0, "loss": 0.5}], "when": 5},
+        {"what": "text", "content": "name: x", "path": "spec.yaml", "when": 6},
+        {"what": "file", "folder": "weights", "name": "final.pt", "when": 7},
+    ]
+    folder = place.folder / "sweep%2Fsweep-1-r1%2Fsweep-1"
+    folder.mkdir(parents=True)
+    for number, content in enumerate(contents, 1):
+        (folder / f"{number:06}.json").write_text(json.dumps(content))
+    (folder / "000007.bin").write_bytes(b"\x00\x01")
+    assert BufferedTracker(FakeTracker(server), place, 0.0).flush() == 0
+    assert words(server) == [
+        ("state", "running"),
+        ("params", {"a": "1"}),
+        ("tags", {"b": "2"}),
+        ("note", "# Run"),
+        ("text", ("name: x", "spec.yaml")),
+        ("file", ("weights", "final.pt", b"\x00\x01")),
+    ]
+    assert steps(server) == [(1, 0.5)]
+    assert place.list() == []
