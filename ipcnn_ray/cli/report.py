@@ -47,7 +47,7 @@ def report(
     output.print_note(f"{runs} run{'' if runs == 1 else 's'} of {', '.join(one.name for one in found)}")
     page = make(found)
     path = out or Path(f"{found[0].name}.html")
-    figures = sum(len(part.plots) for part in page.parts)
+    figures = sum(len(part.figures) for part in page.chapters)
     output.print_note(f"drawing {figures} figure{'' if figures == 1 else 's'}")
     written = write(page, path)
     if store:
@@ -133,7 +133,7 @@ def keep(page: Page, found: list[Experiment], tracker: Tracker) -> None:
 
 
 def _json(found: list[Experiment], written: list[Path], store: bool) -> dict[str, Any]:
-    from ipcnn_ray.report.chapters import hours, saved, wall_seconds, warnings
+    from ipcnn_ray.report.chapters import compute_hours, early_stopping_savings, wall_seconds, warnings
     from ipcnn_ray.report.ranking import as_json
 
     return {
@@ -147,11 +147,11 @@ def _json(found: list[Experiment], written: list[Path], store: bool) -> dict[str
                 "warnings": warnings(one),
                 "runs": len(one.runs),
                 "hours": {
-                    kind: sum(used.hours for run in one.runs if (used := hours(run)) and used.kind == kind)
+                    kind: sum(used.hours for run in one.runs if (used := compute_hours(run)) and used.kind == kind)
                     for kind in ("cpu_hours", "gpu_hours")
                 },
                 "wall_seconds": wall_seconds(one.runs),
-                "epochs_saved_by_early_stopping": saved(one.runs).epochs_saved,
+                "epochs_saved_by_early_stopping": early_stopping_savings(one.runs).epochs_saved,
                 **as_json(one.ranking),
             }
             for one in found

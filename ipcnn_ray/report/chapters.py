@@ -9,12 +9,19 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from ipcnn_ray.report.document import Block, Part, Source, Text, Titled
-from ipcnn_ray.report.error_curves import convergence_part
+from ipcnn_ray.report.document import Block, Chapter, Paragraphs, SourceBlock, TableBlock
+from ipcnn_ray.report.error_curves import convergence_chapter
 from ipcnn_ray.report.experiment_record import MARKS, Entry, Experiment
 from ipcnn_ray.report.ranking import HEADS, Ranking, Table, spread_words
-from ipcnn_ray.report.search_figures import beta_gamma, history, importance, parallel, rank_correlations, trials_of
-from ipcnn_ray.report.tradeoff import tradeoff_part
+from ipcnn_ray.report.search_figures import (
+    beta_gamma_figure,
+    history,
+    importance_figure,
+    parallel,
+    rank_correlations,
+    trials_of,
+)
+from ipcnn_ray.report.tradeoff import tradeoff_chapter
 from ipcnn_ray.spec.metric_info import MEASURES
 from ipcnn_ray.spec.objectives import words
 
@@ -31,17 +38,17 @@ def search_goals(experiment: Experiment) -> list[str]:
     return found or (["instability"] if any("instability" in group.means for group in trials) else [])
 
 
-def experiment_parts(experiment: Experiment, importances: Importances, prefix: str = "") -> list[Part]:
+def experiment_chapters(experiment: Experiment, importances: Importances, prefix: str = "") -> list[Chapter]:
     """Everything that the page says of one experiment; `prefix` begins the names of its files."""
-    parts = [
-        head_part(experiment, prefix),
-        ranking_part(experiment, prefix),
-        convergence_part(experiment, prefix),
-        tradeoff_part(experiment, prefix),
-        search_part(experiment, importances, prefix),
-        cost_part(experiment, prefix),
+    chapters = [
+        overview_chapter(experiment, prefix),
+        ranking_chapter(experiment, prefix),
+        convergence_chapter(experiment, prefix),
+        tradeoff_chapter(experiment, prefix),
+        search_chapter(experiment, importances, prefix),
+        cost_chapter(experiment, prefix),
     ]
-    return [part for part in parts if part is not None]
+    return [part for part in chapters if part is not None]
 
 
 def warnings(experiment: Experiment) -> list[str]:
@@ -51,7 +58,7 @@ def warnings(experiment: Experiment) -> list[str]:
     return [f"{counts[mark]} of {total} runs: {MARKS[mark]}." for mark in WARNED if counts[mark]]
 
 
-def head_part(experiment: Experiment, prefix: str) -> Part:
+def overview_chapter(experiment: Experiment, prefix: str) -> Chapter:
     """What was asked, data and code."""
     objectives, parent, runs = experiment.objectives, experiment.parent, experiment.runs
     asked = f"ranked by {', '.join(objectives.goals)}"
@@ -95,14 +102,14 @@ def head_part(experiment: Experiment, prefix: str) -> Part:
     ]
     blocks: list[Block] = []
     if told := warnings(experiment):
-        blocks.append(Text(tuple(f"Note: {line}" for line in told)))
+        blocks.append(Paragraphs(tuple(f"Note: {line}" for line in told)))
     caption = "As recorded when the runs were trained; several values stand where the runs differ."
     blocks.append(
-        Titled(f"{prefix}asked", "What was asked, and from what", caption, Table(("what", "value"), rows, ()))
+        TableBlock(f"{prefix}asked", "What was asked, and from what", caption, Table(("what", "value"), rows, ()))
     )
     if experiment.spec_text:
-        blocks.append(Source("The resolved spec", experiment.spec_text))
-    return Part(f"Experiment {experiment.name}", blocks)
+        blocks.append(SourceBlock("The resolved spec", experiment.spec_text))
+    return Chapter(f"Experiment {experiment.name}", blocks)
 
 
 def _values(runs: Sequence[Entry], key: str, where: str = "tags") -> str:
@@ -112,7 +119,7 @@ def _values(runs: Sequence[Entry], key: str, where: str = "tags") -> str:
     return ", ".join(shown) or "not recorded"
 
 
-def ranking_part(experiment: Experiment, prefix: str) -> Part:
+def ranking_chapter(experiment: Experiment, prefix: str) -> Chapter:
     """The settings best first, and what of their differences may be luck."""
     ranking = experiment.ranking
     caption = "Settings, best first" + (
@@ -123,24 +130,26 @@ def ranking_part(experiment: Experiment, prefix: str) -> Part:
             " Those that were stopped stand below the others, whatever their numbers: these are of their last epoch."
         )
     headline = ranking.headline()
-    blocks: list[Block] = [Text((headline,))] if headline else []
-    blocks.append(Titled(f"{prefix}ranking", "Settings", caption, ranking.table()))
+    blocks: list[Block] = [Paragraphs((headline,))] if headline else []
+    blocks.append(TableBlock(f"{prefix}ranking", "Settings", caption, ranking.table()))
     blocks += [table for table in (measures_table(ranking, prefix),) if table]
     for table in ranking.luck():
         head = table.columns[0]
         measure = next((name for name, shown in HEADS.items() if shown == head), head)
         caption = "Mean of the differences paired by seed, ± their standard deviation; p as explained below."
-        blocks.append(Titled(f"{prefix}luck_{measure}", f"May the differences in {head} be luck?", caption, table))
+        blocks.append(TableBlock(f"{prefix}luck_{measure}", f"May the differences in {head} be luck?", caption, table))
     told, causes = ranking.causes(), [run for run in experiment.runs if run.why]
-    blocks.append(Text(tuple(line for line in ranking.notes() if line not in told)))
+    blocks.append(Paragraphs(tuple(line for line in ranking.notes() if line not in told)))
     if causes:
         rows = [[run.label, run.template, run.state, run.why] for run in causes]
         table = Table(("run", "template", "state", "why"), rows, ())
-        blocks.append(Titled(f"{prefix}causes", "Runs that did not end, and why", "As the runs recorded it.", table))
-    return Part("Ranking", blocks)
+        blocks.append(
+            TableBlock(f"{prefix}causes", "Runs that did not end, and why", "As the runs recorded it.", table)
+        )
+    return Chapter("Ranking", blocks)
 
 
-def measures_table(ranking: Ranking, prefix: str) -> Titled | None:
+def measures_table(ranking: Ranking, prefix: str) -> TableBlock | None:
     """What the settings reach in the other measures of interpretability; None where none was taken."""
     taken = [name for name in MEASURES if any(name in group.means for group in ranking.groups)]
     if not taken:
@@ -156,10 +165,10 @@ def measures_table(ranking: Ranking, prefix: str) -> Titled | None:
         f"A measure that is the same for all settings tells nothing apart. {meanings}."
     )
     table = Table(("run", "template", *marks.values()), rows, tuple(marks.values()))
-    return Titled(f"{prefix}measures", "Other measures of interpretability", caption, table)
+    return TableBlock(f"{prefix}measures", "Other measures of interpretability", caption, table)
 
 
-def search_part(experiment: Experiment, importances: Importances, prefix: str) -> Part | None:
+def search_chapter(experiment: Experiment, importances: Importances, prefix: str) -> Chapter | None:
     """What a grid or a space found; None without one."""
     if not experiment.trials:
         return None
@@ -171,14 +180,14 @@ def search_part(experiment: Experiment, importances: Importances, prefix: str) -
         blocks += [plot for plot in (parallel(experiment, trials, goal, name),) if plot]
         if shares := importances.get(goal):
             ended = sum(trial.ended and trial.value is not None for trial in trials)
-            blocks.append(importance(shares, rank_correlations(trials, list(shares)), goal, ended, name))
+            blocks.append(importance_figure(shares, rank_correlations(trials, list(shares)), goal, ended, name))
         else:
-            blocks.append(Text((f"Importance for {goal}: not told; it needs eight trials trained to the end.",)))
-        blocks += [plot for plot in (beta_gamma(experiment, goal, name),) if plot]
+            blocks.append(Paragraphs((f"Importance for {goal}: not told; it needs eight trials trained to the end.",)))
+        blocks += [plot for plot in (beta_gamma_figure(experiment, goal, name),) if plot]
     if not blocks:
-        blocks.append(Text(("No trial has a number.",)))
-    blocks.append(saved_text([run for group in experiment.trials for run in experiment.by_group[group.name]]))
-    return Part("Search", blocks)
+        blocks.append(Paragraphs(("No trial has a number.",)))
+    blocks.append(savings_text([run for group in experiment.trials for run in experiment.by_group[group.name]]))
+    return Chapter("Search", blocks)
 
 
 def runs_csv(experiments: Sequence[Experiment]) -> tuple[list[str], list[list[str]]]:
@@ -201,7 +210,7 @@ KINDS = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}
 
 
 @dataclass(frozen=True)
-class Hours:
+class ComputeHours:
     """What a run used."""
 
     kind: str
@@ -211,18 +220,18 @@ class Hours:
     """The run recorded it; else it follows from the seconds of its epochs."""
 
 
-def hours(run: Entry) -> Hours | None:
+def compute_hours(run: Entry) -> ComputeHours | None:
     """None where the record does not say; of a run that did not end, what its recorded epochs took."""
     for kind in KINDS:
         if kind in run.metrics:
-            return Hours(kind, run.metrics[kind], True)
+            return ComputeHours(kind, run.metrics[kind], True)
     if not run.seconds:
         return None
     workers = _tag(run, "ipcnn.workers") or _tag(run, "ipcnn.compute.workers") or 1
     on_gpu = run.tags.get("ipcnn.device", "cpu") != "cpu"
     each = (_tag(run, "ipcnn.compute.gpus_per_worker" if on_gpu else "ipcnn.compute.cpus_per_worker")) or 1
     total = sum(seconds for _, seconds in run.seconds)
-    return Hours("gpu_hours" if on_gpu else "cpu_hours", total * workers * each / 3600, False)
+    return ComputeHours("gpu_hours" if on_gpu else "cpu_hours", total * workers * each / 3600, False)
 
 
 def _tag(run: Entry, key: str) -> float | None:
@@ -244,8 +253,8 @@ def retries(run: Entry) -> dict[str, int]:
     return {cause: int(_tag(run, f"ipcnn.attempts_{cause}") or 0) for cause in CAUSES}
 
 
-def cost_part(experiment: Experiment, name: str) -> Part:
-    used = {run.run_id: hours(run) for run in experiment.runs}
+def cost_chapter(experiment: Experiment, name: str) -> Chapter:
+    used = {run.run_id: compute_hours(run) for run in experiment.runs}
     known = [one for one in used.values() if one is not None]
     rates = [run.metrics["images_per_second"] for run in experiment.runs if "images_per_second" in run.metrics]
     wall = wall_seconds(experiment.runs)
@@ -270,8 +279,8 @@ def cost_part(experiment: Experiment, name: str) -> Part:
     devices = Counter(run.tags["ipcnn.device"] for run in experiment.runs if "ipcnn.device" in run.tags)
     rows.append(["devices", ", ".join(devices) or "-", ", ".join(map(_runs, devices.values()))])
     caption = "Hours are those of training and evaluation, of all workers together, without the time in a queue."
-    table = Titled(f"{name}cost", "What it took", caption, Table(("what", "value", "note"), rows, ("value",)))
-    return Part("Cost", [table])
+    table = TableBlock(f"{name}cost", "What it took", caption, Table(("what", "value", "note"), rows, ("value",)))
+    return Chapter("Cost", [table])
 
 
 def _runs(count: int) -> str:
@@ -279,7 +288,7 @@ def _runs(count: int) -> str:
 
 
 @dataclass(frozen=True)
-class Saved:
+class EarlyStoppingSavings:
     """What early stopping did not train."""
 
     stopped: int
@@ -292,7 +301,7 @@ class Saved:
     kind: str = "cpu_hours"
 
 
-def saved(runs: Sequence[Entry]) -> Saved:
+def early_stopping_savings(runs: Sequence[Entry]) -> EarlyStoppingSavings:
     """Over the runs that a search drew and that were stopped early or trained to their end."""
     counted = [run for run in runs if run.state == "succeeded" or run.stopped_early]
     trained = sum(int(run.metrics.get("epoch", 0)) for run in counted)
@@ -300,7 +309,7 @@ def saved(runs: Sequence[Entry]) -> Saved:
     for run in counted:
         if not run.stopped_early:
             continue
-        done, planned, used = run.metrics.get("epoch", 0.0), run.number("train.epochs"), hours(run)
+        done, planned, used = run.metrics.get("epoch", 0.0), run.number("train.epochs"), compute_hours(run)
         if planned is None:
             unknown = True
             continue
@@ -310,17 +319,17 @@ def saved(runs: Sequence[Entry]) -> Saved:
         else:
             kind, total = used.kind, total + used.hours / done * (planned - done)
     stopped = sum(run.stopped_early for run in counted)
-    return Saved(stopped, len(counted), trained, epochs, None if unknown else total, kind)
+    return EarlyStoppingSavings(stopped, len(counted), trained, epochs, None if unknown else total, kind)
 
 
-def saved_text(runs: Sequence[Entry]) -> Text:
+def savings_text(runs: Sequence[Entry]) -> Paragraphs:
     """What early stopping saved, in sentences."""
-    found = saved(runs)
+    found = early_stopping_savings(runs)
     if not found.stopped:
-        return Text(("Early stopping ended no trial.",))
+        return Paragraphs(("Early stopping ended no trial.",))
     share = found.epochs_saved / (found.epochs_trained + found.epochs_saved)
     cost = "" if found.hours_saved is None else f", about {found.hours_saved:.3g} {KINDS[found.kind]} at their own pace"
-    return Text(
+    return Paragraphs(
         (
             f"Early stopping ended {found.stopped} of {found.runs} trials: {found.epochs_trained} epochs were trained, "
             f"{found.epochs_saved} ({100 * share:.0f} %) were not{cost}. Trials that failed or were "

@@ -1,4 +1,4 @@
-"""What a page is made of: parts with tables, figures and sentences."""
+"""What a report consists of: chapters of tables, figures, paragraphs and source texts, independent of the format."""
 
 from __future__ import annotations
 
@@ -11,56 +11,54 @@ from ipcnn_ray.report.ranking import Table
 
 
 @dataclass(frozen=True)
-class Titled:
-    """A table with what to read in it."""
+class TableBlock:
+    """A table with its caption. `name` is that of its CSV file, without the suffix."""
 
     name: str
-    """Of its CSV file, without the ending."""
     title: str
     caption: str
     table: Table
 
 
 @dataclass(frozen=True)
-class Plot:
-    """A figure with what to read in it."""
+class FigureBlock:
+    """A figure with its caption. `name` is that of its PNG file, without the suffix."""
 
     name: str
-    """Of its file, without the ending."""
     title: str
     caption: str
     figure: Figure
 
 
 @dataclass(frozen=True)
-class Text:
-    """Sentences, one paragraph each."""
+class Paragraphs:
+    """Plain text, one paragraph per line."""
 
     lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Source:
-    """A document as it is, such as a spec; folded away."""
+class SourceBlock:
+    """A text shown unchanged, such as a spec; collapsed in HTML."""
 
     title: str
     text: str
 
 
-Block = Titled | Plot | Text | Source
+Block = TableBlock | FigureBlock | Paragraphs | SourceBlock
 
 
 @dataclass(frozen=True)
-class Part:
-    """A chapter of the page."""
+class Chapter:
+    """A titled sequence of blocks."""
 
     title: str
     blocks: Sequence[Block]
 
     @property
-    def tables(self) -> list[Titled]:
-        return [block for block in self.blocks if isinstance(block, Titled)]
+    def tables(self) -> list[TableBlock]:
+        return [block for block in self.blocks if isinstance(block, TableBlock)]
 
     @property
-    def plots(self) -> list[Plot]:
-        return [block for block in self.blocks if isinstance(block, Plot)]
+    def figures(self) -> list[FigureBlock]:
+        return [block for block in self.blocks if isinstance(block, FigureBlock)]

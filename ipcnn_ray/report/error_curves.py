@@ -1,8 +1,9 @@
-"""How fast the validation error falls: figures 7 and 8 of the part-template paper, for every run."""
+"""Validation error by epoch and epochs to converge: figures 7 and 8 of the part-template paper, for every run."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,90 +13,99 @@ from matplotlib.ticker import MaxNLocator
 
 from ipcnn_ray.core.statistics import spread
 from ipcnn_ray.report import published
-from ipcnn_ray.report.document import Block, Part, Plot, Text, Titled
+from ipcnn_ray.report.document import Block, Chapter, FigureBlock, Paragraphs, TableBlock
 from ipcnn_ray.report.experiment_record import DRAWN_LABEL, Entry, Experiment
 from ipcnn_ray.report.ranking import Table, number, spread_words
 from ipcnn_ray.report.run_summary import Group
-from ipcnn_ray.report.style import BLACK, CONTROL, GREY, LOOKS, Look, canvas
+from ipcnn_ray.report.style import BLACK, CONTROL_STYLE, GREY, SERIES_STYLES, SeriesStyle, new_figure
 
-KINDS = {"gradient": "Templates that fall off", "uniform": "Uniform templates"}
-"""Group of shapes -> title of its panel; figures 7 and 8."""
-OTHER = "other"
-NAMED = len(LOOKS)
-"""Settings of a panel that have a colour; the rest are thin and grey."""
-MOST_CURVES = 200
-"""Settings of which a curve is drawn beside the named ones and the best; of more an even sample, best to worst."""
+PLAIN = "plain"
+"""Kind of the network without templates."""
+PANEL_TITLES = {"gradient": "Templates that fall off", "uniform": "Uniform templates", PLAIN: "Plain network"}
+"""Figures 7 and 8, which come first; the panel of any other shape is named after it."""
+PANELS_PER_ROW = 3
+STYLED = len(SERIES_STYLES)
+"""Settings of a panel with a colour of their own; the others are thin and grey."""
+MOST_GREY_CURVES = 200
+"""Grey curves of the figure; an even sample, best to worst, if there are more."""
 Curve = list[tuple[int, float]]
+"""(epoch, validation error as a share)"""
 
 
 def template_kind(run: Entry) -> str:
-    """`uniform`, `plain`, `gradient` (the paper's, and the authors' code's), or `other`."""
-    shape = run.params.get("template.shape", "")
-    return {"uniform": "uniform", "none": "plain", "gradient": "gradient", "released": "gradient"}.get(shape, OTHER)
+    """The shape of the run's template, as recorded; `plain` without one.
+
+    The template of the authors' code, `released`, counts as the gradient template that it is.
+    """
+    shape = run.params.get("template.shape", "not recorded")
+    return {"none": PLAIN, "released": "gradient"}.get(shape, shape)
 
 
-def convergence_part(experiment: Experiment, name: str) -> Part | None:
-    """None where no run was evaluated. `name` begins the names of its files."""
-    curved = evaluated(experiment)
-    if not curved:
+def convergence_chapter(experiment: Experiment, prefix: str) -> Chapter | None:
+    """None if no run was evaluated. `prefix` begins the file names."""
+    groups = evaluated_groups(experiment)
+    if not groups:
         return None
-    blocks: list[Block] = [_figure(experiment, curved, name), _table(experiment, curved, name)]
-    line = _against_the_paper(experiment)
-    return Part("Convergence", [*blocks, Text((line,))] if line else blocks)
+    blocks: list[Block] = [_figure(experiment, groups, prefix), _table(experiment, groups, prefix)]
+    comparison = _against_the_paper(experiment)
+    return Chapter("Convergence", [*blocks, Paragraphs((comparison,))] if comparison else blocks)
 
 
-def evaluated(experiment: Experiment) -> list[Group]:
-    """Settings that have a validation error, as the ranking has them."""
+def evaluated_groups(experiment: Experiment) -> list[Group]:
+    """Settings with a validation error, in the order of the ranking."""
     return [
         group
         for group in experiment.ranking.groups
-        if any("val_error" in run.metrics for run in _runs(experiment, group))
+        if any("val_error" in run.metrics for run in experiment.by_group[group.name])
     ]
 
 
 def curves_to_draw(experiment: Experiment) -> list[Group]:
-    """Those whose curve the figure shows: the ones that a person named, the best of every panel, and of the rest all or
-    a sample. For their run's errors to be read."""
-    groups = evaluated(experiment)
-    named = [group for group in groups if not DRAWN_LABEL.fullmatch(group.name)]
-    best = {kind: 0 for kind in (*KINDS, OTHER, "plain")}
+    """Settings whose curve is drawn, so that only their errors are read from the record.
+
+    These are the named ones, the best of every panel, and the others, or an even sample of them.
+    """
+    groups = evaluated_groups(experiment)
+    drawn = [group for group in groups if not DRAWN_LABEL.fullmatch(group.name)]
+    styled: Counter[str] = Counter()
     rest = []
     for group in groups:
-        if group not in named:
-            kind = template_kind(_runs(experiment, group)[0])
-            best[kind] += 1
-            (named if best[kind] <= NAMED else rest).append(group)
-    step = max(1.0, len(rest) / MOST_CURVES)
-    return [*named, *(rest[int(i * step)] for i in range(int(len(rest) / step)))]
-
-
-def _runs(experiment: Experiment, group: Group) -> list[Entry]:
-    return experiment.by_group[group.name]
+        if group not in drawn:
+            kind = template_kind(experiment.by_group[group.name][0])
+            styled[kind] += 1
+            (drawn if styled[kind] <= STYLED else rest).append(group)
+    step = max(1.0, len(rest) / MOST_GREY_CURVES)
+    return [*drawn, *(rest[int(i * step)] for i in range(int(len(rest) / step)))]
 
 
 def mean_curve(runs: Sequence[Entry]) -> Curve:
-    """Mean error over the runs that were evaluated in all epochs that any of them was; a single run's own curve."""
+    """Mean error over the runs that were evaluated in as many epochs as any of them."""
     longest = max((len(run.errors) for run in runs), default=0)
-    whole = [dict(run.errors) for run in runs if len(run.errors) == longest]
-    epochs = sorted(set.intersection(*(set(one) for one in whole))) if whole else []
-    return [(epoch, math.fsum(one[epoch] for one in whole) / len(whole)) for epoch in epochs]
+    curves = [dict(run.errors) for run in runs if len(run.errors) == longest]
+    epochs = sorted(set.intersection(*map(set, curves))) if curves else []
+    return [(epoch, math.fsum(curve[epoch] for curve in curves) / len(curves)) for epoch in epochs]
 
 
-def _figure(experiment: Experiment, curved: Sequence[Group], name: str) -> Plot:
+def _figure(experiment: Experiment, groups: Sequence[Group], prefix: str) -> FigureBlock:
     by_kind: dict[str, list[Group]] = {}
-    for group in curved:
-        by_kind.setdefault(template_kind(_runs(experiment, group)[0]), []).append(group)
-    panels = [kind for kind in (*KINDS, OTHER) if by_kind.get(kind)] or ["plain"]
-    most = max(min(len(by_kind[kind]), NAMED) for kind in panels)
-    figure = canvas(4.6 * len(panels) + 0.4, 4.4 + 0.16 * most)
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axis, kind in zip(axes, panels, strict=True):
-        plain = by_kind.get("plain", []) if kind != "plain" else []
+    for group in groups:
+        by_kind.setdefault(template_kind(experiment.by_group[group.name][0]), []).append(group)
+    order = [*PANEL_TITLES, *sorted(by_kind.keys() - PANEL_TITLES.keys())]
+    panels = [kind for kind in order if kind in by_kind and kind != PLAIN] or [PLAIN]
+    columns = min(len(panels), PANELS_PER_ROW)
+    rows = math.ceil(len(panels) / columns)
+    most = max(min(len(by_kind[kind]), STYLED) for kind in panels)
+    figure = new_figure(4.6 * columns + 0.4, rows * (4.4 + 0.16 * most))
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axis, kind in zip(axes.flat, panels, strict=False):
+        plain = by_kind.get(PLAIN, []) if kind != PLAIN else []
         _panel(axis, experiment, by_kind[kind], plain)
-        axis.set(title=KINDS.get(kind, "Plain network" if kind == "plain" else "Other templates"))
-        axis.set(xlabel="epoch")
-    axes[0].set_ylim(bottom=0)  # the panels share it; set before all is drawn, it would cut off what comes later
-    axes[0].set_ylabel("validation error (% of images)")
+        axis.set(title=PANEL_TITLES.get(kind, f"{kind.capitalize()} templates"), xlabel="epoch")
+    for unused in axes.flat[len(panels) :]:
+        unused.remove()
+    axes[0, 0].set_ylim(bottom=0)  # all panels share it; before the last curve is drawn it would fix the upper limit
+    for axis in axes[:, 0]:
+        axis.set_ylabel("validation error (% of images)")
     caption = (
         "Validation error, per cent of images, after each evaluated epoch. A line is the mean of a setting's seeds, "
         "its marker the epoch at which it had converged (mean over seeds; none where it was stopped; a hollow one is a "
@@ -104,96 +114,88 @@ def _figure(experiment: Experiment, curved: Sequence[Group], name: str) -> Plot:
         "the part-template paper finds uniform templates (its figure 8) flat after about 50 epochs, gradient ones "
         "(figure 7) after about 115."
     )
-    return Plot(f"{name}convergence", "Validation error by epoch", caption, figure)
+    return FigureBlock(f"{prefix}convergence", "Validation error by epoch", caption, figure)
 
 
 def _panel(axis: Axes, experiment: Experiment, groups: Sequence[Group], plain: Sequence[Group]) -> None:
     named = [group for group in groups if not DRAWN_LABEL.fullmatch(group.name)]
-    shown = [*named, *(group for group in groups if group not in named)][:NAMED]
-    rest = [group for group in groups if group not in shown]
-    curves = [curve for group in rest if (curve := mean_curve(_runs(experiment, group)))]
-    some = "" if len(curves) == len(rest) else f"{len(curves)} of "
-    lines = [np.column_stack(_xy(curve)) for curve in curves if len(curve) > 1]
-    style = {"linewidths": 0.6, "alpha": 0.7, "label": f"{some}{len(rest)} other setting{'s' if len(rest) > 1 else ''}"}
-    if lines:
-        axis.add_collection(LineCollection(lines, colors=GREY, zorder=1, rasterized=len(rest) > 200, **style))
-    if dots := [_xy(curve) for curve in curves if len(curve) == 1]:
-        axis.plot(*np.concatenate(dots, axis=1), ".", color=GREY, label="others, 1 epoch")
+    styled = [*named, *(group for group in groups if group not in named)][:STYLED]
+    rest = [group for group in groups if group not in styled]
+    curves = [curve for group in rest if (curve := mean_curve(experiment.by_group[group.name]))]
+    sampled = "" if len(curves) == len(rest) else f"{len(curves)} of "
+    label = f"{sampled}{len(rest)} other setting{'s' if len(rest) > 1 else ''}"
+    if lines := [np.column_stack(_xy(curve)) for curve in curves if len(curve) > 1]:
+        style = {"linewidths": 0.6, "alpha": 0.7, "label": label, "rasterized": len(rest) > 200}
+        axis.add_collection(LineCollection(lines, colors=GREY, zorder=1, **style))
+    if points := [_xy(curve) for curve in curves if len(curve) == 1]:
+        axis.plot(*np.concatenate(points, axis=1), ".", color=GREY, label="others, 1 epoch")
     for group in plain[:1]:
-        _line(axis, experiment, group, CONTROL)
-    for group, look in zip(shown, LOOKS, strict=False):
-        _line(axis, experiment, group, look)
+        _line(axis, experiment, group, CONTROL_STYLE)
+    for group, series in zip(styled, SERIES_STYLES, strict=False):
+        _line(axis, experiment, group, series)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axis.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=_columns(axis))
+    longest = max(map(len, axis.get_legend_handles_labels()[1]), default=0)
+    columns = 2 if longest < 24 else 1
+    axis.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=columns)
     axis.grid(alpha=0.3)
 
 
-def _columns(axis: Axes) -> int:
-    """Of the legend: short labels stand side by side."""
-    return 2 if max(map(len, axis.get_legend_handles_labels()[1]), default=0) < 24 else 1
-
-
-def _line(axis: Axes, experiment: Experiment, group: Group, look: Look) -> None:
-    curve = mean_curve(_runs(experiment, group))
+def _line(axis: Axes, experiment: Experiment, group: Group, series: SeriesStyle) -> None:
+    curve = mean_curve(experiment.by_group[group.name])
     if not curve:
         return
-    label, style = _title(experiment, group), {"color": look.colour, "marker": look.marker}
-    if len(curve) == 1:  # a line of one point would not be seen
+    sampled = DRAWN_LABEL.fullmatch(group.name)
+    label = f"{group.name}: {group.rows[0].template}" if sampled else group.name
+    style = {"color": series.colour, "marker": series.marker}
+    if len(curve) == 1:  # a line through one point is invisible
         axis.plot(*_xy(curve), linestyle="", markerfacecolor="none", label=f"{label}, 1 epoch", **style)
         return
-    style |= {"markevery": [], "markeredgecolor": BLACK}  # the marker is for the legend, and for one point below
-    axis.plot(*_xy(curve), linestyle=look.line, linewidth=1.6, label=label, **style)
-    converged = group.spreads.get("epochs_to_converge")
-    if converged:
+    # The line shows its marker in the legend only; in the plot it marks the epoch of convergence.
+    style |= {"markevery": [], "markeredgecolor": BLACK}
+    axis.plot(*_xy(curve), linestyle=series.line, linewidth=1.6, label=label, **style)
+    if converged := group.spreads.get("epochs_to_converge"):
         height = float(np.interp(converged.mean, *_xy(curve)))
-        axis.plot(converged.mean, height, look.marker, color=look.colour, markeredgecolor=BLACK, markersize=7)
+        axis.plot(converged.mean, height, series.marker, color=series.colour, markeredgecolor=BLACK, markersize=7)
 
 
 def _xy(curve: Curve) -> tuple[list[int], list[float]]:
+    """Epochs, and errors in per cent."""
     return [epoch for epoch, _ in curve], [100 * error for _, error in curve]
 
 
-def _title(experiment: Experiment, group: Group) -> str:
-    return f"{group.name}: {group.rows[0].template}" if DRAWN_LABEL.fullmatch(group.name) else group.name
-
-
-def _table(experiment: Experiment, curved: Sequence[Group], name: str) -> Titled:
+def _table(experiment: Experiment, groups: Sequence[Group], prefix: str) -> TableBlock:
     columns = ("run", "template", "kind", "epochs to converge", "best error", "mean error", "epochs trained", "state")
     rows = []
-    for group in curved:
-        runs = _runs(experiment, group)
-        converged = group.spreads.get("epochs_to_converge")
-        epochs = "-" if converged is None else f"{converged.mean:.1f}"
-        if converged is not None and converged.sd is not None:
-            epochs += f" ± {converged.sd:.1f}"
-        numbers = [
-            spread_words("val_error", group.spreads.get(measure)) for measure in ("best_val_error", "area_under_error")
-        ]
+    for group in groups:
+        run = experiment.by_group[group.name][0]
+        epochs = "-"
+        if converged := group.spreads.get("epochs_to_converge"):
+            epochs = f"{converged.mean:.1f}" + ("" if converged.sd is None else f" ± {converged.sd:.1f}")
+        errors = [spread_words("val_error", group.spreads.get(key)) for key in ("best_val_error", "area_under_error")]
         trained = number("epoch", group.means.get("epoch"))
-        rows.append([group.name, runs[0].template, template_kind(runs[0]), epochs, *numbers, trained, group.state])
-    share = next((run.params["eval.convergence_share"] for run in experiment.runs if _has_share(run)), "?")
+        rows.append([group.name, run.template, template_kind(run), epochs, *errors, trained, group.state])
+    share = next((run.params[key] for run in experiment.runs if (key := "eval.convergence_share") in run.params), "?")
     caption = (
         f"Epochs to converge: the first evaluated epoch whose error is at most the run's best error / {share}. Best "
         "and mean error over the evaluated epochs, per cent of validation images; the mean is the area under the curve "
         "divided by its epochs, lower is faster. ±: over seeds. A run that is best in its last epoch may not have "
         "converged."
     )
-    return Titled(f"{name}convergence", "Epochs to converge", caption, Table(columns, rows, columns[3:7]))
-
-
-def _has_share(run: Entry) -> bool:
-    return "eval.convergence_share" in run.params
+    return TableBlock(f"{prefix}convergence", "Epochs to converge", caption, Table(columns, rows, columns[3:7]))
 
 
 def _against_the_paper(experiment: Experiment) -> str:
-    """Gradient against uniform templates, ours beside the paper's."""
-    told = []
-    for kind, epochs in published.EPOCHS_TO_CONVERGE.items():
+    """Epochs to converge of gradient and uniform templates beside the published ones; empty without any of ours."""
+    comparisons, measured = [], False
+    for kind, published_epochs in published.EPOCHS_TO_CONVERGE.items():
         runs = [run for run in experiment.runs if template_kind(run) == kind and run.state == "succeeded"]
-        found = [run.metrics["epochs_to_converge"] for run in runs if "epochs_to_converge" in run.metrics]
-        trained = {run.metrics.get("epoch", 0.0) for run in runs} or {0.0}
-        of = f"{min(trained):.0f}" + ("" if len(trained) == 1 else f" to {max(trained):.0f}")
-        many = f"mean of {len(found)} run{'s' if len(found) > 1 else ''}"
-        ours = f"{spread(found).mean:.1f} of {of} trained ({many})" if found else "missing"
-        told.append(f"{kind} templates: published about {epochs}, ours {ours}")
-    return f"Epochs to converge. {'; '.join(told)}." if any("mean of" in one for one in told) else ""
+        epochs = [run.metrics["epochs_to_converge"] for run in runs if "epochs_to_converge" in run.metrics]
+        ours = "missing"
+        if epochs:
+            measured = True
+            lengths = {run.metrics.get("epoch", 0.0) for run in runs}
+            trained = f"{min(lengths):.0f}" + ("" if len(lengths) == 1 else f" to {max(lengths):.0f}")
+            many = f"mean of {len(epochs)} run{'s' if len(epochs) > 1 else ''}"
+            ours = f"{spread(epochs).mean:.1f} of {trained} trained ({many})"
+        comparisons.append(f"{kind} templates: published about {published_epochs}, ours {ours}")
+    return f"Epochs to converge. {'; '.join(comparisons)}." if measured else ""

@@ -11,12 +11,12 @@ from functools import cached_property
 from html import escape
 from pathlib import Path
 
-from ipcnn_ray.report.chapters import Importances, experiment_parts, runs_csv, warnings
-from ipcnn_ray.report.document import Block, Part, Plot, Source, Text, Titled
+from ipcnn_ray.report.chapters import Importances, experiment_chapters, runs_csv, warnings
+from ipcnn_ray.report.document import Block, Chapter, FigureBlock, Paragraphs, SourceBlock, TableBlock
 from ipcnn_ray.report.experiment_record import Experiment
-from ipcnn_ray.report.paper_tables import MISSING, UNPUBLISHED, paper_part
+from ipcnn_ray.report.paper_tables import MISSING, UNPUBLISHED, paper_chapter
 from ipcnn_ray.report.ranking import Table
-from ipcnn_ray.report.style import png, svg
+from ipcnn_ray.report.style import to_png, to_svg
 
 CSS = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:1100px;margin:2rem auto;padding:0 1rem}
@@ -42,7 +42,7 @@ class Page:
     """A report, ready to be written."""
 
     title: str
-    parts: Sequence[Part]
+    chapters: Sequence[Chapter]
     runs: tuple[list[str], list[list[str]]]
     """Head and rows of runs.csv."""
     warnings: Sequence[str] = field(default_factory=tuple)
@@ -51,10 +51,10 @@ class Page:
     def of(cls, experiments: Sequence[Experiment], importances: Sequence[Importances]) -> Page:
         """A report of experiments; `importances` of each."""
         several = len(experiments) > 1
-        parts: list[Part] = []
+        chapters: list[Chapter] = []
         for index, (experiment, known) in enumerate(zip(experiments, importances, strict=True), 1):
-            own = experiment_parts(experiment, known, f"{index}_" if several else "")
-            parts += (
+            own = experiment_chapters(experiment, known, f"{index}_" if several else "")
+            chapters += (
                 [own[0], *(replace(part, title=f"{part.title}: {experiment.name}") for part in own[1:])]
                 if several
                 else own
@@ -65,17 +65,17 @@ class Page:
             for line in warnings(experiment)
         ]
         title = "Report of " + ", ".join(experiment.name for experiment in experiments)
-        return cls(title, [*parts, paper_part(experiments)], runs_csv(experiments), told)
+        return cls(title, [*chapters, paper_chapter(experiments)], runs_csv(experiments), told)
 
     @cached_property
     def html(self) -> str:
         """One file without links to anything outside it."""
         links = " ".join(
             f'{"<br>" if i and _begins(part) else ""}<a href="#p{i}">{escape(part.title.partition(": ")[0])}</a>'
-            for i, part in enumerate(self.parts)
+            for i, part in enumerate(self.chapters)
         )
         body = [f"<h1>{escape(self.title)}</h1>", f"<nav>{links}</nav>"]
-        for index, part in enumerate(self.parts):
+        for index, part in enumerate(self.chapters):
             body.append(f'<h2 id="p{index}">{escape(part.title)}</h2>')
             body += [_html(block) for block in part.blocks]
         return (
@@ -89,7 +89,7 @@ class Page:
     def markdown(self, folder: str) -> str:
         """The same as Markdown; figures are links into `folder`."""
         lines = [f"# {self.title}"]
-        for part in self.parts:
+        for part in self.chapters:
             lines += ["", f"## {part.title}"]
             for block in part.blocks:
                 lines += ["", *_markdown(block, folder)]
@@ -100,10 +100,10 @@ class Page:
         """Name -> content: every table as CSV, every figure as PNG, and runs.csv."""
         tables = {
             f"{one.name}.csv": _csv(one.table.columns, one.table.rows).encode()
-            for part in self.parts
+            for part in self.chapters
             for one in part.tables
         }
-        figures = {f"{one.name}.png": png(one.figure) for part in self.parts for one in part.plots}
+        figures = {f"{one.name}.png": to_png(one.figure) for part in self.chapters for one in part.figures}
         return {**tables, **figures, "runs.csv": _csv(*self.runs).encode()}
 
     def write(self, out: Path) -> list[Path]:
@@ -120,7 +120,7 @@ class Page:
         return list(written)
 
 
-def _begins(part: Part) -> bool:
+def _begins(part: Chapter) -> bool:
     """Whether an experiment begins here, or the papers' tables: a line of its own among the links."""
     return part.title.startswith(("Experiment ", "The papers"))
 
@@ -132,20 +132,20 @@ def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _html(block: Block) -> str:
-    if isinstance(block, Titled):
+    if isinstance(block, TableBlock):
         rows = len(block.table.rows)
         scroll = f" {rows} rows: scroll in the table, or open {block.name}.csv." if rows > LONG else ""
         caption = f'<p class="caption">{escape(block.caption + scroll)}</p>'
         return f"<h3>{escape(block.title)}</h3>\n{_html_table(block)}\n{caption}"
-    if isinstance(block, Plot):
-        image = base64.b64encode(svg(block.figure).encode()).decode()
+    if isinstance(block, FigureBlock):
+        image = base64.b64encode(to_svg(block.figure).encode()).decode()
         return (
             f'<h3>{escape(block.title)}</h3>\n<figure><div class="plot"><img alt="{escape(block.title)}" '
             f'src="data:image/svg+xml;base64,{image}"></div>\n<figcaption>{escape(block.caption)}</figcaption></figure>'
         )
-    if isinstance(block, Source):
+    if isinstance(block, SourceBlock):
         return f"<details><summary>{escape(block.title)}</summary><pre>{escape(block.text)}</pre></details>"
-    assert isinstance(block, Text)
+    assert isinstance(block, Paragraphs)
     return "\n".join(_paragraph(line) for line in block.lines)
 
 
@@ -154,7 +154,7 @@ def _paragraph(line: str) -> str:
     return f"<p{kind}>{escape(line)}</p>"
 
 
-def _html_table(block: Titled) -> str:
+def _html_table(block: TableBlock) -> str:
     table = block.table
     numbers = [column in table.numbers for column in table.columns]
     head = "".join(_cell("th", column, is_number) for column, is_number in zip(table.columns, numbers, strict=True))
@@ -178,16 +178,16 @@ def _cell(tag: str, text: str, is_number: bool) -> str:
 
 
 def _markdown(block: Block, folder: str) -> list[str]:
-    if isinstance(block, Titled):
+    if isinstance(block, TableBlock):
         return [f"### {block.title}", "", *_escaped(block).markdown(), "", block.caption]
-    if isinstance(block, Plot):
+    if isinstance(block, FigureBlock):
         return [f"### {block.title}", "", f"![{block.title}]({folder}{block.name}.png)", "", block.caption]
-    if isinstance(block, Source):
+    if isinstance(block, SourceBlock):
         return [f"### {block.title}", "", "```yaml", *block.text.splitlines(), "```"]
-    assert isinstance(block, Text)
+    assert isinstance(block, Paragraphs)
     return [line for one in block.lines for line in (one, "")][:-1]
 
 
-def _escaped(block: Titled) -> Table:
+def _escaped(block: TableBlock) -> Table:
     rows = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in block.table.rows]
     return Table(block.table.columns, rows, block.table.numbers)

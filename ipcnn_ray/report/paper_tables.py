@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 
 from ipcnn_ray.core.statistics import Spread, sign_flip_p, smallest_p, spread
 from ipcnn_ray.report import published
-from ipcnn_ray.report.document import Block, Part, Text, Titled
+from ipcnn_ray.report.document import Block, Chapter, Paragraphs, TableBlock
 from ipcnn_ray.report.experiment_record import MARKS, Entry, Experiment
 from ipcnn_ray.report.published import BETA, CATEGORIES, GAMMA, NETWORKS, TEMPLATES, ZHANG_BETA
 from ipcnn_ray.report.ranking import Table, p_words
@@ -29,31 +29,31 @@ ZHANG_TABLES = {
 """Key of `published.ZHANG` -> title, measure, kind of data."""
 
 
-def paper_part(experiments: Sequence[Experiment]) -> Part:
+def paper_chapter(experiments: Sequence[Experiment]) -> Chapter:
     """Tables 1 to 5 of the part-template paper, and the numbers of Zhang et al."""
-    shelf = SettingIndex.of(experiments, voc_cell)
+    index = SettingIndex.of(experiments, voc_cell)
     blocks: list[Block] = [
-        _six("table1", "Table 1. Location instability, plain and L1", shelf, "instability", ("none", "l1")),
-        _six("table2", "Table 2. Classification accuracy (%), plain and L1", shelf, "accuracy", ("none", "l1")),
-        _six("table3", "Table 3. Location instability", shelf, "instability", ("uniform_l1", "l2", "uniform_l2")),
-        _norms(shelf),
-        _six("table5", "Table 5. Classification accuracy (%)", shelf, "accuracy", ("uniform_l1", "l2", "uniform_l2")),
+        _six("table1", "Table 1. Location instability, plain and L1", index, "instability", ("none", "l1")),
+        _six("table2", "Table 2. Classification accuracy (%), plain and L1", index, "accuracy", ("none", "l1")),
+        _six("table3", "Table 3. Location instability", index, "instability", ("uniform_l1", "l2", "uniform_l2")),
+        _norms(index),
+        _six("table5", "Table 5. Classification accuracy (%)", index, "accuracy", ("uniform_l1", "l2", "uniform_l2")),
         _zhang(experiments),
-        Text(
+        Paragraphs(
             (
                 f"{MISSING}: no such run is recorded. {UNPUBLISHED}: the paper has no such number. ±: standard "
                 "deviation over seeds, n their number. (2 of 6): the mean of so many categories only.",
                 "Letters behind a number: " + "; ".join(f"{mark}: {words}" for mark, words in MARKS.items()) + ".",
-                *shelf.crowded(key for key in shelf.by_key),
+                *index.crowded(key for key in index.by_key),
             )
         ),
     ]
-    return Part("The papers' tables", blocks)
+    return Chapter("The papers' tables", blocks)
 
 
-def _networks(shelf: SettingIndex) -> dict[str, str]:
+def _networks(index: SettingIndex) -> dict[str, str]:
     """The papers' networks, and behind them any other that was trained."""
-    return {**NETWORKS, **{key[0]: key[0] for key in sorted(shelf.by_key) if key[0] not in NETWORKS}}
+    return {**NETWORKS, **{key[0]: key[0] for key in sorted(index.by_key) if key[0] not in NETWORKS}}
 
 
 def model_name(network: str, template: str) -> str:
@@ -62,14 +62,14 @@ def model_name(network: str, template: str) -> str:
     return f"{NETWORKS.get(network, network)} ({word})" if word else NETWORKS.get(network, network)
 
 
-def _six(name: str, title: str, shelf: SettingIndex, measure: str, templates: Sequence[str]) -> Titled:
+def _six(name: str, title: str, index: SettingIndex, measure: str, templates: Sequence[str]) -> TableBlock:
     rows = []
-    for network in _networks(shelf):
+    for network in _networks(index):
         for template in templates:
             model = model_name(network, template)
             if network in NETWORKS:
                 rows.append([model, PUBLISHED, *_published(measure, network, template)])
-            settings = [shelf.get(network, template, category) for category in CATEGORIES]
+            settings = [index.get(network, template, category) for category in CATEGORIES]
             if network in NETWORKS or any(settings):
                 cells = [cell(setting, measure) for setting in settings]
                 rows.append([model, OURS, *cells, average(settings, measure)])
@@ -79,7 +79,7 @@ def _six(name: str, title: str, shelf: SettingIndex, measure: str, templates: Se
         else "Per cent of validation images; the paper prints one number for each network, not for each animal."
     )
     caption = f"{unit} Read each pair of rows downwards: the printed number, then ours."
-    return Titled(name, title, caption, Table(COLUMNS, rows, COLUMNS[2:]))
+    return TableBlock(name, title, caption, Table(COLUMNS, rows, COLUMNS[2:]))
 
 
 def _published(measure: str, network: str, template: str) -> list[str]:
@@ -90,15 +90,15 @@ def _published(measure: str, network: str, template: str) -> list[str]:
     return [*[UNPUBLISHED] * len(CATEGORIES), f"{accuracy:.1f}"]
 
 
-def _norms(shelf: SettingIndex) -> Titled:
+def _norms(index: SettingIndex) -> TableBlock:
     """Table 4, with what the paper leaves open: whether the difference may be luck."""
     columns = ("model", "numbers", "L1-norm", "L2-norm", "improvement", "pairs", "p", "verdict")
     rows = []
-    for network in _networks(shelf):
+    for network in _networks(index):
         if network in NETWORKS:
             printed = [f"{value:.3f}" for value in published.L1_AGAINST_L2[network]]
             rows.append([NETWORKS[network], PUBLISHED, *printed, *[UNPUBLISHED] * 3])
-        pairs, marks = _norm_pairs(shelf, network)
+        pairs, marks = _norm_pairs(index, network)
         if not pairs:
             if network in NETWORKS:
                 rows.append([NETWORKS[network], OURS, *[MISSING] * 3, "0", "-", "-"])
@@ -117,15 +117,15 @@ def _norms(shelf: SettingIndex) -> Titled:
         "its improvements that they may be due to luck; it has one run of each."
     )
     title = "Table 4. Average location instability, L1 against L2"
-    return Titled("table4", title, caption, Table(columns, rows, columns[2:7]))
+    return TableBlock("table4", title, caption, Table(columns, rows, columns[2:7]))
 
 
-def _norm_pairs(shelf: SettingIndex, network: str) -> tuple[list[tuple[float, float]], list[str]]:
+def _norm_pairs(index: SettingIndex, network: str) -> tuple[list[tuple[float, float]], list[str]]:
     """(L1, L2) of equal category and seed, and the marks of both."""
     pairs: list[tuple[float, float]] = []
     marks: dict[str, None] = {}
     for category in CATEGORIES:
-        one, other = shelf.get(network, "l1", category), shelf.get(network, "l2", category)
+        one, other = index.get(network, "l1", category), index.get(network, "l2", category)
         if one and other:
             mine, theirs = one.group.values("instability"), other.group.values("instability")
             found = [(mine[seed], theirs[seed]) for seed in mine if seed in theirs]
@@ -143,18 +143,18 @@ def _zhang_key(run: Entry) -> tuple[str, ...] | None:
     return (run.params.get("model.network", "?"), template, photographed, several, ", ".join(animals))
 
 
-def _zhang(experiments: Sequence[Experiment]) -> Titled:
-    shelf = SettingIndex.of(experiments, _zhang_key)
+def _zhang(experiments: Sequence[Experiment]) -> TableBlock:
+    index = SettingIndex.of(experiments, _zhang_key)
     columns = ("measure", "network", "original", "original, ours", "interpretable", "interpretable, ours")
     rows = []
     for key, (title, measure, kind) in ZHANG_TABLES.items():
         printed = cast("Mapping[str, published.Zhang]", published.ZHANG[key])
         digits = 2 if measure == "accuracy" else 3
         several = "several" if "several" in key else "one"
-        others = sorted({where[0] for where in shelf.by_key if where[2:4] == (kind, several)} - set(printed))
+        others = sorted({where[0] for where in index.by_key if where[2:4] == (kind, several)} - set(printed))
         for network in (*printed, *others):
             theirs = [f"{value:.{digits}f}" for value in printed[network]] if network in printed else [UNPUBLISHED] * 2
-            ours = [_zhang_cell(shelf, network, which, kind, several, measure) for which in published.Zhang._fields]
+            ours = [_zhang_cell(index, network, which, kind, several, measure) for which in published.Zhang._fields]
             if network in printed or any(not one.startswith(MISSING) for one in ours):
                 rows.append([title, NETWORKS.get(network, network), theirs[0], ours[0], theirs[1], ours[1]])
     caption = (
@@ -164,11 +164,11 @@ def _zhang(experiments: Sequence[Experiment]) -> Titled:
         "number behind it."
     )
     title = "Zhang et al., CVPR 2018: original and interpretable networks"
-    return Titled("zhang", title, caption, Table(columns, rows, columns[2:]))
+    return TableBlock("zhang", title, caption, Table(columns, rows, columns[2:]))
 
 
-def _zhang_cell(shelf: SettingIndex, network: str, which: str, kind: str, several: str, measure: str) -> str:
-    settings = [found[0] for where, found in shelf.by_key.items() if where[:4] == (network, which, kind, several)]
+def _zhang_cell(index: SettingIndex, network: str, which: str, kind: str, several: str, measure: str) -> str:
+    settings = [found[0] for where, found in index.by_key.items() if where[:4] == (network, which, kind, several)]
     measures = [(setting, one) for setting in settings if (one := measured(setting, measure)) is not None]
     if len(measures) < 2:
         return cell(measures[0][0] if measures else next(iter(settings), None), measure) + (

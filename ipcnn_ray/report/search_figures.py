@@ -14,10 +14,10 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.ticker import MaxNLocator
 
 from ipcnn_ray.report import published
-from ipcnn_ray.report.document import Plot
+from ipcnn_ray.report.document import FigureBlock
 from ipcnn_ray.report.experiment_record import Experiment
 from ipcnn_ray.report.run_summary import Group
-from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, MAP, ORANGE, RED, canvas
+from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, MAP, ORANGE, RED, new_figure
 from ipcnn_ray.spec.objectives import RANKED, lower
 
 CELLS = 6
@@ -53,9 +53,9 @@ def trials_of(experiment: Experiment, goal: str) -> list[Trial]:
     return found
 
 
-def history(experiment: Experiment, trials: Sequence[Trial], goal: str, name: str) -> Plot:
+def history(experiment: Experiment, trials: Sequence[Trial], goal: str, name: str) -> FigureBlock:
     """Objective over trials."""
-    figure = canvas(7, 3.8)
+    figure = new_figure(7, 3.8)
     axis = figure.subplots()
     kinds = {
         "trained to the end": ([t for t in trials if t.ended and t.value is not None], BLUE, "o", True),
@@ -95,16 +95,16 @@ def history(experiment: Experiment, trials: Sequence[Trial], goal: str, name: st
         "bottom). The line is the best so far of those trained to the end: where it is flat, the search no longer "
         "found anything. Trials that were stopped show their last epoch, so do not compare them with the others."
     )
-    return Plot(f"{name}trials", f"{goal} over trials", caption, figure)
+    return FigureBlock(f"{name}trials", f"{goal} over trials", caption, figure)
 
 
-def parallel(experiment: Experiment, trials: Sequence[Trial], goal: str, name: str) -> Plot | None:
+def parallel(experiment: Experiment, trials: Sequence[Trial], goal: str, name: str) -> FigureBlock | None:
     """Parallel coordinates; None without two axes or two trials with a number."""
     shown = [t for t in trials if t.value is not None]
     paths = [path for path in experiment.searched if len({t.values.get(path) for t in shown}) > 1]
     if not paths or len(shown) < 2:
         return None
-    figure = canvas(1.9 * (len(paths) + 1) + 1.4, 4.4)
+    figure = new_figure(1.9 * (len(paths) + 1) + 1.4, 4.4)
     axis = figure.subplots()
     scales = [_scale([t.values.get(path) for t in shown], experiment.logarithmic(path)) for path in paths]
     values = [t.value for t in shown if t.value is not None]
@@ -144,7 +144,7 @@ def parallel(experiment: Experiment, trials: Sequence[Trial], goal: str, name: s
         "others, trials without a number are left out. Read which values the good lines share; an axis that good and "
         "bad lines cross everywhere does not matter. `none`: the trial has no such field."
     )
-    return Plot(f"{name}parallel", "What the trials tried", caption, figure)
+    return FigureBlock(f"{name}parallel", "What the trials tried", caption, figure)
 
 
 @dataclass(frozen=True)
@@ -179,9 +179,11 @@ def _scale(values: Sequence[str | None], logarithmic: bool) -> _Scale:
     return _Scale({**paths, **absent}, [*shown, *absent_tick])
 
 
-def importance(shares: Mapping[str, float], directions: Mapping[str, float], goal: str, trials: int, name: str) -> Plot:
+def importance_figure(
+    shares: Mapping[str, float], directions: Mapping[str, float], goal: str, trials: int, name: str
+) -> FigureBlock:
     """Bars of fANOVA. shares: field -> share of the goal's variance; directions: field -> rank correlation."""
-    figure = canvas(7, 1.1 + 0.42 * len(shares))
+    figure = new_figure(7, 1.1 + 0.42 * len(shares))
     axis = figure.subplots()
     order = sorted(shares, key=lambda path: shares[path])
     axis.barh(order, [shares[path] for path in order], color=ORANGE, edgecolor=BLACK, linewidth=0.6)
@@ -198,10 +200,10 @@ def importance(shares: Mapping[str, float], directions: Mapping[str, float], goa
         "correlation of a numeric field with it: the sign says which way to turn. Only fields that every one of these "
         "trials has are compared. With fewer trials than about ten for each field, do not trust the order."
     )
-    return Plot(f"{name}importance", "Importance of each searched field", caption, figure)
+    return FigureBlock(f"{name}importance", "Importance of each searched field", caption, figure)
 
 
-def beta_gamma(experiment: Experiment, goal: str, name: str) -> Plot | None:
+def beta_gamma_figure(experiment: Experiment, goal: str, name: str) -> FigureBlock | None:
     """Mean of the goal over cells of beta and gamma, logarithmic; None where not both vary over at least 4 settings."""
     points = []
     for group in experiment.ranking.groups:
@@ -219,7 +221,7 @@ def beta_gamma(experiment: Experiment, goal: str, name: str) -> Plot | None:
         np.histogram2d(beta[ended], gamma[ended], bins=edges, weights=weights)[0] for weights in (value[ended], None)
     )
     mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
-    figure = canvas(6.6, 4.8)
+    figure = new_figure(6.6, 4.8)
     axis = figure.subplots()
     mesh = axis.pcolormesh(*edges, mean.T, cmap=MAP, edgecolor="white", linewidth=0.5)
     axis.scatter(beta[ended], gamma[ended], s=14, c="white", edgecolor=BLACK, linewidth=0.7, label="trained to the end")
@@ -245,7 +247,7 @@ def beta_gamma(experiment: Experiment, goal: str, name: str) -> Plot | None:
         "Only gamma / beta, the radius as a share of the map's side, changes the template, so cells along a rising "
         "diagonal should be alike: how much they differ is how much luck there is."
     )
-    return Plot(f"{name}beta_gamma", "Beta against gamma", caption, figure)
+    return FigureBlock(f"{name}beta_gamma", "Beta against gamma", caption, figure)
 
 
 def _edges(values: Sequence[float], middle: float) -> np.ndarray:

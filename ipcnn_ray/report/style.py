@@ -1,11 +1,12 @@
-"""How figures look: colours that colour-blind readers tell apart, and beside each a marker and a line for grey print.
+"""Colours, line styles and markers of all figures. They stay distinct for colour-blind readers and in grey print.
 
-Colours: Okabe and Ito, Color Universal Design, 2008; maps of numbers in cividis, which also rises in brightness.
+Colours: Okabe and Ito, Color Universal Design, 2008. Maps of numbers use cividis, whose brightness rises as well.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import matplotlib
@@ -26,44 +27,62 @@ MAP = "cividis"
 DPI = 110
 
 
-class Look(NamedTuple):
-    """Of one series."""
+class SeriesStyle(NamedTuple):
+    """Colour, line style and marker of one series."""
 
     colour: str
     line: str | tuple[int, tuple[int, ...]]
     marker: str
 
 
-LOOKS = (
-    Look(BLUE, "-", "o"),
-    Look(RED, "--", "s"),
-    Look(GREEN, "-.", "^"),
-    Look(ORANGE, ":", "D"),
-    Look(PURPLE, (0, (5, 1, 1, 1, 1, 1)), "v"),
-    Look(SKY, (0, (8, 2)), "P"),
+SERIES_STYLES = (
+    SeriesStyle(BLUE, "-", "o"),
+    SeriesStyle(RED, "--", "s"),
+    SeriesStyle(GREEN, "-.", "^"),
+    SeriesStyle(ORANGE, ":", "D"),
+    SeriesStyle(PURPLE, (0, (5, 1, 1, 1, 1, 1)), "v"),
+    SeriesStyle(SKY, (0, (8, 2)), "P"),
 )
-CONTROL = Look(BLACK, "-", "*")
-"""Of the plain network that all others are compared with."""
-STATES = {"succeeded": Look(BLUE, "", "o"), "stopped": Look(GREY, "", "o"), "failed": Look(RED, "", "x")}
+CONTROL_STYLE = SeriesStyle(BLACK, "-", "*")
+"""The plain network, with which all others are compared."""
+
+KNOWN_KINDS = {
+    "gradient": SeriesStyle(BLUE, "", "o"),
+    "uniform": SeriesStyle(ORANGE, "", "s"),
+    "plain": SeriesStyle(BLACK, "", "*"),
+}
+"""Points of the paper's kinds of templates, the same in every figure."""
+KIND_COLOURS = (GREEN, PURPLE, SKY, RED, BLUE, ORANGE)
+KIND_MARKERS = "^vDP<X>pdh8"
+"""Their number and that of KIND_COLOURS have no common divisor: 66 kinds get different points."""
 
 
-def canvas(width: float, height: float) -> Figure:
-    """An empty figure, inches."""
+def kind_styles(kinds: Iterable[str]) -> dict[str, SeriesStyle]:
+    """A style for each kind of template. The paper's kinds come first, the others follow by name."""
+    kinds = set(kinds)
+    others = enumerate(sorted(kinds - KNOWN_KINDS.keys()))
+    return {kind: style for kind, style in KNOWN_KINDS.items() if kind in kinds} | {
+        kind: SeriesStyle(KIND_COLOURS[i % len(KIND_COLOURS)], "", KIND_MARKERS[i % len(KIND_MARKERS)])
+        for i, kind in others
+    }
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure; width and height in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def svg(figure: Figure) -> str:
-    """The same figure gives the same text."""
+def to_svg(figure: Figure) -> str:
+    """SVG text; equal figures give equal text."""
     out = io.StringIO()
-    settings = {"svg.hashsalt": "ipcnn", "svg.fonttype": "path"}
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context({"svg.hashsalt": "ipcnn", "svg.fonttype": "path"}):
         figure.savefig(out, format="svg", metadata={"Date": None}, dpi=2 * DPI)
     return out.getvalue()
 
 
-def png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=DPI)
     return out.getvalue()

@@ -8,25 +8,19 @@ from typing import NamedTuple
 import numpy as np
 
 from ipcnn_ray.core.multi_objective import front
-from ipcnn_ray.report.document import Part, Plot, Text
-from ipcnn_ray.report.error_curves import template_kind
+from ipcnn_ray.report.document import Chapter, FigureBlock, Paragraphs
+from ipcnn_ray.report.error_curves import PLAIN, template_kind
 from ipcnn_ray.report.experiment_record import Entry, Experiment
 from ipcnn_ray.report.ranking import p_words
 from ipcnn_ray.report.significance import LEVEL
-from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, RED, Look, canvas
+from ipcnn_ray.report.style import BLACK, GREY, RED, kind_styles, new_figure
 
 LEAST = 4
-"""Settings of which a correlation is told."""
-KIND_LOOKS = {
-    "gradient": Look(BLUE, "", "o"),
-    "uniform": Look(ORANGE, "", "s"),
-    "other": Look(GREEN, "", "^"),
-    "plain": Look(BLACK, "", "*"),
-}
+"""Settings needed for a correlation."""
 
 
 class Correlation(NamedTuple):
-    """Of instability with error, over settings."""
+    """Correlation of instability with error over n settings."""
 
     n: int
     pearson: float
@@ -36,7 +30,7 @@ class Correlation(NamedTuple):
 
 
 def correlation(points: Sequence[tuple[float, float]]) -> Correlation | None:
-    """Of (error, instability); None for fewer than LEAST points or where one of the two does not vary."""
+    """Correlation of (error, instability); None for fewer than LEAST points or if one of the two is constant."""
     columns = list(zip(*points, strict=True))
     if len(points) < LEAST or any(min(column) == max(column) for column in columns):
         return None
@@ -46,16 +40,16 @@ def correlation(points: Sequence[tuple[float, float]]) -> Correlation | None:
     return Correlation(len(points), float(linear[0]), float(linear[1]), float(ranks.statistic), float(ranks.pvalue))
 
 
-def both(run: Entry) -> tuple[float, float] | None:
-    """(error, instability) as shares; None where one of them is not recorded."""
+def error_and_instability(run: Entry) -> tuple[float, float] | None:
+    """(error, instability) as shares; None unless both are recorded."""
     if "val_error" in run.metrics and "instability" in run.metrics:
         return run.metrics["val_error"], run.metrics["instability"]
     return None
 
 
-def tradeoff_part(experiment: Experiment, name: str) -> Part | None:
-    """None where no run has both numbers."""
-    measured = [(run, point) for run in experiment.runs if (point := both(run)) is not None]
+def tradeoff_chapter(experiment: Experiment, prefix: str) -> Chapter | None:
+    """None if no run has both numbers. `prefix` begins the file name."""
+    measured = [(run, point) for run in experiment.runs if (point := error_and_instability(run)) is not None]
     ended = [(run, point) for run, point in measured if run.state == "succeeded"]
     if not measured:
         return None
@@ -68,19 +62,21 @@ def tradeoff_part(experiment: Experiment, name: str) -> Part | None:
         if group.order < 2 and {"val_error", "instability"} <= set(group.means)
     ]
     found = correlation(means)
-    return Part("Trade-off", [_figure(experiment, measured, best, name), Text(_words(best, found, len(means)))])
+    return Chapter(
+        "Trade-off", [_figure(experiment, measured, best, prefix), Paragraphs(_words(best, found, len(means)))]
+    )
 
 
 def _figure(
     experiment: Experiment,
     measured: Sequence[tuple[Entry, tuple[float, float]]],
     best: Sequence[tuple[Entry, tuple[float, float]]],
-    name: str,
-) -> Plot:
-    figure = canvas(7, 4.6)
+    prefix: str,
+) -> FigureBlock:
+    figure = new_figure(7, 4.6)
     axis = figure.subplots()
     many = len(measured) > 300
-    for kind, look in KIND_LOOKS.items():
+    for kind, style in kind_styles(template_kind(run) for run, _ in measured).items():
         for ended in (True, False):
             points = [
                 point for run, point in measured if template_kind(run) == kind and (run.state == "succeeded") is ended
@@ -90,13 +86,13 @@ def _figure(
                 axis.scatter(
                     100 * x,
                     y,
-                    marker=look.marker,
-                    s=(120 if kind == "plain" else 36) / (3 if many else 1),
-                    facecolor=look.colour if ended else "none",
+                    marker=style.marker,
+                    s=(120 if kind == PLAIN else 36) / (3 if many else 1),
+                    facecolor=style.colour if ended else "none",
                     edgecolor=BLACK if ended else GREY,
                     linewidth=0.5 if ended else 1,
                     label=kind if ended else f"{kind}, not trained to its end",
-                    zorder=3 if kind == "plain" else 2,
+                    zorder=3 if kind == PLAIN else 2,
                     rasterized=many,
                 )
     if best:
@@ -111,7 +107,7 @@ def _figure(
         "Where stability costs accuracy, as the part-template paper suggests in its section 6.4, the points fall from "
         "the upper left to the lower right."
     )
-    return Plot(f"{name}tradeoff", "Instability against error", caption, figure)
+    return FigureBlock(f"{prefix}tradeoff", "Instability against error", caption, figure)
 
 
 def _words(

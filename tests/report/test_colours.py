@@ -19,8 +19,7 @@ from ipcnn_ray.cli.recorded_runs import experiments
 from ipcnn_ray.cli.report import make
 from ipcnn_ray.report import filter_figures as filter_pictures
 from ipcnn_ray.report import style
-from ipcnn_ray.report.style import CONTROL, LOOKS
-from ipcnn_ray.report.tradeoff import KIND_LOOKS
+from ipcnn_ray.report.style import CONTROL_STYLE, SERIES_STYLES, kind_styles
 
 EYES = {
     "normal": np.eye(3),
@@ -36,7 +35,8 @@ APART = 15.0
 XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 )
-LIGHT = {"series": [look.colour for look in (*LOOKS, CONTROL)], "landmarks": list(filter_pictures.COLORS)}
+KINDS = ("gradient", "uniform", "plain", "ring", "gaussian", "mask", "ellipse", "tailored", "star", "cross")
+LIGHT = {"series": [look.colour for look in (*SERIES_STYLES, CONTROL_STYLE)], "landmarks": list(filter_pictures.COLORS)}
 
 
 def lab(colour: str, eye: str = "normal") -> np.ndarray:
@@ -71,7 +71,7 @@ def test_colours_are_told_apart(which, eye):
 
 
 def test_in_grey_brightness_or_shape_tells_series_apart():
-    for looks in ((*LOOKS, CONTROL), tuple(KIND_LOOKS.values())):
+    for looks in ((*SERIES_STYLES, CONTROL_STYLE), tuple(kind_styles(KINDS).values())):
         for one, other in combinations(looks, 2):
             brightness = abs(lab(one.colour)[0] - lab(other.colour)[0])
             assert brightness > APART or (one.marker != other.marker and one.line != other.line) or one.line == ""
@@ -97,7 +97,9 @@ def test_figures_use_no_other_colours():
         make(experiments(half_failed_search(20), ["sweep"])),
         make(experiments(repeated_templates(2), ["templates"])),
     ]
-    for axes in (axes for page in pages for part in page.parts for plot in part.plots for axes in plot.figure.axes):
+    for axes in (
+        axes for page in pages for part in page.chapters for plot in part.figures for axes in plot.figure.axes
+    ):
         colours = [line.get_color() for line in axes.lines]
         for points in (points for points in axes.collections if isinstance(points, PathCollection)):
             colours += [*points.get_facecolor(), *points.get_edgecolor()]

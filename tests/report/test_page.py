@@ -15,8 +15,8 @@ from fakes.tracker import PLAIN, FakeTracker, gradient, half_failed_search, many
 from ipcnn_ray.cli.recorded_runs import experiments
 from ipcnn_ray.cli.report import make
 from ipcnn_ray.on_ray.param_importance import importances
-from ipcnn_ray.report.chapters import duration, hours, saved
-from ipcnn_ray.report.error_curves import convergence_part, mean_curve
+from ipcnn_ray.report.chapters import compute_hours, duration, early_stopping_savings
+from ipcnn_ray.report.error_curves import convergence_chapter, mean_curve
 from ipcnn_ray.report.experiment_record import Entry
 from ipcnn_ray.report.page import LONG, Page
 from ipcnn_ray.report.search_figures import CELLS, _edges, trials_of
@@ -30,11 +30,11 @@ def half_failed() -> Page:
 
 
 def blocks(page: Page, kind: str) -> dict[str, object]:
-    return {block.name: block for part in page.parts for block in getattr(part, kind)}
+    return {block.name: block for part in page.chapters for block in getattr(part, kind)}
 
 
 def test_a_half_failed_search_is_told_whole(half_failed):
-    assert set(blocks(half_failed, "plots")) == {
+    assert set(blocks(half_failed, "figures")) == {
         "convergence", "tradeoff", "trials", "parallel", "importance", "beta_gamma"
     }  # fmt: skip
     html = half_failed.html
@@ -69,15 +69,37 @@ def test_a_setting_of_one_epoch_is_seen_and_epochs_are_whole():
     tracker = FakeTracker()
     tracker.parent("short")
     tracker.child("short", "plain", PLAIN, epochs=1, state="stopped", why="interrupted")
-    figure = blocks(make(experiments(tracker, ["short"])), "plots")["convergence"].figure
+    figure = blocks(make(experiments(tracker, ["short"])), "figures")["convergence"].figure
     axis = figure.axes[0]
     assert [(line.get_marker(), line.get_xydata().tolist()) for line in axis.lines] == [("o", [[1.0, 10.0]])]
     shown = [tick for tick in axis.get_xticks() if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]]
     assert shown == [1]
 
 
+def test_every_shape_of_template_has_its_own_panel_and_points():
+    """Also shapes that this package does not know; the authors' code's counts as the gradient template that it is."""
+    tracker = FakeTracker()
+    tracker.parent("shapes")
+    for shape in ("none", "gradient", "released", "uniform", "star", "ring", "cross"):
+        tracker.child("shapes", shape, {"template.shape": shape})
+    page = make(experiments(tracker, ["shapes"]))
+    titles = [axis.get_title() for axis in blocks(page, "figures")["convergence"].figure.axes]
+    others = ["Cross templates", "Ring templates", "Star templates"]
+    assert titles == ["Templates that fall off", "Uniform templates", *others]
+    (axis,) = blocks(page, "figures")["tradeoff"].figure.axes
+    points = {group.get_label(): group.get_paths()[0].vertices.tobytes() for group in axis.collections}
+    assert list(points) == ["gradient", "uniform", "plain", "cross", "ring", "star"]
+    assert len(set(points.values())) == 6
+    rows = blocks(page, "tables")["convergence"].table.rows
+    assert {row[0]: row[2] for row in rows} == {
+        **{shape: shape for shape in ("gradient", "uniform", "star", "ring", "cross")},
+        "none": "plain",
+        "released": "gradient",
+    }
+
+
 def test_every_figure_has_units_and_a_caption(half_failed):
-    for plot in blocks(half_failed, "plots").values():
+    for plot in blocks(half_failed, "figures").values():
         assert len(plot.caption) > 80
         labels = [label for axes in plot.figure.axes for label in (axes.get_xlabel(), axes.get_ylabel()) if label]
         labels += [tick.get_text() for axes in plot.figure.axes for tick in axes.get_xticklabels()]
@@ -134,8 +156,8 @@ def test_of_many_curves_an_even_sample_is_read_and_the_figure_says_so():
     )
     (experiment,) = experiments(tracker, ["many"])
     assert len(asked) == len(set(asked)) == 1 + 6 + 200
-    part = convergence_part(experiment, "")
-    axis = part.plots[0].figure.axes[0]
+    part = convergence_chapter(experiment, "")
+    axis = part.figures[0].figure.axes[0]
     assert "200 of 593 other settings" in [text.get_text() for text in axis.get_legend().get_texts()]
     assert len(part.tables[0].table.rows) == 600
     ranked = [group.name for group in experiment.ranking.groups]
@@ -157,7 +179,9 @@ def test_two_experiments_on_one_page():
     tracker = repeated_templates(1, ("cow", "dog"))
     page = make(experiments(tracker, tracker.experiments()))
     assert {"1_ranking", "2_ranking", "table1"} <= set(blocks(page, "tables"))
-    assert len({one.name for part in page.parts for one in part.tables}) == sum(len(part.tables) for part in page.parts)
+    assert len({one.name for part in page.chapters for one in part.tables}) == sum(
+        len(part.tables) for part in page.chapters
+    )
 
 
 def test_an_experiment_that_has_nothing_yet():
@@ -165,7 +189,7 @@ def test_an_experiment_that_has_nothing_yet():
     tracker.parent("new")
     tracker.child("new", "plain", {}, state="failed", why="killed")
     page = make(experiments(tracker, ["new"]))
-    assert blocks(page, "plots") == {}
+    assert blocks(page, "figures") == {}
     assert "runs of unknown cost" in page.html
     tracker.parent("empty")
     assert "Report of empty-12345678" in make(experiments(tracker, ["empty"])).html
@@ -173,15 +197,18 @@ def test_an_experiment_that_has_nothing_yet():
 
 def test_hours():
     ended = Entry("a-1-x", "h", "", "succeeded", "", metrics={"gpu_hours": 2.0, "epoch": 4})
-    assert hours(ended) == ("gpu_hours", 2.0, True) or (hours(ended).hours, hours(ended).exact) == (2.0, True)
+    assert compute_hours(ended) == ("gpu_hours", 2.0, True) or (
+        compute_hours(ended).hours,
+        compute_hours(ended).exact,
+    ) == (2.0, True)
     tags = {"ipcnn.workers": "2", "ipcnn.compute.cpus_per_worker": "4", "ipcnn.device": "cpu"}
     stopped = Entry("a-1-y", "h", "", "stopped", "early stopping at", tags, {"train.epochs": "10"}, {"epoch": 2.0},
                     seconds=((1, 900.0), (2, 900.0)))  # fmt: skip
-    assert hours(stopped).hours == 4.0  # half an hour on 2 x 4 cores
-    found = saved([stopped])
+    assert compute_hours(stopped).hours == 4.0  # half an hour on 2 x 4 cores
+    found = early_stopping_savings([stopped])
     assert (found.epochs_trained, found.epochs_saved, found.hours_saved) == (2, 8, 16.0)
     interrupted = Entry("a-1-y", "h", "", "stopped", "interrupted; submitted again", params={"train.epochs": "10"})
-    assert saved([interrupted]).runs == 0
+    assert early_stopping_savings([interrupted]).runs == 0
     assert [duration(s) for s in (12.34, 320, 3900)] == ["12.3 s", "5 min 20 s", "1 h 05 min"]
 
 

@@ -12,7 +12,7 @@ from fakes.tracker import PLAIN, FakeTracker, gradient, repeated_templates, unif
 from ipcnn_ray.cli.recorded_runs import experiments
 from ipcnn_ray.report import published
 from ipcnn_ray.report.page import Page
-from ipcnn_ray.report.paper_tables import paper_part, paper_template, zhang_template
+from ipcnn_ray.report.paper_tables import paper_chapter, paper_template, zhang_template
 from ipcnn_ray.report.published import CATEGORIES, NETWORKS, TEMPLATES
 
 PAPER = SHARED / "paper" / "part-templates-paper.md"
@@ -54,7 +54,7 @@ def page(tracker: FakeTracker) -> Page:
 
 def tables(tracker: FakeTracker) -> dict[str, list[list[str]]]:
     """Of a page that holds nothing else: figures take seconds to draw."""
-    part = paper_part(experiments(tracker, tracker.experiments()))
+    part = paper_chapter(experiments(tracker, tracker.experiments()))
     return Tables(Page("the papers' tables", [part], ([], [])).html).found
 
 
