@@ -99,9 +99,9 @@ def trainer(batch: int, steps: int, device: torch.device, frozen: str | None) ->
         for step in range(steps):
             net.set_step(0, 1, step, 0, batch)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                logits = net(x)
+                logits_NL = net(x, full=True).logits_NL
             optimizer.zero_grad(set_to_none=True)
-            classification_loss(logits.float(), labels).mean().backward()
+            classification_loss(logits_NL.float(), labels).mean().backward()
             optimizer.step()
         return steps * batch
 

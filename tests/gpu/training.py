@@ -1,0 +1,107 @@
+"""Training on the device: NCCL with one rank, resuming bit for bit, and Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rows import check, number
+from runs import StopAfter, run, weights
+from torch import distributed, nn
+
+from ipcnn_ray.train.runtime import ProcessGroup
+
+CASES: dict[str, dict[str, dict[str, Any]]] = {
+    "exact, float32": {"train": {"precision": "float32"}},
+    "exact, auto precision, dropout": {},
+    "exact, learned beta": {"loss": {"filter": {"learn_beta": True}}},
+    "zconst, AdamW": {"loss": {"filter": {"form": "zconst"}}, "train": {"optimizer": "adamw", "learning_rate": 1e-3}},
+    "single": {"loss": {"filter": {"form": "single"}}},
+    "released": {"template": {"shape": "released"}},
+}
+
+
+def nccl(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
+    """One rank of NCCL (gloo on a CPU): collectives, DDP, and a run that equals the one without a process group."""
+    backend = "nccl" if device == "cuda" else "gloo"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run(folder, "plain", device)
+        distributed.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=0, world_size=1)
+        try:
+            group = ProcessGroup(torch.device(device))
+            x = torch.arange(6.0, device=device).view(2, 3)
+            rows = [check(f"{backend} gather", "equal", torch.equal(group.gather(x), x[None]))]
+            rows.append(_ddp(device, backend))
+            run(folder, "group", device, group)
+            rows.append(check(f"run with {backend}, final weights", "same bytes", weights(folder, "group") == weights(folder, "plain")))
+        finally:
+            distributed.destroy_process_group()
+    return rows
+
+
+def _ddp(device: str, backend: str) -> dict[str, Any]:
+    """Gradients of a network under DistributedDataParallel are those without it."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2)).to(device)
+    x = torch.randn(4, 3, 8, 8, device=device)
+    gradients = []
+    for module in (net, nn.parallel.DistributedDataParallel(net, device_ids=[0] if device == "cuda" else None)):
+        net.zero_grad(set_to_none=True)
+        module(x).sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in net.parameters()])
+    return check(f"DDP over {backend}, gradients", "equal", all(map(torch.equal, *gradients)))
+
+
+def resume(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
+    """Runs that are stopped after an epoch and resumed have the weights of the runs that were not."""
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for case, sections in list(CASES.items())[: 2 if small else None]:
+            whole, cut = f"{case} whole", f"{case} cut"
+            run(folder, whole, device, **sections)
+            run(folder, cut, device, StopAfter(device, 1), **sections)
+            run(folder, cut, device, **sections)
+            rows.append(check(f"resumed, {case}", "same bytes", weights(folder, whole) == weights(folder, cut)))
+    return rows
+
+
+def ray(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
+    """A submission of two runs at the same time, each on half a GPU, through Ray and MLflow."""
+    share = 0.5 if device == "cuda" else 0
+    spec = {
+        "name": "gpu_ray",
+        "data": {"kind": "drawn_animals", "objects": 20, "negatives": 20},
+        "model": {"network": "compact"},
+        "template": {"shape": "gradient"},
+        "train": {"epochs": 2, "batch_size": 8, "learning_rate": 0.01},
+        "compute": {"gpus_per_worker": share},
+        "search": {
+            "kind": "named",
+            "runs": [{"name": "plain", "set": {"template": {"shape": "none"}}}, {"name": "l1"}],
+            "objective": {"control": "plain"},
+        },
+    }
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "spec.yaml"
+        file.write_text(yaml.safe_dump(spec))
+        command = [sys.executable, "-m", "ipcnn_ray.cli.app", "submit", str(file), "--json"]
+        env = {**os.environ, "IPCNN_HOME": name}
+        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=seconds - 10, check=False)
+        if done.returncode:
+            return [check("ipcnn submit", (done.stderr.strip().splitlines() or [""])[-1][:24], False)]
+        runs = json.loads(done.stdout)["runs"]
+        used = "gpu_hours" if device == "cuda" else "cpu_hours"
+        return [
+            check("ipcnn submit, two runs at a time", f"{len(runs)} runs", all(one["state"] == "succeeded" for one in runs)),
+            check(f"{used} are recorded", "all", all(used in one["metrics"] for one in runs)),
+            number("GPUs of each run", f"{share}"),
+        ]
