@@ -48,7 +48,10 @@ def _error(result: Tensor, reference: Tensor) -> float:
 
 def _templates(n: int, device: str) -> dict[str, Any]:
     errors = [
-        _error(part_templates(n, tau=1.0, device=torch.device(device), **shape), part_templates(n, tau=1.0, **shape).double())
+        _error(
+            part_templates(n, tau=1.0, device=torch.device(device), **shape),
+            part_templates(n, tau=1.0, **shape).double(),
+        )
         for shape in SHAPES.values()
     ]
     return within(f"templates of {len(SHAPES)} shapes", max(errors), BOUND)
@@ -64,7 +67,9 @@ def _filter_losses(x_NCHW: Tensor, device: str) -> dict[str, float]:
         where = {"device": x.device}
         bank_Tnn = template_bank(n, **shape, **where).to(x.dtype)
         prior_T = log_prior(n, **where).to(x.dtype)
-        loss_C = filter_loss(x, bank_Tnn, prior_T, form=form, positive_NC=positive_NC.to(x.device) if form == "single" else None)
+        loss_C = filter_loss(
+            x, bank_Tnn, prior_T, form=form, positive_NC=positive_NC.to(x.device) if form == "single" else None
+        )
         loss_C.sum().backward()
         return loss_C.detach(), x.grad
 

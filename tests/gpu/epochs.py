@@ -1,6 +1,6 @@
 """One epoch of training as the package runs it, timed.
 
-    python epochs.py DEVICE SMALL FOLDER START     # a child of the part `concurrency`: waits until START, prints images/s
+python epochs.py DEVICE SMALL FOLDER START     # a child of the part `concurrency`: waits until START, prints images/s
 """
 
 from __future__ import annotations

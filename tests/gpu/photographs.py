@@ -1,4 +1,4 @@
-"""VGG-16 with its real weights on the cows of Pascal VOC Part: plain, L1, and a narrow L2, as many epochs as there is time."""
+"""VGG-16 with its real weights on cows of Pascal VOC Part: plain, L1, a narrow L2; as many epochs as there is time."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
+from fakes.training import MemoryTracker
 from rows import number
-from train_fakes import MemoryTracker
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.train.run_request import RunRequest
@@ -49,7 +48,12 @@ def spec_of(template: dict[str, Any], small: bool) -> ExperimentSpec:
             "data": {"kind": "voc_part", "category": "cow", "negatives": 20 if small else 400},
             "model": {"network": "vgg16", "weights": {"file": "vgg16_conv.npz"}},
             "template": template,
-            "train": {"epochs": 1 if small else 30, "batch_size": 32, "learning_rate": 1e-3, "freeze_through": "conv5_2"},
+            "train": {
+                "epochs": 1 if small else 30,
+                "batch_size": 32,
+                "learning_rate": 1e-3,
+                "freeze_through": "conv5_2",
+            },
             "eval": {"every": 1},
         }
     )

@@ -12,7 +12,12 @@ def check(what: str, value: str, holds: bool) -> dict[str, Any]:
 
 def within(what: str, error: float, bound: float) -> dict[str, Any]:
     """A check that an error is at most `bound`."""
-    return {"what": what, "value": f"{error:.2e}", "goal": f"<= {bound:.0e}", "state": "ok" if error <= bound else "failed"}
+    return {
+        "what": what,
+        "value": f"{error:.2e}",
+        "goal": f"<= {bound:.0e}",
+        "state": "ok" if error <= bound else "failed",
+    }
 
 
 def number(what: str, value: str) -> dict[str, Any]:

@@ -4,9 +4,9 @@
     python tests/gpu/run.py --device cpu --small             # the same code with tiny sizes on a CPU
     python tests/gpu/run.py --only agreement resume --out gpu.json
 
-It needs torch, torchvision and the package's small dependencies (pydantic, pyyaml, safetensors, filelock, numpy, pillow,
-scipy, h5py); no network. The part `ray` needs Ray, the part `voc` photographs and weights (IPCNN_DATA, IPCNN_WEIGHTS). A
-part whose packages or files are missing is listed as not run, with the reason.
+It needs torch, torchvision and the package's small dependencies (pydantic, pyyaml, safetensors, filelock, numpy,
+pillow, scipy, h5py); no network. The part `ray` needs Ray, the part `voc` photographs and weights (IPCNN_DATA,
+IPCNN_WEIGHTS). A part whose packages or files are missing is listed as not run, with the reason.
 
 Each part runs in a process of its own and has a share of the time; one that fails or takes too long does not stop the
 others. Exit code: 0 if every part that ran met its checks (speed goals that are missed do not count), else 1.
@@ -43,8 +43,8 @@ PARTS: dict[str, tuple[str, float, tuple[str, ...]]] = {
     "ray": ("training", 150, ("ray", "mlflow", "optuna")),
     "voc": ("photographs", 600, ()),
 }
-"""Part -> its module, the most seconds that it may take, and the packages that it needs beside the common ones. The last
-part takes what time is left."""
+"""Part -> its module, the most seconds that it may take, and the packages that it needs beside the common ones. The
+last part takes what time is left."""
 COMMON = ("torch", "torchvision", "pydantic", "yaml", "safetensors", "filelock", "numpy", "PIL", "scipy", "h5py")
 RESERVE_S = 10.0
 """Kept free at the end, for the table."""
@@ -54,13 +54,19 @@ def environment(device: str) -> list[str]:
     """Lines that say what machine this is."""
     import torch
 
-    lines = [f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores"]
+    lines = [
+        f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores"
+    ]
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         memory = properties.total_memory / 2**30
-        lines.append(f"{properties.name}, {memory:.0f} GiB, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}")
+        lines.append(
+            f"{properties.name}, {memory:.0f} GiB, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+        )
     absent = [name for name in (*COMMON, "ray", "mlflow") if find_spec(name) is None]
-    versions = [f"{name} {metadata.version(name)}" for name in ("torchvision", "pydantic", "numpy") if name not in absent]
+    versions = [
+        f"{name} {metadata.version(name)}" for name in ("torchvision", "pydantic", "numpy") if name not in absent
+    ]
     return [*lines, ", ".join(versions), f"not installed: {', '.join(absent) or 'nothing of what is used'}"]
 
 
@@ -94,7 +100,9 @@ def in_process(name: str, args: argparse.Namespace, seconds: float) -> list[dict
             rows: list[dict[str, Any]] = json.loads(line.removeprefix("ROWS "))
             return rows
     sys.stderr.write(done.stderr[-4000:])
-    return [{"what": "failed", "value": (done.stderr.strip().splitlines() or ["no output"])[-1][:200], "state": "failed"}]
+    return [
+        {"what": "failed", "value": (done.stderr.strip().splitlines() or ["no output"])[-1][:200], "state": "failed"}
+    ]
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
@@ -128,10 +136,10 @@ def main() -> None:
         left = end - time.monotonic() - 20
         if left < 15:
             results[name] = [{"what": "not run", "value": "no time left", "state": "skipped"}]
-            continue
-        began = time.monotonic()
-        results[name] = in_process(name, args, min(PARTS[name][1], left))
-        print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+        else:
+            began = time.monotonic()
+            results[name] = in_process(name, args, min(PARTS[name][1], left))
+            print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
         if args.out:
             args.out.write_text(json.dumps({"environment": head, "results": results}, indent=1))
     print(table(results))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from train_fakes import MemoryTracker, tiny
+from fakes.training import MemoryTracker, tiny
 
 from ipcnn_ray.train.run_request import RunRequest, RunResult
 from ipcnn_ray.train.runtime import InProcess, Runtime, StopRun
@@ -33,7 +33,9 @@ def request(folder: Path, name: str, **sections: Mapping[str, Any]) -> RunReques
     return RunRequest(name, tiny(**sections), paths, "handle", str(folder / "runs" / name))
 
 
-def run(folder: Path, name: str, device: str, runtime: Runtime | None = None, **sections: Mapping[str, Any]) -> RunResult:
+def run(
+    folder: Path, name: str, device: str, runtime: Runtime | None = None, **sections: Mapping[str, Any]
+) -> RunResult:
     """Train it to its end, or until the runtime stops it."""
     return execute(request(folder, name, **sections), runtime or InProcess(torch.device(device)), MemoryTracker())
 

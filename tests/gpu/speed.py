@@ -26,7 +26,9 @@ def layer_cost(device: str, small: bool, seconds: float) -> list[dict[str, Any]]
     """Mask and filter loss against the 3x3 convolution of the same map, alternating rounds."""
     rows = []
     for images, channels, n in [(4, 16, 6)] if small else [(128, 256, 13), (32, 512, 14)]:
-        medians = measure(candidates(images, channels, n, torch.device(device)), 3 if small else 25, torch.device(device))
+        medians = measure(
+            candidates(images, channels, n, torch.device(device)), 3 if small else 25, torch.device(device)
+        )
         unit = next(iter(medians.values()))
         shape = f"[{images}, {channels}, {n}, {n}]"
         rows.append(number(f"{shape} convolution", f"{unit * 1e3:.3f} ms"))
@@ -51,7 +53,7 @@ def step_cost(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
 
 
 def throughput(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
-    """Images per second of `train_epoch`, from crops on disk, whole and behind frozen layers that are read from a cache;
+    """Images per second of `train_epoch`, whole from crops on disk, and behind frozen layers that are read from a cache;
     beside a bare loop of the plain network on one batch that stays on the device."""
     from epochs import epoch_rate, store_of
 
@@ -131,7 +133,14 @@ def concurrency(device: str, small: bool, seconds: float) -> list[dict[str, Any]
     with tempfile.TemporaryDirectory() as folder:
         for runs in (1, 2) if small else (1, 2, 4):
             start = time.time() + (12 if small else 15)
-            command = [sys.executable, str(Path(__file__).with_name("epochs.py")), device, str(int(small)), folder, str(start)]
+            command = [
+                sys.executable,
+                str(Path(__file__).with_name("epochs.py")),
+                device,
+                str(int(small)),
+                folder,
+                str(start),
+            ]
             children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(runs)]
             rates = [float(child.communicate(timeout=seconds)[0].split()[-1]) for child in children]
             alone = alone or sum(rates)

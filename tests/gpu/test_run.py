@@ -24,7 +24,9 @@ def rows(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, list[dict[str,
 def test_numbers_collectives_and_resuming(tmp_path: Path) -> None:
     code, results, text = rows(tmp_path, "--only", "agreement", "nccl", "resume")
     assert code == 0, text
-    assert {name: {row["state"] for row in part} for name, part in results.items()} == dict.fromkeys(results, {"ok"})
+    assert {name: {row["state"] for row in part} for name, part in results.items()} == {
+        name: {"ok"} for name in results
+    }
     compared = {row["what"] for row in results["agreement"]}
     assert {"filter loss exact: gradient", "filter loss single: value", "metric instability"} <= compared
 
@@ -39,9 +41,20 @@ def test_what_cannot_run_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_a_part_that_fails_fails_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IPCNN_DATA", str(tmp_path / "nowhere"))
-    monkeypatch.setenv("IPCNN_WEIGHTS", str(tmp_path / "nowhere"))
-    code, results, text = rows(tmp_path, "--only", "layer_cost", "nccl", "--minutes", "0.2")
+def test_a_part_without_time_is_named(tmp_path: Path) -> None:
+    code, results, text = rows(tmp_path, "--only", "nccl", "--minutes", "0.2")
     assert code == 0, text
     assert results["nccl"] == [{"what": "not run", "value": "no time left", "state": "skipped"}]
+
+
+@pytest.mark.slow
+def test_a_part_that_fails_fails_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "training.py"
+    broken.write_text("def nccl(device, small, seconds):\n    raise RuntimeError('no such collective')\n")
+    script = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; sys.argv[0] = {str(RUN)!r}; "
+    script += "import runpy; sys.argv[1:] = ['--part', 'nccl', '--device', 'cpu', '--small']; "
+    script += f"import training; runpy.run_path({str(RUN)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "no such collective" in done.stderr
+    assert "ROWS" not in done.stdout

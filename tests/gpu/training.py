@@ -41,7 +41,13 @@ def nccl(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
             rows = [check(f"{backend} gather", "equal", torch.equal(group.gather(x), x[None]))]
             rows.append(_ddp(device, backend))
             run(folder, "group", device, group)
-            rows.append(check(f"run with {backend}, final weights", "same bytes", weights(folder, "group") == weights(folder, "plain")))
+            rows.append(
+                check(
+                    f"run with {backend}, final weights",
+                    "same bytes",
+                    weights(folder, "group") == weights(folder, "plain"),
+                )
+            )
         finally:
             distributed.destroy_process_group()
     return rows
@@ -101,7 +107,11 @@ def ray(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
         runs = json.loads(done.stdout)["runs"]
         used = "gpu_hours" if device == "cuda" else "cpu_hours"
         return [
-            check("ipcnn submit, two runs at a time", f"{len(runs)} runs", all(one["state"] == "succeeded" for one in runs)),
+            check(
+                "ipcnn submit, two runs at a time",
+                f"{len(runs)} runs",
+                all(one["state"] == "succeeded" for one in runs),
+            ),
             check(f"{used} are recorded", "all", all(used in one["metrics"] for one in runs)),
             number("GPUs of each run", f"{share}"),
         ]
