@@ -53,7 +53,7 @@ def step_cost(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
 
 
 def throughput(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
-    """Images per second of `train_epoch`, whole from crops on disk, and behind frozen layers that are read from a cache;
+    """Images per second of `train_epoch`, whole from crops on disk, and behind frozen layers read from a cache;
     beside a bare loop of the plain network on one batch that stays on the device."""
     from epochs import epoch_rate, store_of
 
