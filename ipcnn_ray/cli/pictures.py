@@ -215,7 +215,7 @@ def _draw_run(album: _Album, drawn: _Drawn, count: int, *, quiet: bool) -> _Draw
     """The filters of one run: tables, the ranking, and a picture for some of them."""
     from ipcnn_ray.cli import filter_views as views
     from ipcnn_ray.report import filter_figures as tables
-    from ipcnn_ray.report.filter_figures import filter_picture, ranking_picture
+    from ipcnn_ray.report.filter_figures import save_filter_figure, save_ranking_figure
 
     sight, run = drawn.sight, drawn.recorded
     names = sight.store.landmark_names
@@ -235,7 +235,7 @@ def _draw_run(album: _Album, drawn: _Drawn, count: int, *, quiet: bool) -> _Draw
     tables.distances_csv(views.distance_rows(sight, shown), path)
     album.keep(path, run)
     path = album.path(drawn.label, "filters_ranked.png")
-    ranking_picture(
+    save_ranking_figure(
         [one.instability for one in able],
         [one.deviation_K for one in able],
         names,
@@ -246,7 +246,7 @@ def _draw_run(album: _Album, drawn: _Drawn, count: int, *, quiet: bool) -> _Draw
     album.keep(path, run)
     for one in shown:
         path = album.path(drawn.label, f"rank_{one.rank:04}_filter_{one.number:04}.png")
-        filter_picture(views.view(sight, one, drawn.filters, drawn.title), path)
+        save_filter_figure(views.view(sight, one, drawn.filters, drawn.title), path)
         album.keep(path, run)
     if not quiet:
         again = f"instability {sight.instability.mean:.4f}"
@@ -274,7 +274,7 @@ def _tell_instability(drawn: _Drawn) -> None:
 def _draw_fields(album: _Album, drawn: Sequence[_Drawn]) -> None:
     """Receptive fields of a filter of each run, one picture for the runs on the same data."""
     from ipcnn_ray.cli import filter_views as views
-    from ipcnn_ray.report.receptive_field_figure import receptive_fields_picture
+    from ipcnn_ray.report.receptive_field_figure import save_receptive_fields_figure
 
     digests = list(dict.fromkeys((one.sight.store.digest, len(one.sight.image_N)) for one in drawn))
     for which, words in WHICH.items():
@@ -290,5 +290,5 @@ def _draw_fields(album: _Album, drawn: Sequence[_Drawn]) -> None:
             ]
             name = f"receptive_fields_{which}" + (f"_{those[0].label}" if len(digests) > 1 else "")
             path = album.path(f"{name}.png")
-            receptive_fields_picture(sights[0].crops(positions), columns, key[1], words, path)
+            save_receptive_fields_figure(sights[0].crops(positions), columns, key[1], words, path)
             album.keep(path, album.parent)

@@ -148,7 +148,7 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
     from ipcnn_ray.models.build import interpretable_layers, unit_template
     from ipcnn_ray.models.model_card import as_markdown, loading
     from ipcnn_ray.report.ranking import Ranking
-    from ipcnn_ray.report.template_figure import template_picture
+    from ipcnn_ray.report.template_figure import save_template_figure
     from ipcnn_ray.train.final_model import final_model
     from ipcnn_ray.train.run_dir import read
     from ipcnn_ray.train.run_metadata import description
@@ -165,7 +165,7 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
             unit_Pnn = unit_template(model, template, layer)
             if unit_Pnn is not None:
                 picture = Path(folder) / "template.png"
-                template_picture(unit_Pnn.numpy(), template.label(), picture)
+                save_template_figure(unit_Pnn.numpy(), template.label(), picture)
                 tracker.attach(run.request.handle).log_file(picture, "pictures")
     wanted = {"none": [], "all": [run for run in outcome.runs if run.state == "succeeded"]}.get(
         experiment.compute.models,

@@ -1,4 +1,4 @@
-"""Why a filter's location instability is what it is: its strongest images, its peaks, and the distances that count."""
+"""Figures and tables that explain location instability: peaks, landmarks and distances on the strongest images."""
 
 from __future__ import annotations
 
@@ -18,57 +18,57 @@ from ipcnn_ray.report.ranking import Table
 from ipcnn_ray.report.style import BLUE, GREEN, ORANGE, PURPLE, RED, SKY
 
 COLORS = (ORANGE, SKY, GREEN, "#F0E442", BLUE, RED, PURPLE)
-"""In grey, the shapes of the marks tell them apart."""
+"""One per landmark; in grey print the markers distinguish them."""
 MARKERS = "os^DvP*"
 TILES = 12
-"""Images on a filter's picture."""
+"""Images in the figure of a filter."""
 
 
 @dataclass(frozen=True)
 class FilterView:
-    """One filter of a run, and its strongest images. Distances are shares of the image diagonal."""
+    """One filter of a run and its strongest images. Distances are shares of the image diagonal."""
 
     run: str
-    """The run and its template."""
+    """Label of the run and its template."""
     layer: str
     number: int
     rank: int
-    """1: the most stable."""
+    """1 is the most stable."""
     ranked: int
-    """Filters that could be measured."""
+    """Number of filters that could be measured."""
     instability: float
     fires: str
-    """In how many images the filter has a cell above its top 0.5 %, in words."""
+    """Sentence: in how many images a cell is above the filter's top 0.5 %."""
     landmark_names: tuple[str, ...]
     image_names: tuple[str, ...]
-    """Of the strongest images, strongest first."""
+    """The strongest images, strongest first."""
     images_ISS3: NDArray[np.uint8]
     activation_I: NDArray[np.floating]
     peak_I2: NDArray[np.floating]
     """(row, col), pixels."""
     landmarks_IK2: NDArray[np.floating]
-    """(row, col), pixels; NaN where the image does not show the landmark."""
+    """(row, col), pixels; NaN if the image does not show the landmark."""
     distance_IK: NDArray[np.floating]
-    """Of the images that are shown."""
+    """Distances on the shown images."""
     counted_K: tuple[NDArray[np.floating], ...]
-    """For each landmark all distances that enter the deviation, those of the strongest image first."""
+    """For each landmark all distances that enter the deviation, strongest image first."""
     mean_K: NDArray[np.floating]
     deviation_K: NDArray[np.floating]
 
 
-def short(value: float) -> str:
+def format_distance(value: float) -> str:
     """.083; a dash for what could not be measured."""
     return "-" if np.isnan(value) else f"{value:.3f}".replace("0.", ".", 1)
 
 
 def caption(figure: Figure, text: str, width: float, size: float = 7.5) -> None:
-    """What to read in a figure of `width` inches, below it."""
+    """Write a wrapped caption below a figure of `width` inches."""
     lines = textwrap.wrap(text, int(width * 72 / size / 0.5))
     figure.text(0.5, 0.015, "\n".join(lines), fontsize=size, ha="center", va="bottom", linespacing=1.3)
 
 
-def filter_picture(view: FilterView, path: Path) -> None:
-    """Write a PNG: the strongest images with peak and landmarks, and the spread of all distances that count."""
+def save_filter_figure(view: FilterView, path: Path) -> None:
+    """Write a PNG: the strongest images with peak and landmarks, and all counted distances by landmark."""
     figure = Figure(figsize=(12.4, 5.5))
     FigureCanvasAgg(figure)
     across = TILES // 2
@@ -97,7 +97,7 @@ def filter_picture(view: FilterView, path: Path) -> None:
         f"Left: the filter's strongest images, strongest first; the cross is its peak, lines go to the landmarks; "
         f"below, the distances as shares of the image diagonal. Right: the distances that count (of each landmark the "
         f"strongest images that show it), bar: mean and one standard deviation. The mean of the deviations, "
-        f"({' + '.join(map(short, view.deviation_K[~np.isnan(view.deviation_K)]))}) / "
+        f"({' + '.join(map(format_distance, view.deviation_K[~np.isnan(view.deviation_K)]))}) / "
         f"{int((~np.isnan(view.deviation_K)).sum())}, is the filter's location instability. {view.fires}"
     )
     caption(figure, text, 12.4, 8)
@@ -111,7 +111,7 @@ def _tile(axis: Axes, view: FilterView, tile: int) -> None:
     words = []
     for k, name in enumerate(view.landmark_names):
         y, x = view.landmarks_IK2[tile, k]
-        words.append(f"{name} {short(view.distance_IK[tile, k])}")
+        words.append(f"{name} {format_distance(view.distance_IK[tile, k])}")
         if np.isnan(x) or np.isnan(y):
             continue
         axis.plot([col, x], [row, y], color="black", linewidth=2)
@@ -126,7 +126,7 @@ def _tile(axis: Axes, view: FilterView, tile: int) -> None:
 
 
 def _lines(words: Sequence[str], width: int) -> list[str]:
-    """Words side by side, on as many lines as it takes; no word is broken."""
+    """Join words into lines of at most `width` characters without breaking a word."""
     lines: list[str] = []
     for word in words:
         if lines and len(lines[-1]) + 2 + len(word) <= width:
@@ -140,18 +140,17 @@ def _spread(axis: Axes, view: FilterView) -> None:
     for k, distances in enumerate(view.counted_K):
         if not len(distances):
             continue
-        # Side by side by rank, so that points do not hide each other: the strongest image leftmost.
-        beside = k - 0.3 + 0.6 * np.arange(len(distances)) / max(1, len(distances) - 1)
-        axis.plot(
-            beside, distances, _marker(k), color=_color(k), markeredgecolor="black", markeredgewidth=0.4, markersize=4
-        )
+        # Spread along x by rank, strongest image leftmost, so that points do not cover each other.
+        x = k - 0.3 + 0.6 * np.arange(len(distances)) / max(1, len(distances) - 1)
+        axis.plot(x, distances, _marker(k), color=_color(k), markeredgecolor="black", markeredgewidth=0.4, markersize=4)
         axis.errorbar(
             k, view.mean_K[k], np.nan_to_num(view.deviation_K[k]), color="black", capsize=9, linewidth=2, zorder=5
         )
         axis.plot([k - 0.17, k + 0.17], [view.mean_K[k]] * 2, color="black", linewidth=2, zorder=5)
+    statistics = zip(view.landmark_names, view.mean_K, view.deviation_K, view.counted_K, strict=True)
     names = [
-        f"{name}\nmean {short(view.mean_K[k])}\ndev. {short(view.deviation_K[k])}\nof {len(view.counted_K[k])}"
-        for k, name in enumerate(view.landmark_names)
+        f"{name}\nmean {format_distance(mean)}\ndev. {format_distance(deviation)}\nof {len(counted)}"
+        for name, mean, deviation, counted in statistics
     ]
     many = len(names) > 4
     axis.set_xticks(range(len(names)), names if not many else view.landmark_names, fontsize=7.5, rotation=90 * many)
@@ -163,7 +162,7 @@ def _spread(axis: Axes, view: FilterView) -> None:
     axis.set_axisbelow(True)
 
 
-def ranking_picture(
+def save_ranking_figure(
     instability: Sequence[float],
     deviations: Sequence[NDArray[np.floating]],
     names: Sequence[str],
@@ -171,10 +170,10 @@ def ranking_picture(
     title: str,
     path: Path,
 ) -> None:
-    """Write a PNG: every filter that could be measured, from stable to unstable.
+    """Write a PNG: instability and deviations of all measured filters, from stable to unstable.
 
-    instability: sorted. deviations: [K] of each filter, in the same order. pictured: ranks from 1 of the filters that
-    have a picture of their own.
+    instability: [F], sorted. deviations: [K] for each filter, in the same order. pictured: ranks, from 1, of the
+    filters with a figure of their own.
     """
     instability_F, deviation_FK = np.array(instability), np.stack(deviations)
     figure = Figure(figsize=(7.6, 4.6))
@@ -224,7 +223,7 @@ def _color(k: int) -> str:
 
 
 def _marker(k: int) -> str:
-    """The shape changes with the colour, and again when the colours begin anew."""
+    """Changes with the colour, and shifts by one with every cycle of colours."""
     return MARKERS[(k + k // len(COLORS)) % len(MARKERS)]
 
 
@@ -234,10 +233,10 @@ RIGHT = ("rank", "filter", "instability")
 
 @dataclass(frozen=True)
 class RankedFilter:
-    """A filter among those of its layer; distances as shares of the image diagonal."""
+    """Distances of one filter of a layer, and its rank. Distances are shares of the image diagonal."""
 
     rank: int | None
-    """1: the most stable; None for one that could not be measured."""
+    """1 is the most stable; None if the filter could not be measured."""
     number: int
     category: str
     """The category on whose images it was measured."""
@@ -245,51 +244,51 @@ class RankedFilter:
     mean_K: NDArray[np.floating]
     deviation_K: NDArray[np.floating]
     images_K: NDArray[np.integer]
-    """Images whose distance counts."""
+    """Number of counted images per landmark."""
     fires: int
-    """Object images in which a cell is above the filter's top 0.5 %."""
+    """Number of object images in which a cell is above the filter's top 0.5 %."""
 
 
 def terminal_table(filters: Sequence[RankedFilter], landmarks: Sequence[str]) -> Table:
-    """Rows of some filters: of each the landmarks that it keeps its distance from best and worst, mean ± deviation."""
+    """One row per filter: the landmarks with the least and the largest deviation, as mean ± deviation."""
     rows = []
-    for one in filters:
-        known = np.flatnonzero(~np.isnan(one.deviation_K))
-        best, worst = known[one.deviation_K[known].argmin()], known[one.deviation_K[known].argmax()]
-        words = [f"{landmarks[k]} {one.mean_K[k]:.3f} ± {one.deviation_K[k]:.3f}" for k in (best, worst)]
-        rows.append([str(one.rank), str(one.number), f"{one.instability:.4f}", *words])
+    for ranked in filters:
+        known = np.flatnonzero(~np.isnan(ranked.deviation_K))
+        best, worst = known[ranked.deviation_K[known].argmin()], known[ranked.deviation_K[known].argmax()]
+        words = [f"{landmarks[k]} {ranked.mean_K[k]:.3f} ± {ranked.deviation_K[k]:.3f}" for k in (best, worst)]
+        rows.append([str(ranked.rank), str(ranked.number), f"{ranked.instability:.4f}", *words])
     return Table(COLUMNS, rows, RIGHT)
 
 
 def filters_csv(filters: Sequence[RankedFilter], landmarks: Sequence[str], path: Path) -> None:
-    """Every filter, the most stable first, those that could not be measured last."""
+    """Write all filters as CSV, the most stable first, those that could not be measured last."""
     head = ["rank", "filter", "category", "instability", "fires_in_images"]
     for name in landmarks:
         head += [f"{name}_mean_distance", f"{name}_deviation", f"{name}_images"]
     rows = []
-    for one in filters:
-        row = [one.rank, one.number, one.category, _cell(one.instability), one.fires]
-        for mean, deviation, images in zip(one.mean_K, one.deviation_K, one.images_K, strict=True):
+    for ranked in filters:
+        row = [ranked.rank, ranked.number, ranked.category, _cell(ranked.instability), ranked.fires]
+        for mean, deviation, images in zip(ranked.mean_K, ranked.deviation_K, ranked.images_K, strict=True):
             row += [_cell(mean), _cell(deviation), int(images)]
         rows.append(row)
-    _write(path, head, rows)
+    _write_csv(path, head, rows)
 
 
 def distances_csv(
     rows: Sequence[tuple[int, str, float, float, float, str, float, bool]],
     path: Path,
 ) -> None:
-    """Distance by distance: filter, image, activation, peak (row, col; pixels), landmark, distance, counted."""
+    """Write one row per distance: filter, image, activation, peak (row, col; pixels), landmark, distance, counted."""
     head = ["filter", "image", "activation", "peak_row", "peak_col", "landmark", "distance", "counted"]
-    _write(path, head, [[*row[:2], *map(_cell, row[2:5]), row[5], _cell(row[6]), int(row[7])] for row in rows])
+    _write_csv(path, head, [[*row[:2], *map(_cell, row[2:5]), row[5], _cell(row[6]), int(row[7])] for row in rows])
 
 
 def _cell(value: float) -> str:
-    """A number that reads back as it is; nothing where there is none."""
+    """Full precision; empty for NaN."""
     return "" if np.isnan(value) else repr(float(value))
 
 
-def _write(path: Path, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(head)

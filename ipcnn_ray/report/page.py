@@ -1,4 +1,4 @@
-"""The page: parts as one HTML file that needs no other, as Markdown, and their tables as CSV."""
+"""Page: writes the chapters of a report as one self-contained HTML file, as Markdown, CSV and PNG."""
 
 from __future__ import annotations
 
@@ -34,50 +34,44 @@ pre{background:#f6f6f6;padding:.8rem;overflow:auto;font-size:.8rem}
 @media print{.long{max-height:none}nav{display:none}}
 """.strip()
 LONG = 100
-"""Rows of a table that scrolls inside the page."""
+"""A table with more rows scrolls inside the page."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """A report, ready to be written."""
+    """A complete report."""
 
     title: str
     chapters: Sequence[Chapter]
     runs: tuple[list[str], list[list[str]]]
-    """Head and rows of runs.csv."""
+    """Header and rows of runs.csv."""
     warnings: Sequence[str] = field(default_factory=tuple)
 
     @classmethod
     def of(cls, experiments: Sequence[Experiment], importances: Sequence[Importances]) -> Page:
-        """A report of experiments; `importances` of each."""
+        """A report of one or more experiments, with the `importances` of each."""
         several = len(experiments) > 1
         chapters: list[Chapter] = []
-        for index, (experiment, known) in enumerate(zip(experiments, importances, strict=True), 1):
-            own = experiment_chapters(experiment, known, f"{index}_" if several else "")
-            chapters += (
-                [own[0], *(replace(part, title=f"{part.title}: {experiment.name}") for part in own[1:])]
-                if several
-                else own
-            )
-        told = [
-            f"{experiment.name}: {line}" if several else line
-            for experiment in experiments
-            for line in warnings(experiment)
-        ]
+        notes: list[str] = []
+        for index, (experiment, importance) in enumerate(zip(experiments, importances, strict=True), 1):
+            first, *others = experiment_chapters(experiment, importance, f"{index}_" if several else "")
+            if several:
+                others = [replace(chapter, title=f"{chapter.title}: {experiment.name}") for chapter in others]
+            chapters += [first, *others]
+            notes += [f"{experiment.name}: {line}" if several else line for line in warnings(experiment)]
         title = "Report of " + ", ".join(experiment.name for experiment in experiments)
-        return cls(title, [*chapters, paper_chapter(experiments)], runs_csv(experiments), told)
+        return cls(title, [*chapters, paper_chapter(experiments)], runs_csv(experiments), notes)
 
     @cached_property
     def html(self) -> str:
-        """One file without links to anything outside it."""
-        links = " ".join(
-            f'{"<br>" if i and _begins(part) else ""}<a href="#p{i}">{escape(part.title.partition(": ")[0])}</a>'
-            for i, part in enumerate(self.chapters)
-        )
-        body = [f"<h1>{escape(self.title)}</h1>", f"<nav>{links}</nav>"]
-        for index, part in enumerate(self.chapters):
-            body.append(f'<h2 id="p{index}">{escape(part.title)}</h2>')
-            body += [_html(block) for block in part.blocks]
+        """The HTML file; it refers to nothing outside itself."""
+        links, body = [], []
+        for index, chapter in enumerate(self.chapters):
+            new_line = "<br>" if index and _starts_line(chapter) else ""
+            links.append(f'{new_line}<a href="#p{index}">{escape(chapter.title.partition(": ")[0])}</a>')
+            body.append(f'<h2 id="p{index}">{escape(chapter.title)}</h2>')
+            body += [_html(block) for block in chapter.blocks]
+        body = [f"<h1>{escape(self.title)}</h1>", f"<nav>{' '.join(links)}</nav>", *body]
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -87,27 +81,30 @@ class Page:
         )
 
     def markdown(self, folder: str) -> str:
-        """The same as Markdown; figures are links into `folder`."""
+        """The Markdown file; its figures are links into `folder`."""
         lines = [f"# {self.title}"]
-        for part in self.chapters:
-            lines += ["", f"## {part.title}"]
-            for block in part.blocks:
+        for chapter in self.chapters:
+            lines += ["", f"## {chapter.title}"]
+            for block in chapter.blocks:
                 lines += ["", *_markdown(block, folder)]
         return "\n".join(lines) + "\n"
 
     @cached_property
     def files(self) -> dict[str, bytes]:
-        """Name -> content: every table as CSV, every figure as PNG, and runs.csv."""
-        tables = {
-            f"{one.name}.csv": _csv(one.table.columns, one.table.rows).encode()
-            for part in self.chapters
-            for one in part.tables
+        """File name -> content: every table as CSV, every figure as PNG, and runs.csv."""
+        tables = [table for chapter in self.chapters for table in chapter.tables]
+        figures = [figure for chapter in self.chapters for figure in chapter.figures]
+        return {
+            **{f"{table.name}.csv": _csv(table.table.columns, table.table.rows).encode() for table in tables},
+            **{f"{figure.name}.png": to_png(figure.figure) for figure in figures},
+            "runs.csv": _csv(*self.runs).encode(),
         }
-        figures = {f"{one.name}.png": to_png(one.figure) for part in self.chapters for one in part.figures}
-        return {**tables, **figures, "runs.csv": _csv(*self.runs).encode()}
 
     def write(self, out: Path) -> list[Path]:
-        """`out` as HTML, beside it the Markdown, and in a folder of its name the CSV and PNG files."""
+        """Write `out` as HTML, the Markdown beside it, and the CSV and PNG files into a folder of the same name.
+
+        Returns the paths of all files.
+        """
         folder = out.with_suffix("")
         if folder == out:
             folder = out.with_name(f"{out.name}_files")
@@ -120,9 +117,9 @@ class Page:
         return list(written)
 
 
-def _begins(part: Chapter) -> bool:
-    """Whether an experiment begins here, or the papers' tables: a line of its own among the links."""
-    return part.title.startswith(("Experiment ", "The papers"))
+def _starts_line(chapter: Chapter) -> bool:
+    """Whether the chapter starts a line of links: the first of an experiment, and the papers' tables."""
+    return chapter.title.startswith(("Experiment ", "The papers"))
 
 
 def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -179,7 +176,7 @@ def _cell(tag: str, text: str, is_number: bool) -> str:
 
 def _markdown(block: Block, folder: str) -> list[str]:
     if isinstance(block, TableBlock):
-        return [f"### {block.title}", "", *_escaped(block).markdown(), "", block.caption]
+        return [f"### {block.title}", "", *_escape_pipes(block).markdown(), "", block.caption]
     if isinstance(block, FigureBlock):
         return [f"### {block.title}", "", f"![{block.title}]({folder}{block.name}.png)", "", block.caption]
     if isinstance(block, SourceBlock):
@@ -188,6 +185,6 @@ def _markdown(block: Block, folder: str) -> list[str]:
     return [line for one in block.lines for line in (one, "")][:-1]
 
 
-def _escaped(block: TableBlock) -> Table:
+def _escape_pipes(block: TableBlock) -> Table:
     rows = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in block.table.rows]
     return Table(block.table.columns, rows, block.table.numbers)

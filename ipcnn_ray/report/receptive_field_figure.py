@@ -1,4 +1,4 @@
-"""Receptive fields as in figure 6 of the part-template paper: images from top to bottom, runs from left to right."""
+"""Receptive fields of one filter per run, as in figure 6 of the part-template paper: rows are images, columns runs."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from numpy.typing import NDArray
 from ipcnn_ray.report.filter_figures import caption
 
 CELL = 1.55
-"""Side of an image on the page, inches."""
+"""Side of an image in the figure, inches."""
 
 
 @dataclass(frozen=True)
 class RunColumn:
-    """One run: the receptive fields of one of its filters."""
+    """Receptive fields of one filter of a run."""
 
     title: str
-    """The run and its template, on a line each."""
+    """Label of the run and its template, on one line each."""
     filter: int
     instability: float
-    """Of the filter, share of the image diagonal."""
+    """Location instability of the filter, share of the image diagonal."""
     fires: int
-    """Object images in which the filter has a region at all."""
+    """Number of object images in which the filter has a region."""
     regions_ISS: NDArray[np.bool_]
-    """One for each image; all False where no cell is above the threshold."""
+    """Region in each image; all False if no cell is above the threshold."""
 
 
-def receptive_fields_picture(
+def save_receptive_fields_figure(
     images_ISS3: NDArray[np.uint8], columns: Sequence[RunColumn], of: int, which: str, path: Path
 ) -> None:
-    """Write a PNG. of: how many object images there are. which: the filter that was taken of each run, in words.
+    """Write a PNG. Regions keep their colours and are outlined; the rest of an image is dark and grey.
 
-    Inside a region the image has its colours and a white and black outline, outside it is dark and grey.
+    of: number of object images. which: how the filter of each run was chosen, for the caption.
     """
     rows, wide = len(images_ISS3), len(columns)
     width, height = max(wide * CELL + 0.3, 5.2), rows * CELL + 1.7
@@ -65,7 +65,7 @@ def receptive_fields_picture(
 
 
 def _narrow(title: str) -> str:
-    """A title no wider than a cell."""
+    """Wrap a title to the width of a cell."""
     return "\n".join(part for line in title.splitlines() for part in textwrap.wrap(line, 24))
 
 
@@ -77,7 +77,7 @@ def _cell(axis: Axes, image_SS3: NDArray[np.uint8], region_SS: NDArray[np.bool_]
     shown = np.where(region_SS[:, :, None], image_SS3, 40 + 0.42 * grey_SS3).astype(np.uint8)
     axis.imshow(shown, interpolation="bilinear")
     if region_SS.any():
-        # A border of False, so that an outline closes where a region meets the image's edge.
+        # A border of False closes the outline of a region that meets the edge of the image.
         padded = np.pad(region_SS, 1).astype(float)
         along = np.arange(-1, len(region_SS) + 1)
         for color, line in (("black", 2.4), ("white", 1.1)):

@@ -1,4 +1,4 @@
-"""A picture of part templates."""
+"""Figure of part templates."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from ipcnn_ray.report.style import MAP, ORANGE, RED
 
 
-def template_picture(unit_Pnn: NDArray[np.floating], title: str, path: Path) -> None:
-    """Positive templates of an n x n map at three centres, where each is positive, and profiles, as a PNG.
+def save_template_figure(unit_Pnn: NDArray[np.floating], title: str, path: Path) -> None:
+    """Write a PNG: templates of an n x n map at three centres, outlined where they are positive, and their profiles.
 
-    unit_Pnn: [n^2, n, n], divided by tau; any shape. The profiles run through the middle template's centre: along its
-    row and along its column, which differ where the shape is not round.
+    unit_Pnn: [n^2, n, n], divided by tau. The profiles are the middle row and the middle column of the middle template;
+    they differ if the shape is not round.
     """
     n = unit_Pnn.shape[-1]
     middle = n // 2
@@ -25,15 +25,15 @@ def template_picture(unit_Pnn: NDArray[np.floating], title: str, path: Path) -> 
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.35))
     for axis, (row, col) in zip(axes, ((middle, middle), (0, 0), (middle, n - 1)), strict=False):
-        one = unit_Pnn[row * n + col]
-        image = axis.imshow(one, cmap=MAP, vmin=-1, vmax=1)
-        _edge(axis, one > 0)
+        unit_nn = unit_Pnn[row * n + col]
+        image = axis.imshow(unit_nn, cmap=MAP, vmin=-1, vmax=1)
+        _edge(axis, unit_nn > 0)
         axis.plot(col, row, "+", color=RED, markersize=8)
         axis.set(title=f"centre ({row}, {col})", xlabel="column, cells", ylabel="row, cells")
     figure.colorbar(image, ax=axes[:3], label="template / tau", shrink=0.8)
-    one, cells = unit_Pnn[middle * n + middle], np.arange(n) - middle
-    axes[3].plot(cells, one[middle], "o-", markersize=3, color="black", label="row")
-    axes[3].plot(cells, one[:, middle], "s--", markersize=3, color=ORANGE, label="column")
+    unit_nn, cells = unit_Pnn[middle * n + middle], np.arange(n) - middle
+    axes[3].plot(cells, unit_nn[middle], "o-", markersize=3, color="black", label="row")
+    axes[3].plot(cells, unit_nn[:, middle], "s--", markersize=3, color=ORANGE, label="column")
     axes[3].axhline(0, color="grey", linewidth=0.8)
     axes[3].set(title="profile", xlabel="cells from the centre", ylabel="template / tau", ylim=(-1.1, 1.5))
     axes[3].legend(fontsize="small", frameon=False, loc="upper center", ncols=2)
@@ -42,7 +42,7 @@ def template_picture(unit_Pnn: NDArray[np.floating], title: str, path: Path) -> 
 
 
 def _edge(axis: Axes, inside_nn: NDArray[np.bool_]) -> None:
-    """The border between cells that are inside and cells that are not, the map's edge left out."""
+    """Draw the border between cells inside and outside, except along the edge of the map."""
     for rows, cols in zip(*np.nonzero(inside_nn[:, 1:] != inside_nn[:, :-1]), strict=True):
         axis.plot((cols + 0.5, cols + 0.5), (rows - 0.5, rows + 0.5), color="white", linewidth=1)
     for rows, cols in zip(*np.nonzero(inside_nn[1:] != inside_nn[:-1]), strict=True):

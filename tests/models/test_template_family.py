@@ -13,7 +13,7 @@ from PIL import Image
 from ipcnn_ray.core.templates import SHAPES, Offsets, part_templates, shape
 from ipcnn_ray.models.build import assemble, template_banks
 from ipcnn_ray.models.model_card import as_markdown
-from ipcnn_ray.report.template_figure import template_picture
+from ipcnn_ray.report.template_figure import save_template_figure
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import MaskTemplate, PartTemplate, TailoredTemplate, Template
 
@@ -44,7 +44,7 @@ def test_every_function_has_its_section_with_the_same_parameters():
 def test_every_shape_is_built_and_drawn(name, n, tmp_path):
     unit = _unit(of_shape(name), n)
     assert unit.shape == (n * n, n, n) and unit.dtype == torch.float32
-    template_picture(unit.numpy(), of_shape(name).label(), tmp_path / "a.png")
+    save_template_figure(unit.numpy(), of_shape(name).label(), tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 10
 
@@ -75,7 +75,7 @@ def test_a_new_shape_is_one_function_and_one_section(tmp_path):
         assert section.label() == "plus arm 0.5 τ0.5"
         assert as_markdown(COMPACT, section).startswith("# compact: plus template, arm 0.5, tau 0.5\n")
         assert template_banks(COMPACT, section)["conv4"].shape == (257, 16, 16)
-        template_picture(units.numpy(), section.label(), tmp_path / "a.png")
+        save_template_figure(units.numpy(), section.label(), tmp_path / "a.png")
         assert (tmp_path / "a.png").is_file()
     finally:
         del SHAPES["plus"]

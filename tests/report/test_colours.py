@@ -17,8 +17,7 @@ from matplotlib.colors import to_hex, to_rgb
 
 from ipcnn_ray.cli.recorded_runs import experiments
 from ipcnn_ray.cli.report import make
-from ipcnn_ray.report import filter_figures as filter_pictures
-from ipcnn_ray.report import style
+from ipcnn_ray.report import filter_figures, style
 from ipcnn_ray.report.style import CONTROL_STYLE, SERIES_STYLES, kind_styles
 
 EYES = {
@@ -36,7 +35,7 @@ XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 )
 KINDS = ("gradient", "uniform", "plain", "ring", "gaussian", "mask", "ellipse", "tailored", "star", "cross")
-LIGHT = {"series": [look.colour for look in (*SERIES_STYLES, CONTROL_STYLE)], "landmarks": list(filter_pictures.COLORS)}
+LIGHT = {"series": [look.colour for look in (*SERIES_STYLES, CONTROL_STYLE)], "landmarks": list(filter_figures.COLORS)}
 
 
 def lab(colour: str, eye: str = "normal") -> np.ndarray:
@@ -76,7 +75,7 @@ def test_in_grey_brightness_or_shape_tells_series_apart():
             brightness = abs(lab(one.colour)[0] - lab(other.colour)[0])
             assert brightness > APART or (one.marker != other.marker and one.line != other.line) or one.line == ""
             assert one.marker != other.marker
-    marks = [filter_pictures._marker(k) for k in range(len(filter_pictures.COLORS))]
+    marks = [filter_figures._marker(k) for k in range(len(filter_figures.COLORS))]
     assert len(set(marks)) == len(marks)
 
 

@@ -14,16 +14,16 @@ from ipcnn_ray.report.filter_figures import (
     FilterView,
     RankedFilter,
     distances_csv,
-    filter_picture,
     filters_csv,
-    ranking_picture,
-    short,
+    format_distance,
+    save_filter_figure,
+    save_ranking_figure,
     terminal_table,
 )
 from ipcnn_ray.report.filter_figures import _color as color
 from ipcnn_ray.report.filter_figures import _lines as lines
 from ipcnn_ray.report.filter_figures import _marker as marker
-from ipcnn_ray.report.receptive_field_figure import RunColumn, receptive_fields_picture
+from ipcnn_ray.report.receptive_field_figure import RunColumn, save_receptive_fields_figure
 
 NAN = math.nan
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -66,7 +66,7 @@ def view(images: int, landmarks: int) -> FilterView:
 @pytest.mark.parametrize(("images", "landmarks"), [(2, 3), (14, 8)])
 def test_a_filter(tmp_path, images, landmarks):
     """Fewer and more images than tiles; landmarks that no image shows, and more of them than colours."""
-    filter_picture(view(images, landmarks), tmp_path / "filter.png")
+    save_filter_figure(view(images, landmarks), tmp_path / "filter.png")
     assert pixels(tmp_path / "filter.png") == (1240, 550)
 
 
@@ -77,13 +77,15 @@ def test_every_landmark_has_its_own_mark():
 
 
 def test_short_numbers_and_lines():
-    assert [short(value) for value in (0.0834, 1.25, NAN)] == [".083", "1.250", "-"]
+    assert [format_distance(value) for value in (0.0834, 1.25, NAN)] == [".083", "1.250", "-"]
     assert lines(["head .371", "neck .260", "torso .100"], 22) == ["head .371  neck .260", "torso .100"]
 
 
 def test_the_ranking(tmp_path):
     deviations = np.sort(np.random.default_rng(1).random((5, 2)), axis=0)
-    ranking_picture(deviations.mean(1), deviations, ["head", "neck"], [1, 5], "plain, conv5", tmp_path / "ranked.png")
+    save_ranking_figure(
+        deviations.mean(1), deviations, ["head", "neck"], [1, 5], "plain, conv5", tmp_path / "ranked.png"
+    )
     assert pixels(tmp_path / "ranked.png")[0] == 836
 
 
@@ -93,8 +95,8 @@ def test_receptive_fields(tmp_path):
     regions = np.zeros((3, 16, 16), bool)
     regions[0], regions[1, :5, :5] = True, True
     one = RunColumn("plain\nplain", 3, 0.12, 2, regions)
-    receptive_fields_picture(images, [one] * 8, 60, "its most stable filter", tmp_path / "many.png")
-    receptive_fields_picture(images, [one], 60, "its most stable filter", tmp_path / "one.png")
+    save_receptive_fields_figure(images, [one] * 8, 60, "its most stable filter", tmp_path / "many.png")
+    save_receptive_fields_figure(images, [one], 60, "its most stable filter", tmp_path / "one.png")
     assert pixels(tmp_path / "many.png")[0] > pixels(tmp_path / "one.png")[0] == 572
 
 
