@@ -102,9 +102,9 @@ class _Megabytes:
 
 def _store(spec: str, set_: list[str] | None) -> tuple[Any, Paths]:
     from ipcnn_ray.data.prepare import prepare as make
-    from ipcnn_ray.train.data_sync import paths_on_node
+    from ipcnn_ray.train.data_sync import local_paths
 
-    experiment, paths = load(spec, set_ or ()).spec, paths_on_node(Paths.from_environment())
+    experiment, paths = load(spec, set_ or ()).spec, local_paths(Paths.from_environment())
     return make(
         experiment.data, experiment.model.table.image_size, paths, output.CountedProgress("data:", "images")
     ), paths

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ipcnn_ray.cli.output import format_clock
 from ipcnn_ray.on_ray.tune_callback import EpochDone, Event, PhaseStarted, RunEnded, RunStarted, StageReached, Warned
-from ipcnn_ray.train.progress import Stage
+from ipcnn_ray.train.progress import ProgressUpdate
 
 QUIET_S, FIRST_S = 20.0, 4.0
 """Where the output is piped, a run that goes on is heard of so often, and so soon of what its first epoch is at."""
@@ -29,7 +29,7 @@ class _Row:
     started: float
     epochs: int
     metrics: dict[str, float] = field(default_factory=dict)
-    stage: Stage | None = None
+    stage: ProgressUpdate | None = None
     told: float = 0.0
     """When its last line was printed, where the output is piped."""
 
@@ -89,7 +89,7 @@ class Progress:
                 row.stage = event.stage
                 if not self.live and time.monotonic() - row.told >= (FIRST_S if new else QUIET_S):
                     row.told = time.monotonic()
-                    self._line(f"{event.label:<12} {event.stage.words()}")
+                    self._line(f"{event.label:<12} {event.stage}")
             case EpochDone():
                 row = self.rows.setdefault(event.label, _Row(time.monotonic(), self.epochs))
                 row.metrics, row.stage = dict(event.metrics), None

@@ -53,19 +53,19 @@ def pictures(
     experiment: Experiment, run: Runs = None, filters: Filters = 6, out: Out = None, json: Json = False
 ) -> None:
     """Draw the filters of finished runs on their images, in a folder and in the record. Nothing is trained."""
-    from ipcnn_ray.train.data_sync import paths_on_node
-    from ipcnn_ray.train.run_metadata import label_of, recorded_experiment, recorded_run
+    from ipcnn_ray.train.data_sync import local_paths
+    from ipcnn_ray.train.run_metadata import experiment_spec_of, label_of, run_spec_of
 
-    paths = paths_on_node(Paths.from_environment())
+    paths = local_paths(Paths.from_environment())
     tracker = open_tracker(paths)
     (parent, found), *older = chosen_runs(tracker, experiment)
     if older:
         output.print_note(f"{experiment} was submitted several times; of {parent.run_id}, the newest")
-    spec = recorded_experiment(tracker, parent)
+    spec = experiment_spec_of(tracker, parent)
     by_label = {label_of(parent, one) if one.parent else named_runs(spec)[0].label: one for one in found}
     labels = run or _worth_a_picture(parent, by_label, [one.label for one in named_runs(spec)])
     _check_finished(parent, by_label, labels)
-    trained = {label: recorded_run(spec, label, by_label[label]).spec for label in labels}
+    trained = {label: run_spec_of(spec, label, by_label[label]).spec for label in labels}
     _check_weights(paths, parent, labels)
     album = _Album(tracker, parent, Path(out or paths.home / FOLDER / parent.run_id))
     drawn = []
@@ -199,13 +199,13 @@ def _home(paths: Paths, parent: RecordedRun, label: str) -> str:
 
 def _check_weights(paths: Paths, parent: RecordedRun, labels: Sequence[str]) -> None:
     """Raises IpcnnError for runs whose weights are not in the storage's folder; in a bucket, loading them tells."""
-    from ipcnn_ray.train.trainer import WEIGHTS
+    from ipcnn_ray.train.run_dir import WEIGHTS_FILE
 
     homes = [_home(paths, parent, label) for label in labels]
-    missing = [home for home in homes if "://" not in home and not Path(home, WEIGHTS).is_file()]
+    missing = [home for home in homes if "://" not in home and not Path(home, WEIGHTS_FILE).is_file()]
     if missing:
         raise IpcnnError(
-            f"{WEIGHTS} is missing in {', '.join(missing)}\n"
+            f"{WEIGHTS_FILE} is missing in {', '.join(missing)}\n"
             "The runs were trained on another storage, or their files were deleted: set IPCNN_STORAGE to that storage, "
             "or submit the experiment again with --fresh."
         )

@@ -65,7 +65,7 @@ def submit(
     from ipcnn_ray.tracking import RETRY_S, open_tracker
     from ipcnn_ray.tracking.lineage import lineage
     from ipcnn_ray.tracking.storage import below, preflight
-    from ipcnn_ray.train.data_sync import paths_on_node
+    from ipcnn_ray.train.data_sync import local_paths
     from ipcnn_ray.utils.paths import Paths
 
     paths = Paths.from_environment()
@@ -74,7 +74,7 @@ def submit(
         os.chdir(tempfile.gettempdir())  # Ray may unpack the job's folder anew below the feet of its driver
     identity, root = experiment_id(experiment), experiment_folder(experiment, paths)
     output.print_progress(f"{identity}: data")
-    paths = paths_on_node(paths)
+    paths = local_paths(paths)
     _check_models(loaded, paths)
     preflight(paths.storage)
     store = prepare(
@@ -150,15 +150,17 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
     from ipcnn_ray.report.ranking import Ranking
     from ipcnn_ray.report.template_figure import save_template_figure
     from ipcnn_ray.train.final_model import final_model
-    from ipcnn_ray.train.run_dir import read
+    from ipcnn_ray.train.run_dir import TEMPLATE_FILE, read_file
     from ipcnn_ray.train.run_metadata import description
-    from ipcnn_ray.train.tailored_template import FILE, trained_template
+    from ipcnn_ray.train.tailored_template import trained_template
 
     with tempfile.TemporaryDirectory() as folder:
         for run in outcome.runs:
             model = run.run.spec.model
             layer = run.run.spec.eval.layer or interpretable_layers(model)[-1]
-            unfitted = run.run.spec.template.shape == "tailored" and read(run.request.folder, FILE) is None
+            unfitted = (
+                run.run.spec.template.shape == "tailored" and read_file(run.request.folder, TEMPLATE_FILE) is None
+            )
             if not run.fresh or unfitted:  # recorded before, or ended before its template was fitted
                 continue
             template = trained_template(run.request)

@@ -23,7 +23,7 @@ from ipcnn_ray.errors import IpcnnError, TrackingError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id
 from ipcnn_ray.tracking.storage import below, open_storage
-from ipcnn_ray.train.run_dir import on_disk, read, store, write
+from ipcnn_ray.train.run_dir import local_path, open_run_dir, read_file, write_file
 from ipcnn_ray.utils.paths import Paths
 
 STOP, SUBMISSIONS, DRIVER = "stop", "submissions.json", "driver.json"
@@ -40,50 +40,50 @@ def experiment_folder(spec: ExperimentSpec, paths: Paths) -> str:
 
 def notes(root: str, paths: Paths) -> Path:
     """Ray's own notes of an experiment or a run, which nobody needs again: on this machine's disk."""
-    return (on_disk(root) or paths.home / "notes" / "-".join(root.split("/")[-2:])) / "ray"
+    return (local_path(root) or paths.home / "notes" / "-".join(root.split("/")[-2:])) / "ray"
 
 
 def ended_before(root: str) -> set[str]:
     """Labels of the runs that have a result."""
-    if (here := on_disk(root)) is not None:
+    if (here := local_path(root)) is not None:
         return {file.parent.name for file in here.glob("*/result.json")}
-    keys = [key.split("/") for key in store(root).list()]
+    keys = [key.split("/") for key in open_run_dir(root).list()]
     return {key[0] for key in keys if len(key) == 2 and key[1] == "result.json"}
 
 
 def archive(root: str) -> None:
     """Give what is there another name, so that everything begins anew."""
     above, _, name = root.rpartition("/")
-    files = store(above)
+    files = open_run_dir(above)
     if files.list(name):
         files.move(name, f"{name}.before-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def count_submission(root: str) -> int:
     """How often the experiment has been submitted, this time included."""
-    found = read(root, SUBMISSIONS)
+    found = read_file(root, SUBMISSIONS)
     count = (int(json.loads(found)["count"]) if found else 0) + 1
-    write(root, SUBMISSIONS, json.dumps({"count": count}).encode())
+    write_file(root, SUBMISSIONS, json.dumps({"count": count}).encode())
     return count
 
 
 def request_stop(root: str) -> None:
     """The runs end after the epoch that they are in; submitted again, the experiment goes on from there."""
-    write(root, STOP, b"")
+    write_file(root, STOP, b"")
 
 
 def stop_requested(root: str) -> bool:
-    return store(root).exists(STOP)
+    return open_run_dir(root).exists(STOP)
 
 
 def clear_stop_request(root: str) -> None:
-    store(root).delete(STOP)
+    open_run_dir(root).delete(STOP)
 
 
 @contextmanager
 def alone(root: str, tell: Callable[[str], None]) -> Iterator[None]:
     """One process at a time works on an experiment. Raises IpcnnError when another one does."""
-    if on_disk(root) is None:
+    if local_path(root) is None:
         with _leased(root, tell):
             yield
         return
@@ -116,7 +116,7 @@ def lock_holder_pid(root: str) -> int | None:
 
 def at_work(root: str) -> bool:
     """Whether some process works on the experiment, or did until a moment ago."""
-    return lock_holder_pid(root) is not None if on_disk(root) is not None else read(root, DRIVER) is not None
+    return lock_holder_pid(root) is not None if local_path(root) is not None else read_file(root, DRIVER) is not None
 
 
 def _lock(root: str) -> Path:
@@ -135,11 +135,11 @@ def _busy(root: str) -> IpcnnError:
 def _leased(root: str, tell: Callable[[str], None]) -> Iterator[None]:
     """A bucket has no locks: whoever works on an experiment changes a file in it again and again. Where that file
     stays as it is, its owner is lost; no clock is compared with another."""
-    before = read(root, DRIVER)
+    before = read_file(root, DRIVER)
     if before is not None:
         tell(f"{root} was left by a process that may still live: waiting up to {LEASE_S:.0f} s for its pulse")
         end = time.monotonic() + LEASE_S
-        while time.monotonic() < end and (now := read(root, DRIVER)) is not None:
+        while time.monotonic() < end and (now := read_file(root, DRIVER)) is not None:
             if now != before:
                 raise _busy(root)
             time.sleep(min(1.0, PULSE_S))
@@ -156,9 +156,9 @@ def _leased(root: str, tell: Callable[[str], None]) -> Iterator[None]:
                     return
                 files.put_bytes(pulse(beat := beat + 1), DRIVER)
 
-    write(root, DRIVER, pulse(0))
+    write_file(root, DRIVER, pulse(0))
     time.sleep(min(1.0, PULSE_S))  # of two that came at the same time one has written last
-    if read(root, DRIVER) != pulse(0):
+    if read_file(root, DRIVER) != pulse(0):
         raise _busy(root)
     heart = threading.Thread(target=beats, daemon=True)
     heart.start()
@@ -167,6 +167,6 @@ def _leased(root: str, tell: Callable[[str], None]) -> Iterator[None]:
     finally:
         done.set()
         heart.join(PULSE_S)
-        found = read(root, DRIVER)
+        found = read_file(root, DRIVER)
         if found is not None and json.loads(found)["owner"] == me:
-            store(root).delete(DRIVER)
+            open_run_dir(root).delete(DRIVER)

@@ -16,7 +16,7 @@ from ipcnn_ray.spec.objectives import violations
 from ipcnn_ray.spec.runs import active
 from ipcnn_ray.spec.search import Choice, Constraint, Distribution, LogUniform, SpaceSearch
 from ipcnn_ray.tracking.storage import Storage, below
-from ipcnn_ray.train.run_dir import Folder, on_disk, store
+from ipcnn_ray.train.run_dir import Folder, local_path, open_run_dir
 
 Settings = dict[str, Any]
 Direction = Literal["minimize", "maximize"]
@@ -98,8 +98,8 @@ class StudyStorage:
         self.directions = list(directions)
 
     def storage(self) -> JournalStorage:
-        if (here := on_disk(self.folder)) is None:
-            return JournalStorage(JournalOfFiles(store(below(str(self.folder), "journal"))))
+        if (here := local_path(self.folder)) is None:
+            return JournalStorage(JournalOfFiles(open_run_dir(below(str(self.folder), "journal"))))
         here.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(str(here / "optuna.log")))
 

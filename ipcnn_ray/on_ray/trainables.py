@@ -31,11 +31,11 @@ from ipcnn_ray.on_ray.experiment_dir import notes, stop_requested
 from ipcnn_ray.on_ray.trial_lock import TrialLock
 from ipcnn_ray.on_ray.tune_callback import FAILED, LOST_WORKERS, STOPPED
 from ipcnn_ray.train.checkpoint import read_result
-from ipcnn_ray.train.progress import Stage, StageFile
-from ipcnn_ray.train.retry_state import TakenOver, cause_of
+from ipcnn_ray.train.progress import ProgressFile, ProgressUpdate
+from ipcnn_ray.train.retry_state import RunTakenOver, failure_cause
 from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import InProcess, ProcessGroup, StopRun
-from ipcnn_ray.train.trainer import execute
+from ipcnn_ray.train.trainer import train_run
 
 
 class _Reports:
@@ -62,15 +62,15 @@ class _Trial(InProcess):
         super().__init__(device)
         self.reports = reports
         self.root = root
-        self.stage = StageFile(folder)
+        self.stage = ProgressFile(folder)
 
     def report(self, metrics: Mapping[str, float]) -> None:
         if (report := self.reports.of(metrics)) is not None:
             tune.report(report)
         _stop_if_asked(self.root)
 
-    def tell(self, what: str, done: int, total: int, unit: str) -> None:
-        self.stage.tell(Stage(what, done, total, unit))
+    def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
+        self.stage.write(ProgressUpdate(what, done, total, unit))
 
 
 class _TrainWorker(ProcessGroup):
@@ -80,7 +80,7 @@ class _TrainWorker(ProcessGroup):
         super().__init__(device)
         self.reports = reports
         self.root = root
-        self.stage = StageFile(folder)
+        self.stage = ProgressFile(folder)
 
     def report(self, metrics: Mapping[str, float]) -> None:
         if (report := self.reports.of(metrics)) is not None:
@@ -88,9 +88,9 @@ class _TrainWorker(ProcessGroup):
         if self.rank == 0:
             _stop_if_asked(self.root)
 
-    def tell(self, what: str, done: int, total: int, unit: str) -> None:
+    def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
         if self.rank == 0:
-            self.stage.tell(Stage(what, done, total, unit))
+            self.stage.write(ProgressUpdate(what, done, total, unit))
 
 
 def _stop_if_asked(root: str) -> None:
@@ -114,14 +114,14 @@ def trainable(context: ExperimentContext, turns: TrialLock) -> Callable[[dict[st
         with turns.of(request.folder):
             try:
                 if read_result(request.folder) is None:
-                    StageFile(request.folder).forget()  # of an attempt that was killed
+                    ProgressFile(request.folder).clear()  # of an attempt that was killed
                     _persist(lambda: attempt(request, context), request.spec.compute.retries)
             except Exception as error:
                 with suppress(TrackingError):
                     context.tracker.attach(request.handle).log_text(traceback.format_exc(), "traceback.txt")
                 tune.report({FAILED: _told(error), **unknown(goals), "epoch": 0.0})
                 raise
-        StageFile(request.folder).forget()
+        ProgressFile(request.folder).clear()
         result = read_result(request.folder)
         if result is None and stop_requested(context.root):
             _wait_for_the_end(goals)
@@ -153,7 +153,7 @@ def _persist(attempt: Callable[[], object], retries: int) -> None:
         try:
             attempt()
             return
-        except TakenOver:
+        except RunTakenOver:
             raise
         except _WorkersLost:
             lost += 1
@@ -175,7 +175,7 @@ def _told(error: Exception) -> str:
 def _in_trial(request: RunRequest, context: ExperimentContext) -> None:
     device = torch.device("cuda" if context.gpus else "cpu")
     reports = _Reports(request.spec.train.epochs, context.objectives.goals)
-    execute(request, _Trial(device, reports, context.root, request.folder), context.tracker)
+    train_run(request, _Trial(device, reports, context.root, request.folder), context.tracker)
 
 
 def _nested(request: RunRequest, context: ExperimentContext) -> None:
@@ -183,7 +183,7 @@ def _nested(request: RunRequest, context: ExperimentContext) -> None:
 
     def worker() -> None:
         reports = _Reports(request.spec.train.epochs, goals)
-        execute(request, _TrainWorker(ray.train.torch.get_device(), reports, root, request.folder), tracker)
+        train_run(request, _TrainWorker(ray.train.torch.get_device(), reports, root, request.folder), tracker)
 
     # Ray Train would go on from its notes of an attempt before.
     home = notes(request.folder, request.paths)
@@ -212,5 +212,5 @@ def _cause(failures: Mapping[int, Exception]) -> Exception:
         gone = getattr(failure, "health_check_failure", failure)
         if isinstance(gone, RayActorError):
             return _WorkersLost(str(gone))
-    errors = [failure for failure in failures.values() if cause_of(failure) != "lost"]
+    errors = [failure for failure in failures.values() if failure_cause(failure) != "lost"]
     return errors[0] if errors else _WorkersLost(str(next(iter(failures.values()))))

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from ipcnn_ray.train.run_dir import Folder, on_disk
+from ipcnn_ray.train.run_dir import Folder, local_path
 
 PAUSE_S = 1.0
 
@@ -36,11 +36,11 @@ class TrialLock:
     """Locks of files where runs are in a file system, else the driver's knowledge of who trains what. It pickles."""
 
     def __init__(self, root: Folder) -> None:
-        self._actor: Any = None if on_disk(root) is not None else _Turns.remote()  # type: ignore[attr-defined]
+        self._actor: Any = None if local_path(root) is not None else _Turns.remote()  # type: ignore[attr-defined]
 
     def of(self, folder: Folder) -> AbstractContextManager[None]:
         """A block in which nobody else trains in this folder; for the process of a trial."""
-        here = on_disk(folder)
+        here = local_path(folder)
         return _locked(here) if here is not None else self._turn(str(folder))
 
     def free(self, trial: str) -> None:

@@ -17,7 +17,7 @@ from ipcnn_ray.on_ray.trial_lock import TrialLock
 from ipcnn_ray.spec.runs import Run, run_id
 from ipcnn_ray.tracking.tracker import State
 from ipcnn_ray.train.checkpoint import read_result, write_result
-from ipcnn_ray.train.progress import Stage, StageFile, seconds_between
+from ipcnn_ray.train.progress import ProgressFile, ProgressUpdate, write_interval_s
 from ipcnn_ray.train.run_request import RunResult
 
 LOST_WORKERS = 8
@@ -50,7 +50,7 @@ class StageReached:
     """Where a run is within an epoch, or on its way to its first."""
 
     label: str
-    stage: Stage
+    stage: ProgressUpdate
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class TuneCallback(Callback):
         """By Tune's id of a trial."""
         self.training: set[str] = set()
         """Tune's ids of the trials that have a worker and have not ended."""
-        self.stages: dict[str, tuple[str, StageFile, Stage | None]] = {}
+        self.stages: dict[str, tuple[str, ProgressFile, ProgressUpdate | None]] = {}
         """By Tune's id of a trial that has a worker: its run's label, its file, and the stage that was told last."""
         self._next_look = 0.0
         self.stopping = False
@@ -145,7 +145,7 @@ class TuneCallback(Callback):
             trial.max_failures = trial.num_failures + LOST_WORKERS
         self.training.add(trial.trial_id)
         run = self._run(trial)
-        self.stages[trial.trial_id] = run.label, StageFile(self.context.folder(run)), None
+        self.stages[trial.trial_id] = run.label, ProgressFile(self.context.folder(run)), None
         if not self.stopping:
             self.listener(RunStarted(run.label, run.spec.train.epochs))
 
@@ -153,10 +153,10 @@ class TuneCallback(Callback):
         """Tune comes by several times a second."""
         if time.monotonic() < self._next_look:
             return
-        self._next_look = time.monotonic() + seconds_between(self.context.root)
+        self._next_look = time.monotonic() + write_interval_s(self.context.root)
         for trial_id in self.training & set(self.stages):
             label, file, before = self.stages[trial_id]
-            stage = file.look()
+            stage = file.read()
             if stage is not None and stage != before:
                 self.stages[trial_id] = label, file, stage
                 self.listener(StageReached(label, stage))

@@ -184,7 +184,7 @@ def _close(context: ExperimentContext, run: Run) -> None:
     """A run that somebody interrupted was not lost: its attempt has ended."""
     attempts = Attempts.read(context.folder(run))
     if attempts.open:
-        attempts.close(context.folder(run))
+        attempts.finish(context.folder(run))
 
 
 def _ending(context: ExperimentContext, bounds: Constraints) -> Callable[[Settings], tuple[bool, list[float] | None]]:

@@ -30,7 +30,7 @@ import torch
 
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.tracking.storage import Storage
-from ipcnn_ray.train.run_dir import Folder, on_disk, read, store, write
+from ipcnn_ray.train.run_dir import RESULT_FILE, Folder, local_path, open_run_dir, read_file, write_file
 from ipcnn_ray.train.run_request import RunResult
 from ipcnn_ray.utils.files import sha256_of, sync_folder, write_atomic
 
@@ -71,12 +71,12 @@ def save(folder: Folder, origin: Origin, history: History, state: Mapping[str, A
     Raises TrainingError when the disk is full, TrackingError when a bucket does not take it.
     """
     epoch = int(history[-1]["epoch"])
-    here = on_disk(folder)
+    here = local_path(folder)
     try:
         if here is None:
             with tempfile.TemporaryDirectory(prefix="ipcnn-") as scratch:
                 _write(Path(scratch), origin, history, state)
-                _publish(Path(scratch), store(folder), epoch)
+                _publish(Path(scratch), open_run_dir(folder), epoch)
             return
         home = here / "checkpoints"
         final, beside = home / f"epoch-{epoch:04}", home / f".epoch-{epoch:04}"
@@ -165,10 +165,10 @@ def newest(folder: Folder, origin: Origin) -> Restored:
 
 def _copies(folder: Folder) -> Generator[Path, None, None]:
     """The checkpoints as folders of this machine, newest first; of a bucket each is copied when it is asked for."""
-    if (here := on_disk(folder)) is not None:
+    if (here := local_path(folder)) is not None:
         yield from reversed(_checkpoints(here))
         return
-    files = store(folder)
+    files = open_run_dir(folder)
     keys = files.list("checkpoints")
     for epoch in reversed(_stored(keys)):
         with tempfile.TemporaryDirectory(prefix="ipcnn-") as scratch:
@@ -233,10 +233,10 @@ def restore_generators(states: Mapping[str, Any]) -> None:
 
 def write_result(folder: Folder, result: RunResult) -> None:
     """Say that the run has ended; from now on it is not trained again."""
-    write(folder, "result.json", json.dumps(asdict(result), indent=1).encode())
+    write_file(folder, RESULT_FILE, json.dumps(asdict(result), indent=1).encode())
 
 
 def read_result(folder: Folder) -> RunResult | None:
     """The result of a run that has ended, or None."""
-    found = read(folder, "result.json")
+    found = read_file(folder, RESULT_FILE)
     return RunResult(**json.loads(found)) if found is not None else None

@@ -1,9 +1,9 @@
-"""Datasets and weight files that lie in a bucket, copied to each machine once.
+"""Copies of datasets and weight files that are in a bucket, one per machine.
 
     <cache>/staged/<digest>/...     the files below IPCNN_DATA or IPCNN_WEIGHTS, where that is an s3:// URL
 
-The digest is of the names of the files and of what the bucket says of their contents, so that a changed bucket is
-another folder, and a folder is never changed.
+The digest covers the names of the files and the checksums that the bucket reports. A bucket that changes gets a new
+folder; an existing folder never changes.
 """
 
 from __future__ import annotations
@@ -19,29 +19,25 @@ from filelock import FileLock
 
 from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.tracking.storage import open_storage
-from ipcnn_ray.train.run_dir import PATIENCE_S
+from ipcnn_ray.train.run_dir import STORAGE_TIMEOUT_S
 from ipcnn_ray.utils.paths import Paths
 
-AT_ONCE = 16
-"""Files that are copied at the same time."""
+PARALLEL_DOWNLOADS = 16
 
 
-def staged(paths: Paths) -> Paths:
-    """The places with a folder for each URL, which `bring` fills on every machine. Raises DataError for a URL without
-    files, TrackingError for a bucket that cannot be read."""
-    data = _folder(paths, "IPCNN_DATA", paths.data_url) if paths.data_url else paths.data
-    weights = _folder(paths, "IPCNN_WEIGHTS", paths.weights_url) if paths.weights_url else paths.weights
+def resolve_bucket_paths(paths: Paths) -> Paths:
+    """Return the paths with a local folder for each URL. `fetch_to_node` fills these folders on each machine.
+
+    Raises:
+        DataError: If there are no files at a URL.
+        TrackingError: If a bucket cannot be read.
+    """
+    data = _local_folder(paths, "IPCNN_DATA", paths.data_url) if paths.data_url else paths.data
+    weights = _local_folder(paths, "IPCNN_WEIGHTS", paths.weights_url) if paths.weights_url else paths.weights
     return replace(paths, data=data, weights=weights)
 
 
-def paths_on_node(paths: Paths) -> Paths:
-    """The places with all that lies in a bucket brought to this machine."""
-    paths = staged(paths)
-    bring(paths)
-    return paths
-
-
-def _folder(paths: Paths, name: str, url: str) -> Path:
+def _local_folder(paths: Paths, name: str, url: str) -> Path:
     digest = _digest(open_storage(url).sums())
     if not digest:
         raise DataError([Issue(name, f"{url} holds no files", "Check the bucket and the prefix.")])
@@ -52,28 +48,36 @@ def _digest(sums: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:16] if sums else ""
 
 
-def bring(paths: Paths) -> None:
-    """Copy to this machine what it does not have; one process does it, the others wait.
+def fetch_to_node(paths: Paths) -> None:
+    """Download what this machine does not have. One process downloads while the others wait.
 
-    Raises DataError where the bucket has changed since `staged`.
+    Raises:
+        DataError: If the bucket has changed since `resolve_bucket_paths`.
     """
     for url, folder in ((paths.data_url, paths.data), (paths.weights_url, paths.weights)):
         if url and folder is not None and not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.with_name(f"{folder.name}.lock")):
                 if not folder.is_dir():
-                    _copy(url, folder)
+                    _download(url, folder)
 
 
-def _copy(url: str, folder: Path) -> None:
-    files, making = open_storage(url, PATIENCE_S), folder.with_name(f".{folder.name}")
-    shutil.rmtree(making, ignore_errors=True)  # of a process that was killed while it copied
-    making.mkdir()
+def local_paths(paths: Paths) -> Paths:
+    """Return the paths with a local folder for each URL, with all files downloaded."""
+    paths = resolve_bucket_paths(paths)
+    fetch_to_node(paths)
+    return paths
+
+
+def _download(url: str, folder: Path) -> None:
+    files, partial = open_storage(url, STORAGE_TIMEOUT_S), folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+    partial.mkdir()
     keys = files.list()
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        for done in [threads.submit(files.get_file, key, making / key) for key in keys]:
-            done.result()
+    with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as threads:
+        for download in [threads.submit(files.get_file, key, partial / key) for key in keys]:
+            download.result()
     if _digest(files.sums()) != folder.name:
-        shutil.rmtree(making)
+        shutil.rmtree(partial)
         raise DataError([Issue(url, "has changed since the experiment was submitted", "Submit it again.")])
-    making.replace(folder)
+    partial.replace(folder)

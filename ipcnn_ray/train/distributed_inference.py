@@ -12,7 +12,7 @@ from torch import Tensor
 from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import TrainingError
-from ipcnn_ray.train.feature_cache import Inputs
+from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.runtime import Runtime
 
 Look = Callable[[Batch, NDArray[np.int64]], dict[str, Tensor]]
@@ -22,7 +22,14 @@ items on are padding: what is found there is dropped after the merge."""
 
 @torch.no_grad()
 def item_rows(
-    inputs: Inputs, items: Items, runtime: Runtime, look: Look, *, epoch: int, batch_size: int, crops: bool = False
+    inputs: InputPipeline,
+    items: Items,
+    runtime: Runtime,
+    look: Look,
+    *,
+    epoch: int,
+    batch_size: int,
+    crops: bool = False,
 ) -> dict[str, Tensor]:
     """What `look` finds of all items, in their order, as [I, ...] tensors on the CPU of every rank.
 
@@ -38,7 +45,7 @@ def item_rows(
     try:
         with (inputs.images if crops else inputs.loader)([items[cut % count] for cut in cuts]) as loader:
             for batch, cut in zip(loader, cuts, strict=True):
-                runtime.tell(f"evaluating epoch {epoch}", int(cut[0]), count, "images")
+                runtime.report_progress(f"evaluating epoch {epoch}", int(cut[0]), count, "images")
                 for name, rows in look(batch, cut).items():
                     found.setdefault(name, []).append(rows)
     finally:

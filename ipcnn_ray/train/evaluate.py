@@ -23,7 +23,7 @@ from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.spec.metric_info import MeasureName
 from ipcnn_ray.train.distributed_inference import item_rows
-from ipcnn_ray.train.feature_cache import Inputs, distinct
+from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.metric_inputs import MetricsConfig, peak_places, take
 from ipcnn_ray.train.runtime import Runtime
 
@@ -59,7 +59,7 @@ class EvaluationPlan:
         if images == "validation":
             objects = np.intersect1d(objects, store.val_items[:, 0])
         upright = np.stack([objects, np.zeros_like(objects)], 1)
-        items = distinct(store.val_items, upright)
+        items = distinct_items(store.val_items, upright)
         position = {(index, mirrored): i for i, (index, mirrored) in enumerate(items.tolist())}
         weight_I = torch.zeros(len(items), dtype=torch.float64)
         for index, mirrored in store.val_items.tolist():
@@ -68,7 +68,7 @@ class EvaluationPlan:
 
 
 def evaluate(
-    inputs: Inputs,
+    inputs: InputPipeline,
     plan: EvaluationPlan,
     fields: Mapping[str, Field],
     runtime: Runtime,

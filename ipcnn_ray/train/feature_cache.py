@@ -59,12 +59,12 @@ def features_reader(
     """
     folder = cache / "features" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
-    tell = progress or _nobody
+    report_progress = progress or _nobody
     if not folder.is_dir():
-        tell(0, len(items))
+        report_progress(0, len(items))
     with FileLock(folder.parent / f"{key}.lock"):
         if not folder.is_dir():
-            _build(folder, items, shape, compute, tell)
+            _build(folder, items, shape, compute, report_progress)
     features = rows_reader(_open(folder, (len(items), *shape)))
     row = np.full(2 * (int(items[:, 0].max()) + 1), -1, np.int64)
     row[items[:, 0] * 2 + items[:, 1]] = np.arange(len(items))
@@ -94,7 +94,7 @@ def _nobody(done: int, total: int) -> None:
 
 
 def _build(
-    folder: Path, items: Items, shape: tuple[int, ...], compute: Callable[[Items], Tensor], tell: Progress
+    folder: Path, items: Items, shape: tuple[int, ...], compute: Callable[[Items], Tensor], report_progress: Progress
 ) -> None:
     making = folder.with_name(f".{folder.name}")
     shutil.rmtree(making, ignore_errors=True)  # of a process that was killed while it built
@@ -111,7 +111,7 @@ def _build(
         features = np.lib.format.open_memmap(making / "features.npy", "w+", np.float32, (len(items), *shape))
         for start in range(0, len(items), CHUNK):
             features[start : start + CHUNK] = compute(items[start : start + CHUNK]).cpu().numpy()
-            tell(min(start + CHUNK, len(items)), len(items))
+            report_progress(min(start + CHUNK, len(items)), len(items))
         features.flush()
         del features
         os.replace(making, folder)
@@ -120,7 +120,7 @@ def _build(
         raise
 
 
-class Inputs:
+class InputPipeline:
     """Batches of a store, and what of them enters `net(rows, from_features=True)`.
 
     Frozen layers run here, in float32 whatever the precision of training, so that reading their outputs from disk
@@ -170,6 +170,6 @@ class Inputs:
         return self.net.frozen_features(to_input(crops_u8, mirrored, self.mean_3SS, self.scale, self.device))
 
 
-def distinct(*items: Items) -> Items:
+def distinct_items(*items: Items) -> Items:
     """Each (crop, mirrored) pair once, in order."""
     return np.unique(np.concatenate(items), axis=0)

@@ -31,7 +31,7 @@ from ipcnn_ray.errors import DataError, IpcnnError, Issue, TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.train.distributed_inference import item_rows
 from ipcnn_ray.train.evaluate import EvaluationPlan
-from ipcnn_ray.train.feature_cache import Inputs
+from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.final_model import final_model
 from ipcnn_ray.train.metric_inputs import passed_maps, peak_places
 from ipcnn_ray.train.run_request import RunRequest
@@ -43,7 +43,7 @@ class FilterActivations:
     """A finished run and what its layer does with the object images that its instability was taken over."""
 
     request: RunRequest
-    inputs: Inputs
+    inputs: InputPipeline
     layer: str
     field: Field
     image_N: NDArray[np.int64]
@@ -152,7 +152,7 @@ def sight(
             "The file is damaged or of another version of ipcnn; submit the experiment again with --fresh."
         ) from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    inputs = Inputs(store, net.to(device), spec.model.table.input_scale, device)
+    inputs = InputPipeline(store, net.to(device), spec.model.table.input_scale, device)
     return _look(request, inputs, max(1, spec.train.batch_size // workers), looking)
 
 
@@ -179,7 +179,7 @@ def _epochs(request: RunRequest) -> int:
 
 @torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 def _look(
-    request: RunRequest, inputs: Inputs, batch_size: int, looking: Callable[[int, int], None] | None
+    request: RunRequest, inputs: InputPipeline, batch_size: int, looking: Callable[[int, int], None] | None
 ) -> FilterActivations:
     spec, net, store = request.spec, inputs.net, inputs.store
     layer = spec.eval.layer or net.interpretable[-1]

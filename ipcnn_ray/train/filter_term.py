@@ -24,7 +24,7 @@ from ipcnn_ray.train.runtime import Runtime
 Schedule = Literal["paper", "constant", "epoch"]
 
 
-class StepOf(NamedTuple):
+class StepContext(NamedTuple):
     """One training step, as every term sees it."""
 
     class_N: Tensor
@@ -51,7 +51,7 @@ class FilterTerm(Protocol):
     weight: float
     has_value: bool
 
-    def __call__(self, maps_NCHW: Tensor, masked: Masked | None, step: StepOf) -> TermValue:
+    def __call__(self, maps_NCHW: Tensor, masked: Masked | None, step: StepContext) -> TermValue:
         """maps_NCHW: after ReLU, before the mask, float32. masked: what the mask gave, where the form needs it."""
         ...
 
@@ -98,7 +98,7 @@ class InformationTerm:
         self._log_beta_C: Tensor | None = None
         self._sums_CL: Tensor | None = None
 
-    def __call__(self, maps_NCHW: Tensor, masked: Masked | None, step: StepOf) -> TermValue:
+    def __call__(self, maps_NCHW: Tensor, masked: Masked | None, step: StepContext) -> TermValue:
         gather = step.runtime.gather
         lambda_C = filter_weight(maps_NCHW, self.weight, step.epoch, self.schedule, gather=gather)
         loss_C = filter_loss(
@@ -119,7 +119,7 @@ class InformationTerm:
         units_CPnn = self.learned.units(self._log_beta_C)
         return torch.cat([-negative_1nn[0, 0, 0] * units_CPnn, negative_1nn.expand(len(units_CPnn), 1, -1, -1)], 1)
 
-    def _positive(self, maps_NCHW: Tensor, step: StepOf) -> Tensor:
+    def _positive(self, maps_NCHW: Tensor, step: StepContext) -> Tensor:
         """Whether an image is of the filter's category."""
         if self.categories == 1:
             return (step.class_N >= 0)[:, None]
@@ -170,7 +170,7 @@ class ReleasedTerm:
         self._magnitude_CL: Tensor | None = None
         self._width_grad_C: Tensor | None = None
 
-    def __call__(self, maps_NCHW: Tensor, masked: Masked | None, step: StepOf) -> TermValue:
+    def __call__(self, maps_NCHW: Tensor, masked: Masked | None, step: StepContext) -> TermValue:
         assert masked is not None and masked.mask_NCHW is not None and masked.mu is not None
         gather, N = step.runtime.gather, len(maps_NCHW)
         mask_NCHW = masked.mask_NCHW

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.build import assemble
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.train.run_dir import read
+from ipcnn_ray.train.run_dir import WEIGHTS_FILE, read_file
 from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.tailored_template import trained_template
-from ipcnn_ray.train.trainer import MEAN, WEIGHTS
+from ipcnn_ray.train.trainer import MEAN_KEY
 
 
 class Classifier(nn.Module):
@@ -40,11 +40,11 @@ def final_model(request: RunRequest) -> tuple[Classifier, Tensor]:
 
     Raises TrainingError while the run has not ended.
     """
-    weights = read(request.folder, WEIGHTS)
+    weights = read_file(request.folder, WEIGHTS_FILE)
     if weights is None:
-        raise TrainingError(f"run {request.run_id} has no {WEIGHTS} in {request.folder}: it has not ended yet")
+        raise TrainingError(f"run {request.run_id} has no {WEIGHTS_FILE} in {request.folder}: it has not ended yet")
     tensors = load(weights)
-    mean_3SS = tensors.pop(MEAN)
+    mean_3SS = tensors.pop(MEAN_KEY)
     spec = request.spec
     net = assemble(spec.model, trained_template(request), len(spec.data.categories), spec.loss.filter)
     net.load_state_dict(tensors)

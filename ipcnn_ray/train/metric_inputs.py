@@ -30,7 +30,7 @@ from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.models.net import InterpretableNet, Output
 from ipcnn_ray.spec.metric_info import ABLATIONS, MeasureName
 from ipcnn_ray.train.distributed_inference import item_rows
-from ipcnn_ray.train.feature_cache import Inputs
+from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def peak_places(peak_NC: Tensor, field: Field, n: int) -> Tensor:
 def take(
     wanted: MetricsConfig,
     merged: Mapping[str, Tensor],
-    inputs: Inputs,
+    inputs: InputPipeline,
     plan: EvaluationPlan,
     fields: Mapping[str, Field],
     runtime: Runtime,
@@ -163,7 +163,7 @@ def take(
     return found
 
 
-def _noisy_peaks(inputs: Inputs, items: Items, seed: int) -> Any:
+def _noisy_peaks(inputs: InputPipeline, items: Items, seed: int) -> Any:
     """A look at images with noise: by layer the cell of each map's peak."""
 
     def look(batch: Batch, number_b: NDArray[np.int64]) -> dict[str, Tensor]:
@@ -175,7 +175,7 @@ def _noisy_peaks(inputs: Inputs, items: Items, seed: int) -> Any:
     return look
 
 
-def _ablated(inputs: Inputs, most: int | None) -> Any:
+def _ablated(inputs: InputPipeline, most: int | None) -> Any:
     """A look at the scores: intact [b, L], and by layer without one filter each, [b, F, L]."""
 
     def look(batch: Batch, number_b: NDArray[np.int64]) -> dict[str, Tensor]:
@@ -215,7 +215,9 @@ def _boxes(store: CropStore, items: Items) -> Tensor:
     return torch.stack([torch.from_numpy(one[items[:, 0]]) for one in numbers])
 
 
-def _hits(look: Any, inputs: Inputs, items: Items, fields: Mapping[str, Field], runtime: Runtime) -> dict[str, Tensor]:
+def _hits(
+    look: Any, inputs: InputPipeline, items: Items, fields: Mapping[str, Field], runtime: Runtime
+) -> dict[str, Tensor]:
     """By layer whether each filter's region hits each part in each object image, [N, C, K] bool.
 
     The threshold is taken over all object images; with several categories, that is not the filter's own alone.

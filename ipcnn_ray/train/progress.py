@@ -1,7 +1,7 @@
-"""Where a run is right now, beside its record: one small file in its folder, for whoever watches.
+"""Progress of a run within an epoch: one small file in the run's directory, for `ipcnn submit` to show.
 
-Nothing depends on it: a stage that cannot be written or read is left out, and it is written so seldom that it costs
-nothing beside what it tells of.
+Progress is optional. A file that cannot be written or read is ignored, and it is written at most every
+`write_interval_s` seconds.
 """
 
 from __future__ import annotations
@@ -12,59 +12,58 @@ from dataclasses import asdict, dataclass
 
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.tracking.storage import open_storage
-from ipcnn_ray.train.run_dir import Folder, on_disk
+from ipcnn_ray.train.run_dir import PROGRESS_FILE, Folder, local_path
 
-FILE = "stage.json"
-EVERY_S, EVERY_S_IN_A_BUCKET = 2.0, 15.0
-"""Seconds between two writes, or two looks."""
+LOCAL_INTERVAL_S, BUCKET_INTERVAL_S = 2.0, 15.0
 
 
 @dataclass(frozen=True)
-class Stage:
-    """`training epoch 3`, 10 of 56 steps."""
+class ProgressUpdate:
+    """A phase of a run and how far it is, such as `training epoch 3`, 10 of 56 steps."""
 
     what: str
     done: int
     total: int
     unit: str
 
-    def words(self) -> str:
+    def __str__(self) -> str:
         return f"{self.what}, {self.done} of {self.total} {self.unit}"
 
 
-def seconds_between(folder: Folder) -> float:
-    """How often a stage is written to this folder, and looked for."""
-    return EVERY_S_IN_A_BUCKET if on_disk(folder) is None else EVERY_S
+def write_interval_s(folder: Folder) -> float:
+    """Return the seconds between two writes, or two reads, of the progress file in this directory."""
+    return BUCKET_INTERVAL_S if local_path(folder) is None else LOCAL_INTERVAL_S
 
 
-class StageFile:
-    """The stage of the run in a folder."""
+class ProgressFile:
+    """The progress file of one run."""
 
     def __init__(self, folder: Folder) -> None:
-        self._files = open_storage(str(folder))  # without patience: a stage is not worth waiting for
-        self._every = seconds_between(folder)
-        self._due = 0.0
+        self._files = open_storage(str(folder))  # no retries: progress is not worth waiting for
+        self._interval_s = write_interval_s(folder)
+        self._next_write = 0.0
 
-    def tell(self, stage: Stage) -> None:
-        """The run is there; may be called often."""
-        if time.monotonic() < self._due:
+    def write(self, update: ProgressUpdate) -> None:
+        """Store an update, unless the last one was stored less than the interval ago."""
+        if time.monotonic() < self._next_write:
             return
-        self._due = time.monotonic() + self._every
+        self._next_write = time.monotonic() + self._interval_s
         try:
-            self._files.put_bytes(json.dumps(asdict(stage)).encode(), FILE)
+            self._files.put_bytes(json.dumps(asdict(update)).encode(), PROGRESS_FILE)
         except IpcnnError:
-            self._due += 10 * self._every
+            self._next_write += 10 * self._interval_s
 
-    def look(self) -> Stage | None:
-        """Where the run is; None where nothing is told, or nothing can be read."""
+    def read(self) -> ProgressUpdate | None:
+        """Return the latest update, or None if there is none that can be read."""
         try:
-            return Stage(**json.loads(self._files.get(FILE))) if self._files.exists(FILE) else None
+            raw = self._files.get(PROGRESS_FILE) if self._files.exists(PROGRESS_FILE) else None
+            return ProgressUpdate(**json.loads(raw)) if raw is not None else None
         except (IpcnnError, ValueError, TypeError):
             return None
 
-    def forget(self) -> None:
-        """The run has ended, or is not at work any more."""
+    def clear(self) -> None:
+        """Delete the file, when the run has ended or is about to be retried."""
         try:
-            self._files.delete(FILE)
+            self._files.delete(PROGRESS_FILE)
         except IpcnnError:
             return

@@ -1,4 +1,7 @@
-"""How often a run was begun and did not end, by cause: lost workers do not use up the retries of a run."""
+"""Failed attempts of a run by cause, and which attempt owns the run's directory.
+
+Lost workers are counted apart from errors: they do not use up `compute.retries`.
+"""
 
 from __future__ import annotations
 
@@ -10,70 +13,79 @@ from typing import Literal
 import torch
 
 from ipcnn_ray.errors import TrainingError
-from ipcnn_ray.train.run_dir import Folder, read, write
+from ipcnn_ray.train.run_dir import ATTEMPTS_FILE, Folder, read_file, write_file
 
-NAME = "attempts.json"
 Cause = Literal["lost", "memory", "error"]
+
+
+class RunTakenOver(TrainingError):
+    """Another process has started to train this run."""
 
 
 @dataclass
 class Attempts:
-    """Counts of one run, in `attempts.json` of its folder."""
+    """Number of failed attempts of one run by cause, stored in its directory."""
 
     lost: int = 0
-    """The process, or another one of the same run, vanished without a word: killed, preempted, node gone."""
+    """The process, or another worker of the run, died without an error: killed, preempted, node lost."""
     memory: int = 0
-    """Out of memory, of the device or of the machine, where the process lived to say so."""
+    """Out of memory, on the device or on the host, in a process that survived to report it."""
     error: int = 0
-    """Another error in the run itself."""
+    """Any other error."""
     open: bool = False
-    """An attempt is going on, or was lost."""
+    """An attempt is under way, or was lost."""
     why: str = ""
-    """What the error of the last attempt said; empty when it did not end in one."""
+    """Error of the last attempt; empty if it had none."""
     token: str = field(default="", compare=False)
-    """Names the attempt that may write in the folder: the last one that was begun."""
+    """Identifies the attempt that owns the directory: the latest one."""
 
     @classmethod
     def read(cls, folder: Folder) -> Attempts:
-        """The count so far; an attempt that nothing closed is still open in it."""
-        found = read(folder, NAME)
-        return cls(**json.loads(found)) if found is not None else cls()
+        """Return the stored counts. A lost attempt that nothing has counted yet is still `open`."""
+        raw = read_file(folder, ATTEMPTS_FILE)
+        return cls(**json.loads(raw)) if raw is not None else cls()
 
     @classmethod
     def begin(cls, folder: Folder) -> Attempts:
-        """Count the attempt before as lost if nothing closed it, and open the next one."""
+        """Start an attempt, which owns the directory from now on. An attempt that is still open counts as lost."""
         attempts = cls.read(folder)
         attempts.lost += attempts.open
         attempts.open, attempts.why, attempts.token = True, "", secrets.token_hex(8)
         attempts._write(folder)
         return attempts
 
-    def close(self, folder: Folder, cause: Cause | None = None, why: str = "") -> None:
-        """The attempt has ended: well, or by a cause that `why` tells in a sentence."""
+    def finish(self, folder: Folder, cause: Cause | None = None, why: str = "") -> None:
+        """End the attempt: in success, or for a cause."""
         self.open, self.why = False, why
         self.lost += cause == "lost"
         self.memory += cause == "memory"
         self.error += cause == "error"
         self._write(folder)
 
-    def check(self, folder: Folder) -> None:
-        """Raises TakenOver when another process has begun the run anew: one that was taken for lost, because its head
-        or its network was, must not write beside it."""
+    def check_owner(self, folder: Folder) -> None:
+        """Raise RunTakenOver if a later attempt owns the directory. This process was then taken for dead, because the
+        network or the head node was, and must write no more."""
         if Attempts.read(folder).token != self.token:
-            raise TakenOver(f"{folder} has been taken over by another process; this one writes no more")
+            raise RunTakenOver(f"{folder} has been taken over by another process; this one writes no more")
+
+    def tags(self) -> dict[str, str]:
+        """Return the counts as tags of the tracked run."""
+        return {f"ipcnn.attempts_{cause}": str(getattr(self, cause)) for cause in ("lost", "memory", "error")}
 
     def _write(self, folder: Folder) -> None:
-        write(folder, NAME, json.dumps(asdict(self)).encode())
+        write_file(folder, ATTEMPTS_FILE, json.dumps(asdict(self)).encode())
 
 
-class TakenOver(TrainingError):
-    """Another process trains this run."""
-
-
-def cause_of(error: BaseException) -> Cause:
-    """Which count an error belongs to. A worker that vanishes makes the others fail in their next exchange."""
+def failure_cause(error: BaseException) -> Cause:
+    """Classify an error. A worker that dies makes the others fail in their next collective."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "memory"
     if isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error):
         return "lost"
     return "error"
+
+
+def format_error(error: BaseException) -> str:
+    """Return the type and text of an error in one sentence, marked if memory ran out."""
+    prefix = "out of memory: " if failure_cause(error) == "memory" else ""
+    return f"{prefix}{type(error).__name__}: {error}"

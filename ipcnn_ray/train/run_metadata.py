@@ -83,7 +83,7 @@ SPEC = "spec.yaml"
 """Artifact of an experiment's run: its resolved spec."""
 
 
-def recorded_experiment(tracker: Tracker, parent: RecordedRun) -> ExperimentSpec:
+def experiment_spec_of(tracker: Tracker, parent: RecordedRun) -> ExperimentSpec:
     """The spec that an experiment was submitted with. Raises TrackingError where the record does not hold it."""
     text = tracker.read(parent.handle, SPEC)
     if text is None:
@@ -99,7 +99,7 @@ def label_of(parent: RecordedRun, run: RecordedRun) -> str:
     return run.run_id.removeprefix(f"{parent.run_id}-")
 
 
-def recorded_run(experiment: ExperimentSpec, label: str, run: RecordedRun) -> Run:
+def run_spec_of(experiment: ExperimentSpec, label: str, run: RecordedRun) -> Run:
     """A run of an experiment with the spec that it was trained with.
 
     Of a run that a search drew, the values of the searched fields are read from its recorded params. Raises IpcnnError

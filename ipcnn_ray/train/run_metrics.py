@@ -17,10 +17,10 @@ from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.train.evaluate import Measured
 from ipcnn_ray.train.run_request import ControlReference, RunRequest
 from ipcnn_ray.train.runtime import Runtime
-from ipcnn_ray.train.train_epoch import EpochSums
+from ipcnn_ray.train.train_epoch import EpochMetrics
 
 
-def training_metrics(epoch: int, rate: float, sums: EpochSums, seconds: float) -> dict[str, float]:
+def training_metrics(epoch: int, rate: float, sums: EpochMetrics, seconds: float) -> dict[str, float]:
     """Of one epoch of training that took so many seconds."""
     filter_loss = {} if sums.filter_loss is None else {"filter_loss": sums.filter_loss}
     return {

@@ -1,4 +1,4 @@
-"""What a run is asked, and what it answers."""
+"""Input and output of the training of one run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ipcnn_ray.utils.paths import Paths
 
 @dataclass(frozen=True)
 class ControlReference:
-    """What a run of a search is measured against: the control's last numbers."""
+    """Final metrics of the control run, which the combined objective of a search divides by."""
 
     instability: float
     """Location instability, share of the image diagonal."""
@@ -25,24 +25,24 @@ class ControlReference:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """Everything that a worker must know to train one run; small, and it pickles."""
+    """Everything that a worker needs to train one run. Small, and it pickles."""
 
     run_id: str
     spec: ExperimentSpec
-    """Resolved, without a search. Its digest is what the run's checkpoints belong to."""
+    """Resolved, without a search. Its digest is stored in the run's checkpoints."""
     paths: Paths
     handle: str
     """The tracker's id of the run."""
     folder: str
-    """Where the run keeps its checkpoints and its result: a folder that all workers see, or an s3:// URL."""
+    """Directory of the run: a path that all workers share, or an s3:// URL."""
     references: ControlReference | None = None
-    """With it, every evaluated epoch has the metric `combined`."""
+    """If set, every evaluated epoch has the metric `combined`."""
     tags: Mapping[str, str] = field(default_factory=dict)
-    """Further tags for the record, such as the commit."""
+    """Additional tags of the tracked run, such as the commit."""
 
     @property
     def path(self) -> Path:
-        """The folder of a run that is not kept in a bucket."""
+        """`folder` as a path; not for one in a bucket."""
         assert "://" not in self.folder
         return Path(self.folder)
 
@@ -53,10 +53,10 @@ class RunResult:
 
     run_id: str
     state: State
-    """`succeeded` or `stopped`; a run that failed raises."""
+    """`succeeded` or `stopped`; a run that fails raises."""
     why: str
     """Cause of a stop, in a sentence; empty otherwise."""
     epochs: int
-    """Epochs that were trained."""
+    """Number of epochs trained."""
     metrics: Mapping[str, float]
-    """Metrics of the last epoch, with those of the whole run."""
+    """Metrics of the last epoch and of the whole run."""

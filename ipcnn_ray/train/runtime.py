@@ -43,7 +43,7 @@ class Runtime(Protocol):
         """An epoch is over and recorded; called on every rank, in the same order. May raise StopRun, on any rank."""
         ...
 
-    def tell(self, what: str, done: int, total: int, unit: str) -> None:
+    def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
         """Where the run is: `training epoch 3`, 10 of 56 `steps`. For whoever watches; called often, on every rank."""
         ...
 
@@ -67,7 +67,7 @@ class InProcess:
     def report(self, metrics: Mapping[str, float]) -> None:
         self.reported.append(dict(metrics))
 
-    def tell(self, what: str, done: int, total: int, unit: str) -> None:
+    def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
         """Nobody watches."""
 
 
@@ -96,5 +96,5 @@ class ProcessGroup:
     def report(self, metrics: Mapping[str, float]) -> None:
         """Nobody listens beyond the record."""
 
-    def tell(self, what: str, done: int, total: int, unit: str) -> None:
+    def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
         """Nobody watches."""

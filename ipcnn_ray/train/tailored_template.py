@@ -12,15 +12,12 @@ from ipcnn_ray.core.template_fit import axes_of_sizes, axes_of_spacing, ellipse_
 from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.errors import DataError, Issue, TrainingError
 from ipcnn_ray.spec.template import EllipseTemplate, MaskTemplate, TailoredTemplate, Template
-from ipcnn_ray.train.run_dir import read
+from ipcnn_ray.train.run_dir import TEMPLATE_FILE, read_file
 from ipcnn_ray.train.run_request import RunRequest
-
-FILE = "template.json"
-"""Name of the fitted template in a run's folder."""
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedTemplate:
     """What a tailored template became."""
 
     template: EllipseTemplate | MaskTemplate
@@ -43,7 +40,7 @@ class Fitted:
         return json.dumps(self.template.model_dump(mode="json"))
 
 
-def fitted(template: Template, store: CropStore) -> Fitted | None:
+def fitted(template: Template, store: CropStore) -> FittedTemplate | None:
     """The concrete template of a tailored one; None for any other. Only training objects are looked at.
 
     Numbers are rounded to 6 digits (values of a mask to 3 decimals), so that every machine has the same.
@@ -63,7 +60,7 @@ def fitted(template: Template, store: CropStore) -> Fitted | None:
             concrete: EllipseTemplate | MaskTemplate = MaskTemplate(
                 shape="mask", values=rows, extent=_round(extent * template.scale), tau=template.tau
             )
-            return Fitted(concrete, int(seen.sum()))
+            return FittedTemplate(concrete, int(seen.sum()))
         if template.fitted_to == "part_sizes":
             axes = axes_of_sizes(torch.from_numpy(store.part_sizes_NK2[objects, k]))
         else:
@@ -82,7 +79,7 @@ def fitted(template: Template, store: CropStore) -> Fitted | None:
         angle=ellipse["angle"],
         tau=template.tau,
     )
-    return Fitted(concrete, axes.images)
+    return FittedTemplate(concrete, axes.images)
 
 
 def _round(value: float) -> float:
@@ -97,8 +94,10 @@ def trained_template(request: RunRequest) -> Template:
     template = request.spec.template
     if not isinstance(template, TailoredTemplate):
         return template
-    raw = read(request.folder, FILE)
+    raw = read_file(request.folder, TEMPLATE_FILE)
     if raw is None:
-        raise TrainingError(f"run {request.run_id} has no {FILE} in {request.folder}: its template is not fitted yet")
+        raise TrainingError(
+            f"run {request.run_id} has no {TEMPLATE_FILE} in {request.folder}: its template is not fitted yet"
+        )
     kind = MaskTemplate if json.loads(raw)["shape"] == "mask" else EllipseTemplate
     return kind.model_validate_json(raw)

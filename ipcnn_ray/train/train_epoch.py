@@ -14,13 +14,13 @@ from ipcnn_ray.data.batches import epoch_order, shares
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.net import Output
 from ipcnn_ray.spec.training import Train
-from ipcnn_ray.train.feature_cache import Inputs
-from ipcnn_ray.train.filter_term import FilterTerm, StepOf
+from ipcnn_ray.train.feature_cache import InputPipeline
+from ipcnn_ray.train.filter_term import FilterTerm, StepContext
 from ipcnn_ray.train.runtime import Runtime
 
 
 @dataclass(frozen=True)
-class EpochSums:
+class EpochMetrics:
     """What an epoch of training came to, over the images of all workers, as they were met."""
 
     train_loss: float
@@ -52,7 +52,7 @@ def step_loss(
     classification = classification_loss(output.logits_NL.float(), label_N, form).sum()
     total = classification / batch_size
     information = torch.zeros((), device=label_N.device)
-    step = StepOf(label_N, epoch, batch_size, runtime)
+    step = StepContext(label_N, epoch, batch_size, runtime)
     for layer, term in terms.items():
         value = term(output.maps[layer].float(), output.masked.get(layer), step)
         total = total + value.loss
@@ -60,7 +60,7 @@ def step_loss(
     return total * runtime.world_size, classification.detach(), information
 
 
-def settle(model: nn.Module, inputs: Inputs) -> None:
+def warm_up_ddp(model: nn.Module, inputs: InputPipeline) -> None:
     """One backward pass on zeros that trains nothing, when `model` is wrapped.
 
     DDP lays its buckets out anew after its first backward pass, and how the gradients of three or more workers are
@@ -75,7 +75,7 @@ def settle(model: nn.Module, inputs: Inputs) -> None:
 
 def train_epoch(
     model: nn.Module,
-    inputs: Inputs,
+    inputs: InputPipeline,
     optimizer: torch.optim.Optimizer,
     terms: Mapping[str, FilterTerm],
     runtime: Runtime,
@@ -85,7 +85,7 @@ def train_epoch(
     batch_size: int,
     bfloat16: bool,
     form: Form = "logistic",
-) -> EpochSums:
+) -> EpochMetrics:
     """Train one epoch; `model` is the network of `inputs` as the runtime wraps it.
 
     bfloat16: run the trained layers under autocast; losses are float32 always. form: of the classification loss.
@@ -104,7 +104,7 @@ def train_epoch(
     net.train()
     with inputs.loader(parts) as loader:
         for step, batch in enumerate(loader):
-            runtime.tell(f"training epoch {epoch}", step, len(parts), "steps")
+            runtime.report_progress(f"training epoch {epoch}", step, len(parts), "steps")
             net.set_step(seed, epoch, step, first_row, batch_size)
             label_N = batch.labels.to(runtime.device)
             with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bfloat16):
@@ -126,7 +126,7 @@ def _sums(
     batch_size: int,
     optimizer: torch.optim.Optimizer,
     terms: Mapping[str, FilterTerm],
-) -> EpochSums:
+) -> EpochMetrics:
     """Merge the steps of all workers: sums of classification losses, filter losses (equal on all), wrong shares."""
     classification_S, information_S, wrong_S = all_WS3[:, :, 0].sum(0), all_WS3[0, :, 1], all_WS3[:, :, 2].sum(0)
     steps = len(wrong_S)
@@ -142,7 +142,7 @@ def _sums(
             f"{advice}"
         )
     images = steps * batch_size
-    return EpochSums(
+    return EpochMetrics(
         train_loss=float(classification_S.sum()) / images,
         filter_loss=None if any(not term.has_value for term in terms.values()) else float(information_S.mean()),
         train_error=float(wrong_S.sum()) / images,

@@ -27,30 +27,26 @@ from ipcnn_ray.tracking.tracker import RunRecord, State, Tracker
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train import run_metadata as recorded
 from ipcnn_ray.train.checkpoint import Origin, Restored
-from ipcnn_ray.train.data_sync import bring
+from ipcnn_ray.train.data_sync import fetch_to_node
 from ipcnn_ray.train.evaluate import EvaluationPlan, evaluate
-from ipcnn_ray.train.feature_cache import Inputs, distinct
+from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.filter_term import FilterTerm, filter_terms
 from ipcnn_ray.train.metric_inputs import MetricsConfig
-from ipcnn_ray.train.retry_state import Attempts, TakenOver, cause_of
-from ipcnn_ray.train.run_dir import store, write
+from ipcnn_ray.train.retry_state import Attempts, RunTakenOver, failure_cause
+from ipcnn_ray.train.run_dir import TEMPLATE_FILE, WEIGHTS_FILE, open_run_dir, write_file
 from ipcnn_ray.train.run_metrics import evaluation_metrics, summary, training_metrics
-from ipcnn_ray.train.run_request import ControlReference, RunRequest, RunResult
+from ipcnn_ray.train.run_request import RunRequest, RunResult
 from ipcnn_ray.train.runtime import Runtime, StopRun
-from ipcnn_ray.train.tailored_template import FILE, Fitted, fitted
-from ipcnn_ray.train.train_epoch import learning_rate, settle, train_epoch
+from ipcnn_ray.train.tailored_template import FittedTemplate, fitted
+from ipcnn_ray.train.train_epoch import learning_rate, train_epoch, warm_up_ddp
 
-__all__ = ["WEIGHTS", "ControlReference", "RunRequest", "RunResult", "execute"]
-
-WEIGHTS = "weights.safetensors"
-"""Name of the final weights, in the run's folder and under `weights` in its record."""
-MEAN = "input_mean"
+MEAN_KEY = "input_mean"
 """Name of the mean image among the final weights."""
 
 log = logging.getLogger(__name__)
 
 
-def execute(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunResult:
+def train_run(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunResult:
     """Train a run to its end, from its newest checkpoint if it has one; a run that has ended is not trained again.
 
     Every rank calls it; rank 0 alone writes the record, the checkpoints and the result. An error is recorded with
@@ -70,12 +66,12 @@ def execute(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunResul
         result = trained.result(request)
         if trained.ended:
             _keep_weights(folder, save(trained.weights), record)
-    except TakenOver:
+    except RunTakenOver:
         raise
     except Exception as error:
-        cause = cause_of(error)
+        cause = failure_cause(error)
         why = f"{'out of memory: ' if cause == 'memory' else ''}{type(error).__name__}: {error}"
-        attempts.close(folder, cause, why)
+        attempts.finish(folder, cause, why)
         record.set_tags(_counted(attempts))
         record.set_state("failed", why)
         raise
@@ -84,7 +80,7 @@ def execute(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunResul
     record.set_state(result.state, result.why)
     if trained.ended:
         checkpoint.write_result(folder, result)
-    attempts.close(folder)
+    attempts.finish(folder)
     return result
 
 
@@ -110,9 +106,9 @@ class _Trained:
 
 def _keep_weights(folder: str, weights: bytes, record: RunRecord) -> None:
     with tempfile.TemporaryDirectory(prefix="ipcnn-") as scratch:
-        copy = Path(scratch) / WEIGHTS
+        copy = Path(scratch) / WEIGHTS_FILE
         copy.write_bytes(weights)
-        store(folder).put_file(copy, WEIGHTS)
+        open_run_dir(folder).put_file(copy, WEIGHTS_FILE)
         record.log_file(copy, "weights")
 
 
@@ -125,12 +121,12 @@ class _Setup:
     """What a worker holds while it trains."""
 
     net: InterpretableNet
-    inputs: Inputs
+    inputs: InputPipeline
     plan: EvaluationPlan
     optimizer: torch.optim.Optimizer
     terms: Mapping[str, FilterTerm]
     loaded: LoadReport | None
-    fitted: Fitted | None
+    fitted: FittedTemplate | None
     """What a tailored template became on this data."""
     cached: bool
     """Frozen layers are read from disk."""
@@ -143,9 +139,12 @@ class _Setup:
 def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
     """Data, network with its first weights, optimiser."""
     spec, device = request.spec, runtime.device
-    bring(request.paths)
+    fetch_to_node(request.paths)
     store = prepare(
-        spec.data, spec.model.table.image_size, request.paths, lambda i, n: runtime.tell("data", i, n, "images")
+        spec.data,
+        spec.model.table.image_size,
+        request.paths,
+        lambda i, n: runtime.report_progress("data", i, n, "images"),
     )
     _wanted(spec).check(store)
     fit = fitted(spec.template, store)
@@ -156,11 +155,11 @@ def _set_up(request: RunRequest, runtime: Runtime) -> _Setup:
     if spec.train.freeze_through:
         net.freeze_through(spec.train.freeze_through)
     net.to(device)
-    inputs = Inputs(store, net, spec.model.table.input_scale, device)
+    inputs = InputPipeline(store, net, spec.model.table.input_scale, device)
     cached = spec.compute.cache_frozen and net.cut > 0
     if cached:
-        items = distinct(store.train_items, EvaluationPlan.of(store, "all").items)
-        inputs.cache(request.paths.cache, items, lambda i, n: runtime.tell("frozen layers", i, n, "images"))
+        items = distinct_items(store.train_items, EvaluationPlan.of(store, "all").items)
+        inputs.cache(request.paths.cache, items, lambda i, n: runtime.report_progress("frozen layers", i, n, "images"))
     return _Setup(
         net=net,
         inputs=inputs,
@@ -196,7 +195,7 @@ def _train(
             record.log_params(setup.fitted.params())
             record.set_tags(setup.fitted.tags())
             record.log_text(setup.fitted.as_json(), "template_fitted.json")
-            write(request.folder, FILE, setup.fitted.as_json().encode())
+            write_file(request.folder, TEMPLATE_FILE, setup.fitted.as_json().encode())
         if restored.damaged:
             record.set_tags({"ipcnn.damaged_checkpoints": "; ".join(restored.damaged)})
             log.warning("passed over damaged checkpoints: %s", "; ".join(restored.damaged))
@@ -204,7 +203,7 @@ def _train(
         if history:
             record.log_metrics(history)
     model = runtime.wrap(net)
-    settle(model, setup.inputs)
+    warm_up_ddp(model, setup.inputs)
     stop: StopRun | None = None
     while len(history) < spec.train.epochs and stop is None:
         history.append(_epoch(request, runtime, setup, model, len(history) + 1))
@@ -219,7 +218,7 @@ def _train(
                 "generators": checkpoint.generator_states(),
             }
             if attempts:
-                attempts.check(request.folder)
+                attempts.check_owner(request.folder)
             checkpoint.save(request.folder, origin, history, state)
             record.log_metrics(history)
         stop = _report(runtime, history[-1], last=last)
@@ -228,7 +227,7 @@ def _train(
         if record:
             record.log_metrics(history)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    return _Trained(history, {**tensors, MEAN: setup.inputs.mean_3SS.cpu()}, stop)
+    return _Trained(history, {**tensors, MEAN_KEY: setup.inputs.mean_3SS.cpu()}, stop)
 
 
 def _epoch(request: RunRequest, runtime: Runtime, setup: _Setup, model: nn.Module, epoch: int) -> dict[str, float]:

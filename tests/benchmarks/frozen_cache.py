@@ -26,7 +26,7 @@ from ipcnn_ray.models.build import build, template_banks
 from ipcnn_ray.spec.data import DrawnAnimals
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import GradientTemplate
-from ipcnn_ray.train.feature_cache import Inputs, distinct
+from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.filter_term import InformationTerm
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.train_epoch import train_epoch
@@ -55,22 +55,22 @@ def candidates(folder: Path, images: int, batch: int, device: torch.device) -> d
     for name in ("crops", "cache"):
         net = build(model, template, 0).to(device)
         net.freeze_through("conv3")
-        inputs = Inputs(store, net, model.table.input_scale, device)
+        inputs = InputPipeline(store, net, model.table.input_scale, device)
         if name == "cache":
             start = time.perf_counter()
-            inputs.cache(folder, distinct(store.train_items))
+            inputs.cache(folder, distinct_items(store.train_items))
             size = sum(file.stat().st_size for file in folder.glob("features/*/features.npy"))
             print(f"cache built in {time.perf_counter() - start:.1f} s, {size / 1e6:.0f} MB")
         optimizer = torch.optim.SGD(net.parameter_groups(5e-4), lr=1e-4, momentum=0.9)
         order = epoch_order(len(store.train_items), 0, 1)
         parts = [store.train_items[share] for share in shares(order, batch, 0, 1)]
 
-        def frozen(inputs: Inputs = inputs, parts: list = parts) -> None:
+        def frozen(inputs: InputPipeline = inputs, parts: list = parts) -> None:
             with inputs.loader(parts) as loader:
                 for one in loader:
                     inputs.rows(one)
 
-        def epoch(inputs: Inputs = inputs, optimizer: torch.optim.Optimizer = optimizer) -> None:
+        def epoch(inputs: InputPipeline = inputs, optimizer: torch.optim.Optimizer = optimizer) -> None:
             named = {"seed": 0, "epoch": 1, "batch_size": batch, "bfloat16": device.type == "cuda"}
             train_epoch(inputs.net, inputs, optimizer, losses, InProcess(device), **named)
 

@@ -33,7 +33,7 @@ from ipcnn_ray.spec.loader import load
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import ProcessGroup
-from ipcnn_ray.train.trainer import execute
+from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
 
 WORKERS = 2
@@ -70,7 +70,7 @@ def worker(pickled: str, gpu: bool) -> None:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if gpu else "gloo")
     request: RunRequest = pickle.loads(Path(pickled).read_bytes())
-    execute(request, ProcessGroup(device), MlflowTracker(request.paths.tracking_uri, request.paths.artifacts))
+    train_run(request, ProcessGroup(device), MlflowTracker(request.paths.tracking_uri, request.paths.artifacts))
     dist.destroy_process_group()
 
 

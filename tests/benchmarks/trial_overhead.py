@@ -28,7 +28,7 @@ from ipcnn_ray.spec.runs import grid_runs, run_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import InProcess
-from ipcnn_ray.train.trainer import execute
+from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
 
 
@@ -56,7 +56,7 @@ def in_process(spec: ExperimentSpec, paths: Paths, tracker: MlflowTracker) -> fl
     for run in grid_runs(spec):
         handle = tracker.open_child(spec.name, f"bare-{run.label}", parent).handle
         folder = str(Path(paths.storage) / "bare" / run.label)
-        execute(RunRequest(run_id(spec, run), run.spec, paths, handle, folder), InProcess(), tracker)
+        train_run(RunRequest(run_id(spec, run), run.spec, paths, handle, folder), InProcess(), tracker)
         began = began or time.perf_counter()
     return time.perf_counter() - began
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from ipcnn_ray.cli import live, output
 from ipcnn_ray.cli.live import Progress
 from ipcnn_ray.on_ray.tune_callback import EpochDone, PhaseStarted, RunEnded, RunStarted, StageReached
-from ipcnn_ray.train.progress import Stage
+from ipcnn_ray.train.progress import ProgressUpdate
 
 METRICS = {
     "epoch": 1.0,
@@ -43,16 +43,16 @@ def test_a_piped_run_is_heard_of_at_once_and_in_its_first_epoch(clock):
         told(PhaseStarted("training", 1))
         told(RunStarted("l1", 3))
         for seconds, stage in (
-            (5, Stage("frozen layers", 640, 4200, "images")),
-            (1, Stage("frozen layers", 960, 4200, "images")),  # heard of a second ago
-            (19, Stage("frozen layers", 4100, 4200, "images")),
-            (4, Stage("training epoch 1", 3, 56, "steps")),
+            (5, ProgressUpdate("frozen layers", 640, 4200, "images")),
+            (1, ProgressUpdate("frozen layers", 960, 4200, "images")),  # heard of a second ago
+            (19, ProgressUpdate("frozen layers", 4100, 4200, "images")),
+            (4, ProgressUpdate("training epoch 1", 3, 56, "steps")),
         ):
             clock.now += seconds
             told(StageReached("l1", stage))
         told(EpochDone("l1", METRICS))
         clock.now += 6
-        told(StageReached("l1", Stage("training epoch 2", 1, 56, "steps")))  # the first epoch is over
+        told(StageReached("l1", ProgressUpdate("training epoch 2", 1, 56, "steps")))  # the first epoch is over
         told(RunEnded("l1", "succeeded", "", METRICS))
         told(RunStarted("l1", 3))
     lines = out.getvalue().splitlines()
@@ -73,7 +73,7 @@ def test_the_live_table_fits_into_80_columns_without_losing_a_number(clock):
     told = Progress(Console(file=out, width=80), epochs=120)
     told(PhaseStarted("named runs", 25))
     told(EpochDone("uniform_l1.seed0", {**METRICS, "epoch": 100.0}))
-    told(StageReached("uniform_l1.seed0", Stage("evaluating epoch 101", 640, 1600, "images")))
+    told(StageReached("uniform_l1.seed0", ProgressUpdate("evaluating epoch 101", 640, 1600, "images")))
     out.seek(0)
     out.truncate()
     told.console.print(told._view())

@@ -17,7 +17,7 @@ import torch
 from fakes.training import Bench, MemoryTracker, tiny
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train.runtime import InProcess
-from ipcnn_ray.train.trainer import execute
+from ipcnn_ray.train.trainer import train_run
 
 
 def kill_at(call: int, real: Any) -> Any:
@@ -41,4 +41,4 @@ if __name__ == "__main__":
     else:
         torch.optim.SGD.step = kill_at(int(when), torch.optim.SGD.step)
     bench = Bench(Path(folder), Path(cache))
-    execute(bench.request(tiny(), f"killed-{when}"), InProcess(), MemoryTracker())
+    train_run(bench.request(tiny(), f"killed-{when}"), InProcess(), MemoryTracker())

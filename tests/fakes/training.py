@@ -17,9 +17,10 @@ from ipcnn_ray.models.build import build
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.train.evaluate import EvaluationPlan, Measured, evaluate
-from ipcnn_ray.train.feature_cache import Inputs
+from ipcnn_ray.train.feature_cache import InputPipeline
+from ipcnn_ray.train.run_request import RunRequest, RunResult
 from ipcnn_ray.train.runtime import InProcess
-from ipcnn_ray.train.trainer import RunRequest, RunResult, execute
+from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
 
 CLOCKS = {"seconds", "images_per_second", "cpu_hours"}
@@ -124,15 +125,15 @@ class Bench:
         return RunRequest(name, spec, self.paths, "handle", str(self.root / "runs" / name), **more)
 
     def run(self, spec: ExperimentSpec, name: str = "run", **more: Any) -> RunResult:
-        return execute(self.request(spec, name, **more), InProcess(), MemoryTracker())
+        return train_run(self.request(spec, name, **more), InProcess(), MemoryTracker())
 
     def weights(self, name: str = "run") -> bytes:
         return (self.root / "runs" / name / "weights.safetensors").read_bytes()
 
-    def inputs(self, spec: ExperimentSpec) -> Inputs:
+    def inputs(self, spec: ExperimentSpec) -> InputPipeline:
         store = prepare(spec.data, spec.model.table.image_size, self.paths)
         net = build(spec.model, spec.template, spec.seed, len(store.categories), spec.loss.filter)
-        return Inputs(store, net, spec.model.table.input_scale, torch.device("cpu"))
+        return InputPipeline(store, net, spec.model.table.input_scale, torch.device("cpu"))
 
     def pretrained(self, layers: Sequence[str], seed: int = 0) -> None:
         """A weight file `w.npz` for the lower layers of `compact`."""
@@ -165,13 +166,18 @@ def as_threads(world_size: int, work: Callable[[ThreadRank], Any]) -> list[Any]:
     return on_ranks(world_size, lambda rank, gather: work(ThreadRank(rank, world_size, gather)))
 
 
-def copy_of(inputs: Inputs) -> Inputs:
+def copy_of(inputs: InputPipeline) -> InputPipeline:
     """The same inputs with a network of their own."""
-    return Inputs(inputs.store, copy.deepcopy(inputs.net), inputs.scale, inputs.device)
+    return InputPipeline(inputs.store, copy.deepcopy(inputs.net), inputs.scale, inputs.device)
 
 
 def measure(
-    inputs: Inputs, spec: ExperimentSpec, runtime: InProcess, batch_size: int = 5, top_images: int = 4, **more: Any
+    inputs: InputPipeline,
+    spec: ExperimentSpec,
+    runtime: InProcess,
+    batch_size: int = 5,
+    top_images: int = 4,
+    **more: Any,
 ) -> Measured:
     """Evaluate a copy of the network on all objects."""
     fields = {layer: layer_receptive_field(spec.model, layer) for layer in inputs.net.interpretable}

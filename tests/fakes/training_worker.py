@@ -14,7 +14,7 @@ from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.train.filter_term import filter_terms
 from ipcnn_ray.train.runtime import InProcess, ProcessGroup, Runtime, StopRun
 from ipcnn_ray.train.train_epoch import step_loss
-from ipcnn_ray.train.trainer import execute
+from ipcnn_ray.train.trainer import train_run
 
 SPEC = tiny(
     train={"epochs": 2, "batch_size": 12, "learning_rate": 0.005, "final_learning_rate": 0.002},
@@ -71,7 +71,7 @@ def one_step(bench: Bench, runtime: Runtime, form: str) -> dict[str, Any]:
 def trained(bench: Bench, runtime: Runtime, name: str) -> dict[str, Any]:
     """What the record and the caller get of a run of two epochs."""
     tracker = MemoryTracker()
-    result = execute(bench.request(SPEC, name), runtime, tracker)
+    result = train_run(bench.request(SPEC, name), runtime, tracker)
     return {
         "history": timeless(tracker.record.epochs.values()),
         "result": timeless([result.metrics])[0],

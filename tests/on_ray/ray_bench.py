@@ -19,9 +19,10 @@ from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.tracking.tracker import RecordedRun
+from ipcnn_ray.train.run_dir import WEIGHTS_FILE
 from ipcnn_ray.train.run_request import RunRequest, RunResult
 from ipcnn_ray.train.runtime import InProcess
-from ipcnn_ray.train.trainer import WEIGHTS, execute
+from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
 
 CLOCKS = {"seconds", "images_per_second", "cpu_hours"}
@@ -71,7 +72,7 @@ class Bench:
         record = self.tracker.open_parent("undisturbed", experiment_id(spec))
         folder = self.paths.home / "undisturbed" / spec.name
         request = RunRequest(experiment_id(spec), spec, self.paths, record.handle, str(folder))
-        return execute(request, InProcess(), self.tracker), folder
+        return train_run(request, InProcess(), self.tracker), folder
 
 
 @dataclass
@@ -103,7 +104,7 @@ def same_numbers(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
 
 
 def same_weights(one: Path, other: Path) -> bool:
-    a, b = load_file(one / WEIGHTS), load_file(other / WEIGHTS)
+    a, b = load_file(one / WEIGHTS_FILE), load_file(other / WEIGHTS_FILE)
     return a.keys() == b.keys() and all(bool((a[name] == b[name]).all()) for name in a)
 
 

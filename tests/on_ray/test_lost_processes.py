@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from ipcnn_ray.on_ray.tune_callback import EpochDone, Warned
 from ipcnn_ray.train.retry_state import Attempts
-from ipcnn_ray.train.trainer import WEIGHTS
+from ipcnn_ray.train.run_dir import WEIGHTS_FILE
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
 
@@ -84,7 +84,7 @@ def test_two_workers_of_which_one_is_killed_reach_the_numbers_of_one_worker(benc
     for name in ("train_loss", "filter_loss", "val_loss", "instability"):
         assert run.metrics[name] == pytest.approx(result.metrics[name], rel=1e-4), name
     assert run.metrics["val_error"] == result.metrics["val_error"]
-    here, there = load_file(bench.folder(spec) / WEIGHTS), load_file(alone / WEIGHTS)
+    here, there = load_file(bench.folder(spec) / WEIGHTS_FILE), load_file(alone / WEIGHTS_FILE)
     for name in there:
         torch.testing.assert_close(here[name], there[name], rtol=1e-3, atol=1e-5)
     assert Attempts.read(bench.folder(spec)).error == 0

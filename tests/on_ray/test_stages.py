@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from ipcnn_ray.on_ray import tune_callback as progress
 from ipcnn_ray.on_ray.tune_callback import RunStarted, StageReached, TuneCallback
-from ipcnn_ray.train.progress import Stage, StageFile
+from ipcnn_ray.train.progress import ProgressFile, ProgressUpdate
 
 
 class ExperimentContext:
@@ -32,12 +32,12 @@ def test_each_stage_is_heard_once(tmp_path, monkeypatch):
         0, [], SimpleNamespace(trial_id="t1", config={"label": "l1"}, num_failures=0, max_failures=0)
     )
     assert heard == [RunStarted("l1", 5)]
-    first = Stage("frozen layers", 640, 4200, "images")
-    StageFile(tmp_path / "l1").tell(first)
+    first = ProgressUpdate("frozen layers", 640, 4200, "images")
+    ProgressFile(tmp_path / "l1").write(first)
     watcher.on_step_begin(0, [])
     assert heard[1:] == [StageReached("l1", first)]
-    second = Stage("training epoch 1", 3, 56, "steps")
-    StageFile(tmp_path / "l1").tell(second)
+    second = ProgressUpdate("training epoch 1", 3, 56, "steps")
+    ProgressFile(tmp_path / "l1").write(second)
     for _ in range(19):
         clock.now += 0.1
         watcher.on_step_begin(0, [])
@@ -47,7 +47,7 @@ def test_each_stage_is_heard_once(tmp_path, monkeypatch):
         watcher.on_step_begin(0, [])
     assert heard[2:] == [StageReached("l1", second)]
     watcher.training.discard("t1")
-    StageFile(tmp_path / "l1").tell(Stage("training epoch 2", 3, 56, "steps"))
+    ProgressFile(tmp_path / "l1").write(ProgressUpdate("training epoch 2", 3, 56, "steps"))
     clock.now += 3
     watcher.on_step_begin(0, [])
     assert len(heard) == 3

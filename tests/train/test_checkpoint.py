@@ -13,7 +13,7 @@ import torch
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train.checkpoint import Origin
-from ipcnn_ray.train.retry_state import Attempts, cause_of
+from ipcnn_ray.train.retry_state import Attempts, failure_cause
 from ipcnn_ray.train.run_request import RunResult
 
 HERE = Origin("digest01", "data01", "weights01")
@@ -156,19 +156,19 @@ def test_a_result_comes_back_as_it_was(tmp_path):
 
 def test_attempts_are_counted_by_cause(tmp_path):
     Attempts.begin(tmp_path)  # vanishes
-    Attempts.begin(tmp_path).close(tmp_path, "error", "KeyError: 'x'")
+    Attempts.begin(tmp_path).finish(tmp_path, "error", "KeyError: 'x'")
     assert Attempts.read(tmp_path) == Attempts(lost=1, error=1, why="KeyError: 'x'")
-    Attempts.begin(tmp_path).close(tmp_path, "memory", "out of memory")
-    Attempts.begin(tmp_path).close(tmp_path)
+    Attempts.begin(tmp_path).finish(tmp_path, "memory", "out of memory")
+    Attempts.begin(tmp_path).finish(tmp_path)
     assert Attempts.read(tmp_path) == Attempts(lost=1, memory=1, error=1)
     assert Attempts.read(tmp_path / "elsewhere") == Attempts()
 
 
 def test_a_vanished_peer_is_a_lost_worker():
     gloo = RuntimeError("[gloo/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:3: Connection reset by peer.")
-    assert cause_of(gloo) == cause_of(torch.distributed.DistBackendError("NCCL")) == "lost"
+    assert failure_cause(gloo) == failure_cause(torch.distributed.DistBackendError("NCCL")) == "lost"
 
 
 def test_out_of_memory_is_a_cause_of_its_own():
-    assert cause_of(torch.OutOfMemoryError("CUDA")) == cause_of(MemoryError()) == "memory"
-    assert cause_of(KeyError()) == "error"
+    assert failure_cause(torch.OutOfMemoryError("CUDA")) == failure_cause(MemoryError()) == "memory"
+    assert failure_cause(KeyError()) == "error"

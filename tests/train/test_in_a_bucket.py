@@ -6,14 +6,14 @@ import json
 
 import pytest
 import torch
-from fakes.training import InProcess, MemoryTracker, Saying, execute, timeless, tiny
+from fakes.training import InProcess, MemoryTracker, Saying, timeless, tiny, train_run
 
 from ipcnn_ray.errors import TrackingError, TrainingError
 from ipcnn_ray.tracking.storage import open_storage
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train.checkpoint import Origin
 from ipcnn_ray.train.final_model import final_model
-from ipcnn_ray.train.retry_state import Attempts, TakenOver
+from ipcnn_ray.train.retry_state import Attempts, RunTakenOver
 from ipcnn_ray.train.run_request import RunResult
 
 HERE = Origin("digest01", "data01", "weights01")
@@ -46,7 +46,7 @@ def test_the_newest_comes_back_and_two_are_kept(fake_s3):
     "during", ["PUT runs/a/checkpoints/epoch-0002/state", "PUT runs/a/checkpoints/epoch-0002/meta"]
 )
 def test_a_reader_never_sees_half_a_checkpoint(fake_s3, monkeypatch, during):
-    monkeypatch.setattr("ipcnn_ray.train.run_dir.PATIENCE_S", 0)
+    monkeypatch.setattr("ipcnn_ray.train.run_dir.STORAGE_TIMEOUT_S", 0)
     saved(1)
     fake_s3.gone = lambda request: request.startswith(during)
     with pytest.raises(TrackingError, match=r"epoch-0002/.* was not stored"):
@@ -74,7 +74,7 @@ def test_a_torn_one_is_passed_over_and_made_anew(fake_s3):
 
 
 def test_a_store_that_does_not_answer_is_no_torn_checkpoint(fake_s3, monkeypatch):
-    monkeypatch.setattr("ipcnn_ray.train.run_dir.PATIENCE_S", 0)
+    monkeypatch.setattr("ipcnn_ray.train.run_dir.STORAGE_TIMEOUT_S", 0)
     saved(2)
     fake_s3.gone = lambda request: "epoch-0002/state" in request
     with pytest.raises(TrackingError, match=r"epoch-0002/state-.* cannot be copied"):
@@ -93,11 +93,11 @@ def test_result_and_attempts(fake_s3):
     checkpoint.write_result(FOLDER, result)
     assert checkpoint.read_result(FOLDER) == result
     first = Attempts.begin(FOLDER)
-    first.check(FOLDER)
-    Attempts.begin(FOLDER).close(FOLDER, "error", "KeyError: 'x'")
+    first.check_owner(FOLDER)
+    Attempts.begin(FOLDER).finish(FOLDER, "error", "KeyError: 'x'")
     assert Attempts.read(FOLDER) == Attempts(lost=1, error=1, why="KeyError: 'x'")
-    with pytest.raises(TakenOver, match="s3://bucket/runs/a has been taken over by another process"):
-        first.check(FOLDER)
+    with pytest.raises(RunTakenOver, match="s3://bucket/runs/a has been taken over by another process"):
+        first.check_owner(FOLDER)
 
 
 def test_an_unknown_kind_of_folder():
@@ -107,7 +107,7 @@ def test_an_unknown_kind_of_folder():
 
 def test_a_run_in_a_bucket_is_bit_for_bit_that_of_a_folder(bench, fake_s3):
     local, remote = MemoryTracker(), MemoryTracker()
-    whole = execute(bench.request(tiny(), "whole"), InProcess(), local)
+    whole = train_run(bench.request(tiny(), "whole"), InProcess(), local)
     request = bench.request(tiny(), "run")
     object.__setattr__(request, "folder", FOLDER)
 
@@ -116,9 +116,9 @@ def test_a_run_in_a_bucket_is_bit_for_bit_that_of_a_folder(bench, fake_s3):
             raise KeyboardInterrupt  # nothing is written any more, as when a process is killed
 
     with pytest.raises(KeyboardInterrupt):
-        execute(request, Saying(lost), remote)
+        train_run(request, Saying(lost), remote)
     assert json.loads(open_storage(FOLDER).get("attempts.json"))["open"]
-    assert execute(request, InProcess(), remote).metrics.keys() == whole.metrics.keys()
+    assert train_run(request, InProcess(), remote).metrics.keys() == whole.metrics.keys()
     assert timeless(remote.record.epochs.values()) == timeless(local.record.epochs.values())
     weights = open_storage(FOLDER).get("weights.safetensors")
     assert weights == bench.weights("whole") == remote.record.files["weights/weights.safetensors"]
@@ -135,8 +135,8 @@ def test_a_process_that_was_taken_for_lost_writes_no_more(bench, fake_s3):
         if epoch == 1:
             Attempts.begin(FOLDER)
 
-    with pytest.raises(TakenOver, match="taken over"):
-        execute(request, Saying(elsewhere), tracker)
+    with pytest.raises(RunTakenOver, match="taken over"):
+        train_run(request, Saying(elsewhere), tracker)
     assert sorted(tracker.record.epochs) == [1]
     assert tracker.record.states == [("running", "")]
     assert Attempts.read(FOLDER).open

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes.training import InProcess, MemoryTracker, execute, timeless, tiny
+from fakes.training import InProcess, MemoryTracker, timeless, tiny, train_run
 
 from ipcnn_ray.train.retry_state import Attempts
 
@@ -28,7 +28,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(bench, when, lasted):
 
     trackers = {name: MemoryTracker() for name in (f"killed-{when}", "whole")}
     for name, tracker in trackers.items():
-        execute(bench.request(tiny(), name), InProcess(), tracker)
+        train_run(bench.request(tiny(), name), InProcess(), tracker)
     resumed, whole = (timeless(tracker.record.epochs.values()) for tracker in trackers.values())
     assert resumed == whole
     assert bench.weights(f"killed-{when}") == bench.weights("whole")

@@ -20,7 +20,7 @@ from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.spec.metric_info import MeasureName
 from ipcnn_ray.train.evaluate import EvaluationPlan, evaluate
 from ipcnn_ray.train.metric_inputs import MetricsConfig
-from ipcnn_ray.train.trainer import execute
+from ipcnn_ray.train.trainer import train_run
 
 ALL: tuple[MeasureName, ...] = get_args(MeasureName)
 WITHOUT_PARTS = tuple(name for name in ALL if name != "part_interpretability")
@@ -235,7 +235,7 @@ def test_the_cache_of_frozen_layers_changes_nothing(bench):
 def test_a_run_records_them_by_name_and_layer(bench):
     spec = tiny(train={"epochs": 2}, eval={"measures": ["purity", "activation_entropy"], "layer": "conv4"})
     tracker = MemoryTracker()
-    execute(bench.request(spec), InProcess(), tracker)
+    train_run(bench.request(spec), InProcess(), tracker)
     for metrics in tracker.record.epochs.values():
         for name in ("purity", "activation_entropy"):
             assert 0 <= metrics[name] <= 1

@@ -13,7 +13,7 @@ from ipcnn_ray.data.crop_store import folder_of
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError, IpcnnError
 from ipcnn_ray.train.filter_activations import sight
-from ipcnn_ray.train.trainer import WEIGHTS
+from ipcnn_ray.train.run_dir import WEIGHTS_FILE
 
 TWO = {"data": {"category": ["cow", "bird"], "objects": 10, "negatives": 8}, "eval": {"top_images": 5}}
 
@@ -68,13 +68,15 @@ def test_thresholds_and_regions(finished):
 
 def test_weights_that_are_missing_or_damaged(finished):
     request, digest = finished
-    path = request.path / WEIGHTS
+    path = request.path / WEIGHTS_FILE
     whole = path.read_bytes()
     path.write_bytes(whole[:1000])
     with pytest.raises(IpcnnError, match=r"the weights of run run in .* cannot be read: .*\nThe file is damaged"):
         sight(request, digest)
     path.unlink()
-    with pytest.raises(IpcnnError, match=re.escape(f"run run has no {WEIGHTS} in {request.folder}") + "\nIt has ended"):
+    with pytest.raises(
+        IpcnnError, match=re.escape(f"run run has no {WEIGHTS_FILE} in {request.folder}") + "\nIt has ended"
+    ):
         sight(request, digest)
 
 

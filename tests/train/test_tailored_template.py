@@ -122,13 +122,13 @@ def test_a_run_is_read_with_the_template_it_was_fitted_to(bench, tmp_path):
 
     from ipcnn_ray.train.final_model import final_model
     from ipcnn_ray.train.runtime import InProcess
-    from ipcnn_ray.train.trainer import execute
+    from ipcnn_ray.train.trainer import train_run
 
     request = bench.request(tiny(template={"shape": "tailored", "landmark": "head"}, train={"epochs": 1}))
     with pytest.raises(TrainingError, match=r"has no template.json in .*: its template is not fitted yet"):
         trained_template(request)
     tracker = MemoryTracker()
-    execute(request, InProcess(), tracker)
+    train_run(request, InProcess(), tracker)
     template = trained_template(request)
     assert isinstance(template, EllipseTemplate)
     assert tracker.record.said_params["template.landmark"] == "head"

@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 import torch
-from fakes.training import InProcess, MemoryRecord, MemoryTracker, Saying, execute, timeless, tiny
+from fakes.training import InProcess, MemoryRecord, MemoryTracker, Saying, timeless, tiny, train_run
 from safetensors.torch import load
 
 from ipcnn_ray.errors import TrainingError
@@ -31,7 +31,7 @@ AT_THE_END = {"best_val_error", "epochs_to_converge", "area_under_error", "cpu_h
 def whole(bench):
     """Weights and history of a run that nothing interrupted."""
     tracker = MemoryTracker()
-    execute(bench.request(tiny(), "whole"), InProcess(), tracker)
+    train_run(bench.request(tiny(), "whole"), InProcess(), tracker)
     return bench.weights("whole"), timeless(tracker.record.epochs.values())
 
 
@@ -39,7 +39,7 @@ def test_every_metric_is_there_under_its_name(bench):
     tracker, runtime = MemoryTracker(), InProcess()
     spec = tiny(eval={"every": 2})
     control = ControlReference(instability=0.1, error=0.5, instability_weight=0.25)
-    result = execute(bench.request(spec, references=control), runtime, tracker)
+    result = train_run(bench.request(spec, references=control), runtime, tracker)
     epochs = tracker.record.epochs
     assert set(epochs[1]) == EVERY_EPOCH
     assert set(epochs[2]) == EVERY_EPOCH | EVALUATED | {"combined"}
@@ -57,7 +57,7 @@ def test_every_metric_is_there_under_its_name(bench):
 
 def test_the_record_tells_the_whole_story(bench):
     tracker = MemoryTracker()
-    result = execute(bench.request(tiny(), tags={"code.commit": "abc"}), InProcess(), tracker)
+    result = train_run(bench.request(tiny(), tags={"code.commit": "abc"}), InProcess(), tracker)
     record = tracker.record
     assert (result.state, result.why, result.epochs) == ("succeeded", "", 3)
     assert record.states == [("running", ""), ("succeeded", "")]
@@ -73,7 +73,7 @@ def test_partial_weights_are_tagged(bench):
     bench.pretrained(["conv1"])
     tracker = MemoryTracker()
     spec = tiny(model={"weights": {"file": "w.npz", "layers": ["conv1"]}})
-    execute(bench.request(spec), InProcess(), tracker)
+    train_run(bench.request(spec), InProcess(), tracker)
     assert tracker.record.said_tags["model.partial_weights"] == "true"
     assert tracker.record.said_tags["model.weights"] == "conv1"
 
@@ -81,7 +81,7 @@ def test_partial_weights_are_tagged(bench):
 def test_a_run_that_has_ended_is_not_trained_again(bench):
     first = bench.run(tiny())
     again = MemoryTracker()
-    assert execute(bench.request(tiny()), InProcess(), again) == first
+    assert train_run(bench.request(tiny()), InProcess(), again) == first
     assert again.attached == 0
 
 
@@ -166,11 +166,11 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(bench, whole, monkey
     with monkeypatch.context() as patch:
         runtime = plan(patch, record)
         with pytest.raises(Crash, match="pulled the plug"):
-            execute(bench.request(tiny()), runtime, MemoryTracker(record))
+            train_run(bench.request(tiny()), runtime, MemoryTracker(record))
     assert record.states[-1] == ("failed", "Crash: pulled the plug")
     record.fails = lambda method: None
     torch.manual_seed(99)
-    result = execute(bench.request(tiny()), InProcess(), MemoryTracker(record))
+    result = train_run(bench.request(tiny()), InProcess(), MemoryTracker(record))
     assert (result.state, result.epochs) == ("succeeded", 3)
     assert bench.weights() == whole[0]
     assert timeless(record.epochs.values()) == whole[1]
@@ -181,10 +181,10 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(bench, whole, monkey
 def test_a_torn_checkpoint_is_named_in_the_record(bench, whole):
     record = MemoryRecord()
     with pytest.raises(Crash, match="pulled"):
-        execute(bench.request(tiny()), Saying(crash_once(2)), MemoryTracker(record))
+        train_run(bench.request(tiny()), Saying(crash_once(2)), MemoryTracker(record))
     torn = bench.root / "runs" / "run" / "checkpoints" / "epoch-0002" / "state.pt"
     torn.write_bytes(torn.read_bytes()[:-100])
-    execute(bench.request(tiny()), InProcess(), MemoryTracker(record))
+    train_run(bench.request(tiny()), InProcess(), MemoryTracker(record))
     assert record.said_tags["ipcnn.damaged_checkpoints"].startswith("epoch-0002 (state.pt has")
     assert bench.weights() == whole[0]
     assert timeless(record.epochs.values()) == whole[1]
@@ -192,17 +192,17 @@ def test_a_torn_checkpoint_is_named_in_the_record(bench, whole):
 
 def test_a_checkpoint_of_another_experiment_is_refused(bench):
     with pytest.raises(Crash, match="pulled"):
-        execute(bench.request(tiny()), Saying(crash_once(1)), MemoryTracker())
+        train_run(bench.request(tiny()), Saying(crash_once(1)), MemoryTracker())
     tracker = MemoryTracker()
     with pytest.raises(TrainingError, match=r"epoch-0001 was made with other experiment: digest .*--fresh"):
-        execute(bench.request(tiny(train={"weight_decay": 0.1})), InProcess(), tracker)
+        train_run(bench.request(tiny(train={"weight_decay": 0.1})), InProcess(), tracker)
     assert tracker.record.states[-1][0] == "failed"
     assert "made with other experiment" in tracker.record.states[-1][1]
 
 
 def test_a_checkpoint_that_does_not_fit_the_network_is_refused(bench, monkeypatch):
     with pytest.raises(Crash, match="pulled"):
-        execute(bench.request(tiny()), Saying(crash_once(1)), MemoryTracker())
+        train_run(bench.request(tiny()), Saying(crash_once(1)), MemoryTracker())
     real = checkpoint.newest
 
     def renamed(*all_):
@@ -212,7 +212,7 @@ def test_a_checkpoint_that_does_not_fit_the_network_is_refused(bench, monkeypatc
 
     monkeypatch.setattr(checkpoint, "newest", renamed)
     with pytest.raises(TrainingError, match=r"checkpoint of epoch 1 does not fit the network. It is of another"):
-        execute(bench.request(tiny()), InProcess(), MemoryTracker())
+        train_run(bench.request(tiny()), InProcess(), MemoryTracker())
 
 
 def stop_after(epoch, **how):
@@ -225,7 +225,7 @@ def stop_after(epoch, **how):
 
 def test_a_stopped_run_has_ended(bench):
     tracker = MemoryTracker()
-    result = execute(bench.request(tiny()), stop_after(2), tracker)
+    result = train_run(bench.request(tiny()), stop_after(2), tracker)
     assert (result.state, result.why, result.epochs) == ("stopped", "early stopping", 2)
     assert tracker.record.states[-1] == ("stopped", "early stopping")
     assert set(tracker.record.epochs[2]) >= AT_THE_END
@@ -235,23 +235,23 @@ def test_a_stopped_run_has_ended(bench):
 
 def test_an_interrupted_run_goes_on(bench, whole):
     tracker = MemoryTracker()
-    result = execute(bench.request(tiny()), stop_after(1, resumable=True), tracker)
+    result = train_run(bench.request(tiny()), stop_after(1, resumable=True), tracker)
     assert (result.state, result.epochs) == ("stopped", 1)
-    assert execute(bench.request(tiny()), InProcess(), tracker).state == "succeeded"
+    assert train_run(bench.request(tiny()), InProcess(), tracker).state == "succeeded"
     assert tracker.record.states == [("running", ""), ("stopped", "early stopping"), ("running", ""), ("succeeded", "")]
     assert bench.weights() == whole[0]
     assert timeless(tracker.record.epochs.values()) == whole[1]
 
 
 def test_a_stop_after_the_last_epoch_comes_too_late(bench, whole):
-    result = execute(bench.request(tiny()), stop_after(3), MemoryTracker())
+    result = train_run(bench.request(tiny()), stop_after(3), MemoryTracker())
     assert result.state == "succeeded"
     assert bench.weights() == whole[0]
 
 
 def test_the_plain_network_has_no_filter_loss_but_an_instability(bench):
     tracker = MemoryTracker()
-    result = execute(bench.request(tiny(template={"shape": "none"})), InProcess(), tracker)
+    result = train_run(bench.request(tiny(template={"shape": "none"})), InProcess(), tracker)
     assert result.metrics["filter_loss"] == 0
     assert 0 < result.metrics["instability"] < 1
 
@@ -260,7 +260,7 @@ def test_diverging_fails_with_the_reason_on_record(bench):
     tracker = MemoryTracker()
     spec = tiny(train={"learning_rate": 1e30, "final_learning_rate": 1e30})
     with pytest.raises(TrainingError, match="not finite in epoch 1, step 2 of 3"):
-        execute(bench.request(spec), InProcess(), tracker)
+        train_run(bench.request(spec), InProcess(), tracker)
     state, why = tracker.record.states[-1]
     assert state == "failed"
     assert why.startswith("TrainingError: the loss is not finite in epoch 1")

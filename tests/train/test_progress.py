@@ -9,7 +9,8 @@ from fakes.training import InProcess, tiny
 
 from ipcnn_ray.train import progress as stage_module
 from ipcnn_ray.train.feature_cache import features_reader
-from ipcnn_ray.train.progress import FILE, Stage, StageFile
+from ipcnn_ray.train.progress import ProgressFile, ProgressUpdate
+from ipcnn_ray.train.run_dir import PROGRESS_FILE
 
 
 @pytest.fixture
@@ -26,27 +27,27 @@ def clock(monkeypatch):
 
 
 def test_a_stage_is_written_every_two_seconds_and_forgotten(tmp_path, clock):
-    file, other = StageFile(tmp_path), StageFile(tmp_path)
-    assert other.look() is None
+    file, other = ProgressFile(tmp_path), ProgressFile(tmp_path)
+    assert other.read() is None
     for step in range(10):
-        file.tell(Stage("training epoch 1", step, 56, "steps"))
+        file.write(ProgressUpdate("training epoch 1", step, 56, "steps"))
         clock.now += 0.5
-    assert other.look() == Stage("training epoch 1", 8, 56, "steps")  # written at 0, 2 and 4 seconds
-    assert other.look().words() == "training epoch 1, 8 of 56 steps"
-    file.forget()
-    assert other.look() is None and list(tmp_path.iterdir()) == []
+    assert other.read() == ProgressUpdate("training epoch 1", 8, 56, "steps")  # written at 0, 2 and 4 seconds
+    assert str(other.read()) == "training epoch 1, 8 of 56 steps"
+    file.clear()
+    assert other.read() is None and list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_read_or_written_is_left_out(tmp_path, clock):
-    (tmp_path / FILE).write_text("{")
-    assert StageFile(tmp_path).look() is None
-    (tmp_path / FILE).write_text('{"of another": "version"}')
-    assert StageFile(tmp_path).look() is None
+    (tmp_path / PROGRESS_FILE).write_text("{")
+    assert ProgressFile(tmp_path).read() is None
+    (tmp_path / PROGRESS_FILE).write_text('{"of another": "version"}')
+    assert ProgressFile(tmp_path).read() is None
     (tmp_path / "file").write_text("")
-    away = StageFile(tmp_path / "file")
-    away.tell(Stage("data", 1, 2, "images"))
-    away.forget()
-    assert away.look() is None
+    away = ProgressFile(tmp_path / "file")
+    away.write(ProgressUpdate("data", 1, 2, "images"))
+    away.clear()
+    assert away.read() is None
 
 
 def test_frozen_layers_tell_how_far_they_are(tmp_path):
@@ -60,14 +61,14 @@ def test_an_epoch_tells_its_steps_and_its_evaluation(bench):
     said: list[tuple[str, int, int, str]] = []
 
     class Told(InProcess):
-        def tell(self, what: str, done: int, total: int, unit: str) -> None:
+        def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
             said.append((what, done, total, unit))
 
     from fakes.training import MemoryTracker
 
-    from ipcnn_ray.train.trainer import execute
+    from ipcnn_ray.train.trainer import train_run
 
-    execute(bench.request(tiny(train={"epochs": 1})), Told(), MemoryTracker())
+    train_run(bench.request(tiny(train={"epochs": 1})), Told(), MemoryTracker())
     steps = [one for one in said if one[0] == "training epoch 1"]
     assert [one[1] for one in steps] == list(range(steps[0][2])) and {one[3] for one in steps} == {"steps"}
     looked = [one for one in said if one[0] == "evaluating epoch 1"]

@@ -3,12 +3,12 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
-from fakes.training import InProcess, MemoryTracker, execute, timeless, tiny
+from fakes.training import InProcess, MemoryTracker, timeless, tiny, train_run
 
 from ipcnn_ray.data.batches import crops_reader
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.train import feature_cache as frozen_cache
-from ipcnn_ray.train.feature_cache import distinct, feature_key, features_reader
+from ipcnn_ray.train.feature_cache import distinct_items, feature_key, features_reader
 
 ITEMS = np.array([[0, 0], [0, 1], [2, 0], [5, 1]])
 
@@ -91,7 +91,7 @@ def test_features_are_what_the_layers_put_out(bench):
     inputs, plain = bench.inputs(spec), bench.inputs(spec)
     inputs.net.freeze_through("conv2")
     plain.net.freeze_through("conv2")
-    items = distinct(inputs.store.train_items, inputs.store.val_items)
+    items = distinct_items(inputs.store.train_items, inputs.store.val_items)
     inputs.cache(bench.root, items)
     parts = [items[::-3], items[1:2]]  # not in the order and batches of the build
     with inputs.loader(parts) as cached, plain.loader(parts) as computed:
@@ -105,7 +105,7 @@ def test_training_from_the_cache_gives_the_same_numbers(bench):
     histories = {}
     for cached in (True, False):
         tracker = MemoryTracker()
-        execute(bench.request(frozen(cached), f"cached-{cached}"), InProcess(), tracker)
+        train_run(bench.request(frozen(cached), f"cached-{cached}"), InProcess(), tracker)
         histories[cached] = timeless(tracker.record.epochs.values())
         assert tracker.record.said_tags["ipcnn.frozen_cache"] == str(cached).lower()
     assert len(list((bench.cache / "features").glob("*/features.npy"))) == 1

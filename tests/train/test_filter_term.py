@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fakes.training import InProcess, MemoryTracker, execute, tiny
+from fakes.training import InProcess, MemoryTracker, tiny, train_run
 from safetensors.torch import load
 
 from ipcnn_ray.models.build import build
 from ipcnn_ray.models.layers import CentroidMask, LearnedBetaMask, PeakMask, ReleasedMask
-from ipcnn_ray.train.filter_term import InformationTerm, ReleasedTerm, StepOf, filter_terms
+from ipcnn_ray.train.filter_term import InformationTerm, ReleasedTerm, StepContext, filter_terms
 from ipcnn_ray.train.runtime import StopRun
 
 RELEASED = {"template": {"shape": "released"}, "loss": {"filter": {"weight": 1000.0}}}
@@ -48,13 +48,13 @@ def test_a_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(bench, changes):
     """The widths, their momentum, and what the categories of filters are read from are in the checkpoint."""
     spec = tiny(**changes)
     for name, runtime in (("cut", Stops()), ("cut", InProcess()), ("whole", InProcess())):
-        execute(bench.request(spec, name), runtime, MemoryTracker())
+        train_run(bench.request(spec, name), runtime, MemoryTracker())
     assert bench.weights("cut") == bench.weights("whole")
 
 
 @pytest.mark.parametrize(("changes", "learned", "start"), [(RELEASED, "width_C", 2.0), (LEARNED, "log_beta_C", 0.6931)])
 def test_what_each_filter_learns_is_in_the_weights(bench, changes, learned, start):
-    execute(bench.request(tiny(**changes)), InProcess(), MemoryTracker())
+    train_run(bench.request(tiny(**changes)), InProcess(), MemoryTracker())
     weights = load(bench.weights())
     for layer in ("conv4", "conv5"):
         values = weights[f"masks.{layer}.{learned}"]
@@ -63,7 +63,7 @@ def test_what_each_filter_learns_is_in_the_weights(bench, changes, learned, star
 
 def test_the_released_form_records_no_filter_loss(bench):
     tracker = MemoryTracker()
-    execute(bench.request(tiny(**RELEASED)), InProcess(), tracker)
+    train_run(bench.request(tiny(**RELEASED)), InProcess(), tracker)
     assert all("filter_loss" not in metrics for metrics in tracker.record.epochs.values())
 
 
@@ -76,7 +76,7 @@ def test_a_pooled_mask_acts_behind_the_pooling():
     assert output.masked["conv5"].mask_NCHW.shape == (2, 32, 4, 4)
     terms = filter_terms(spec, spec.template, net, torch.tensor([0.5]))
     value = terms["conv5"](
-        output.maps["conv5"], output.masked["conv5"], StepOf(torch.tensor([0, -1]), 1, 2, InProcess())
+        output.maps["conv5"], output.masked["conv5"], StepContext(torch.tensor([0, -1]), 1, 2, InProcess())
     )
     assert float(value.loss.detach().abs()) > 0
 
@@ -90,7 +90,7 @@ def test_the_released_term_is_the_released_gradient_over_the_batch_size():
     masked = net.mask("conv4")(x_NCHW.detach())
     values = {}
     for epoch in (1, 4):
-        step = StepOf(torch.tensor([0, 0, -1, 0]), epoch, 4, InProcess())
+        step = StepContext(torch.tensor([0, 0, -1, 0]), epoch, 4, InProcess())
         (values[epoch],) = torch.autograd.grad(term(x_NCHW, masked, step).loss, x_NCHW)
     torch.testing.assert_close(values[1], 4 * values[4])
     inside = masked.mask_NCHW[0] > 0.5
@@ -102,10 +102,10 @@ def test_single_with_several_categories_reads_a_filters_category_from_its_activa
     term = InformationTerm(*_bank(), 1.0, "constant", "single", categories=2)
     maps_NCHW = torch.zeros(2, 2, 3, 3)
     maps_NCHW[0, 0, 0, 0] = maps_NCHW[1, 1, 2, 2] = 1.0
-    step = StepOf(torch.tensor([0, 1]), 1, 2, InProcess())
+    step = StepContext(torch.tensor([0, 1]), 1, 2, InProcess())
     term(maps_NCHW, None, step)
     assert term.state()["sums_CL"].tolist() == [[1.0, 0.0], [0.0, 1.0]]
-    term(2 * maps_NCHW[:1], None, StepOf(torch.tensor([0]), 1, 1, InProcess()))
+    term(2 * maps_NCHW[:1], None, StepContext(torch.tensor([0]), 1, 1, InProcess()))
     assert term.state()["sums_CL"].tolist() == [[pytest.approx(1.1), 0.0], [0.0, 1.0]], "category 1 was not shown"
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from ipcnn_ray.errors import DataError
 from ipcnn_ray.tracking.storage import open_storage
-from ipcnn_ray.train import data_sync as staging
-from ipcnn_ray.train.data_sync import bring, paths_on_node, staged
+from ipcnn_ray.train import data_sync
+from ipcnn_ray.train.data_sync import fetch_to_node, local_paths, resolve_bucket_paths
 from ipcnn_ray.utils.paths import Paths
 
 URL = "s3://bucket/datasets"
@@ -26,60 +26,60 @@ def paths(fake_s3, tmp_path) -> Paths:
 
 def test_a_folder_of_this_machine_stands_for_the_bucket(paths):
     assert paths.data is None and paths.weights is None
-    here = staged(paths)
+    here = resolve_bucket_paths(paths)
     assert here.data.parent == paths.cache / "staged" and not here.data.exists()
-    bring(here)
+    fetch_to_node(here)
     assert (here.data / "voc/JPEGImages/2.jpg").read_text() == "voc/JPEGImages/2.jpg"
     assert [path.name for path in here.weights.iterdir()] == ["alexnet.npz"]
-    assert staged(paths) == here
+    assert resolve_bucket_paths(paths) == here
 
 
 def test_many_processes_copy_once(paths, fake_s3):
-    here = staged(paths)
+    here = resolve_bucket_paths(paths)
     fake_s3.requests.clear()
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda _: bring(here), range(8)))
+        list(threads.map(lambda _: fetch_to_node(here), range(8)))
     assert sum(request.startswith("GET") and request.endswith("list.txt") for request in fake_s3.requests) == 1
 
 
 def test_another_content_is_another_folder(paths):
-    before = staged(paths).data
+    before = resolve_bucket_paths(paths).data
     open_storage(URL).put_bytes(b"another", "voc/list.txt")
-    assert staged(paths).data != before
+    assert resolve_bucket_paths(paths).data != before
 
 
 def test_a_bucket_that_changes_meanwhile(paths):
-    here = staged(paths)
+    here = resolve_bucket_paths(paths)
     open_storage(URL).put_bytes(b"another", "voc/list.txt")
     with pytest.raises(DataError, match="s3://bucket/datasets  has changed since the experiment was submitted"):
-        bring(here)
+        fetch_to_node(here)
     assert not here.data.exists()
 
 
 def test_a_copy_that_is_torn_leaves_nothing(paths, fake_s3, monkeypatch):
-    monkeypatch.setattr(staging, "PATIENCE_S", 0)
-    here = staged(paths)
+    monkeypatch.setattr(data_sync, "STORAGE_TIMEOUT_S", 0)
+    here = resolve_bucket_paths(paths)
     fake_s3.gone = lambda request: request.endswith("2.jpg")
     with pytest.raises(Exception, match=r"2\.jpg cannot be copied"):
-        bring(here)
+        fetch_to_node(here)
     assert not here.data.exists()
     fake_s3.gone = None
-    bring(here)
+    fetch_to_node(here)
     assert (here.data / "voc/list.txt").is_file()
 
 
 def test_a_url_without_files(paths):
     empty = Paths.from_environment({"IPCNN_HOME": str(paths.home), "IPCNN_DATA": "s3://bucket/nothing"})
     with pytest.raises(DataError, match="IPCNN_DATA  s3://bucket/nothing holds no files"):
-        staged(empty)
+        resolve_bucket_paths(empty)
 
 
 def test_folders_are_left_alone(tmp_path):
     paths = Paths.from_environment({"IPCNN_HOME": str(tmp_path), "IPCNN_DATA": str(tmp_path / "data")})
-    assert staged(paths) == paths
-    bring(paths)
+    assert resolve_bucket_paths(paths) == paths
+    fetch_to_node(paths)
 
 
 def test_a_command_brings_what_it_needs(paths):
-    here = paths_on_node(paths)
-    assert here == staged(paths) and (here.data / "voc/list.txt").is_file()
+    here = local_paths(paths)
+    assert here == resolve_bucket_paths(paths) and (here.data / "voc/list.txt").is_file()

@@ -9,7 +9,7 @@ from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import digest, run_for, run_id
 from ipcnn_ray.tracking.tracker import RecordedRun
-from ipcnn_ray.train.run_metadata import params, recorded_run
+from ipcnn_ray.train.run_metadata import params, run_spec_of
 
 SPACE = {
     "kind": "space",
@@ -49,7 +49,7 @@ def recorded(experiment: ExperimentSpec, settings: dict, label: str | None = Non
 def test_named_and_drawn_runs(settings, label):
     experiment = tiny(search=SPACE)
     label, run = recorded(experiment, settings, label)
-    found = recorded_run(experiment, label, run)
+    found = run_spec_of(experiment, label, run)
     assert found.label == label
     assert digest(found.spec) == run.tags["ipcnn.digest"]
     assert found.spec == run_for(experiment, settings).spec
@@ -60,4 +60,4 @@ def test_a_run_that_another_version_recorded():
     label, run = recorded(experiment, {"template.shape": "gradient", "template.beta": 2.0, "train.batch_size": 8})
     other = RecordedRun(run.run_id, "h", "p", "succeeded", "", {"ipcnn.digest": "00000000"}, run.params)
     with pytest.raises(IpcnnError, match=f"the spec of run {run.run_id} cannot be read back from the record\nIt was"):
-        recorded_run(experiment, label, other)
+        run_spec_of(experiment, label, other)
