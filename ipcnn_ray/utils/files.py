@@ -1,11 +1,14 @@
-"""Files that appear whole or not at all, and their hashes."""
+"""Files and folders that appear whole or not at all, and hashes of files."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -13,14 +16,15 @@ PARTIAL = ".partial-"
 """Prefix of the name of a file that is being written."""
 
 
-def write_atomic(target: Path, source: IO[bytes]) -> None:
-    """Write `source` to `target` so that readers see the old content or the new, never a part.
+def write_atomic(target: Path, content: bytes | IO[bytes]) -> None:
+    """Write a file so that readers see the old content or the new, never a part.
 
     The content is written to a temporary file in the same folder, synced, and renamed; then the folder is synced.
     Missing parent folders are created. Raises OSError.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f"{PARTIAL}{secrets.token_hex(4)}"
+    source = io.BytesIO(content) if isinstance(content, bytes) else content
     try:
         with partial.open("wb") as out:
             shutil.copyfileobj(source, out, 8 << 20)
@@ -32,13 +36,32 @@ def write_atomic(target: Path, source: IO[bytes]) -> None:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Build a folder that appears whole. Yields `.<name>` beside `target`; it is renamed when the block ends.
+
+    What a killed process left of `.<name>` is deleted first, so only one process at a time may build the same target.
+    An existing `target` is replaced. If the block raises, nothing is left. Files in the folder are not synced.
+    """
+    partial = target.with_name(f".{target.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(target, ignore_errors=True)
+        partial.replace(target)
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Flush the names in a folder to disk."""
-    handle = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def sha256_of(file: Path) -> str:
