@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +22,7 @@ from PIL import Image, ImageDraw
 
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import DataError, Issue
-from ipcnn_ray.utils.files import sha256_of
+from ipcnn_ray.utils.files import atomic_folder, sha256_of, write_atomic
 
 FORMAT = 4
 SAMPLES, SAMPLE_BYTES = 64, 4096
@@ -109,16 +108,12 @@ def write_store(cache: Path, digest: str, size: int, contents: Contents, fill: F
     too small.
     """
     final, count = folder_of(cache, digest), len(contents.labels_N)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    for stale in final.parent.glob(f".{digest}-*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    needed, free = count * 3 * size * size, shutil.disk_usage(final.parent).free
-    if needed > free:
-        what = f"has {free / 1e9:.1f} GB free and the crops need {needed / 1e9:.1f} GB"
-        advice = "Free some space, or set IPCNN_CACHE to a folder on a larger disk."
-        raise DataError([Issue(str(final.parent), what, advice)])
-    making = Path(tempfile.mkdtemp(prefix=f".{digest}-", dir=final.parent))
-    try:
+    with atomic_folder(final) as making:
+        needed, free = count * 3 * size * size, shutil.disk_usage(making).free
+        if needed > free:
+            what = f"has {free / 1e9:.1f} GB free and the crops need {needed / 1e9:.1f} GB"
+            advice = "Free some space, or set IPCNN_CACHE to a folder on a larger disk."
+            raise DataError([Issue(str(final.parent), what, advice)])
         images = np.lib.format.open_memmap(making / "images.npy", "w+", np.uint8, (count, 3, size, size))
         landmarks = contents.landmarks_NK2.astype(np.float32)
         fill(images, landmarks)
@@ -149,10 +144,6 @@ def write_store(cache: Path, digest: str, size: int, contents: Contents, fill: F
             "arrays_sha256": sha256_of(making / "arrays.npz"),
         }
         (making / "meta.json").write_text(json.dumps(meta, indent=1))
-        making.chmod(0o755)
-        os.rename(making, final)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
 
 
 def open_store(cache: Path, digest: str, *, thorough: bool = False) -> CropStore | None:
@@ -294,11 +285,7 @@ def remember(cache: Path, key: str, digest: str, made_from: Stamps) -> None:
     """Write an entry, whole; `made_from` was taken before the files were read."""
     if any(changed > (time.time() - FRESH_SECONDS) * 1e9 for _, changed in made_from.values()):
         return
-    file = _file(cache, key)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    making = file.with_suffix(f".{os.getpid()}")
-    making.write_text(json.dumps({"digest": digest, "stamps": made_from}))
-    making.rename(file)
+    write_atomic(_file(cache, key), json.dumps({"digest": digest, "stamps": made_from}).encode())
 
 
 def _file(cache: Path, key: str) -> Path:

@@ -17,9 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ipcnn_ray.errors import DataError, Issue
+from ipcnn_ray.utils.locks import LockedError, file_lock
 
 DOWNLOADS = ".downloads"
 """Folder below IPCNN_DATA where files lie until they are unpacked."""
@@ -115,7 +114,7 @@ def fetch(dataset: Dataset, root: Path, progress: Progress | None = None) -> lis
     downloads.mkdir(parents=True, exist_ok=True)
     placed: list[Path] = []
     try:
-        with FileLock(downloads / "lock", timeout=0):
+        with file_lock(downloads / "lock", timeout=0):
             for archive in dataset.archives:
                 done = downloads / f"{archive.name}.done"
                 if not done.exists():
@@ -123,7 +122,7 @@ def fetch(dataset: Dataset, root: Path, progress: Progress | None = None) -> lis
                     placed += _unpack(archive, file, root)
                     done.touch()
                     file.unlink()
-    except Timeout as error:
+    except LockedError as error:
         what = "another process downloads into this folder"
         raise DataError([Issue(str(downloads), what, "Wait for it to end, then ask again.")]) from error
     return placed

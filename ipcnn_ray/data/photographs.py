@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ipcnn_ray.data.crop_store import Stamps, stamps
 from ipcnn_ray.errors import DataError, Issue
+from ipcnn_ray.utils.files import sha256_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -139,9 +140,7 @@ def _area(box: Box) -> int:
 def _content_digest(files: list[Path], voc: Path) -> str:
     total = hashlib.sha256()
     for path in files:
-        with path.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{path.relative_to(voc).as_posix()}\0{path.stat().st_size}\0{content}\n".encode())
+        total.update(f"{path.relative_to(voc).as_posix()}\0{path.stat().st_size}\0{sha256_of(path)}\n".encode())
     return total.hexdigest()
 
 

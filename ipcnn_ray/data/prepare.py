@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from ipcnn_ray.data import crop_store as index
@@ -21,6 +20,7 @@ from ipcnn_ray.data.photographs import Source, decode, place_in_crop
 from ipcnn_ray.data.split import Items, items, items_as_given, items_of_categories
 from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.spec.data import Cub200, Data, DrawnAnimals, IlsvrcAnimalPart, VocPart, train_items
+from ipcnn_ray.utils.locks import file_lock
 from ipcnn_ray.utils.paths import Paths
 
 Photographs = VocPart | IlsvrcAnimalPart | Cub200
@@ -80,7 +80,7 @@ def _make(recipe: Recipe, digest: str, image_size: int, cache: Path) -> CropStor
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / f"{digest}.lock"
-    with FileLock(lock):
+    with file_lock(lock):
         if (store := open_store(cache, digest)) is None:
             try:
                 write_store(cache, digest, image_size, recipe.contents, recipe.fill)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.weight_files import SUFFIXES, WeightFile, read_weights
 from ipcnn_ray.spec.model import Weights, channels_of, pixels_of
 from ipcnn_ray.spec.networks import Conv, Network, Pool
+from ipcnn_ray.utils.files import sha256_of
 
 STD = (0.229, 0.224, 0.225)
 """By which torchvision divides its inputs of 0 to 1, red, green, blue."""
@@ -82,7 +82,7 @@ def load_weights(net: InterpretableNet, network: Network, weights: Weights, fold
     used = {name_of(*key) for key in listed}
     text = _text(weights, network, loaded, random, [name for name in file.names if name not in used], file)
     log.info("%s", text)
-    return LoadReport(loaded, random, _sha256(path), original, text)
+    return LoadReport(loaded, random, sha256_of(path), original, text)
 
 
 def _locate(weights: Weights, folder: Path | None) -> Path:
@@ -241,8 +241,3 @@ def _text(
         "images are centred on the training split's own mean",
     ]
     return "\n".join(lines)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

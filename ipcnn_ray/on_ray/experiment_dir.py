@@ -9,14 +9,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ipcnn_ray.errors import IpcnnError, TrackingError
@@ -24,6 +22,7 @@ from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id
 from ipcnn_ray.tracking.storage import below, open_storage
 from ipcnn_ray.train.run_dir import local_path, open_run_dir, read_file, write_file
+from ipcnn_ray.utils.locks import LockedError, pid_lock, pid_lock_holder
 from ipcnn_ray.utils.paths import Paths
 
 STOP, SUBMISSIONS, DRIVER = "stop", "submissions.json", "driver.json"
@@ -87,31 +86,17 @@ def alone(root: str, tell: Callable[[str], None]) -> Iterator[None]:
         with _leased(root, tell):
             yield
         return
-    lock = _lock(root)
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a+") as held:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            stack.enter_context(pid_lock(_lock(root)))
+        except LockedError as error:
             raise _busy(root) from error
-        held.truncate(0)
-        held.write(str(os.getpid()))
-        held.flush()
         yield
 
 
 def lock_holder_pid(root: str) -> int | None:
     """Id of this machine's process that works on an experiment in a file system; None where there is none."""
-    lock = _lock(root)
-    if not lock.is_file():
-        return None
-    with lock.open("r+") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            held.seek(0)
-            return int(held.read() or 0) or None
-    return None
+    return pid_lock_holder(_lock(root))
 
 
 def at_work(root: str) -> bool:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 
 from ipcnn_ray.train.run_dir import Folder, local_path
+from ipcnn_ray.utils.locks import file_lock
 
 PAUSE_S = 1.0
 
@@ -41,7 +40,7 @@ class TrialLock:
     def of(self, folder: Folder) -> AbstractContextManager[None]:
         """A block in which nobody else trains in this folder; for the process of a trial."""
         here = local_path(folder)
-        return _locked(here) if here is not None else self._turn(str(folder))
+        return file_lock(here / "lock") if here is not None else self._turn(str(folder))
 
     def free(self, trial: str) -> None:
         """Tune is through with a trial, however its process ended."""
@@ -57,11 +56,3 @@ class TrialLock:
             yield
         finally:
             self.free(trial)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -5,7 +5,6 @@ A key names a file: `/` between its parts, relative, such as `uniform-1a2b3c4d-r
 
 from __future__ import annotations
 
-import io
 import secrets
 from pathlib import Path
 from typing import Protocol
@@ -72,7 +71,7 @@ class LocalStorage:
 
     def put_bytes(self, data: bytes, key: str) -> None:
         try:
-            write_atomic(self._path(key), io.BytesIO(data))
+            write_atomic(self._path(key), data)
         except OSError as error:
             raise self._error(f"{key} was not stored", error) from error
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from filelock import FileLock, Timeout
-
 from ipcnn_ray.errors import TrackingError, UnreachableError
+from ipcnn_ray.utils.locks import LockedError, file_lock
 from ipcnn_ray.utils.text import shortened
 
 SQLITE = "sqlite:///"
@@ -89,9 +88,9 @@ def exclusive_launcher(uri: str) -> Iterator[None]:
         yield
         return
     try:
-        with FileLock(f"{file}.lock", timeout=LOCK_S):
+        with file_lock(Path(f"{file}.lock"), timeout=LOCK_S):
             yield
-    except Timeout as error:
+    except LockedError as error:
         raise TrackingError(
             f"{file}.lock has been held for {LOCK_S:.0f} s by another process\nWait for that one to end, or end it."
         ) from error

@@ -13,7 +13,6 @@ rank 0 writes.
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import random
@@ -32,7 +31,7 @@ from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.tracking.storage import Storage
 from ipcnn_ray.train.run_dir import RESULT_FILE, Folder, local_path, open_run_dir, read_file, write_file
 from ipcnn_ray.train.run_request import RunResult
-from ipcnn_ray.utils.files import sha256_of, sync_folder, write_atomic
+from ipcnn_ray.utils.files import atomic_folder, sha256_of, write_atomic
 
 FORMAT = 1
 """Changes with the layout of state.pt or meta.json."""
@@ -78,15 +77,8 @@ def save(folder: Folder, origin: Origin, history: History, state: Mapping[str, A
                 _write(Path(scratch), origin, history, state)
                 _publish(Path(scratch), open_run_dir(folder), epoch)
             return
-        home = here / "checkpoints"
-        final, beside = home / f"epoch-{epoch:04}", home / f".epoch-{epoch:04}"
-        for left in home.glob(".epoch-*"):
-            shutil.rmtree(left)  # of a process that was killed while it wrote
-        beside.mkdir(parents=True)
-        _write(beside, origin, history, state)
-        shutil.rmtree(final, ignore_errors=True)  # there only if it was damaged
-        os.replace(beside, final)
-        sync_folder(home)
+        with atomic_folder(here / "checkpoints" / f"epoch-{epoch:04}") as partial:
+            _write(partial, origin, history, state)
         for old in _checkpoints(here)[:-KEEP]:
             shutil.rmtree(old)
     except OSError as error:
@@ -113,7 +105,7 @@ def _write(home: Path, origin: Origin, history: History, state: Mapping[str, Any
         "sha256": sha256_of(home / "state.pt"),
         "history": [dict(one) for one in history],
     }
-    write_atomic(home / "meta.json", io.BytesIO(json.dumps(meta, indent=1).encode()))
+    write_atomic(home / "meta.json", json.dumps(meta, indent=1).encode())
 
 
 def _publish(home: Path, files: Storage, epoch: int) -> None:

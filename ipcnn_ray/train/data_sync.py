@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock
-
 from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.tracking.storage import open_storage
 from ipcnn_ray.train.run_dir import STORAGE_TIMEOUT_S
+from ipcnn_ray.utils.files import atomic_folder
+from ipcnn_ray.utils.locks import file_lock
 from ipcnn_ray.utils.paths import Paths
 
 PARALLEL_DOWNLOADS = 16
@@ -56,8 +55,7 @@ def fetch_to_node(paths: Paths) -> None:
     """
     for url, folder in ((paths.data_url, paths.data), (paths.weights_url, paths.weights)):
         if url and folder is not None and not folder.is_dir():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_name(f"{folder.name}.lock")):
+            with file_lock(folder.with_name(f"{folder.name}.lock")):
                 if not folder.is_dir():
                     _download(url, folder)
 
@@ -70,14 +68,9 @@ def local_paths(paths: Paths) -> Paths:
 
 
 def _download(url: str, folder: Path) -> None:
-    files, partial = open_storage(url, STORAGE_TIMEOUT_S), folder.with_name(f".{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-    partial.mkdir()
-    keys = files.list()
-    with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as threads:
-        for download in [threads.submit(files.get_file, key, partial / key) for key in keys]:
+    files = open_storage(url, STORAGE_TIMEOUT_S)
+    with atomic_folder(folder) as partial, ThreadPoolExecutor(PARALLEL_DOWNLOADS) as threads:
+        for download in [threads.submit(files.get_file, key, partial / key) for key in files.list()]:
             download.result()
-    if _digest(files.sums()) != folder.name:
-        shutil.rmtree(partial)
-        raise DataError([Issue(url, "has changed since the experiment was submitted", "Submit it again.")])
-    partial.replace(folder)
+        if _digest(files.sums()) != folder.name:
+            raise DataError([Issue(url, "has changed since the experiment was submitted", "Submit it again.")])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -13,7 +12,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,6 +21,8 @@ from ipcnn_ray.data.prepare import Progress
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.net import InterpretableNet
+from ipcnn_ray.utils.files import atomic_folder
+from ipcnn_ray.utils.locks import file_lock
 
 CHUNK = 32
 """Items per forward pass while building."""
@@ -58,11 +58,10 @@ def features_reader(
     Raises TrainingError when the disk is too small, or when what lies there is not what was written.
     """
     folder = cache / "features" / key
-    folder.parent.mkdir(parents=True, exist_ok=True)
     report_progress = progress or _nobody
     if not folder.is_dir():
         report_progress(0, len(items))
-    with FileLock(folder.parent / f"{key}.lock"):
+    with file_lock(folder.parent / f"{key}.lock"):
         if not folder.is_dir():
             _build(folder, items, shape, compute, report_progress)
     features = rows_reader(_open(folder, (len(items), *shape)))
@@ -96,28 +95,21 @@ def _nobody(done: int, total: int) -> None:
 def _build(
     folder: Path, items: Items, shape: tuple[int, ...], compute: Callable[[Items], Tensor], report_progress: Progress
 ) -> None:
-    making = folder.with_name(f".{folder.name}")
-    shutil.rmtree(making, ignore_errors=True)  # of a process that was killed while it built
-    needed = len(items) * int(np.prod(shape)) * 4
-    free = shutil.disk_usage(folder.parent).free - SPARE
-    if needed > free:
-        raise TrainingError(
-            f"the outputs of the frozen layers for {len(items)} images need {needed / 1e9:.2f} GB, and {folder.parent} "
-            f"has {max(0, free) / 1e9:.2f} GB to spare: free some space, set IPCNN_CACHE to a folder on a larger disk, "
-            "or compute them anew every epoch with --set compute.cache_frozen=false"
-        )
-    making.mkdir()
-    try:
-        features = np.lib.format.open_memmap(making / "features.npy", "w+", np.float32, (len(items), *shape))
+    with atomic_folder(folder) as partial:
+        needed = len(items) * int(np.prod(shape)) * 4
+        free = shutil.disk_usage(partial).free - SPARE
+        if needed > free:
+            raise TrainingError(
+                f"the outputs of the frozen layers for {len(items)} images need {needed / 1e9:.2f} GB, and "
+                f"{folder.parent} has {max(0, free) / 1e9:.2f} GB to spare: free some space, set IPCNN_CACHE to a "
+                "folder on a larger disk, or compute them anew every epoch with --set compute.cache_frozen=false"
+            )
+        features = np.lib.format.open_memmap(partial / "features.npy", "w+", np.float32, (len(items), *shape))
         for start in range(0, len(items), CHUNK):
             features[start : start + CHUNK] = compute(items[start : start + CHUNK]).cpu().numpy()
             report_progress(min(start + CHUNK, len(items)), len(items))
         features.flush()
         del features
-        os.replace(making, folder)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
 
 
 class InputPipeline:

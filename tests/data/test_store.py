@@ -137,8 +137,8 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path, error):
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path):
-    stale = tmp_path / "crops" / f".{DIGEST}-abc"
-    other = tmp_path / "crops" / ".fedcba9876543210-abc"
+    stale = tmp_path / "crops" / f".{DIGEST}"
+    other = tmp_path / "crops" / ".fedcba9876543210"
     for folder in (stale, other):
         folder.mkdir(parents=True)
         (folder / "images.npy").write_text("half")

@@ -127,8 +127,8 @@ def before_the_checkpoint(monkeypatch, record):
 
 
 def in_the_middle_of_the_checkpoint(monkeypatch, record):
-    real, fails = checkpoint._sum, crash_once(2)
-    monkeypatch.setattr(checkpoint, "_sum", lambda path: (real(path), fails())[0])
+    real, fails = checkpoint.sha256_of, crash_once(2)
+    monkeypatch.setattr(checkpoint, "sha256_of", lambda path: (real(path), fails())[0])
     return InProcess()
 
 
