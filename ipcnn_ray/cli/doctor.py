@@ -1,4 +1,4 @@
-"""`ipcnn doctor`: does everything that a submission needs work, and if not, what to do."""
+"""`ipcnn doctor`: checks everything that a submission needs and says how to repair what fails."""
 
 from __future__ import annotations
 
@@ -18,60 +18,61 @@ from ipcnn_ray.utils.paths import Paths
 Facts = Mapping[str, Any]
 State = Literal["ok", "note", "wrong"]
 SKEW_S = 5.0
-"""Clocks that differ by more order the epochs of a record wrongly; Amazon's S3 refuses a difference of 15 minutes."""
+"""Clock differences above this can reorder recorded epochs. Amazon S3 refuses requests that are 15 minutes off."""
 DISK_WRONG, DISK_NOTE = 2 << 30, 10 << 30
+"""Free bytes below which a disk is wrong, and below which it gets a note."""
 SHOWN = 4
-"""Names in one line before the rest is counted."""
+"""Names per line; further ones are only counted."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """One thing that was looked at."""
+class CheckResult:
+    """Result of one check."""
 
     check: str
     state: State
-    """`note`: works, but should be known."""
+    """`note`: works, but worth knowing."""
     fact: str
     advice: str = ""
-    """What to do; empty where all is well."""
+    """What to do; empty for `ok`."""
 
 
 def doctor(address: AddressOption = None, json: JsonOption = False) -> None:
-    """Check Ray, the record, the storage, data, weights, clocks and disks of this machine, or of a cluster.
+    """Check this machine, or a cluster, for all that a submission needs.
 
-    Without an address it starts the embedded Ray for a moment. It writes to the record and to the storage, reads back,
-    and deletes what it wrote. Exit code 0: all is well, 1: something is wrong.
+    Checks Ray, the record, the storage, data, weights, clocks and disks. Without an address, the embedded Ray is
+    started for a moment. A test file in the storage and a test run in the record are written, read back and deleted.
+    Exit code 0: everything works, 1: something is wrong.
     """
-    from ipcnn_ray.on_ray import cluster_probe as visit
+    from ipcnn_ray.on_ray import cluster_probe
 
     paths = Paths.from_environment()
     output.print_note(
         "asking this machine ..." if address is None else f"asking the nodes at {without_password(address)} ..."
     )
-    facts = visit.here(paths) if address is None else visit.there(address)
-    lines = judge(facts)
-    wrong = any(line.state == "wrong" for line in lines)
+    facts = cluster_probe.here(paths) if address is None else cluster_probe.there(address)
+    results = check_results(facts)
+    wrong = any(result.state == "wrong" for result in results)
     if json:
-        output.print_json({"ok": not wrong, "checks": [asdict(line) for line in lines]})
+        output.print_json({"ok": not wrong, "checks": [asdict(result) for result in results]})
     else:
-        _print(lines)
+        _print_results(results)
     raise typer.Exit(RUN_FAILED if wrong else 0)
 
 
-def _print(lines: list[Line]) -> None:
-    width = max(len(line.check) for line in lines)
+def _print_results(results: list[CheckResult]) -> None:
+    width = max(len(result.check) for result in results)
     styles = {"ok": "green", "note": "yellow", "wrong": "bold red"}
-    for line in lines:
-        output.print_line(
-            f"{line.state:<6} {line.check:<{width}}  {line.fact}", styles[line.state] if line.advice else ""
-        )
-        if line.advice:
-            output.print_line(f"{'':<{width + 9}}{line.advice}")
+    for result in results:
+        style = styles[result.state] if result.advice else ""
+        output.print_line(f"{result.state:<6} {result.check:<{width}}  {result.fact}", style)
+        if result.advice:
+            output.print_line(f"{'':<{width + 9}}{result.advice}")
 
 
-def judge(facts: Facts) -> list[Line]:
-    """What the facts come to, in the order in which one would mend it."""
-    checks: tuple[Callable[[Facts], Iterator[Line]], ...] = (
+def check_results(facts: Facts) -> list[CheckResult]:
+    """The results of all checks, in the order in which to repair what is wrong."""
+    checks: tuple[Callable[[Facts], Iterator[CheckResult]], ...] = (
         _versions,
         _access,
         _nodes,
@@ -86,62 +87,58 @@ def judge(facts: Facts) -> list[Line]:
     return [line for check in checks for line in check(facts)]
 
 
-def _answering(facts: Facts) -> list[Facts]:
+def _reachable(facts: Facts) -> list[Facts]:
     return [node for node in facts["nodes"] if not node["error"]]
 
 
-def _versions(facts: Facts) -> Iterator[Line]:
-    seen = {(node["ray"], node["python"].rpartition(".")[0]) for node in _answering(facts)}
+def _versions(facts: Facts) -> Iterator[CheckResult]:
+    seen = {(node["ray"], node["python"].rpartition(".")[0]) for node in _reachable(facts)}
     if len(seen) > 1:
-        found = ", ".join(f"Ray {ray} on Python {python}" for ray, python in sorted(seen))
-        yield Line("versions", "wrong", f"the nodes differ: {found}", "Start every node from the same image.")
+        versions = ", ".join(f"Ray {ray} on Python {python}" for ray, python in sorted(seen))
+        yield CheckResult("versions", "wrong", f"the nodes differ: {versions}", "Start every node from the same image.")
     elif facts["version"] != __version__:
         fact = f"ipcnn {facts['version']} there, {__version__} here"
-        yield Line("versions", "wrong", fact, "Use the same version on both sides.")
+        yield CheckResult("versions", "wrong", fact, "Use the same version on both sides.")
     else:
-        yield Line("versions", "ok", f"ipcnn {__version__}, Ray {facts['ray']}, Python {facts['python']}")
-    for node in _answering(facts):
+        yield CheckResult("versions", "ok", f"ipcnn {__version__}, Ray {facts['ray']}, Python {facts['python']}")
+    for node in _reachable(facts):
         absent = [name for name, version in node["packages"].items() if not version]
         if absent:
             advice = "Use the image of the Dockerfile, or install ipcnn on that node."
-            yield Line("versions", "wrong", f"{node['address']} lacks {', '.join(absent)}", advice)
+            yield CheckResult("versions", "wrong", f"{node['address']} lacks {', '.join(absent)}", advice)
 
 
-def _access(facts: Facts) -> Iterator[Line]:
+def _access(facts: Facts) -> Iterator[CheckResult]:
     if facts["access"] == "closed":
-        yield Line("authentication", "ok", "Ray asks for a token")
+        yield CheckResult("authentication", "ok", "Ray asks for a token")
     elif facts["access"] == "open":
         advice = (
             "Whoever reaches it can run code. Start every node with RAY_AUTH_MODE=token and the same token: "
             "ray get-auth-token --generate"
         )
-        yield Line("authentication", "wrong", "Ray lets everybody in, without a token", advice)
+        yield CheckResult("authentication", "wrong", "Ray lets everybody in, without a token", advice)
     else:
-        yield Line("authentication", "wrong", "the dashboard does not answer", "Restart Ray with its dashboard.")
+        yield CheckResult("authentication", "wrong", "the dashboard does not answer", "Restart Ray with its dashboard.")
 
 
-def _nodes(facts: Facts) -> Iterator[Line]:
+def _nodes(facts: Facts) -> Iterator[CheckResult]:
     for node in facts["nodes"]:
         if node["error"]:
             advice = "Look at the node's Ray logs; take it out of the cluster or restart it."
-            yield Line("nodes", "wrong", f"{node['address']}: {node['error']}", advice)
-    fit = _answering(facts)
-    cores, gpus = (sum(node[kind] for node in fit) for kind in ("cores", "gpus"))
-    workers = [node for node in fit if node["cores"] or node["gpus"]]
-    fact = (
-        f"{len(fit)} nodes with {cores:g} cores and {gpus:g} GPUs"
-        if len(fit) != 1
-        else (f"1 node with {cores:g} cores and {gpus:g} GPUs")
-    )
-    if workers:
-        yield Line("nodes", "ok", fact)
+            yield CheckResult("nodes", "wrong", f"{node['address']}: {node['error']}", advice)
+    nodes = _reachable(facts)
+    cores, gpus = (sum(node[kind] for node in nodes) for kind in ("cores", "gpus"))
+    count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
+    fact = f"{count} with {cores:g} cores and {gpus:g} GPUs"
+    if any(node["cores"] or node["gpus"] for node in nodes):
+        yield CheckResult("nodes", "ok", fact)
     else:
         advice = "Fine where the cluster starts workers by itself when a run asks for them; else start some."
-        yield Line("nodes", "note", f"{fact}: no place for a run now", advice)
+        yield CheckResult("nodes", "note", f"{fact}: no place for a run now", advice)
 
 
-def _gpus(facts: Facts) -> Iterator[Line]:
-    for node in _answering(facts):
+def _gpus(facts: Facts) -> Iterator[CheckResult]:
+    for node in _reachable(facts):
         if node["cuda"] is None:
             continue
         offered, seen = node["gpus"], len(node["cuda"])
@@ -151,105 +148,112 @@ def _gpus(facts: Facts) -> Iterator[Line]:
                 "Check nvidia-smi on that node, that its driver is new enough for torch's CUDA, and that the container "
                 "was started with the NVIDIA runtime."
             )
-            yield Line("GPUs", "wrong", f"{where}Ray offers {offered:g}, torch can use {seen}", advice)
+            yield CheckResult("GPUs", "wrong", f"{where}Ray offers {offered:g}, torch can use {seen}", advice)
         elif seen:
-            yield Line("GPUs", "ok", f"{where}{_listed(sorted(set(node['cuda'])))}")
+            yield CheckResult("GPUs", "ok", f"{where}{_shortened(sorted(set(node['cuda'])))}")
 
 
-def _clocks(facts: Facts) -> Iterator[Line]:
-    skews = {node["address"]: node["skew"] for node in _answering(facts)}
+def _clocks(facts: Facts) -> Iterator[CheckResult]:
+    skews = {node["address"]: node["skew"] for node in _reachable(facts)}
     if "client_skew" in facts:
-        # What the cluster's clock is ahead of ours, ours is behind.
+        # client_skew is how far the cluster's clock is ahead of this machine's.
         skews["this machine"] = -facts["client_skew"]
     off = {name: skew for name, skew in skews.items() if abs(skew) > SKEW_S}
     for name, skew in off.items():
         fact = f"{name} is {abs(skew):.1f} s {'ahead' if skew > 0 else 'behind'}"
-        yield Line("clocks", "wrong", fact, "Set its clock by NTP: timedatectl set-ntp true, or chrony.")
+        yield CheckResult("clocks", "wrong", fact, "Set its clock by NTP: timedatectl set-ntp true, or chrony.")
     if not off:
-        yield Line("clocks", "ok", f"no difference above {SKEW_S:g} s")
+        yield CheckResult("clocks", "ok", f"no difference above {SKEW_S:g} s")
 
 
-def _storage(facts: Facts) -> Iterator[Line]:
-    url, nodes = facts["storage"], _answering(facts)
+def _storage(facts: Facts) -> Iterator[CheckResult]:
+    url, nodes = facts["storage"], _reachable(facts)
     local = "://" not in url
     fine = True
     for node in nodes:
         if node["storage"]["error"]:
             fine = False
             fact, _, advice = node["storage"]["error"].partition("\n")
-            yield Line("storage", "wrong", f"from {node['address']}: {fact}", advice)
+            yield CheckResult("storage", "wrong", f"from {node['address']}: {fact}", advice)
     if local and len({node["address"] for node in nodes}) > 1:
         fine = False
         advice = (
             "Fine if it is one file system on every node; else set IPCNN_STORAGE=s3://BUCKET/PREFIX on all of them."
         )
-        yield Line("storage", "note", f"{url} is a folder of each of {len(nodes)} nodes", advice)
+        yield CheckResult("storage", "note", f"{url} is a folder of each of {len(nodes)} nodes", advice)
     if fine:
         slowest = max((node["storage"]["seconds"] for node in nodes), default=0.0)
-        yield Line("storage", "ok", f"{without_password(url)}: 1 MiB written, read back, compared ({slowest:.1f} s)")
+        yield CheckResult(
+            "storage", "ok", f"{without_password(url)}: 1 MiB written, read back, compared ({slowest:.1f} s)"
+        )
 
 
-def _record(facts: Facts) -> Iterator[Line]:
+def _record(facts: Facts) -> Iterator[CheckResult]:
     shown = without_password(facts["tracking_uri"])
     if facts["record"]["error"]:
         fact, _, advice = facts["record"]["error"].partition("\n")
-        yield Line("MLflow", "wrong", fact, advice)
+        yield CheckResult("MLflow", "wrong", fact, advice)
     elif facts["tracking_uri"].startswith("sqlite:") and len(facts["nodes"]) > 1:
         advice = "Start a server that every node reaches and set MLFLOW_TRACKING_URI on all of them."
-        yield Line("MLflow", "wrong", f"{shown} is a file of one of {len(facts['nodes'])} nodes", advice)
+        yield CheckResult("MLflow", "wrong", f"{shown} is a file of one of {len(facts['nodes'])} nodes", advice)
     else:
         seconds = facts["record"]["seconds"]
-        yield Line("MLflow", "ok", f"{shown}: a run written, read back, deleted ({seconds:.1f} s)")
+        yield CheckResult("MLflow", "ok", f"{shown}: a run written, read back, deleted ({seconds:.1f} s)")
 
 
-def _data(facts: Facts) -> Iterator[Line]:
+def _data(facts: Facts) -> Iterator[CheckResult]:
     for where, data in _per_node(facts, "data"):
         if data["folder"] is None:
             advice = "For real photographs set IPCNN_DATA to the folder that holds voc/."
-            yield Line("data", "note", f"{where}only drawn animals: IPCNN_DATA is not set", advice)
+            yield CheckResult("data", "note", f"{where}only drawn animals: IPCNN_DATA is not set", advice)
         elif not data["there"]:
             advice = "Mount it (of a bucket check the address and the keys), or unset it."
-            yield Line("data", "wrong", f"{where}IPCNN_DATA = {data['folder']} is not there", advice)
+            yield CheckResult("data", "wrong", f"{where}IPCNN_DATA = {data['folder']} is not there", advice)
         elif not data["images"] or not (data["categories"] or data["part_masks"]):
             advice = "It must hold voc/VOCdevkit/VOC2010/JPEGImages, and voc/landmarks or Annotations_Part; see README."
             fact = f"{where}{data['folder']} has {data['images']} photographs and {len(data['categories'])} categories"
-            yield Line("data", "wrong", f"{fact} of landmarks", advice)
+            yield CheckResult("data", "wrong", f"{fact} of landmarks", advice)
         else:
             masks = f", {data['part_masks']} part masks" if data["part_masks"] else ""
             fact = f"{data['images']} photographs, {data['negatives']} negatives{masks}"
-            yield Line("data", "ok", f"{where}{fact}; landmarks: {_listed(data['categories']) or 'none'}")
+            yield CheckResult("data", "ok", f"{where}{fact}; landmarks: {_shortened(data['categories']) or 'none'}")
 
 
-def _weights(facts: Facts) -> Iterator[Line]:
+def _weights(facts: Facts) -> Iterator[CheckResult]:
     for where, weights in _per_node(facts, "weights"):
         if weights["folder"] is None:
             advice = "For pretrained layers set IPCNN_WEIGHTS to the folder of the weight files."
-            yield Line("weights", "note", f"{where}none: IPCNN_WEIGHTS is not set", advice)
+            yield CheckResult("weights", "note", f"{where}none: IPCNN_WEIGHTS is not set", advice)
             continue
         for name, why in weights["broken"].items():
-            yield Line("weights", "wrong", f"{where}{name}: {why}", "Fetch the file again.")
+            yield CheckResult("weights", "wrong", f"{where}{name}: {why}", "Fetch the file again.")
         if not weights["there"] or not weights["files"]:
             fact = f"{where}IPCNN_WEIGHTS = {weights['folder']} {'is empty' if weights['there'] else 'is not there'}"
-            yield Line("weights", "wrong", fact, "Put .npz or .safetensors files there, or unset it.")
+            yield CheckResult("weights", "wrong", fact, "Put .npz or .safetensors files there, or unset it.")
         elif not weights["broken"]:
-            yield Line("weights", "ok", f"{where}{_listed(weights['files'])}")
+            yield CheckResult("weights", "ok", f"{where}{_shortened(weights['files'])}")
 
 
-def _disks(facts: Facts) -> Iterator[Line]:
-    found = [(node["address"], *one) for node in _answering(facts) for one in sorted(node["disk"].items())]
-    tight = [one for one in found if one[2] is not None and one[2] < DISK_NOTE]
-    for address, place, free in tight:
+def _disks(facts: Facts) -> Iterator[CheckResult]:
+    disks = [
+        (node["address"], folder, free)
+        for node in _reachable(facts)
+        for folder, free in sorted(node["disk"].items())
+        if free is not None
+    ]
+    tight = [disk for disk in disks if disk[2] < DISK_NOTE]
+    for address, folder, free in tight:
         state: State = "wrong" if free < DISK_WRONG else "note"
         advice = "Make room: decoded crops, frozen outputs and checkpoints are kept there. IPCNN_CACHE may be deleted."
-        yield Line("disk", state, f"{address}: {_size(free)} free at {place}", advice)
+        yield CheckResult("disk", state, f"{address}: {_size(free)} free at {folder}", advice)
     if not tight:
-        least = min((free for _, _, free in found if free is not None), default=0)
-        yield Line("disk", "ok", f"at least {_size(least)} free everywhere")
+        least = min((free for _, _, free in disks), default=0)
+        yield CheckResult("disk", "ok", f"at least {_size(least)} free everywhere")
 
 
 def _per_node(facts: Facts, kind: str) -> Iterator[tuple[str, Facts]]:
-    """What the nodes have, once where they all have the same; the head is left out where it runs nothing."""
-    nodes = _answering(facts)
+    """(prefix, facts) of each node; once, without prefix, if all nodes agree. Leaves out a head without resources."""
+    nodes = _reachable(facts)
     nodes = [node for node in nodes if node["cores"] or node["gpus"]] or nodes
     if all(node[kind] == nodes[0][kind] for node in nodes):
         yield from (("", node[kind]) for node in nodes[:1])
@@ -257,7 +261,7 @@ def _per_node(facts: Facts, kind: str) -> Iterator[tuple[str, Facts]]:
         yield from ((f"{node['address']}: ", node[kind]) for node in nodes)
 
 
-def _listed(names: list[str]) -> str:
+def _shortened(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 

@@ -219,8 +219,9 @@ def _draw_run(album: _Album, drawn: _Drawn, count: int, *, quiet: bool) -> _Draw
 
     sight, run = drawn.sight, drawn.recorded
     names = sight.store.landmark_names
-    drawn.filters = views.ranked(sight)
-    able, shown = views.measured(drawn.filters), views.spread(drawn.filters, count) if drawn.filters else []
+    drawn.filters = views.rank_filters(sight)
+    able = views.measured_filters(drawn.filters)
+    shown = views.evenly_spaced(able, count)
     _tell_instability(drawn)
     if not able:
         raise IpcnnError(
@@ -246,7 +247,7 @@ def _draw_run(album: _Album, drawn: _Drawn, count: int, *, quiet: bool) -> _Draw
     album.keep(path, run)
     for one in shown:
         path = album.path(drawn.label, f"rank_{one.rank:04}_filter_{one.number:04}.png")
-        save_filter_figure(views.view(sight, one, drawn.filters, drawn.title), path)
+        save_filter_figure(views.filter_view(sight, one, drawn.filters, drawn.title), path)
         album.keep(path, run)
     if not quiet:
         again = f"instability {sight.instability.mean:.4f}"
@@ -281,11 +282,11 @@ def _draw_fields(album: _Album, drawn: Sequence[_Drawn]) -> None:
         for key in digests:
             those = [one for one in drawn if (one.sight.store.digest, len(one.sight.image_N)) == key]
             sights = [one.sight for one in those]
-            chosen = [views.of_each(one.filters, which) for one in those]
-            positions = views.images_for(sights, chosen)
+            chosen = [views.representative_filter(one.filters, which) for one in those]
+            positions = views.common_images(sights, chosen)
             output.print_progress(f"receptive fields of {len(those)} runs, {which}")
             columns = [
-                views.column(one.sight, filter_, positions, one.title.replace(": ", "\n"))
+                views.run_column(one.sight, filter_, positions, one.title.replace(": ", "\n"))
                 for one, filter_ in zip(those, chosen, strict=True)
             ]
             name = f"receptive_fields_{which}" + (f"_{those[0].label}" if len(digests) > 1 else "")

@@ -1,10 +1,9 @@
-"""`ipcnn validate`: is this spec right, and what does it come to?"""
+"""`ipcnn validate`, `plan`, `schema` and `init`: the commands about spec files. They start nothing."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -19,177 +18,181 @@ from ipcnn_ray.errors import IpcnnError, Issue, SpecError
 from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import Loaded, load
-from ipcnn_ray.spec.runs import Plan, PlannedRun, experiment_id, grid_runs, named_runs, resolved_yaml, seeds
+from ipcnn_ray.spec.runs import Plan, PlannedRun, Run, experiment_id, grid_runs, named_runs, resolved_yaml, seeds
 from ipcnn_ray.spec.runs import plan as plan_of
 from ipcnn_ray.spec.search import Choice, Distribution, LogUniform, SpaceSearch
 from ipcnn_ray.spec.starter import starter
 from ipcnn_ray.utils.paths import Paths
 
-Specs = Annotated[list[str], typer.Argument(metavar="SPEC...", help="Specs to check.", show_default=False)]
-Resolved = Annotated[bool, typer.Option("--resolved", help="Print the spec with every default written out.")]
+PLAN_NUMBERS = ("epochs", "batch", "steps", "images")
+DEFAULT_NAME = "experiment"
+JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
+
+SpecsArgument = Annotated[list[str], typer.Argument(metavar="SPEC...", help="Specs to check.", show_default=False)]
+ResolvedOption = Annotated[bool, typer.Option("--resolved", help="Print the spec with every default written out.")]
+SchemaFile = Annotated[
+    Path | None, typer.Argument(metavar="[FILE]", help="Write it here; stdout without.", show_default=False)
+]
+NewFile = Annotated[Path, typer.Argument(metavar="[FILE]", help="The file to write, or a folder that exists.")]
 
 
-def validate(specs: Specs, set_: OverridesOption = None, resolved: Resolved = False, json: JsonOption = False) -> None:
-    """Check specs completely; every error of every file is told at once. Starts nothing."""
-    sound: list[tuple[str, ExperimentSpec]] = []
+def validate(
+    specs: SpecsArgument, set_: OverridesOption = None, resolved: ResolvedOption = False, json: JsonOption = False
+) -> None:
+    """Check specs and report every error of every file."""
+    valid: list[tuple[str, ExperimentSpec]] = []
     issues: list[Issue] = []
     for path in specs:
         try:
             loaded = load(path, set_ or ())
             check_layers(loaded)
-            sound.append((path, loaded.spec))
+            valid.append((path, loaded.spec))
         except SpecError as error:
             issues += error.issues
     if json:
-        told = [{"where": one.where, "what": one.what, "advice": one.advice} for one in issues]
-        good = [{"spec": path, "experiment": experiment_id(spec), "runs": _runs(spec)} for path, spec in sound]
-        output.print_json({"valid": not issues, "specs": good, "problems": told})
+        problems = [{"where": issue.where, "what": issue.what, "advice": issue.advice} for issue in issues]
+        summaries = [
+            {"spec": path, "experiment": experiment_id(spec), "runs": _count_runs(spec)} for path, spec in valid
+        ]
+        output.print_json({"valid": not issues, "specs": summaries, "problems": problems})
         raise typer.Exit(WRONG_REQUEST if issues else 0)
-    for path, spec in sound:
+    for path, spec in valid:
         if resolved:
             output.print_document(resolved_yaml(spec))
         else:
-            output.print_line(f"ok     {path}  {experiment_id(spec)}  {_words(spec)}")
+            output.print_line(f"ok     {path}  {experiment_id(spec)}  {_runs(_count_runs(spec))}")
     if issues:
         raise SpecError(issues)
 
 
 def check_layers(loaded: Loaded) -> None:
-    """Raises SpecError where an experiment names layers that a torchvision network does not have.
+    """Raise SpecError if an experiment names layers that its torchvision network does not have.
 
-    torch is imported only where there is such a network.
+    Imports torch only for experiments with such a network.
     """
     spec = loaded.spec
-    models = [spec.model, *(run.spec.model for run in (*named_runs(spec), *grid_runs(spec)))]
-    drawn = isinstance(spec.search, SpaceSearch) and any(path.startswith("model.") for path in spec.search.space)
-    if drawn or any(model.backbone for model in models):
+    models = [spec.model, *(run.spec.model for run in _listed_runs(spec))]
+    sampled = isinstance(spec.search, SpaceSearch) and any(path.startswith("model.") for path in spec.search.space)
+    if sampled or any(model.backbone for model in models):
         from ipcnn_ray.models.model_checks import check_backbones
 
         check_backbones(loaded)
 
 
-def _runs(spec: ExperimentSpec) -> int:
-    drawn = spec.search.trials if isinstance(spec.search, SpaceSearch) else 0
-    return len(named_runs(spec)) + len(grid_runs(spec)) + drawn
+def _listed_runs(spec: ExperimentSpec) -> list[Run]:
+    """The runs that are known before the search starts."""
+    return [*named_runs(spec), *grid_runs(spec)]
 
 
-def _words(spec: ExperimentSpec) -> str:
-    runs = _runs(spec)
-    return "1 run" if runs == 1 else f"{runs} runs"
+def _count_runs(spec: ExperimentSpec) -> int:
+    sampled = spec.search.trials if isinstance(spec.search, SpaceSearch) else 0
+    return len(_listed_runs(spec)) + sampled
 
 
-NUMBERS = ("epochs", "batch", "steps", "images")
-COLUMNS = ("run", "template", *NUMBERS)
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
 
 
 def plan(spec: SpecArgument, set_: OverridesOption = None, json: JsonOption = False) -> None:
-    """Show the runs of a spec and their cost in steps and images. Starts nothing.
+    """Show the runs of a spec and their cost in steps and images.
 
-    The items of real photographs are counted from their annotations where IPCNN_DATA names them.
+    The items of real photographs are counted from their annotations if IPCNN_DATA is set.
     """
     loaded = load(spec, set_ or ())
     check_layers(loaded)
-    experiment = loaded.spec
-    found = plan_of(experiment, _counter(Paths.from_environment()))
-    if json:
-        totals = {"steps": found.steps, "images": found.images}
-        output.print_json({"experiment": experiment_id(experiment), **asdict(found), **totals})
-        return
-    output.print_line(experiment_id(experiment), style="bold")
-    rows = [_row(run) for run in found.runs]
-    if found.largest is not None:
-        rows.append([f"{found.drawn} drawn", "each at most", *_row(found.largest)[2:]])
-    output.print_table(COLUMNS, rows, right=NUMBERS)
-    for name, words in _below(experiment, found):
-        output.print_line(f"{name:<16}{words}")
+    experiment, paths = loaded.spec, Paths.from_environment()
 
-
-def _counter(paths: Paths) -> Callable[[Data], int | None]:
     @cache
-    def count(data: Data) -> int | None:
+    def count_items(data: Data) -> int | None:
         from ipcnn_ray.data.prepare import training_items
 
         return training_items(data, paths)
 
-    return count
+    planned = plan_of(experiment, count_items)
+    if json:
+        totals = {"steps": planned.steps, "images": planned.images}
+        output.print_json({"experiment": experiment_id(experiment), **asdict(planned), **totals})
+        return
+    output.print_line(experiment_id(experiment), style="bold")
+    rows = [_plan_row(run) for run in planned.runs]
+    if planned.largest is not None:
+        rows.append([f"{planned.drawn} drawn", "each at most", *_plan_row(planned.largest)[2:]])
+    output.print_table(("run", "template", *PLAN_NUMBERS), rows, right=PLAN_NUMBERS)
+    for name, text in _plan_notes(experiment, planned):
+        output.print_line(f"{name:<16}{text}")
 
 
-def _row(run: PlannedRun) -> list[str]:
-    known = "after preparation" if run.steps is None else output.format_count(run.steps)
+def _plan_row(run: PlannedRun) -> list[str]:
+    steps = "after preparation" if run.steps is None else output.format_count(run.steps)
     images = "" if run.images is None else output.format_count(run.images)
-    return [run.label, run.template, str(run.epochs), str(run.batch_size), known, images]
+    return [run.label, run.template, str(run.epochs), str(run.batch_size), steps, images]
 
 
-def _below(experiment: ExperimentSpec, found: Plan) -> list[tuple[str, str]]:
-    lines: list[tuple[str, str]] = []
-    if isinstance(experiment.search, SpaceSearch):
-        for index, (path, one) in enumerate(experiment.search.space.items()):
-            lines.append(("" if index else "drawn from", f"{path}: {_range(one)}"))
-    if any(run.template.startswith("tailored ") for run in found.runs):
-        lines.append(("tailored", "fitted to the training split when a run starts; the record says to what"))
-    if experiment.search is not None and experiment.search.repeats > 1:
-        listed = "every named run" if isinstance(experiment.search, SpaceSearch) else "every run"
-        lines.append(("seeds", f"{seeds(experiment)[0]} to {seeds(experiment)[-1]}, {listed} with each of them"))
-    workers = f"{found.workers} worker" + ("s" if found.workers > 1 else "")
-    runs = len(found.runs) + found.drawn
+def _plan_notes(experiment: ExperimentSpec, planned: Plan) -> list[tuple[str, str]]:
+    """(heading, text) of the lines below the table."""
+    search, notes = experiment.search, []
+    if isinstance(search, SpaceSearch):
+        for index, (path, distribution) in enumerate(search.space.items()):
+            notes.append(("" if index else "drawn from", f"{path}: {_range(distribution)}"))
+    if any(run.spec.template.shape == "tailored" for run in _listed_runs(experiment)):
+        notes.append(("tailored", "fitted to the training split when a run starts; the record says to what"))
+    if search is not None and search.repeats > 1:
+        repeated = "every named run" if isinstance(search, SpaceSearch) else "every run"
+        notes.append(("seeds", f"{seeds(experiment)[0]} to {seeds(experiment)[-1]}, {repeated} with each of them"))
+    workers = f"{planned.workers} worker" + ("s" if planned.workers > 1 else "")
     total = "steps after preparation (set IPCNN_DATA)"
-    if found.steps is not None and found.images is not None:
-        total = f"{output.format_count(found.steps)} steps, {output.format_count(found.images)} images"
-    lines.append(("in all", f"{runs} run{'s' if runs > 1 else ''} of {workers}, {total}"))
-    if found.grace_epochs is not None:
-        lines.append(("early stopping", f"may end a run after epoch {found.grace_epochs}"))
-    return lines
+    if planned.steps is not None and planned.images is not None:
+        total = f"{output.format_count(planned.steps)} steps, {output.format_count(planned.images)} images"
+    notes.append(("in all", f"{_runs(len(planned.runs) + planned.drawn)} of {workers}, {total}"))
+    if planned.grace_epochs is not None:
+        notes.append(("early stopping", f"may end a run after epoch {planned.grace_epochs}"))
+    return notes
 
 
-def _range(one: Distribution) -> str:
-    if isinstance(one, Choice):
-        words = ", ".join(str(value) for value in one.choice)
-    elif isinstance(one, LogUniform):
-        words = f"{one.log_uniform[0]:g} to {one.log_uniform[1]:g}, logarithmic"
+def _range(distribution: Distribution) -> str:
+    if isinstance(distribution, Choice):
+        text = ", ".join(str(value) for value in distribution.choice)
+    elif isinstance(distribution, LogUniform):
+        text = f"{distribution.log_uniform[0]:g} to {distribution.log_uniform[1]:g}, logarithmic"
     else:
-        words = f"{one.uniform[0]:g} to {one.uniform[1]:g}"
-    when = " and ".join(f"{path} is {value}" for path, value in (one.when or {}).items())
-    return f"{words}, when {when}" if when else words
+        text = f"{distribution.uniform[0]:g} to {distribution.uniform[1]:g}"
+    conditions = " and ".join(f"{path} is {value}" for path, value in (distribution.when or {}).items())
+    return f"{text}, when {conditions}" if conditions else text
 
 
-To = Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Write it here; stdout without.", show_default=False)]
+def schema(file: SchemaFile = None) -> None:
+    """Print the JSON Schema of specs.
 
-
-def schema(file: To = None) -> None:
-    """Print the JSON Schema of a spec.
-
-    With it, an editor completes and checks a spec that begins with: # yaml-language-server: $schema=FILE
+    An editor uses it for completion and checks in specs that begin with: # yaml-language-server: $schema=FILE
     """
-    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    content = json.dumps(dialect | ExperimentSpec.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+    content = json.dumps({"$schema": JSON_SCHEMA} | ExperimentSpec.model_json_schema(), indent=2, ensure_ascii=False)
     if file is None:
         output.print_document(content)
         return
     try:
-        file.write_text(content, encoding="utf-8")
+        file.write_text(content + "\n", encoding="utf-8")
     except OSError as error:
-        raise IpcnnError(f"{file}  cannot be written: {error.strerror}\nname a file in a folder that exists") from error
+        raise _not_written(file, error) from error
 
 
-At = Annotated[Path, typer.Argument(metavar="[FILE]", help="The file to write, or a folder that exists.")]
-NAME = "experiment"
+def init(file: NewFile = Path(f"{DEFAULT_NAME}.yaml")) -> None:
+    """Write a commented spec with all fields and defaults.
 
-
-def init(file: At = Path(f"{NAME}.yaml")) -> None:
-    """Write a commented spec: every field, what it means, and its default. Never over a file that is there."""
+    An existing file is never overwritten.
+    """
     if file.is_dir():
-        file = file / f"{NAME}.yaml"
+        file = file / f"{DEFAULT_NAME}.yaml"
+    name = re.sub(r"[^a-z0-9]+", "_", file.stem.lower()).strip("_")[:40].rstrip("_") or DEFAULT_NAME
     try:
-        with file.open("x", encoding="utf-8") as out:
-            out.write(starter(_name(file.stem), str(file)))
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(starter(name, str(file)))
     except FileExistsError as error:
         raise IpcnnError(f"{file}  is there already\nName another file: ipcnn init FILE") from error
     except OSError as error:
-        raise IpcnnError(f"{file}  cannot be written: {error.strerror}\nname a file in a folder that exists") from error
+        raise _not_written(file, error) from error
     output.print_line(f"wrote {file}")
     output.print_note(f"next:  ipcnn plan {file}  |  ipcnn submit {file}")
 
 
-def _name(stem: str) -> str:
-    """The file's name as the name of an experiment."""
-    return re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")[:40].rstrip("_") or NAME
+def _not_written(file: Path, error: OSError) -> IpcnnError:
+    return IpcnnError(f"{file}  cannot be written: {error.strerror}\nname a file in a folder that exists")

@@ -13,9 +13,9 @@ import typer
 from typer.testing import CliRunner
 
 from ipcnn_ray import __version__
-from ipcnn_ray.cli.doctor import Line, doctor, judge
+from ipcnn_ray.cli.doctor import CheckResult, check_results, doctor
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.on_ray import cluster_probe as visit
+from ipcnn_ray.on_ray import cluster_probe
 from ipcnn_ray.on_ray.cluster_probe import (
     broken_file,
     bucket_data,
@@ -68,7 +68,7 @@ FACTS: dict[str, Any] = {
 }
 
 
-def judged(check: str, changes: dict[str, Any]) -> list[Line]:
+def judged(check: str, changes: dict[str, Any]) -> list[CheckResult]:
     """The lines of one check after facts were changed; a dotted path may lead into a node."""
     facts = json.loads(json.dumps(FACTS))  # a copy of which no two parts are one
     for path, value in changes.items():
@@ -77,11 +77,11 @@ def judged(check: str, changes: dict[str, Any]) -> list[Line]:
         for part in above:
             place = place[int(part)] if part.isdigit() else place[part]
         place[last] = value
-    return [line for line in judge(facts) if line.check == check]
+    return [line for line in check_results(facts) if line.check == check]
 
 
 def test_all_is_well():
-    lines = judge(FACTS)
+    lines = check_results(FACTS)
     assert {line.state for line in lines} == {"ok"}
     assert {line.check for line in lines} == {
         "versions",
@@ -131,13 +131,13 @@ def test_what_is_not_well_is_told_with_what_to_do(check, state, changes, fact, a
     assert others == []
 
 
-def judged_others(check: str, changes: dict[str, Any]) -> list[Line]:
-    names = {line.check for line in judge(FACTS)} - {check}
+def judged_others(check: str, changes: dict[str, Any]) -> list[CheckResult]:
+    names = {line.check for line in check_results(FACTS)} - {check}
     return [line for name in names for line in judged(name, changes)]
 
 
 def test_a_head_alone_waits_for_workers():
-    lines = judge({**FACTS, "nodes": [{**NODE, "cores": 0.0, "gpus": 0.0}]})
+    lines = check_results({**FACTS, "nodes": [{**NODE, "cores": 0.0, "gpus": 0.0}]})
     (line,) = [line for line in lines if line.check == "nodes"]
     assert line.state == "note"
     assert "no place for a run now" in line.fact
@@ -227,9 +227,9 @@ def test_a_record_that_is_away():
 
 def test_addresses_that_are_none():
     with pytest.raises(IpcnnError, match=r"is not the address of a cluster's dashboard\nGive http://HOST:8265"):
-        visit.there("10.0.0.1:6379")
+        cluster_probe.there("10.0.0.1:6379")
     with pytest.raises(IpcnnError, match=r"no cluster answers at http://127\.0\.0\.1:9\nCheck that it is up"):
-        visit.there("http://127.0.0.1:9")
+        cluster_probe.there("http://127.0.0.1:9")
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ def answered(monkeypatch):
     monkeypatch.delenv("IPCNN_ADDRESS", raising=False)
 
     def answer(facts: dict[str, Any], *words: str):
-        monkeypatch.setattr(visit, "here", lambda paths: facts)
+        monkeypatch.setattr(cluster_probe, "here", lambda paths: facts)
         return CliRunner().invoke(app, words, catch_exceptions=False)
 
     return answer
@@ -256,7 +256,7 @@ def test_exit_codes_and_json(answered):
 
 
 def test_the_address_comes_from_the_environment_too(answered, monkeypatch):
-    monkeypatch.setattr(visit, "there", lambda address: {**FACTS, "access": {"http://a": "closed"}[address]})
+    monkeypatch.setattr(cluster_probe, "there", lambda address: {**FACTS, "access": {"http://a": "closed"}[address]})
     monkeypatch.setenv("IPCNN_ADDRESS", "http://a")
     assert answered({}).exit_code == 0
 
