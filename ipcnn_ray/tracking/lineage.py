@@ -1,4 +1,4 @@
-"""From what code, packages and hardware a run comes: tags of its record. Nothing here names a person or a path."""
+"""Tags for the code, packages and hardware behind a run. They contain no names of persons or paths."""
 
 from __future__ import annotations
 
@@ -16,24 +16,27 @@ from ipcnn_ray import __version__
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED = "shipped.json"
-"""Beside a package that was shipped to a cluster: what `code` said of it there where it was submitted."""
+"""File beside a package that was packed for a cluster: what `code` returned where it was packed."""
 DISTRIBUTION = "ipcnn-ray"
 VERSIONS = ("torch", "torchvision", "ray", "mlflow", "numpy")
-COMMAND_S = 20.0
+COMMAND_TIMEOUT_S = 20.0
 UNKNOWN = "unknown"
 
 
 def lineage() -> dict[str, str]:
-    """Tags `code.*` (version, commit, dirty), `env.*` (Python, packages, CUDA) and `host.*` (platform, CPU, GPUs) of
-    this process's machine; `unknown` where something cannot be told."""
+    """Return the tags `code.*` (version, commit, dirty), `env.*` (Python, packages, CUDA) and `host.*` (platform, CPU,
+    GPUs) of this process; `unknown` where a value cannot be determined.
+
+    A submission tags its runs with those of the driver. Each run replaces `host.*` by that of its rank 0 worker.
+    """
     return {"code.version": __version__, **code(PACKAGE), **environment(), **host()}
 
 
 def code(package: Path) -> dict[str, str]:
-    """Commit and dirtiness of the checkout that `package` belongs to, or the commit that it was installed from.
+    """Return commit and dirty flag of the package's checkout, or the commit that it was installed from.
 
-    A package that only lies inside somebody else's repository (an environment in a project's folder) does not belong
-    to it. Dirty are changed and new files of the package itself; a spec is recorded whole in any case.
+    A repository that contains the package but does not track it (an environment in a project folder) is ignored. Only
+    changed and new files of the package itself count as dirty: specs are recorded as artifacts.
     """
     if (shipped := package.parent / SHIPPED).is_file():
         return {key: str(value) for key, value in json.loads(shipped.read_text(encoding="utf-8")).items()}
@@ -47,17 +50,17 @@ def code(package: Path) -> dict[str, str]:
 
 
 def _installed_from() -> str | None:
-    """The commit that pip installed the package from, if from a repository."""
+    """Return the commit that pip installed the package from; None if it was not installed from a repository."""
     try:
-        found = metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
+        origin = metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
     except metadata.PackageNotFoundError:
         return None
-    commit = json.loads(found).get("vcs_info", {}).get("commit_id") if found else None
+    commit = json.loads(origin).get("vcs_info", {}).get("commit_id") if origin else None
     return str(commit) if commit else None
 
 
 def environment() -> dict[str, str]:
-    """Versions of what the numbers may depend on; reads files, imports nothing."""
+    """Return the versions of Python, CUDA and the packages that results may depend on, without importing these."""
     tags = {"env.python": platform.python_version()}
     for name in VERSIONS:
         try:
@@ -68,39 +71,37 @@ def environment() -> dict[str, str]:
 
 
 def _cuda() -> str:
-    """CUDA version that torch was built for."""
+    """Return the CUDA version of the torch build."""
     torch = find_spec("torch")
     if torch is None or torch.origin is None:
         return UNKNOWN
     file = Path(torch.origin).with_name("version.py")
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    found = re.search(r"^cuda\b[^=\n]*=\s*(?:'([^']*)'|\"([^\"]*)\"|None)", text, re.MULTILINE)
-    if found is None:
-        return UNKNOWN
-    return found[1] or found[2] or "none"
+    match = re.search(r"^cuda\b[^=\n]*=\s*(?:'([^']*)'|\"([^\"]*)\"|None)", text, re.MULTILINE)
+    return UNKNOWN if match is None else match[1] or match[2] or "none"
 
 
 def host() -> dict[str, str]:
-    """Platform, CPU and GPUs of this machine."""
-    free = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 0)
+    """Return platform, CPU, usable cores and GPUs of this machine."""
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 0)
     return {
         "host.platform": platform.platform(),
         "host.cpu": _cpu(),
-        "host.cores": str(len(free)),
+        "host.cores": str(len(cores)),
         "host.gpu": _gpus(),
     }
 
 
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.is_file() else None
-    return found[1].strip() if found else platform.processor() or platform.machine() or UNKNOWN
+    match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.is_file() else None
+    return match[1].strip() if match else platform.processor() or platform.machine() or UNKNOWN
 
 
 def _gpus() -> str:
-    """Such as `4 x NVIDIA H200 (driver 570.86)`; `none` without NVIDIA's driver."""
-    listed = _output(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"])
-    counts = Counter(line.strip() for line in (listed or "").splitlines() if "," in line)
+    """Return, for example, `4 x NVIDIA H200 (driver 570.86)`; `none` without an NVIDIA driver."""
+    gpus = _output(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"])
+    counts = Counter(line.strip() for line in (gpus or "").splitlines() if "," in line)
     kinds = []
     for line, number in counts.items():
         name, _, driver = line.rpartition(",")
@@ -109,11 +110,11 @@ def _gpus() -> str:
 
 
 def _output(command: list[str]) -> str | None:
-    """What a command prints; None where it is not there, fails, or hangs. Inside a git hook, GIT_DIR names the
-    repository of the hook: such variables do not count here."""
+    """Return the output of a command; None if it is missing, fails or hangs. GIT_* variables, which a git hook sets for
+    its own repository, are removed."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=True, env=env)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=True, env=env)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -14,6 +14,7 @@ from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import loads
 from ipcnn_ray.spec.runs import Run, active, digest, grid_runs, named_runs, run_for, template_label
 from ipcnn_ray.spec.search import Choice, Distribution, SpaceSearch
+from ipcnn_ray.tracking.lineage import host
 from ipcnn_ray.tracking.tracker import RecordedRun, Tracker
 from ipcnn_ray.tracking.tracking_uri import without_password
 from ipcnn_ray.train.run_request import RunRequest
@@ -64,6 +65,7 @@ def lineage(
     return {
         "ipcnn.title": title(request),
         **request.tags,
+        **host(),
         **store.tags,
         "data.digest": store.digest,
         "model.weights": ", ".join(loaded.loaded) if loaded else "none",

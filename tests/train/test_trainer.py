@@ -6,6 +6,7 @@ from fakes.training import InProcess, MemoryRecord, MemoryTracker, Saying, timel
 from safetensors.torch import load
 
 from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.tracking.lineage import host
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train import trainer as run
 from ipcnn_ray.train.final_model import final_model
@@ -57,7 +58,8 @@ def test_every_metric_is_there_under_its_name(bench):
 
 def test_the_record_tells_the_whole_story(bench):
     tracker = MemoryTracker()
-    result = train_run(bench.request(tiny(), tags={"code.commit": "abc"}), InProcess(), tracker)
+    of_driver = {"code.commit": "abc", "host.cpu": "of another machine", "host.gpu": "8 x of another machine"}
+    result = train_run(bench.request(tiny(), tags=of_driver), InProcess(), tracker)
     record = tracker.record
     assert (result.state, result.why, result.epochs) == ("succeeded", "", 3)
     assert record.states == [("running", ""), ("succeeded", "")]
@@ -65,7 +67,7 @@ def test_the_record_tells_the_whole_story(bench):
     assert record.said_params["data.landmarks"] == "head, neck, torso"
     expected = {"code.commit": "abc", "data.drawn": "true", "model.partial_weights": "false", "ipcnn.workers": "1"}
     expected |= {"ipcnn.precision": "float32", "ipcnn.attempts_lost": "0", "ipcnn.seed": "0"}
-    assert expected.items() <= record.said_tags.items()
+    assert (expected | host()).items() <= record.said_tags.items()
     assert record.files == {"weights/weights.safetensors": bench.weights()}
 
 
