@@ -14,7 +14,7 @@ from ipcnn_ray.report.experiment_record import Entry, Experiment
 from ipcnn_ray.spec.loader import Source, read_yaml
 from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.tracking.tracker import RecordedRun, Tracker
-from ipcnn_ray.train.run_metadata import SPEC
+from ipcnn_ray.train.run_metadata import SPEC_ARTIFACT
 
 Told = Callable[[int, int], None]
 
@@ -42,7 +42,7 @@ def experiments(
 def _experiment(
     tracker: Tracker, parent: RecordedRun, runs: Sequence[RecordedRun], curves: bool, progress: Told
 ) -> Experiment:
-    text = tracker.read(parent.handle, SPEC) or ""
+    text = tracker.read(parent.handle, SPEC_ARTIFACT) or ""
     objectives, entries = Objectives.from_tags(parent.tags), [_entry(run) for run in runs]
     found = Experiment(_entry(parent), tuple(entries), objectives, _spec(text), text)
     if not curves:
@@ -62,7 +62,7 @@ def _spec(text: str) -> Mapping[str, Any]:
     if not text:
         return {}
     try:
-        raw = read_yaml(text, Source(SPEC))
+        raw = read_yaml(text, Source(SPEC_ARTIFACT))
     except SpecError:
         return {}
     return raw if isinstance(raw, dict) else {}

@@ -151,7 +151,7 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
     from ipcnn_ray.report.template_figure import save_template_figure
     from ipcnn_ray.train.final_model import final_model
     from ipcnn_ray.train.run_dir import TEMPLATE_FILE, read_file
-    from ipcnn_ray.train.run_metadata import description
+    from ipcnn_ray.train.run_metadata import run_description
     from ipcnn_ray.train.tailored_template import trained_template
 
     with tempfile.TemporaryDirectory() as folder:
@@ -179,7 +179,7 @@ def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> Non
         trained = run.run.spec
         template, categories = trained_template(run.request), trained.data.categories
         readme = as_markdown(trained.model, template, trained.train.freeze_through, len(categories))
-        readme = f"{readme}\n{description(run.request, run.metrics)}\n{loading(trained.model, categories)}"
+        readme = f"{readme}\n{run_description(run.request, run.metrics)}\n{loading(trained.model, categories)}"
         tracker.attach(run.request.handle).log_model(module, example, readme)
     ranking = Ranking.of([run.row for run in outcome.runs], outcome.objectives).markdown()
     parent = tracker.attach(outcome.parent)

@@ -45,6 +45,16 @@ class LoadReport:
         return not set(self.original) <= set(self.loaded)
 
 
+def weights_tags(report: LoadReport | None) -> dict[str, str]:
+    """Return the tags of a tracked run about its pretrained weights; None: it has none."""
+    return {
+        "model.weights": ", ".join(report.loaded) if report else "none",
+        "model.weights_report": report.text if report else "",
+        "model.weights_digest": report.digest if report else "",
+        "model.partial_weights": str(report is not None and report.partial).lower(),
+    }
+
+
 def load_weights(net: InterpretableNet, network: Network, weights: Weights, folder: Path | None) -> LoadReport:
     """Copies the listed layers, weights, biases and statistics, from a file into `net`.
 

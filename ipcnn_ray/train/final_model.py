@@ -1,4 +1,4 @@
-"""A finished run as a network that takes photographs."""
+"""The final model of a run: its trained network, with the input normalisation, as one module."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ from torch import Tensor, nn
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.build import assemble
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.train.run_dir import WEIGHTS_FILE, read_file
+from ipcnn_ray.train.run_dir import MEAN_KEY, WEIGHTS_FILE, read_file
 from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.tailored_template import trained_template
-from ipcnn_ray.train.trainer import MEAN_KEY
 
 
 class Classifier(nn.Module):
-    """The trained network with its normalisation: RGB crops [N, 3, S, S] float, values 0..255 -> logits [N],
-    or [N, L] for several categories.
-
-    A positive logit says that the crop shows the category.
-    """
+    """Trained network with its input normalisation: RGB crops [N, 3, S, S] float, values 0..255 -> logits [N], or
+    [N, L] for several categories. A positive logit means that the crop shows the category."""
 
     mean_3SS: Tensor
 
@@ -36,9 +32,10 @@ class Classifier(nn.Module):
 
 
 def final_model(request: RunRequest) -> tuple[Classifier, Tensor]:
-    """The network of a run that has ended, in evaluation mode on the CPU, and an example batch of two crops.
+    """Return the model of a run that has ended, in evaluation mode on the CPU, and an example batch of two crops.
 
-    Raises TrainingError while the run has not ended.
+    Raises:
+        TrainingError: If the run has not ended.
     """
     weights = read_file(request.folder, WEIGHTS_FILE)
     if weights is None:

@@ -19,6 +19,8 @@ PROGRESS_FILE = "stage.json"
 TEMPLATE_FILE = "template.json"
 WEIGHTS_FILE = "weights.safetensors"
 """Also the name of the artifact under `weights` of the tracked run."""
+MEAN_KEY = "input_mean"
+"""Key of the mean image among the tensors of `WEIGHTS_FILE`."""
 RESULT_FILE = "result.json"
 
 Folder = str | Path

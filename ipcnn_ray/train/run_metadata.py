@@ -1,15 +1,14 @@
-"""What the record of a run says beside its metrics: parameters and tags."""
+"""Metadata of tracked runs: params, tags and description of a run, and its spec read back from them.
+
+Imports no torch: the commands that only read tracked runs use it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
-
-from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.errors import IpcnnError, TrackingError
-from ipcnn_ray.models.weights import LoadReport
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import loads
 from ipcnn_ray.spec.runs import Run, active, digest, grid_runs, named_runs, run_for, template_label
@@ -18,99 +17,110 @@ from ipcnn_ray.tracking.lineage import host
 from ipcnn_ray.tracking.tracker import RecordedRun, Tracker
 from ipcnn_ray.tracking.tracking_uri import without_password
 from ipcnn_ray.train.run_request import RunRequest
-from ipcnn_ray.train.runtime import Runtime
+
+SPEC_ARTIFACT = "spec.yaml"
+"""Artifact of an experiment's parent run: its resolved spec."""
 
 
-def params(spec: ExperimentSpec) -> dict[str, str]:
-    """Every field of a run's spec by dotted path; fields that are not set are left out."""
-    return dict(_flat(spec.model_dump(mode="json", exclude={"search"})))
+def run_params(spec: ExperimentSpec) -> dict[str, str]:
+    """Return every field of a run's spec that is set, by dotted path."""
+    return dict(_flatten(spec.model_dump(mode="json", exclude={"search"})))
 
 
-def title(request: RunRequest) -> str:
-    """What a list of runs calls it: its name within its experiment, and its template."""
+def _flatten(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield f"{prefix}{key}", ", ".join(str(item) for item in value)
+        elif value is not None:
+            yield f"{prefix}{key}", str(value)
+
+
+def run_title(request: RunRequest) -> str:
+    """Return the display name of a run: its label within the experiment, and its template."""
     label, template = request.run_id.rsplit("-", 1)[-1], template_label(request.spec.template)
     return label if label.partition(".")[0] == template else f"{label}: {template}"
 
 
-def description(request: RunRequest, metrics: Mapping[str, float]) -> str:
-    """What a run is and what came of it, in Markdown. metrics: of its last epoch."""
+def run_description(request: RunRequest, metrics: Mapping[str, float]) -> str:
+    """Describe a run and its result in Markdown. metrics: of its last epoch."""
     spec = request.spec
-    drawn = ", drawn" if spec.data.kind == "drawn_animals" else ""
-    what = f"`{spec.model.network}` on {', '.join(spec.data.categories)} (`{spec.data.kind}`{drawn}), seed {spec.seed}"
-    lines = [f"**{template_label(spec.template)}**: {what}. Run `{request.run_id}`."]
+    drawn = ", drawn" if spec.data.drawn else ""
+    data = f"{', '.join(spec.data.categories)} (`{spec.data.kind}`{drawn})"
+    paragraphs = [
+        f"**{template_label(spec.template)}**: `{spec.model.network}` on {data}, seed {spec.seed}. "
+        f"Run `{request.run_id}`."
+    ]
     if "val_error" in metrics and "instability" in metrics:
-        lines.append(
+        paragraphs.append(
             f"After epoch {metrics['epoch']:.0f} of {spec.train.epochs}: validation error "
             f"**{100 * metrics['val_error']:.1f} %** of images, location instability **{metrics['instability']:.4f}** "
             "of the image diagonal (both lower is better)."
         )
-    return "\n\n".join(lines)
+    return "\n\n".join(paragraphs)
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _flat(inner, f"{prefix}{key}.")
-        elif isinstance(inner, list):
-            yield f"{prefix}{key}", ", ".join(str(item) for item in inner)
-        elif inner is not None:
-            yield f"{prefix}{key}", str(inner)
-
-
-def lineage(
-    request: RunRequest, store: CropStore, loaded: LoadReport | None, runtime: Runtime, *, bfloat16: bool, cached: bool
+def lineage_tags(
+    request: RunRequest, input_tags: Mapping[str, str], *, device: str, workers: int, bfloat16: bool, cached: bool
 ) -> dict[str, str]:
-    """What a run was made from and on, for its tags. loaded: the pretrained weights, if there are any."""
-    on_gpu = runtime.device.type == "cuda"
+    """Return the tags that say what a run was trained from and on.
+
+    input_tags: of the data and the pretrained weights. device: name of the GPU, or `cpu`. cached: the outputs of the
+    frozen layers are read from the feature cache.
+    """
     return {
-        "ipcnn.title": title(request),
+        "ipcnn.title": run_title(request),
         **request.tags,
         **host(),
-        **store.tags,
-        "data.digest": store.digest,
-        "model.weights": ", ".join(loaded.loaded) if loaded else "none",
-        "model.weights_report": loaded.text if loaded else "",
-        "model.weights_digest": loaded.digest if loaded else "",
-        "model.partial_weights": str(loaded is not None and loaded.partial).lower(),
+        **input_tags,
         "ipcnn.digest": digest(request.spec),
         "ipcnn.seed": str(request.spec.seed),
-        "ipcnn.workers": str(runtime.world_size),
-        "ipcnn.device": torch.cuda.get_device_name(runtime.device) if on_gpu else "cpu",
+        "ipcnn.workers": str(workers),
+        "ipcnn.device": device,
         "ipcnn.precision": "bfloat16 autocast" if bfloat16 else "float32",
         "ipcnn.frozen_cache": str(cached).lower(),
     }
 
 
-SPEC = "spec.yaml"
-"""Artifact of an experiment's run: its resolved spec."""
-
-
 def experiment_spec_of(tracker: Tracker, parent: RecordedRun) -> ExperimentSpec:
-    """The spec that an experiment was submitted with. Raises TrackingError where the record does not hold it."""
-    text = tracker.read(parent.handle, SPEC)
+    """Return the spec that an experiment was submitted with.
+
+    Raises:
+        TrackingError: If its artifact cannot be read.
+    """
+    text = tracker.read(parent.handle, SPEC_ARTIFACT)
     if text is None:
         raise TrackingError(
-            f"{parent.run_id} at {without_password(tracker.uri)} has no readable {SPEC} in its record\n"
+            f"{parent.run_id} at {without_password(tracker.uri)} has no readable {SPEC_ARTIFACT} in its record\n"
             "Its artifacts were deleted or lie where this machine cannot see them: look at it in `ipcnn ui`."
         )
-    return loads(text, f"{SPEC} of {parent.run_id}").spec
+    return loads(text, f"{SPEC_ARTIFACT} of {parent.run_id}").spec
 
 
 def label_of(parent: RecordedRun, run: RecordedRun) -> str:
-    """The run's name within its experiment."""
+    """Return the name of a run within its experiment."""
     return run.run_id.removeprefix(f"{parent.run_id}-")
 
 
 def run_spec_of(experiment: ExperimentSpec, label: str, run: RecordedRun) -> Run:
-    """A run of an experiment with the spec that it was trained with.
+    """Return a run of an experiment with the spec that it was trained with.
 
-    Of a run that a search drew, the values of the searched fields are read from its recorded params. Raises IpcnnError
-    where the spec found so is not the one that was trained (another version of ipcnn has recorded it).
+    Of a sampled run, the values of the search space are read from its params.
+
+    Raises:
+        IpcnnError: If the digest of that spec is not that of the trained one; another version of ipcnn recorded it.
     """
-    listed = {one.label: one for one in (*named_runs(experiment), *grid_runs(experiment))}
-    found = listed.get(label)
+    by_label = {planned.label: planned for planned in (*named_runs(experiment), *grid_runs(experiment))}
+    found = by_label.get(label)
     if found is None and isinstance(experiment.search, SpaceSearch):
-        found = _drawn(experiment, experiment.search.space, run.params)
+        space = experiment.search.space
+        sampled = {
+            path: _sampled_value(distribution, run.params[path])
+            for path, distribution in space.items()
+            if path in run.params
+        }
+        found = run_for(experiment, active(space, sampled))
     trained = run.tags.get("ipcnn.digest")
     if found is None or (trained and digest(found.spec) != trained):
         raise IpcnnError(
@@ -120,24 +130,18 @@ def run_spec_of(experiment: ExperimentSpec, label: str, run: RecordedRun) -> Run
     return found
 
 
-def _drawn(experiment: ExperimentSpec, space: Mapping[str, Distribution], recorded: Mapping[str, str]) -> Run:
-    chosen = {path: _value(one, path, recorded[path]) for path, one in space.items() if path in recorded}
-    return run_for(experiment, active(space, chosen))
-
-
-def _value(distribution: Distribution, path: str, text: str) -> Any:
-    """A drawn value from its recorded text; of a choice the one that is recorded so."""
+def _sampled_value(distribution: Distribution, text: str) -> Any:
+    """Return a value of a search space from the text of its param."""
     if not isinstance(distribution, Choice):
         return float(text)
-    return next((value for value in distribution.choice if _same(value, text)), text)
+    return next((value for value in distribution.choice if _has_text(value, text)), text)
 
 
-def _same(value: Any, text: str) -> bool:
+def _has_text(value: Any, text: str) -> bool:
+    """Whether a value is recorded as this text; a float field records 2 as 2.0."""
     if str(value) == text:
         return True
     try:
-        return not isinstance(value, str | bool) and float(value) == float(
-            text
-        )  # 2 is recorded as 2.0 by a float field
+        return not isinstance(value, str | bool) and float(value) == float(text)
     except ValueError:
         return False

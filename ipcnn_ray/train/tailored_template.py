@@ -1,4 +1,4 @@
-"""A tailored template becomes a concrete one: fitted to the training split, once, before the network is built."""
+"""Fit of a tailored template to the training split: the result is a concrete template."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ipcnn_ray.train.run_request import RunRequest
 
 @dataclass(frozen=True)
 class FittedTemplate:
-    """What a tailored template became."""
+    """Result of the fit of a tailored template."""
 
     template: EllipseTemplate | MaskTemplate
-    """Pasted into a spec it gives the same template."""
+    """A concrete template, which a spec may contain as it is."""
     images: int
-    """Training objects that it was measured on."""
+    """Number of training objects that it was fitted to."""
 
     def params(self) -> dict[str, str]:
-        """Its fields for the record; of a table only its side, the rest is in the artifact."""
+        """Return its fields as params of the tracked run; of a table only the size, the values are in the artifact."""
         fields = self.template.model_dump(exclude_none=True)
         return {
             f"template_fitted.{key}": f"{len(value)}x{len(value)}" if isinstance(value, tuple) else str(value)
@@ -40,11 +40,13 @@ class FittedTemplate:
         return json.dumps(self.template.model_dump(mode="json"))
 
 
-def fitted(template: Template, store: CropStore) -> FittedTemplate | None:
-    """The concrete template of a tailored one; None for any other. Only training objects are looked at.
+def fit_template(template: Template, store: CropStore) -> FittedTemplate | None:
+    """Fit a tailored template to the training objects; None for any other template.
 
-    Numbers are rounded to 6 digits (values of a mask to 3 decimals), so that every machine has the same.
-    Raises DataError where the training split does not show what is to be measured.
+    Numbers are rounded to 6 digits, values of a mask to 3 decimals, so that all machines agree.
+
+    Raises:
+        DataError: If the training split lacks what the fit needs.
     """
     if not isinstance(template, TailoredTemplate):
         return None
@@ -54,7 +56,7 @@ def fitted(template: Template, store: CropStore) -> FittedTemplate | None:
     try:
         if template.fitted_to == "part_masks":
             seen = ~np.isnan(store.part_sizes_NK2[objects, k]).any(1)
-            # A patch reaches one crop to each side.
+            # A patch extends by one crop to each side.
             values, extent = table_of_mask(torch.from_numpy(store.mean_masks_KGG[k]), 1.0)
             rows = tuple(tuple(round(value, 3) for value in row) for row in values.tolist())
             concrete: EllipseTemplate | MaskTemplate = MaskTemplate(
@@ -87,9 +89,10 @@ def _round(value: float) -> float:
 
 
 def trained_template(request: RunRequest) -> Template:
-    """The template that a run was trained with, from its spec, or what it was fitted to from the run's folder.
+    """Return the template that a run was trained with: that of its spec, or the fitted one in the run's directory.
 
-    Raises TrainingError where a tailored template has not been fitted yet.
+    Raises:
+        TrainingError: If a tailored template has not been fitted yet.
     """
     template = request.spec.template
     if not isinstance(template, TailoredTemplate):

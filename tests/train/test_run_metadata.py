@@ -9,7 +9,7 @@ from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import digest, run_for, run_id
 from ipcnn_ray.tracking.tracker import RecordedRun
-from ipcnn_ray.train.run_metadata import params, run_spec_of
+from ipcnn_ray.train.run_metadata import run_params, run_spec_of
 
 SPACE = {
     "kind": "space",
@@ -30,7 +30,7 @@ def recorded(experiment: ExperimentSpec, settings: dict, label: str | None = Non
     run = run_for(experiment, settings, label)
     tags = {"ipcnn.digest": digest(run.spec)}
     return run.label, RecordedRun(
-        run_id(experiment, run), "h", "p", "succeeded", "", tags=tags, params=params(run.spec)
+        run_id(experiment, run), "h", "p", "succeeded", "", tags=tags, params=run_params(run.spec)
     )
 
 

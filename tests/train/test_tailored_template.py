@@ -14,7 +14,7 @@ from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError, TrainingError
 from ipcnn_ray.spec.data import DrawnAnimals, VocPart
 from ipcnn_ray.spec.template import EllipseTemplate, GradientTemplate, MaskTemplate, TailoredTemplate
-from ipcnn_ray.train.tailored_template import fitted, trained_template
+from ipcnn_ray.train.tailored_template import fit_template, trained_template
 from ipcnn_ray.utils.paths import Paths
 
 
@@ -31,7 +31,7 @@ def tailored(**given) -> TailoredTemplate:
 def test_part_sizes_by_hand(store):
     objects = [i for i in np.unique(store.train_items[:, 0]) if i < 24]
     heights, widths = np.nanmean(store.part_sizes_NK2[objects, 2], axis=0)
-    found = fitted(tailored(tau=0.3), store)
+    found = fit_template(tailored(tau=0.3), store)
     assert found is not None
     assert isinstance(found.template, EllipseTemplate)
     assert found.template.beta == pytest.approx(2 / np.sqrt(heights * widths), rel=1e-4)
@@ -51,11 +51,11 @@ def test_validation_objects_are_not_looked_at(store, fitted_to):
     paths[unseen], sizes[unseen] = 3.0, 0.9
     other = dataclasses.replace(store, landmarks_NK2=paths, part_sizes_NK2=sizes)
     template = tailored(landmark="head", fitted_to=fitted_to)
-    assert fitted(template, other) == fitted(template, store)
+    assert fit_template(template, other) == fit_template(template, store)
     seen = paths.copy()
     seen[sorted(known & set(range(24)))] *= 0.5
     halved = dataclasses.replace(store, landmarks_NK2=seen, part_sizes_NK2=store.part_sizes_NK2 * 0.5)
-    assert fitted_to == "part_masks" or fitted(template, halved) != fitted(template, store)
+    assert fitted_to == "part_masks" or fit_template(template, halved) != fit_template(template, store)
 
 
 def test_the_mean_mask_is_of_training_objects_alone(store, tmp_path):
@@ -67,7 +67,7 @@ def test_the_mean_mask_is_of_training_objects_alone(store, tmp_path):
     patches = [draw_one(spec, 32, i).masks[0] for i in objects]
     mean = np.mean([patch for patch in patches if patch is not None], axis=0)
     np.testing.assert_allclose(store.mean_masks_KGG[0], mean, atol=1e-6)
-    found = fitted(tailored(landmark="head", fitted_to="part_masks"), store)
+    found = fit_template(tailored(landmark="head", fitted_to="part_masks"), store)
     assert found is not None and isinstance(found.template, MaskTemplate)
     unit = _unit(found.template, 16)
     assert float(unit[8 * 16 + 8, 8, 8]) > 0.9
@@ -76,7 +76,7 @@ def test_the_mean_mask_is_of_training_objects_alone(store, tmp_path):
 
 def test_scale_stretches_what_was_fitted(store):
     for fitted_to in ("part_sizes", "part_masks"):
-        one, two = (fitted(tailored(fitted_to=fitted_to, scale=scale), store) for scale in (1, 2))
+        one, two = (fit_template(tailored(fitted_to=fitted_to, scale=scale), store) for scale in (1, 2))
         assert one is not None and two is not None
         if fitted_to == "part_sizes":
             assert two.template.beta == pytest.approx(one.template.beta / 2, rel=1e-5)
@@ -85,20 +85,20 @@ def test_scale_stretches_what_was_fitted(store):
 
 
 def test_what_is_recorded(store):
-    found = fitted(tailored(landmark="head", fitted_to="part_masks"), store)
+    found = fit_template(tailored(landmark="head", fitted_to="part_masks"), store)
     assert found is not None
     said = found.params()
     assert said["template_fitted.shape"] == "mask"
     assert len(said["template_fitted.values"]) < 10
     assert MaskTemplate.model_validate(json.loads(found.as_json())) == found.template
     assert found.tags()["template.fitted_objects"] == str(found.images)
-    assert fitted(GradientTemplate(shape="gradient"), store) is None
+    assert fit_template(GradientTemplate(shape="gradient"), store) is None
 
 
 def test_what_cannot_be_fitted(store):
     nothing = dataclasses.replace(store, part_sizes_NK2=np.full_like(store.part_sizes_NK2, np.nan))
     with pytest.raises(DataError) as caught:
-        fitted(tailored(), nothing)
+        fit_template(tailored(), nothing)
     assert "template.fitted_to = part_sizes, landmark 'torso'" in str(caught.value)
     assert "cannot be fitted to the 18 training objects: no size is known" in str(caught.value)
 
@@ -108,7 +108,7 @@ def test_the_head_of_real_cows(real_data, tmp_path):
     """Their mean box, from the landmark files: about half of the crop high and two fifths wide (pHW_scale / 224)."""
     paths = dataclasses.replace(Paths.from_environment({"IPCNN_HOME": str(tmp_path)}), data=real_data)
     store = prepare(VocPart(kind="voc_part", category="cow", negatives=20), 32, paths)
-    head, torso = (fitted(tailored(landmark=name), store) for name in ("head", "torso"))
+    head, torso = (fit_template(tailored(landmark=name), store) for name in ("head", "torso"))
     assert head is not None and torso is not None
     assert head.template.angle == 90
     assert 1 < head.template.aspect < 1.6

@@ -11,7 +11,7 @@ from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train import trainer as run
 from ipcnn_ray.train.final_model import final_model
 from ipcnn_ray.train.retry_state import Attempts
-from ipcnn_ray.train.run_metadata import description, title
+from ipcnn_ray.train.run_metadata import run_description, run_title
 from ipcnn_ray.train.run_request import ControlReference
 from ipcnn_ray.train.runtime import StopRun
 
@@ -291,12 +291,12 @@ def test_the_final_model_takes_photographs(bench):
 
 def test_a_run_says_what_it_is_and_what_came_of_it(bench):
     request = bench.request(tiny())
-    assert title(request) == f"{request.run_id.rsplit('-', 1)[-1]}: L1 β2"
+    assert run_title(request) == f"{request.run_id.rsplit('-', 1)[-1]}: L1 β2"
     metrics = {"epoch": 3.0, "val_error": 0.0625, "instability": 0.12346}
-    first, second = description(request, metrics).split("\n\n")
+    first, second = run_description(request, metrics).split("\n\n")
     assert first == f"**L1 β2**: `compact` on cow (`drawn_animals`, drawn), seed 0. Run `{request.run_id}`."
     assert second.startswith(
         f"After epoch 3 of {request.spec.train.epochs}: validation error **6.2 %** of images, location"
     )
     assert "**0.1235**" in second
-    assert description(request, {}) == first
+    assert run_description(request, {}) == first
