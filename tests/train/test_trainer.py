@@ -11,6 +11,7 @@ from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train import trainer as run
 from ipcnn_ray.train.final_model import final_model
 from ipcnn_ray.train.retry_state import Attempts
+from ipcnn_ray.train.run_dir import MEAN_KEY
 from ipcnn_ray.train.run_metadata import run_description, run_title
 from ipcnn_ray.train.run_request import ControlReference
 from ipcnn_ray.train.runtime import StopRun
@@ -281,7 +282,7 @@ def test_the_final_model_takes_photographs(bench):
     model, example = final_model(bench.request(tiny()))
     assert not model.training and example.shape == (2, 3, 64, 64)
     inputs = bench.inputs(tiny())
-    inputs.net.load_state_dict({k: v for k, v in load(bench.weights()).items() if k != run.MEAN})
+    inputs.net.load_state_dict({k: v for k, v in load(bench.weights()).items() if k != MEAN_KEY})
     inputs.net.eval()
     with inputs.loader([inputs.store.val_items]) as loader:
         for batch in loader:
