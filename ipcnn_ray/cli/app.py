@@ -1,7 +1,6 @@
-"""The `ipcnn` command: its subcommands, and how it ends.
+"""The `ipcnn` command with its subcommands, options and exit codes.
 
-Exit codes: 0 done, 1 a run failed, 2 the request was wrong, 130 stopped. A command raises IpcnnError for what a
-person can mend, and typer.Exit(1) after it has told which runs failed.
+Commands raise IpcnnError for errors that a user can fix, and typer.Exit(RUN_FAILED) after reporting failed runs.
 """
 
 from __future__ import annotations
@@ -29,27 +28,16 @@ from ipcnn_ray.errors import IpcnnError, TrainingError
 
 app = typer.Typer(name="ipcnn", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 for command in (
-    submit,
-    status,
-    logs,
-    stop,
-    report,
-    compare,
-    pictures,
-    ui,
-    validate,
-    plan,
-    schema,
-    init,
-    doctor,
+    *(submit, status, logs, stop, report, compare, pictures, ui),
+    *(validate, plan, schema, init, doctor),
 ):
     app.command()(command)
 app.command("list")(list_)
 app.add_typer(data)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         output.print_line(__version__)
         raise typer.Exit()
 
@@ -58,21 +46,21 @@ def _version(wanted: bool) -> None:
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Train interpretable CNNs: write an experiment down, submit it, get its numbers and its pictures."""
+    """Train interpretable CNNs: describe an experiment in YAML, submit it, get its results and figures."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the `ipcnn` script; ends the process with the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    # --debug may stand anywhere, and is an option of `ipcnn` itself.
-    given.sort(key=lambda argument: argument != "--debug")
+    """Entry point of the `ipcnn` script; exits with one of the codes of `exit_codes`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # --debug belongs to `ipcnn` itself but is accepted anywhere.
+    words.sort(key=lambda word: word != "--debug")
     try:
-        app(given, prog_name="ipcnn")
+        app(words, prog_name="ipcnn")
     except IpcnnError as error:
-        if "--debug" in given:
+        if "--debug" in words:
             traceback.print_exc()
         output.print_error(error)
         sys.exit(RUN_FAILED if isinstance(error, TrainingError) else WRONG_REQUEST)

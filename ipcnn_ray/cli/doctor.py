@@ -38,11 +38,11 @@ class CheckResult:
 
 
 def doctor(address: AddressOption = None, json: JsonOption = False) -> None:
-    """Check this machine, or a cluster, for all that a submission needs.
+    """Check everything that a submission needs.
 
-    Checks Ray, the record, the storage, data, weights, clocks and disks. Without an address, the embedded Ray is
-    started for a moment. A test file in the storage and a test run in the record are written, read back and deleted.
-    Exit code 0: everything works, 1: something is wrong.
+    Checks Ray, the record, the storage, data, weights, clocks and disks of this machine, or of all nodes of a cluster.
+    Without an address, the embedded Ray is started for a moment. A test file in the storage and a test run in the
+    record are written, read back and deleted. Exit code 0: everything works, 1: something is wrong.
     """
     from ipcnn_ray.on_ray import cluster_probe
 

@@ -9,7 +9,6 @@ import typer
 from fakes.tracker import PLAIN, FakeTracker, gradient, half_failed_search, repeated_templates, written
 from typer.testing import CliRunner
 
-from ipcnn_ray.cli import report as compare_module
 from ipcnn_ray.cli import report as report_module
 from ipcnn_ray.cli.report import compare, report
 from ipcnn_ray.errors import IpcnnError
@@ -27,8 +26,7 @@ def tracker(monkeypatch) -> FakeTracker:
     search = half_failed_search(4)
     for one in ("runs", "histories", "texts"):
         getattr(found, one).update(getattr(search, one))
-    for module in (report_module, compare_module):
-        monkeypatch.setattr(module, "open_tracker", lambda paths: found)
+    monkeypatch.setattr(report_module, "open_tracker", lambda paths: found)
     return found
 
 
