@@ -31,7 +31,7 @@ THIRD: dict[str, set[str]] = {
     "tracking": set(),
     "report": {"numpy", "matplotlib", "scipy"},
     "models": {"torch", "torchvision", "numpy", "safetensors"},
-    "data": {"torch", "numpy", "PIL"},
+    "data": {"torch", "numpy", "PIL", "pydantic"},
     "train": {"torch", "numpy", "safetensors"},
     "on_ray": {"torch", "optuna"},
     "cli": {"typer", "rich", "pydantic"},

@@ -9,6 +9,7 @@ import typer
 
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.options import JsonOption, OverridesOption, SpecArgument
+from ipcnn_ray.data.datasets.dataset import Listing, registered
 from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.spec.loader import load
 from ipcnn_ray.utils.paths import Paths
@@ -22,63 +23,58 @@ Sheet = Annotated[
     Path | None,
     typer.Option("--sheet", metavar="FILE", help="Where to write the contact sheet. Default: beside the crops."),
 ]
-DRAWN = ("drawn_animals", "Drawn animals: made on the spot, nothing to fetch")
-UNIT = 1 << 20
-"""Bytes in a MiB, in which downloads are told."""
+MIB = 1 << 20
 
 
 @data.command("list")
 def list_(json: JsonOption = False) -> None:
-    """Show the datasets and which of them are there."""
-    from ipcnn_ray.data.fetch import DATASETS, missing
-
+    """List the datasets and what of them is in IPCNN_DATA."""
     paths = Paths.from_environment()
     if paths.data_url:
         raise DataError([_in_a_bucket(paths.data_url, "`ipcnn doctor` says what it holds.")])
-    root = paths.data
-    rows = [(DRAWN[0], True, DRAWN[1], [])]
-    for kind, dataset in DATASETS.items():
-        lacking = list(missing(dataset, root))
-        rows.append((kind, not lacking, dataset.title, lacking))
+    listing = Listing(paths.data)
+    rows = [
+        {"kind": kind, "there": not missing, "title": dataset.title, "missing": missing}
+        for kind, dataset in registered().items()
+        for missing in [dataset.missing(listing)]
+    ]
     if json:
-        named = [{"kind": k, "there": there, "title": title, "missing": lacking} for k, there, title, lacking in rows]
-        output.print_json({"folder": str(root) if root else None, "datasets": named})
+        output.print_json({"folder": str(paths.data) if paths.data else None, "datasets": rows})
         return
-    output.print_line(f"IPCNN_DATA = {root}" if root else "IPCNN_DATA is not set")
-    for kind, there, title, lacking in rows:
-        output.print_line(f"{kind:<20}{'there' if there else 'missing'}", style="bold")
-        output.print_line(f"  {title}")
-        if lacking and root:
-            output.print_line(f"  not in IPCNN_DATA: {', '.join(lacking)}")
+    output.print_line(f"IPCNN_DATA = {paths.data}" if paths.data else "IPCNN_DATA is not set")
+    for row in rows:
+        output.print_line(f"{row['kind']:<20}{'there' if row['there'] else 'missing'}", style="bold")
+        output.print_line(f"  {row['title']}")
+        if row["missing"] and paths.data:
+            output.print_line(f"  not in IPCNN_DATA: {', '.join(row['missing'])}")
 
 
 @data.command()
 def fetch(kind: Kind) -> None:
-    """Download a dataset from its official addresses into IPCNN_DATA. Stopped, the same command goes on."""
-    from ipcnn_ray.data.fetch import DATASETS, DOWNLOADS, missing
-    from ipcnn_ray.data.fetch import fetch as fetch_all
+    """Download a dataset from its official addresses into IPCNN_DATA. The same command resumes a stopped download."""
+    from ipcnn_ray.data.fetch import DOWNLOADS
+    from ipcnn_ray.data.fetch import fetch as fetch_archives
 
-    if kind not in DATASETS:
-        near = did_you_mean(kind, list(DATASETS))
-        what, advice = "there is no such dataset to fetch", f"There are {', '.join(DATASETS)}.{near}"
-        raise DataError([Issue(kind, what, advice)])
-    paths = Paths.from_environment()
+    datasets = {name: dataset for name, dataset in registered().items() if dataset.archives}
+    if kind not in datasets:
+        advice = f"There are {', '.join(datasets)}.{did_you_mean(kind, list(datasets))}"
+        raise DataError([Issue(kind, "there is no such dataset to fetch", advice)])
+    paths, dataset = Paths.from_environment(), datasets[kind]
     root = paths.data
     if paths.data_url:
         advice = "Set it to a folder, fetch, and copy the folder to the bucket."
         raise DataError([_in_a_bucket(paths.data_url, advice)])
     if root is None:
-        advice = "Set it to the folder that the dataset shall be put into."
-        raise DataError([Issue("IPCNN_DATA", "is not set", advice)])
-    unchecked = [archive.url for archive in DATASETS[kind].archives if not archive.md5]
-    placed = fetch_all(DATASETS[kind], root, _Megabytes())
+        raise DataError([Issue("IPCNN_DATA", "is not set", "Set it to the folder to put the dataset into.")])
+    placed = fetch_archives(dataset.archives, root, _DownloadProgress())
     for path in placed:
         output.print_line(f"put    {path}")
     if not placed:
         output.print_line(f"{kind} has been fetched already; to fetch it again, delete {root / DOWNLOADS}/*.done")
-    for url in unchecked if placed else []:
-        output.print_note(f"no checksum is published for {url}")
-    for folder in missing(DATASETS[kind], root):
+    for archive in dataset.archives if placed else ():
+        if not archive.md5:
+            output.print_note(f"no checksum is published for {archive.url}")
+    for folder in dataset.missing(Listing(root)):
         output.print_note(f"{root / folder} is not there: what was fetched does not hold it")
 
 
@@ -86,18 +82,18 @@ def _in_a_bucket(url: str, advice: str) -> Issue:
     return Issue("IPCNN_DATA", f"is {url}, not a folder", advice)
 
 
-class _Megabytes:
-    """Progress of downloads, one line per tenth or, where the length is unknown, per 100 MiB."""
+class _DownloadProgress:
+    """Prints one line per tenth of a download or, if its length is unknown, per 100 MiB."""
 
     def __init__(self) -> None:
-        self.told: tuple[str, int] = ("", 0)
+        self.printed: tuple[str, int] = ("", 0)
 
     def __call__(self, url: str, have: int, total: int | None) -> None:
-        step = have * 10 // total if total else have // (100 * UNIT)
-        if (url, step) != self.told:
-            self.told = (url, step)
-            of = f" of {total / UNIT:.0f}" if total else ""
-            output.print_progress(f"  {url}  {have / UNIT:.0f}{of} MiB")
+        step = have * 10 // total if total else have // (100 * MIB)
+        if (url, step) != self.printed:
+            self.printed = (url, step)
+            of = f" of {total / MIB:.0f}" if total else ""
+            output.print_progress(f"  {url}  {have / MIB:.0f}{of} MiB")
 
 
 def _store(spec: str, set_: list[str] | None) -> tuple[Any, Paths]:
@@ -112,7 +108,7 @@ def _store(spec: str, set_: list[str] | None) -> tuple[Any, Paths]:
 
 @data.command()
 def prepare(spec: SpecArgument, set_: OverridesOption = None) -> None:
-    """Decode or draw the crops of a spec, once; runs of it then begin at once."""
+    """Decode or draw the crops of a spec once, before its runs need them."""
     store, paths = _store(spec, set_)
     output.print_line(f"{len(store.labels_N)} crops of {store.size} x {store.size} pixels, data digest {store.digest}")
     output.print_line(f"in {paths.cache / 'crops' / store.digest}")
@@ -122,35 +118,34 @@ def prepare(spec: SpecArgument, set_: OverridesOption = None) -> None:
 def check(spec: SpecArgument, set_: OverridesOption = None, sheet: Sheet = None, json: JsonOption = False) -> None:
     """Count what a run of this spec will see, and draw its crops with their landmarks on a contact sheet.
 
-    Every file that cannot be read is told, all at once.
+    Every file that cannot be read is reported, all at once.
     """
     from ipcnn_ray.data.inspection import contact_sheet, summary
 
     store, paths = _store(spec, set_)
-    found = summary(store)
+    counted = summary(store)
     page = sheet or paths.cache / "sheets" / f"{store.digest}.png"
     contact_sheet(store, page)
     if json:
-        output.print_json({**found, "contact_sheet": str(page)})
+        output.print_json({**counted, "contact_sheet": str(page)})
         return
-    output.print_line(
-        f"data {found['digest']}, crops of {found['image_size']} x {found['image_size']} pixels", style="bold"
-    )
-    for name, count in found["objects_of"].items():
-        output.print_line(f"{name:<16}{output.format_count(count)} objects")
-    output.print_line(f"{'negatives':<16}{output.format_count(found['negatives'])}")
-    for why, count in found["left_out"].items():
-        output.print_line(f"{'left out':<16}{output.format_count(count)}: {why}")
-    for split, one in found["splits"].items():
-        words = f"{output.format_count(one['items'])} items: {one['positive_items']} of {one['objects']} objects"
-        output.print_line(f"{split:<16}{words}, {one['negative_items']} of negatives")
-    rows = [[name, *_spread(one)] for name, one in found["landmarks"].items()]
+    size, count = counted["image_size"], output.format_count
+    output.print_line(f"data {counted['digest']}, crops of {size} x {size} pixels", style="bold")
+    for name, objects in counted["objects_of"].items():
+        output.print_line(f"{name:<16}{count(objects)} objects")
+    output.print_line(f"{'negatives':<16}{count(counted['negatives'])}")
+    for reason, objects in counted["left_out"].items():
+        output.print_line(f"{'left out':<16}{count(objects)}: {reason}")
+    for name, split in counted["splits"].items():
+        words = f"{count(split['items'])} items: {split['positive_items']} of {split['objects']} objects"
+        output.print_line(f"{name:<16}{words}, {split['negative_items']} of negatives")
+    rows = [
+        [name, str(mark["seen"]), f"{mark['share']:.2f}", _pair(mark["mean"]), _pair(mark["deviation"])]
+        for name, mark in counted["landmarks"].items()
+    ]
     output.print_table(("landmark", "seen", "share", "mean row, col", "deviation"), rows, right=("seen", "share"))
     output.print_line(f"contact sheet   {page}")
 
 
-def _spread(one: dict[str, Any]) -> list[str]:
-    def pair(values: list[float] | None) -> str:
-        return "" if values is None else f"{values[0]:.2f}, {values[1]:.2f}"
-
-    return [str(one["seen"]), f"{one['share']:.2f}", pair(one["mean"]), pair(one["deviation"])]
+def _pair(values: list[float] | None) -> str:
+    return "" if values is None else f"{values[0]:.2f}, {values[1]:.2f}"

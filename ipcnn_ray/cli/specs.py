@@ -104,9 +104,9 @@ def plan(spec: SpecArgument, set_: OverridesOption = None, json: JsonOption = Fa
 
     @cache
     def count_items(data: Data) -> int | None:
-        from ipcnn_ray.data.prepare import training_items
+        from ipcnn_ray.data.datasets.dataset import as_dataset
 
-        return training_items(data, paths)
+        return as_dataset(data).count_train_items(paths.data)
 
     planned = plan_of(experiment, count_items)
     if json:

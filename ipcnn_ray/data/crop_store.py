@@ -11,18 +11,18 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
+from ipcnn_ray.data.part_masks import G
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import DataError, Issue
-from ipcnn_ray.utils.files import atomic_folder, sha256_of, write_atomic
+from ipcnn_ray.utils.files import Stamps, atomic_folder, sha256_of, stamps, write_atomic
 
 FORMAT = 4
 SAMPLES, SAMPLE_BYTES = 64, 4096
@@ -90,10 +90,22 @@ class Contents:
     val_items: Items
     names: tuple[str, ...]
     landmark_names: tuple[str, ...]
-    tags: Mapping[str, str]
+    tags: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     part_sizes_NK2: NDArray[np.float32] | None = None
     mean_masks_KGG: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class StorePlan:
+    """How a store is made, checked but not begun."""
+
+    content: str
+    """Identifies what the crops are made from: a digest of files, or the name of a drawing."""
+    contents: Contents
+    fill: Fill
+    made_from: Stamps = field(default_factory=dict)
+    """Stamps of the source's files; as long as they hold, the store is found without reading the source."""
 
 
 def folder_of(cache: Path, digest: str) -> Path:
@@ -256,20 +268,8 @@ def _mean(images: NDArray[np.uint8], items: Items) -> NDArray[np.float32]:
     return (total / len(items)).astype(np.float32)
 
 
-Stamps = dict[str, list[int]]
-"""Path -> [size, time of change in ns]; a folder's size says nothing and is 0."""
-
 FRESH_SECONDS = 2
 """A file changed this lately may change again without a new time of change (the clock of a file system is coarse)."""
-
-
-def stamps(paths: Iterable[Path]) -> Stamps:
-    """The stamps of files and folders, all of which exist."""
-    found = {}
-    for path in paths:
-        status = path.stat()
-        found[str(path)] = [0 if path.is_dir() else status.st_size, status.st_mtime_ns]
-    return found
 
 
 def recall(cache: Path, key: str) -> str | None:
@@ -290,51 +290,3 @@ def remember(cache: Path, key: str, digest: str, made_from: Stamps) -> None:
 
 def _file(cache: Path, key: str) -> Path:
     return cache / "crops" / "index" / f"{key}.json"
-
-
-STEPS = 32
-G = 2 * STEPS + 1
-FINE = 4
-"""Outlines are filled on a grid this much finer."""
-
-
-def patch_of_mask(inside: NDArray[np.bool_], center: tuple[float, float]) -> NDArray[np.float32]:
-    """The patch of a part's mask in its object's box; center: (row, col) in pixels of the box, 0 the first pixel's."""
-    rows, cols = (
-        np.floor(middle + np.arange(-STEPS, STEPS + 1) / STEPS * side + 0.5).astype(np.int64)
-        for middle, side in zip(center, inside.shape, strict=True)
-    )
-    on_box = ((rows >= 0) & (rows < inside.shape[0]))[:, None] & ((cols >= 0) & (cols < inside.shape[1]))
-    found = inside[np.clip(rows, 0, inside.shape[0] - 1)][:, np.clip(cols, 0, inside.shape[1] - 1)]
-    return (found & on_box).astype(np.float32)
-
-
-def patch_of_outline(points: NDArray[np.float64], center: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The patch of a closed outline of points (x, y) in the unit square, less what lies outside of the square."""
-    image = Image.new("L", (G * FINE, G * FINE))
-    at = ((points - center) * STEPS + STEPS + 0.5) * FINE - 0.5
-    ImageDraw.Draw(image).polygon(at.ravel().tolist(), fill=255)
-    patch = np.asarray(image.reduce(FINE), np.float32) / 255
-    offsets = np.arange(-STEPS, STEPS + 1) / STEPS
-    on_row, on_col = ((center[axis] + offsets >= 0) & (center[axis] + offsets <= 1) for axis in (1, 0))
-    return patch * (on_row[:, None] & on_col)
-
-
-class MeanMasks:
-    """The mean patch of each of K landmarks."""
-
-    def __init__(self, count: int) -> None:
-        self.sums_KGG = np.zeros((count, G, G), np.float64)
-        self.seen_K = np.zeros(count, np.int64)
-
-    def add(self, patches: list[NDArray[np.float32] | None]) -> None:
-        """The patches of one object by landmark, None where a part is not seen."""
-        for k, patch in enumerate(patches):
-            if patch is not None:
-                self.sums_KGG[k] += patch
-                self.seen_K[k] += 1
-
-    def mean(self) -> NDArray[np.float32]:
-        """[K, G, G]; NaN for a landmark that was never seen."""
-        with np.errstate(invalid="ignore"):
-            return (self.sums_KGG / self.seen_K[:, None, None]).astype(np.float32)

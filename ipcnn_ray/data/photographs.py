@@ -1,27 +1,29 @@
-"""From annotations to crops of photographs: checked together, decoded later.
+"""From annotated objects to crops of photographs: checked together first, decoded later.
 
-Everything is checked before anything is written, and all problems are reported at once.
+Everything is checked before anything is written, and all issues are reported at once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ipcnn_ray.data.crop_store import Stamps, stamps
+from ipcnn_ray.data.annotations import AGAIN, AnnotatedObject, Annotations, Box
+from ipcnn_ray.data.crop_store import Contents, StorePlan
+from ipcnn_ray.data.part_masks import G, MeanMasks
+from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import DataError, Issue
-from ipcnn_ray.utils.files import sha256_of
+from ipcnn_ray.utils.files import Stamps, sha256_of, stamps
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,114 +35,172 @@ class Crop:
 
     path: Path
     box: Box | None
-    share_K2: NDArray[np.float64]
-    """Landmarks (row, col) as shares of the box, 0 at the centre of its first pixel and 1 at that of its last."""
+    landmarks_K2: NDArray[np.float64]
+    """(row, col) as shares of the box, 0 at the center of its first pixel and 1 at that of its last; NaN unseen."""
     name: str
     label: int
     """Index of the category, -1 for a negative."""
-    trained: bool | None = None
-    """Whether the dataset's own split has it for training; None where there is none."""
+    in_training: bool | None = None
+    """Whether the dataset's own split has it in training; None if the dataset has no split."""
     sizes_K2: NDArray[np.float64] | None = None
-    """(height, width) of the parts' boxes as shares of the crop; NaN where unknown, None where none is known."""
+    """(height, width) of the parts' boxes as shares of the crop, NaN where unknown; None if none is known."""
     masks: Sequence[NDArray[np.float32] | None] = ()
-    """Patch of each part, where masks are read."""
+    """Patch of each part (`data/part_masks.py`); empty if there are no masks."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What will be decoded, checked."""
+    """Crops to decode, checked."""
 
     crops: tuple[Crop, ...]
     """The objects of each category, then the negatives."""
+    objects_L: tuple[int, ...]
+    """Number of objects of each category."""
     content_digest: str
-    """sha256 over name, size and content of every image and annotation that is used."""
+    """SHA-256 over name, size and content of every image and annotation that is used."""
     made_from: Stamps
-    """State of those files, and of the folders that they were found in, before they were read."""
+    """Stamps of those files, and of the folders that they were found in, before they were read."""
     left_out: Mapping[str, int]
-    """Why objects are not here -> how many."""
+    """Number of objects left out, by reason."""
 
-    def objects_of(self, categories: int) -> list[int]:
-        """How many objects each of so many categories has."""
-        labels = [crop.label for crop in self.crops]
-        return [labels.count(label) for label in range(categories)]
-
-
-@dataclass(frozen=True)
-class Folder:
-    """Where a dataset lies, and what is asked of it; numbers in messages are those of the spec's data section."""
-
-    root: Path
-    """Files are named below this in the digest."""
-    photographs: Path
-    negatives: Path
-    """Holds 00001.JPEG and so on."""
-
-
-def named(root: Path | None, name: str, kind: str) -> Path:
-    """The dataset's folder below IPCNN_DATA; DataError where there is none."""
-    if root is None:
-        what, advice = "IPCNN_DATA is not set", f"Set it to the folder that holds {name}/."
-        raise DataError([Issue(f"data.kind = {kind}", what, advice)])
-    if not (root / name).is_dir():
-        advice = f"IPCNN_DATA must name the folder that holds {name}/."
-        raise DataError([Issue(str(root / name), "no such folder", advice)])
-    return root / name
+    @property
+    def negatives(self) -> int:
+        return len(self.crops) - sum(self.objects_L)
 
 
 def gather(
-    found_L: Sequence[Annotations],
-    folder: Folder,
+    annotations_L: Sequence[Annotations],
     *,
+    digest_root: Path,
+    photographs: Path,
+    negatives_folder: Path,
     categories: Sequence[str],
     landmarks: Sequence[str],
     min_side: float,
     negatives: int,
+    reader: str,
 ) -> Source:
-    """The objects of all categories with boxes of at least min_side^2 square pixels, and the first negatives.
+    """Collect the objects whose boxes cover at least min_side^2 pixels, and the first negatives, and check them.
 
-    Raises DataError with everything that is wrong with the annotations and with any image that they name.
+    Args:
+        annotations_L: The annotations of each category.
+        digest_root: Folder that the names of files in the digest begin in.
+        photographs: Folder of the photographs.
+        negatives_folder: Folder of the negatives, 00001.JPEG and so on.
+        categories: Names of the categories.
+        landmarks: Names of the K landmarks.
+        min_side: Root of the smallest area of a box, pixels.
+        negatives: Number of negatives.
+        reader: Name of the method that made the annotations, for messages.
+
+    Raises:
+        DataError: With every issue of the annotations and of the images that they name.
     """
-    found = Annotations()
+    if len(annotations_L) != len(categories):
+        what = f"returned annotations of {len(annotations_L)} categories, expected {len(categories)}"
+        raise DataError([Issue(reader, what, "Return one for each of self.categories.")])
+    total = Annotations()
     crops: list[Crop] = []
+    objects_L = []
     mask_sizes: dict[Path, tuple[int, int]] = {}
-    for label, (category, one) in enumerate(zip(categories, found_L, strict=True)):
-        found.files += one.files
-        found.made_from |= one.made_from
-        found.left_out += one.left_out
-        large = [annotated for annotated in one.objects if _area(annotated.box) >= min_side**2]
-        if len(large) < len(one.objects):
-            found.left_out[f"smaller than {min_side:g}^2 pixels"] += len(one.objects) - len(large)
-        mask_sizes |= {folder.photographs / it.image: it.mask_size for it in large if it.mask_size}
-        mine = [_crop(annotated, label, folder.photographs) for annotated in large]
-        if not one.issues:
-            _check_use(category, landmarks, min_side, one, mine, folder.root)
-        found.issues += one.issues
-        crops += mine
-    crops += _negatives(folder.negatives, negatives, len(landmarks), found)
-    _check_images(crops, mask_sizes, found)
-    if found.issues:
-        found.issues.extend(_undecodable(crops))
-        raise DataError(list(dict.fromkeys(found.issues)))
-    photographs_used = list(dict.fromkeys(crop.path for crop in crops))
-    files = list(dict.fromkeys(found.files))
-    made_from = {**found.made_from, **stamps(photographs_used)}
-    digest = _content_digest([*files, *photographs_used], folder.root)
-    return Source(tuple(crops), digest, made_from, dict(found.left_out))
+    for label, (category, read) in enumerate(zip(categories, annotations_L, strict=True)):
+        total.files += read.files
+        total.made_from |= read.made_from
+        total.left_out += read.left_out
+        large = [item for item in read.objects if _area(item.box) >= min_side**2]
+        if len(large) < len(read.objects):
+            total.left_out[f"smaller than {min_side:g}^2 pixels"] += len(read.objects) - len(large)
+        mask_sizes |= {photographs / item.image: item.mask_size for item in large if item.mask_size}
+        if issue := next(filter(None, (_shape_issue(item, len(landmarks)) for item in large)), None):
+            what = f"{issue} of {large[0].name if len(large) == 1 else category!r}"
+            raise DataError([Issue(reader, what, "Return one row for each of self.landmarks.")])
+        of_category = [_crop(item, label, photographs) for item in large]
+        if not read.issues:
+            _check_use(category, landmarks, min_side, read, of_category, digest_root)
+        total.issues += read.issues
+        crops += of_category
+        objects_L.append(len(of_category))
+    crops += _negatives(negatives_folder, negatives, len(landmarks), total)
+    _check_images(crops, mask_sizes, total)
+    if total.issues:
+        raise DataError(list(dict.fromkeys([*total.issues, *_decoding_issues(crops)])))
+    used = list(dict.fromkeys(crop.path for crop in crops))
+    digest = _content_digest([*dict.fromkeys(total.files), *used], digest_root)
+    return Source(tuple(crops), tuple(objects_L), digest, {**total.made_from, **stamps(used)}, dict(total.left_out))
 
 
-def _crop(one: Annotated, label: int, photographs: Path) -> Crop:
-    path = photographs / one.image
-    return Crop(path, one.box, one.share_K2, one.name, label, one.trained, one.sizes_K2, one.masks)
+def plan_of_photographs(
+    source: Source,
+    image_size: int,
+    progress: Callable[[int, int], None] | None,
+    *,
+    categories: tuple[str, ...],
+    landmarks: tuple[str, ...],
+    train: Items,
+    validation: Items,
+) -> StorePlan:
+    """Return the plan of a store of a checked source; its crops are decoded when the store is written."""
+    landmarks_NK2 = np.full((len(source.crops), len(landmarks), 2), np.nan, np.float32)
+    sizes_NK2, mean = np.full_like(landmarks_NK2, np.nan), MeanMasks(len(landmarks))
+    in_training = set(train[:, 0].tolist())
+    for i, crop in enumerate(source.crops):
+        if crop.box is not None:
+            landmarks_NK2[i] = place_in_crop(crop.landmarks_K2, crop.box, image_size)
+            if crop.sizes_K2 is not None:
+                sizes_NK2[i] = crop.sizes_K2
+            if i in in_training:
+                mean.add(crop.masks)
+    contents = Contents(
+        labels_N=np.array([crop.label for crop in source.crops], np.int64),
+        categories=categories,
+        landmarks_NK2=landmarks_NK2,
+        train_items=train,
+        val_items=validation,
+        names=tuple(crop.name for crop in source.crops),
+        landmark_names=landmarks,
+        left_out=source.left_out,
+        part_sizes_NK2=sizes_NK2,
+        mean_masks_KGG=mean.mean(),
+    )
+    return StorePlan(
+        source.content_digest,
+        contents,
+        lambda images, _landmarks: decode(source, images, progress),
+        source.made_from,
+    )
+
+
+def _crop(item: AnnotatedObject, label: int, photographs: Path) -> Crop:
+    sizes = None if item.sizes_K2 is None else np.asarray(item.sizes_K2, np.float64)
+    landmarks = np.asarray(item.landmarks_K2, np.float64)
+    return Crop(photographs / item.image, item.box, landmarks, item.name, label, item.in_training, sizes, item.masks)
+
+
+def _shape_issue(item: AnnotatedObject, count: int) -> str:
+    """Return what has the wrong shape in an object that a reader returned; empty if nothing has."""
+    for name, values in (("landmarks", item.landmarks_K2), ("sizes", item.sizes_K2)):
+        if values is None:
+            continue
+        try:
+            shape: object = np.asarray(values, np.float64).shape
+        except (TypeError, ValueError) as error:
+            shape = error
+        if shape != (count, 2):
+            return f"returned {name} of shape {shape}, expected {(count, 2)}: object {item.name!r}"
+    shapes = [None if mask is None else np.shape(mask) for mask in item.masks]
+    if shapes and (len(shapes) != count or any(shape not in (None, (G, G)) for shape in shapes)):
+        return f"returned masks of shapes {shapes}, expected {count} of {(G, G)} or None: object {item.name!r}"
+    return ""
 
 
 def _area(box: Box) -> int:
     return (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
 
 
-def _content_digest(files: list[Path], voc: Path) -> str:
+def _content_digest(files: list[Path], root: Path) -> str:
     total = hashlib.sha256()
     for path in files:
-        total.update(f"{path.relative_to(voc).as_posix()}\0{path.stat().st_size}\0{sha256_of(path)}\n".encode())
+        total.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0{sha256_of(path)}\n".encode())
     return total.hexdigest()
 
 
@@ -148,66 +208,65 @@ def _check_use(
     category: str,
     landmarks: Sequence[str],
     min_side: float,
-    one: Annotations,
+    annotations: Annotations,
     crops: list[Crop],
     where: Path,
 ) -> None:
-    """There are objects, and every landmark that the category has is seen on some."""
+    """Add an issue if there is no object, and for each landmark of the category that is hardly seen."""
     if not crops:
         what = f"no {category} with a box of at least {min_side:g}^2 pixels"
-        advice = f"{len(one.objects)} smaller ones were left out; lower data.min_side or choose another data.category."
-        one.wrong(where, what, advice)
+        smaller = f"{len(annotations.objects)} smaller ones were left out"
+        annotations.add_issue(where, what, f"{smaller}; lower data.min_side or choose another data.category.")
         return
     for k, landmark in enumerate(landmarks):
-        seen = sum(not np.isnan(crop.share_K2[k]).any() for crop in crops)
-        if seen < 2 and landmark not in one.lacks:
+        seen = sum(not np.isnan(crop.landmarks_K2[k]).any() for crop in crops)
+        if seen < 2 and landmark not in annotations.lacks:
             what = f"landmark {landmark!r} is seen on {seen} of {len(crops)} objects of {category}"
-            one.wrong(where, what, "Location instability needs at least 2; take it out of data.landmarks.")
+            annotations.add_issue(where, what, "Location instability needs at least 2; take it out of data.landmarks.")
 
 
-def _negatives(folder: Path, count: int, landmarks: int, found: Annotations) -> list[Crop]:
+def _negatives(folder: Path, count: int, landmarks: int, total: Annotations) -> list[Crop]:
     paths = [folder / f"{i:05}.JPEG" for i in range(1, count + 1)]
-    there = [path for path in paths if path.is_file()]
-    if len(there) < len(paths):
-        first = next(path.name for path in paths if not path.is_file())
-        what = f"{len(paths) - len(there)} of {count} negative images are missing, first {first}"
-        usable = int(first.split(".")[0]) - 1
-        lower = f", or set data.negatives to at most {usable}" if usable else ""
-        found.wrong(folder, what, f"Add them{lower}.")
-    nothing = np.full((landmarks, 2), np.nan)
-    return [Crop(path, None, nothing, f"negative {path.stem}", -1) for path in there]
+    existing = [path for path in paths if path.is_file()]
+    if len(existing) < len(paths):
+        first = next(i for i, path in enumerate(paths, start=1) if not path.is_file())
+        what = f"{len(paths) - len(existing)} of {count} negative images are missing, first {first:05}.JPEG"
+        fewer = f", or set data.negatives to at most {first - 1}" if first > 1 else ""
+        total.add_issue(folder, what, f"Add them{fewer}.")
+    unseen = np.full((landmarks, 2), np.nan)
+    return [Crop(path, None, unseen, f"negative {path.stem}", -1) for path in existing]
 
 
-def _check_images(crops: list[Crop], mask_sizes: Mapping[Path, tuple[int, int]], found: Annotations) -> None:
-    """The photographs are there and the boxes lie in them; the pixels are decoded later."""
+def _check_images(crops: list[Crop], mask_sizes: Mapping[Path, tuple[int, int]], total: Annotations) -> None:
+    """Add an issue for each photograph that is not there, and each box that leaves its own."""
     for crop in crops:
         if not crop.path.is_file():
-            found.wrong(crop.path, "no such image", f"The annotation of {crop.name!r} names it.")
+            total.add_issue(crop.path, "no such image", f"The annotation of {crop.name!r} names it.")
             continue
         try:
             width, height = image_size(crop.path)
         except ImageFileError as error:
-            found.wrong(crop.path, str(error), AGAIN)
+            total.add_issue(crop.path, str(error), AGAIN)
             continue
         if (masks := mask_sizes.get(crop.path)) and masks != (width, height):
             what = f"is {width} x {height} pixels and the masks of {crop.name!r} are {masks[0]} x {masks[1]}"
-            found.wrong(crop.path, what, "Photograph and annotation must be of one release of Pascal VOC.")
+            total.add_issue(crop.path, what, "Photograph and annotation must be of one release of Pascal VOC.")
         if crop.box is None:
             continue
         xmin, ymin, xmax, ymax = crop.box
         if xmin < 1 or ymin < 1 or xmax > width or ymax > height:
             what = f"box (xmin, ymin, xmax, ymax) = {crop.box} of {crop.name!r} is not inside the image"
-            found.wrong(crop.path, what, f"The image is {width} x {height} pixels, the first of them 1.")
+            total.add_issue(crop.path, what, f"The image is {width} x {height} pixels, the first of them 1.")
 
 
-def _undecodable(crops: list[Crop]) -> list[Issue]:
-    """What decoding would say, so that it is told together with the rest."""
+def _decoding_issues(crops: list[Crop]) -> list[Issue]:
+    """Return the issues that decoding would raise later, to report them with the others."""
     paths = list(dict.fromkeys(crop.path for crop in crops if crop.path.is_file()))
-    with closing(_in_threads(lambda path: _issue_of(path, None, 1)[1], paths)) as results:
-        return [problem for problem in results if problem]
+    with closing(_in_threads(lambda path: _decode_one(path, None, 1)[1], paths)) as results:
+        return [issue for issue in results if issue]
 
 
-def _issue_of(path: Path, box: Box | None, size: int) -> tuple[NDArray[np.uint8] | None, Issue | None]:
+def _decode_one(path: Path, box: Box | None, size: int) -> tuple[NDArray[np.uint8] | None, Issue | None]:
     try:
         return square_crop(path, box, size), None
     except ImageFileError as error:
@@ -215,51 +274,47 @@ def _issue_of(path: Path, box: Box | None, size: int) -> tuple[NDArray[np.uint8]
 
 
 def decode(source: Source, images_N3SS: NDArray[np.uint8], progress: Callable[[int, int], None] | None) -> None:
-    """Decode every crop into the store's array; DataError with every file that does not decode to its end."""
+    """Decode every crop into the store's array. Raises DataError with every file that does not decode to its end."""
     size, count = images_N3SS.shape[-1], len(source.crops)
 
-    def one(i: int) -> Issue | None:
-        image, problem = _issue_of(source.crops[i].path, source.crops[i].box, size)
+    def decode_into(i: int) -> Issue | None:
+        image, issue = _decode_one(source.crops[i].path, source.crops[i].box, size)
         if image is not None:
             images_N3SS[i] = image
-        return problem
+        return issue
 
     issues = []
-    with closing(_in_threads(one, range(count))) as results:
-        for done, problem in enumerate(results, start=1):
-            if problem:
-                issues.append(problem)
+    with closing(_in_threads(decode_into, range(count))) as results:
+        for done, issue in enumerate(results, start=1):
+            if issue:
+                issues.append(issue)
             if progress:
                 progress(done, count)
     if issues:
         raise DataError(list(dict.fromkeys(issues)))
 
 
-def _in_threads(work: Callable[[T], R], over: Sequence[T]) -> Generator[R, None, None]:
-    """Results in order; what has not begun is dropped when the generator is closed."""
+def _in_threads(function: Callable[[T], R], arguments: Sequence[T]) -> Generator[R, None, None]:
+    """Yield results in order. Calls that have not begun are dropped when the generator is closed."""
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode") as pool:
         try:
-            yield from pool.map(work, over)
+            yield from pool.map(function, arguments)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-Box = tuple[int, int, int, int]
-"""xmin, ymin, xmax, ymax; 1-based and inclusive, as VOC writes them."""
-
-
 class ImageFileError(ValueError):
-    """A file that does not decode to an image; the text says how it fails, without its path."""
+    """A file that does not decode to an image. The text says how it fails, without the path."""
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) from the file's header."""
+    """Return (width, height) from the file's header. Raises ImageFileError."""
     with _opened(path) as image:
         return image.size
 
 
 def square_crop(path: Path, box: Box | None, size: int) -> NDArray[np.uint8]:
-    """The box of a photograph (all of it for None) as [3, size, size] RGB; grey becomes RGB.
+    """Return the box of a photograph (all of it for None) as [3, size, size] RGB; gray becomes RGB.
 
     Bilinear, antialiased when it shrinks, the aspect ratio not kept (released `getI`). Raises ImageFileError for a
     file that does not decode to its end.
@@ -275,13 +330,13 @@ def square_crop(path: Path, box: Box | None, size: int) -> NDArray[np.uint8]:
     return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
 
-def place_in_crop(share_K2: NDArray[np.float64], box: Box, size: int) -> NDArray[np.float64]:
-    """Where `square_crop` takes positions of a box: (row, col) in crop pixels, pixel centres at whole numbers.
+def place_in_crop(landmarks_K2: NDArray[np.float64], box: Box, size: int) -> NDArray[np.float64]:
+    """Map positions in a box to its `square_crop`: (row, col) in crop pixels, pixel centers at whole numbers.
 
-    `share_K2` are (row, col) as shares of the box, 0 at the centre of its first pixel and 1 at that of its last.
+    `landmarks_K2` are (row, col) as shares of the box, 0 at the center of its first pixel and 1 at that of its last.
     """
     extent = np.array([box[3] - box[1] + 1, box[2] - box[0] + 1], np.float64)
-    return (share_K2 * (extent - 1) + 0.5) * size / extent - 0.5
+    return (landmarks_K2 * (extent - 1) + 0.5) * size / extent - 0.5
 
 
 def _opened(path: Path) -> Image.Image:
@@ -291,62 +346,3 @@ def _opened(path: Path) -> Image.Image:
         raise ImageFileError("is not an image") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageFileError(f"cannot be opened as an image: {error}") from error
-
-
-AGAIN = "Fetch the file again."
-
-
-@dataclass(frozen=True)
-class Annotated:
-    """One object as its annotation describes it."""
-
-    image: str
-    """Name of its photograph's file, below the folder of photographs."""
-    box: Box
-    share_K2: NDArray[np.float64]
-    """Landmarks as shares of the box, 0 at the centre of its first pixel and 1 at that of its last; NaN unseen."""
-    name: str
-    trained: bool | None = None
-    """Whether the dataset's own split has it for training; None where there is none."""
-    sizes_K2: NDArray[np.float64] | None = None
-    """(height, width) of the parts' boxes as shares of the crop; NaN where unknown, None where none is known."""
-    masks: Sequence[NDArray[np.float32] | None] = ()
-    """Patch of each part (`data/part_masks.py`), where masks are read."""
-    mask_size: tuple[int, int] | None = None
-    """(width, height) of the masks, which must be the photograph's."""
-
-
-@dataclass
-class Annotations:
-    """All objects of a category, and what they were read from."""
-
-    objects: list[Annotated] = field(default_factory=list)
-    files: list[Path] = field(default_factory=list)
-    """The files whose content matters."""
-    made_from: Stamps = field(default_factory=dict)
-    """Those files and the folders whose listing matters, as they were before they were read."""
-    lacks: tuple[str, ...] = ()
-    """Landmarks that this category does not have."""
-    left_out: Counter[str] = field(default_factory=Counter)
-    issues: list[Issue] = field(default_factory=list)
-
-    def wrong(self, where: Path | str, what: str, advice: str) -> None:
-        self.issues.append(Issue(str(where), what, advice))
-
-
-def upright(where: str, box: Box, found: Annotations) -> bool:
-    """Whether a box has an inside; told in `found` where it has none."""
-    if box[0] < box[2] and box[1] < box[3]:
-        return True
-    found.wrong(
-        where, f"box (xmin, ymin, xmax, ymax) = {box} is inverted or flat", "Expected xmin < xmax and ymin < ymax."
-    )
-    return False
-
-
-def box_of(sides: Iterable[Any]) -> Box:
-    """xmin, ymin, xmax, ymax as they stand in a file: text, numbers, or arrays of one."""
-    xmin, ymin, xmax, ymax = (
-        float(side if isinstance(side, str) else np.asarray(side, np.float64).item()) for side in sides
-    )
-    return round(xmin), round(ymin), round(xmax), round(ymax)

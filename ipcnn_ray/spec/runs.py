@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from operator import methodcaller
 from typing import Any
 
 import yaml
 
-from ipcnn_ray.spec.data import Data, train_items
+from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.defaults import without_defaults
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.overrides import applied
@@ -298,7 +299,7 @@ class Plan:
         return sum(known) if len(known) == len(costs) else None
 
 
-def planned(run: Run, count: Callable[[Data], int | None] = train_items) -> PlannedRun:
+def planned(run: Run, count: Callable[[Data], int | None] = methodcaller("train_items")) -> PlannedRun:
     """The cost of one run; `count` says how many training items its data has."""
     train = run.spec.train
     items = count(run.spec.data)
@@ -314,7 +315,7 @@ def planned(run: Run, count: Callable[[Data], int | None] = train_items) -> Plan
     )
 
 
-def plan(spec: ExperimentSpec, count: Callable[[Data], int | None] = train_items) -> Plan:
+def plan(spec: ExperimentSpec, count: Callable[[Data], int | None] = methodcaller("train_items")) -> Plan:
     """The runs of an experiment and what each will cost; `count` says how many training items a run's data has."""
     search = spec.search
     drawn, largest, early = 0, None, stopping(search)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Strict, Tag
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
+
+from ipcnn_ray.errors import IpcnnError
+from ipcnn_ray.utils.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -61,12 +67,59 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+@dataclass(frozen=True)
+class RegisteredKinds:
+    """Makes a field a union of the sections of a registry, told apart by a `Literal` field.
+
+    The registry is read when the model that has the field is created, not when it is declared, so that a package
+    that adds a section can import the module of its base class.
+    """
+
+    field: str
+    """Name of the field that holds the section's name in the registry, such as ``shape``."""
+    registry: Registry
+    base: type[Section]
+    """Class that the sections of other packages must inherit from."""
+
+    def sections(self) -> dict[str, type[Section]]:
+        """Return the sections by name.
+
+        Raises:
+            IpcnnError: If an entry point is not a section of this kind.
+        """
+        return {name: self._checked(name, self.registry.load(name)) for name in self.registry.names()}
+
+    def _checked(self, name: str, section: Any) -> type[Section]:
+        provider = self.registry.provider(name)
+        if not provider:
+            return section  # type: ignore[no-any-return]
+        entry = f"the entry point {self.registry.group} {name!r} of {provider}"
+        if not isinstance(section, type) or not issubclass(section, self.base):
+            base = f"{self.base.__module__}.{self.base.__name__}"
+            raise IpcnnError(f"{entry} is {section!r}\nIt must be a subclass of {base}.")
+        if kind_field(section) != (self.field, name):
+            declared = getattr(section.model_fields.get(self.field), "annotation", None)
+            fact = f"{entry} is {section.__name__}, whose field {self.field} is {declared}"
+            raise IpcnnError(f"{fact}\nDeclare {self.field}: Literal[{name!r}], without a default.")
+        return section
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        union = reduce(or_, self.sections().values())
+        return handler.generate_schema(Annotated[union, Field(discriminator=self.field)])
+
+
 Loc = tuple[int | str, ...]
 """Where a value is: keys of mappings and indices of lists, from the top of the spec."""
 
 
 def dotted(loc: Loc) -> str:
     return ".".join(str(part) for part in loc)
+
+
+def annotation_of(field: FieldInfo) -> Any:
+    """Return the annotation of a field; pydantic keeps its registry apart from it."""
+    kinds = [item for item in field.metadata if isinstance(item, RegisteredKinds)]
+    return Annotated[field.annotation, kinds[0]] if kinds else field.annotation
 
 
 def bare(annotation: Any) -> Any:
@@ -92,6 +145,9 @@ def sections(annotation: Any) -> dict[str, type[Section]]:
     """The sections that a value may be, by pydantic's tag in error locations; empty for anything else."""
     if get_origin(annotation) is Annotated:
         inner, *metadata = get_args(annotation)
+        for item in metadata:
+            if isinstance(item, RegisteredKinds):
+                return item.sections()
         found = sections(inner)
         tags = [item.tag for item in metadata if isinstance(item, Tag)]
         return {tag: section for tag in tags for section in found.values()} or found
@@ -117,7 +173,7 @@ def inside(annotation: Any, part: int | str) -> Any:
     options = sections(annotation)
     if options:
         fields = [option.model_fields[part] for option in options.values() if part in option.model_fields]
-        return fields[0].annotation if fields else None
+        return annotation_of(fields[0]) if fields else None
     container = bare(annotation)
     arguments = get_args(container)
     if get_origin(container) is dict:
@@ -149,7 +205,7 @@ def at(root: type[Section], path: str) -> list[Any]:
     found: list[Any] = [root]
     for name in path.split("."):
         owners = [section for annotation in found for section in sections(annotation).values()]
-        found = [owner.model_fields[name].annotation for owner in owners if name in owner.model_fields]
+        found = [annotation_of(owner.model_fields[name]) for owner in owners if name in owner.model_fields]
     return found
 
 
@@ -158,5 +214,5 @@ def walk(section: type[Section], above: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
         path = f"{above}{name}"
         yield path
-        for option in sections(field.annotation).values():
+        for option in sections(annotation_of(field)).values():
             yield from walk(option, f"{path}.")

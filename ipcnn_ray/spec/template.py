@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ipcnn_ray.spec.data import Data, VocPart
+from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.section import Number, OmitDefaultFromDigest, Positive, Section
 
 Norm = Literal["l1", "l2", "linf", "lp"]
@@ -209,9 +209,8 @@ class TailoredTemplate(PartTemplate):
             yield "landmark", self.landmark, f"must be one of data.landmarks: {names}"
         elif self.fitted_to == "landmarks" and len(set(data.landmarks)) == 1:
             yield "fitted_to", self.fitted_to, f"needs a second landmark; data.landmarks is only {names}"
-        if self.fitted_to == "part_masks" and isinstance(data, VocPart) and data.annotation != "part_masks":
-            advice = "the landmark files hold no masks; take part_sizes, or data.annotation: part_masks"
-            yield "fitted_to", self.fitted_to, advice
+        if self.fitted_to not in data.provides:
+            yield "fitted_to", self.fitted_to, f"{data.lacking(self.fitted_to)}, or take another template.fitted_to"
 
     def label(self) -> str:
         words = ["tailored", self.landmark, self.fitted_to]

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ipcnn_ray.spec.data import WITHOUT_LIMBS, Cub200, Data, DrawnAnimals, IlsvrcAnimalPart, in_training, train_items
+from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.experiment import Compute, ExperimentSpec
 from ipcnn_ray.spec.messages import FieldIssue, as_error, shown, wrong
 from ipcnn_ray.spec.metric_info import ABLATIONS
@@ -56,9 +56,6 @@ def _unknown_layers(model: Model, loc: Loc, names: Sequence[str]) -> Iterator[Fi
 
 def landmarks(data: Data) -> Iterator[FieldIssue]:
     yield from _twice(("data", "landmarks"), data.landmarks)
-    if isinstance(data, IlsvrcAnimalPart) and data.category == WITHOUT_LIMBS and "limbs" in data.landmarks:
-        advice = f"{WITHOUT_LIMBS} (goldfish) has no limbs; take [head]"
-        yield wrong(("data", "landmarks"), data.landmarks, advice, ("data.category",))
 
 
 def backbone(model: Model) -> Iterator[FieldIssue]:
@@ -76,7 +73,7 @@ def backbone(model: Model) -> Iterator[FieldIssue]:
 def categories(data: Data) -> Iterator[FieldIssue]:
     loc, category = ("data", "category"), data.category
     if isinstance(category, str):
-        least = 10 if isinstance(data, DrawnAnimals) else 1
+        least = data.least_negatives
         if data.negatives < least:
             advice = f"must be at least {least}: one category is told from negatives"
             yield wrong(("data", "negatives"), data.negatives, advice, ("data.category",))
@@ -85,8 +82,6 @@ def categories(data: Data) -> Iterator[FieldIssue]:
             yield wrong(("data", "split"), "items", advice, ("data.category",))
         return
     yield from _twice(loc, category)
-    if isinstance(data, Cub200) and "bird" in category:
-        yield wrong(loc, category, "bird holds all the others; list species, or take bird alone")
     if len(category) < 2:
         yield wrong(loc, category, "must be a name, or a list of at least two")
     share = getattr(data, "positive_share", None)
@@ -245,19 +240,14 @@ def even_batches(train: Train, compute: Compute) -> Iterator[FieldIssue]:
 
 
 def enough_items(data: Data, train: Train) -> Iterator[FieldIssue]:
-    items = train_items(data)
+    items = data.train_items()
     if items is not None and train.batch_size > items:
         advice = f"is more than the {items} training items: no batch would ever be full"
         yield wrong(("train", "batch_size"), train.batch_size, advice, ("data.objects", "data.negatives"))
 
 
-def validation_split(data: Data) -> Iterator[FieldIssue]:
-    if isinstance(data, DrawnAnimals):
-        for name, n in (("objects", data.objects), ("negatives", data.negatives)):
-            if n and in_training(n, data.train_share) in (0, n):
-                advice = f"leaves one split without any of the {n} {name}; take it closer to 0.5"
-                yield wrong(("data", "train_share"), data.train_share, advice, (f"data.{name}",))
-                return
+def dataset(data: Data) -> Iterator[FieldIssue]:
+    yield from data.issues()
 
 
 def gpus(compute: Compute) -> Iterator[FieldIssue]:
@@ -295,7 +285,7 @@ CHECKS: tuple[Callable[..., Iterator[FieldIssue]], ...] = (
     loaded_biases,
     even_batches,
     enough_items,
-    validation_split,
+    dataset,
     gpus,
     nothing_ignored,
 )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ipcnn_ray.data.batches import Batch, Read, batches, crops_reader, to_input
 from ipcnn_ray.data.crop_store import CropStore, rows_reader
-from ipcnn_ray.data.prepare import Progress
+from ipcnn_ray.data.datasets.dataset import Progress
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.net import InterpretableNet

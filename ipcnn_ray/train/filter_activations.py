@@ -26,7 +26,8 @@ from ipcnn_ray.core.metrics.location_instability import (
 from ipcnn_ray.core.receptive_field import Field, activation_region
 from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.data.crop_store import CropStore, open_store, rows_reader
-from ipcnn_ray.data.prepare import Progress, prepare
+from ipcnn_ray.data.datasets.dataset import Progress
+from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError, IpcnnError, Issue, TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.train.distributed_inference import item_rows

@@ -7,7 +7,7 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -62,6 +62,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+Stamps = dict[str, list[int]]
+"""Path -> [size, time of last change in ns]. The size of a folder says nothing and is 0."""
+
+
+def stamps(paths: Iterable[Path]) -> Stamps:
+    """Return the stamps of existing files and folders. Raises OSError."""
+    return {
+        str(path): [0 if path.is_dir() else status.st_size, status.st_mtime_ns]
+        for path in paths
+        for status in [path.stat()]
+    }
 
 
 def sha256_of(file: Path) -> str:

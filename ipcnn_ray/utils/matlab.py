@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 
 class MatFileError(ValueError):
     """A MATLAB file that cannot be read or holds something else. The text continues a sentence that begins with the
@@ -42,6 +40,14 @@ def read_variables(path: Path, variables: Iterable[str]) -> dict[str, Any]:
 def as_list(value: Any) -> list[Any]:
     """Return the elements of a cell or struct array that may have a single element; empty for anything else."""
     return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
+
+
+def numbers(value: Any) -> list[float]:
+    """Return the numbers of an array in a flat list. Raises TypeError or ValueError for other values."""
+    import numpy as np
+
+    flat: list[float] = np.asarray(value, np.float64).ravel().tolist()
+    return flat
 
 
 def _read(path: Path, variables: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -86,6 +92,7 @@ def _from_v5(value: Any) -> Any:
 
 def _read_hdf5(path: Path, variables: list[str]) -> tuple[dict[str, Any], list[str]]:
     import h5py
+    import numpy as np
 
     def convert(node: Any) -> Any:
         if isinstance(node, h5py.Group):

@@ -21,9 +21,9 @@ import torch
 
 from ipcnn_ray.core.templates import log_prior
 from ipcnn_ray.data.batches import epoch_order, shares
+from ipcnn_ray.data.datasets.drawn.drawn_animals import DrawnAnimals
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.models.build import build, template_banks
-from ipcnn_ray.spec.data import DrawnAnimals
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import GradientTemplate
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items

@@ -13,7 +13,7 @@ import scipy.io
 from fakes.matlab import struct_array
 from PIL import Image
 
-from ipcnn_ray.spec.data import VocPart
+from ipcnn_ray.data.datasets.voc_part import VocPart
 from ipcnn_ray.utils.paths import Paths
 
 WIDTH, HEIGHT = 140, 100

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ipcnn_ray.data.datasets.cub200 import Cub200
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError
-from ipcnn_ray.spec.data import Cub200
 from ipcnn_ray.utils.paths import Paths
 
 S = 32

@@ -1,23 +1,13 @@
 from __future__ import annotations
 
-from typing import get_args
-
 import numpy as np
 import pytest
 from fakes.drawings import draw
 
-from ipcnn_ray.data.datasets.drawn.bodies import Poser
+from ipcnn_ray.data.datasets.drawn.bodies import PLANS, Poser
 from ipcnn_ray.data.datasets.drawn.canvas import Canvas, holds
-from ipcnn_ray.data.datasets.drawn.drawn_animals import (
-    SCATTERED,
-    _crop,
-    _generator,
-    _landmark,
-    draw_animal,
-    draw_negative,
-    draw_one,
-)
-from ipcnn_ray.spec.data import Category, DrawnAnimals
+from ipcnn_ray.data.datasets.drawn.drawn_animals import DrawnAnimals
+from ipcnn_ray.data.datasets.drawn.scene import SCATTERED, _crop, _generator, _landmark
 
 SIZE = 48
 
@@ -30,15 +20,15 @@ def test_an_image_depends_on_its_number_and_the_seed_alone():
     small, large = draw(spec(), SIZE), draw(spec(objects=20, negatives=14), SIZE)
     assert np.array_equal(small.images_N3SS[:12], large.images_N3SS[:12])
     assert np.array_equal(small.images_N3SS[12:22], large.images_N3SS[20:30])
-    drawn = draw_animal(spec(), SIZE, 7)
-    image, landmarks = drawn.image, drawn.landmarks_K2
+    drawn = spec().draw(7, SIZE)
+    image, landmarks = drawn.pixels, drawn.landmarks_K2
     assert np.array_equal(image.transpose(2, 0, 1), small.images_N3SS[7])
     assert np.array_equal(landmarks, small.landmarks_NK2[7], equal_nan=True)
-    other = draw_animal(spec(drawing_seed=1), SIZE, 7).image
+    other = spec(drawing_seed=1).draw(7, SIZE).pixels
     assert not np.array_equal(image, other)
 
 
-@pytest.mark.parametrize("category", get_args(Category))
+@pytest.mark.parametrize("category", PLANS)
 def test_landmarks_lie_in_the_image(category):
     drawn = draw(spec(category=category, landmarks=("head", "neck", "torso", "nose")), SIZE)
     seen = drawn.landmarks_NK2[:12]
@@ -61,9 +51,9 @@ def test_heads_look_both_ways():
 
 
 def test_negatives_differ_from_animals_and_from_each_other():
-    images = [draw_negative(spec(), SIZE, i) for i in range(3)]
+    images = [spec().draw(12 + i, SIZE).pixels for i in range(3)]
     assert not np.array_equal(images[0], images[1])
-    assert not np.array_equal(images[0], draw_animal(spec(), SIZE, 0).image)
+    assert not np.array_equal(images[0], spec().draw(0, SIZE).pixels)
 
 
 def test_a_picture_too_small_for_an_animal():
@@ -84,7 +74,7 @@ def test_landmarks_lie_on_the_drawn_part():
     names = ("head", "neck", "torso", "nose")
     on = []
     for index in range(60):
-        landmarks = draw_animal(spec(landmarks=names), SIZE, index).landmarks_K2
+        landmarks = spec(objects=60, landmarks=names).draw(index, SIZE).landmarks_K2
         rng = _generator(0, 1, index)
         figure = Poser("cow", rng).pose()
         place = _crop(figure, rng)
@@ -96,8 +86,8 @@ def test_landmarks_lie_on_the_drawn_part():
 
 
 def test_the_same_scene_is_drawn_at_every_size():
-    one, other = draw_animal(spec(), 32, 3), draw_animal(spec(), 64, 3)
-    (small, at), (large, at_large) = (one.image, one.landmarks_K2), (other.image, other.landmarks_K2)
+    one, other = spec().draw(3, 32), spec().draw(3, 64)
+    (small, at), (large, at_large) = (one.pixels, one.landmarks_K2), (other.pixels, other.landmarks_K2)
     assert np.allclose((at + 0.5) / 32, (at_large + 0.5) / 64, atol=1e-6, equal_nan=True)
     assert np.abs(large.reshape(32, 2, 32, 2, 3).mean((1, 3)) - small).mean() < 8
 
@@ -107,7 +97,7 @@ def test_images_without_an_animal_show_nothing_of_a_head(monkeypatch):
     shown = []
     monkeypatch.setattr(Canvas, "part", lambda self, part: shown.append(part.name))
     for index in range(60):
-        draw_negative(spec(), SIZE, index)
+        spec(negatives=60).draw(12 + index, SIZE)
     assert {"torso", "leg", "stone", "occluder"} <= set(shown) <= {*SCATTERED, "stone", "occluder"}
 
 
@@ -125,7 +115,7 @@ def test_several_animals_come_one_after_the_other():
 def test_parts_have_the_size_and_mask_of_their_outline():
     """Of the head, its box by hand from the same pose; its mask is centred on the box and fills most of it."""
     for index in range(12):
-        animal = draw_one(spec(landmarks=("head", "torso")), 64, index)
+        animal = spec(landmarks=("head", "torso")).draw(index, 64)
         rng = _generator(0, 1, index)
         figure = Poser("cow", rng).pose()
         place = _crop(figure, rng)

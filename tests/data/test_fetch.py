@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from ipcnn_ray.data.fetch import DATASETS, DOWNLOADS, Archive, Dataset, download, fetch, missing
+from ipcnn_ray.data.datasets.dataset import Archive, registered
+from ipcnn_ray.data.fetch import DOWNLOADS, download, fetch
 from ipcnn_ray.errors import DataError
 
 
@@ -68,8 +69,8 @@ class Server:
         right = hashlib.md5(self.content).hexdigest()
         return Archive(f"http://127.0.0.1:{self.http.server_port}/{name}", ((inside, "voc"),), md5 or right)
 
-    def dataset(self, **changed) -> Dataset:
-        return Dataset("a set", (self.archive(**changed),), ("voc/neg",))
+    def archives(self, **changed) -> list[Archive]:
+        return [self.archive(**changed)]
 
 
 @pytest.fixture
@@ -87,26 +88,24 @@ def told(caught) -> str:
 
 def test_what_is_fetched_lies_in_its_place(server, tmp_path):
     heard = []
-    dataset = server.dataset()
-    assert missing(dataset, tmp_path) == ["voc/neg"] == missing(dataset, None)
-    assert fetch(dataset, tmp_path, lambda *step: heard.append(step)) == [tmp_path / "voc/neg"]
+    archives = server.archives()
+    assert fetch(archives, tmp_path, lambda *step: heard.append(step)) == [tmp_path / "voc/neg"]
     found = {path.name: path.read_bytes() for path in (tmp_path / "voc/neg").iterdir()}
     assert found == {"00001.JPEG": FILES["top-1/data/neg/00001.JPEG"], "00002.JPEG": b"two"}
     assert heard[-1][1] == heard[-1][2] == len(server.content)
-    assert missing(dataset, tmp_path) == []
     assert {path.suffix for path in (tmp_path / DOWNLOADS).iterdir()} <= {".done", ""}, "nothing big stays"
-    assert fetch(dataset, tmp_path) == [] and len(server.ranges) == 1
+    assert fetch(archives, tmp_path) == [] and len(server.ranges) == 1
 
 
 def test_a_download_that_broke_off_goes_on_where_it_stopped(server, tmp_path):
     server.stops_after = [300, 200]
     for stopped in (300, 500):
         with pytest.raises(DataError) as caught:
-            fetch(server.dataset(), tmp_path)
+            fetch(server.archives(), tmp_path)
         assert told(caught).startswith(f"broke off after {stopped} bytes: ")
         assert told(caught).endswith("The same command goes on from there.")
         assert not (tmp_path / "voc").exists()
-    fetch(server.dataset(), tmp_path)
+    fetch(server.archives(), tmp_path)
     assert server.ranges == [None, "bytes=300-", "bytes=500-"]
     assert (tmp_path / "voc/neg/00001.JPEG").read_bytes() == FILES["top-1/data/neg/00001.JPEG"]
 
@@ -115,7 +114,7 @@ def test_a_download_that_broke_off_goes_on_where_it_stopped(server, tmp_path):
 def test_a_download_begins_anew_where_it_cannot_go_on(server, tmp_path, why):
     server.stops_after = [300]
     with pytest.raises(DataError, match="broke off after 300 bytes"):
-        fetch(server.dataset(), tmp_path)
+        fetch(server.archives(), tmp_path)
     if why == "another file":
         server.content = tarball(FILES | {"top-1/data/neg/00003.JPEG": b"three"})
     else:
@@ -132,38 +131,38 @@ def test_bytes_that_reach_beyond_the_file_are_thrown_away(server, tmp_path):
 
 def test_a_wrong_checksum(server, tmp_path):
     with pytest.raises(DataError) as caught:
-        fetch(server.dataset(md5="0" * 32), tmp_path)
+        fetch(server.archives(md5="0" * 32), tmp_path)
     right = hashlib.md5(server.content).hexdigest()
     assert told(caught) == (
         f"has the md5 sum {right}, expected {'0' * 32}\n"
-        "It was deleted. Ask again; if that does not help, the file at this address has changed."
+        "It was deleted. Fetch again; if that does not help, the file at this address has changed."
     )
     assert not (tmp_path / "voc").exists() and not list((tmp_path / DOWNLOADS).glob("*.part"))
 
 
 def test_an_address_that_is_gone(server, tmp_path):
     with pytest.raises(DataError) as caught:
-        fetch(server.dataset(name="gone.tgz"), tmp_path)
+        fetch(server.archives(name="gone.tgz"), tmp_path)
     assert told(caught) == "answers 404 Not Found\nTry again later, or unpack it by hand."
 
 
 def test_a_file_that_is_no_archive(server, tmp_path):
     server.content = b"<html>not found</html>"
     with pytest.raises(DataError) as caught:
-        fetch(server.dataset(), tmp_path)
-    assert told(caught).startswith("does not unpack: ") and told(caught).endswith("It was deleted. Ask again.")
+        fetch(server.archives(), tmp_path)
+    assert told(caught).startswith("does not unpack: ") and told(caught).endswith("It was deleted. Fetch again.")
     assert not (tmp_path / "voc").exists()
 
 
 def test_an_archive_of_something_else(server, tmp_path):
     with pytest.raises(DataError, match=r"does not hold \*/data/positive"):
-        fetch(server.dataset(inside="*/data/positive"), tmp_path)
+        fetch(server.archives(inside="*/data/positive"), tmp_path)
 
 
 def test_an_archive_that_reaches_outside_is_refused(server, tmp_path):
     server.content = tarball({"../../evil": b"x", **FILES})
     with pytest.raises(DataError, match="does not unpack"):
-        fetch(server.dataset(), tmp_path)
+        fetch(server.archives(), tmp_path)
     assert not list(tmp_path.rglob("evil")) and not (tmp_path.parent / "evil").exists()
 
 
@@ -171,14 +170,14 @@ def test_what_is_there_is_not_touched(server, tmp_path):
     mine = tmp_path / "voc/neg/00002.JPEG"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
-    assert fetch(server.dataset(), tmp_path) == [tmp_path / "voc/neg/00001.JPEG"]
+    assert fetch(server.archives(), tmp_path) == [tmp_path / "voc/neg/00001.JPEG"]
     assert mine.read_bytes() == b"mine"
 
 
 def test_two_processes_do_not_fetch_into_one_folder(server, tmp_path):
     (tmp_path / DOWNLOADS).mkdir()
     with FileLock(tmp_path / DOWNLOADS / "lock"), pytest.raises(DataError, match="another process downloads"):
-        fetch(server.dataset(), tmp_path)
+        fetch(server.archives(), tmp_path)
 
 
 def test_every_dataset_comes_from_an_official_address_and_fills_its_folders():
@@ -188,8 +187,9 @@ def test_every_dataset_comes_from_an_official_address_and_fills_its_folders():
         "roozbehm.info",
         "data.caltech.edu",
     )
-    assert set(DATASETS) == {"voc_part", "ilsvrc_animal_part", "cub200"}
-    for dataset in DATASETS.values():
+    datasets = {kind: dataset for kind, dataset in registered().items() if dataset.archives}
+    assert set(datasets) == {"voc_part", "ilsvrc_animal_part", "cub200"}
+    for dataset in datasets.values():
         for archive in dataset.archives:
             assert archive.url.split("://")[1].startswith(hosts)
         targets = {str(Path(folder)) for archive in dataset.archives for _, folder in archive.moves}
@@ -202,5 +202,5 @@ def test_a_broken_connection_counts_what_arrived(server, tmp_path):
     server.http.shutdown()
     server.http.server_close()
     with pytest.raises(DataError, match=r"broke off after 0 bytes: .*refused"):
-        fetch(server.dataset(), tmp_path)
+        fetch(server.archives(), tmp_path)
     assert Path(tmp_path / DOWNLOADS).is_dir()

@@ -10,10 +10,10 @@ import scipy.io
 from fakes.matlab import struct_array
 from PIL import Image
 
+from ipcnn_ray.data.datasets.ilsvrc_animal_part import IlsvrcAnimalPart
 from ipcnn_ray.data.inspection import summary
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError
-from ipcnn_ray.spec.data import IlsvrcAnimalPart
 from ipcnn_ray.utils.paths import Paths
 
 FOX, FISH = "n02118333", "n01443537"

@@ -12,11 +12,12 @@ from fakes.drawings import draw
 from PIL import Image
 
 from ipcnn_ray.data import crop_store as index
+from ipcnn_ray.data import photographs
 from ipcnn_ray.data import prepare as prepare_module
-from ipcnn_ray.data.datasets import voc_part
+from ipcnn_ray.data.datasets.drawn.drawn_animals import DrawnAnimals
+from ipcnn_ray.data.datasets.voc_part import VocPart
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError
-from ipcnn_ray.spec.data import DrawnAnimals
 
 S = 32
 
@@ -82,14 +83,14 @@ def test_progress_counts_every_image(folder):
 
 def test_the_second_time_nothing_is_made(folder, monkeypatch):
     first = prepare(folder.spec(), S, folder.paths)
-    monkeypatch.setattr(prepare_module, "decode", None)
+    monkeypatch.setattr(photographs, "decode", None)
     assert prepare(folder.spec(), S, folder.paths).digest == first.digest
 
 
 def test_an_unchanged_folder_is_opened_without_reading_it(folder, monkeypatch):
     age(folder.root)
     first = prepare(folder.spec(), S, folder.paths)
-    monkeypatch.setattr(voc_part, "read", None)
+    monkeypatch.setattr(VocPart, "read", None)
     assert prepare(folder.spec(), S, folder.paths).digest == first.digest
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ipcnn_ray.data.datasets.voc_part import VocPart
 from ipcnn_ray.data.inspection import summary
 from ipcnn_ray.data.prepare import prepare
-from ipcnn_ray.spec.data import VocPart
 from ipcnn_ray.utils.paths import Paths
 
 SIZE = 64

@@ -1,41 +1,54 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fakes.matlab import write_mat
 
-from ipcnn_ray.data.datasets.voc_part import NOSE, from_landmark_files, from_part_masks
+from ipcnn_ray.data.annotations import Annotations
+from ipcnn_ray.data.datasets.voc_part import NOSE
 
 BODY = (11, 21, 60, 60)
 
 
+def read(spec, folder) -> Annotations:
+    """The annotations of the single category of a spec, with arrays for lists."""
+    (annotations,) = spec.annotations(folder.voc)
+    annotations.objects = [
+        replace(one, landmarks_K2=np.array(one.landmarks_K2), sizes_K2=np.array(one.sizes_K2))
+        for one in annotations.objects
+    ]
+    return annotations
+
+
 def test_landmark_files_by_hand(folder):
-    found = from_landmark_files(folder.spec(landmarks=("head", "neck", "torso", "nose")), folder.voc)
+    found = read(folder.spec(landmarks=("head", "neck", "torso", "nose")), folder)
     assert found.issues == []
     assert [(one.image, one.box) for one in found.objects] == folder.boxes
     assert found.objects[1].name == "2008_000000 2"
     # pHW_center / 224
-    assert found.objects[0].share_K2.tolist()[:3] == [[0.25, 0.125], [60 / 224, 60 / 224], [0.5, 0.5]]
-    assert np.isnan(found.objects[0].share_K2[3]).all()
-    assert np.isnan(found.objects[1].share_K2[1]).all()
+    assert found.objects[0].landmarks_K2.tolist()[:3] == [[0.25, 0.125], [60 / 224, 60 / 224], [0.5, 0.5]]
+    assert np.isnan(found.objects[0].landmarks_K2[3]).all()
+    assert np.isnan(found.objects[1].landmarks_K2[1]).all()
     assert [path.name for path in found.files] == [f"truth_part{n:02}.mat" for n in (1, 2, 3, 4)]
 
 
 def test_the_order_of_the_landmarks_is_that_of_the_spec(folder):
-    found = from_landmark_files(folder.spec(landmarks=("torso", "head")), folder.voc)
-    assert found.objects[0].share_K2.tolist() == [[0.5, 0.5], [0.25, 0.125]]
+    found = read(folder.spec(landmarks=("torso", "head")), folder)
+    assert found.objects[0].landmarks_K2.tolist() == [[0.5, 0.5], [0.25, 0.125]]
 
 
 def test_v73_landmark_files(folder):
     spec = folder.spec(landmarks=("head", "neck", "torso", "nose"))
-    expected = from_landmark_files(spec, folder.voc).objects
+    expected = read(spec, folder).objects
     for number in (1, 4):
         write_mat(folder.part_file(number), "v7.3", {"truth": folder.truth(number)})
-    found = from_landmark_files(spec, folder.voc)
+    found = read(spec, folder)
     assert found.issues == []
     assert [(one.image, one.box, one.name) for one in found.objects] == [(o.image, o.box, o.name) for o in expected]
     for one, other in zip(found.objects, expected, strict=True):
-        assert np.array_equal(one.share_K2, other.share_K2, equal_nan=True)
+        assert np.array_equal(one.landmarks_K2, other.landmarks_K2, equal_nan=True)
 
 
 def test_an_object_without_landmarks_is_found_in_a_further_file(folder):
@@ -43,15 +56,15 @@ def test_an_object_without_landmarks_is_found_in_a_further_file(folder):
         folder.centers[number][3] = None
     folder.centers[9] = [(10.0, 10.0)] * 8
     folder.write_truths()
-    found = from_landmark_files(folder.spec(), folder.voc)
+    found = read(folder.spec(), folder)
     assert [(one.image, one.box) for one in found.objects] == folder.boxes
-    assert np.isnan(found.objects[3].share_K2).all()
+    assert np.isnan(found.objects[3].landmarks_K2).all()
     assert [path.name for path in found.files][-1] == "truth_part09.mat"
 
 
 def test_further_files_are_left_alone_where_every_object_is_known(folder):
     folder.part_file(5).write_text("not a mat file")
-    found = from_landmark_files(folder.spec(), folder.voc)
+    found = read(folder.spec(), folder)
     assert found.issues == []
     assert len(found.objects) == 8
 
@@ -60,7 +73,7 @@ def test_an_object_that_no_file_shows_is_counted(folder):
     for number in (1, 3):
         folder.centers[number][3] = None
     folder.write_truths()
-    found = from_landmark_files(folder.spec(), folder.voc)
+    found = read(folder.spec(), folder)
     assert len(found.objects) == 7
     assert found.left_out == {"none of its parts is in a landmark file": 1}
 
@@ -68,18 +81,18 @@ def test_an_object_that_no_file_shows_is_counted(folder):
 def test_several_centres_of_one_part_are_not_used(folder):
     folder.centers[1][0] = (10.0, 20.0, 30.0, 40.0)
     folder.write_truths()
-    found = from_landmark_files(folder.spec(), folder.voc)
+    found = read(folder.spec(), folder)
     assert found.issues == []
-    assert np.isnan(found.objects[0].share_K2[0]).all()
+    assert np.isnan(found.objects[0].landmarks_K2[0]).all()
 
 
 @pytest.mark.parametrize("bounds", [0.0, 224.0])
 def test_the_edges_of_the_frame_are_inside(folder, bounds):
     folder.centers[1][0] = (bounds, bounds)
     folder.write_truths()
-    found = from_landmark_files(folder.spec(), folder.voc)
+    found = read(folder.spec(), folder)
     assert found.issues == []
-    assert found.objects[0].share_K2[0].tolist() == [bounds / 224] * 2
+    assert found.objects[0].landmarks_K2[0].tolist() == [bounds / 224] * 2
 
 
 def test_part_masks_by_hand(folder, annotate):
@@ -96,15 +109,13 @@ def test_part_masks_by_hand(folder, annotate):
     }
     annotate(folder, "2008_000001", [{"class": "person", "bbox": BODY, "parts": {"head": BODY}}, cow])
     annotate(folder, "2008_000002", [{"class": "person", "bbox": BODY, "parts": {}}])
-    found = from_part_masks(
-        folder.spec(annotation="part_masks", landmarks=("head", "neck", "torso", "nose")), folder.voc
-    )
+    found = read(folder.spec(annotation="part_masks", landmarks=("head", "neck", "torso", "nose")), folder)
     assert found.issues == []
     (one,) = found.objects
     assert (one.image, one.box, one.name) == ("2008_000001.jpg", BODY, "2008_000001 1")
     assert one.mask_size == (140, 100)
     expected = [[4.5 / 39, 4.5 / 49], [10 / 39, 10 / 49], [0.5, 0.5], [1, 1]]
-    assert np.allclose(one.share_K2, expected, rtol=0, atol=1e-12)
+    assert np.allclose(one.landmarks_K2, expected, rtol=0, atol=1e-12)
     assert [path.name for path in found.files] == ["2008_000001.mat"]  # the other holds no cow
 
 
@@ -118,18 +129,18 @@ def test_both_annotations_of_an_object_agree(folder, annotate):
     folder.write_truths()
     annotate(folder, "2008_000000", [{"class": "cow", "bbox": BODY, "parts": parts}])
     spec = {"landmarks": ("head", "neck")}
-    files = from_landmark_files(folder.spec(**spec), folder.voc).objects[0]
-    masks = from_part_masks(folder.spec(annotation="part_masks", **spec), folder.voc).objects[0]
+    files = read(folder.spec(**spec), folder).objects[0]
+    masks = read(folder.spec(annotation="part_masks", **spec), folder).objects[0]
     assert files.box == masks.box
-    assert np.allclose(files.share_K2, masks.share_K2, rtol=0, atol=1e-12)
+    assert np.allclose(files.landmarks_K2, masks.landmarks_K2, rtol=0, atol=1e-12)
 
 
 def test_pixels_of_a_part_outside_the_box_do_not_count(folder, annotate):
     parts = {"head": (1, 21, 20, 30), "neck": (100, 80, 110, 90)}
     annotate(folder, "2008_000001", [{"class": "cow", "bbox": BODY, "parts": parts}])
-    found = from_part_masks(folder.spec(annotation="part_masks", landmarks=("head", "neck")), folder.voc)
-    assert np.allclose(found.objects[0].share_K2[0], [4.5 / 39, 4.5 / 49])
-    assert np.isnan(found.objects[0].share_K2[1]).all()
+    found = read(folder.spec(annotation="part_masks", landmarks=("head", "neck")), folder)
+    assert np.allclose(found.objects[0].landmarks_K2[0], [4.5 / 39, 4.5 / 49])
+    assert np.isnan(found.objects[0].landmarks_K2[1]).all()
 
 
 @pytest.mark.parametrize(("category", "part"), NOSE.items())
@@ -138,7 +149,7 @@ def test_the_nose_of_each_animal(folder, annotate, category, part):
     annotate(folder, "2008_000001", [{"class": category, "bbox": BODY, "parts": parts}])
     spec = folder.spec(annotation="part_masks", landmarks=("nose",), category=category)
     row = {"nose": 1, "muzzle": 11, "beak": 21}[part]
-    assert np.allclose(from_part_masks(spec, folder.voc).objects[0].share_K2[0], [row / 39, row / 49])
+    assert np.allclose(read(spec, folder).objects[0].landmarks_K2[0], [row / 39, row / 49])
 
 
 def test_sizes_of_parts_by_hand(folder, annotate):
@@ -149,15 +160,13 @@ def test_sizes_of_parts_by_hand(folder, annotate):
     elements[1]["pHW_scale"] = np.empty((0, 0))
     elements[2]["pHW_scale"] = np.array([[-1.0], [300.0]])
     folder.write_truth(1, elements)
-    found = from_landmark_files(folder.spec(landmarks=("head", "neck")), folder.voc)
+    found = read(folder.spec(landmarks=("head", "neck")), folder)
     assert found.objects[0].sizes_K2[0] == pytest.approx([10 / 40, 25 / 50])
     assert np.isnan([one.sizes_K2[0] for one in found.objects[1:3]]).all()
     assert np.isnan(found.objects[1].sizes_K2[1]).all()  # a neck that is not seen
     parts = {"head": (21, 31, 45, 40), "neck": (5, 21, 20, 30)}
     annotate(folder, "2008_000000", [{"class": "cow", "bbox": (11, 21, 60, 60), "parts": parts}])
-    (one,) = from_part_masks(
-        folder.spec(annotation="part_masks", landmarks=("head", "neck", "torso")), folder.voc
-    ).objects
+    (one,) = read(folder.spec(annotation="part_masks", landmarks=("head", "neck", "torso")), folder).objects
     assert one.sizes_K2[0] == pytest.approx([10 / 40, 25 / 50])
     assert one.sizes_K2[1] == pytest.approx([10 / 40, 10 / 50])  # columns 11 to 20 are inside the box
     assert np.isnan(one.sizes_K2[2]).all()

@@ -1,4 +1,4 @@
-"""All images of a spec of drawn animals at once, for tests."""
+"""All images of a spec of drawn animals at once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ipcnn_ray.data.datasets.drawn.drawn_animals import contents, draw_one
-from ipcnn_ray.spec.data import DrawnAnimals
+from ipcnn_ray.data.datasets.drawn.drawn_animals import DrawnAnimals
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,9 @@ class Drawn:
 
 
 def draw(spec: DrawnAnimals, size: int) -> Drawn:
-    labels_N, names = contents(spec)
-    each = [draw_one(spec, size, number) for number in range(len(labels_N))]
-    images_N3SS = np.stack([one.image.transpose(2, 0, 1) for one in each])
-    return Drawn(images_N3SS, labels_N, np.stack([one.landmarks_K2 for one in each]), names)
+    names = spec.names()
+    images = [spec.draw(number, size) for number in range(len(names))]
+    images_N3SS = np.stack([image.pixels.transpose(2, 0, 1) for image in images])
+    labels_N = np.array([label for label in range(len(spec.categories)) for _ in range(spec.objects)], np.int64)
+    labels_N = np.append(labels_N, [-1] * spec.negatives)
+    return Drawn(images_N3SS, labels_N, np.stack([image.landmarks_K2 for image in images]), list(names))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ipcnn_ray.spec.data import train_items
 from ipcnn_ray.spec.loader import loads
 from ipcnn_ray.spec.runs import digest, resolved_yaml, run_for
 
@@ -28,7 +27,7 @@ def test_one_or_several():
 
 def test_drawn_items_are_counted():
     data = spec("[cow, dog, cat]", "data={kind: drawn_animals, category: [cow, dog, cat], objects: 40}").data
-    assert train_items(data) == 3 * 2 * 30
+    assert data.train_items() == 3 * 2 * 30
 
 
 def test_digests_of_specs_that_were_there_before():

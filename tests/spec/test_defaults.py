@@ -7,7 +7,7 @@ from copy import deepcopy
 import pytest
 from pydantic import ValidationError
 
-from ipcnn_ray.spec.data import DrawnAnimals
+from ipcnn_ray.data.datasets.drawn.drawn_animals import DrawnAnimals
 from ipcnn_ray.spec.defaults import with_defaults, without_defaults
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.model import Model

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ipcnn_ray.spec.data import DrawnAnimals, VocPart, in_training, train_items
+from ipcnn_ray.data.datasets.drawn.drawn_animals import DrawnAnimals
+from ipcnn_ray.data.datasets.voc_part import VocPart
+from ipcnn_ray.spec.data import in_training
 from ipcnn_ray.spec.loader import load, loads
 from ipcnn_ray.spec.runs import plan
 
@@ -35,14 +37,14 @@ def test_items_in_training(n, share):
 
 def test_drawn_items():
     # 5 of 10 objects, each twice, and 6 of 11 negatives (5.5 rounds up)
-    assert train_items(DrawnAnimals(kind="drawn_animals", objects=10, negatives=11, train_share=0.5)) == 16
-    assert train_items(VocPart(kind="voc_part", category="cow")) is None
+    assert DrawnAnimals(kind="drawn_animals", objects=10, negatives=11, train_share=0.5).train_items() == 16
+    assert VocPart(kind="voc_part", category="cow").train_items() is None
 
 
 def test_drawn_items_are_those_of_the_data():
     split = pytest.importorskip("ipcnn_ray.data.split")
     data = DrawnAnimals(kind="drawn_animals", objects=37, negatives=23, train_share=0.7)
-    assert train_items(data) == len(split.items(37, 23, 0.7, None)[0])
+    assert data.train_items() == len(split.items(37, 23, 0.7, None)[0])
 
 
 def test_a_single_run():

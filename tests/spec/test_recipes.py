@@ -63,7 +63,7 @@ def test_more_than_ten_categories():
 def _synsets(count: int) -> list[str]:
     from typing import get_args
 
-    from ipcnn_ray.spec.data import Synset
+    from ipcnn_ray.data.datasets.ilsvrc_animal_part import Synset
 
     return [name.removeprefix("n0") for name in get_args(Synset)[:count]]
 

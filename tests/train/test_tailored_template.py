@@ -10,9 +10,10 @@ import pytest
 
 from ipcnn_ray.core.templates import part_templates
 from ipcnn_ray.data.crop_store import CropStore
+from ipcnn_ray.data.datasets.drawn.drawn_animals import DrawnAnimals
+from ipcnn_ray.data.datasets.voc_part import VocPart
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError, TrainingError
-from ipcnn_ray.spec.data import DrawnAnimals, VocPart
 from ipcnn_ray.spec.template import EllipseTemplate, GradientTemplate, MaskTemplate, TailoredTemplate
 from ipcnn_ray.train.tailored_template import fit_template, trained_template
 from ipcnn_ray.utils.paths import Paths
@@ -60,11 +61,9 @@ def test_validation_objects_are_not_looked_at(store, fitted_to):
 
 def test_the_mean_mask_is_of_training_objects_alone(store, tmp_path):
     """Drawn by hand from the training objects, in the order of the store."""
-    from ipcnn_ray.data.datasets.drawn.drawn_animals import draw_one
-
     spec = DrawnAnimals(kind="drawn_animals", objects=24, negatives=10)
     objects = [int(i) for i in np.unique(store.train_items[:, 0]) if i < 24]
-    patches = [draw_one(spec, 32, i).masks[0] for i in objects]
+    patches = [spec.draw(i, 32).masks[0] for i in objects]
     mean = np.mean([patch for patch in patches if patch is not None], axis=0)
     np.testing.assert_allclose(store.mean_masks_KGG[0], mean, atol=1e-6)
     found = fit_template(tailored(landmark="head", fitted_to="part_masks"), store)

@@ -1,58 +1,97 @@
 """Caltech-UCSD Birds 200-2011, from its own text annotation.
 
-Layout under IPCNN_DATA: CUB_200_2011/{images.txt,image_class_labels.txt,classes.txt,bounding_boxes.txt,
+Layout below IPCNN_DATA: CUB_200_2011/{images.txt,image_class_labels.txt,classes.txt,bounding_boxes.txt,
 train_test_split.txt,parts/parts.txt,parts/part_locs.txt,images/<species>/*.jpg}; voc/neg/NNNNN.JPEG.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import numpy as np
+from pydantic import Field
 
-from ipcnn_ray.data.crop_store import stamps
-from ipcnn_ray.data.photographs import (
-    AGAIN,
-    Annotated,
-    Annotations,
-    Box,
-    Folder,
-    ImageFileError,
-    Source,
-    gather,
-    image_size,
-    named,
-)
+from ipcnn_ray.data.annotations import AGAIN, UNSEEN, AnnotatedObject, Annotations, Box
+from ipcnn_ray.data.datasets.dataset import NEGATIVES, Archive, PhotographDataset, released_archive
 from ipcnn_ray.errors import DataError
-from ipcnn_ray.spec.data import Cub200
+from ipcnn_ray.spec.data import Negatives, OneOrMore
+from ipcnn_ray.spec.messages import FieldIssue
+from ipcnn_ray.spec.section import Count, ErrorMessage, NotNegative
+from ipcnn_ray.utils.text import did_you_mean
 
-VERSION = "1"
-"""Of the crops that are made from the same files: a change here makes every store anew."""
+if TYPE_CHECKING:
+    from ipcnn_ray.data.photographs import Source
+    from ipcnn_ray.data.split import Items
+
 ALL = "bird"
 """The category that holds all species."""
+Species = Annotated[
+    str,
+    Field(pattern=r"^(bird|[0-9]{3}\.[A-Za-z_]+)$"),
+    ErrorMessage("must be bird (all species together) or a species of classes.txt, such as 001.Black_footed_Albatross"),
+]
+BirdPart = Literal[
+    "back", "beak", "belly", "breast", "crown", "forehead", "left_eye", "left_leg", "left_wing", "nape", "right_eye",
+    "right_leg", "right_wing", "tail", "throat",
+]  # fmt: skip
 
 
-def read(data: Cub200, root: Path | None) -> Source:
-    """The birds of all categories, and the negatives; DataError with everything that is wrong."""
-    folder = named(root, "CUB_200_2011", data.kind)
-    tables = read_tables(folder)
-    found_L = [of_category(data, tables, folder, category) for category in data.categories]
-    found_L[0].issues[:0] = tables.found.issues
-    found_L[0].files[:0] = tables.found.files
-    found_L[0].made_from |= tables.found.made_from
-    if tables.found.issues:
-        raise DataError(list(dict.fromkeys(problem for found in found_L for problem in found.issues)))
-    return gather(
-        found_L,
-        Folder(folder.parent, folder / "images", folder.parent / "voc/neg"),
-        categories=data.categories,
-        landmarks=data.landmarks,
-        min_side=data.min_side,
-        negatives=data.negatives,
+class Cub200(PhotographDataset):
+    """Caltech-UCSD Birds 200-2011: all birds against fixed negatives, or species from each other.
+
+    The birds are split as the dataset splits them, and not mirrored; the first half of the negatives is trained on.
+    """
+
+    kind: Literal["cub200"]
+    """Real photographs, in the folder that IPCNN_DATA names."""
+    category: OneOrMore[Species] = "bird"
+    """`bird`: all species together (released). A species of classes.txt, such as 001.Black_footed_Albatross."""
+    landmarks: Annotated[tuple[BirdPart, ...], Field(min_length=1)] = ("back", "forehead", "tail")
+    """The landmarks that location instability is taken over (released: parts 1, 6 and 14: back, forehead and tail)."""
+    negatives: Negatives = 1000
+    """Number of negative images used, from 00001.JPEG up. Default for several categories: 0."""
+    negative_repeats: Count = 4
+    """How often each negative image is there (released: 4)."""
+    min_side: NotNegative = 50
+    """Birds whose box covers fewer than min_side^2 square pixels are left out."""
+
+    title: ClassVar = "Caltech-UCSD Birds 200-2011: 11,788 birds of 200 species with 15 parts"
+    folder: ClassVar = "CUB_200_2011"
+    photographs: ClassVar = "CUB_200_2011/images"
+    archives: ClassVar = (
+        Archive(
+            "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+            (("CUB_200_2011", ""),),
+            "97eceeb196236b17998738112f37df78",
+        ),
+        released_archive(),
     )
+    folders: ClassVar = ("CUB_200_2011", NEGATIVES)
+    split_source: ClassVar = "train_test_split.txt"
+    counts: ClassVar = {"photographs": f"{photographs}/*/*.jpg", "negatives": f"{NEGATIVES}/*.JPEG"}
+
+    def issues(self) -> Iterator[FieldIssue]:
+        if not isinstance(self.category, str) and ALL in self.category:
+            yield self.issue("category", f"{ALL} holds all the others; list species, or take {ALL} alone")
+
+    def annotations(self, folder: Path) -> list[Annotations]:
+        tables = read_tables(folder)
+        annotations_L = [of_category(self, tables, folder, category) for category in self.categories]
+        first, source = annotations_L[0], tables.source
+        first.issues[:0], first.files[:0] = source.issues, source.files
+        first.made_from |= source.made_from
+        if source.issues:
+            raise DataError(list(dict.fromkeys(issue for found in annotations_L for issue in found.issues)))
+        return annotations_L
+
+    def split_items(self, source: Source) -> tuple[Items, Items]:
+        from ipcnn_ray.data.split import items_as_given
+
+        in_training = [bool(crop.in_training) for crop in source.crops[: sum(source.objects_L)]]
+        return items_as_given(in_training, source.negatives, self.negative_repeats)
 
 
 @dataclass
@@ -64,56 +103,57 @@ class Tables:
     species: dict[int, int] = field(default_factory=dict)
     boxes: dict[int, tuple[float, ...]] = field(default_factory=dict)
     """x, y, width, height in pixels, the first of them 1."""
-    trained: dict[int, bool] = field(default_factory=dict)
+    in_training: dict[int, bool] = field(default_factory=dict)
     locations: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
-    """(x, y) of what is visible, by (image, part)."""
+    """(x, y) of visible parts, by (image, part)."""
     classes: dict[str, int] = field(default_factory=dict)
     parts: dict[str, int] = field(default_factory=dict)
-    found: Annotations = field(default_factory=Annotations)
+    source: Annotations = field(default_factory=Annotations)
+    """The files and their issues."""
 
 
 def read_tables(folder: Path) -> Tables:
-    """All text files; what is wrong with them is in `found`, each line with its number."""
-    tables, found = Tables(), Annotations()
-    tables.found = found
-    for number, (name,) in _lines(folder / "images.txt", 1, found):
+    """Read all text files. Their issues are in `source`, each with the number of its line."""
+    tables = Tables()
+    source = tables.source
+    for number, (name,) in _lines(folder / "images.txt", 1, source):
         tables.images[number] = name
-    for number, (name,) in _lines(folder / "classes.txt", 1, found):
+    for number, (name,) in _lines(folder / "classes.txt", 1, source):
         tables.classes[name] = number
-    for number, (name,) in _lines(folder / "parts/parts.txt", 1, found):
+    for number, (name,) in _lines(folder / "parts/parts.txt", 1, source):
         tables.parts[name.replace(" ", "_")] = number
-    for number, (label,) in _lines(folder / "image_class_labels.txt", 1, found, numbers=True):
+    for number, (label,) in _lines(folder / "image_class_labels.txt", 1, source, numbers=True):
         tables.species[number] = int(label)
-    for number, (used,) in _lines(folder / "train_test_split.txt", 1, found, numbers=True):
-        tables.trained[number] = float(used) == 1
-    for number, sides in _lines(folder / "bounding_boxes.txt", 4, found, numbers=True):
+    for number, (used,) in _lines(folder / "train_test_split.txt", 1, source, numbers=True):
+        tables.in_training[number] = float(used) == 1
+    for number, sides in _lines(folder / "bounding_boxes.txt", 4, source, numbers=True):
         tables.boxes[number] = tuple(map(float, sides))
-    for number, (part, x, y, visible) in _lines(folder / "parts/part_locs.txt", 4, found, numbers=True):
+    for number, (part, x, y, visible) in _lines(folder / "parts/part_locs.txt", 4, source, numbers=True):
         if float(visible) == 1:
             tables.locations[number, int(part)] = (float(x), float(y))
-    if not found.issues:
+    if not source.issues:
         for name, table in (
             ("image_class_labels.txt", tables.species),
             ("bounding_boxes.txt", tables.boxes),
-            ("train_test_split.txt", tables.trained),
+            ("train_test_split.txt", tables.in_training),
         ):
             missing = sorted(set(tables.images) - set(table))
             if missing:
                 what = f"says nothing of {len(missing)} of the {len(tables.images)} images, first {missing[0]}"
-                found.wrong(folder / name, what, AGAIN)
+                source.add_issue(folder / name, what, AGAIN)
     return tables
 
 
-def _lines(path: Path, fields: int, found: Annotations, *, numbers: bool = False) -> list[tuple[int, list[str]]]:
-    """(image or other number, further fields) of every line; a single field is the rest of its line."""
+def _lines(path: Path, fields: int, source: Annotations, *, numbers: bool = False) -> list[tuple[int, list[str]]]:
+    """Return (image or other number, further fields) of every line; a single field is the rest of its line."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not text"
-        found.wrong(path, f"cannot be read: {why}", "Unpack CUB_200_2011.tgz there again.")
+        source.add_issue(path, f"cannot be read: {why}", "Unpack CUB_200_2011.tgz there again.")
         return []
-    found.files.append(path)
-    found.made_from |= stamps([path])
+    source.files.append(path)
+    source.stamp(path)
     rows: list[tuple[int, list[str]]] = []
     for count, line in enumerate(text.splitlines(), start=1):
         words = line.split(maxsplit=1 if fields == 1 else -1)
@@ -123,59 +163,60 @@ def _lines(path: Path, fields: int, found: Annotations, *, numbers: bool = False
             rows.append((int(words[0]), words[1:]))
         except ValueError:
             what = "numbers" if numbers else "a name"
-            found.wrong(f"{path}:{count}", f"{line[:60]!r} is not a number and {fields} {what} more", AGAIN)
+            source.add_issue(f"{path}:{count}", f"{line[:60]!r} is not a number and {fields} {what} more", AGAIN)
             break
     return rows
 
 
 def of_category(data: Cub200, tables: Tables, folder: Path, category: str) -> Annotations:
-    """The birds of one species, or of all.
+    """Return the birds of one species, or of all.
 
-    A landmark is the dataset's own point. It is not seen where the dataset says so, and where it lies outside the box
-    (released `getPart`).
+    A landmark is the dataset's own point. It is not seen where the dataset says so or it lies outside the box (released
+    `getPart`).
     Boxes begin at the rounded-down (x, y), end width and height further on (released `readAnnotation`), and are cut at
     the image's edges (released `getI`).
     Deviations: the released metric measures on 3,000 or so of the test images that its sampling.mat lists; here on
     those that `eval.images` names. It takes landmarks for pixels of the crop at 224 x 224 at every image size.
     """
-    found = Annotations()
+    annotations = Annotations()
     if category != ALL and category not in tables.classes:
-        near = get_close_matches(category, tables.classes, n=1)
-        advice = f"data.category is {ALL} or a name of classes.txt.{f' Did you mean {near[0]!r}?' if near else ''}"
-        found.wrong(folder / "classes.txt", f"has no species {category!r}", advice)
-        return found
+        advice = f"data.category is {ALL} or a name of classes.txt.{did_you_mean(category, list(tables.classes))}"
+        annotations.add_issue(folder / "classes.txt", f"has no species {category!r}", advice)
+        return annotations
     parts = {}
     for name in data.landmarks:
         if name not in tables.parts:
-            there = ", ".join(tables.parts)
-            found.wrong(folder / "parts/parts.txt", f"has no part {name!r}; it has {there}", AGAIN)
+            known = ", ".join(tables.parts)
+            annotations.add_issue(folder / "parts/parts.txt", f"has no part {name!r}; it has {known}", AGAIN)
         else:
             parts[name] = tables.parts[name]
-    if found.issues or tables.found.issues:
-        return found
+    if annotations.issues or tables.source.issues:
+        return annotations
     for number, image in tables.images.items():
         if category == ALL or tables.species[number] == tables.classes[category]:
-            _add(number, image, tables, list(parts.values()), folder, found)
-    return found
+            _add(number, image, tables, list(parts.values()), folder, annotations)
+    return annotations
 
 
-def _add(number: int, image: str, tables: Tables, parts: list[int], folder: Path, found: Annotations) -> None:
+def _add(number: int, image: str, tables: Tables, parts: list[int], folder: Path, annotations: Annotations) -> None:
+    from ipcnn_ray.data.photographs import ImageFileError, image_size
+
     path = folder / "images" / image
     try:
         width, height = image_size(path)
     except ImageFileError as error:
         missing = "no such image" if not path.is_file() else str(error)
-        found.wrong(path, missing, f"images.txt names it as number {number}. {AGAIN}")
+        annotations.add_issue(path, missing, f"images.txt names it as number {number}. {AGAIN}")
         return
     x, y, wide, high = (math.floor(side) for side in tables.boxes[number])
     box: Box = (max(x, 1), max(y, 1), min(x + wide, width), min(y + high, height))
     if box[0] >= box[2] or box[1] >= box[3]:
         what = f"its box {tables.boxes[number]} is not inside the {width} x {height} image"
-        found.wrong(path, what, f"Number {number} of bounding_boxes.txt: x, y, width, height. {AGAIN}")
+        annotations.add_issue(path, what, f"Number {number} of bounding_boxes.txt: x, y, width, height. {AGAIN}")
         return
-    share = np.full((len(parts), 2), np.nan)
+    landmarks = [UNSEEN] * len(parts)
     for k, part in enumerate(parts):
-        col, row = tables.locations.get((number, part), (math.nan, math.nan))
+        col, row = tables.locations.get((number, part), UNSEEN)
         if box[0] <= col <= box[2] and box[1] <= row <= box[3]:
-            share[k] = (row - box[1]) / (box[3] - box[1]), (col - box[0]) / (box[2] - box[0])
-    found.objects.append(Annotated(image, box, share, f"{Path(image).stem}", tables.trained[number]))
+            landmarks[k] = (row - box[1]) / (box[3] - box[1]), (col - box[0]) / (box[2] - box[0])
+    annotations.objects.append(AnnotatedObject(image, box, landmarks, Path(image).stem, tables.in_training[number]))

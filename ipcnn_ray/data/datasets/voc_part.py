@@ -1,34 +1,25 @@
-"""The two annotations of Pascal VOC Part: Zhang et al.'s landmark files, and the dataset's own part masks.
+"""Pascal VOC Part, with Zhang et al.'s landmark files or the dataset's own part masks.
 
-Both give the same: a landmark is the centre of the box around a part, as shares (row, col) of the object's box.
+In both a landmark is the center of the box around a part, as shares (row, col) of the object's box. Layout below
+IPCNN_DATA: voc/VOCdevkit/VOC2010/{JPEGImages/*.jpg,Annotations_Part/*.mat}, voc/landmarks/<category>/truth_partNN.mat,
+voc/neg/NNNNN.JPEG.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import Field
 
-from ipcnn_ray.data.crop_store import patch_of_mask, stamps
-from ipcnn_ray.data.photographs import (
-    AGAIN,
-    Annotated,
-    Annotations,
-    Box,
-    Folder,
-    Source,
-    box_of,
-    gather,
-    named,
-    upright,
-)
-from ipcnn_ray.spec.data import VocPart
-from ipcnn_ray.utils.matlab import MatFileError, read_mat
+from ipcnn_ray.data.annotations import AGAIN, UNSEEN, AnnotatedObject, Annotations, Box, box_of
+from ipcnn_ray.data.datasets.dataset import NEGATIVES, Archive, PhotographDataset, released_archive
+from ipcnn_ray.spec.data import Negatives, OneOrMore, Provided, Split
+from ipcnn_ray.spec.section import NotNegative, OpenShare
+from ipcnn_ray.utils.matlab import MatFileError, as_list, numbers, read_mat
 
 FRAME = 224
-"""The landmark files write a share of the box times this."""
+"""The landmark files have a share of the box times this."""
 FILES = {"head": 1, "neck": 2, "torso": 3, "nose": 4}
 """Landmark -> NN of its truth_partNN.mat."""
 NOSE = {"bird": "beak", "cat": "nose", "dog": "nose", "cow": "muzzle", "horse": "muzzle", "sheep": "muzzle"}
@@ -37,8 +28,83 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 ONE_RELEASE = "The truth_part*.mat of a category must all be of one release: fetch them again."
 
 
-def from_landmark_files(data: VocPart, voc: Path, category: str = "") -> Annotations:
-    """Objects of `voc/landmarks/<category>/truth_partNN.mat`: one struct array `truth` a file, one element an object.
+class VocPart(PhotographDataset):
+    """Animal categories of Pascal VOC Part, one against fixed negatives (Zhang et al.'s released data layout)."""
+
+    kind: Literal["voc_part"]
+    """Real photographs, in the folder that IPCNN_DATA names."""
+    category: OneOrMore[Literal["bird", "cat", "cow", "dog", "horse", "sheep"]]
+    """The animal of the positive images."""
+    annotation: Literal["landmark_files", "part_masks"] = "landmark_files"
+    """`landmark_files`: truth_part*.mat of Zhang et al.; `part_masks`: the dataset's own Annotations_Part/*.mat."""
+    landmarks: Annotated[tuple[Literal["head", "neck", "torso", "nose"], ...], Field(min_length=1)] = (
+        "head",
+        "neck",
+        "torso",
+    )
+    """The landmarks that location instability is taken over."""
+    negatives: Negatives = 1000
+    """Number of negative images used, from 00001.JPEG up. Default for several categories: 0."""
+    min_side: NotNegative = 50
+    """Objects whose box covers fewer than min_side^2 square pixels are left out."""
+    positive_share: OpenShare = 0.75
+    """One category: objects and their mirror images are repeated until they are this share of all items (released:
+    3 to 1). Several: both mirror images of every object, repeated to 1,500 items of each category; with more than ten
+    categories repeated to 100 and cut at 400 (released)."""
+    train_share: OpenShare = 0.9
+    """Share of items in the training split; every index in round(linspace(1, n, round(share n)))."""
+    split: Split = "objects"
+    """What is split into training and validation. `objects`: an object, with its mirror image and repeats. `items`:
+    of several categories, each repeat and mirror image by itself; the released code does so, and validates on objects
+    that it trained on."""
+
+    title: ClassVar = (
+        "Pascal VOC Part: six animals (VOC 2010 photographs, Zhang et al.'s landmarks, Pascal-Part's masks)"
+    )
+    folder: ClassVar = "voc"
+    photographs: ClassVar = "voc/VOCdevkit/VOC2010/JPEGImages"
+    digest_root: ClassVar = "voc"
+    # Source: the setup_*.m of the released code, with the present address of Pascal-Part; torchvision checks against
+    # the same md5 sum of VOC 2010.
+    archives: ClassVar = (
+        Archive(
+            "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
+            (("VOCdevkit/VOC2010", "voc/VOCdevkit"),),
+            "da459979d0c395079b5c75ee67908abb",
+        ),
+        released_archive(("*/code/data_input/data_input_VOC/*/", "voc/landmarks")),
+        Archive(
+            "https://roozbehm.info/pascal-parts/trainval.tar.gz",
+            (("Annotations_Part", "voc/VOCdevkit/VOC2010"),),
+            "2fa0a19ee9b5e43b2bee520166111120",
+        ),
+    )
+    folders: ClassVar = (photographs, "voc/landmarks", NEGATIVES)
+    counts: ClassVar = {
+        "photographs": f"{photographs}/*.jpg",
+        "negatives": f"{NEGATIVES}/*.JPEG",
+        "part masks": "voc/VOCdevkit/VOC2010/Annotations_Part/*.mat",
+    }
+    annotated: ClassVar = "voc/landmarks/*/truth_part*.mat"
+
+    @property
+    def provides(self) -> frozenset[Provided]:
+        masks: tuple[Provided, ...] = ("part_masks",) if self.annotation == "part_masks" else ()
+        return super().provides | {"part_sizes", *masks}
+
+    def lacking(self, annotation: Provided) -> str:
+        if annotation == "part_masks":
+            return "the landmark files hold no masks; use data.annotation: part_masks"
+        return super().lacking(annotation)
+
+    def annotations(self, folder: Path) -> list[Annotations]:
+        read = from_landmark_files if self.annotation == "landmark_files" else from_part_masks
+        return [read(self, folder, category) for category in self.categories]
+
+
+def from_landmark_files(data: VocPart, voc: Path, category: str) -> Annotations:
+    """Read the objects of `voc/landmarks/<category>/truth_partNN.mat`: a struct array `truth` with one element for each
+    object.
 
     An element is empty where the part is not seen, so what an object is comes from any file that shows a part of it;
     an object that no file shows is left out.
@@ -46,51 +112,50 @@ def from_landmark_files(data: VocPart, voc: Path, category: str = "") -> Annotat
     Its `readPartTruth` made it as a share of the box times 224, and so it is read here; the two differ by at most
     3 pixels of 224, for the smallest objects.
     """
-    category = category or data.categories[0]
-    found, folder = Annotations(), voc / "landmarks" / category
+    annotations, folder = Annotations(), voc / "landmarks" / category
     if not folder.is_dir():
-        there = ", ".join(sorted(p.name for p in (voc / "landmarks").glob("*") if p.is_dir()))
-        advice = f"Landmark files are there for: {there or 'no category'}. data.category names the folder."
-        found.wrong(folder, "no such folder", advice)
-        return found
-    found.made_from |= stamps([folder])
+        known = ", ".join(sorted(path.name for path in (voc / "landmarks").glob("*") if path.is_dir()))
+        advice = f"Landmark files are there for: {known or 'no category'}. data.category names the folder."
+        annotations.add_issue(folder, "no such folder", advice)
+        return annotations
+    annotations.stamp(folder)
     truths: dict[str, list[Any]] = {}
     for name, number in FILES.items():
         path = folder / f"truth_part{number:02}.mat"
         if path.is_file():
-            _read_truth(path, truths, found)
+            _read_truth(path, truths, annotations)
         elif name in data.landmarks:
-            found.wrong(
-                path, "no such file", f"It holds the landmark {name!r}; take it out of data.landmarks, or add it."
-            )
+            advice = f"It holds the landmark {name!r}; take it out of data.landmarks, or add it."
+            annotations.add_issue(path, "no such file", advice)
     for path in sorted(folder.glob("truth_part*.mat")):
         if path.name not in truths and any(_object(truths, i) is None for i in range(_length(truths))):
-            _read_truth(path, truths, found)
+            _read_truth(path, truths, annotations)
     lengths = {name: len(truth) for name, truth in truths.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        found.wrong(folder, f"the files list different numbers of objects: {told}", ONE_RELEASE)
-        return found
+        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        annotations.add_issue(folder, f"the files list different numbers of objects: {listed}", ONE_RELEASE)
+        return annotations
     if truths and not _length(truths):
-        found.wrong(folder, f"the files list no object of {category}", AGAIN)
+        annotations.add_issue(folder, f"the files list no object of {category}", AGAIN)
     for i in range(_length(truths)):
-        _add_object(i, truths, data, folder, found)
-    return found
+        _add_object(i, truths, data, folder, annotations)
+    return annotations
 
 
-def _read_truth(path: Path, truths: dict[str, list[Any]], found: Annotations) -> None:
-    found.made_from |= stamps([path])
+def _read_truth(path: Path, truths: dict[str, list[Any]], annotations: Annotations) -> None:
+    annotations.stamp(path)
     try:
         truth = read_mat(path, "truth")
     except MatFileError as error:
-        found.wrong(path, str(error), AGAIN)
+        annotations.add_issue(path, str(error), AGAIN)
         return
-    listed = truth if isinstance(truth, list) else [truth] if isinstance(truth, dict) else list(np.ravel(truth))
-    if not all(isinstance(one, dict) and {"obj", "pHW_center"} <= set(one) for one in listed):
-        found.wrong(path, "'truth' is not a struct array with the fields obj and pHW_center", AGAIN)
+    elements = as_list(truth)
+    complete = all(isinstance(element, dict) and {"obj", "pHW_center"} <= set(element) for element in elements)
+    if not complete or (not elements and not isinstance(truth, list)):
+        annotations.add_issue(path, "'truth' is not a struct array with the fields obj and pHW_center", AGAIN)
         return
-    truths[path.name] = listed
-    found.files.append(path)
+    truths[path.name] = elements
+    annotations.files.append(path)
 
 
 def _length(truths: dict[str, list[Any]]) -> int:
@@ -98,147 +163,114 @@ def _length(truths: dict[str, list[Any]]) -> int:
 
 
 def _object(truths: dict[str, list[Any]], i: int) -> dict[str, Any] | None:
-    return next((t[i]["obj"] for t in truths.values() if isinstance(t[i]["obj"], dict)), None)
+    return next((truth[i]["obj"] for truth in truths.values() if isinstance(truth[i]["obj"], dict)), None)
 
 
-def _add_object(i: int, truths: dict[str, list[Any]], data: VocPart, folder: Path, found: Annotations) -> None:
+def _add_object(i: int, truths: dict[str, list[Any]], data: VocPart, folder: Path, annotations: Annotations) -> None:
     where = f"{folder} object {i + 1}"
     if _object(truths, i) is None:
-        found.left_out["none of its parts is in a landmark file"] += 1
+        annotations.left_out["none of its parts is in a landmark file"] += 1
         return
     described: set[tuple[str, Box]] = set()
     for truth in truths.values():
         if isinstance(obj := truth[i]["obj"], dict):
             try:
-                box = box_of([obj["bndbox"][side] for side in SIDES])
-                described.add((str(obj["filename"]), box))
-            except (KeyError, TypeError, ValueError) as error:
-                found.wrong(where, f"its filename or bndbox cannot be read: {error}", AGAIN)
+                described.add((str(obj["filename"]), box_of(obj["bndbox"][side] for side in SIDES)))
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                annotations.add_issue(where, f"its filename or bndbox cannot be read: {error}", AGAIN)
                 return
     if len(described) > 1:
-        told = " and ".join(f"{image} {box}" for image, box in sorted(described))
-        found.wrong(where, f"the files describe different objects: {told}", ONE_RELEASE)
+        listed = " and ".join(f"{image} {box}" for image, box in sorted(described))
+        annotations.add_issue(where, f"the files describe different objects: {listed}", ONE_RELEASE)
         return
     image, box = described.pop()
-    if not upright(where, box, found):
+    if not annotations.is_upright(where, box):
         return
-    share, sizes = np.full((2, len(data.landmarks), 2), np.nan)
+    landmarks, sizes = [UNSEEN] * len(data.landmarks), [UNSEEN] * len(data.landmarks)
     for k, name in enumerate(data.landmarks):
-        file = f"truth_part{FILES[name]:02}.mat"
-        if file not in truths:
+        truth = truths.get(f"truth_part{FILES[name]:02}.mat")
+        try:
+            center = numbers(truth[i]["pHW_center"]) if truth else []
+            extent = numbers(truth[i].get("pHW_scale", [])) if truth else []
+        except (TypeError, ValueError) as error:
+            what = f"pHW_center or pHW_scale of landmark {name!r} cannot be read: {error}"
+            annotations.add_issue(where, what, AGAIN)
             continue
-        center = np.asarray(truths[file][i]["pHW_center"], np.float64).ravel()
-        if center.size == 0 or center.size > 2:
-            continue  # not seen; of several instances the released code uses none
-        if center.size == 1 or not ((center >= 0) & (center <= FRAME)).all():
-            told = ", ".join(f"{v:g}" for v in center)
+        if not center or len(center) > 2:
+            continue  # not seen; the released code uses none of several instances
+        if len(center) == 1 or not all(0 <= value <= FRAME for value in center):
+            shown = ", ".join(f"{value:g}" for value in center)
             advice = f"pHW_center is (row, col), each from 0 to {FRAME}: the object's box from edge to edge."
-            found.wrong(where, f"landmark {name!r} at ({told}) is outside the crop", advice)
+            annotations.add_issue(where, f"landmark {name!r} at ({shown}) is outside the crop", advice)
             continue
-        share[k] = center / FRAME
-        span = np.asarray(truths[file][i].get("pHW_scale", ()), np.float64).ravel()
-        if span.size == 2 and ((span >= 0) & (span <= FRAME)).all():
-            side = np.array([box[3] - box[1] + 1, box[2] - box[0] + 1])
-            sizes[k] = (span / FRAME * (side - 1) + 1) / side  # from its first pixel's centre to its last one's
-    found.objects.append(Annotated(image, box, share, f"{Path(image).stem} {i + 1}", sizes_K2=sizes))
+        landmarks[k] = center[0] / FRAME, center[1] / FRAME
+        if len(extent) == 2 and all(0 <= value <= FRAME for value in extent):
+            sides = box[3] - box[1] + 1, box[2] - box[0] + 1
+            # From the center of its first pixel to that of its last.
+            height, width = ((value / FRAME * (side - 1) + 1) / side for value, side in zip(extent, sides, strict=True))
+            sizes[k] = height, width
+    annotations.objects.append(AnnotatedObject(image, box, landmarks, f"{Path(image).stem} {i + 1}", sizes_K2=sizes))
 
 
-def from_part_masks(data: VocPart, voc: Path, category: str = "") -> Annotations:
-    """Objects of `VOCdevkit/VOC2010/Annotations_Part/*.mat`: `anno.objects(o)` with class, bbox and parts(p) with
-    part_name and mask.
+def from_part_masks(data: VocPart, voc: Path, category: str) -> Annotations:
+    """Read the objects of `VOCdevkit/VOC2010/Annotations_Part/*.mat`: `anno.objects(o)` with class, bbox and parts(p)
+    with part_name and mask.
 
     The parts behind the landmark files were found in the released files: head is the part `head` alone (the boxes of
     ears and muzzle reach beyond its box in half of the objects), neck and torso are theirs, and number 4 is `NOSE`.
     What lies outside the object's box is not in its crop and does not count.
     """
-    category = category or data.categories[0]
-    found, folder = Annotations(), voc / "VOCdevkit/VOC2010/Annotations_Part"
+    annotations, folder = Annotations(), voc / "VOCdevkit/VOC2010/Annotations_Part"
     paths = sorted(folder.glob("*.mat"))
     if not paths:
         what = "has no .mat file" if folder.is_dir() else "no such folder"
         advice = "Unpack Pascal-Part's Annotations_Part there, or use data.annotation: landmark_files."
-        found.wrong(folder, what, advice)
-        return found
-    found.made_from |= stamps([folder, *paths])
+        annotations.add_issue(folder, what, advice)
+        return annotations
+    annotations.stamp(folder, *paths)
     for path in paths:
         try:
-            objects = read_mat(path, "anno")["objects"]
-            mine = [one for one in _listed(objects) if str(one["class"]) == category]
-            for number, one in enumerate(mine, start=1):
-                _add_masked(f"{path} {category} {number}", path.stem, number, one, data, category, found)
+            objects = as_list(read_mat(path, "anno")["objects"])
+            of_category = [element for element in objects if str(element["class"]) == category]
+            for number, element in enumerate(of_category, start=1):
+                _add_masked(f"{path} {category} {number}", path.stem, number, element, data, category, annotations)
         except MatFileError as error:
-            found.wrong(path, str(error), AGAIN)
+            annotations.add_issue(path, str(error), AGAIN)
             continue
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            found.wrong(path, f"is not an annotation of Pascal-Part: {error!r}", AGAIN)
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            annotations.add_issue(path, f"is not an annotation of Pascal-Part: {error!r}", AGAIN)
             continue
-        if mine:
-            found.files.append(path)
-    if not found.objects and not found.issues:
-        found.wrong(folder, f"its {len(paths)} files hold no object of {category}", "Choose another data.category.")
-    return found
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
+        if of_category:
+            annotations.files.append(path)
+    if not annotations.objects and not annotations.issues:
+        what = f"its {len(paths)} files hold no object of {category}"
+        annotations.add_issue(folder, what, "Choose another data.category.")
+    return annotations
 
 
 def _add_masked(
-    where: str, image: str, number: int, one: Any, data: VocPart, category: str, found: Annotations
+    where: str, image: str, number: int, element: Any, data: VocPart, category: str, annotations: Annotations
 ) -> None:
-    box = box_of(np.ravel(one["bbox"]))
-    if not upright(where, box, found):
+    from ipcnn_ray.data.part_masks import part_of_mask
+
+    box = box_of(numbers(element["bbox"]))
+    if not annotations.is_upright(where, box):
         return
-    masks = {str(part["part_name"]): np.asarray(part["mask"]) > 0 for part in _listed(one["parts"])}
+    masks = {str(part["part_name"]): part["mask"] > 0 for part in as_list(element["parts"])}
     shapes = {mask.shape for mask in masks.values()}
     if len(shapes) > 1:
-        found.wrong(where, f"its masks have different sizes: {sorted(shapes)}", AGAIN)
+        annotations.add_issue(where, f"its masks have different sizes: {sorted(shapes)}", AGAIN)
         return
-    parts = [_part(masks.get(NOSE[category] if n == "nose" else n), box) for n in data.landmarks]
-    share, sizes = np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts])
+    parts = [part_of_mask(masks.get(NOSE[category] if name == "nose" else name), box) for name in data.landmarks]
     height, width = shapes.pop() if shapes else (0, 0)
-    size = (width, height) if masks else None
-    found.objects.append(
-        Annotated(
+    annotations.objects.append(
+        AnnotatedObject(
             f"{image}.jpg",
             box,
-            share,
+            [center for center, _, _ in parts],
             f"{image} {number}",
-            sizes_K2=sizes,
-            masks=[part[2] for part in parts],
-            mask_size=size,
+            sizes_K2=[size for _, size, _ in parts],
+            masks=[patch for _, _, patch in parts],
+            mask_size=(width, height) if masks else None,
         )
-    )
-
-
-def _part(
-    mask: NDArray[np.bool_] | None, box: Box
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32] | None]:
-    """Centre and (height, width) of the box around a mask inside an object's box, as shares of that box, and its patch;
-    NaN and None where nothing is seen."""
-    xmin, ymin, xmax, ymax = box
-    inside = np.empty((0, 0), np.bool_) if mask is None else mask[max(0, ymin - 1) : ymax, max(0, xmin - 1) : xmax]
-    if not inside.any():
-        return np.full(2, np.nan), np.full(2, np.nan), None
-    rows, cols = np.nonzero(inside)
-    row, col = (rows.min() + rows.max()) / 2, (cols.min() + cols.max()) / 2
-    size = np.array([np.ptp(rows) + 1, np.ptp(cols) + 1]) / (ymax - ymin + 1, xmax - xmin + 1)
-    return np.array([row / (ymax - ymin), col / (xmax - xmin)]), size, patch_of_mask(inside, (row, col))
-
-
-VERSION = "1"
-"""Of the crops that are made from the same files: a change here makes every store anew."""
-
-
-def read(data: VocPart, root: Path | None) -> Source:
-    """The objects of all categories, and the negatives; DataError with everything that is wrong."""
-    voc = named(root, "voc", data.kind)
-    annotated = from_landmark_files if data.annotation == "landmark_files" else from_part_masks
-    return gather(
-        [annotated(data, voc, category) for category in data.categories],
-        Folder(voc, voc / "VOCdevkit/VOC2010/JPEGImages", voc / "neg"),
-        categories=data.categories,
-        landmarks=data.landmarks,
-        min_side=data.min_side,
-        negatives=data.negatives,
     )

@@ -1,311 +1,127 @@
-"""Drawn animals: images of articulated animals on clutter, with known landmarks; the dataset that needs no download.
-
-Each image is drawn from its own generator, seeded by (drawing seed, animal or not, index) and, of several animals, by
-which it is: an image does not depend on how many are drawn, in which order, or in which process, and the same scene is
-drawn at every size.
-The images stand for object crops: the animal fills most of a square, its box warped to it as VOC crops are, with
-truncated animals, varying margins and occluders. Images without an animal have the same clutter with ellipses and
-sticks in it, or with the trunk, limbs and tail of an animal, taken apart and scattered.
-
-Deviations: bytes are the same on one machine and versions of numpy and Pillow; sines may differ in the last bit
-between processors, and an edge pixel with them.
-"""
+"""Drawn animals: the dataset that needs no download."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from pydantic import Field
 
-from ipcnn_ray.data.crop_store import patch_of_outline
-from ipcnn_ray.data.datasets.drawn.bodies import PLANS, Figure, Poser
-from ipcnn_ray.data.datasets.drawn.canvas import (
-    Canvas,
-    Color,
-    Part,
-    Points,
-    blob,
-    box_of,
-    holds,
-    limb,
-    ribbon,
-    round_shape,
-    soft_colors,
-    soft_field,
-    toward,
-    turn,
-    varied,
-)
-from ipcnn_ray.spec.data import DrawnAnimals
+from ipcnn_ray.data.datasets.dataset import Dataset, Progress
+from ipcnn_ray.spec.data import Negatives, OneOrMore, Provided, in_training
+from ipcnn_ray.spec.messages import FieldIssue
+from ipcnn_ray.spec.section import Integer, OpenShare
 
-VERSION = "2"
-"""Changes whenever the same seed draws other pictures; part of the data digest."""
-SUPERSAMPLING = 2
-SCATTERED = ("torso", "neck", "leg", "hoof", "toe", "tail", "tuft")
-"""Parts that images without an animal may show."""
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ipcnn_ray.data.crop_store import StorePlan
+    from ipcnn_ray.data.datasets.drawn.scene import DrawnImage
+
 SMALLEST = 16
-GROUNDS: tuple[Color, ...] = (
-    (96, 128, 62), (132, 146, 84), (150, 124, 86), (176, 160, 122), (118, 116, 112), (70, 84, 60), (164, 176, 188),
-    (196, 204, 212), (120, 150, 190), (88, 70, 56), (206, 196, 176),
-)  # fmt: skip
+"""Side of the smallest image, pixels."""
 
 
-def contents(spec: DrawnAnimals) -> tuple[NDArray[np.int64], list[str]]:
-    """Labels and names of all images of a spec, in order: the objects of each category, then the negatives."""
-    labels = [label for label in range(len(spec.categories)) for _ in range(spec.objects)] + [-1] * spec.negatives
-    names = [f"{category}-{i:05}" for category in spec.categories for i in range(spec.objects)]
-    return np.array(labels, np.int64), names + [f"negative-{i:05}" for i in range(spec.negatives)]
+class DrawnAnimals(Dataset):
+    """Procedurally drawn animals with known landmarks; needs no download. Runs on it are tagged as drawn."""
 
+    kind: Literal["drawn_animals"]
+    """Drawn on the spot."""
+    category: OneOrMore[Literal["bird", "cat", "cow", "dog", "horse", "sheep"]] = "cow"
+    """The animal that the positive images show."""
+    objects: Annotated[Integer, Field(ge=10, le=100_000)] = 400
+    """Number of drawn objects of each category (positive images, before mirroring)."""
+    negatives: Negatives = 250
+    """Number of images of clutter without an animal. Default for several categories: 0."""
+    landmarks: Annotated[tuple[Literal["head", "neck", "torso", "nose"], ...], Field(min_length=1)] = (
+        "head",
+        "neck",
+        "torso",
+    )
+    """The landmarks that location instability is taken over."""
+    train_share: OpenShare = 0.75
+    """Share of objects and of negatives in the training split; every index in round(linspace(1, n, round(share n)))."""
+    drawing_seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 0
+    """Seed of the drawing, apart from the seed of training."""
 
-@dataclass(frozen=True)
-class Animal:
-    """One drawn image, and what is known of the animal's parts."""
+    title: ClassVar = "Drawn animals: made on the spot, nothing to fetch"
+    version: ClassVar = "2"
+    drawn: ClassVar = True
+    least_negatives: ClassVar = 10
 
-    image: NDArray[np.uint8]
-    """[size, size, 3]"""
-    landmarks_K2: NDArray[np.float32]
-    """(row, col) in pixels, 0 the centre of the first; NaN where hidden, cut off, or without an animal."""
-    sizes_K2: NDArray[np.float32]
-    """(height, width) of the box of the part's share inside the image, shares of it; NaN where mostly cut off."""
-    masks: Sequence[NDArray[np.float32] | None] = ()
-    """Patch of each part (`data/part_masks.py`), what hides it not counted; None where mostly cut off."""
+    @property
+    def provides(self) -> frozenset[Provided]:
+        return super().provides | {"part_sizes", "part_masks"}
 
+    def issues(self) -> Iterator[FieldIssue]:
+        for name, n in (("objects", self.objects), ("negatives", self.negatives)):
+            if n and in_training(n, self.train_share) in (0, n):
+                advice = f"leaves one split without any of the {n} {name}; take it closer to 0.5"
+                yield self.issue("train_share", advice, name)
+                return
 
-def draw_one(spec: DrawnAnimals, size: int, number: int) -> Animal:
-    """Image `number` of all images of a spec, `size` x `size` pixels.
+    def train_items(self) -> int:
+        """Return the number of training items: objects twice (mirrored too) and negatives once."""
+        objects = len(self.categories) * in_training(self.objects, self.train_share)
+        return 2 * objects + in_training(self.negatives, self.train_share)
 
-    Errors: ValueError for a size below 16 pixels.
-    """
-    if size < SMALLEST:
-        raise ValueError(f"size = {size} pixels: an animal needs at least {SMALLEST}")
-    label, index = divmod(number, spec.objects)
-    if label < len(spec.categories):
-        return draw_animal(spec, size, index, label)
-    nothing = np.full((len(spec.landmarks), 2), np.nan, np.float32)
-    return Animal(draw_negative(spec, size, number - len(spec.categories) * spec.objects), nothing, nothing)
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all images in order: the objects of each category, then the negatives."""
+        objects = [f"{category}-{i:05}" for category in self.categories for i in range(self.objects)]
+        return (*objects, *(f"negative-{i:05}" for i in range(self.negatives)))
 
+    def draw(self, number: int, size: int) -> DrawnImage:
+        """Draw image `number` of `names`, `size` x `size` pixels. Raises ValueError for a size below 16 pixels."""
+        from ipcnn_ray.data.datasets.drawn.scene import draw_animal, draw_negative
 
-def draw_animal(spec: DrawnAnimals, size: int, index: int, label: int = 0) -> Animal:
-    """Image number `index` with an animal of category number `label`."""
-    category = spec.categories[label]
-    of_several = () if len(spec.categories) == 1 else (list(PLANS).index(category),)
-    rng = _generator(spec.drawing_seed, 1, index, *of_several)
-    figure = Poser(category, rng).pose()
-    place = _crop(figure, rng)
-    scene = _Scene(size, rng, category)
-    scene.surroundings()
-    scene.animal(figure, place)
-    hiding = scene.occluders(0.35)
-    landmarks, sizes = np.full((2, len(spec.landmarks), 2), np.nan, np.float32)
-    masks: list[NDArray[np.float32] | None] = []
-    for k, name in enumerate(spec.landmarks):
-        outline = place(figure.landmarks[name])
-        where = _landmark(outline, hiding)
-        if where is not None:
-            landmarks[k] = where[::-1] * size - 0.5
-        box = _seen_box(outline)
-        if box is not None:
-            sizes[k] = (box[1] - box[0])[::-1]
-        masks.append(None if box is None else patch_of_outline(outline, box.mean(axis=0)))
-    return Animal(scene.finished(), landmarks, sizes, masks)
+        if size < SMALLEST:
+            raise ValueError(f"size = {size} pixels: an animal needs at least {SMALLEST}")
+        count = len(self.categories)
+        label, index = divmod(number, self.objects)
+        if label < count:
+            category, several = self.categories[label], count > 1
+            return draw_animal(size, self.drawing_seed, index, category, self.landmarks, one_of_several=several)
+        index = number - count * self.objects
+        return draw_negative(size, self.drawing_seed, index, self.categories[index % count], self.landmarks)
 
+    def store_plan(self, root: Path | None, image_size: int, progress: Progress | None) -> StorePlan:
+        import numpy as np
 
-def draw_negative(spec: DrawnAnimals, size: int, index: int) -> NDArray[np.uint8]:
-    """Image [size, size, 3] number `index` without an animal."""
-    rng = _generator(spec.drawing_seed, 0, index)
-    scene = _Scene(size, rng, spec.categories[index % len(spec.categories)])
-    scene.surroundings()
-    if rng.random() < 0.3:
-        scene.taken_apart()
-    else:
-        scene.sticks_and_stones()
-    scene.occluders(0.35)
-    return scene.finished()
+        from ipcnn_ray.data.crop_store import Contents, StorePlan
+        from ipcnn_ray.data.part_masks import G, MeanMasks
+        from ipcnn_ray.data.split import items_of_categories
 
+        names, landmarks = self.names(), len(self.landmarks)
+        objects_L = [self.objects] * len(self.categories)
+        train, validation = items_of_categories(objects_L, self.negatives, self.train_share, repeat=False)
+        labels_N = np.repeat([*range(len(objects_L)), -1], [*objects_L, self.negatives])
+        sizes_NK2 = np.full((len(names), landmarks, 2), np.nan, np.float32)
+        masks_KGG = np.full((landmarks, G, G), np.nan, np.float32)
+        trained = set(train[:, 0].tolist())
 
-def _generator(seed: int, *key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
+        def fill(images_N3SS: NDArray[np.uint8], landmarks_NK2: NDArray[np.float32]) -> None:
+            mean = MeanMasks(landmarks)
+            for i in range(len(names)):
+                image = self.draw(i, image_size)
+                images_N3SS[i] = image.pixels.transpose(2, 0, 1)
+                landmarks_NK2[i], sizes_NK2[i] = image.landmarks_K2, image.sizes_K2
+                if i in trained and labels_N[i] >= 0:
+                    mean.add(image.masks)
+                if progress:
+                    progress(i + 1, len(names))
+            masks_KGG[:] = mean.mean()
 
-
-def _landmark(outline: Points, hiding: list[Points]) -> Points | None:
-    """Centre (x, y) of the box of the part's share inside the image; None where it is hidden or mostly cut off."""
-    box = _seen_box(outline)
-    if box is None:
-        return None
-    center: Points = (box[0] + box[1]) / 2
-    return None if any(holds(shape, center) for shape in hiding) else center
-
-
-def _seen_box(outline: Points) -> Points | None:
-    """The part's box inside the image, [[left, top], [right, bottom]]; None where less than 0.3 of it is inside."""
-    box = box_of([outline])
-    inner: Points = np.clip(box, 0, 1)
-    return None if np.prod(inner[1] - inner[0]) < 0.3 * np.prod(box[1] - box[0]) else inner
-
-
-def _crop(figure: Figure, rng: np.random.Generator) -> Callable[[Points], Points]:
-    """The map from the figure's frame to the unit square of the crop: facing, roll, what is cut off, margins."""
-    mirror = np.array([1.0 if rng.random() < 0.5 else -1.0, 1.0])
-    roll = rng.normal(0, 4)
-
-    def stand(points: Points) -> Points:
-        return turn(points * mirror, roll)
-
-    low, high = box_of([stand(part.points) for part in figure.coat + figure.details])
-    head = box_of([stand(figure.landmarks["head"])]).mean(axis=0)
-    cut = rng.random()
-    if cut < 0.20:  # the front half only, as when the photograph ends there
-        keep = rng.uniform(0.45, 0.8) * (high[0] - low[0])
-        if head[0] > (low + high)[0] / 2:
-            low[0] = high[0] - keep
-        else:
-            high[0] = low[0] + keep
-    elif cut < 0.34:  # without feet
-        high[1] -= rng.uniform(0.15, 0.35) * (high[1] - low[1])
-    elif cut < 0.38:  # without the front
-        keep = rng.uniform(0.6, 0.8) * (high[0] - low[0])
-        if head[0] > (low + high)[0] / 2:
-            high[0] = low[0] + keep
-        else:
-            low[0] = high[0] - keep
-    side = high - low
-    margins = rng.uniform(-0.03, 0.10, (2, 2)) * side
-    low, high = low - margins[0], high + margins[1]
-    side = high - low
-    missing = np.maximum(side.max() / 1.5 - side, 0)  # beyond 3:2, surroundings are added before the warp to a square
-    share = rng.random(2)
-    low, high = low - missing * share, high + missing * (1 - share)
-    return lambda points: (stand(points) - low) / (high - low)
-
-
-class _Scene:
-    """One image in the making, in the unit square."""
-
-    def __init__(self, size: int, rng: np.random.Generator, category: str) -> None:
-        self.size = size
-        self.rng = rng
-        self.category = category
-        self.canvas = Canvas(Image.new("RGB", (size * SUPERSAMPLING,) * 2))
-
-    def _ground(self) -> Color:
-        return varied(self.rng, GROUNDS[self.rng.integers(len(GROUNDS))], 18)
-
-    def _any_color(self) -> Color:
-        """A colour of the surroundings, or of an animal's coat."""
-        rng = self.rng
-        if rng.random() < 0.7:
-            return self._ground()
-        coats = PLANS[self.category].coats
-        return varied(rng, coats[rng.integers(len(coats))][rng.integers(2)], 18)
-
-    def surroundings(self) -> None:
-        """Blended colours, perhaps a ground with a horizon, then polygons, blobs, and strokes."""
-        rng, canvas = self.rng, self.canvas
-        base = np.array([self._ground(), self._ground()], np.float64)[rng.integers(0, 2, (4, 4))]
-        base = np.clip(base + rng.normal(0, 10, (4, 4, 3)), 0, 255).astype(np.uint8)
-        canvas.image.paste(soft_colors(base, canvas.side))
-        if rng.random() < 0.5:
-            left, right = rng.uniform(0.2, 0.8) + rng.normal(0, 0.05, 2)
-            canvas.fill(np.array([[0, left], [1, right], [1, 1.1], [0, 1.1]]), self._ground())
-        for _ in range(rng.integers(2, 7)):
-            self._clutter()
-        if rng.random() < 0.35:
-            self._strokes()
-
-    def _clutter(self) -> None:
-        rng, canvas = self.rng, self.canvas
-        center, color, kind = rng.uniform(-0.05, 1.05, 2), self._any_color(), rng.random()
-        if kind < 0.35:
-            canvas.fill(blob(rng, center, *rng.uniform(0.04, 0.22, 2), 0.35), color)
-        elif kind < 0.6:
-            canvas.fill(center + rng.normal(0, 0.14, (4, 2)), color)
-        elif kind < 0.8:
-            canvas.line(np.stack([center, center + toward(rng.uniform(0, 360), rng.uniform(0.2, 0.9))]), color, 0.02)
-        else:
-            canvas.fill(limb(center, center + toward(rng.uniform(45, 135), 0.5), *rng.uniform(0.03, 0.09, 2)), color)
-
-    def _strokes(self) -> None:
-        """Grass, straw or rain: many short lines of one direction."""
-        rng, color, slant = self.rng, self._ground(), self.rng.uniform(60, 120)
-        for where in rng.uniform(0, 1, (14, 2)):
-            self.canvas.line(np.stack([where, where + toward(slant, 0.09)]), color, 0.012)
-
-    def animal(self, figure: Figure, place: Callable[[Points], Points]) -> None:
-        canvas = self.canvas
-        for part in figure.coat:
-            canvas.part(_moved(part, place(part.points)))
-        if figure.pattern:
-            coat = Canvas(Image.new("L", canvas.image.size))
-            for part in figure.coat:
-                if part.name in ("torso", "neck", "head", "snout"):
-                    coat.fill(place(part.points), 255)
-            over = Canvas(canvas.image.copy())
-            for part in figure.pattern:
-                over.part(_moved(part, place(part.points)))
-            canvas.image.paste(over.image, mask=coat.image)
-        for part in figure.details:
-            canvas.part(_moved(part, place(part.points)))
-
-    def taken_apart(self) -> None:
-        """Parts of an animal of this category, none of its head, scattered: its shapes and colours, not arranged."""
-        rng = self.rng
-        figure = Poser(self.category, rng).pose()
-        parts = [part for part in figure.coat if part.name in SCATTERED]
-        for chosen in rng.permutation(len(parts))[: rng.integers(3, 7)]:
-            part = parts[chosen]
-            middle = box_of([part.points]).mean(axis=0)
-            points = turn(part.points - middle, rng.uniform(0, 360)) * rng.uniform(0.5, 0.8) + rng.uniform(
-                0.08, 0.92, 2
-            )
-            self.canvas.part(_moved(part, points))
-
-    def sticks_and_stones(self) -> None:
-        """Ellipses, sticks and triangles in coat colours."""
-        rng = self.rng
-        for _ in range(rng.integers(2, 6)):
-            center, color, kind = rng.uniform(0.05, 0.95, 2), self._any_color(), rng.random()
-            angle, long = rng.uniform(0, 180), rng.uniform(0.08, 0.3)
-            if kind < 0.45:
-                shape = round_shape(center, long, long * rng.uniform(0.4, 0.9), angle, rng.uniform(2, 3))
-            elif kind < 0.8:
-                shape = ribbon([center, center + toward(angle, long)], 0.09, 0.05)
-            else:
-                shape = center + rng.normal(0, 0.08, (3, 2))
-            self.canvas.part(Part("stone", shape, color))
-
-    def occluders(self, share: float) -> list[Points]:
-        """In this share of images one or two things in front of everything; their outlines."""
-        rng, shapes = self.rng, []
-        if rng.random() < share:
-            for _ in range(rng.integers(1, 3)):
-                kind, center = rng.random(), rng.uniform(0, 1, 2)
-                if kind < 0.4:  # a trunk or a pole
-                    shape = limb(
-                        np.array([center[0], -0.1]), np.array([center[0], 1.1]) + (rng.normal(0, 0.1), 0), 0.1, 0.13
-                    )
-                elif kind < 0.75:  # a bush or a stone
-                    shape = blob(rng, center, *rng.uniform(0.08, 0.19, 2), 0.25)
-                else:  # tall grass or a fence along the lower edge
-                    top = rng.uniform(0.78, 0.95) + rng.normal(0, 0.03, 6)
-                    edge = np.stack([np.linspace(0, 1, 6), top], axis=1)
-                    shape = np.concatenate([edge, [[1.0, 1.1], [0.0, 1.1]]])
-                self.canvas.part(Part("occluder", shape, self._ground()))
-                shapes.append(shape)
-        return shapes
-
-    def finished(self) -> NDArray[np.uint8]:
-        """The image [size, size, 3] under its light, with the camera's noise."""
-        rng, size = self.rng, self.size
-        pixels = np.asarray(self.canvas.image.reduce(SUPERSAMPLING), np.float32)
-        light = soft_field(rng.uniform(0.72, 1.18) * (1 + rng.normal(0, 0.09, (3, 3))), size)
-        grain = soft_field(rng.normal(0, rng.uniform(3, 10), (64, 64)), size)
-        tint = (1 + rng.normal(0, 0.04, 3)).astype(np.float32)
-        lit = pixels * light[:, :, None] * tint + grain[:, :, None]
-        return np.clip(np.rint(lit), 0, 255).astype(np.uint8)
-
-
-def _moved(part: Part, points: Points) -> Part:
-    return Part(part.name, points, part.color, part.outlined)
+        contents = Contents(
+            labels_N=labels_N,
+            categories=self.categories,
+            landmarks_NK2=np.full_like(sizes_NK2, np.nan),
+            train_items=train,
+            val_items=validation,
+            names=names,
+            landmark_names=self.landmarks,
+            part_sizes_NK2=sizes_NK2,
+            mean_masks_KGG=masks_KGG,
+        )
+        return StorePlan("drawn", contents, fill)

@@ -1,0 +1,261 @@
+"""Base classes of datasets: a section of a spec that knows its files and how crops are made of them.
+
+A package adds a dataset with an entry point in ``ipcnn.datasets``, named as the dataset's `kind`. Its object is a
+subclass of `PhotographDataset` (or of `Dataset`, for images that are not photographs with boxes)::
+
+    class Beetles(PhotographDataset):
+        \"""Beetles from above.\"""
+
+        kind: Literal["beetles"]
+        category: OneOrMore[str] = "beetle"
+        landmarks: tuple[Literal["head", "wing"], ...] = ("head", "wing")
+        negatives: Negatives = 100
+
+        title: ClassVar[str] = "Beetles: 200 photographs"
+        folder: ClassVar[str] = "beetles"
+        photographs: ClassVar[str] = "beetles/images"
+
+        def annotations(self, folder: Path) -> list[Annotations]: ...
+
+The commands import these modules. Import numpy, scipy, h5py and PIL inside the methods that read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from inspect import isabstract
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ipcnn_ray.data.annotations import Annotations
+from ipcnn_ray.errors import DataError, IpcnnError, Issue
+from ipcnn_ray.spec.data import Data, DataSection
+from ipcnn_ray.spec.section import sections
+
+if TYPE_CHECKING:
+    from ipcnn_ray.data.crop_store import StorePlan
+    from ipcnn_ray.data.photographs import Source
+    from ipcnn_ray.data.split import Items
+
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+NEGATIVES = "voc/neg"
+"""Folder of Zhang et al.'s negative images, 00001.JPEG and so on."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to download."""
+
+    url: str
+    moves: tuple[tuple[str, str], ...]
+    """(glob of what the archive holds, folder below IPCNN_DATA that it is put into)."""
+    md5: str = ""
+    """Published checksum; empty if there is none."""
+
+    @property
+    def name(self) -> str:
+        """Name of the local file. Files of one name at different addresses get different names."""
+        plain = self.url.rstrip("/").rsplit("/", 1)[-1]
+        return f"{hashlib.sha256(self.url.encode()).hexdigest()[:8]}-{plain}"
+
+
+_INTERPRETABLE_CNN = (
+    "https://codeload.github.com/zqs1022/interpretableCNN/tar.gz/6d7d1a6aaf0f1b2b03a3b54d4ac4803b3f1ce823"
+)
+
+
+def released_archive(*moves: tuple[str, str]) -> Archive:
+    """Zhang et al.'s released code, which holds the negatives and the landmark files of VOC and ILSVRC."""
+    return Archive(_INTERPRETABLE_CNN, (*moves, ("*/data/neg", "voc")))
+
+
+class Listing:
+    """Names of the files below IPCNN_DATA: of a local folder, or of a bucket by its keys."""
+
+    def __init__(self, folder: Path | None = None, keys: Sequence[str] = ()) -> None:
+        self.folder = folder
+        self.keys = keys
+
+    def glob(self, pattern: str) -> list[str]:
+        """Return the files that match a pattern in which `*` does not match `/`."""
+        if self.folder is not None:
+            return [path.relative_to(self.folder).as_posix() for path in self.folder.glob(pattern)]
+        parts = pattern.split("/")
+        return [
+            key
+            for key in self.keys
+            if len(names := key.split("/")) == len(parts) and all(map(fnmatchcase, names, parts))
+        ]
+
+    def has(self, folder: str) -> bool:
+        """Return whether there is such a folder."""
+        if self.folder is not None:
+            return (self.folder / folder).is_dir()
+        return any(key.startswith(f"{folder}/") for key in self.keys)
+
+
+class Dataset(DataSection):
+    """Base class of every dataset."""
+
+    title: ClassVar[str]
+    """What the dataset is, in one line of `ipcnn data list`."""
+    version: ClassVar[str] = "1"
+    """Version of how crops are made from the same files. Changing it makes every store anew."""
+    archives: ClassVar[tuple[Archive, ...]] = ()
+    """Files that `ipcnn data fetch` downloads."""
+    folders: ClassVar[tuple[str, ...]] = ()
+    """Folders below IPCNN_DATA when the dataset is complete; the first is its own."""
+    split_source: ClassVar[str] = "data.train_share"
+    """Field or file that the split comes from."""
+    counts: ClassVar[Mapping[str, str]] = {}
+    """What `ipcnn doctor` counts: a name in the plural, and a glob below IPCNN_DATA."""
+    annotated: ClassVar[str] = ""
+    """Glob whose first `*` stands for the categories that have landmarks."""
+
+    _declared: ClassVar[tuple[str, ...]] = ("title",)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        fields = [name for name in ("kind", "category", "landmarks", "negatives") if name not in cls.model_fields]
+        lacking = fields + [name for name in cls._declared if not hasattr(cls, name)]
+        if lacking and not isabstract(cls):
+            raise TypeError(f"the dataset {cls.__name__} must declare {', '.join(lacking)}")
+
+    @abstractmethod
+    def store_plan(self, root: Path | None, image_size: int, progress: Progress | None) -> StorePlan:
+        """Read and check the source of the images, and return how a store is made of it.
+
+        Args:
+            root: IPCNN_DATA, None if it is not set.
+            image_size: Side of a crop, pixels.
+            progress: Called for each crop that is made.
+
+        Raises:
+            DataError: With every issue of the source. Nothing has been written.
+        """
+
+    @classmethod
+    def missing(cls, files: Listing) -> list[str]:
+        """Return the folders that are not there."""
+        return [folder for folder in cls.folders if not files.has(folder)]
+
+    @classmethod
+    def facts(cls, files: Listing) -> dict[str, Any]:
+        """Return what `ipcnn doctor` says of this dataset; JSON-serialisable."""
+        missing = cls.missing(files)
+        if not cls.folders or cls.folders[0] in missing:
+            return {"missing": missing, "counts": {}, "categories": []}
+        place = cls.annotated.split("/").index("*") if cls.annotated else 0
+        categories = {path.split("/")[place] for path in files.glob(cls.annotated)} if cls.annotated else set()
+        counts = {name: len(files.glob(pattern)) for name, pattern in cls.counts.items()}
+        return {"missing": missing, "counts": counts, "categories": sorted(categories)}
+
+    def count_train_items(self, root: Path | None) -> int | None:
+        """Return the number of training items, reading annotations if needed; None if they are not there.
+
+        Raises:
+            DataError: As `store_plan`.
+        """
+        return self.train_items()
+
+
+class PhotographDataset(Dataset):
+    """Base class of datasets of photographs in which objects have boxes and landmarks.
+
+    A crop is the box of an object. Negatives are whole photographs, `voc/neg/00001.JPEG` and so on.
+    """
+
+    folder: ClassVar[str]
+    """Folder below IPCNN_DATA that `annotations` reads."""
+    photographs: ClassVar[str]
+    """Folder below IPCNN_DATA that the names of images begin in."""
+    digest_root: ClassVar[str] = ""
+    """Folder below IPCNN_DATA that the names of files in the data digest begin in."""
+    _declared: ClassVar = ("title", "folder", "photographs")
+
+    @abstractmethod
+    def annotations(self, folder: Path) -> list[Annotations]:
+        """Read the annotated objects of each category, in the order of `categories`.
+
+        Issues of single files and objects are collected in `Annotations.issues`. Raises DataError for what leaves
+        nothing to check.
+        """
+
+    def split_items(self, source: Source) -> tuple[Items, Items]:
+        """Return the training and the validation items. Reads the fields `train_share`, `positive_share` and `split`
+        of a section that declares them."""
+        from ipcnn_ray.data.split import items, items_of_categories
+
+        objects_L, share = source.objects_L, getattr(self, "train_share", 0.9)
+        if len(objects_L) == 1:
+            return items(objects_L[0], source.negatives, share, getattr(self, "positive_share", 0.75))
+        split = getattr(self, "split", "objects")
+        return items_of_categories(objects_L, source.negatives, share, repeat=True, split=split)
+
+    def read(self, root: Path | None) -> Source:
+        """Read the annotations and check them and the photographs together.
+
+        Raises:
+            DataError: With every issue.
+        """
+        from ipcnn_ray.data.photographs import gather
+
+        root = self._checked_root(root)
+        return gather(
+            self.annotations(root / self.folder),
+            digest_root=root / self.digest_root,
+            photographs=root / self.photographs,
+            negatives_folder=root / NEGATIVES,
+            categories=self.categories,
+            landmarks=self.landmarks,
+            min_side=getattr(self, "min_side", 0),
+            negatives=self.negatives,
+            reader=f"{type(self).__module__}.{type(self).__qualname__}.annotations",
+        )
+
+    def _checked_root(self, root: Path | None) -> Path:
+        if root is None:
+            what, advice = "IPCNN_DATA is not set", f"Set it to the folder that holds {self.folder}/."
+            raise DataError([Issue(f"data.kind = {self.kind}", what, advice)])
+        if not (root / self.folder).is_dir():
+            advice = f"IPCNN_DATA must name the folder that holds {self.folder}/."
+            raise DataError([Issue(str(root / self.folder), "no such folder", advice)])
+        return root
+
+    def store_plan(self, root: Path | None, image_size: int, progress: Progress | None) -> StorePlan:
+        from ipcnn_ray.data.photographs import plan_of_photographs
+
+        source = self.read(root)
+        train, validation = self.split_items(source)
+        return plan_of_photographs(
+            source,
+            image_size,
+            progress,
+            categories=self.categories,
+            landmarks=self.landmarks,
+            train=train,
+            validation=validation,
+        )
+
+    def count_train_items(self, root: Path | None) -> int | None:
+        return None if root is None else len(self.split_items(self.read(root))[0])
+
+
+def as_dataset(section: DataSection) -> Dataset:
+    """Return a data section as the dataset that it is. Raises IpcnnError for a class that is only a section."""
+    if not isinstance(section, Dataset):
+        name = f"{type(section).__module__}.{type(section).__qualname__}"
+        raise IpcnnError(
+            f"data.kind = {section.kind}: {name} reads no images\nIt must be a subclass of {__name__}.Dataset."
+        )
+    return section
+
+
+def registered() -> dict[str, type[Dataset]]:
+    """Return all datasets by kind: those of this package, and those of other installed packages."""
+    return {kind: section for kind, section in sections(Data).items() if issubclass(section, Dataset)}

@@ -1,0 +1,289 @@
+"""Draws one image: an articulated animal on clutter with known landmarks, or clutter without an animal.
+
+Each image is drawn from its own generator, seeded by (drawing seed, animal or not, index) and, of several animals, by
+which it is: an image does not depend on how many are drawn, in which order, or in which process, and the same scene is
+drawn at every size.
+The images stand for object crops: the animal fills most of a square, its box warped to it as VOC crops are, with
+truncated animals, varying margins and occluders. Images without an animal have the same clutter with ellipses and
+sticks in it, or with the trunk, limbs and tail of an animal, taken apart and scattered.
+
+Deviations: bytes are the same on one machine and versions of numpy and Pillow; sines may differ in the last bit
+between processors, and an edge pixel with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ipcnn_ray.data.datasets.drawn.bodies import PLANS, Figure, Poser
+from ipcnn_ray.data.datasets.drawn.canvas import (
+    Canvas,
+    Color,
+    Part,
+    Points,
+    blob,
+    box_of,
+    holds,
+    limb,
+    ribbon,
+    round_shape,
+    soft_colors,
+    soft_field,
+    toward,
+    turn,
+    varied,
+)
+from ipcnn_ray.data.part_masks import patch_of_outline
+
+SUPERSAMPLING = 2
+SCATTERED = ("torso", "neck", "leg", "hoof", "toe", "tail", "tuft")
+"""Parts that images without an animal may show."""
+GROUNDS: tuple[Color, ...] = (
+    (96, 128, 62), (132, 146, 84), (150, 124, 86), (176, 160, 122), (118, 116, 112), (70, 84, 60), (164, 176, 188),
+    (196, 204, 212), (120, 150, 190), (88, 70, 56), (206, 196, 176),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """One drawn image, and what is known of the parts of its animal."""
+
+    pixels: NDArray[np.uint8]
+    """[size, size, 3]"""
+    landmarks_K2: NDArray[np.float32]
+    """(row, col) in pixels, 0 the center of the first; NaN where hidden, cut off, or without an animal."""
+    sizes_K2: NDArray[np.float32]
+    """(height, width) of the box of the part's share inside the image, shares of it; NaN where mostly cut off."""
+    masks: Sequence[NDArray[np.float32] | None] = ()
+    """Patch of each part (`data/part_masks.py`), occluders not counted; None where mostly cut off."""
+
+
+def draw_animal(
+    size: int, seed: int, index: int, category: str, landmarks: Sequence[str], *, one_of_several: bool
+) -> DrawnImage:
+    """Draw image number `index` of an animal, `size` x `size` pixels. The same animal alone is drawn otherwise than as
+    one of several."""
+    key = (list(PLANS).index(category),) if one_of_several else ()
+    rng = _generator(seed, 1, index, *key)
+    figure = Poser(category, rng).pose()
+    place = _crop(figure, rng)
+    scene = _Scene(size, rng, category)
+    scene.surroundings()
+    scene.animal(figure, place)
+    occluders = scene.occluders(0.35)
+    positions, sizes = np.full((2, len(landmarks), 2), np.nan, np.float32)
+    masks: list[NDArray[np.float32] | None] = []
+    for k, name in enumerate(landmarks):
+        outline = place(figure.landmarks[name])
+        center = _landmark(outline, occluders)
+        if center is not None:
+            positions[k] = center[::-1] * size - 0.5
+        box = _seen_box(outline)
+        if box is not None:
+            sizes[k] = (box[1] - box[0])[::-1]
+        masks.append(None if box is None else patch_of_outline(outline, box.mean(axis=0)))
+    return DrawnImage(scene.finished(), positions, sizes, masks)
+
+
+def draw_negative(size: int, seed: int, index: int, category: str, landmarks: Sequence[str]) -> DrawnImage:
+    """Draw image number `index` without an animal, in the colors and shapes of this category."""
+    rng = _generator(seed, 0, index)
+    scene = _Scene(size, rng, category)
+    scene.surroundings()
+    if rng.random() < 0.3:
+        scene.taken_apart()
+    else:
+        scene.sticks_and_stones()
+    scene.occluders(0.35)
+    unknown = np.full((len(landmarks), 2), np.nan, np.float32)
+    return DrawnImage(scene.finished(), unknown, unknown)
+
+
+def _generator(seed: int, *key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+def _landmark(outline: Points, occluders: list[Points]) -> Points | None:
+    """Centre (x, y) of the box of the part's share inside the image; None where it is hidden or mostly cut off."""
+    box = _seen_box(outline)
+    if box is None:
+        return None
+    center: Points = (box[0] + box[1]) / 2
+    return None if any(holds(shape, center) for shape in occluders) else center
+
+
+def _seen_box(outline: Points) -> Points | None:
+    """The part's box inside the image, [[left, top], [right, bottom]]; None where less than 0.3 of it is inside."""
+    box = box_of([outline])
+    inner: Points = np.clip(box, 0, 1)
+    return None if np.prod(inner[1] - inner[0]) < 0.3 * np.prod(box[1] - box[0]) else inner
+
+
+def _crop(figure: Figure, rng: np.random.Generator) -> Callable[[Points], Points]:
+    """The map from the figure's frame to the unit square of the crop: facing, roll, what is cut off, margins."""
+    mirror = np.array([1.0 if rng.random() < 0.5 else -1.0, 1.0])
+    roll = rng.normal(0, 4)
+
+    def stand(points: Points) -> Points:
+        return turn(points * mirror, roll)
+
+    low, high = box_of([stand(part.points) for part in figure.coat + figure.details])
+    head = box_of([stand(figure.landmarks["head"])]).mean(axis=0)
+    cut = rng.random()
+    if cut < 0.20:  # the front half only, as when the photograph ends there
+        keep = rng.uniform(0.45, 0.8) * (high[0] - low[0])
+        if head[0] > (low + high)[0] / 2:
+            low[0] = high[0] - keep
+        else:
+            high[0] = low[0] + keep
+    elif cut < 0.34:  # without feet
+        high[1] -= rng.uniform(0.15, 0.35) * (high[1] - low[1])
+    elif cut < 0.38:  # without the front
+        keep = rng.uniform(0.6, 0.8) * (high[0] - low[0])
+        if head[0] > (low + high)[0] / 2:
+            high[0] = low[0] + keep
+        else:
+            low[0] = high[0] - keep
+    side = high - low
+    margins = rng.uniform(-0.03, 0.10, (2, 2)) * side
+    low, high = low - margins[0], high + margins[1]
+    side = high - low
+    missing = np.maximum(side.max() / 1.5 - side, 0)  # beyond 3:2, surroundings are added before the warp to a square
+    share = rng.random(2)
+    low, high = low - missing * share, high + missing * (1 - share)
+    return lambda points: (stand(points) - low) / (high - low)
+
+
+class _Scene:
+    """One image in the making, in the unit square."""
+
+    def __init__(self, size: int, rng: np.random.Generator, category: str) -> None:
+        self.size = size
+        self.rng = rng
+        self.category = category
+        self.canvas = Canvas(Image.new("RGB", (size * SUPERSAMPLING,) * 2))
+
+    def _ground(self) -> Color:
+        return varied(self.rng, GROUNDS[self.rng.integers(len(GROUNDS))], 18)
+
+    def _any_color(self) -> Color:
+        """A colour of the surroundings, or of an animal's coat."""
+        rng = self.rng
+        if rng.random() < 0.7:
+            return self._ground()
+        coats = PLANS[self.category].coats
+        return varied(rng, coats[rng.integers(len(coats))][rng.integers(2)], 18)
+
+    def surroundings(self) -> None:
+        """Blended colours, perhaps a ground with a horizon, then polygons, blobs, and strokes."""
+        rng, canvas = self.rng, self.canvas
+        base = np.array([self._ground(), self._ground()], np.float64)[rng.integers(0, 2, (4, 4))]
+        base = np.clip(base + rng.normal(0, 10, (4, 4, 3)), 0, 255).astype(np.uint8)
+        canvas.image.paste(soft_colors(base, canvas.side))
+        if rng.random() < 0.5:
+            left, right = rng.uniform(0.2, 0.8) + rng.normal(0, 0.05, 2)
+            canvas.fill(np.array([[0, left], [1, right], [1, 1.1], [0, 1.1]]), self._ground())
+        for _ in range(rng.integers(2, 7)):
+            self._clutter()
+        if rng.random() < 0.35:
+            self._strokes()
+
+    def _clutter(self) -> None:
+        rng, canvas = self.rng, self.canvas
+        center, color, kind = rng.uniform(-0.05, 1.05, 2), self._any_color(), rng.random()
+        if kind < 0.35:
+            canvas.fill(blob(rng, center, *rng.uniform(0.04, 0.22, 2), 0.35), color)
+        elif kind < 0.6:
+            canvas.fill(center + rng.normal(0, 0.14, (4, 2)), color)
+        elif kind < 0.8:
+            canvas.line(np.stack([center, center + toward(rng.uniform(0, 360), rng.uniform(0.2, 0.9))]), color, 0.02)
+        else:
+            canvas.fill(limb(center, center + toward(rng.uniform(45, 135), 0.5), *rng.uniform(0.03, 0.09, 2)), color)
+
+    def _strokes(self) -> None:
+        """Grass, straw or rain: many short lines of one direction."""
+        rng, color, slant = self.rng, self._ground(), self.rng.uniform(60, 120)
+        for where in rng.uniform(0, 1, (14, 2)):
+            self.canvas.line(np.stack([where, where + toward(slant, 0.09)]), color, 0.012)
+
+    def animal(self, figure: Figure, place: Callable[[Points], Points]) -> None:
+        canvas = self.canvas
+        for part in figure.coat:
+            canvas.part(_moved(part, place(part.points)))
+        if figure.pattern:
+            coat = Canvas(Image.new("L", canvas.image.size))
+            for part in figure.coat:
+                if part.name in ("torso", "neck", "head", "snout"):
+                    coat.fill(place(part.points), 255)
+            over = Canvas(canvas.image.copy())
+            for part in figure.pattern:
+                over.part(_moved(part, place(part.points)))
+            canvas.image.paste(over.image, mask=coat.image)
+        for part in figure.details:
+            canvas.part(_moved(part, place(part.points)))
+
+    def taken_apart(self) -> None:
+        """Parts of an animal of this category, none of its head, scattered: its shapes and colours, not arranged."""
+        rng = self.rng
+        figure = Poser(self.category, rng).pose()
+        parts = [part for part in figure.coat if part.name in SCATTERED]
+        for chosen in rng.permutation(len(parts))[: rng.integers(3, 7)]:
+            part = parts[chosen]
+            middle = box_of([part.points]).mean(axis=0)
+            points = turn(part.points - middle, rng.uniform(0, 360)) * rng.uniform(0.5, 0.8) + rng.uniform(
+                0.08, 0.92, 2
+            )
+            self.canvas.part(_moved(part, points))
+
+    def sticks_and_stones(self) -> None:
+        """Ellipses, sticks and triangles in coat colours."""
+        rng = self.rng
+        for _ in range(rng.integers(2, 6)):
+            center, color, kind = rng.uniform(0.05, 0.95, 2), self._any_color(), rng.random()
+            angle, long = rng.uniform(0, 180), rng.uniform(0.08, 0.3)
+            if kind < 0.45:
+                shape = round_shape(center, long, long * rng.uniform(0.4, 0.9), angle, rng.uniform(2, 3))
+            elif kind < 0.8:
+                shape = ribbon([center, center + toward(angle, long)], 0.09, 0.05)
+            else:
+                shape = center + rng.normal(0, 0.08, (3, 2))
+            self.canvas.part(Part("stone", shape, color))
+
+    def occluders(self, share: float) -> list[Points]:
+        """In this share of images one or two things in front of everything; their outlines."""
+        rng, shapes = self.rng, []
+        if rng.random() < share:
+            for _ in range(rng.integers(1, 3)):
+                kind, center = rng.random(), rng.uniform(0, 1, 2)
+                if kind < 0.4:  # a trunk or a pole
+                    shape = limb(
+                        np.array([center[0], -0.1]), np.array([center[0], 1.1]) + (rng.normal(0, 0.1), 0), 0.1, 0.13
+                    )
+                elif kind < 0.75:  # a bush or a stone
+                    shape = blob(rng, center, *rng.uniform(0.08, 0.19, 2), 0.25)
+                else:  # tall grass or a fence along the lower edge
+                    top = rng.uniform(0.78, 0.95) + rng.normal(0, 0.03, 6)
+                    edge = np.stack([np.linspace(0, 1, 6), top], axis=1)
+                    shape = np.concatenate([edge, [[1.0, 1.1], [0.0, 1.1]]])
+                self.canvas.part(Part("occluder", shape, self._ground()))
+                shapes.append(shape)
+        return shapes
+
+    def finished(self) -> NDArray[np.uint8]:
+        """The image [size, size, 3] under its light, with the camera's noise."""
+        rng, size = self.rng, self.size
+        pixels = np.asarray(self.canvas.image.reduce(SUPERSAMPLING), np.float32)
+        light = soft_field(rng.uniform(0.72, 1.18) * (1 + rng.normal(0, 0.09, (3, 3))), size)
+        grain = soft_field(rng.normal(0, rng.uniform(3, 10), (64, 64)), size)
+        tint = (1 + rng.normal(0, 0.04, 3)).astype(np.float32)
+        lit = pixels * light[:, :, None] * tint + grain[:, :, None]
+        return np.clip(np.rint(lit), 0, 255).astype(np.uint8)
+
+
+def _moved(part: Part, points: Points) -> Part:
+    return Part(part.name, points, part.color, part.outlined)
