@@ -1,10 +1,18 @@
-"""Outputs of frozen layers, computed once per machine and mapped from disk: the same numbers as running the layers."""
+"""Cache of the outputs of frozen layers, and the batches that training and evaluation read from it.
+
+    <cache>/features/<key>/features.npy     float32 [I, C, H, W], one row per (crop, mirrored) pair
+
+A cache is computed once per machine and memory-mapped. Reading it gives the numbers of the frozen layers.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import shutil
+import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
@@ -21,25 +29,28 @@ from ipcnn_ray.data.datasets.dataset import Progress
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.utils.files import atomic_folder
-from ipcnn_ray.utils.locks import file_lock
+from ipcnn_ray.utils.files import sync_folder
+from ipcnn_ray.utils.locks import ChunkClaims, file_lock
 
 CHUNK = 32
-"""Items per forward pass while building."""
+"""Items per forward pass when the cache is computed. The numbers depend on it."""
 SPARE = 1 << 28
 """Bytes that stay free on the disk."""
+POLL_S = 0.05
+"""Seconds between two looks at the chunks that other processes compute."""
+FEATURES, CHUNKS = "features.npy", "chunks"
 
 
 def feature_key(data_digest: str, net: InterpretableNet, scale: float, device_type: str, items: Items) -> str:
-    """Name of a cache: a sum over all that its numbers depend on, the frozen layers' among them."""
+    """Return the name of a cache: a hash of all that its numbers depend on, including the weights of frozen layers."""
     frozen = list(net.body.items())[: net.cut]
-    what = [data_digest, [[name, repr(module)] for name, module in frozen], scale, device_type, torch.__version__]
-    total = hashlib.sha256(json.dumps(what).encode())
+    config = [data_digest, [[name, repr(module)] for name, module in frozen], scale, device_type, torch.__version__]
+    sha256 = hashlib.sha256(json.dumps(config).encode())
     for _, module in frozen:
-        for tensor in module.state_dict().values():  # statistics of batch normalisation among them
-            total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    total.update(items.tobytes())
-    return total.hexdigest()[:16]
+        for tensor in module.state_dict().values():  # includes the statistics of batch normalisation
+            sha256.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    sha256.update(items.tobytes())
+    return sha256.hexdigest()[:16]
 
 
 def features_reader(
@@ -48,22 +59,26 @@ def features_reader(
     items: Items,
     shape: tuple[int, ...],
     compute: Callable[[Items], Tensor],
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> Read:
-    """A reader of the features of `items` [I, 2], distinct and in order; built with `compute` if absent.
+    """Return a reader of the features of `items` [I, 2], distinct and sorted. Features that are missing are computed.
 
-    compute: items [b, 2] -> features [b, *shape] float32. progress: called with (items done, items in all) while they
-    are built, and with (0, items in all) before a wait for another process that builds them: one process of a machine
-    builds, the others wait for it.
-    Raises TrainingError when the disk is too small, or when what lies there is not what was written.
+    All processes that need the same missing features compute them together, chunk by chunk. The numbers do not depend
+    on how many they are: every chunk is one forward pass of the same items. A chunk of a process that is killed is
+    computed by another one, or by the next run.
+
+    Args:
+        compute: Items [b, 2] -> features [b, *shape] float32.
+        progress: Called with the number of items that are done and in all; not if the features exist.
+
+    Raises:
+        TrainingError: If the disk is too small, or the file in the cache is damaged.
     """
     folder = cache / "features" / key
-    report_progress = progress or _nobody
     if not folder.is_dir():
-        report_progress(0, len(items))
-    with file_lock(folder.parent / f"{key}.lock"):
-        if not folder.is_dir():
-            _build(folder, items, shape, compute, report_progress)
+        progress(0, len(items))
+    while not folder.is_dir():
+        _build(folder, items, shape, compute, progress)
     features = rows_reader(_open(folder, (len(items), *shape)))
     row = np.full(2 * (int(items[:, 0].max()) + 1), -1, np.int64)
     row[items[:, 0] * 2 + items[:, 1]] = np.arange(len(items))
@@ -78,7 +93,7 @@ def features_reader(
 
 def _open(folder: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     try:
-        features: NDArray[np.float32] = np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
+        features: NDArray[np.float32] = np.load(folder / FEATURES, mmap_mode="r", allow_pickle=False)
         if features.shape != shape or features.dtype != np.float32:
             raise ValueError(f"it holds {features.dtype} {features.shape}, expected float32 {shape}")
     except (OSError, ValueError) as error:
@@ -88,28 +103,72 @@ def _open(folder: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return features
 
 
-def _nobody(done: int, total: int) -> None:
-    """Progress that nobody hears of."""
-
-
 def _build(
-    folder: Path, items: Items, shape: tuple[int, ...], compute: Callable[[Items], Tensor], report_progress: Progress
+    folder: Path, items: Items, shape: tuple[int, ...], compute: Callable[[Items], Tensor], progress: Progress
 ) -> None:
-    with atomic_folder(folder) as partial:
-        needed = len(items) * int(np.prod(shape)) * 4
-        free = shutil.disk_usage(partial).free - SPARE
-        if needed > free:
-            raise TrainingError(
-                f"the outputs of the frozen layers for {len(items)} images need {needed / 1e9:.2f} GB, and "
-                f"{folder.parent} has {max(0, free) / 1e9:.2f} GB to spare: free some space, set IPCNN_CACHE to a "
-                "folder on a larger disk, or compute them anew every epoch with --set compute.cache_frozen=false"
-            )
-        features = np.lib.format.open_memmap(partial / "features.npy", "w+", np.float32, (len(items), *shape))
-        for start in range(0, len(items), CHUNK):
-            features[start : start + CHUNK] = compute(items[start : start + CHUNK]).cpu().numpy()
-            report_progress(min(start + CHUNK, len(items)), len(items))
-        features.flush()
-        del features
+    """Compute the missing chunks of `.<key>`, together with other processes, and rename it to `<key>` when complete.
+
+    `.<key>` has features.npy at its full size, and `chunks`, which is written last and says which of them are done.
+    """
+    lock, partial = folder.with_name(f"{folder.name}.lock"), folder.with_name(f".{folder.name}")
+    with file_lock(lock):
+        if folder.is_dir():
+            return
+        if not (partial / CHUNKS).is_file():
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            _allocate(partial, len(items), shape)
+        claims = ChunkClaims(partial / CHUNKS)
+    try:
+        _compute_chunks(partial / FEATURES, claims, items, compute, progress)
+        with file_lock(lock):
+            if claims.is_of(partial / CHUNKS):
+                partial.replace(folder)
+                (folder / CHUNKS).unlink()
+                sync_folder(folder.parent)
+    except BaseException:
+        with file_lock(lock):
+            if claims.is_of(partial / CHUNKS) and claims.is_last():
+                shutil.rmtree(partial)
+        raise
+    finally:
+        claims.close()
+
+
+def _allocate(partial: Path, count: int, shape: tuple[int, ...]) -> None:
+    needed = count * math.prod(shape) * 4
+    free = shutil.disk_usage(partial).free - SPARE
+    if needed > free:
+        partial.rmdir()
+        raise TrainingError(
+            f"the outputs of the frozen layers for {count} images need {needed / 1e9:.2f} GB, and "
+            f"{partial.parent} has {max(0, free) / 1e9:.2f} GB to spare: free some space, set IPCNN_CACHE to a "
+            "folder on a larger disk, or compute them anew every epoch with --set compute.cache_frozen=false"
+        )
+    np.lib.format.open_memmap(partial / FEATURES, "w+", np.float32, (count, *shape)).flush()
+    ChunkClaims.create(partial / CHUNKS, -(-count // CHUNK))
+
+
+def _compute_chunks(
+    file: Path, claims: ChunkClaims, items: Items, compute: Callable[[Items], Tensor], progress: Progress
+) -> None:
+    """Compute chunks that no other process works on, until all are done."""
+    features = np.load(file, mmap_mode="r")
+    with file.open("r+b") as out:
+        while (done := claims.done()) < claims.count:
+            progress(min(done * CHUNK, len(items)), len(items))
+            chunk = claims.claim()
+            if chunk is None:  # other processes compute the last chunks
+                time.sleep(POLL_S)
+                continue
+            start = chunk * CHUNK
+            rows = compute(items[start : start + CHUNK]).cpu().numpy()
+            out.seek(features.offset + start * features.strides[0])
+            out.write(rows.tobytes())
+            out.flush()
+            os.fsync(out.fileno())
+            claims.mark_done(chunk)
+    progress(len(items), len(items))
 
 
 class InputPipeline:
@@ -128,7 +187,7 @@ class InputPipeline:
         self._crops = crops_reader(store.images_N3SS)
         self._features: Read | None = None
 
-    def cache(self, folder: Path, items: Items, progress: Progress | None = None) -> None:
+    def cache(self, folder: Path, items: Items, progress: Progress = lambda done, total: None) -> None:
         """From now on read the frozen layers' outputs for `items` from `folder`, where they are put if absent."""
 
         def compute(part: Items) -> Tensor:

@@ -1,4 +1,4 @@
-"""Exclusive locks on files (flock), between processes of one machine or of a shared file system.
+"""Locks on files between processes of one machine or of a shared file system.
 
 Lock files stay in place after release: deleting one would let two processes hold the same lock.
 """
@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from ipcnn_ray.utils.files import write_atomic
 
 NOTICE_S = 10.0
 """Seconds of waiting after which a message is logged."""
@@ -82,3 +84,63 @@ def _flock(descriptor: int, path: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise LockedError(str(path)) from error
+
+
+class ChunkClaims:
+    """Chunks of a job that several processes share: which are done, and which a process works on.
+
+    The file has one byte per chunk, 1 if it is done. A chunk is claimed by a lock on its byte, so the claims of a
+    process that dies are free again. One more byte is locked shared by every process that takes part. The locks are
+    those of a process: two threads of one may claim the same chunk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take part in the job of an existing file (`create`)."""
+        self._file = path.open("r+b", buffering=0)
+        self.count = os.fstat(self._file.fileno()).st_size
+        fcntl.lockf(self._file, fcntl.LOCK_SH, 1, self.count)
+
+    @staticmethod
+    def create(path: Path, count: int) -> None:
+        """Write the file of a job of which no chunk is done."""
+        write_atomic(path, bytes(count))
+
+    def done(self) -> int:
+        """Return the number of chunks that are done."""
+        return os.pread(self._file.fileno(), self.count, 0).count(1)
+
+    def claim(self) -> int | None:
+        """Claim the first chunk that is neither done nor claimed; None if there is none at the moment."""
+        for chunk, is_done in enumerate(os.pread(self._file.fileno(), self.count, 0)):
+            if not is_done and self._lock(chunk):
+                if os.pread(self._file.fileno(), 1, chunk) == b"\0":
+                    return chunk
+                self._unlock(chunk)
+        return None
+
+    def mark_done(self, chunk: int) -> None:
+        """Release a claimed chunk as done; what it stands for must be on disk."""
+        os.pwrite(self._file.fileno(), b"\1", chunk)
+        self._unlock(chunk)
+
+    def is_of(self, path: Path) -> bool:
+        """Whether the file at `path` is still the one of this job."""
+        return path.exists() and path.stat().st_ino == os.fstat(self._file.fileno()).st_ino
+
+    def is_last(self) -> bool:
+        """Whether no other process takes part."""
+        return self._lock(self.count)
+
+    def close(self) -> None:
+        """Take part no longer; all claims are released."""
+        self._file.close()
+
+    def _lock(self, byte: int) -> bool:
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def _unlock(self, byte: int) -> None:
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, byte)

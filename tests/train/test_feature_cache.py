@@ -1,3 +1,7 @@
+import multiprocessing
+import os
+import signal
+import time
 from collections import namedtuple
 
 import numpy as np
@@ -7,7 +11,7 @@ from fakes.training import InProcess, MemoryTracker, timeless, tiny, train_run
 
 from ipcnn_ray.data.batches import crops_reader
 from ipcnn_ray.errors import TrainingError
-from ipcnn_ray.train import feature_cache as frozen_cache
+from ipcnn_ray.train import feature_cache
 from ipcnn_ray.train.feature_cache import distinct_items, feature_key, features_reader
 
 ITEMS = np.array([[0, 0], [0, 1], [2, 0], [5, 1]])
@@ -47,9 +51,87 @@ def test_an_interrupted_build_leaves_nothing(tmp_path):
     features_reader(tmp_path, "key", ITEMS, (1, 3), doubled)
 
 
+MANY = np.stack([np.arange(7 * feature_cache.CHUNK - 5), np.zeros(7 * feature_cache.CHUNK - 5, np.int64)], 1)
+"""Items of seven chunks."""
+
+
+def build_in_process(folder, kill_at=0, fail_at=0, pause_s=0.05):
+    """Start a process that builds the cache of MANY; it appends the first item of each of its chunks to a file."""
+
+    def build():
+        calls = 0
+
+        def compute(part):
+            nonlocal calls
+            calls += 1
+            if calls == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if calls == fail_at:
+                raise ValueError("failed")
+            with (folder / "computed").open("a") as file:
+                file.write(f"{os.getpid()} {part[0, 0]}\n")
+            time.sleep(pause_s)
+            return doubled(part)
+
+        features_reader(folder, "key", MANY, (1, 3), compute)
+
+    process = multiprocessing.get_context("fork").Process(target=build)
+    process.start()
+    return process
+
+
+def computed(folder):
+    """(process, first item) of every chunk that was computed to its end."""
+    return [tuple(map(int, line.split())) for line in (folder / "computed").read_text().splitlines()]
+
+
+def file_of(folder):
+    return (folder / "features" / "key" / "features.npy").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory):
+    """The file that one process writes."""
+    folder = tmp_path_factory.mktemp("serial")
+    features_reader(folder, "key", MANY, (1, 3), doubled)
+    return file_of(folder)
+
+
+def test_processes_compute_a_cache_together(tmp_path, serial):
+    processes = [build_in_process(tmp_path) for _ in range(3)]
+    assert [process.join(60) or process.exitcode for process in processes] == [0, 0, 0]
+    assert file_of(tmp_path) == serial
+    assert sorted(first for _, first in computed(tmp_path)) == list(range(0, len(MANY), feature_cache.CHUNK))
+    assert len({pid for pid, _ in computed(tmp_path)}) > 1
+    assert [path.name for path in (tmp_path / "features" / "key").iterdir()] == ["features.npy"]
+
+
+def test_the_chunk_of_a_killed_process_is_taken_over(tmp_path, serial):
+    processes = [build_in_process(tmp_path, kill_at=2), build_in_process(tmp_path)]
+    assert [process.join(60) or process.exitcode for process in processes] == [-signal.SIGKILL, 0]
+    assert file_of(tmp_path) == serial
+
+
+def test_a_later_run_goes_on_where_all_were_killed(tmp_path, serial):
+    process = build_in_process(tmp_path, kill_at=4)
+    process.join(60)
+    assert not (tmp_path / "features" / "key").exists()
+    parts = []
+    features_reader(tmp_path, "key", MANY, (1, 3), lambda part: (parts.append(part), doubled(part))[1])
+    assert file_of(tmp_path) == serial
+    assert len(parts) == 4  # three of seven were on disk
+
+
+def test_an_error_in_one_process_leaves_the_others_their_work(tmp_path, serial):
+    processes = [build_in_process(tmp_path, fail_at=2), build_in_process(tmp_path)]
+    assert [process.join(60) or process.exitcode for process in processes] == [1, 0]
+    assert file_of(tmp_path) == serial
+    assert len(computed(tmp_path)) == 7
+
+
 def test_a_small_disk_is_told_before_anything_is_computed(tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(frozen_cache.shutil, "disk_usage", lambda path: usage(frozen_cache.SPARE + 7_000_000))
+    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: usage(feature_cache.SPARE + 7_000_000))
     with pytest.raises(
         TrainingError,
         match=r"for 4 images need 0.05 GB, and .*features has 0.01 GB to spare: free some space, set IPCNN_CACHE "
