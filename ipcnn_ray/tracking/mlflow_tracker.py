@@ -86,7 +86,13 @@ def environment() -> dict[str, str]:
 
 def server_command(uri: str, port: int) -> list[str]:
     """Return the command that serves the MLflow UI of a store on 127.0.0.1."""
-    options = {"--backend-store-uri": uri, "--host": "127.0.0.1", "--port": str(port), "--workers": "1"}
+    options = {
+        "--backend-store-uri": uri,
+        "--host": "127.0.0.1",
+        "--port": str(port),
+        "--workers": "1",
+        "--uvicorn-opts": "--log-level warning",
+    }
     return [sys.executable, "-m", "mlflow", "server", *(word for pair in options.items() for word in pair)]
 
 

@@ -8,8 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -168,35 +168,53 @@ def test_a_port_that_is_taken(home):
             run("ui", "--port", str(port))
 
 
-@pytest.fixture
-def page(home) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The running command, and the address that it printed."""
+def children(pid: int) -> list[int]:
+    """Ids of all descendants of a process."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
+    direct = [child for child, parent in pairs if parent == pid]
+    return [*direct, *(below for child in direct for below in children(child))]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_ui_serves_the_record_and_ends_with_its_process(home, number):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    # What is started in the background of a script ignores Ctrl-C from birth.
+    # A process that a shell starts in the background ignores Ctrl-C.
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     script = f"{heed}; import typer; from ipcnn_ray.cli.ui import ui; typer.run(ui)"
-    command = [sys.executable, "-u", "-c", script, "--port", str(port)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", script, "--port", str(port)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
-    try:
-        yield child, child.stdout.readline().split()[0]
-    finally:
-        child.terminate()
-        child.communicate(timeout=60)
-
-
-def test_the_ui_shows_the_record_and_ends_cleanly(page):
-    child, url = page
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    assert b"<title>MLflow</title>" in opener.open(url, timeout=30).read()
-    remote = MlflowTracker(url)
-    assert remote.experiments() == ["single", "sweep"]
-    (found,) = remote.find("single")
-    for _ in range(2):
-        remote.attach(found.handle).log_metrics([{"epoch": 1.0, "val_error": 0.5}])
-    assert remote.find("single")[0].metrics == {"epoch": 1.0, "val_error": 0.5}
-    child.send_signal(signal.SIGINT)
-    assert child.wait(30) == 0
+    try:
+        url = child.stdout.readline().split()[0]
+        wait_until_healthy(opener, url, child)
+        assert b"<title>MLflow</title>" in opener.open(url, timeout=30).read()
+        remote = MlflowTracker(url)
+        assert remote.experiments() == ["single", "sweep"]
+        (run,) = remote.find("single")
+        for _ in range(2):
+            remote.attach(run.handle).log_metrics([{"epoch": 1.0, "val_error": 0.5}])
+        assert remote.find("single")[0].metrics == {"epoch": 1.0, "val_error": 0.5}
+        family = [child.pid, *children(child.pid)]
+        child.send_signal(number)
+        child.wait(60)
+    finally:
+        child.kill()
+        child.communicate()
+    assert [pid for pid in family if Path(f"/proc/{pid}").exists()] == []
     with pytest.raises(OSError, match="refused"):
         opener.open(url, timeout=5)
+
+
+def wait_until_healthy(opener: urllib.request.OpenerDirector, url: str, child: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while True:
+        try:
+            opener.open(f"{url}/health", timeout=2).close()
+            return
+        except OSError:
+            assert child.poll() is None, "the server ended"
+            assert time.monotonic() < end, "the server does not respond"
+            time.sleep(0.2)
