@@ -1,15 +1,9 @@
-"""`ipcnn status` and `ipcnn ui` on a small record."""
+"""`ipcnn status` on a small record."""
 
 from __future__ import annotations
 
 import json
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -17,13 +11,12 @@ import typer
 from typer.testing import CliRunner
 
 from ipcnn_ray.cli.status import status, template_words
-from ipcnn_ray.cli.ui import ui
-from ipcnn_ray.errors import IpcnnError, TrackingError
+from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(status)
-app.command()(ui)
+app.callback()(lambda: None)
 
 PLAIN = {"template.shape": "none"}
 UNIFORM = {"template.shape": "uniform", "template.norm": "l2", "template.beta": "2.0", "template.gamma": "0.5"}
@@ -137,8 +130,6 @@ def test_nothing_is_recorded_yet(empty):
     assert json.loads(run("status", "--json")) == []
     with pytest.raises(IpcnnError, match="Nothing is recorded yet"):
         run("status", "sweep")
-    with pytest.raises(TrackingError, match=r"nothing is recorded yet in .*\nSubmit an experiment first"):
-        run("ui")
     assert not empty.exists()
 
 
@@ -146,75 +137,3 @@ def test_templates_in_words():
     gradient = {"template.shape": "gradient", "template.norm": "l1", "template.beta": "4.0", "template.tau": "0.01"}
     assert template_words({"train.epochs": "3", **gradient}) == "L1 β4 τ0.01"
     assert template_words({"template.shape": "star", "template.points": "5"}) == "shape star points 5.0"
-
-
-def test_the_command_of_the_ui_stays_on_this_machine(home):
-    words = run("ui", "--print-command", "--port", "5123").split()
-    assert words[1:4] == ["-m", "mlflow", "server"]
-    assert words[words.index("--host") + 1] == "127.0.0.1"
-    assert words[words.index("--port") + 1] == "5123"
-    assert words[words.index("--backend-store-uri") + 1] == f"sqlite:///{home}/mlflow.db"
-
-
-def test_a_server_has_a_page_of_its_own(monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:hidden@mlflow.example.org")
-    assert run("ui").endswith("which has its own page: https://mlflow.example.org\n")
-
-
-def test_a_port_that_is_taken(home):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(IpcnnError, match=rf"port {port} on 127.0.0.1 is not free: .*\n.*--port {port + 1}"):
-            run("ui", "--port", str(port))
-
-
-def children(pid: int) -> list[int]:
-    """Ids of all descendants of a process."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
-    direct = [child for child, parent in pairs if parent == pid]
-    return [*direct, *(below for child in direct for below in children(child))]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_ui_serves_the_record_and_ends_with_its_process(home, number):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    # A process that a shell starts in the background ignores Ctrl-C.
-    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    script = f"{heed}; import typer; from ipcnn_ray.cli.ui import ui; typer.run(ui)"
-    command = [sys.executable, "-c", script, "--port", str(port)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        url = child.stdout.readline().split()[0]
-        wait_until_healthy(opener, url, child)
-        assert b"<title>MLflow</title>" in opener.open(url, timeout=30).read()
-        remote = MlflowTracker(url)
-        assert remote.experiments() == ["single", "sweep"]
-        (run,) = remote.find("single")
-        for _ in range(2):
-            remote.attach(run.handle).log_metrics([{"epoch": 1.0, "val_error": 0.5}])
-        assert remote.find("single")[0].metrics == {"epoch": 1.0, "val_error": 0.5}
-        family = [child.pid, *children(child.pid)]
-        child.send_signal(number)
-        child.wait(60)
-    finally:
-        child.kill()
-        child.communicate()
-    assert [pid for pid in family if Path(f"/proc/{pid}").exists()] == []
-    with pytest.raises(OSError, match="refused"):
-        opener.open(url, timeout=5)
-
-
-def wait_until_healthy(opener: urllib.request.OpenerDirector, url: str, child: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 120
-    while True:
-        try:
-            opener.open(f"{url}/health", timeout=2).close()
-            return
-        except OSError:
-            assert child.poll() is None, "the server ended"
-            assert time.monotonic() < end, "the server does not respond"
-            time.sleep(0.2)
