@@ -13,7 +13,7 @@ import typer
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.status import chosen_runs
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.spec.runs import group_of, named_runs, template_label
+from ipcnn_ray.spec.runs import group_of, named_runs
 from ipcnn_ray.tracking import open_tracker
 from ipcnn_ray.tracking.tracker import RecordedRun, Tracker
 from ipcnn_ray.utils.paths import Paths
@@ -82,7 +82,7 @@ def pictures(
             preparing=output.CountedProgress(f"{label}: data,", "images"),
             looking=output.CountedProgress(f"{label}: looking,", "images"),
         )
-        words = template_label(trained[label].template)
+        words = trained[label].template.label()
         title = label if label == words else f"{label}: {words}"
         drawn.append(_draw_run(album, _Drawn(label, title, recorded, seen), filters, quiet=json))
     _draw_fields(album, drawn)

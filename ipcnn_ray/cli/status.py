@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from ast import literal_eval
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.report.ranking import causes, number
 from ipcnn_ray.report.run_summary import Row, grouped
 from ipcnn_ray.spec.objectives import COMBINED, Objectives
-from ipcnn_ray.spec.runs import group_of, template_label
+from ipcnn_ray.spec.runs import group_of
 from ipcnn_ray.spec.template import Template
 from ipcnn_ray.tracking import open_tracker
 from ipcnn_ray.tracking.tracker import RecordedRun, State, Tracker
@@ -186,15 +187,15 @@ def _number(metrics: Mapping[str, float], key: str, form: str) -> str:
 
 
 def template_words(params: Mapping[str, str]) -> str:
-    """The template of a run from its recorded params, in a few characters; `-` where none is recorded yet."""
+    """Return the label of a run's template, read from its recorded params; `-` if none is recorded yet."""
     section: dict[str, Any] = {}
     for key, value in params.items():
         if key.startswith("template."):
             try:
-                section[key.removeprefix("template.")] = float(value)
-            except ValueError:
+                section[key.removeprefix("template.")] = literal_eval(value)
+            except (SyntaxError, ValueError):
                 section[key.removeprefix("template.")] = value
     try:
-        return template_label(TypeAdapter(Template).validate_python(section))
+        return TypeAdapter(Template).validate_python(section).label()
     except ValidationError:
         return " ".join(f"{key} {value}" for key, value in section.items())[:60] or "-"

@@ -138,9 +138,8 @@ def _check_models(loaded: Loaded, paths: Paths) -> None:
 
 
 def _template(run: RunOutcome) -> str:
-    from ipcnn_ray.spec.runs import template_label
 
-    return template_label(run.run.spec.template)
+    return run.run.spec.template.label()
 
 
 def _keep(experiment: ExperimentSpec, outcome: Outcome, tracker: Tracker) -> None:

@@ -6,8 +6,8 @@ Symbols (Zhang et al., CVPR 2018, section 3; part-template paper, section 4.2)
     tau height, beta slope (inverse scale), gamma threshold of a uniform template
 
 A positive template is tau times a unit template with values in [-1, 1], positive where activation counts as the part.
-A shape is one function in `core/template_shapes.py`, registered under its name; nothing else needs to know of it.
-Every shape depends on the offset [i, j] - mu alone: a template that reaches over the edge of the map is cut off there.
+A shape is a function from `Offsets` and its own parameters to the unit templates, here or in another package. A shape
+depends only on the offset [i, j] - mu: a template that extends over the edge of the map is cut off there.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ipcnn_ray.utils.registry import import_object
+
 __all__ = ["Norm", "default_tau", "distances", "log_prior", "negative_template", "part_templates", "template_bank"]
 
 
@@ -32,7 +34,7 @@ def distances(
     dtype: torch.dtype = torch.float64,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Distance in cells of every cell [i, j] from every centre mu, as [P, n, n].
+    """Return the distance in cells of every cell [i, j] from every centre mu, [P, n, n].
 
     `l1`: |di| + |dj|; `l2`: Euclidean; `linf`: max(|di|, |dj|); `lp`: (|di|^p + |dj|^p)^(1/p).
     """
@@ -40,7 +42,7 @@ def distances(
 
 
 def default_tau(n: int) -> float:
-    """Zhang et al.'s height of a template: 0.5 / n^2."""
+    """Return Zhang et al.'s height of a template, 0.5 / n^2."""
     if n < 1:
         raise ValueError(f"n = {n}: a map has at least one cell")
     return 0.5 / n**2
@@ -55,44 +57,57 @@ def part_templates(
     device: torch.device | None = None,
     **parameters: object,
 ) -> Tensor:
-    """The positive templates T_mu of an n x n map, one per cell, as [P, n, n]: tau times the unit template of `shape`.
+    """Return the positive templates T_mu of an n x n map, [P, n, n]: tau times the unit template of each cell.
 
-    shape: a name in `SHAPES`; its function says the formula and the `parameters`, None standing for one that is not
-    given. `tau` None is 0.5 / n^2.
+    Args:
+        n: Side of the map, cells.
+        shape: Name of a shape of this module, or the function of any shape as ``module:function``.
+        tau: Height; None is 0.5 / n^2.
+        parameters: Parameters of the shape's function; None is the same as a parameter that is not given. A number can
+            be a tensor [C], one value per filter. The result is then [C, P, n, n], and a gradient flows to the
+            parameter if the shape has one (beta of a uniform template has none).
 
-    A parameter that is a number may be a tensor [C], one value per filter: the result is [C, P, n, n] then, and a
-    gradient flows to the parameter wherever the shape has one (beta of a uniform template has none). Numbers are
-    computed in float64 and rounded to `dtype` once; tensors in `dtype`.
+    Numbers are computed in float64 and rounded to `dtype` once; tensors in `dtype`.
 
     Source: part-template paper, sections 2 and 4.2 (gradient and uniform, norms l1 and l2); others ours.
-    Raises ValueError for an unknown shape or parameter, a missing one, and one out of its range.
+
+    Raises:
+        ValueError: For an unknown shape or parameter, a missing one, and one out of its range.
+        IpcnnError: If the function of another package cannot be imported.
     """
     height = default_tau(n) if tau is None else tau
-    positive("tau", height)
-    if shape not in SHAPES:
-        raise ValueError(f"shape = {shape!r}: expected one of {', '.join(SHAPES)}")
-    known = dict(list(inspect.signature(SHAPES[shape]).parameters.items())[1:])
+    check_positive("tau", height)
+    function = _function(shape)
+    known = dict(list(inspect.signature(function).parameters.items())[1:])
     given = {name: value for name, value in parameters.items() if value is not None}
-    article = "an" if shape[0] in "aeio" else "a"
+    article = f"{'an' if function.__name__[0] in 'aeio' else 'a'} {function.__name__} template"
     for name, value in given.items():
         if name not in known:
-            raise ValueError(f"{name} = {value}: {article} {shape} template has no {name}; it has {', '.join(known)}")
-    for name, one in known.items():
-        if one.default is one.empty and name not in given:
-            raise ValueError(f"{name} = None: {article} {shape} template needs {name}")
+            raise ValueError(f"{name} = {value}: {article} has no {name}; it has {', '.join(known)}")
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise ValueError(f"{name} = None: {article} needs {name}")
     per_filter = {
         name: value[:, None, None, None].to(dtype)
         for name, value in given.items()
         if isinstance(value, Tensor) and value.ndim == 1
     }
-    at = Offsets.of(n, dtype if per_filter else torch.float64, device)
-    return (height * SHAPES[shape](at, **(given | per_filter))).to(dtype)
+    offsets = Offsets.of(n, dtype if per_filter else torch.float64, device)
+    return (height * function(offsets, **(given | per_filter))).to(dtype)
+
+
+def _function(shape: str) -> Callable[..., Tensor]:
+    if ":" in shape:
+        return import_object(shape)  # type: ignore[no-any-return]
+    if shape not in SHAPES:
+        raise ValueError(f"shape = {shape!r}: expected one of {', '.join(SHAPES)}")
+    return SHAPES[shape]
 
 
 def negative_template(
     n: int, tau: float | None = None, *, dtype: torch.dtype = torch.float32, device: torch.device | None = None
 ) -> Tensor:
-    """The template of images without the object: -tau in every cell, as [n, n]."""
+    """Return the template of images without the object, [n, n]: -tau in every cell."""
     return torch.full((n, n), -(default_tau(n) if tau is None else tau), dtype=dtype, device=device)
 
 
@@ -105,9 +120,9 @@ def template_bank(
     device: torch.device | None = None,
     **parameters: object,
 ) -> Tensor:
-    """All templates of an n x n map as [T, n, n]: the positive ones by position, then the negative one.
+    """Return all templates of an n x n map, [T, n, n]: the positive ones by position, then the negative one.
 
-    Arguments as of `part_templates`; with a parameter per filter the result is [C, T, n, n].
+    The arguments are those of `part_templates`; with a parameter per filter the result is [C, T, n, n].
     """
     positives = part_templates(n, shape=shape, tau=tau, dtype=dtype, device=device, **parameters)
     negative = negative_template(n, tau, dtype=dtype, device=device).expand(*positives.shape[:-3], 1, n, n)
@@ -115,26 +130,16 @@ def template_bank(
 
 
 def log_prior(n: int, *, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:
-    """log p(T) as [T]: alpha = n^2 / (1 + n^2) over the positive templates, so each of all T has 1 / T."""
+    """Return log p(T), [T]. The positive templates share alpha = n^2 / (1 + n^2), so each of all T has 1 / T."""
     return torch.full((n * n + 1,), -math.log(1 + n * n), dtype=dtype, device=device)
 
 
 Norm = Literal["l1", "l2", "linf", "lp"]
 Number = float | Tensor
-SHAPES: dict[str, Callable[..., Tensor]] = {}
-"""Name of a shape -> its function."""
 
 
-def shape(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Registers a shape under its function's name."""
-    if function.__name__ in SHAPES:
-        raise ValueError(f"shape {function.__name__!r} is there already")
-    SHAPES[function.__name__] = function
-    return function
-
-
-def positive(name: str, value: Number) -> None:
-    """Raises ValueError unless a number, or every number of a tensor, is positive and finite."""
+def check_positive(name: str, value: Number) -> None:
+    """Raise ValueError unless a number, or every number of a tensor, is positive and finite."""
     if isinstance(value, Tensor):
         bad = value[~((value > 0) & value.isfinite())]
         if bad.numel():
@@ -145,7 +150,7 @@ def positive(name: str, value: Number) -> None:
 
 @dataclass(frozen=True)
 class Offsets:
-    """Where every cell lies from every centre."""
+    """Offsets of every cell from every centre of an n x n map."""
 
     n: int
     rows_Pnn: Tensor
@@ -164,8 +169,8 @@ class Offsets:
         return cls(n, rows.reshape(n * n, n, n), cols.reshape(n * n, n, n))
 
     def distance(self, norm: Norm, p: float | None = None) -> Tensor:
-        """Distance in cells from the centre. `p` belongs to the norm `lp`; p = 1, 2 and infinity are l1, l2, linf
-        to the last bit, and p below 1 gives stars with hollow sides (not a norm any more)."""
+        """Return the distance in cells from the centre, [P, n, n]. `p` is the exponent of the norm `lp`: 1, 2 and
+        infinity are l1, l2 and linf to the last bit, and below 1 it gives stars with hollow sides (not a norm)."""
         if isinstance(p, Tensor):
             raise ValueError("p is a tensor: all filters share one exponent, a number")
         if (p is None) == (norm == "lp"):
@@ -178,63 +183,58 @@ class Offsets:
         if norm == "linf" or p == math.inf:
             return torch.maximum(rows, cols)
         if norm == "lp" and p is not None:
-            positive("p", p)
-            # Over the larger offset, so that no power overflows; the centre has none.
+            check_positive("p", p)
+            # Divided by the larger offset, so that no power overflows; the centre has none.
             large = torch.maximum(rows, cols)
             share = torch.minimum(rows, cols) / large.clamp(min=1)
             return large * (1 + share.pow(p)).pow(1 / p)
         raise ValueError(f"norm = {norm!r}: expected 'l1', 'l2', 'linf' or 'lp'")
 
 
-@shape
-def gradient(at: Offsets, *, norm: Norm, beta: Number, p: float | None = None) -> Tensor:
+def gradient(offsets: Offsets, *, norm: Norm, beta: Number, p: float | None = None) -> Tensor:
     """max(1 - beta * d / n, -1): falls off with distance, crosses 0 at d = n / beta and is -1 from twice that on.
 
     norm: of d (diamond, disc, square, or between them by `p`). beta: slope, > 0, without unit.
     Source: Zhang et al., CVPR 2018 (l1, beta 4); part-template paper, sections 2 and 4.2 (l1, l2, beta 2); else ours.
     """
-    positive("beta", beta)
-    return (1 - beta * at.distance(norm, p) / at.n).clamp(min=-1)
+    check_positive("beta", beta)
+    return (1 - beta * offsets.distance(norm, p) / offsets.n).clamp(min=-1)
 
 
-@shape
-def uniform(at: Offsets, *, norm: Norm, beta: Number, gamma: Number, p: float | None = None) -> Tensor:
+def uniform(offsets: Offsets, *, norm: Norm, beta: Number, gamma: Number, p: float | None = None) -> Tensor:
     """1 where beta * d / n < gamma, else -1: flat inside a radius of n * gamma / beta cells (not included).
 
     norm: of d; `linf` makes a box. beta, gamma: > 0, without unit; only gamma / beta counts.
     Source: part-template paper, section 4.2 (l1 and l2, beta = gamma = 2); else ours.
     """
-    positive("beta", beta)
-    positive("gamma", gamma)
-    scaled = beta * at.distance(norm, p) / at.n
+    check_positive("beta", beta)
+    check_positive("gamma", gamma)
+    scaled = beta * offsets.distance(norm, p) / offsets.n
     return torch.where(scaled < gamma, torch.ones_like(scaled), -torch.ones_like(scaled))
 
 
-@shape
-def released(at: Offsets, *, width: Number) -> Tensor:
+def released(offsets: Offsets, *, width: Number) -> Tensor:
     """max(1 - width * (|di| + |dj|) * 2 / (n - 1), -1): the gradient template of norm l1 in coordinates that run from
     -1 to 1 over the map, with beta = 2 * width * n / (n - 1).
 
     width: slope, > 0, without unit. In a map of one cell it is 1.
     Source: the authors' code (getMask.m, add_block_mask.m), which starts at width 2.
     """
-    positive("width", width)
-    return (1 - width * at.distance("l1") * 2 / max(at.n - 1, 1)).clamp(min=-1)
+    check_positive("width", width)
+    return (1 - width * offsets.distance("l1") * 2 / max(offsets.n - 1, 1)).clamp(min=-1)
 
 
-@shape
-def gaussian(at: Offsets, *, sigma: Number) -> Tensor:
+def gaussian(offsets: Offsets, *, sigma: Number) -> Tensor:
     """2 * exp(-d^2 / (2 (sigma n)^2)) - 1 with Euclidean d: a bell that crosses 0 at d = 1.177 sigma n.
 
     sigma: standard deviation, > 0, share of n. Tends to -1 outside without reaching it; its top is rounded, where
     that of a gradient template is a point. Source: ours.
     """
-    positive("sigma", sigma)
-    return 2 * torch.exp(-(at.rows_Pnn.square() + at.cols_Pnn.square()) / (2 * (sigma * at.n) ** 2)) - 1
+    check_positive("sigma", sigma)
+    return 2 * torch.exp(-(offsets.rows_Pnn.square() + offsets.cols_Pnn.square()) / (2 * (sigma * offsets.n) ** 2)) - 1
 
 
-@shape
-def ellipse(at: Offsets, *, beta: Number, aspect: Number, angle: Number = 0.0) -> Tensor:
+def ellipse(offsets: Offsets, *, beta: Number, aspect: Number, angle: Number = 0.0) -> Tensor:
     """max(1 - beta * e / n, -1), e^2 = u^2 / aspect + v^2 * aspect, u and v the offset along and across the long axis.
 
     0 on an ellipse with half-axes n * sqrt(aspect) / beta and n / (beta * sqrt(aspect)) cells, whose area does not
@@ -244,62 +244,65 @@ def ellipse(at: Offsets, *, beta: Number, aspect: Number, angle: Number = 0.0) -
     angle: of the long axis, degrees; 0 along the columns, 90 along the rows, between them rising to the right as the
     map is drawn (row 0 on top). Source: ours.
     """
-    positive("beta", beta)
-    positive("aspect", aspect)
-    turned = torch.deg2rad(torch.as_tensor(angle, dtype=at.rows_Pnn.dtype, device=at.rows_Pnn.device))
+    check_positive("beta", beta)
+    check_positive("aspect", aspect)
+    turned = torch.deg2rad(torch.as_tensor(angle, dtype=offsets.rows_Pnn.dtype, device=offsets.rows_Pnn.device))
     cos, sin = turned.cos(), turned.sin()
-    along = at.cols_Pnn * cos - at.rows_Pnn * sin
-    across = at.cols_Pnn * sin + at.rows_Pnn * cos
+    along = offsets.cols_Pnn * cos - offsets.rows_Pnn * sin
+    across = offsets.cols_Pnn * sin + offsets.rows_Pnn * cos
     squared = along.square() / aspect + across.square() * aspect
     off = squared > 0  # at the centre itself the root has no slope
     apart = torch.where(off, torch.where(off, squared, 1).sqrt(), 0)
-    return (1 - beta * apart / at.n).clamp(min=-1)
+    return (1 - beta * apart / offsets.n).clamp(min=-1)
 
 
-@shape
-def ring(at: Offsets, *, radius: Number, width: Number) -> Tensor:
+def ring(offsets: Offsets, *, radius: Number, width: Number) -> Tensor:
     """max(1 - 2 * |d - radius n| / (width n), -1) with Euclidean d: 1 on a circle about mu, 0 at both of its edges.
 
     radius: of the circle, > 0, share of n. width: between the edges, > 0, share of n; a ring narrower than a cell
     (width < 1 / n) breaks into single cells.
 
-    The circle's value is 1, that of mu itself max(1 - 2 radius / width, -1): below 0 for width < 2 radius. The mask
-    centres a template on the map's peak, so a peak that stands alone erases itself and only what lies around it goes
-    on; the filter loss rewards maps that light up around a blank place. With width > 2 radius it is a disc with a
-    dimple. Source: ours.
+    The value is 1 on the circle and max(1 - 2 radius / width, -1) at mu: below 0 for width < 2 radius. The mask centres
+    a template on the map's peak, so it erases an isolated peak and keeps its surroundings; the filter loss rewards maps
+    that are active around an inactive cell. With width > 2 radius it is a disc with a dimple. Source: ours.
     """
-    positive("radius", radius)
-    positive("width", width)
-    apart = ((at.rows_Pnn.square() + at.cols_Pnn.square()).sqrt() - radius * at.n).abs()
-    return (1 - 2 * apart / (width * at.n)).clamp(min=-1)
+    check_positive("radius", radius)
+    check_positive("width", width)
+    apart = ((offsets.rows_Pnn.square() + offsets.cols_Pnn.square()).sqrt() - radius * offsets.n).abs()
+    return (1 - 2 * apart / (width * offsets.n)).clamp(min=-1)
 
 
-@shape
-def mask(at: Offsets, *, values: Sequence[Sequence[float]] | Tensor, extent: Number) -> Tensor:
+def mask(offsets: Offsets, *, values: Sequence[Sequence[float]] | Tensor, extent: Number) -> Tensor:
     """A table of unit values [G, G] laid over the map, its middle on mu; linear in between, -1 one step outside.
 
-    values: in [-1, 1], some above 0; the first row lies on top. extent: side of the table, > 0, share of n: a cell of
+    values: in [-1, 1], some above 0; the first row is on top. extent: side of the table, > 0, share of n: a cell of
     the table is extent * n / G cells of the map wide. A table that is coarser than the map is interpolated, a finer one
     sampled. Source: ours; the mean part mask of a dataset is one such table.
     """
-    positive("extent", extent)
-    table = torch.as_tensor(values, dtype=at.rows_Pnn.dtype, device=at.rows_Pnn.device)
+    check_positive("extent", extent)
+    table = torch.as_tensor(values, dtype=offsets.rows_Pnn.dtype, device=offsets.rows_Pnn.device)
     if table.ndim != 2 or table.shape[0] != table.shape[1] or not table.numel():
         raise ValueError(f"values has shape {tuple(table.shape)}: expected a square table")
     if not bool((table.abs() <= 1).all()) or not bool((table > 0).any()):
         raise ValueError(f"values from {table.min():g} to {table.max():g}: expected [-1, 1], some above 0")
     size = len(table)
     padded = torch.nn.functional.pad(table, (1, 1, 1, 1), value=-1.0)
-    step = extent * at.n / size
-    row, row_share = _between(at.rows_Pnn / step + (size + 1) / 2, size)
-    col, col_share = _between(at.cols_Pnn / step + (size + 1) / 2, size)
+    step = extent * offsets.n / size
+    row, row_share = _between(offsets.rows_Pnn / step + (size + 1) / 2, size)
+    col, col_share = _between(offsets.cols_Pnn / step + (size + 1) / 2, size)
     upper = padded[row, col] * (1 - col_share) + padded[row, col + 1] * col_share
     lower = padded[row + 1, col] * (1 - col_share) + padded[row + 1, col + 1] * col_share
     return upper * (1 - row_share) + lower * row_share
 
 
-def _between(place: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Index below a place in a padded table, and how far the place is towards the next one, from 0 to 1."""
-    inside = place.clamp(0, size + 1)
+def _between(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return the index below a position in a padded table, and the position's share of the step to the next index."""
+    inside = position.clamp(0, size + 1)
     below = inside.detach().floor().clamp(max=size)
     return below.long(), inside - below
+
+
+SHAPES: dict[str, Callable[..., Tensor]] = {
+    function.__name__: function for function in (gradient, uniform, released, gaussian, ellipse, ring, mask)
+}
+"""The shapes of this module by name."""

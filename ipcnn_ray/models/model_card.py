@@ -120,7 +120,7 @@ def as_markdown(model: Model, template: Template, freeze_through: str | None = N
     size = model.table.image_size
     trainable, frozen = sum(row.trainable for row in rows), sum(row.frozen for row in rows)
     lines = [
-        f"# {model.network}: {template.words()}",
+        f"# {model.network}: {template.describe()}",
         "",
         f"Images of {size} x {size} pixels, RGB. {measured.capitalize()} layers: {looked_at}. "
         f"{trainable:,} parameters are trained, {frozen:,} are frozen.",

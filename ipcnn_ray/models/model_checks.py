@@ -15,10 +15,10 @@ from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.weights import load_weights
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import Loaded
-from ipcnn_ray.spec.messages import FieldIssue, wrong
+from ipcnn_ray.spec.messages import FieldIssue, value_issue
 from ipcnn_ray.spec.model import Model
-from ipcnn_ray.spec.runs import grid_runs, named_runs, points, run_for
-from ipcnn_ray.spec.search import SpaceSearch
+from ipcnn_ray.spec.runs import grid_runs, named_runs, run_for
+from ipcnn_ray.spec.search import SpaceSearch, points
 from ipcnn_ray.spec.section import Loc
 from ipcnn_ray.spec.template import NoTemplate
 from ipcnn_ray.utils.text import did_you_mean
@@ -37,7 +37,7 @@ def backbone_issues(model: Model, freeze_through: str | None = None) -> list[Fie
     try:
         layers = blocks(trunk, model.table.image_size)
     except BackboneError as error:
-        return [wrong(("model", "cut"), trunk.cut, str(error), ("model.network",))]
+        return [value_issue(("model", "cut"), trunk.cut, str(error), ("model.network",))]
     learning = [layer.name for layer in layers if layer.learns]
     appended = [model.table.appended.name] if model.appended_layer else []
     able = [layer.name for layer in layers if layer.relu or layer is layers[-1]] + appended
@@ -55,25 +55,27 @@ def backbone_issues(model: Model, freeze_through: str | None = None) -> list[Fie
 def _unknown(loc: Loc, name: str, names: list[str], what: str) -> Iterator[FieldIssue]:
     if name not in names:
         advice = f"is no layer {what}; there are {', '.join(names)}.{did_you_mean(name, names)}".removesuffix(".")
-        yield wrong(loc, name, advice, ("model.network", "model.cut"))
+        yield value_issue(loc, name, advice, ("model.network", "model.cut"))
 
 
 def _interpretable(model: Model, able: list[str], order: list[str]) -> Iterator[FieldIssue]:
     loc, names = ("model", "interpretable_layers"), model.interpretable_layers or ()
     for index, name in enumerate(names):
         if name == model.table.appended.name and not model.appended_layer:
-            yield wrong((*loc, index), name, "is the appended layer, and model.appended_layer is false")
+            yield value_issue((*loc, index), name, "is the appended layer, and model.appended_layer is false")
         elif name in order and name not in able:
             advice = (
                 "ends in no ReLU, and one in its place would change what the layers above it see; "
                 f"take {', '.join(able)}"
             )
-            yield wrong((*loc, index), name, advice, ("model.cut",))
+            yield value_issue((*loc, index), name, advice, ("model.cut",))
         else:
             yield from _unknown((*loc, index), name, able, "to be interpretable")
     known = [name for name in dict.fromkeys(names) if name in order]
     if known != sorted(known, key=order.index):
-        yield wrong(loc, names, f"must be listed lowest first: {sorted(known, key=order.index)}", ("model.network",))
+        yield value_issue(
+            loc, names, f"must be listed lowest first: {sorted(known, key=order.index)}", ("model.network",)
+        )
 
 
 def _statistics(net: InterpretableNet, model: Model) -> Iterator[FieldIssue]:
@@ -87,7 +89,7 @@ def _statistics(net: InterpretableNet, model: Model) -> Iterator[FieldIssue]:
             f"batch normalisation keeps the statistics that were loaded, and {', '.join(missing)} would have none; "
             f"{'add them to' if model.weights else 'add'} model.weights{'.layers' if model.weights else ''}"
         )
-        yield wrong(("model", "network"), model.network, advice, ("model.weights",))
+        yield value_issue(("model", "network"), model.network, advice, ("model.weights",))
 
 
 def _frozen(model: Model, name: str, learning: list[str], order: list[str]) -> Iterator[FieldIssue]:
@@ -99,12 +101,12 @@ def _frozen(model: Model, name: str, learning: list[str], order: list[str]) -> I
     held = [layer for layer in model.interpretable_layers or order[-1:] if layer in below]
     if held:
         advice = f"would keep the interpretable layer {held[0]} from learning; freeze through a lower layer"
-        yield wrong(loc, name, advice, ("model.interpretable_layers",))
+        yield value_issue(loc, name, advice, ("model.interpretable_layers",))
     loaded = (model.weights and model.weights.layers) or learning
     random = [layer for layer in below if layer in learning and layer not in loaded]
     if random:
         advice = f"would freeze random weights in {', '.join(random)}; add them to model.weights.layers"
-        yield wrong(loc, name, advice, ("model.weights.layers",))
+        yield value_issue(loc, name, advice, ("model.weights.layers",))
 
 
 def _runs(spec: ExperimentSpec) -> dict[str, ExperimentSpec]:

@@ -11,8 +11,8 @@ from ipcnn_ray.on_ray.experiment_dir import experiment_folder
 from ipcnn_ray.on_ray.search_space import random_settings
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.objectives import Objectives
-from ipcnn_ray.spec.runs import Run, active, grid_runs, named_runs, run_for, run_id
-from ipcnn_ray.spec.search import SpaceSearch
+from ipcnn_ray.spec.runs import Run, grid_runs, named_runs, run_for, run_id
+from ipcnn_ray.spec.search import SpaceSearch, active
 from ipcnn_ray.tracking.storage import below
 from ipcnn_ray.tracking.tracker import RunRecord, Tracker
 from ipcnn_ray.train.run_request import ControlReference, RunRequest

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ipcnn_ray.report.run_summary import Group, Row, grouped
 from ipcnn_ray.spec.objectives import Objectives
-from ipcnn_ray.spec.runs import Run, template_label
+from ipcnn_ray.spec.runs import Run
 from ipcnn_ray.tracking.tracker import State
 from ipcnn_ray.train.run_request import RunRequest
 
@@ -30,7 +30,7 @@ class RunOutcome:
     @property
     def row(self) -> Row:
         """What a report needs of it."""
-        template = template_label(self.run.spec.template)
+        template = self.run.spec.template.label()
         return Row(self.run.label, template, self.state, self.why, self.metrics, self.run.spec.seed)
 
 

@@ -20,7 +20,7 @@ from ray.autoscaler.sdk import request_resources
 import ipcnn_ray
 from ipcnn_ray.errors import ResourceError
 from ipcnn_ray.on_ray.resources import Nodes, gpus_per_worker, runs_at_once, this_machine
-from ipcnn_ray.spec.experiment import Compute
+from ipcnn_ray.spec.training import Compute
 
 LOOPBACK = "127.0.0.1"
 SETTINGS = {

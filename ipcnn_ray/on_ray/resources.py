@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ipcnn_ray.errors import ResourceError
-from ipcnn_ray.spec.experiment import Compute
+from ipcnn_ray.spec.training import Compute
 
 Nodes = Sequence[Mapping[str, float]]
 """Of each node its resources, by Ray's names: {"CPU": cores, "GPU": gpus}."""

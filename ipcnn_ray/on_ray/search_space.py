@@ -13,8 +13,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import TrialState
 
 from ipcnn_ray.spec.objectives import violations
-from ipcnn_ray.spec.runs import active
-from ipcnn_ray.spec.search import Choice, Constraint, Distribution, LogUniform, SpaceSearch
+from ipcnn_ray.spec.search import Choice, Constraint, Distribution, LogUniform, SpaceSearch, active
 from ipcnn_ray.tracking.storage import Storage, below
 from ipcnn_ray.train.run_dir import Folder, local_path, open_run_dir
 

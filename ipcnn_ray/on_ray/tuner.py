@@ -27,7 +27,7 @@ from ipcnn_ray.on_ray.tune_callback import LOST_WORKERS, Listener, RunEnded, Sto
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.runs import Run
-from ipcnn_ray.spec.search import SpaceSearch, stopping
+from ipcnn_ray.spec.search import SpaceSearch, early_stopping
 from ipcnn_ray.tracking.storage import below
 from ipcnn_ray.train.checkpoint import read_result
 from ipcnn_ray.train.retry_state import Attempts
@@ -202,7 +202,7 @@ def _ending(context: ExperimentContext, bounds: Constraints) -> Callable[[Settin
 
 
 def _asha(spec: ExperimentSpec) -> ASHAScheduler | None:
-    early, objectives = stopping(spec.search), Objectives.of(spec.search)
+    early, objectives = early_stopping(spec.search), Objectives.of(spec.search)
     if early is None:
         return None
     return ASHAScheduler(

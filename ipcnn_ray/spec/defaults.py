@@ -1,8 +1,8 @@
-"""Defaults that depend on other sections: written out, and taken back.
+"""Defaults that depend on other fields or on a recipe: written out, and removed again.
 
-A value that equals its default follows it. The resolved spec of a search over `train.learning_rate` says
-`final_learning_rate: 0.01`, and a run of that search still ends at its own learning rate: otherwise a spec and
-its resolved form would have one digest and train different runs.
+A value that equals its default follows it. For example, the resolved spec of a search over `train.learning_rate` has
+`final_learning_rate: 0.01`, and a run of that search still ends at its own learning rate. Otherwise a spec and its
+resolved form would have the same digest and train different runs.
 """
 
 from __future__ import annotations
@@ -19,11 +19,8 @@ from ipcnn_ray.spec.section import sections
 from ipcnn_ray.spec.template import PartTemplate, Template
 from ipcnn_ray.spec.training import FilterLoss, Train
 
+Recipe = Literal["released", "modern"]
 Raw = dict[str, Any]
-DATA = sections(Data)
-"""The data sections by kind."""
-SHAPES = sections(Template)
-"""The template sections by shape."""
 FILTER = FilterLoss.model_fields
 DERIVED = (
     ("data", "negatives"),
@@ -40,13 +37,68 @@ DERIVED = (
     ("model", "weights", "channels"),
     ("train", "final_learning_rate"),
 )
-"""Path of every default that depends on other fields; a field comes before what it depends on."""
-OF_RECIPES = (*(("train", name) for name in Train.model_fields if name != "final_learning_rate"), ("template",))
-"""Further ones of a spec with a recipe."""
+"""Path of every default that depends on other fields; a field comes before those that it depends on."""
+DERIVED_WITH_RECIPE = (
+    *DERIVED,
+    *(("train", name) for name in Train.model_fields if name != "final_learning_rate"),
+    ("template",),
+)
+
+
+def with_defaults(raw: object) -> object:
+    """Return a copy of the raw spec (nested mappings) with every default that depends on other fields written out.
+
+    Malformed parts are left to pydantic, which reports their location.
+    """
+    if not isinstance(raw, Mapping):
+        return raw
+    full: Raw = dict(raw)
+    recipe = _recipe(full)
+    if "template" in recipe:
+        full.setdefault("template", recipe["template"])
+    data, model, template = (_section(full, name) if name in full else None for name in ("data", "model", "template"))
+    loss, train, evaluation = (_section(full, name) for name in ("loss", "train", "eval"))
+    if "train" not in raw and "train" not in recipe:
+        del full["train"]
+    kind = data.get("kind") if data is not None else None
+    if data is not None and isinstance(kind, str) and kind in (kinds := sections(Data)):
+        full["data"] = with_negatives(data, kinds[kind].model_fields["negatives"].default)
+    if model is not None:
+        for name, value in recipe.get("model", {}).items():
+            if model.get(name) is None:
+                model[name] = value
+        _model_defaults(model)
+        layers = model.get("interpretable_layers")
+        if evaluation is not None and evaluation.get("layer") is None and isinstance(layers, list | tuple) and layers:
+            evaluation["layer"] = layers[-1]
+    if train is not None:
+        _train_defaults(train, recipe.get("train", {}))
+    shape = template.get("shape") if template is not None else None
+    if loss is not None and isinstance(shape, str):
+        if "filter" not in loss:
+            loss["filter"] = None if shape == "none" else dict(recipe.get("filter", {}))
+        if isinstance(loss["filter"], BaseModel):
+            loss["filter"] = loss["filter"].model_dump(mode="json", exclude_unset=True)
+        if isinstance(loss["filter"], Mapping):
+            loss["filter"] = _filter_with_defaults(dict(loss["filter"]), shape)
+    return full
+
+
+def without_defaults(raw: Raw) -> Raw:
+    """Return a resolved raw spec without the fields that `with_defaults` would write with the same value."""
+    bare = raw
+    for path in DERIVED_WITH_RECIPE if raw.get("recipe") else DERIVED:
+        if _value(bare, path) is _MISSING:
+            continue
+        stripped = _without(bare, path)
+        full = with_defaults(stripped)
+        if isinstance(full, dict) and _value(full, path) == _value(bare, path):
+            bare = stripped
+    return bare
 
 
 def _section(raw: Raw, name: str) -> Raw | None:
-    """A copy of a section as a mapping, put in place; empty where it is absent, None where it is something else."""
+    """Put a copy of a section in its place and return it: empty if it is absent, None if it is not a mapping."""
     section = raw.get(name, {})
     if isinstance(section, BaseModel):
         section = section.model_dump(mode="json", exclude_unset=True)
@@ -56,15 +108,11 @@ def _section(raw: Raw, name: str) -> Raw | None:
     return raw[name]  # type: ignore[no-any-return]
 
 
-def _row(model: Raw) -> Network | None:
+def _model_defaults(model: Raw) -> None:
     network, cut, size = model.get("network"), model.get("cut"), model.get("image_size")
     if not isinstance(network, str):
-        return None
-    return row(network, cut if isinstance(cut, str) else None, size if type(size) is int and size > 0 else None)
-
-
-def _model(model: Raw) -> None:
-    table = _row(model)
+        return
+    table = row(network, cut if isinstance(cut, str) else None, size if type(size) is int and size > 0 else None)
     if table is None:
         return
     if model.get("interpretable_layers") is None and table.last_conv:
@@ -74,11 +122,11 @@ def _model(model: Raw) -> None:
         model["dropout"] = table.dropout
     weights = _section(model, "weights") if model.get("weights") is not None else None
     if weights is not None:
-        _weights(weights, table)
+        _weights_defaults(weights, table)
 
 
-def _weights(weights: Raw, table: Network) -> None:
-    """The layers of a trunk are not known here: left out, they stay so and mean all."""
+def _weights_defaults(weights: Raw, table: Network) -> None:
+    # The layers of a torchvision network are not known here: `layers` stays absent and means all.
     if weights.get("layers") is None and table.convs:
         weights["layers"] = list(table.convs)
     file = weights.get("file")
@@ -89,146 +137,82 @@ def _weights(weights: Raw, table: Network) -> None:
             del weights["pixels"]
 
 
-def _filter(filter_loss: Raw, template: Raw | None) -> Raw:
-    """A filter loss with the defaults of its form, which follows from the template's shape."""
-    section = SHAPES.get((template or {}).get("shape", ""))
+def _filter_with_defaults(filter_loss: Raw, shape: str) -> Raw:
+    section = sections(Template).get(shape)
     own = section.form if section is not None and issubclass(section, PartTemplate) else FILTER["form"].default
     form = filter_loss.get("form", own)
     released = form == "released"
-    of_form = {
+    return {
+        "form": form,
         "weight": 0.1 if released else FILTER["weight"].default,
         "schedule": "epoch" if released else FILTER["schedule"].default,
         "beta_rate": FILTER["beta_rate"].default,
         "learn_beta": released and own == "released",
+        **filter_loss,
     }
-    return {"form": form} | of_form | filter_loss
 
 
-def _recipe(raw: Raw) -> Raw:
-    """What the recipe of the spec says of each section; nothing without one, or where it cannot be known yet."""
-    model, data, loss = (raw.get(name) for name in ("model", "data", "loss"))
-    name: Any = raw.get("recipe")
-    network = model.get("network") if isinstance(model, Mapping) else None
-    if name not in get_args(Recipe) or not isinstance(network, str):
-        return {}
-    category = data.get("category") if isinstance(data, Mapping) else None
-    categories = len(category) if isinstance(category, list | tuple) else 1
-    classification = str(loss.get("classification", "logistic")) if isinstance(loss, Mapping) else "logistic"
-    loaded = isinstance(model, Mapping) and model.get("weights") is not None
-    return recipe(name, network, max(1, categories), classification, loaded)
-
-
-def _train(train: Raw, of_recipe: Raw) -> None:
-    """Writes out the recipe's values, and the final learning rate: the recipe's share of the first, else the first."""
-    first, last = (of_recipe.get(name, 1.0) for name in ("learning_rate", "final_learning_rate"))
-    for name, value in of_recipe.items():
+def _train_defaults(train: Raw, recipe: Raw) -> None:
+    """Write out the recipe's values, and the final learning rate: the recipe's share of the first, else the first."""
+    first, last = (recipe.get(name, 1.0) for name in ("learning_rate", "final_learning_rate"))
+    for name, value in recipe.items():
         if name != "final_learning_rate":
             train.setdefault(name, value)
     if train.get("final_learning_rate") is None:
         rate = train.get("learning_rate", Train.model_fields["learning_rate"].default)
         if isinstance(rate, int | float) and rate > 0:
-            train["final_learning_rate"] = rate if rate == first == last else significant(rate * last / first)
+            train["final_learning_rate"] = rate if rate == first == last else _rounded(rate * last / first)
 
 
-def with_defaults(raw: object) -> object:
-    """The raw spec (nested mappings) with every default that depends on other fields written out.
-
-    The input is left as it is. What is malformed is left to pydantic, which says where.
-    """
-    if not isinstance(raw, Mapping):
-        return raw
-    full: Raw = dict(raw)
-    of_recipe = _recipe(full)
-    if "template" in of_recipe:
-        full.setdefault("template", of_recipe["template"])
-    data = _section(full, "data") if "data" in full else None
-    model = _section(full, "model") if "model" in full else None
-    template = _section(full, "template") if "template" in full else None
-    loss, train, evaluation = (_section(full, name) for name in ("loss", "train", "eval"))
-    if "train" not in raw and "train" not in of_recipe:
-        del full["train"]
-    kind = data.get("kind") if data is not None else None
-    if data is not None and isinstance(kind, str) and kind in DATA:
-        full["data"] = with_negatives(data, DATA[kind].model_fields["negatives"].default)
-    if model is not None:
-        for name, value in of_recipe.get("model", {}).items():
-            if model.get(name) is None:
-                model[name] = value
-        _model(model)
-        layers = model.get("interpretable_layers")
-        if evaluation is not None and evaluation.get("layer") is None and isinstance(layers, list | tuple) and layers:
-            evaluation["layer"] = layers[-1]
-    if train is not None:
-        _train(train, of_recipe.get("train", {}))
-    shape = template.get("shape") if template is not None else None
-    if loss is not None and isinstance(shape, str):
-        if "filter" not in loss:
-            loss["filter"] = None if shape == "none" else dict(of_recipe.get("filter", {}))
-        if isinstance(loss["filter"], BaseModel):
-            loss["filter"] = loss["filter"].model_dump(mode="json", exclude_unset=True)
-        if isinstance(loss["filter"], Mapping):
-            loss["filter"] = _filter(dict(loss["filter"]), template)
-    return full
-
-
-def without_defaults(raw: Raw) -> Raw:
-    """A resolved raw spec less the fields that only say what `with_defaults` would write there."""
-    bare = raw
-    for path in DERIVED + OF_RECIPES if raw.get("recipe") else DERIVED:
-        if _value(bare, path) is _NONE:
-            continue
-        stripped = _less(bare, path)
-        full = with_defaults(stripped)
-        if isinstance(full, dict) and _value(full, path) == _value(bare, path):
-            bare = stripped
-    return bare
-
-
-_NONE = object()
+_MISSING = object()
 
 
 def _value(raw: Any, path: tuple[str, ...]) -> Any:
-    """What lies at a path; `_NONE` where the path leads nowhere."""
     for name in path:
         if not isinstance(raw, Mapping) or name not in raw:
-            return _NONE
+            return _MISSING
         raw = raw[name]
     return raw
 
 
-def _less(raw: Raw, path: tuple[str, ...]) -> Raw:
-    """A copy without what lies at a path."""
+def _without(raw: Raw, path: tuple[str, ...]) -> Raw:
     name, *below = path
     if not below:
         return {key: value for key, value in raw.items() if key != name}
-    return {**raw, name: _less(raw[name], tuple(below))}
+    return {**raw, name: _without(raw[name], tuple(below))}
 
 
-Recipe = Literal["released", "modern"]
-RawRecipes = dict[str, Any]
-
-BATCH = {"alexnet": 512, "vgg_m": 196, "vgg_s": 128, "vgg16": 32}
-RATE = {"alexnet": 30.0, "vgg_m": 30.0, "vgg_s": 10.0, "vgg16": 1.0}
+BATCH_SIZE = {"alexnet": 512, "vgg_m": 196, "vgg_s": 128, "vgg16": 32}
+RATE_FACTOR = {"alexnet": 30.0, "vgg_m": 30.0, "vgg_s": 10.0, "vgg16": 1.0}
 """Factor on the learning rates 1e-4 to 1e-5."""
 
 
-def recipe(name: Recipe, network: str, categories: int, classification: str, loaded: bool) -> RawRecipes:
-    """Section -> field -> value, for so many categories. classification: `logistic` or `softmax`.
-    loaded: whether some layers start from pretrained weights.
+def _recipe(raw: Raw) -> Raw:
+    """Return the values of the spec's recipe by section and field; empty without one, or if its network is unknown."""
+    model, data, loss = (raw.get(name) for name in ("model", "data", "loss"))
+    network = model.get("network") if isinstance(model, Mapping) else None
+    if raw.get("recipe") not in get_args(Recipe) or not isinstance(network, str):
+        return {}
+    category = data.get("category") if isinstance(data, Mapping) else None
+    categories = max(1, len(category)) if isinstance(category, list | tuple) else 1
+    if raw["recipe"] == "modern":
+        return _modern(categories)
+    softmax = isinstance(loss, Mapping) and loss.get("classification") == "softmax"
+    loaded = isinstance(model, Mapping) and model.get("weights") is not None
+    return _released(network, categories, softmax=softmax, loaded=loaded)
+
+
+def _released(network: str, categories: int, *, softmax: bool, loaded: bool) -> Raw:
+    """Return the training of the authors' code; `loaded`: whether some layers start from pretrained weights.
 
     Networks other than the paper's four have no released recipe; they get VGG-16's batch size and rate.
     """
-    return _released(network, categories, classification, loaded) if name == "released" else _modern(categories)
-
-
-def _released(network: str, categories: int, classification: str, loaded: bool) -> RawRecipes:
-    batch, factor = BATCH.get(network, 32), RATE.get(network, 1.0)
-    magnitude = 0.1
+    factor, magnitude = RATE_FACTOR.get(network, 1.0), 0.1
     if categories == 1:
         epochs, decay_epochs, first = 50, 10, factor * 1e-4
     else:
         epochs, decay_epochs, first = 80, 80, factor * categories * 1e-4
-        if classification == "softmax":
+        if softmax:
             first /= 5 if categories <= 10 else 50
             magnitude *= 0.2 if categories <= 10 else 0.02
         elif categories > 10:
@@ -236,13 +220,13 @@ def _released(network: str, categories: int, classification: str, loaded: bool) 
     return {
         "model": {"dropout": 0.8, "appended_mask": "pooled"},
         "template": {"shape": "released", "tau": None, "width": 2.0},
-        "filter": {"form": "released", "weight": significant(magnitude)},
+        "filter": {"form": "released", "weight": _rounded(magnitude)},
         "train": {
             "epochs": epochs,
-            "batch_size": batch,
+            "batch_size": BATCH_SIZE.get(network, 32),
             "optimizer": "sgd",
-            "learning_rate": significant(first),
-            "final_learning_rate": significant(first / 10),
+            "learning_rate": _rounded(first),
+            "final_learning_rate": _rounded(first / 10),
             "decay": "log",
             "decay_epochs": decay_epochs,
             "warmup_epochs": 0,
@@ -254,7 +238,7 @@ def _released(network: str, categories: int, classification: str, loaded: bool) 
     }
 
 
-def _modern(categories: int) -> RawRecipes:
+def _modern(categories: int) -> Raw:
     return {
         "train": {
             "epochs": 16 if categories == 1 else 26,
@@ -269,6 +253,6 @@ def _modern(categories: int) -> RawRecipes:
     }
 
 
-def significant(value: float) -> float:
-    """A positive number to ten digits, without the noise that a product has in its last ones."""
+def _rounded(value: float) -> float:
+    """Return a number rounded to ten digits, without the rounding errors of products."""
     return float(f"{value:.10g}")

@@ -1,50 +1,36 @@
-"""The experiment: what to train on what, and how. Never where: places and credentials come from the environment.
-
-Every model here is frozen and refuses unknown fields; every field says what it is and in which unit.
-"""
+"""The experiment: what to train on which data, and how. Paths and credentials come from the environment."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+import hashlib
+import json
+from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from ipcnn_ray.spec.data import Data
-from ipcnn_ray.spec.defaults import Recipe
+from ipcnn_ray.spec.defaults import Recipe, with_defaults, without_defaults
+from ipcnn_ray.spec.messages import as_validation_error
 from ipcnn_ray.spec.model import Model
+from ipcnn_ray.spec.overrides import Settings, apply_settings
 from ipcnn_ray.spec.search import Search
-from ipcnn_ray.spec.section import Count, Flag, Integer, NotNegative, OmitDefaultFromDigest, Section, Slug
+from ipcnn_ray.spec.search_validation import run_expansion_issues, search_issues
+from ipcnn_ray.spec.section import Integer, OmitDefaultFromDigest, Section, Slug
 from ipcnn_ray.spec.template import Template
-from ipcnn_ray.spec.training import Eval, Loss, Train
+from ipcnn_ray.spec.training import Compute, Eval, Loss, Train
+from ipcnn_ray.spec.validation import run_issues
 
-
-class Compute(Section):
-    """How much of a cluster a run may use. Not part of the digest: it does not change what is computed."""
-
-    workers: Count = 1
-    """Data-parallel workers of one run."""
-    cpus_per_worker: Count = 1
-    """Cores of a worker, and its number of torch threads."""
-    gpus_per_worker: NotNegative | None = None
-    """GPUs of a worker. Default: 1 on a cluster that has GPUs, else 0."""
-    concurrent_runs: Count | None = None
-    """Runs of a search at the same time. Default: as many as fit."""
-    retries: Annotated[Integer, Field(ge=0)] = 0
-    """Tries again after an error in the run itself. Lost workers are restarted without using these up."""
-    cache_frozen: Flag = True
-    """Keep the outputs of frozen layers on disk instead of computing them every epoch."""
-    models: Literal["best", "all", "none"] = "best"
-    """Runs whose model is stored as a loadable MLflow model: the best of a search, or its Pareto front, with its
-    control (of repeats the first one), all, or none."""
+DIGEST_LENGTH = 8
+"""Hexadecimal characters of a digest."""
 
 
 def _without_recipe(schema: dict[str, Any]) -> None:
-    """What a recipe gives is required in the JSON Schema where there is none."""
+    """Require in the JSON Schema what a recipe provides, if there is no recipe."""
     schema["required"] = [name for name in schema["required"] if name not in ("template", "train")]
-    trained = {"required": ["train"], "properties": {"train": {"required": ["epochs"]}}}
+    train = {"required": ["train"], "properties": {"train": {"required": ["epochs"]}}}
     schema["allOf"] = [
         {"if": {"properties": {"recipe": {"enum": [None, "modern"]}}}, "then": {"required": ["template"]}},
-        {"if": {"properties": {"recipe": {"type": "null"}}}, "then": trained},
+        {"if": {"properties": {"recipe": {"type": "null"}}}, "then": train},
     ]
 
 
@@ -58,36 +44,80 @@ class ExperimentSpec(Section):
     seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 0
     """Seed of initial weights, order of images, dropout, and the search."""
     recipe: Annotated[Recipe | None, OmitDefaultFromDigest()] = None
-    """Where fields that are left out come from. `released`: training as in the authors' code, network by network.
-    `modern`: ours, faster. Default: the fields' own defaults."""
+    """Source of the values of fields that are left out. `released`: training as in the authors' code, by network.
+    `modern`: our faster training. Default: the fields' own defaults."""
     data: Data
     """The images and their landmarks."""
     model: Model
-    """Which network, and which of its layers are interpretable."""
+    """The network, and which of its layers are interpretable."""
     template: Template
     """The part template of the interpretable layers."""
     loss: Loss = Loss()
-    """The filter loss beside the classification loss."""
+    """The classification loss and the filter loss."""
     train: Train
     """How the network is trained."""
     eval: Eval = Eval()
     """What is measured after an epoch."""
     compute: Compute = Compute()
-    """How much of a cluster a run may use; not part of the digest."""
+    """Resources of a run; not part of the digest."""
     search: Search | None = None
     """The runs of this experiment. Default: a single one."""
 
     @model_validator(mode="before")
     @classmethod
-    def _resolve(cls, raw: object) -> object:
-        """Defaults that depend on other sections are written out, so that a resolved spec says everything."""
-        from ipcnn_ray.spec.defaults import with_defaults
-
+    def _write_defaults(cls, raw: object) -> object:
+        """Write out the defaults that depend on other sections, so that a resolved spec is complete."""
         return with_defaults(raw)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        from ipcnn_ray.spec.validation import check
-
-        check(self)
+        """Raise pydantic's ValidationError with every issue across fields, at its location."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        issues = run_issues(values) + search_issues(values, type(self)) or run_expansion_issues(self)
+        if issues:
+            raise as_validation_error("ExperimentSpec", issues)
         return self
+
+    def run_spec(self, settings: Settings) -> Self:
+        """Return the spec of one run: this experiment without its search and with these fields set.
+
+        Raises:
+            ValidationError: If the settings do not make a valid run.
+            NotASection: If a path leads through a value that is not a section.
+        """
+        raw = without_defaults(self.model_dump(mode="json"))
+        raw["search"] = None
+        raw["compute"] = {**raw["compute"], "concurrent_runs": None}
+        return type(self).model_validate(apply_settings(raw, settings, type(self)))
+
+    def digest(self) -> str:
+        """Return the first characters of the SHA-256 of the resolved spec without `name` and `compute`, as JSON.
+
+        The order of keys, the notation of numbers and fields with the mark `OmitDefaultFromDigest` at their default
+        do not change it.
+        """
+        content = _content(self, self.model_dump(mode="json", exclude={"name", "compute"}))
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+
+
+def _content(section: Section, dumped: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a dumped section that counts for its digest."""
+    content = {}
+    for name, value in dumped.items():
+        field, original = type(section).model_fields[name], getattr(section, name)
+        omits_default = any(isinstance(mark, OmitDefaultFromDigest) for mark in field.metadata)
+        if isinstance(original, Section):
+            content[name] = _content(original, value)
+        elif not (omits_default and original == field.default):
+            content[name] = _canonical(value)
+    return content
+
+
+def _canonical(value: Any) -> Any:
+    """Return a value in which 2 and 2.0 are the same number."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    return [_canonical(item) for item in value] if isinstance(value, list) else value

@@ -1,7 +1,16 @@
-"""A YAML file and overrides to a checked spec, or to everything that is wrong with them at once."""
+"""A YAML file and overrides to a checked spec, or to everything that is wrong with them at once.
+
+Scalars are those of YAML 1.1 as PyYAML reads them, with the numbers of YAML 1.2:
+
+- `1e-4`, `1E5` and `.5e3` are numbers, as in YAML 1.2. In quotes they are text.
+- `yes`, `no`, `on` and `off` are booleans, as in YAML 1.1.
+- `12:30:00` and dates are text. (YAML 1.1 has numbers in base 60.)
+- `010` is an error: it is 8 in YAML 1.1 and 10 in YAML 1.2.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,86 +24,121 @@ from pydantic import TypeAdapter, ValidationError
 from ipcnn_ray.errors import Issue, SpecError
 from ipcnn_ray.spec.defaults import with_defaults
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.messages import OURS, FieldIssue, field_issues, shown
-from ipcnn_ray.spec.overrides import NotASection, applied
+from ipcnn_ray.spec.messages import CHECK, FieldIssue, as_yaml, field_issues
+from ipcnn_ray.spec.overrides import NotASection, apply_settings
 from ipcnn_ray.spec.search_validation import search_issues
 from ipcnn_ray.spec.section import Loc, dotted, locate
 from ipcnn_ray.spec.validation import run_issues
 
 STAND_INS = (("train", "epochs", 1), ("search", "trials", 1))
-"""In place of a needed value that is wrong or missing, so that the rest of its section can still be checked."""
+"""Values of required fields that are wrong or missing, so that the rest of their section can still be checked."""
+
+
+@dataclass
+class Source:
+    """Lines of the values of a spec."""
+
+    name: str
+    """Name of the file as given by the user."""
+    origins: dict[Loc, str] = field(default_factory=dict)
+    """Location in the spec -> `file:line`, or the option that set it."""
+
+    def at(self, loc: Loc) -> str:
+        """Return the origin of a value; for an absent value, that of the section it belongs to."""
+        if loc in self.origins:
+            return self.origins[loc]
+        child = next((origin for known, origin in self.origins.items() if loc and known[: len(loc)] == loc), None)
+        if child is not None:
+            return child
+        return self.at(loc[:-1]) if loc else f"{self.name}:1"
+
+    def line(self, mark: Any) -> str:
+        return f"{self.name}:{mark.line + 1}"
+
+    def set(self, loc: Loc, origin: str) -> None:
+        """Set the origin of everything at and below a location."""
+        for known in [known for known in self.origins if known[: len(loc)] == loc]:
+            del self.origins[known]
+        self.origins[loc] = origin
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checked spec and where its values were written."""
+    """A checked spec and the lines of its values."""
 
     spec: ExperimentSpec
     source: Source
 
 
 def load(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
-    """Reads a spec; each override is `a.b=value`, its value YAML. Raises SpecError with every problem."""
+    """Read and check a spec file.
+
+    Args:
+        path: Path of the file.
+        overrides: Settings of the form `a.b=value`, with the value in YAML.
+
+    Raises:
+        SpecError: With every issue of the file and the overrides.
+    """
     name = fspath(path)
     return loads(read_text(Path(name), name), name, overrides)
 
 
 def loads(text: str, name: str, overrides: Sequence[str] = ()) -> Loaded:
-    """As `load`, of a text that came from `name`."""
+    """As `load`, for the text of a file called `name`."""
     source = Source(name)
     raw = read_yaml(text, source)
     if raw is None:
-        raise SpecError([Issue(f"{name}:1", "the file is empty", "`ipcnn schema` says what a spec has")])
+        raise SpecError([Issue(f"{name}:1", "the file is empty", "`ipcnn schema` lists the fields of a spec")])
     if not isinstance(raw, dict):
         advice = "a spec is a mapping: name, data, model, template, train, one `field: value` per line"
-        raise SpecError([Issue(f"{name}:1", f"the file is {shown(raw)}", advice)])
+        raise SpecError([Issue(f"{name}:1", f"the file is {as_yaml(raw)}", advice)])
     raw = _overridden(raw, overrides, source)
     try:
         return Loaded(ExperimentSpec.model_validate(raw), source)
     except ValidationError as error:
         found = field_issues(error, ExperimentSpec)
-        if not any(item["type"] == OURS for item in error.errors()):
-            found += _across(raw, error)
-    issues = [Issue(source.at(finding.loc), finding.what, finding.advice) for finding in found]
-    raise SpecError(sorted(issues, key=lambda problem: _line(problem, name)))
+        if not any(item["type"] == CHECK for item in error.errors()):
+            found += _cross_field_issues(raw, error)
+    issues = [Issue(source.at(issue.loc), issue.what, issue.advice) for issue in found]
+    raise SpecError(sorted(issues, key=lambda issue: _line_number(issue, name)))
 
 
-def _line(problem: Issue, name: str) -> float:
-    """Line in the file; what the command line says comes last."""
-    return float(problem.where.removeprefix(f"{name}:")) if problem.where.startswith(f"{name}:") else float("inf")
+def _line_number(issue: Issue, name: str) -> float:
+    """Return the line of an issue in the file; issues of overrides come last."""
+    return float(issue.where.removeprefix(f"{name}:")) if issue.where.startswith(f"{name}:") else float("inf")
 
 
 def _overridden(raw: dict[str, Any], overrides: Sequence[str], source: Source) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     issues: list[Issue] = []
     for override in overrides:
-        where = f"--set {override}"
+        option = f"--set {override}"
         path, equals, text = override.partition("=")
         path = path.strip()
         if not equals or not all(path.split(".")):
-            issues.append(Issue(where, "is not of the form a.b=value", "for example --set train.epochs=5"))
+            issues.append(Issue(option, "is not of the form a.b=value", "for example --set train.epochs=5"))
             continue
         if path in settings:
-            issues.append(Issue(where, f"{path} is set twice", "keep one of the two"))
+            issues.append(Issue(option, f"{path} is set twice", "keep one of the two"))
         try:
-            settings[path] = read_yaml(text, Source(where))
+            settings[path] = read_yaml(text, Source(option))
         except SpecError as error:
-            issues += [Issue(where, problem.what, problem.advice) for problem in error.issues]
+            issues += [Issue(option, issue.what, issue.advice) for issue in error.issues]
             continue
-        source.set(tuple(path.split(".")), where)
+        source.set(tuple(path.split(".")), option)
     if issues:
         raise SpecError(issues)
     try:
-        return applied(raw, settings, ExperimentSpec)
+        return apply_settings(raw, settings, ExperimentSpec)
     except NotASection as error:
-        where = source.at(tuple(error.path.split(".")))
-        raise SpecError([Issue(where, error.path, str(error))]) from error
+        raise SpecError([Issue(source.at(tuple(error.path.split("."))), error.path, str(error))]) from error
 
 
-def _across(raw: dict[str, Any], error: ValidationError) -> list[FieldIssue]:
-    """Findings across fields, of the sections that are sound once the wrong values are taken out.
+def _cross_field_issues(raw: dict[str, Any], error: ValidationError) -> list[FieldIssue]:
+    """Check across fields those sections that are valid without their wrong values.
 
-    What follows from a value that was taken out is left unsaid.
+    Issues that follow from a wrong value are left out.
     """
     removed = [_whole_list(locate(ExperimentSpec, item["loc"])[0]) for item in error.errors()]
     rest = _without(raw, removed)
@@ -102,80 +146,60 @@ def _across(raw: dict[str, Any], error: ValidationError) -> list[FieldIssue]:
         if isinstance(rest.get(above), dict):
             rest[above].setdefault(needed, stand_in)
     resolved = with_defaults(rest)
-    sound: dict[str, Any] = {}
+    valid: dict[str, Any] = {}
     hints = get_type_hints(ExperimentSpec, include_extras=True)
     for section, info in ExperimentSpec.model_fields.items():
         value = resolved.get(section, info.default) if isinstance(resolved, dict) else None
         with suppress(ValidationError):
-            sound[section] = TypeAdapter(hints[section]).validate_python(value)
-    taken = {dotted(loc) for loc in removed}
+            valid[section] = TypeAdapter(hints[section]).validate_python(value)
+    wrong = {dotted(loc) for loc in removed}
 
     def follows(path: str) -> bool:
-        return any(path == gone or path.startswith(f"{gone}.") or gone.startswith(f"{path}.") for gone in taken)
+        return any(path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.") for other in wrong)
 
-    found = run_issues(sound) + search_issues(sound)
-    return [one for one in found if not any(follows(path) for path in (dotted(one.loc), *one.about))]
+    issues = run_issues(valid) + search_issues(valid, ExperimentSpec)
+    return [issue for issue in issues if not any(map(follows, (dotted(issue.loc), *issue.follows_from)))]
 
 
 def _whole_list(loc: Loc) -> Loc:
-    """An entry cannot be taken out of a list without moving the others: the list goes."""
+    """Return the location of the list of an entry: without the entry, the others would move."""
     return loc[:-1] if isinstance(loc[-1], int) else loc
 
 
 def _without(value: Any, removed: Sequence[Loc]) -> Any:
-    """A copy of nested mappings and lists without these locations."""
-    gone = {loc[0] for loc in removed if len(loc) == 1}
+    """Return a copy of nested mappings and lists without these locations."""
+    keys = {loc[0] for loc in removed if len(loc) == 1}
 
     def below(key: int | str) -> list[Loc]:
         return [loc[1:] for loc in removed if len(loc) > 1 and loc[0] == key]
 
     if isinstance(value, Mapping):
-        return {key: _without(item, below(key)) for key, item in value.items() if key not in gone}
+        return {key: _without(item, below(key)) for key, item in value.items() if key not in keys}
     if isinstance(value, list):
-        return [_without(item, below(index)) for index, item in enumerate(value) if index not in gone]
+        return [_without(item, below(index)) for index, item in enumerate(value) if index not in keys]
     return value
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that leaves dates as text: a spec has none."""
+    """SafeLoader with the numbers of YAML 1.2 and without dates."""
 
 
+_TAG = "tag:yaml.org,2002:"
+_NUMBERS = {
+    "int": r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)",
+    "float": r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*(?=[eE]))([eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.removeprefix(_TAG) not in ("timestamp", *_NUMBERS)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-
-
-@dataclass
-class Source:
-    """Where the values of a spec come from."""
-
-    name: str
-    """Name of the file, as it was given."""
-    paths: dict[Loc, str] = field(default_factory=dict)
-    """Location in the spec -> `file:line`, or the option that set it."""
-
-    def at(self, loc: Loc) -> str:
-        """Where this was written; of what is not there, the section that it should be in."""
-        if loc in self.paths:
-            return self.paths[loc]
-        below = next((place for known, place in self.paths.items() if loc and known[: len(loc)] == loc), None)
-        if below is not None:
-            return below
-        return self.at(loc[:-1]) if loc else f"{self.name}:1"
-
-    def line(self, mark: Any) -> str:
-        return f"{self.name}:{mark.line + 1}"
-
-    def set(self, loc: Loc, place: str) -> None:
-        """Everything at and below this location now comes from `place`."""
-        for known in [known for known in self.paths if known[: len(loc)] == loc]:
-            del self.paths[known]
-        self.paths[loc] = place
+for _name, _pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(f"^({_pattern})$"), list("-+.0123456789"))
 
 
 class _Reader:
-    """One reading of one document; collects problems in place of stopping at the first."""
+    """Reads one document and collects its issues."""
 
     def __init__(self, loader: _Loader, source: Source) -> None:
         self.loader = loader
@@ -184,14 +208,14 @@ class _Reader:
         self.open: set[int] = set()
         self.merged: set[int] = set()
 
-    def problem(self, node: yaml.Node, what: str, advice: str) -> None:
-        found = Issue(self.source.line(node.start_mark), what, advice)
-        if found not in self.issues:
-            self.issues.append(found)
+    def issue(self, node: yaml.Node, what: str, advice: str) -> None:
+        issue = Issue(self.source.line(node.start_mark), what, advice)
+        if issue not in self.issues:
+            self.issues.append(issue)
 
     def value(self, node: yaml.Node, loc: Loc) -> Any:
         if id(node) in self.open:
-            self.problem(node, dotted(loc), "an anchor cannot contain itself; write the value out")
+            self.issue(node, dotted(loc), "an anchor cannot contain itself; write the value out")
             return None
         self.open.add(id(node))
         try:
@@ -205,42 +229,47 @@ class _Reader:
 
     def scalar(self, node: yaml.Node, loc: Loc) -> Any:
         try:
-            return self.loader.construct_object(node)
+            value = self.loader.construct_object(node)
+            if node.tag == f"{_TAG}int" and node.value.lstrip("-+").isdecimal() and int(node.value) != value:
+                advice = f"is {value} in YAML 1.1 and {int(node.value)} in YAML 1.2; write it without the leading zero"
+                self.issue(node, f"{dotted(loc)} = {node.value}", advice)
+            return value
         except (yaml.YAMLError, ValueError):
-            self.problem(node, f"{dotted(loc)} = {node.value}", f"cannot be read as {node.tag}; write a plain value")
+            self.issue(node, f"{dotted(loc)} = {node.value}", f"cannot be read as {node.tag}; write a plain value")
             return None
 
     def sequence(self, node: yaml.SequenceNode, loc: Loc) -> list[Any]:
         items = []
         for index, item in enumerate(node.value):
-            self.source.paths[(*loc, index)] = self.source.line(item.start_mark)
+            self.source.origins[(*loc, index)] = self.source.line(item.start_mark)
             items.append(self.value(item, (*loc, index)))
         return items
 
     def mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[Any, Any]:
         if id(node) not in self.merged:
-            self.twice(node, loc)
+            self.check_keys(node, loc)
             self.merge(node)
         result = {}
         for key_node, value_node in node.value:
             key = self.loader.construct_object(key_node) if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str):
                 text = getattr(key_node, "value", key)
-                shown = text if isinstance(text, str) else "a list or mapping"
-                self.problem(key_node, f"{dotted((*loc, shown))} as a key", "a key must be text; put quotes around it")
+                name = text if isinstance(text, str) else "a list or mapping"
+                advice = "a key must be text; put quotes around it"
+                self.issue(key_node, f"{dotted((*loc, name))} as a key", advice)
                 continue
-            self.source.paths[(*loc, key)] = self.source.line(key_node.start_mark)
+            self.source.origins[(*loc, key)] = self.source.line(key_node.start_mark)
             result[key] = self.value(value_node, (*loc, key))
         return result
 
-    def twice(self, node: yaml.MappingNode, loc: Loc) -> None:
+    def check_keys(self, node: yaml.MappingNode, loc: Loc) -> None:
         lines: dict[str, int] = {}
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 continue
             if key_node.value in lines:
                 path = dotted((*loc, key_node.value))
-                self.problem(key_node, f"{path} is there twice", f"first on line {lines[key_node.value]}; keep one")
+                self.issue(key_node, f"{path} is there twice", f"first on line {lines[key_node.value]}; keep one")
             lines.setdefault(key_node.value, key_node.start_mark.line + 1)
 
     def merge(self, node: yaml.MappingNode) -> None:
@@ -248,11 +277,15 @@ class _Reader:
         try:
             self.loader.flatten_mapping(node)
         except yaml.MarkedYAMLError as error:
-            self.problem(node, "<<", f"{error.problem}")
+            self.issue(node, "<<", f"{error.problem}")
 
 
 def read_yaml(text: str, source: Source) -> Any:
-    """The document's value; places go to `source`. Raises SpecError with everything that is wrong with the YAML."""
+    """Return the document's value and store the lines of its values in `source`.
+
+    Raises:
+        SpecError: With every issue of the YAML.
+    """
     try:
         loader = _Loader(text)
         try:
@@ -270,13 +303,13 @@ def read_yaml(text: str, source: Source) -> Any:
             [Issue(f"{source.name}:{line}", f"the character {character}", "YAML does not allow it; delete it")]
         ) from error
     except yaml.MarkedYAMLError as error:
-        raise SpecError([_syntax(error, source)]) from error
+        raise SpecError([_syntax_issue(error, source)]) from error
     if reader.issues:
         raise SpecError(reader.issues)
     return value
 
 
-def _syntax(error: yaml.MarkedYAMLError, source: Source) -> Issue:
+def _syntax_issue(error: yaml.MarkedYAMLError, source: Source) -> Issue:
     mark = error.problem_mark or error.context_mark
     where = source.line(mark) if mark is not None else source.name
     problem = error.problem or "cannot be read"
@@ -286,19 +319,23 @@ def _syntax(error: yaml.MarkedYAMLError, source: Source) -> Issue:
         return Issue(where, "a second document begins here", "one file is one experiment; make it two files")
     began = f" that begins on line {error.context_mark.line + 1}" if error.context_mark is not None else ""
     context = f"{error.context}{began}; " if error.context else ""
-    return Issue(where, f"not YAML: {problem}", f"{context}mend it here or a line above")
+    return Issue(where, f"not YAML: {problem}", f"{context}correct it here or on a line above")
 
 
 def read_text(path: Path, name: str) -> str:
-    """The file's text. Raises SpecError where it cannot be read."""
+    """Return the text of a file.
+
+    Raises:
+        SpecError: If it cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        problem = Issue(name, "there is no such file", "give the path of a spec, such as specs/uniform_sweep.yaml")
+        issue = Issue(name, "there is no such file", "give the path of a spec, such as specs/uniform_sweep.yaml")
     except IsADirectoryError:
-        problem = Issue(name, "is a folder", "give the path of a spec, such as specs/uniform_sweep.yaml")
+        issue = Issue(name, "is a folder", "give the path of a spec, such as specs/uniform_sweep.yaml")
     except UnicodeDecodeError as error:
-        problem = Issue(name, f"byte {error.start} is not UTF-8", "save the file as UTF-8 text")
+        issue = Issue(name, f"byte {error.start} is not UTF-8", "save the file as UTF-8 text")
     except OSError as error:
-        problem = Issue(name, f"cannot be read: {error.strerror}", "check the file's permissions")
-    raise SpecError([problem])
+        issue = Issue(name, f"cannot be read: {error.strerror}", "check the file's permissions")
+    raise SpecError([issue])

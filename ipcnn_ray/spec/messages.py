@@ -1,101 +1,99 @@
-"""What is wrong with a spec, in words for a person: pydantic's errors and our own checks in one form."""
+"""Issues of a spec: pydantic's errors and our own checks in one form and in plain words."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from ipcnn_ray.spec.section import Loc, Section, bare, dotted, inside, kind_field, locate, sections, walk
+from ipcnn_ray.spec.section import (
+    Loc,
+    Section,
+    child_annotation,
+    dotted,
+    field_paths,
+    kind_field,
+    locate,
+    sections,
+    unwrapped,
+)
 from ipcnn_ray.utils.text import did_you_mean
 
-OURS = "ipcnn_check"
-"""Type of the pydantic errors that carry our own findings."""
+CHECK = "ipcnn_check"
+"""Type of the pydantic errors that carry a FieldIssue."""
 
 
 @dataclass(frozen=True)
 class FieldIssue:
-    """One wrong thing at one location of a spec."""
+    """An issue with a field of a spec, before its line in the file is known."""
 
     loc: Loc
     what: str
     """The fact with its offending value, such as `train.epochs = 0`."""
     advice: str
     """What is allowed, and the ways out."""
-    about: tuple[str, ...] = ()
-    """Dotted paths of other fields that this follows from."""
+    follows_from: tuple[str, ...] = ()
+    """Dotted paths of other fields. If one of them is wrong itself, this issue is left out."""
 
 
-def shown(value: object, limit: int = 60) -> str:
-    """A value as one would write it in YAML, shortened to `limit` characters."""
+def as_yaml(value: object, limit: int = 60) -> str:
+    """Return a value as a person writes it in YAML, shortened to `limit` characters."""
     if value is None or isinstance(value, bool):
         text = {None: "null", True: "true", False: "false"}[value]
     elif isinstance(value, dict):
-        text = "{" + ", ".join(f"{key}: {shown(item)}" for key, item in value.items()) + "}"
+        text = "{" + ", ".join(f"{key}: {as_yaml(item)}" for key, item in value.items()) + "}"
     elif isinstance(value, list | tuple):
-        text = "[" + ", ".join(shown(item) for item in value) + "]"
+        text = "[" + ", ".join(map(as_yaml, value)) + "]"
     elif isinstance(value, Section):
-        text = shown(value.model_dump(mode="json"))
+        text = as_yaml(value.model_dump(mode="json"))
     else:
         text = repr(value)
     return text if len(text) <= limit else text[: limit - 4] + " ..."
 
 
-def wrong(loc: Loc, value: object, advice: str, about: Iterable[str] = ()) -> FieldIssue:
-    """A finding about a value that is there."""
-    return FieldIssue(loc, f"{dotted(loc)} = {shown(value)}", advice, tuple(about))
+def value_issue(loc: Loc, value: object, advice: str, follows_from: Iterable[str] = ()) -> FieldIssue:
+    """Return the issue of a value that is not allowed."""
+    return FieldIssue(loc, f"{dotted(loc)} = {as_yaml(value)}", advice, tuple(follows_from))
 
 
-def as_error(title: str, field_issues: list[FieldIssue]) -> ValidationError:
-    """Findings as pydantic would raise them, so that a spec made in Python is checked just the same."""
+def as_validation_error(title: str, issues: list[FieldIssue]) -> ValidationError:
+    """Return the issues as pydantic's error, which a spec made in Python raises."""
     details: list[InitErrorDetails] = [
         {
-            "type": PydanticCustomError(OURS, "{what}: {advice}", {"what": finding.what, "advice": finding.advice}),
-            "loc": finding.loc,
+            "type": PydanticCustomError(CHECK, "{what}: {advice}", {"what": issue.what, "advice": issue.advice}),
+            "loc": issue.loc,
             "input": None,
         }
-        for finding in field_issues
+        for issue in issues
     ]
     return ValidationError.from_exception_data(title, details)
 
 
 def _number(kind: str) -> Callable[[ErrorDetails], str]:
-    def words(error: ErrorDetails) -> str:
-        text = error["input"]
-        try:
-            number = float(text) if isinstance(text, str) else None
-        except ValueError:
-            number = None
-        if number is None or not isfinite(number):
-            return f"must be {kind}"
-        mantissa, exponent, power = text.lower().strip().partition("e")
-        if not exponent:
-            return f"must be {kind}, and this is text: take the quotes away"
-        mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
-        power = power if power[0] in "+-" else f"+{power}"
-        better = f"{number:.0f}" if number.is_integer() else f"{mantissa}e{power}"
-        return f"must be {kind}, and YAML reads this as text: write {better}"
+    def advice(error: ErrorDetails) -> str:
+        text = error["input"] if isinstance(error["input"], str) else ""
+        quoted = re.fullmatch(r"(?=.*[0-9])[-+]?(0|[1-9][0-9]*)?\.?[0-9]*(e[-+]?[0-9]+)?", text, re.IGNORECASE)
+        return f"must be {kind}" + (", and this is text: remove the quotes" if quoted else "")
 
-    return words
+    return advice
 
 
 def _context(form: str) -> Callable[[ErrorDetails], str]:
-    return lambda error: form.format(**{key: _plain(value) for key, value in error["ctx"].items()})
+    def advice(error: ErrorDetails) -> str:
+        limits = {key: f"{value:g}" if isinstance(value, float) else value for key, value in error["ctx"].items()}
+        return form.format(**limits)
 
-
-def _plain(value: object) -> object:
-    return f"{value:g}" if isinstance(value, float) else value
+    return advice
 
 
 def _literal(error: ErrorDetails) -> str:
     options = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-    words = f"must be one of {', '.join(options)}." if len(options) > 1 else f"must be {options[0]}."
-    return (words + did_you_mean(error["input"], options)).removesuffix(".")
+    advice = f"must be one of {', '.join(options)}." if len(options) > 1 else f"must be {options[0]}."
+    return (advice + did_you_mean(error["input"], options)).removesuffix(".")
 
 
 # pydantic's error type -> what the value must be
@@ -116,22 +114,22 @@ ADVICE: dict[str, Callable[[ErrorDetails], str]] = {
     "dict_type": lambda error: "must be a section: one `field: value` per line",
     "model_type": lambda error: "must be a section: one `field: value` per line",
     "invalid_key": lambda error: "a field's name must be text",
-    "says": lambda error: error["msg"],
+    "error_message": lambda error: error["msg"],
 }
 
 
-def _unknown(plain: Loc, holder: Any, value: object, root: type[Section]) -> FieldIssue:
-    name, above = str(plain[-1]), dotted(plain[:-1])
-    (owner,) = sections(holder).values()
+def _unknown_field(loc: Loc, parent: Any, value: object, root: type[Section]) -> FieldIssue:
+    name, above = str(loc[-1]), dotted(loc[:-1])
+    (owner,) = sections(parent).values()
     kind = kind_field(owner)
     title = f"{above or 'the spec'}{f' with {kind[0]}: {kind[1]}' if kind else ''}"
     names = list(owner.model_fields)
     advice = f"{title} has no such field"
     near = did_you_mean(name, names)
-    elsewhere = list(dict.fromkeys(path for path in walk(root) if path.endswith(f".{name}")))
+    elsewhere = list(dict.fromkeys(path for path in field_paths(root) if path.endswith(f".{name}")))
     if f"{above}.{name}" in elsewhere:
-        others = sections(_annotation(root, plain[:-1]))
-        key = next((f"{found[0]}: " for found in map(kind_field, others.values()) if found), "")
+        others = sections(_annotation(root, loc[:-1]))
+        key = next((f"{other[0]}: " for other in map(kind_field, others.values()) if other), "")
         having = [f"{key}{tag}" for tag, other in others.items() if name in other.model_fields]
         advice += f"; it belongs to {' or '.join(having)}"
     elif near:
@@ -140,67 +138,62 @@ def _unknown(plain: Loc, holder: Any, value: object, root: type[Section]) -> Fie
         advice += f"; there is {' and '.join(elsewhere)}"
     else:
         advice += f"; it has {', '.join(names)}"
-    return wrong(plain, value, advice)
+    return value_issue(loc, value, advice)
 
 
-def _annotation(root: type[Section], plain: Loc) -> Any:
+def _annotation(root: type[Section], loc: Loc) -> Any:
     annotation: Any = root
-    for part in plain:
-        annotation = inside(annotation, part)
+    for key in loc:
+        annotation = child_annotation(annotation, key)
     return annotation
 
 
-def _no_kind(plain: Loc, value: object, root: type[Section]) -> FieldIssue:
-    options = sections(_annotation(root, plain))
-    named = kind_field(next(iter(options.values())))
+def _unknown_kind(loc: Loc, value: object, root: type[Section]) -> FieldIssue:
+    options = sections(_annotation(root, loc))
+    kind = kind_field(next(iter(options.values())))
     tags = ", ".join(options)
-    if not named:
-        return wrong(plain, value, f"must be a section with one of {tags}")
+    if not kind:
+        return value_issue(loc, value, f"must be a section with one of {tags}")
     if not isinstance(value, dict):
-        return wrong(plain, value, f"must be a section that says its {named[0]}, one of {tags}")
-    if value.get(named[0]) is None:
-        return FieldIssue(plain, f"{dotted(plain)}.{named[0]} is missing", f"must be one of {tags}")
-    given = value[named[0]]
-    words = f"must be one of {tags}.{did_you_mean(given, list(options))}"
-    return wrong((*plain, named[0]), given, words.removesuffix("."))
+        return value_issue(loc, value, f"must be a section with its {kind[0]}, one of {tags}")
+    if value.get(kind[0]) is None:
+        return FieldIssue(loc, f"{dotted(loc)}.{kind[0]} is missing", f"must be one of {tags}")
+    given = value[kind[0]]
+    advice = f"must be one of {tags}.{did_you_mean(given, list(options))}"
+    return value_issue((*loc, kind[0]), given, advice.removesuffix("."))
 
 
-def _missing(plain: Loc, holder: Any) -> FieldIssue:
-    if isinstance(plain[-1], int):
-        return FieldIssue(
-            plain[:-1],
-            f"{dotted(plain[:-1])} has only {plain[-1]} value(s)",
-            f"must be a list of {len(get_args(bare(holder)))} values",
-        )
-    annotation = inside(holder, plain[-1])
-    options = sections(annotation)
-    kinds = {kind_field(option) for option in options.values()} - {None}
-    (owner,) = sections(holder).values()
-    if kinds:
-        (key,) = {kind[0] for kind in kinds if kind}
-        advice = f"needed: a section that says its {key}, one of {', '.join(options)}"
+def _missing(loc: Loc, parent: Any) -> FieldIssue:
+    if isinstance(loc[-1], int):
+        fact = f"{dotted(loc[:-1])} has only {loc[-1]} value(s)"
+        return FieldIssue(loc[:-1], fact, f"must be a list of {len(get_args(unwrapped(parent)))} values")
+    options = sections(child_annotation(parent, loc[-1]))
+    keys = {kind[0] for kind in map(kind_field, options.values()) if kind}
+    (owner,) = sections(parent).values()
+    if keys:
+        advice = f"needed: a section with its {keys.pop()}, one of {', '.join(options)}"
     else:
-        words = owner.model_fields[str(plain[-1])].description or ""
-        advice = f"needed: {' '.join(words.split())}".rstrip(".")
-    return FieldIssue(plain, f"{dotted(plain)} is missing", advice)
+        description = owner.model_fields[str(loc[-1])].description or ""
+        advice = f"needed: {' '.join(description.split())}".rstrip(".")
+    return FieldIssue(loc, f"{dotted(loc)} is missing", advice)
 
 
 def field_issues(error: ValidationError, root: type[Section]) -> list[FieldIssue]:
-    """Everything that pydantic found, each thing once, at plain locations (without the tags of unions)."""
-    found: list[FieldIssue] = []
+    """Return the issues of pydantic's error without duplicates, at locations without the tags of unions."""
+    issues: list[FieldIssue] = []
     for item in error.errors(include_url=False):
         kind, value = item["type"], item["input"]
-        if kind == OURS:
-            found.append(FieldIssue(item["loc"], item["ctx"]["what"], item["ctx"]["advice"]))
+        if kind == CHECK:
+            issues.append(FieldIssue(item["loc"], item["ctx"]["what"], item["ctx"]["advice"]))
             continue
-        plain, holder = locate(root, item["loc"])
+        loc, parent = locate(root, item["loc"])
         if kind == "extra_forbidden":
-            found.append(_unknown(plain, holder, value, root))
+            issues.append(_unknown_field(loc, parent, value, root))
         elif kind == "missing":
-            found.append(_missing(plain, holder))
+            issues.append(_missing(loc, parent))
         elif kind in ("union_tag_not_found", "union_tag_invalid", "model_attributes_type"):
-            found.append(_no_kind(plain, value, root))
+            issues.append(_unknown_kind(loc, value, root))
         else:
-            words = ADVICE[kind](item) if kind in ADVICE else item["msg"].replace("Input should", "must", 1)
-            found.append(wrong(plain, value, words))
-    return list(dict.fromkeys(found))
+            advice = ADVICE[kind](item) if kind in ADVICE else item["msg"].replace("Input should", "must", 1)
+            issues.append(value_issue(loc, value, advice))
+    return list(dict.fromkeys(issues))

@@ -1,8 +1,8 @@
-"""Fields set by dotted path, by a search or on the command line, with one meaning for both.
+"""Fields set by dotted path, by `--set` on the command line, a named run, a grid or a space.
 
 - Setting the kind of a section (`template.shape`) keeps those of its fields that the new kind has.
 - A mapping replaces the whole section.
-- Taking the template away takes the filter loss away, unless the settings name that too.
+- Setting `template.shape` to `none` removes the filter loss, unless the settings name a field of it too.
 """
 
 from __future__ import annotations
@@ -11,30 +11,26 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from ipcnn_ray.spec.section import Section, at, kind_field, sections
+from ipcnn_ray.spec.section import Section, annotations_at, kind_field, sections
 
 Settings = Mapping[str, Any]
 """Dotted path of a field -> its value."""
 
 
 class NotASection(ValueError):
-    """A path leads through something that is not a section."""
+    """A path leads through a value that is not a section."""
 
     def __init__(self, path: str, section: str) -> None:
         self.path = path
         super().__init__(f"{section} is not a section and has no fields")
 
 
-def _kinds(root: type[Section], path: str) -> dict[str, type[Section]]:
-    """For a field that tells sections apart: the section of each of its values."""
-    above, _, name = path.rpartition(".")
-    owners = [owner for annotation in at(root, above) for owner in sections(annotation).values()] if above else []
-    named = {owner: kind_field(owner) for owner in owners}
-    return {kind[1]: owner for owner, kind in named.items() if kind and kind[0] == name}
+def apply_settings(raw: Mapping[str, Any], settings: Settings, root: type[Section]) -> dict[str, Any]:
+    """Return a copy of the raw spec with these fields set.
 
-
-def applied(raw: Mapping[str, Any], settings: Settings, root: type[Section]) -> dict[str, Any]:
-    """A copy of the raw spec with these fields set. Raises NotASection."""
+    Raises:
+        NotASection: If a path leads through a value that is not a section.
+    """
     result: dict[str, Any] = deepcopy(dict(raw))
     kinds = {path: _kinds(root, path) for path in settings}
     for path in sorted(settings, key=lambda path: not kinds[path]):  # a section's kind before its other fields
@@ -51,13 +47,17 @@ def applied(raw: Mapping[str, Any], settings: Settings, root: type[Section]) -> 
             for other in [field for field in section if field not in new.model_fields]:
                 del section[other]
         section[name] = deepcopy(settings[path])
-    _drop_filter_loss(result, settings)
+    template, loss = result.get("template"), result.get("loss")
+    plain = isinstance(template, dict) and template.get("shape") == "none"
+    changed = {path.split(".")[0] for path in settings}
+    if plain and "template" in changed and "loss" not in changed and isinstance(loss, dict):
+        loss.pop("filter", None)
     return result
 
 
-def _drop_filter_loss(result: dict[str, Any], settings: Settings) -> None:
-    template, loss = result.get("template"), result.get("loss")
-    plain = isinstance(template, dict) and template.get("shape") == "none"
-    named = {path.split(".")[0] for path in settings}
-    if plain and "template" in named and "loss" not in named and isinstance(loss, dict):
-        loss.pop("filter", None)
+def _kinds(root: type[Section], path: str) -> dict[str, type[Section]]:
+    """Return the section of each value of a field that names the kind of a section; empty for other fields."""
+    above, _, name = path.rpartition(".")
+    owners = [owner for kind in annotations_at(root, above) for owner in sections(kind).values()] if above else []
+    kinds = {owner: kind_field(owner) for owner in owners}
+    return {kind[1]: owner for owner, kind in kinds.items() if kind and kind[0] == name}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -11,6 +15,7 @@ from ipcnn_ray.spec.section import (
     Count,
     FieldPath,
     Integer,
+    Loc,
     Number,
     OmitDefaultFromDigest,
     Positive,
@@ -208,6 +213,83 @@ class SpaceSearch(Section):
 Search = Annotated[NamedSearch | GridSearch | SpaceSearch, Field(discriminator="kind")]
 
 
-def stopping(search: Search | None) -> EarlyStopping | None:
-    """How hopeless runs are ended early; None where none are, as in a search of named runs alone."""
+def early_stopping(search: Search | None) -> EarlyStopping | None:
+    """Return the early stopping of a search; None if it has none, as a search of named runs only."""
     return None if search is None or isinstance(search, NamedSearch) else search.early_stopping
+
+
+MAX_CORNERS = 1000
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value that a searched field can take, and its location in the spec."""
+
+    value: Any
+    loc: Loc
+
+
+def settings_of(combination: Mapping[str, Point]) -> dict[str, Any]:
+    """Return the values of a combination by dotted path."""
+    return {path: point.value for path, point in combination.items()}
+
+
+def active(space: Mapping[str, Distribution], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of those fields whose `when` holds, given other active fields."""
+    kept = dict(values)
+    while True:
+        idle = [path for path in kept if any(kept.get(on) != value for on, value in (space[path].when or {}).items())]
+        if not idle:
+            return kept
+        for path in idle:
+            del kept[path]
+
+
+def points(search: Search) -> list[dict[str, Point]]:
+    """Return the combinations that represent a search.
+
+    Of a grid, every combination. Of a space, every combination of choices and of the ends of ranges; if there are more
+    than MAX_CORNERS, one field is varied at a time, all others at their first value, with the `when` conditions of
+    that field satisfied. None for a search of named runs only.
+    """
+    if isinstance(search, NamedSearch):
+        return []
+    if isinstance(search, GridSearch):
+        return list(_product({path: _located(values, "grid", path) for path, values in search.grid.items()}))
+    values = {path: _distribution_points(path, distribution) for path, distribution in search.space.items()}
+    if prod(map(len, values.values())) <= MAX_CORNERS:
+        corners = _product(values)
+    else:
+        corners = (_varied(path, point, values, search.space) for path in values for point in values[path])
+    kept: list[dict[str, Point]] = []
+    for corner in corners:
+        combination = {path: corner[path] for path in active(search.space, settings_of(corner))}
+        if combination not in kept:
+            kept.append(combination)
+    return kept
+
+
+def _located(values: Sequence[Any], *loc: str) -> list[Point]:
+    return [Point(value, ("search", *loc, index)) for index, value in enumerate(values)]
+
+
+def _distribution_points(path: str, distribution: Distribution) -> list[Point]:
+    key = _key(distribution)
+    assert key is not None
+    return _located(getattr(distribution, key), "space", path, key)
+
+
+def _product(values: Mapping[str, Sequence[Point]]) -> Iterator[dict[str, Point]]:
+    for combination in product(*values.values()):
+        yield dict(zip(values, combination, strict=True))
+
+
+def _varied(
+    path: str, point: Point, values: Mapping[str, Sequence[Point]], space: Mapping[str, Distribution]
+) -> dict[str, Point]:
+    corner, pending = {**{other: points[0] for other, points in values.items()}, path: point}, [path]
+    while pending:
+        for on, value in (space[pending.pop()].when or {}).items():
+            corner[on] = next(other for other in values[on] if other.value == value)
+            pending.append(on)
+    return corner

@@ -1,4 +1,4 @@
-"""What every section of a spec is."""
+"""Base class and field types of the sections of a spec, and their inspection: kinds, paths, annotations."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ from ipcnn_ray.utils.registry import Registry
 
 @dataclass(frozen=True)
 class ErrorMessage:
-    """What a value must be, in words; a person reads this in place of pydantic's message."""
+    """Replaces pydantic's message for a wrong value."""
 
-    words: str
+    text: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.custom_error_schema(
-            handler(source), custom_error_type="says", custom_error_message=self.words
+            handler(source), custom_error_type="error_message", custom_error_message=self.text
         )
 
 
 @dataclass(frozen=True)
 class OmitDefaultFromDigest:
-    """Marks a field that came when there were runs already: while it has its default, digests leave it out, so that
-    their specs keep the digests that they had."""
+    """Marks a field added after the first runs; specs without it keep their digest."""
 
 
-# Numbers and flags are strict: YAML knows their types, and `epochs: "10"` or `weight: 1e-4` (text to YAML) is a slip.
+# Numbers and flags are strict: YAML has types, and `epochs: "10"` is a mistake.
 Integer = Annotated[int, Strict()]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Flag = Annotated[bool, Strict()]
@@ -49,7 +48,7 @@ Slug = Annotated[
     Field(pattern=r"^[a-z0-9][a-z0-9_]{0,39}$"),
     ErrorMessage("must be a name of a-z, 0-9 and _, at most 40 characters, not beginning with _"),
 ]
-"""A name that is usable in a path, a URL and a run id."""
+"""A name that can be part of a path, a URL and a run id."""
 FieldPath = Annotated[
     str,
     Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$"),
@@ -62,7 +61,7 @@ Scalar = Annotated[
 
 
 class Section(BaseModel):
-    """Frozen, no unknown fields, field docstrings become the descriptions in the JSON Schema."""
+    """A frozen model without unknown fields. The docstring of a field is its description in the JSON Schema."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -109,11 +108,11 @@ class RegisteredKinds:
 
 
 Loc = tuple[int | str, ...]
-"""Where a value is: keys of mappings and indices of lists, from the top of the spec."""
+"""Location of a value: keys of mappings and indices of lists, from the top of the spec."""
 
 
 def dotted(loc: Loc) -> str:
-    return ".".join(str(part) for part in loc)
+    return ".".join(map(str, loc))
 
 
 def annotation_of(field: FieldInfo) -> Any:
@@ -122,19 +121,19 @@ def annotation_of(field: FieldInfo) -> Any:
     return Annotated[field.annotation, kinds[0]] if kinds else field.annotation
 
 
-def bare(annotation: Any) -> Any:
-    """The annotation without its constraints and without `| None`."""
+def unwrapped(annotation: Any) -> Any:
+    """Return the annotation without its constraints and without `| None`."""
     while get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) in (Union, UnionType):
-        rest = [part for part in get_args(annotation) if part is not NoneType]
-        if len(rest) == 1:
-            return bare(rest[0])
+        options = [option for option in get_args(annotation) if option is not NoneType]
+        if len(options) == 1:
+            return unwrapped(options[0])
     return annotation
 
 
 def kind_field(section: type[Section]) -> tuple[str, str] | None:
-    """Name and value of the field that tells this section from its alternatives, such as ('shape', 'uniform')."""
+    """Return name and value of the field that names the kind of a section, such as ('shape', 'uniform')."""
     for name, field in section.model_fields.items():
         if field.is_required() and get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1:
             return name, get_args(field.annotation)[0]
@@ -142,77 +141,73 @@ def kind_field(section: type[Section]) -> tuple[str, str] | None:
 
 
 def sections(annotation: Any) -> dict[str, type[Section]]:
-    """The sections that a value may be, by pydantic's tag in error locations; empty for anything else."""
+    """Return the sections that a value can be, by the tag in pydantic's error locations; empty for other values."""
     if get_origin(annotation) is Annotated:
         inner, *metadata = get_args(annotation)
         for item in metadata:
             if isinstance(item, RegisteredKinds):
                 return item.sections()
-        found = sections(inner)
+        options = sections(inner)
         tags = [item.tag for item in metadata if isinstance(item, Tag)]
-        return {tag: section for tag in tags for section in found.values()} or found
+        return {tag: section for tag in tags for section in options.values()} or options
     if get_origin(annotation) in (Union, UnionType):
-        return {tag: section for part in get_args(annotation) for tag, section in sections(part).items()}
+        return {tag: section for option in get_args(annotation) for tag, section in sections(option).items()}
     if isinstance(annotation, type) and issubclass(annotation, Section):
         kind = kind_field(annotation)
         return {kind[1] if kind else "": annotation}
     return {}
 
 
-def alternatives(annotation: Any) -> dict[str, Any]:
-    """The annotations of a union whose parts are told apart by tags and are no sections, by tag."""
+def _tagged_values(annotation: Any) -> dict[str, Any]:
+    """Return the options of a tagged union of values that are not sections, by tag."""
     inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     if get_origin(inner) not in (Union, UnionType):
         return {}
-    parts = [get_args(part) for part in get_args(inner) if get_origin(part) is Annotated]
-    return {mark.tag: part[0] for part in parts for mark in part[1:] if isinstance(mark, Tag)}
+    options = [get_args(option) for option in get_args(inner) if get_origin(option) is Annotated]
+    return {item.tag: option[0] for option in options for item in option[1:] if isinstance(item, Tag)}
 
 
-def inside(annotation: Any, part: int | str) -> Any:
-    """Annotation of one field, entry or value of a container; None where there is nothing."""
+def child_annotation(annotation: Any, key: int | str) -> Any:
+    """Return the annotation of a field, a list entry or a mapping's value; None if there is no such child."""
     options = sections(annotation)
     if options:
-        fields = [option.model_fields[part] for option in options.values() if part in option.model_fields]
+        fields = [option.model_fields[str(key)] for option in options.values() if key in option.model_fields]
         return annotation_of(fields[0]) if fields else None
-    container = bare(annotation)
-    arguments = get_args(container)
+    container = unwrapped(annotation)
     if get_origin(container) is dict:
-        return arguments[1]
-    if get_origin(container) is tuple:
-        return arguments[0]
-    return None
+        return get_args(container)[1]
+    return get_args(container)[0] if get_origin(container) is tuple else None
 
 
 def locate(root: type[Section], loc: Loc) -> tuple[Loc, Any]:
-    """Pydantic's location without the tags of unions, and the annotation of what holds its last part."""
+    """Return pydantic's location without the tags of unions, and the annotation of the parent of its last key."""
     annotation: Any = root
-    holder: Any = root
+    parent: Any = root
     plain: list[int | str] = []
-    for part in loc:
+    for key in loc:
         options = sections(annotation)
-        if len(options) > 1 and part in options:
-            annotation = options[str(part)]
-        elif not options and part in alternatives(annotation):
-            annotation = alternatives(annotation)[str(part)]
-        elif part != "[key]":
-            plain.append(part)
-            holder, annotation = annotation, inside(annotation, part)
-    return tuple(plain), holder
+        if len(options) > 1 and key in options:
+            annotation = options[str(key)]
+        elif not options and key in _tagged_values(annotation):
+            annotation = _tagged_values(annotation)[str(key)]
+        elif key != "[key]":
+            plain.append(key)
+            parent, annotation = annotation, child_annotation(annotation, key)
+    return tuple(plain), parent
 
 
-def at(root: type[Section], path: str) -> list[Any]:
-    """Annotations of the field with this dotted path, one for each kind of section that has it."""
-    found: list[Any] = [root]
+def annotations_at(root: type[Section], path: str) -> list[Any]:
+    """Return the annotations of the field at a dotted path, one for each kind of section that has it."""
+    annotations: list[Any] = [root]
     for name in path.split("."):
-        owners = [section for annotation in found for section in sections(annotation).values()]
-        found = [annotation_of(owner.model_fields[name]) for owner in owners if name in owner.model_fields]
-    return found
+        owners = [section for annotation in annotations for section in sections(annotation).values()]
+        annotations = [annotation_of(owner.model_fields[name]) for owner in owners if name in owner.model_fields]
+    return annotations
 
 
-def walk(section: type[Section], above: str = "") -> Iterator[str]:
-    """Dotted paths of all fields below a section, sections included, each once for each kind that has it."""
+def field_paths(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted paths of all fields below a section, sections included, once for each kind that has them."""
     for name, field in section.model_fields.items():
-        path = f"{above}{name}"
-        yield path
+        yield f"{prefix}{name}"
         for option in sections(annotation_of(field)).values():
-            yield from walk(option, f"{path}.")
+            yield from field_paths(option, f"{prefix}{name}.")

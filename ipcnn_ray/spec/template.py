@@ -1,7 +1,8 @@
 """The template section: the shape of the part templates.
 
-A shape is one class here and the function of the same name in `core/template_shapes.py`, which says its formula. The
-class' fields, less `tau`, are the function's parameters; lengths are shares of n, the side of a layer's map in cells.
+A shape is one section class, here or in another package, and one function that computes its unit template. The fields
+of the class, except `shape` and `tau`, are the parameters of the function. Lengths are shares of n, the side of a
+layer's map in cells.
 """
 
 from __future__ import annotations
@@ -12,120 +13,159 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ipcnn_ray.spec.data import Data
-from ipcnn_ray.spec.section import Number, OmitDefaultFromDigest, Positive, Section
+from ipcnn_ray.spec.extensions import TEMPLATES
+from ipcnn_ray.spec.messages import FieldIssue, value_issue
+from ipcnn_ray.spec.section import Number, OmitDefaultFromDigest, Positive, RegisteredKinds, Section
 
 Norm = Literal["l1", "l2", "linf", "lp"]
 SYMBOLS = {"beta": "β", "gamma": "γ", "sigma": "σ", "tau": "τ"}
-Issue = tuple[str, Any, str]
-"""Field, its value, and what is allowed."""
 
 
 class PartTemplate(Section):
-    """What every part template has."""
+    """Base class of the part templates.
+
+    A package adds a shape with an entry point in the group ``ipcnn.templates``::
+
+        class StarTemplate(PartTemplate):
+            \"\"\"Star with five points.\"\"\"
+
+            shape: Literal["star"]
+            \"\"\"Star with five points.\"\"\"
+            radius: Positive = 0.25
+            \"\"\"Radius of the points, share of n.\"\"\"
+
+            function: ClassVar[str] = "my_package.star:star"
+
+    Import only `spec.template` and `spec.section` in the module of the class, and not torch: specs are checked
+    without it.
+    """
 
     shape: str
-    """The template's shape."""
+    """Shape of the template; a `Literal` with the name of the entry point."""
     tau: Positive | None = None
     """Height of the template. Default: 0.5 / n^2, n the side of the layer's map in cells."""
 
+    function: ClassVar[str] = ""
+    """Function of the unit template, as `module:function`; its arguments and result are those of
+    `core.templates.gradient`."""
     form: ClassVar[str] = "exact"
-    """Form of the filter loss that goes with the template unless another is asked for."""
+    """Default form of the filter loss."""
     learned: ClassVar[str] = ""
-    """The field that each filter can have a value of its own of, learned by this form; empty: none."""
+    """Field that `loss.filter.learn_beta` turns into one parameter per filter, with the filter loss of `form`; empty
+    if there is none. With the exact form the unit template must be max(1 - field * distance, -1)."""
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments of `core.templates.part_templates`, all but n and tau."""
-        return self.model_dump(exclude={"tau"}, exclude_none=True)
+        """Return the arguments of `core.templates.part_templates` except n and tau."""
+        return {"shape": self.function, **self.model_dump(exclude={"shape", "tau"}, exclude_none=True)}
 
-    def issues(self) -> Iterator[Issue]:
-        """What fields cannot be together."""
+    def issues(self) -> Iterator[FieldIssue]:
+        """Yield the issues of fields that contradict each other."""
         yield from ()
 
-    def issues_with(self, data: Data) -> Iterator[Issue]:
-        """What cannot be with this data."""
+    def data_issues(self, data: Data) -> Iterator[FieldIssue]:
+        """Yield the issues of fields that contradict the data section."""
         yield from ()
+
+    def issue(self, field: str, advice: str, follows_from: str = "template.shape") -> FieldIssue:
+        """Return an issue of a field. Its advice continues a sentence that begins with the field's value.
+
+        Args:
+            field: Name of the field.
+            advice: What is allowed.
+            follows_from: Path of another field; the issue is left out if that field itself is wrong.
+        """
+        return value_issue(("template", field), getattr(self, field), advice, (follows_from,))
 
     def label(self) -> str:
-        """In a few characters, such as `uniform L2 β2 γ0.5`; tau only where it is set."""
-        return " ".join([self.shape, *self._short(), *([f"τ{self.tau:.3g}"] if self.tau is not None else [])])
-
-    def words(self) -> str:
-        """In a few words, such as `uniform L2 template, beta 2, gamma 0.5, tau 0.5 / n^2`."""
+        """Return a short label, such as `uniform L2 β2 γ0.5`; it has tau only if tau is set."""
         norm = self._norm()
-        named = [f"{name} {_shown(value, 'g')}" for name, value in self._numbers().items()]
-        height = "tau 0.5 / n^2" if self.tau is None else f"tau {self.tau:g}"
-        return ", ".join([f"{self.shape} {norm} template" if norm else f"{self.shape} template", *named, height])
+        words = [
+            f"{SYMBOLS[name]}{value:.3g}" if name in SYMBOLS else f"{name} {_formatted(value, '.3g')}"
+            for name, value in self._parameters().items()
+        ]
+        return " ".join([self.shape, *([norm] if norm else []), *words, *self._tau_label()])
+
+    def describe(self) -> str:
+        """Return a description, such as `uniform L2 template, beta 2, gamma 0.5, tau 0.5 / n^2`."""
+        norm = self._norm()
+        words = [f"{name} {_formatted(value, 'g')}" for name, value in self._parameters().items()]
+        return ", ".join(
+            [f"{self.shape} {norm} template" if norm else f"{self.shape} template", *words, self._height()]
+        )
 
     def _norm(self) -> str:
-        fields = self.arguments()
-        return f"L{fields['p']:g}" if "p" in fields else str(fields.get("norm", "")).replace("l", "L")
+        parameters = self.arguments()
+        return f"L{parameters['p']:g}" if "p" in parameters else str(parameters.get("norm", "")).replace("l", "L")
 
-    def _numbers(self) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         return {name: value for name, value in self.arguments().items() if name not in ("shape", "norm", "p")}
 
-    def _short(self) -> list[str]:
-        norm = self._norm()
-        return ([norm] if norm else []) + [
-            f"{SYMBOLS[name]}{value:.3g}" if name in SYMBOLS else f"{name} {_shown(value, '.3g')}"
-            for name, value in self._numbers().items()
-        ]
+    def _tau_label(self) -> list[str]:
+        return [f"τ{self.tau:.3g}"] if self.tau is not None else []
+
+    def _height(self) -> str:
+        return "tau 0.5 / n^2" if self.tau is None else f"tau {self.tau:g}"
 
 
-def _shown(value: Any, form: str) -> str:
+def _formatted(value: Any, form: str) -> str:
     if isinstance(value, tuple):
         return f"{len(value)}x{len(value)}"
-    return value if isinstance(value, str) else format(value, form)
+    return format(value, form) if isinstance(value, float) and not isinstance(value, bool) else str(value)
 
 
-class Normed(PartTemplate):
+class NormedTemplate(PartTemplate):
     """A template that depends on a distance in some norm."""
 
     norm: Norm = "l1"
-    """The distance: l1 (Zhang et al.; a diamond), l2 (a disc), linf (a square), or lp (in between, by `p`)."""
+    """Norm of the distance: l1 (Zhang et al.; a diamond), l2 (a disc), linf (a square), or lp (in between, by `p`)."""
     p: Annotated[Positive | None, OmitDefaultFromDigest()] = None
-    """Exponent of the norm lp: (|di|^p + |dj|^p)^(1/p); 1 is l1, 2 is l2, below 1 a star with hollow sides."""
+    """Exponent of the norm lp: (|di|^p + |dj|^p)^(1/p). 1 is l1, 2 is l2; below 1 it is a star with hollow sides."""
 
-    def issues(self) -> Iterator[Issue]:
+    def issues(self) -> Iterator[FieldIssue]:
         if self.norm == "lp" and self.p is None:
-            yield "norm", "lp", "needs its exponent; add template.p, or take l1, l2 or linf"
+            yield self.issue("norm", "needs its exponent; add template.p, or take l1, l2 or linf")
         if self.norm != "lp" and self.p is not None:
-            yield "p", self.p, f"norm {self.norm} has no exponent; drop this or take template.norm: lp"
+            yield self.issue("p", f"norm {self.norm} has no exponent; drop this or take template.norm: lp")
 
 
-class GradientTemplate(Normed):
+class GradientTemplate(NormedTemplate):
     """A template that falls off with distance: tau * max(1 - beta * ||[i,j] - mu|| / n, -1)."""
 
     shape: Literal["gradient"]
     """Falls off with distance."""
     beta: Positive = 2.0
-    """Slope; at a distance of n / beta cells the template crosses zero. Part-template paper 2, Zhang et al. 4."""
+    """Slope. The template crosses zero at a distance of n / beta cells. Part-template paper: 2; Zhang et al.: 4."""
 
+    function: ClassVar[str] = "ipcnn_ray.core.templates:gradient"
     learned: ClassVar[str] = "beta"
 
     def label(self) -> str:
         return super().label().removeprefix("gradient ")
 
 
-class UniformTemplate(Normed):
+class UniformTemplate(NormedTemplate):
     """A template that is tau inside beta * ||[i,j] - mu|| / n < gamma and -tau outside."""
 
     shape: Literal["uniform"]
-    """Flat inside a radius, and outside it."""
+    """Constant inside a radius, and outside it."""
     beta: Positive = 2.0
-    """Inverse scale of the distance; only gamma / beta matters for a uniform template."""
+    """Inverse scale of the distance. Only gamma / beta matters for a uniform template."""
     gamma: Positive = 2.0
     """Threshold of the scaled distance: the radius is n * gamma / beta cells."""
+
+    function: ClassVar[str] = "ipcnn_ray.core.templates:uniform"
 
 
 class ReleasedTemplate(PartTemplate):
     """The template of the authors' code: a gradient template of norm l1 in coordinates from -1 to 1 over the map."""
 
     shape: Literal["released"]
-    """As the authors' code has it."""
+    """As in the authors' code."""
     width: Positive = 2.0
-    """Slope in those coordinates; beta is 2 * width * n / (n - 1). With loss.filter.learn_beta each filter's starts
-    here."""
+    """Slope in those coordinates: beta is 2 * width * n / (n - 1). Initial value of every filter with
+    loss.filter.learn_beta."""
 
+    function: ClassVar[str] = "ipcnn_ray.core.templates:released"
     form: ClassVar[str] = "released"
     learned: ClassVar[str] = "width"
 
@@ -136,7 +176,10 @@ class GaussianTemplate(PartTemplate):
     shape: Literal["gaussian"]
     """A bell."""
     sigma: Positive = 0.425
-    """Standard deviation, share of n. The template crosses zero at 1.177 sigma n; 0.425 does where beta 2 does."""
+    """Standard deviation, share of n. The template crosses zero at 1.177 sigma n; with 0.425 that is where a gradient
+    template with beta 2 does."""
+
+    function: ClassVar[str] = "ipcnn_ray.core.templates:gaussian"
 
 
 class EllipseTemplate(PartTemplate):
@@ -145,25 +188,30 @@ class EllipseTemplate(PartTemplate):
     shape: Literal["ellipse"]
     """Long in one direction."""
     beta: Positive = 2.0
-    """Slope; the template crosses zero on an ellipse of half-axes n sqrt(aspect) / beta and n / (beta sqrt(aspect))."""
+    """Slope. The template crosses zero on an ellipse with half-axes n sqrt(aspect) / beta and
+    n / (beta sqrt(aspect))."""
     aspect: Annotated[Number, Field(ge=1)] = 2.0
-    """Long axis over short axis; 1 is the gradient template of norm l2, whatever the angle."""
+    """Long axis over short axis. 1 is the gradient template of norm l2 at any angle."""
     angle: Annotated[Number, Field(ge=0, lt=180)] = 0.0
-    """Of the long axis, degrees: 0 along the columns (lying), 90 along the rows (upright), 45 rising to the right."""
+    """Angle of the long axis, degrees: 0 along the columns (horizontal), 90 along the rows (vertical), 45 rising to the
+    right."""
 
+    function: ClassVar[str] = "ipcnn_ray.core.templates:ellipse"
     learned: ClassVar[str] = "beta"
 
 
 class RingTemplate(PartTemplate):
     """A circle about mu: tau * max(1 - 2 |d - radius n| / (width n), -1). With width < 2 radius it is negative at mu:
-    the mask erases a filter's peak and keeps what lies around it."""
+    the mask erases a filter's peak and keeps what surrounds it."""
 
     shape: Literal["ring"]
     """A circle about the peak."""
     radius: Annotated[Number, Field(gt=0, le=0.5)] = 0.25
-    """Of the circle, share of n; up to 0.5 a part of every circle lies on the map."""
+    """Radius of the circle, share of n. Up to 0.5, a part of every circle is on the map."""
     width: Positive = 0.25
-    """Between the circle's two zero crossings, share of n; below 1 / n it breaks into single cells."""
+    """Distance of the circle's two zero crossings, share of n. Below 1 / n the circle breaks into single cells."""
+
+    function: ClassVar[str] = "ipcnn_ray.core.templates:ring"
 
 
 class MaskTemplate(PartTemplate):
@@ -172,22 +220,25 @@ class MaskTemplate(PartTemplate):
     shape: Literal["mask"]
     """A table of values."""
     values: tuple[tuple[Annotated[Number, Field(ge=-1, le=1)], ...], ...]
-    """Unit template as rows of values from -1 to 1, as many as each is long; the middle lies on mu."""
+    """Square unit template as rows of values from -1 to 1, its middle on mu."""
     extent: Positive = 1.0
-    """Side of the table, share of n. In between the table is linear, outside it -1."""
+    """Side of the table, share of n. Values are interpolated linearly inside it, and -1 outside."""
 
-    def issues(self) -> Iterator[Issue]:
+    function: ClassVar[str] = "ipcnn_ray.core.templates:mask"
+
+    def issues(self) -> Iterator[FieldIssue]:
         if any(len(row) != len(self.values) for row in self.values):
             lengths = ", ".join(str(len(row)) for row in self.values)
-            yield "values", self.values, f"must be square: its {len(self.values)} rows have {lengths} values"
+            yield self.issue("values", f"must be square: its {len(self.values)} rows have {lengths} values")
         if not any(value > 0 for row in self.values for value in row):
-            yield "values", self.values, "must be above 0 somewhere, or every map is erased"
+            yield self.issue("values", "must be above 0 somewhere, or every map is erased")
 
 
 class TailoredTemplate(PartTemplate):
-    """A template of the size and aspect of one part of the animal, fitted to the training split before training starts.
+    """A template with the size and aspect of one part of the animal, fitted to the training split before training.
 
-    It becomes an ellipse, or for part_masks a mask; what it became is in the record. n cells are taken to span a crop.
+    The fitted template is an ellipse, or a mask for part_masks, and is recorded with the run. A map of n cells is taken
+    to span a crop.
     """
 
     shape: Literal["tailored"]
@@ -201,25 +252,26 @@ class TailoredTemplate(PartTemplate):
     """Factor on the fitted size."""
 
     def arguments(self) -> dict[str, Any]:
-        raise TypeError("a tailored template has no shape before it is fitted: train.template_fit.fitted")
+        raise TypeError("a tailored template has no shape before train.tailored_template.fitted")
 
-    def issues_with(self, data: Data) -> Iterator[Issue]:
+    def data_issues(self, data: Data) -> Iterator[FieldIssue]:
         names = ", ".join(data.landmarks)
         if self.landmark not in data.landmarks:
-            yield "landmark", self.landmark, f"must be one of data.landmarks: {names}"
+            yield self.issue("landmark", f"must be one of data.landmarks: {names}", "data.landmarks")
         elif self.fitted_to == "landmarks" and len(set(data.landmarks)) == 1:
-            yield "fitted_to", self.fitted_to, f"needs a second landmark; data.landmarks is only {names}"
+            advice = f"needs a second landmark; data.landmarks is only {names}"
+            yield self.issue("fitted_to", advice, "data.landmarks")
         if self.fitted_to not in data.provides:
-            yield "fitted_to", self.fitted_to, f"{data.lacking(self.fitted_to)}, or take another template.fitted_to"
+            advice = f"{data.lacking(self.fitted_to)}, or take another template.fitted_to"
+            yield self.issue("fitted_to", advice, "data.landmarks")
 
     def label(self) -> str:
-        words = ["tailored", self.landmark, self.fitted_to]
-        words += [f"x{self.scale:.3g}"] if self.scale != 1 else []
-        return " ".join(words + ([f"τ{self.tau:.3g}"] if self.tau is not None else []))
+        scale = [f"x{self.scale:.3g}"] if self.scale != 1 else []
+        return " ".join(["tailored", self.landmark, self.fitted_to, *scale, *self._tau_label()])
 
-    def words(self) -> str:
-        height = "tau 0.5 / n^2" if self.tau is None else f"tau {self.tau:g}"
-        return f"template tailored to the {self.landmark}'s {self.fitted_to}, scale {self.scale:g}, {height}"
+    def describe(self) -> str:
+        fit = f"template tailored to the {self.landmark}'s {self.fitted_to}"
+        return f"{fit}, scale {self.scale:g}, {self._height()}"
 
 
 class NoTemplate(Section):
@@ -229,23 +281,13 @@ class NoTemplate(Section):
     """No template: the plain network."""
 
     def label(self) -> str:
-        """In a few characters."""
+        """Return a short label."""
         return "plain"
 
-    def words(self) -> str:
-        """In a few words."""
+    def describe(self) -> str:
+        """Return a description."""
         return "no template (the plain network)"
 
 
-Template = Annotated[
-    GradientTemplate
-    | UniformTemplate
-    | ReleasedTemplate
-    | GaussianTemplate
-    | EllipseTemplate
-    | RingTemplate
-    | MaskTemplate
-    | TailoredTemplate
-    | NoTemplate,
-    Field(discriminator="shape"),
-]
+Template = Annotated[PartTemplate | NoTemplate, RegisteredKinds("shape", TEMPLATES, PartTemplate)]
+"""The section of any registered shape."""

@@ -103,3 +103,23 @@ class Eval(Section):
     lies above a layer once per filter and validation image."""
     ablation_filters: Annotated[Count | None, OmitDefaultFromDigest()] = None
     """Ablate this many filters of a layer, at equal distances. Default: all."""
+
+
+class Compute(Section):
+    """Resources of a run. Not part of the digest: they do not change what is computed."""
+
+    workers: Count = 1
+    """Data-parallel workers of one run."""
+    cpus_per_worker: Count = 1
+    """Cores of a worker, and its number of torch threads."""
+    gpus_per_worker: NotNegative | None = None
+    """GPUs of a worker. Default: 1 on a cluster that has GPUs, else 0."""
+    concurrent_runs: Count | None = None
+    """Runs of a search at the same time. Default: as many as fit."""
+    retries: Annotated[Integer, Field(ge=0)] = 0
+    """Retries after an error in the run itself. Restarts after lost workers do not count."""
+    cache_frozen: Flag = True
+    """Keep the outputs of frozen layers on disk instead of computing them every epoch."""
+    models: Literal["best", "all", "none"] = "best"
+    """Runs whose model is stored as a loadable MLflow model: the best of a search, or its Pareto front, with its
+    control (the first repeat of each), all, or none."""

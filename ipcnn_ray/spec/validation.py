@@ -1,7 +1,7 @@
-"""What cannot be right in a run, though every field by itself may be: checks across fields.
+"""Checks across the fields of a run, each of which can be right by itself.
 
-Each check takes the sections that it reads, by name, so that those whose sections are sound still run when
-another section is broken, and all of a file's errors are told at once.
+A check takes the sections that it reads as arguments, by name. It runs if these sections are valid, whatever is wrong
+with the others, so that all issues of a file are reported at once.
 """
 
 from __future__ import annotations
@@ -11,21 +11,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ipcnn_ray.spec.data import Data
-from ipcnn_ray.spec.experiment import Compute, ExperimentSpec
-from ipcnn_ray.spec.messages import FieldIssue, as_error, shown, wrong
+from ipcnn_ray.spec.messages import FieldIssue, as_yaml, value_issue
 from ipcnn_ray.spec.metric_info import ABLATIONS
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.search import Search
-from ipcnn_ray.spec.section import Loc, Section
-from ipcnn_ray.spec.template import PartTemplate, Template
-from ipcnn_ray.spec.training import Eval, FilterLoss, Loss, Train
+from ipcnn_ray.spec.section import Loc
+from ipcnn_ray.spec.template import NoTemplate, PartTemplate, Template
+from ipcnn_ray.spec.training import Compute, Eval, FilterLoss, Loss, Train
 from ipcnn_ray.utils.text import did_you_mean
 
 NO_WEIGHTS = "frozen layers need loaded weights; add model.weights or drop this"
 
 
 def duplicates(values: Sequence[object]) -> Iterator[tuple[int, object]]:
-    """Index and value of everything that was there before; 2 and 2.0 are the same, 1 and true are not."""
+    """Yield index and value of every repetition; 2 and 2.0 are the same, 1 and true are not."""
     seen: list[tuple[bool, object]] = []
     for index, value in enumerate(values):
         key = (isinstance(value, bool), value)
@@ -34,9 +33,9 @@ def duplicates(values: Sequence[object]) -> Iterator[tuple[int, object]]:
         seen.append(key)
 
 
-def _twice(loc: Loc, values: Sequence[object]) -> Iterator[FieldIssue]:
+def duplicate_issues(loc: Loc, values: Sequence[object]) -> Iterator[FieldIssue]:
     for index, value in duplicates(values):
-        yield wrong((*loc, index), value, "is listed twice; list it once")
+        yield value_issue((*loc, index), value, "is listed twice; list it once")
 
 
 def _no_layer(model: Model, name: str) -> str:
@@ -50,24 +49,24 @@ def _no_layer(model: Model, name: str) -> str:
 def _unknown_layers(model: Model, loc: Loc, names: Sequence[str]) -> Iterator[FieldIssue]:
     for index, name in enumerate(names):
         if not model.backbone and name not in model.convs:
-            about = ("model.network", "model.appended_layer")
-            yield wrong((*loc, index), name, _no_layer(model, name), about)
+            follows_from = ("model.network", "model.appended_layer")
+            yield value_issue((*loc, index), name, _no_layer(model, name), follows_from)
 
 
 def landmarks(data: Data) -> Iterator[FieldIssue]:
-    yield from _twice(("data", "landmarks"), data.landmarks)
+    yield from duplicate_issues(("data", "landmarks"), data.landmarks)
 
 
 def backbone(model: Model) -> Iterator[FieldIssue]:
-    """What a torchvision network needs, and what only it takes; the names of its layers are checked by `models/`."""
+    """Check the fields of torchvision networks; `models.model_checks` checks the names of their layers."""
     if model.backbone and not model.cut:
         advice = "is torchvision's and needs model.cut: the highest layer that is kept, such as features.12 or layer4.1"
-        yield wrong(("model", "network"), model.network, advice, ("model.cut",))
+        yield value_issue(("model", "network"), model.network, advice, ("model.cut",))
     if not model.backbone:
         for name, value in (("cut", model.cut), ("image_size", model.image_size)):
             if value is not None:
                 advice = f"{model.network} is not torchvision's and is fixed; drop this"
-                yield wrong(("model", name), value, advice, ("model.network",))
+                yield value_issue(("model", name), value, advice, ("model.network",))
 
 
 def categories(data: Data) -> Iterator[FieldIssue]:
@@ -76,47 +75,49 @@ def categories(data: Data) -> Iterator[FieldIssue]:
         least = data.least_negatives
         if data.negatives < least:
             advice = f"must be at least {least}: one category is told from negatives"
-            yield wrong(("data", "negatives"), data.negatives, advice, ("data.category",))
+            yield value_issue(("data", "negatives"), data.negatives, advice, ("data.category",))
         if getattr(data, "split", "objects") == "items":
             advice = "is for several categories; drop this"
-            yield wrong(("data", "split"), "items", advice, ("data.category",))
+            yield value_issue(("data", "split"), "items", advice, ("data.category",))
         return
-    yield from _twice(loc, category)
+    yield from duplicate_issues(loc, category)
     if len(category) < 2:
-        yield wrong(loc, category, "must be a name, or a list of at least two")
+        yield value_issue(loc, category, "must be a name, or a list of at least two")
     share = getattr(data, "positive_share", None)
     if share is not None and share != type(data).model_fields["positive_share"].default:
         advice = "is for one category against negatives; drop this"
-        yield wrong(("data", "positive_share"), share, advice, ("data.category",))
+        yield value_issue(("data", "positive_share"), share, advice, ("data.category",))
 
 
 def classification(data: Data, loss: Loss) -> Iterator[FieldIssue]:
     if loss.classification == "softmax":
-        loc, about = ("loss", "classification"), ("data.category", "data.negatives")
+        loc, follows_from = ("loss", "classification"), ("data.category", "data.negatives")
         if len(data.categories) < 2:
-            yield wrong(loc, "softmax", "tells several categories apart; list them in data.category", about)
+            yield value_issue(
+                loc, "softmax", "tells several categories apart; list them in data.category", follows_from
+            )
         elif data.negatives:
             advice = f"has no place for images without a category; drop data.negatives ({data.negatives})"
-            yield wrong(loc, "softmax", advice, about)
+            yield value_issue(loc, "softmax", advice, follows_from)
 
 
 def layers(model: Model) -> Iterator[FieldIssue]:
     loc, names = ("model", "interpretable_layers"), model.interpretable_layers or ()
     yield from _unknown_layers(model, loc, names)
-    yield from _twice(loc, names)
+    yield from duplicate_issues(loc, names)
     if model.backbone:
         return
     known = [name for name in dict.fromkeys(names) if name in model.convs]
     in_order = sorted(known, key=model.convs.index)
     if known != in_order:
-        yield wrong(loc, names, f"must be listed lowest first: {shown(in_order)}", ("model.network",))
+        yield value_issue(loc, names, f"must be listed lowest first: {as_yaml(in_order)}", ("model.network",))
 
 
 def weights(model: Model) -> Iterator[FieldIssue]:
     if model.weights is not None and model.weights.layers is not None:
         loc = ("model", "weights", "layers")
         yield from _unknown_layers(model, loc, model.weights.layers)
-        yield from _twice(loc, model.weights.layers)
+        yield from duplicate_issues(loc, model.weights.layers)
 
 
 def frozen(model: Model, train: Train) -> Iterator[FieldIssue]:
@@ -125,102 +126,102 @@ def frozen(model: Model, train: Train) -> Iterator[FieldIssue]:
         return
     if model.backbone:
         if model.weights is None:
-            yield wrong(loc, name, NO_WEIGHTS, ("model.weights",))
+            yield value_issue(loc, name, NO_WEIGHTS, ("model.weights",))
         return
     if name not in model.convs:
-        yield wrong(loc, name, _no_layer(model, name), ("model.network", "model.appended_layer"))
+        yield value_issue(loc, name, _no_layer(model, name), ("model.network", "model.appended_layer"))
         return
     convs = model.convs[: model.convs.index(name) + 1]
     held = [layer for layer in model.interpretable_layers or () if layer in convs]
     if held:
         advice = f"would keep the interpretable layer {held[0]} from learning; freeze through a lower layer"
-        yield wrong(loc, name, advice, ("model.interpretable_layers",))
+        yield value_issue(loc, name, advice, ("model.interpretable_layers",))
     if model.weights is None:
-        yield wrong(loc, name, NO_WEIGHTS, ("model.weights",))
+        yield value_issue(loc, name, NO_WEIGHTS, ("model.weights",))
         return
     random = [layer for layer in convs if layer not in (model.weights.layers or model.table.convs)]
     if random:
         advice = f"would freeze random weights in {', '.join(random)}; add them to model.weights.layers"
-        yield wrong(loc, name, advice, ("model.weights", "model.weights.layers"))
+        yield value_issue(loc, name, advice, ("model.weights", "model.weights.layers"))
 
 
 def measured_layer(model: Model, eval: Eval) -> Iterator[FieldIssue]:
     names = list(model.interpretable_layers or ())
     if eval.layer is not None and eval.layer not in names:
         advice = f"must be one of model.interpretable_layers, {', '.join(names)}.{did_you_mean(eval.layer, names)}"
-        yield wrong(("eval", "layer"), eval.layer, advice.removesuffix("."), ("model.interpretable_layers",))
+        yield value_issue(("eval", "layer"), eval.layer, advice.removesuffix("."), ("model.interpretable_layers",))
 
 
 def shape(template: Template) -> Iterator[FieldIssue]:
     if isinstance(template, PartTemplate):
-        for field, value, advice in template.issues():
-            yield wrong(("template", field), value, advice, ("template.shape",))
+        yield from template.issues()
 
 
 def shape_of_data(template: Template, data: Data) -> Iterator[FieldIssue]:
     if isinstance(template, PartTemplate):
-        for field, value, advice in template.issues_with(data):
-            yield wrong(("template", field), value, advice, ("data.landmarks",))
+        yield from template.data_issues(data)
 
 
 def measures(eval: Eval) -> Iterator[FieldIssue]:
-    yield from _twice(("eval", "measures"), eval.measures)
+    yield from duplicate_issues(("eval", "measures"), eval.measures)
     if eval.ablation_filters is not None and not set(ABLATIONS) & set(eval.measures):
         advice = f"no filter is ablated; add {' or '.join(ABLATIONS)} to eval.measures or drop this"
-        yield wrong(("eval", "ablation_filters"), eval.ablation_filters, advice, ("eval.measures",))
+        yield value_issue(("eval", "ablation_filters"), eval.ablation_filters, advice, ("eval.measures",))
 
 
 def filter_loss(template: Template, loss: Loss, train: Train) -> Iterator[FieldIssue]:
     if loss.filter is None:
         return
-    if template.shape == "none":
+    if isinstance(template, NoTemplate):
         advice = "a network without a template has no filter loss; drop this or choose a template.shape"
         given = loss.filter.model_dump(mode="json", exclude_defaults=True)
-        yield wrong(("loss", "filter"), given, advice, ("template.shape",))
+        yield value_issue(("loss", "filter"), given, advice, ("template.shape",))
     if train.batch_size == 1:
         advice = "the filter loss compares images and is always 0 for one; take at least 2"
-        yield wrong(("train", "batch_size"), 1, advice, ("loss.filter",))
+        yield value_issue(("train", "batch_size"), 1, advice, ("loss.filter",))
     if loss.filter.form == "released" and loss.filter.schedule == "paper":
         advice = "is the paper's; the released form takes epoch (weight / epoch, its own) or constant"
-        yield wrong(("loss", "filter", "schedule"), "paper", advice, ("loss.filter.form",))
-    if loss.filter.form == "released" and template.shape != "none" and template.tau is not None:
+        yield value_issue(("loss", "filter", "schedule"), "paper", advice, ("loss.filter.form",))
+    if loss.filter.form == "released" and isinstance(template, PartTemplate) and template.tau is not None:
         advice = "the released form has no height of a template, only loss.filter.weight; drop this"
-        yield wrong(("template", "tau"), template.tau, advice, ("loss.filter.form",))
+        yield value_issue(("template", "tau"), template.tau, advice, ("loss.filter.form",))
     yield from _learned_beta(template, loss.filter)
 
 
 def _learned_beta(template: Template, filter_loss: FilterLoss) -> Iterator[FieldIssue]:
-    about, default = ("loss.filter.form", "template.shape"), FilterLoss.model_fields["beta_rate"].default
+    follows_from, default = ("loss.filter.form", "template.shape"), FilterLoss.model_fields["beta_rate"].default
     if filter_loss.learn_beta and isinstance(template, PartTemplate):
         if filter_loss.form not in ("exact", "released"):
             advice = f"the {filter_loss.form} form has no gradient for it; take exact or released, or drop this"
-            yield wrong(("loss", "filter", "learn_beta"), True, advice, about)
+            yield value_issue(("loss", "filter", "learn_beta"), True, advice, follows_from)
         elif not template.learned or template.form != filter_loss.form:
             advice = f"the {filter_loss.form} form learns no slope of template.shape {template.shape}; drop this"
-            yield wrong(("loss", "filter", "learn_beta"), True, advice, about)
+            yield value_issue(("loss", "filter", "learn_beta"), True, advice, follows_from)
     if not filter_loss.learn_beta and filter_loss.beta_rate != default:
         advice = "is for learned betas; add loss.filter.learn_beta: true, or drop this"
-        yield wrong(("loss", "filter", "beta_rate"), filter_loss.beta_rate, advice, ("loss.filter.learn_beta",))
+        yield value_issue(("loss", "filter", "beta_rate"), filter_loss.beta_rate, advice, ("loss.filter.learn_beta",))
 
 
 def appended_mask(model: Model) -> Iterator[FieldIssue]:
     if model.appended_mask == "pooled" and not model.appended_layer:
         advice = "is of the appended layer, and model.appended_layer is false; drop one of the two"
-        yield wrong(("model", "appended_mask"), "pooled", advice, ("model.appended_layer",))
+        yield value_issue(("model", "appended_mask"), "pooled", advice, ("model.appended_layer",))
 
 
 def schedule(train: Train) -> Iterator[FieldIssue]:
     if train.warmup_epochs >= train.epochs:
         advice = f"must be less than train.epochs = {train.epochs}"
-        yield wrong(("train", "warmup_epochs"), train.warmup_epochs, advice, ("train.epochs",))
+        yield value_issue(("train", "warmup_epochs"), train.warmup_epochs, advice, ("train.epochs",))
     least = train.warmup_epochs + 2
     if train.decay_epochs is not None and not least <= train.decay_epochs <= train.epochs:
         advice = f"must be from {least} (train.warmup_epochs + 2) to train.epochs = {train.epochs}"
-        yield wrong(("train", "decay_epochs"), train.decay_epochs, advice, ("train.epochs", "train.warmup_epochs"))
+        yield value_issue(
+            ("train", "decay_epochs"), train.decay_epochs, advice, ("train.epochs", "train.warmup_epochs")
+        )
     momentum = Train.model_fields["momentum"].default
     if train.optimizer == "adamw" and train.momentum != momentum:
         advice = "is SGD's; AdamW has none that can be set. Drop this"
-        yield wrong(("train", "momentum"), train.momentum, advice, ("train.optimizer",))
+        yield value_issue(("train", "momentum"), train.momentum, advice, ("train.optimizer",))
 
 
 def loaded_biases(model: Model, train: Train) -> Iterator[FieldIssue]:
@@ -229,21 +230,21 @@ def loaded_biases(model: Model, train: Train) -> Iterator[FieldIssue]:
             value = getattr(train, name)
             if value != Train.model_fields[name].default:
                 advice = "is for layers that were loaded; add model.weights, or drop this"
-                yield wrong(("train", name), value, advice, ("model.weights",))
+                yield value_issue(("train", name), value, advice, ("model.weights",))
 
 
 def even_batches(train: Train, compute: Compute) -> Iterator[FieldIssue]:
     if train.batch_size % compute.workers:
         near = max(1, round(train.batch_size / compute.workers)) * compute.workers
         advice = f"must be a multiple of compute.workers = {compute.workers}, such as {near}"
-        yield wrong(("train", "batch_size"), train.batch_size, advice, ("compute.workers",))
+        yield value_issue(("train", "batch_size"), train.batch_size, advice, ("compute.workers",))
 
 
 def enough_items(data: Data, train: Train) -> Iterator[FieldIssue]:
     items = data.train_items()
     if items is not None and train.batch_size > items:
         advice = f"is more than the {items} training items: no batch would ever be full"
-        yield wrong(("train", "batch_size"), train.batch_size, advice, ("data.objects", "data.negatives"))
+        yield value_issue(("train", "batch_size"), train.batch_size, advice, ("data.objects", "data.negatives"))
 
 
 def dataset(data: Data) -> Iterator[FieldIssue]:
@@ -255,16 +256,16 @@ def gpus(compute: Compute) -> Iterator[FieldIssue]:
     if count is None or count == int(count):
         return
     if count > 1:
-        yield wrong(loc, count, "must be whole above 1: Ray shares out parts of one GPU only")
+        yield value_issue(loc, count, "must be whole above 1: Ray shares out parts of one GPU only")
     elif compute.workers > 1:
         advice = f"{compute.workers} workers cannot share a GPU (NCCL); give each a whole one, or take one worker"
-        yield wrong(loc, count, advice, ("compute.workers",))
+        yield value_issue(loc, count, advice, ("compute.workers",))
 
 
 def nothing_ignored(compute: Compute, search: Search | None) -> Iterator[FieldIssue]:
     if search is None and compute.concurrent_runs is not None:
         advice = "there is only one run without a search; drop this"
-        yield wrong(("compute", "concurrent_runs"), compute.concurrent_runs, advice)
+        yield value_issue(("compute", "concurrent_runs"), compute.concurrent_runs, advice)
 
 
 CHECKS: tuple[Callable[..., Iterator[FieldIssue]], ...] = (
@@ -292,24 +293,10 @@ CHECKS: tuple[Callable[..., Iterator[FieldIssue]], ...] = (
 
 
 def run_issues(sections: Mapping[str, Any]) -> list[FieldIssue]:
-    """What every check finds whose sections are at hand; `sections` by name, `search` None where there is none."""
-    found: list[FieldIssue] = []
-    for check_one in CHECKS:
-        names = inspect.signature(check_one).parameters
+    """Return the issues of every check whose sections are given, by name; `search` is None if there is no search."""
+    issues: list[FieldIssue] = []
+    for check in CHECKS:
+        names = inspect.signature(check).parameters
         if all(name in sections for name in names):
-            found += check_one(**{name: sections[name] for name in names})
-    return list(dict.fromkeys(found))
-
-
-def check(spec: ExperimentSpec) -> None:
-    """Raises pydantic's ValidationError with every finding, at its location."""
-    from ipcnn_ray.spec.search_validation import search_issues
-
-    by_name: dict[str, Section | None] = {name: getattr(spec, name) for name in ExperimentSpec.model_fields}
-    found = run_issues(by_name) + search_issues(by_name)
-    if not found and spec.search is not None:
-        from ipcnn_ray.spec.search_validation import corner_issues
-
-        found = corner_issues(spec)
-    if found:
-        raise as_error("ExperimentSpec", found)
+            issues += check(**{name: sections[name] for name in names})
+    return list(dict.fromkeys(issues))

@@ -11,8 +11,8 @@ from typing import Any
 from ipcnn_ray.errors import IpcnnError, TrackingError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import loads
-from ipcnn_ray.spec.runs import Run, active, digest, grid_runs, named_runs, run_for, template_label
-from ipcnn_ray.spec.search import Choice, Distribution, SpaceSearch
+from ipcnn_ray.spec.runs import Run, grid_runs, named_runs, run_for
+from ipcnn_ray.spec.search import Choice, Distribution, SpaceSearch, active
 from ipcnn_ray.tracking.lineage import host
 from ipcnn_ray.tracking.tracker import RecordedRun, Tracker
 from ipcnn_ray.tracking.tracking_uri import without_password
@@ -39,7 +39,7 @@ def _flatten(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 def run_title(request: RunRequest) -> str:
     """Return the display name of a run: its label within the experiment, and its template."""
-    label, template = request.run_id.rsplit("-", 1)[-1], template_label(request.spec.template)
+    label, template = request.run_id.rsplit("-", 1)[-1], request.spec.template.label()
     return label if label.partition(".")[0] == template else f"{label}: {template}"
 
 
@@ -49,8 +49,7 @@ def run_description(request: RunRequest, metrics: Mapping[str, float]) -> str:
     drawn = ", drawn" if spec.data.kind == "drawn_animals" else ""
     data = f"{', '.join(spec.data.categories)} (`{spec.data.kind}`{drawn})"
     paragraphs = [
-        f"**{template_label(spec.template)}**: `{spec.model.network}` on {data}, seed {spec.seed}. "
-        f"Run `{request.run_id}`."
+        f"**{spec.template.label()}**: `{spec.model.network}` on {data}, seed {spec.seed}. Run `{request.run_id}`."
     ]
     if "val_error" in metrics and "instability" in metrics:
         paragraphs.append(
@@ -74,7 +73,7 @@ def lineage_tags(
         **request.tags,
         **host(),
         **input_tags,
-        "ipcnn.digest": digest(request.spec),
+        "ipcnn.digest": request.spec.digest(),
         "ipcnn.seed": str(request.spec.seed),
         "ipcnn.workers": str(workers),
         "ipcnn.device": device,
@@ -122,7 +121,7 @@ def run_spec_of(experiment: ExperimentSpec, label: str, run: RecordedRun) -> Run
         }
         found = run_for(experiment, active(space, sampled))
     trained = run.tags.get("ipcnn.digest")
-    if found is None or (trained and digest(found.spec) != trained):
+    if found is None or (trained and found.spec.digest() != trained):
         raise IpcnnError(
             f"the spec of run {run.run_id} cannot be read back from the record\n"
             "It was recorded by another version of ipcnn: use that one, or submit the experiment again with --fresh."

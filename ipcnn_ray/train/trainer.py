@@ -24,7 +24,6 @@ from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.weights import LoadReport, load_weights, weights_tags
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.runs import digest
 from ipcnn_ray.tracking.tracker import RunRecord, State, Tracker
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train.checkpoint import Origin
@@ -136,7 +135,7 @@ class Trainer:
         self.filter_terms = filter_terms(spec, template, self.net, _category_shares(store))
         self.bfloat16 = spec.train.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
 
-        self.origin = Origin(digest(spec), store.digest, self.loaded.digest if self.loaded else "")
+        self.origin = Origin(spec.digest(), store.digest, self.loaded.digest if self.loaded else "")
         self.history: list[dict[str, float]] = []
         """Metrics by epoch."""
         self.stop: StopRun | None = None

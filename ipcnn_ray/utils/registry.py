@@ -12,6 +12,20 @@ from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.utils.text import did_you_mean
 
 
+def import_object(path: str) -> Any:
+    """Import and return the object at ``module:attribute``.
+
+    Raises:
+        IpcnnError: If the module cannot be imported or has no such attribute.
+    """
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        advice = "Update or uninstall the package that names it."
+        raise IpcnnError(f"{path} cannot be imported: {type(error).__name__}: {error}\n{advice}") from error
+
+
 class Registry:
     """Implementations by name. Importing one is deferred until it is used.
 
@@ -54,8 +68,7 @@ class Registry:
             IpcnnError: If there is none, or if the module of another package cannot be imported.
         """
         if name in self.built_in:
-            module, _, attribute = self.built_in[name].partition(":")
-            return getattr(import_module(module), attribute)
+            return import_object(self.built_in[name])
         if name not in self._external:
             known = ", ".join(self.names())
             raise IpcnnError(f"{self.group} has no {name!r}\nIt has {known}.{did_you_mean(name, list(self.names()))}")

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from ipcnn_ray.cli.specs import init
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.spec.experiment import Compute, ExperimentSpec
+from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import load, loads
 from ipcnn_ray.spec.runs import experiment_id, grid_runs, named_runs
 from ipcnn_ray.spec.starter import starter
-from ipcnn_ray.spec.training import Train
+from ipcnn_ray.spec.training import Compute, Train
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(init)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from ipcnn_ray.core.templates import SHAPES, Offsets, distances, part_templates, shape, template_bank
+from ipcnn_ray.core.templates import SHAPES, Offsets, distances, part_templates, template_bank
+from ipcnn_ray.errors import IpcnnError
 
 CROSS = [[-1, 0.5, -1], [0.5, 1, 0.5], [-1, 0.5, -1]]
 
@@ -243,18 +244,17 @@ def test_the_slope_of_a_gradient_template_in_beta_is_its_distance():
     assert beta.grad.tolist() == pytest.approx([-2 / 3])
 
 
-def test_a_new_shape_is_one_function():
-    @shape
-    def plus(at: Offsets, *, arm: float) -> torch.Tensor:
-        on = (at.rows_Pnn == 0) | (at.cols_Pnn == 0)
-        return torch.where(on & (at.distance("l1") <= arm), 1.0, -1.0)
+def plus(offsets: Offsets, *, arm: float) -> torch.Tensor:
+    on = (offsets.rows_Pnn == 0) | (offsets.cols_Pnn == 0)
+    return torch.where(on & (offsets.distance("l1") <= arm), 1.0, -1.0)
 
-    try:
-        assert part_templates(3, shape="plus", arm=1, tau=1.0)[4].tolist() == [[-1, 1, -1], [1, 1, 1], [-1, 1, -1]]
-        with pytest.raises(ValueError, match="shape 'plus' is there already"):
-            shape(plus)
-    finally:
-        del SHAPES["plus"]
+
+def test_a_shape_of_another_module_is_named_by_its_function():
+    unit = part_templates(3, shape=f"{__name__}:plus", arm=1, tau=1.0)[4]
+    assert unit.tolist() == [[-1, 1, -1], [1, 1, 1], [-1, 1, -1]]
+    for missing, reason in (("nowhere:plus", "No module named 'nowhere'"), (f"{__name__}:minus", "minus")):
+        with pytest.raises(IpcnnError, match=f"{missing} cannot be imported: .*{reason}"):
+            part_templates(3, shape=missing)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_layers_of_the_plain_network_are_measured():
 
 
 def test_a_template_in_words():
-    assert GradientTemplate(shape="gradient", beta=4, tau=0.25).words() == "gradient L1 template, beta 4, tau 0.25"
+    assert GradientTemplate(shape="gradient", beta=4, tau=0.25).describe() == "gradient L1 template, beta 4, tau 0.25"
 
 
 def test_how_a_model_is_loaded():

@@ -7,7 +7,7 @@ from ray_bench import Hears, tiny
 
 from ipcnn_ray.errors import IpcnnError, ResourceError
 from ipcnn_ray.on_ray.resources import gpus_per_worker, runs_at_once, this_machine
-from ipcnn_ray.spec.experiment import Compute
+from ipcnn_ray.spec.training import Compute
 from ipcnn_ray.utils.paths import Paths
 
 LAPTOP = [{"CPU": 2.0}]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipcnn_ray.spec.loader import loads
-from ipcnn_ray.spec.runs import digest, resolved_yaml, run_for
+from ipcnn_ray.spec.runs import resolved_yaml, run_for
 
 TEXT = """\
 name: t
@@ -32,16 +32,16 @@ def test_drawn_items_are_counted():
 
 def test_digests_of_specs_that_were_there_before():
     """Fixed on 2026-11-23, before `loss.classification`, `eval.instability` and `data.split` were there."""
-    assert digest(spec("cow")) == "c26279a1"
-    assert digest(spec("cow", "loss.classification=logistic", "eval.instability=paper")) == "c26279a1"
-    others = {digest(spec("[cow, dog]", *o)) for o in ([], ["loss.classification=softmax"], ["data.split=items"])}
-    assert len(others | {digest(spec("[dog, cow]")), "c26279a1"}) == 5
+    assert spec("cow").digest() == "c26279a1"
+    assert spec("cow", "loss.classification=logistic", "eval.instability=paper").digest() == "c26279a1"
+    others = {spec("[cow, dog]", *o).digest() for o in ([], ["loss.classification=softmax"], ["data.split=items"])}
+    assert len(others | {spec("[dog, cow]").digest(), "c26279a1"}) == 5
 
 
 def test_a_resolved_spec_is_the_same_and_a_run_of_it_follows_the_number_of_categories():
     for category in ("cow", "[cow, dog]"):
         given = spec(category)
         again = loads(resolved_yaml(given), "r.yaml").spec
-        assert again == given and digest(again) == digest(given)
+        assert again == given and again.digest() == given.digest()
     run = run_for(loads(resolved_yaml(spec("cow")), "r.yaml").spec, {"data.category": ["cow", "dog"]})
     assert run.spec.data.negatives == 0

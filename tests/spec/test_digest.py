@@ -6,7 +6,7 @@ import re
 from itertools import combinations
 
 from ipcnn_ray.spec.loader import loads
-from ipcnn_ray.spec.runs import digest, experiment_id, resolved_yaml
+from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
 
 TEXT = """\
 name: t
@@ -27,7 +27,7 @@ search:
 
 
 def of(text: str, *overrides: str) -> str:
-    return digest(loads(text, "s.yaml", overrides).spec)
+    return loads(text, "s.yaml", overrides).spec.digest()
 
 
 def test_eight_hexadecimal_characters():

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from ipcnn_ray.errors import SpecError
+from ipcnn_ray.spec import loader
 from ipcnn_ray.spec.loader import load, loads
 
 TEXT = """\
@@ -53,6 +54,29 @@ def test_a_value_knows_its_line():
     assert source.at(("template", "beta")) == "s.yaml:4"
     assert source.at(("train", "epochs")) == "--set train.epochs=5"
     assert source.at(("search",)) == "s.yaml:1"
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.0e-4", ".1e-3", "0.0001", "+1e-04"])
+def test_a_number_is_written_as_in_yaml_1_2(text):
+    small = loads(TEXT, "s.yaml", ["train.learning_rate=0.0001"]).spec
+    for path in ("train.learning_rate", "train"):
+        value = text if path.count(".") else f"{{epochs: 4, learning_rate: {text}}}"
+        spec = loads(TEXT, "s.yaml", [f"{path}={value}"]).spec
+        assert spec == small and spec.digest() == small.digest()
+    search = f"search: {{runs: [{{name: plain, set: {{template.shape: none, train.learning_rate: {text}}}}}], "
+    grid = loads(f"{TEXT}{search}kind: grid, grid: {{template.tau: [{text}, 1e5]}}}}", "s.yaml").spec.search
+    space = loads(
+        f"{TEXT}{search}kind: space, trials: 1, space: {{template.tau: {{log_uniform: [{text}, .5e3]}}}}}}", "s.yaml"
+    ).spec.search
+    assert grid.runs[0].set["train.learning_rate"] == 1e-4 and grid.grid == {"template.tau": (1e-4, 1e5)}
+    assert space.space["template.tau"].log_uniform == (1e-4, 500)
+
+
+def test_other_scalars_of_yaml():
+    read = loader.read_yaml(
+        "[010.5, 0, 0x10, 1_000, yes, off, ~, '1e4', 1e, 12:30:00, 1:30.5, 08, .inf]", loader.Source("")
+    )
+    assert read == [10.5, 0, 16, 1000, True, False, None, "1e4", "1e", "12:30:00", "1:30.5", "08", float("inf")]
 
 
 def test_anchors_and_merges():

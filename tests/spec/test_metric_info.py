@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipcnn_ray.spec.loader import loads
 from ipcnn_ray.spec.metric_info import ABLATIONS, MEASURES
-from ipcnn_ray.spec.runs import digest, resolved_yaml
+from ipcnn_ray.spec.runs import resolved_yaml
 
 TEXT = """\
 name: t
@@ -27,7 +27,7 @@ def test_none_is_the_default_and_changes_no_digest():
     bare = TEXT.replace("{measures: [purity, ablation_own], ablation_filters: 8}", "{}")
     spec = loads(bare, "s.yaml").spec
     assert spec.eval.measures == () and spec.eval.ablation_filters is None
-    assert digest(spec) == "81782ac5"  # of the version before there were measures
-    assert digest(loads(bare, "s.yaml", ["eval.measures=[]"]).spec) == digest(spec)
-    assert digest(loads(TEXT, "s.yaml").spec) != digest(spec)
-    assert digest(loads(resolved_yaml(spec), "s.yaml").spec) == digest(spec)
+    assert spec.digest() == "81782ac5"  # of the version before there were measures
+    assert loads(bare, "s.yaml", ["eval.measures=[]"]).spec.digest() == spec.digest()
+    assert loads(TEXT, "s.yaml").spec.digest() != spec.digest()
+    assert loads(resolved_yaml(spec), "s.yaml").spec.digest() == spec.digest()

@@ -7,7 +7,7 @@ import pytest
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import loads
 from ipcnn_ray.spec.objectives import Objectives, violations
-from ipcnn_ray.spec.runs import digest, grid_runs, named_runs, plan, resolved_yaml, seeds
+from ipcnn_ray.spec.runs import grid_runs, named_runs, plan, resolved_yaml, seeds
 
 BASE = """\
 name: t
@@ -49,11 +49,11 @@ def test_named_runs_alone_need_no_grid():
 def test_specs_from_before_repeats_keep_their_digests():
     before = {GRID: "7c83fc4a", SPACE: "65984c01"}
     for search, known in before.items():
-        assert digest(spec(search)) == known
+        assert spec(search).digest() == known
         same = ", repeats: 1, constraints: [], objective: {kind: combined, control: plain, instability_weight: 0.5}"
-        assert digest(spec(search, same)) == known
+        assert spec(search, same).digest() == known
         for other in (", repeats: 2", ", objective: {kind: measure, measure: val_error}"):
-            assert digest(spec(search, other)) != known
+            assert spec(search, other).digest() != known
 
 
 @pytest.mark.parametrize(

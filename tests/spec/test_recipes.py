@@ -7,7 +7,7 @@ import yaml
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import loads
-from ipcnn_ray.spec.runs import digest, named_runs, resolved_yaml
+from ipcnn_ray.spec.runs import named_runs, resolved_yaml
 
 VOC = {"kind": "voc_part", "category": "cow"}
 SIX = ["bird", "cat", "cow", "dog", "horse", "sheep"]
@@ -88,7 +88,7 @@ def test_what_the_spec_says_goes_before_the_recipe():
 def test_without_a_recipe_nothing_of_it_shows():
     text = "name: a\ndata: {kind: drawn_animals}\nmodel: {network: compact}\ntemplate: {shape: gradient}\n"
     text += "train: {epochs: 2}\n"
-    assert digest(loads(text, "s.yaml").spec) == "e4a88af2", "what it was before there were recipes"
+    assert loads(text, "s.yaml").spec.digest() == "e4a88af2", "what it was before there were recipes"
 
 
 @pytest.mark.parametrize("recipe", ["released", "modern"])
@@ -97,7 +97,7 @@ def test_a_resolved_spec_is_the_same_experiment(recipe):
     text += "" if recipe == "released" else "template: {shape: gradient}\n"
     spec = loads(text, "s.yaml").spec
     again = loads(resolved_yaml(spec), "r.yaml").spec
-    assert again == spec and digest(again) == digest(spec)
+    assert again == spec and again.digest() == spec.digest()
     assert yaml.safe_load(resolved_yaml(spec))["recipe"] == recipe
 
 

@@ -10,20 +10,15 @@ from pydantic import TypeAdapter, ValidationError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import loads
 from ipcnn_ray.spec.runs import (
-    MOST_CORNERS,
     Run,
-    active,
-    digest,
     experiment_id,
     grid_runs,
     named_runs,
-    points,
     resolved_yaml,
     run_for,
     run_id,
-    template_label,
 )
-from ipcnn_ray.spec.search import SpaceSearch
+from ipcnn_ray.spec.search import MAX_CORNERS, SpaceSearch, active, points
 from ipcnn_ray.spec.template import Template
 
 BASE = """\
@@ -53,7 +48,7 @@ def test_without_a_search_there_is_one_run():
     (run,) = named_runs(single)
     assert (run.label, run.spec, dict(run.settings)) == ("run", single, {})
     assert grid_runs(single) == ()
-    assert run_id(single, run) == f"t-{digest(single)}-run"
+    assert run_id(single, run) == f"t-{single.digest()}-run"
 
 
 def test_the_control_drops_the_filter_loss():
@@ -68,7 +63,7 @@ def test_a_grid_is_every_combination():
     experiment = spec(BASE + GRID)
     runs = grid_runs(experiment)
     assert [tuple(run.settings.values()) for run in runs] == list(product(["gradient", "uniform"], ["l1", "l2"]))
-    assert [template_label(run.spec.template) for run in runs] == [
+    assert [run.spec.template.label() for run in runs] == [
         "L1 β2",
         "L2 β2",
         "uniform L1 β2 γ0.5",
@@ -76,13 +71,13 @@ def test_a_grid_is_every_combination():
     ]
     assert all(run.spec.loss.filter is not None and run.spec.loss.filter.weight == 0.3 for run in runs)
     assert len({run.label for run in runs}) == 4
-    assert all(run.label == f"r{digest(run.spec)}" for run in runs)
+    assert all(run.label == f"r{run.spec.digest()}" for run in runs)
     assert run_id(experiment, runs[0]) == f"{experiment_id(experiment)}-{runs[0].label}"
 
 
 def test_a_combination_that_a_named_run_trains_is_not_trained_twice():
     runs = RUNS + "    - {name: l1, set: {template: {shape: gradient}}}\n"
-    labels = [template_label(run.spec.template) for run in grid_runs(spec(BASE + GRID.replace(RUNS, runs)))]
+    labels = [run.spec.template.label() for run in grid_runs(spec(BASE + GRID.replace(RUNS, runs)))]
     assert labels == ["L2 β2", "uniform L1 β2 γ0.5", "uniform L2 β2 γ0.5"]
 
 
@@ -158,7 +153,7 @@ def test_every_value_is_tried_even_in_a_large_space():
     search = spec(BASE + SPACE + space).search
     assert isinstance(search, SpaceSearch)
     found = points(search)
-    assert len(found) < MOST_CORNERS < 4**6
+    assert len(found) < MAX_CORNERS < 4**6
     for field in fields:
         assert {corner[field].value for corner in found} == {0.1, 0.2, 0.3, 0.4}
 
@@ -173,7 +168,7 @@ def test_every_value_is_tried_even_in_a_large_space():
     ],
 )
 def test_template_labels(raw, label):
-    assert template_label(TypeAdapter(Template).validate_python(raw)) == label
+    assert TypeAdapter(Template).validate_python(raw).label() == label
 
 
 def test_a_large_space_is_reduced_to_corners_that_still_draw_every_field(monkeypatch):

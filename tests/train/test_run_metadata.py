@@ -7,7 +7,7 @@ from fakes.training import tiny
 
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.runs import digest, run_for, run_id
+from ipcnn_ray.spec.runs import run_for, run_id
 from ipcnn_ray.tracking.tracker import RecordedRun
 from ipcnn_ray.train.run_metadata import run_params, run_spec_of
 
@@ -28,7 +28,7 @@ SPACE = {
 def recorded(experiment: ExperimentSpec, settings: dict, label: str | None = None) -> tuple[str, RecordedRun]:
     """As a run records itself."""
     run = run_for(experiment, settings, label)
-    tags = {"ipcnn.digest": digest(run.spec)}
+    tags = {"ipcnn.digest": run.spec.digest()}
     return run.label, RecordedRun(
         run_id(experiment, run), "h", "p", "succeeded", "", tags=tags, params=run_params(run.spec)
     )
@@ -51,7 +51,7 @@ def test_named_and_drawn_runs(settings, label):
     label, run = recorded(experiment, settings, label)
     found = run_spec_of(experiment, label, run)
     assert found.label == label
-    assert digest(found.spec) == run.tags["ipcnn.digest"]
+    assert found.spec.digest() == run.tags["ipcnn.digest"]
     assert found.spec == run_for(experiment, settings).spec
 
 
