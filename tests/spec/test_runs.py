@@ -173,7 +173,7 @@ def test_template_labels(raw, label):
 
 def test_a_large_space_is_reduced_to_corners_that_still_draw_every_field(monkeypatch):
     """A field that waits for a later value of another one is looked at beside that value."""
-    from ipcnn_ray.spec import runs as expand
+    from ipcnn_ray.spec import search as search_module
 
     space = {
         "template.shape": {"choice": ["gradient", "uniform", "ring"]},
@@ -191,8 +191,8 @@ def test_a_large_space_is_reduced_to_corners_that_still_draw_every_field(monkeyp
         "search": search | {"space": space},
     }
     spec = ExperimentSpec.model_validate(raw)
-    monkeypatch.setattr(expand, "MOST_CORNERS", 3)
-    values = [{path: point.value for path, point in corner.items()} for corner in expand.points(spec.search)]
+    monkeypatch.setattr(search_module, "MAX_CORNERS", 3)
+    values = [{path: point.value for path, point in corner.items()} for corner in points(spec.search)]
     for radius in (0.1, 0.4):
         assert any(one.get("template.shape") == "ring" and one.get("template.radius") == radius for one in values)
     assert all("template.radius" not in one for one in values if one["template.shape"] != "ring")
