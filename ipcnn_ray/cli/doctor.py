@@ -206,17 +206,30 @@ def _data(facts: Facts) -> Iterator[CheckResult]:
         if data["folder"] is None:
             advice = "For real photographs set IPCNN_DATA to the folder that holds voc/."
             yield CheckResult("data", "note", f"{where}only drawn animals: IPCNN_DATA is not set", advice)
-        elif not data["there"]:
+            continue
+        if not data["there"]:
             advice = "Mount it (of a bucket check the address and the keys), or unset it."
             yield CheckResult("data", "wrong", f"{where}IPCNN_DATA = {data['folder']} is not there", advice)
-        elif not data["images"] or not (data["categories"] or data["part_masks"]):
-            advice = "It must hold voc/VOCdevkit/VOC2010/JPEGImages, and voc/landmarks or Annotations_Part; see README."
-            fact = f"{where}{data['folder']} has {data['images']} photographs and {len(data['categories'])} categories"
-            yield CheckResult("data", "wrong", f"{fact} of landmarks", advice)
-        else:
-            masks = f", {data['part_masks']} part masks" if data["part_masks"] else ""
-            fact = f"{data['images']} photographs, {data['negatives']} negatives{masks}"
-            yield CheckResult("data", "ok", f"{where}{fact}; landmarks: {_shortened(data['categories']) or 'none'}")
+            continue
+        present = {kind: dataset for kind, dataset in data["datasets"].items() if dataset["there"]}
+        absent = [kind for kind in data["datasets"] if kind not in present]
+        if not present:
+            folders = " or ".join(dataset["folder"] for dataset in data["datasets"].values())
+            fact = f"{where}{data['folder']} has 0 photographs and 0 categories of landmarks"
+            yield CheckResult("data", "wrong", fact, f"It must hold {folders}; see README.")
+            continue
+        for kind, dataset in present.items():
+            fact = f"{where}{kind}: " + ", ".join(
+                f"{count} {name}" for name, count in dataset["counts"].items() if count
+            )
+            fact += f"; landmarks: {_shortened(dataset['categories'])}" if dataset["categories"] else ""
+            if dataset["missing"]:
+                advice = f"Runs that need it fail. To fetch it: ipcnn data fetch {kind}"
+                yield CheckResult("data", "note", f"{fact}; without {', '.join(dataset['missing'])}", advice)
+            else:
+                yield CheckResult("data", "ok", fact)
+        if absent:
+            yield CheckResult("data", "ok", f"{where}nothing of {', '.join(absent)}")
 
 
 def _weights(facts: Facts) -> Iterator[CheckResult]:
@@ -225,8 +238,8 @@ def _weights(facts: Facts) -> Iterator[CheckResult]:
             advice = "For pretrained layers set IPCNN_WEIGHTS to the folder of the weight files."
             yield CheckResult("weights", "note", f"{where}none: IPCNN_WEIGHTS is not set", advice)
             continue
-        for name, why in weights["broken"].items():
-            yield CheckResult("weights", "wrong", f"{where}{name}: {why}", "Fetch the file again.")
+        for name, damage in weights["broken"].items():
+            yield CheckResult("weights", "wrong", f"{where}{name}: {damage}", "Fetch the file again.")
         if not weights["there"] or not weights["files"]:
             fact = f"{where}IPCNN_WEIGHTS = {weights['folder']} {'is empty' if weights['there'] else 'is not there'}"
             yield CheckResult("weights", "wrong", fact, "Put .npz or .safetensors files there, or unset it.")

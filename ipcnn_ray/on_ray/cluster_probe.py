@@ -18,7 +18,6 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections import Counter
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -32,6 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ipcnn_ray
 from ipcnn_ray import __version__
+from ipcnn_ray.data.datasets.dataset import Listing, registered
 from ipcnn_ray.errors import IpcnnError, ResourceError, TrackingError
 from ipcnn_ray.on_ray.ray_session import session
 from ipcnn_ray.tracking.self_test import probe_record, probe_storage
@@ -116,8 +116,8 @@ def look_around(paths: Paths) -> dict[str, Any]:
         "cuda": cuda_devices(),
         "disk": {str(place): free_bytes(place) for place in {paths.home, paths.cache, Path("/tmp")}},
         "storage": dataclasses.asdict(storage),
-        "data": bucket_data(paths.data_url) if paths.data_url else data_facts(paths.data),
-        "weights": bucket_weights(paths.weights_url) if paths.weights_url else weights_facts(paths.weights),
+        "data": data_facts(paths),
+        "weights": weights_facts(paths),
     }
 
 
@@ -151,72 +151,50 @@ def free_bytes(place: Path) -> int | None:
         return None
 
 
-def data_facts(folder: Path | None) -> dict[str, Any]:
-    """The real photographs: where they should be, how many there are, and which categories have landmarks."""
+def data_facts(paths: Paths) -> dict[str, Any]:
+    """Return which datasets are in IPCNN_DATA, a folder or a bucket, and how much of each."""
+    if paths.data is None and not paths.data_url:
+        return {"folder": None}
+    keys = _keys(paths.data_url) if paths.data_url else []
+    listing = Listing(paths.data, keys)
+    return {
+        "folder": paths.data_url or str(paths.data),
+        "there": bool(keys) if paths.data is None else paths.data.is_dir(),
+        "datasets": {kind: dataset.facts(listing) for kind, dataset in registered().items() if dataset.folders},
+    }
+
+
+def weights_facts(paths: Paths) -> dict[str, Any]:
+    """Return the weight files in IPCNN_WEIGHTS and which of them are damaged. Files in a bucket are not opened."""
+    if paths.weights_url:
+        keys = _keys(paths.weights_url)
+        files = [key for key in keys if PurePosixPath(key).suffix in WEIGHTS]
+        return {"folder": paths.weights_url, "there": bool(keys), "files": files, "broken": {}}
+    folder = paths.weights
     if folder is None:
         return {"folder": None}
-    voc = folder / "voc"
-    images = voc / "VOCdevkit" / "VOC2010" / "JPEGImages"
-    landmarks = voc / "landmarks"
-    marked = {one.parent.name for one in landmarks.glob("*/truth_part*.mat")} if landmarks.is_dir() else set()
-    masks = voc / "VOCdevkit" / "VOC2010" / "Annotations_Part"
+    local = sorted(path for path in folder.glob("*") if path.suffix in WEIGHTS) if folder.is_dir() else []
     return {
         "folder": str(folder),
         "there": folder.is_dir(),
-        "images": sum(1 for _ in images.glob("*.jpg")) if images.is_dir() else 0,
-        "negatives": sum(1 for _ in (voc / "neg").glob("*.JPEG")),
-        "categories": sorted(marked),
-        "part_masks": sum(1 for _ in masks.glob("*.mat")) if masks.is_dir() else 0,
+        "files": [path.name for path in local],
+        "broken": {path.name: damage for path in local if (damage := damage_of(path))},
     }
 
 
-def bucket_data(url: str) -> dict[str, Any]:
-    """The same of photographs in a bucket, told from its list of files."""
-    files = [PurePosixPath(key) for key in _listed(url)]
-    names = Counter(str(file.parent) + file.suffix for file in files)
-    marked = {file.parent.name for file in files if file.match("voc/landmarks/*/truth_part*.mat")}
-    return {
-        "folder": url,
-        "there": bool(files),
-        "images": names["voc/VOCdevkit/VOC2010/JPEGImages.jpg"],
-        "negatives": names["voc/neg.JPEG"],
-        "categories": sorted(marked),
-        "part_masks": names["voc/VOCdevkit/VOC2010/Annotations_Part.mat"],
-    }
-
-
-def bucket_weights(url: str) -> dict[str, Any]:
-    """The weight files in a bucket. Whether they are whole is not looked at."""
-    files = _listed(url)
-    found = [key for key in files if PurePosixPath(key).suffix in WEIGHTS]
-    return {"folder": url, "there": bool(files), "files": found, "broken": {}}
-
-
-def _listed(url: str) -> list[str]:
-    """Keys below a URL; none where it cannot be read."""
+def _keys(url: str) -> list[str]:
+    """Return the keys below a URL; none if it cannot be read."""
     try:
         return open_storage(url).list()
     except TrackingError:
         return []
 
 
-def weights_facts(folder: Path | None) -> dict[str, Any]:
-    """The weight files, and which of them are not whole."""
-    if folder is None:
-        return {"folder": None}
-    files = sorted(one for one in folder.glob("*") if one.suffix in WEIGHTS) if folder.is_dir() else []
-    broken = {one.name: why for one in files if (why := broken_file(one))}
-    return {
-        "folder": str(folder),
-        "there": folder.is_dir(),
-        "files": [one.name for one in files],
-        "broken": broken,
-    }
+def damage_of(file: Path) -> str:
+    """Return why a .npz or .safetensors file cannot be complete, by its directory alone; empty if it may be.
 
-
-def broken_file(file: Path) -> str:
-    """Why a weight file cannot be whole, told from its directory without reading the arrays; empty where it may be.
-    Files of other kinds than .npz and .safetensors are told when they are loaded."""
+    The arrays are not read. Other kinds of files are checked when they are loaded.
+    """
     if file.suffix not in (".npz", ".safetensors"):
         return ""
     try:
@@ -226,11 +204,11 @@ def broken_file(file: Path) -> str:
         with file.open("rb") as source:
             size = int.from_bytes(source.read(SAFETENSORS_HEADER), "little")
             if not 2 <= size <= file.stat().st_size - SAFETENSORS_HEADER:
-                return "its head is cut off"
+                return "its header is cut off"
             tensors = json.loads(source.read(size))
-        end = max((one["data_offsets"][1] for name, one in tensors.items() if name != "__metadata__"), default=0)
-        whole = SAFETENSORS_HEADER + size + end == file.stat().st_size
-        return "" if whole and end else "its length is not that of its arrays"
+        end = max((entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"), default=0)
+        complete = SAFETENSORS_HEADER + size + end == file.stat().st_size
+        return "" if complete and end else "its length is not that of its arrays"
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         return f"cannot be read: {error}"
 

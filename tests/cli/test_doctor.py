@@ -17,9 +17,7 @@ from ipcnn_ray.cli.doctor import CheckResult, check_results, doctor
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.on_ray import cluster_probe
 from ipcnn_ray.on_ray.cluster_probe import (
-    broken_file,
-    bucket_data,
-    bucket_weights,
+    damage_of,
     data_facts,
     free_bytes,
     skew,
@@ -27,6 +25,7 @@ from ipcnn_ray.on_ray.cluster_probe import (
 )
 from ipcnn_ray.tracking.self_test import EXPERIMENT, probe_record, probe_storage
 from ipcnn_ray.tracking.storage import open_storage
+from ipcnn_ray.utils.paths import Paths
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(doctor)
@@ -48,13 +47,20 @@ NODE = {
     "data": {
         "folder": "/data",
         "there": True,
-        "images": 9,
-        "negatives": 5,
-        "categories": ["cow"],
-        "part_masks": 0,
+        "datasets": {
+            "voc_part": {
+                "folder": "voc/VOCdevkit/VOC2010/JPEGImages",
+                "there": True,
+                "missing": [],
+                "counts": {"photographs": 9, "negatives": 5, "part masks": 0},
+                "categories": ["cow"],
+            },
+            "cub200": {"folder": "CUB_200_2011", "there": False, "missing": [], "counts": {}, "categories": []},
+        },
     },
     "weights": {"folder": "/weights", "there": True, "files": ["a.npz"], "broken": {}},
 }
+VOC = "nodes.1.data.datasets.voc_part."
 FACTS: dict[str, Any] = {
     "access": "closed",
     "version": __version__,
@@ -115,7 +121,14 @@ def test_all_is_well():
         ("MLflow", "wrong", {"tracking_uri": "sqlite:///a.db"}, "is a file of one of 2 nodes", "Start a server"),
         ("data", "note", {"nodes.0.data.folder": None, "nodes.1.data.folder": None}, "only drawn", "set IPCNN_DATA"),
         ("data", "wrong", {"nodes.1.data.there": False}, "10.0.0.2: IPCNN_DATA = /data is not there", "Mount it"),
-        ("data", "wrong", {"nodes.1.data.images": 0}, "10.0.0.2: /data has 0 photographs", "JPEGImages"),
+        (
+            "data",
+            "wrong",
+            {VOC + "there": False},
+            "10.0.0.2: /data has 0 photographs and 0 categories",
+            "JPEGImages or CUB",
+        ),
+        ("data", "note", {VOC + "missing": ["voc/neg"]}, "10.0.0.2: voc_part: 9 photographs, 5", "data fetch voc_part"),
         ("weights", "wrong", {"nodes.1.weights.files": []}, "10.0.0.2: IPCNN_WEIGHTS = /weights is empty", ".npz"),
         ("weights", "wrong", {"nodes.1.weights.broken": {"a.npz": "cut"}}, "10.0.0.2: a.npz: cut", "Fetch"),
         ("disk", "wrong", {"nodes.1.disk": {"/tmp": 1 << 30}}, "10.0.0.2: 1.0 GiB free at /tmp", "Make room"),
@@ -161,37 +174,83 @@ def test_weight_files_that_are_not_whole(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(content[:-1])
     (tmp_path / "short.safetensors").write_bytes(content[:6])
     (tmp_path / "notes.txt").write_text("")
-    assert broken_file(tmp_path / "whole.npz") == broken_file(tmp_path / "whole.safetensors") == ""
-    facts = weights_facts(tmp_path)
+    assert damage_of(tmp_path / "whole.npz") == damage_of(tmp_path / "whole.safetensors") == ""
+    facts = weights_facts(Paths.from_environment({"IPCNN_WEIGHTS": str(tmp_path)}))
     assert set(facts["broken"]) == {"cut.npz", "cut.safetensors", "short.safetensors"}
     assert len(facts["files"]) == 5
-    assert weights_facts(None) == {"folder": None}
-    assert weights_facts(tmp_path / "nowhere")["there"] is False
+    assert weights_facts(Paths.from_environment({})) == {"folder": None}
+    nowhere = Paths.from_environment({"IPCNN_WEIGHTS": str(tmp_path / "nowhere")})
+    assert weights_facts(nowhere)["there"] is False
 
 
-def test_photographs_are_counted(tmp_path):
-    for file in ("VOCdevkit/VOC2010/JPEGImages/1.jpg", "neg/00001.JPEG", "landmarks/cow/truth_part01.mat"):
-        (tmp_path / "voc" / file).parent.mkdir(parents=True)
-        (tmp_path / "voc" / file).touch()
-    facts = data_facts(tmp_path)
-    assert (facts["images"], facts["negatives"], facts["categories"], facts["part_masks"]) == (1, 1, ["cow"], 0)
+FILES = {
+    "voc_part": ("voc/VOCdevkit/VOC2010/JPEGImages/1.jpg", "voc/neg/00001.JPEG", "voc/landmarks/cow/truth_part01.mat"),
+    "cub200": ("CUB_200_2011/images/001.Albatross/1.jpg",),
+    "ilsvrc_animal_part": (
+        "detanimalpart/n02118333_obj/img/img/00001.jpg",
+        "detanimalpart/landmarks/n02118333/truth_part01.mat",
+    ),
+}
 
 
-def test_photographs_and_weights_in_a_bucket_are_counted(fake_s3):
-    bucket = open_storage("s3://bucket/data")
-    for file in ("VOCdevkit/VOC2010/JPEGImages/1.jpg", "neg/00001.JPEG", "landmarks/cow/truth_part01.mat"):
-        bucket.put_bytes(b"x", f"voc/{file}")
-    facts = bucket_data("s3://bucket/data")
-    assert (facts["images"], facts["negatives"], facts["categories"], facts["part_masks"]) == (1, 1, ["cow"], 0)
-    assert facts["there"] and not bucket_data("s3://bucket/nothing")["there"]
+@pytest.fixture(params=["folder", "bucket"])
+def put(request, tmp_path):
+    """Makes empty files in IPCNN_DATA; returns the facts about it."""
+    if request.param == "bucket":
+        request.getfixturevalue("fake_s3")
+    url = "s3://bucket/data" if request.param == "bucket" else str(tmp_path / "data")
+
+    def files(*names: str) -> dict[str, Any]:
+        for name in names:
+            open_storage(url).put_bytes(b"x", name)
+        return data_facts(Paths.from_environment({"IPCNN_HOME": str(tmp_path), "IPCNN_DATA": url}))
+
+    return files
+
+
+def test_photographs_are_counted(put):
+    assert not put()["there"]
+    voc = put(*FILES["voc_part"])["datasets"]["voc_part"]
+    assert voc["there"] and voc["missing"] == [] and voc["categories"] == ["cow"]
+    assert voc["counts"] == {"photographs": 1, "negatives": 1, "part masks": 0}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_folder_of_one_dataset_is_fine(put, kind):
+    """`wrong` is only a folder in which nothing of any dataset is."""
+    facts = put(*FILES[kind])
+    results = data_results(facts)
+    assert {result.state for result in results} <= {"ok", "note"}
+    assert results[0].fact.startswith(f"{kind}: 1 photographs")
+    assert ("; without voc/neg" in results[0].fact) == (kind != "voc_part")
+    others = [other for other in facts["datasets"] if other != kind]
+    assert results[-1].fact == f"nothing of {', '.join(others)}"
+    facts = put("voc/neg/00001.JPEG")
+    assert [result.state for result in data_results(facts)] == ["ok", "ok"]
+
+
+def test_negatives_alone_are_no_dataset(put):
+    (result,) = data_results(put("voc/neg/00001.JPEG"))
+    assert result.state == "wrong"
+    assert result.advice == (
+        "It must hold voc/VOCdevkit/VOC2010/JPEGImages or detanimalpart or CUB_200_2011; see README."
+    )
+
+
+def data_results(facts: dict[str, Any]) -> list[CheckResult]:
+    return judged("data", {"nodes.0.data": facts, "nodes.1.data": facts})
+
+
+def test_weight_files_in_a_bucket_are_listed(fake_s3):
     open_storage("s3://bucket/weights").put_bytes(b"x", "alexnet.npz")
-    assert bucket_weights("s3://bucket/weights")["files"] == ["alexnet.npz"]
+    facts = weights_facts(Paths.from_environment({"IPCNN_WEIGHTS": "s3://bucket/weights"}))
+    assert facts["files"] == ["alexnet.npz"]
 
 
 @pytest.mark.real_data
 def test_real_photographs_are_counted(real_data):
-    facts = data_facts(real_data)
-    assert facts["images"] > 100 and "cow" in facts["categories"]
+    facts = data_facts(Paths.from_environment({"IPCNN_DATA": str(real_data)}))["datasets"]["voc_part"]
+    assert facts["counts"]["photographs"] > 100 and "cow" in facts["categories"]
 
 
 def test_free_space_of_a_folder_that_is_not_made_yet(tmp_path):

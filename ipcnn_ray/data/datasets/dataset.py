@@ -113,7 +113,8 @@ class Dataset(DataSection):
     split_source: ClassVar[str] = "data.train_share"
     """Field or file that the split comes from."""
     counts: ClassVar[Mapping[str, str]] = {}
-    """What `ipcnn doctor` counts: a name in the plural, and a glob below IPCNN_DATA."""
+    """What `ipcnn doctor` counts: a name in the plural, and a glob below IPCNN_DATA. Without any of the first, the
+    dataset is not there."""
     annotated: ClassVar[str] = ""
     """Glob whose first `*` stands for the categories that have landmarks."""
 
@@ -146,14 +147,16 @@ class Dataset(DataSection):
 
     @classmethod
     def facts(cls, files: Listing) -> dict[str, Any]:
-        """Return what `ipcnn doctor` says of this dataset; JSON-serialisable."""
+        """Return what `ipcnn doctor` shows: whether the dataset is there, what of it is missing, and counts."""
         missing = cls.missing(files)
-        if not cls.folders or cls.folders[0] in missing:
-            return {"missing": missing, "counts": {}, "categories": []}
-        place = cls.annotated.split("/").index("*") if cls.annotated else 0
-        categories = {path.split("/")[place] for path in files.glob(cls.annotated)} if cls.annotated else set()
+        facts = {"folder": cls.folders[0], "missing": missing, "counts": {}, "categories": []}
+        if cls.folders[0] in missing:
+            return {**facts, "there": False}
         counts = {name: len(files.glob(pattern)) for name, pattern in cls.counts.items()}
-        return {"missing": missing, "counts": counts, "categories": sorted(categories)}
+        place = cls.annotated.split("/").index("*") if cls.annotated else 0
+        categories = sorted({path.split("/")[place] for path in files.glob(cls.annotated)}) if cls.annotated else []
+        there = not counts or next(iter(counts.values())) > 0
+        return {**facts, "counts": counts, "categories": categories, "there": there}
 
     def count_train_items(self, root: Path | None) -> int | None:
         """Return the number of training items, reading annotations if needed; None if they are not there.
