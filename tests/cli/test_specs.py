@@ -1,4 +1,4 @@
-"""The commands that start nothing: what they print, where, and how they end."""
+"""`ipcnn validate`, `plan`, `schema` and `init`: what they print, where, and their exit codes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from ipcnn_ray.cli.app import app, main
+from ipcnn_ray.cli.app import app
 from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.spec.loader import load
 
 ROOT = Path(__file__).resolve().parents[2]
 TYPO = """\
@@ -56,19 +57,6 @@ def folder(tmp_path, monkeypatch):
     for name in ("IPCNN_DATA", "COLUMNS", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
-
-
-@pytest.fixture
-def ipcnn(capsys):
-    """Runs `ipcnn ...`; its exit code, stdout and stderr."""
-
-    def run(*arguments: str) -> tuple[object, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        streams = capsys.readouterr()
-        return ended.value.code or 0, streams.out, streams.err
-
-    return run
 
 
 def test_an_error_is_told_as_in_the_house_style(ipcnn):
@@ -213,3 +201,16 @@ def test_settings_enter_through_the_spec_only():
     for name in ("validate", "plan", "schema"):
         options = {option for parameter in commands[name].params for option in parameter.opts if option[:2] == "--"}
         assert options <= allowed
+
+
+def test_init_writes_a_valid_spec_and_overwrites_nothing(ipcnn, folder):
+    assert ipcnn("init")[1] == "wrote experiment.yaml\n"
+    assert ipcnn("init", "My first sweep.yaml")[0] == 0
+    assert load(folder / "My first sweep.yaml").spec.name == "my_first_sweep"
+    written = (folder / "experiment.yaml").read_text()
+    for file in ("experiment.yaml", "."):
+        code, _, err = ipcnn("init", file)
+        assert code == 2
+        assert err == "error  experiment.yaml  is there already\n       Name another file: ipcnn init FILE\n"
+    assert (folder / "experiment.yaml").read_text() == written
+    assert "cannot be written: No such file or directory" in ipcnn("init", "nowhere/a.yaml")[2]
