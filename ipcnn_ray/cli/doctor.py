@@ -44,13 +44,13 @@ def doctor(address: AddressOption = None, json: JsonOption = False) -> None:
     Without an address, the embedded Ray is started for a moment. A test file in the storage and a test run in the
     record are written, read back and deleted. Exit code 0: everything works, 1: something is wrong.
     """
-    from ipcnn_ray.on_ray import cluster_probe
+    from ipcnn_ray.on_ray.cluster_probe import probe_cluster, probe_embedded
 
     paths = Paths.from_environment()
     output.print_note(
         "asking this machine ..." if address is None else f"asking the nodes at {without_password(address)} ..."
     )
-    facts = cluster_probe.here(paths) if address is None else cluster_probe.there(address)
+    facts = probe_embedded(paths) if address is None else probe_cluster(address)
     results = check_results(facts)
     wrong = any(result.state == "wrong" for result in results)
     if json:

@@ -1,4 +1,4 @@
-"""`ipcnn list`: the submitted experiments, from the record or from a cluster."""
+"""`ipcnn list`, `logs` and `stop`, and `submit --address`: experiments on this machine or as jobs of a cluster."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,24 +24,28 @@ from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
 from ipcnn_ray.tracking import open_tracker
 from ipcnn_ray.tracking.storage import below, is_url
 from ipcnn_ray.tracking.tracker import State
-from ipcnn_ray.tracking.tracking_uri import is_server, without_password
+from ipcnn_ray.tracking.tracking_uri import without_password
 from ipcnn_ray.utils.paths import Paths
 from ipcnn_ray.utils.text import did_you_mean
 
 if TYPE_CHECKING:
-    from ipcnn_ray.on_ray.job_client import Submission
+    from ipcnn_ray.on_ray.job_client import ExperimentJob, JobClient
 
 COLUMNS = ("experiment", "state", "times", "began", "took", "why")
+POLL_S = 0.5
+FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the experiment has ended.")]
+NowOption = Annotated[bool, typer.Option("--now", help="Do not let the runs end their epoch.")]
+OnClusterOption = Annotated[bool, typer.Option("--on-cluster", hidden=True)]
 
 
 @dataclass(frozen=True)
-class Listed:
-    """One experiment."""
+class ListedExperiment:
+    """Row of `ipcnn list`, and its JSON."""
 
     experiment: str
     state: State
     submitted: int
-    """Times; on a cluster: there."""
+    """Number of submissions, on a cluster those to it."""
     began: int
     """Milliseconds since 1970."""
     ended: int | None
@@ -56,20 +60,20 @@ class Listed:
 def list_(address: AddressOption = None, json: JsonOption = False) -> None:
     """List the submitted experiments, newest first."""
     paths = Paths.from_environment()
-    found = _on_cluster(address) if address else _recorded(paths)
+    experiments = _on_cluster(address) if address else _recorded(paths)
     if json:
-        output.print_json([asdict(one) for one in found])
-    elif found:
-        output.print_table(COLUMNS, [one.row() for one in found], right=("times", "took"))
+        output.print_json([asdict(experiment) for experiment in experiments])
+    elif experiments:
+        output.print_table(COLUMNS, [experiment.row() for experiment in experiments], right=("times", "took"))
     else:
         output.print_line(f"nothing is submitted yet to {address or without_password(paths.tracking_uri)}")
 
 
-def _recorded(paths: Paths) -> list[Listed]:
+def _recorded(paths: Paths) -> list[ListedExperiment]:
     tracker = open_tracker(paths)
     parents = [run for name in tracker.experiments() for run in tracker.find(name) if not run.parent]
     return [
-        Listed(
+        ListedExperiment(
             run.run_id,
             run.state,
             int(run.tags.get("ipcnn.submissions", 1)),
@@ -81,24 +85,31 @@ def _recorded(paths: Paths) -> list[Listed]:
     ]
 
 
-def _on_cluster(address: str) -> list[Listed]:
-    from ipcnn_ray.on_ray.job_client import Cluster
-
-    newest: dict[str, Listed] = {}
-    for job in Cluster(address).submissions():
-        listed = Listed(job.experiment, job.state, job.attempt, job.began, job.ended, job.why)
-        newest.setdefault(job.experiment, listed)
+def _on_cluster(address: str) -> list[ListedExperiment]:
+    newest: dict[str, ListedExperiment] = {}
+    for job in _client(address).jobs():
+        newest.setdefault(
+            job.experiment,
+            ListedExperiment(job.experiment, job.state, job.attempt, job.began, job.ended, job.why),
+        )
     return list(newest.values())
 
 
-PAUSE_S = 0.5
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the experiment has ended.")]
+def _client(address: str) -> JobClient:
+    from ipcnn_ray.on_ray import job_client
+
+    return job_client.JobClient(address)
 
 
-def logs(experiment: ExperimentArgument, follow: Follow = False, address: AddressOption = None) -> None:
-    """Show what an experiment has told."""
+def logs(experiment: ExperimentArgument, follow: FollowOption = False, address: AddressOption = None) -> None:
+    """Show the log of an experiment."""
+    if address:
+        client = _client(address)
+        pieces = client.logs(client.find(experiment).id, follow=follow)
+    else:
+        pieces = _local_log(experiment, follow)
     try:
-        for piece in _of_cluster(address, experiment, follow) if address else _of_this_machine(experiment, follow):
+        for piece in pieces:
             sys.stdout.write(piece)
             sys.stdout.flush()
     except KeyboardInterrupt:
@@ -106,130 +117,120 @@ def logs(experiment: ExperimentArgument, follow: Follow = False, address: Addres
         raise typer.Exit(STOPPED) from None
 
 
-def _of_cluster(address: str, experiment: str, follow: bool) -> Iterator[str]:
-    from ipcnn_ray.on_ray.job_client import Cluster
+def _local_log(experiment: str, follow: bool) -> Iterator[str]:
+    from ipcnn_ray.on_ray.experiment_dir import is_running
 
-    cluster = Cluster(address)
-    return cluster.logs(cluster.named(experiment).id, follow=follow)
-
-
-def _of_this_machine(experiment: str, follow: bool) -> Iterator[str]:
     paths = Paths.from_environment()
     identity = submitted_here(experiment, paths)
-    from ipcnn_ray.on_ray.experiment_dir import at_work
-
     with log_file(identity, paths).open(encoding="utf-8") as file:
         while True:
-            working = follow and at_work(below(paths.storage, identity))
+            running = follow and is_running(below(paths.storage, identity))
             if text := file.read():
                 yield text
-            if not working:
+            if not running:
                 return
-            time.sleep(PAUSE_S)
+            time.sleep(POLL_S)
 
 
 def log_file(identity: str, paths: Paths) -> Path:
-    """Where a submission on this machine writes what it tells."""
+    """Return the log file of an experiment that is submitted on this machine."""
     return paths.home / "logs" / f"{identity}.log"
 
 
-def submitted_here(wanted: str, paths: Paths) -> str:
-    """Id of the experiment that was submitted on this machine, from its id or its name. Raises IpcnnError."""
+def submitted_here(name: str, paths: Paths) -> str:
+    """Return the id of an experiment that was submitted on this machine, from its id or name. Raises IpcnnError."""
     known = submitted_experiments(paths)
     for identity in known:
-        if wanted in (identity, re.sub(r"-[0-9a-f]{8}$", "", identity)):
+        if name in (identity, re.sub(r"-[0-9a-f]{8}$", "", identity)):
             return identity
-    guess = did_you_mean(wanted, known).strip()
-    listed = f"Submitted: {', '.join(known)}." if known else "Nothing was submitted yet."
-    raise IpcnnError(f"no experiment {wanted!r} was submitted on this machine\n{guess or listed}")
-
-
-PAUSE_S_STOP = 0.5
-Now = Annotated[bool, typer.Option("--now", help="Do not let the runs end their epoch.")]
-OnCluster = Annotated[bool, typer.Option("--on-cluster", hidden=True)]
+    guess = did_you_mean(name, known).strip()
+    submitted = f"Submitted: {', '.join(known)}." if known else "Nothing was submitted yet."
+    raise IpcnnError(f"no experiment {name!r} was submitted on this machine\n{guess or submitted}")
 
 
 def stop(
-    experiment: ExperimentArgument, now: Now = False, address: AddressOption = None, on_cluster: OnCluster = False
+    experiment: ExperimentArgument,
+    now: NowOption = False,
+    address: AddressOption = None,
+    on_cluster: OnClusterOption = False,
 ) -> None:
     """Stop an experiment: its runs end the epoch that they are in, and store it. Submitted again, it goes on."""
     if on_cluster:
-        _ask(experiment, Paths.from_environment())
+        _request_stop(experiment, Paths.from_environment())
     elif address:
-        _on_cluster_stop(experiment, address, now)
+        _stop_on_cluster(experiment, address, now)
     else:
-        _here(experiment, now)
+        _stop_here(experiment, now)
 
 
-def _ask(identity: str, paths: Paths) -> None:
-    from ipcnn_ray.on_ray.experiment_dir import at_work, request_stop
+def _request_stop(identity: str, paths: Paths) -> None:
+    from ipcnn_ray.on_ray.experiment_dir import is_running, request_stop
 
     root = below(paths.storage, identity)
-    if not at_work(root):
+    if not is_running(root):
         raise IpcnnError(f"{identity} is not under way in {paths.storage}\nSee what is: ipcnn list")
     request_stop(root)
 
 
-def _on_cluster_stop(wanted: str, address: str, now: bool) -> None:
-    from ipcnn_ray.on_ray.job_client import Cluster, pack
+def _stop_on_cluster(name: str, address: str, now: bool) -> None:
+    from ipcnn_ray.on_ray.job_client import write_working_dir
 
-    cluster = Cluster(address)
-    job = cluster.named(wanted)
-    if job.over:
+    client = _client(address)
+    job = client.find(name)
+    if job.finished:
         raise IpcnnError(f"{job.experiment} is not under way on {address}: it has {job.state}\nSee: ipcnn list")
     if now:
-        cluster.end(job.id)
+        client.stop(job.id)
     else:
         with tempfile.TemporaryDirectory(prefix="ipcnn-") as folder:
-            pack(Path(folder), "")
-            cluster.ask(Path(folder), ["stop", job.experiment, "--on-cluster"], os.environ)
-    _wait(job.experiment, lambda: cluster.submission(job.id).over)
+            write_working_dir(Path(folder), "")
+            client.run_command(Path(folder), ["stop", job.experiment, "--on-cluster"], os.environ)
+    _wait_for_end(job.experiment, lambda: client.job(job.id).finished)
 
 
-def _here(wanted: str, now: bool) -> None:
-    from ipcnn_ray.on_ray.experiment_dir import at_work, lock_holder_pid
-    from ipcnn_ray.tracking.storage import is_url
+def _stop_here(name: str, now: bool) -> None:
+    from ipcnn_ray.on_ray.experiment_dir import is_running, lock_holder_pid
 
     paths = Paths.from_environment()
-    identity = submitted_here(wanted, paths)
+    identity = submitted_here(name, paths)
     root = below(paths.storage, identity)
     if now:
-        process = None if is_url(root) else lock_holder_pid(root)
-        if process is None:
+        pid = None if is_url(root) else lock_holder_pid(root)
+        if pid is None:
             raise IpcnnError(
                 f"{identity} is not under way in a folder of this machine ({paths.storage})\n"
                 "Where it was submitted, Ctrl-C ends it now."
             )
-        os.kill(process, signal.SIGINT)
+        os.kill(pid, signal.SIGINT)
     else:
-        _ask(identity, paths)
-    _wait(identity, lambda: not at_work(root))
+        _request_stop(identity, paths)
+    _wait_for_end(identity, lambda: not is_running(root))
 
 
-def _wait(identity: str, over: Callable[[], bool]) -> None:
+def _wait_for_end(identity: str, ended: Callable[[], bool]) -> None:
     output.print_note(f"{identity} is asked to stop; its runs end first (Ctrl-C: they do so without you watching)")
     try:
-        while not over():
-            time.sleep(PAUSE_S_STOP)
+        while not ended():
+            time.sleep(POLL_S)
     except KeyboardInterrupt:
         raise typer.Exit(STOPPED) from None
     output.print_line(f"{identity} has ended; submitted again, it goes on")
 
 
-def submit_to(
+def submit_job(
     address: str, experiment: ExperimentSpec, *, fresh: bool, wait: float, detach: bool, as_json: bool
 ) -> None:
-    """Submit, and follow the job's log until it ends or the reader goes away.
+    """Submit an experiment as a job, follow its log and exit with its exit code.
 
-    wait: minutes that the cluster may take to have room for a run.
+    wait: Minutes that the cluster may take to provide the resources of one run. detach: Return after the submission.
     """
-    from ipcnn_ray.on_ray.job_client import SPEC, Cluster, pack
+    from ipcnn_ray.on_ray.job_client import SPEC, write_working_dir
 
-    identity, cluster = experiment_id(experiment), Cluster(address)
+    identity, client = experiment_id(experiment), _client(address)
     arguments = ["submit", SPEC, "--on-cluster", "--wait", f"{wait:g}", *(["--fresh"] if fresh else [])]
     with tempfile.TemporaryDirectory(prefix="ipcnn-") as folder:
-        pack(Path(folder), resolved_yaml(experiment))
-        job, started = cluster.submit(identity, Path(folder), arguments, os.environ)
+        write_working_dir(Path(folder), resolved_yaml(experiment))
+        job, started = client.submit(identity, Path(folder), arguments, os.environ)
     if not started and fresh:
         raise IpcnnError(
             f"{identity} is under way on {address}; --fresh would begin it anew beside itself\n"
@@ -237,32 +238,25 @@ def submit_to(
         )
     how = f"submitted to {address}" if started else f"is under way on {address} already; nothing was submitted"
     output.print_note(f"{identity}: {how} (job {job.id})")
+    commands = "  |  ".join(f"ipcnn {word} {identity} --address {address}" for word in ("logs -f", "status", "stop"))
     if not detach:
-        _follow(cluster.logs(job.id, follow=True), sys.stderr if as_json else sys.stdout, identity, address)
-        job = cluster.submission(job.id)
+        try:
+            for piece in client.logs(job.id, follow=True):
+                print(piece, end="", flush=True, file=sys.stderr if as_json else sys.stdout)
+        except KeyboardInterrupt:
+            output.print_note(f"\nThe job goes on without you:  {commands}")
+            raise typer.Exit(STOPPED) from None
+        job = client.job(job.id)
     if as_json:
         output.print_json({**asdict(job), "address": address, "submitted": started})
-    if detach and not as_json:
-        output.print_note(f"next:  {_next(identity, address)}")
     if not detach:
-        _end(job)
+        _exit_as(job)
+    elif not as_json:
+        output.print_note(f"next:  {commands}")
 
 
-def _next(identity: str, address: str) -> str:
-    return "  |  ".join(f"ipcnn {word} {identity} --address {address}" for word in ("logs -f", "status", "stop"))
-
-
-def _follow(pieces: Iterable[str], stream: object, identity: str, address: str) -> None:
-    try:
-        for piece in pieces:
-            print(piece, end="", flush=True, file=stream)  # type: ignore[call-overload]
-    except KeyboardInterrupt:
-        output.print_note(f"\nThe job goes on without you:  {_next(identity, address)}")
-        raise typer.Exit(STOPPED) from None
-
-
-def _end(job: Submission) -> None:
-    """End as the job has ended."""
+def _exit_as(job: ExperimentJob) -> None:
+    """Exit with the exit code of a finished job."""
     if job.state == "failed" and job.exit_code is None:
         output.print_error(
             IpcnnError(f"{job.id} has failed: {job.why}\nSubmit it again: it goes on from its last epoch.")
@@ -271,25 +265,9 @@ def _end(job: Submission) -> None:
         raise typer.Exit(STOPPED if job.state == "stopped" else job.exit_code or RUN_FAILED)
 
 
-def record_of(address: str) -> str:
-    """Address of the record that the cluster's newest job was given. Raises IpcnnError."""
-    from ipcnn_ray.on_ray.job_client import Cluster
-
-    record = next((job.record for job in Cluster(address).submissions() if job.record), "")
+def tracking_uri_of(address: str) -> str:
+    """Return the tracking URI of the newest job on a cluster that was given one. Raises IpcnnError."""
+    record = next((job.record for job in _client(address).jobs() if job.record), "")
     if not record:
         raise IpcnnError(f"no job on {address} was given a record\nSet MLFLOW_TRACKING_URI to the cluster's MLflow.")
     return record
-
-
-def check_shared(paths: Paths, env: Mapping[str, str]) -> None:
-    """What the nodes of a cluster must have in common, on the cluster. Raises IpcnnError."""
-    missing = []
-    if not is_server(paths.tracking_uri):
-        missing.append("MLFLOW_TRACKING_URI, the address of an MLflow server")
-    if not is_url(paths.storage) and not env.get("IPCNN_STORAGE"):
-        missing.append("IPCNN_STORAGE, s3://bucket/prefix or a folder that all nodes share")
-    if missing:
-        raise IpcnnError(
-            f"the nodes of this cluster have no record or no storage in common: {'; '.join(missing)}\n"
-            "Set it where you submit, or in the environment of the nodes."
-        )

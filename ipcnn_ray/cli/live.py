@@ -14,8 +14,18 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ipcnn_ray.cli.output import format_clock
-from ipcnn_ray.on_ray.tune_callback import EpochDone, Event, PhaseStarted, RunEnded, RunStarted, StageReached, Warned
+from ipcnn_ray.cli.output import CountedProgress, format_clock
+from ipcnn_ray.on_ray.tune_callback import (
+    DataProgress,
+    EpochDone,
+    Event,
+    Logged,
+    PhaseStarted,
+    RunEnded,
+    RunStarted,
+    StageReached,
+    Warned,
+)
 from ipcnn_ray.train.progress import ProgressUpdate
 
 QUIET_S, FIRST_S = 20.0, 4.0
@@ -60,6 +70,7 @@ class Progress:
         self.phase = ""
         self.total = 0
         self.began = time.monotonic()
+        self.data = CountedProgress("  data:", "images", self._line)
         self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -102,6 +113,10 @@ class Progress:
                 self._line(self._end_line(event))
             case Warned():
                 self._line(f"warning: {event.text}")
+            case Logged():
+                self._line(event.text)
+            case DataProgress():
+                self.data(event.done, event.total)
         if self.live:
             self.live.update(self._view())
 
@@ -139,9 +154,8 @@ class Progress:
         return format_clock((row.epochs - row.metrics.get("epoch", 0)) * row.metrics["seconds"])
 
     def _view(self) -> Group:
-        head = Text(
-            f"{self.phase}: {self.ended} of {self.total} done, {format_clock(time.monotonic() - self.began)} so far"
-        )
+        taken = f"{format_clock(time.monotonic() - self.began)} so far"
+        head = Text(f"{self.phase}: {self.ended} of {self.total} done, {taken}" if self.phase else taken)
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for name in ("run", "epoch", "now", "loss", "filter", "error", "instab.", "img/s", "left"):
             table.add_column(name, justify="left" if name in ("run", "now") else "right", no_wrap=True)

@@ -7,7 +7,7 @@ import math
 import sys
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
@@ -132,9 +132,11 @@ class CountedProgress:
 
     PAUSE_S = 2.0
 
-    def __init__(self, label: str, unit: str) -> None:
+    def __init__(self, label: str, unit: str, show: Callable[[str], None] | None = None) -> None:
+        """show: prints a line; `print_note` by default."""
         self.label = label
         self.unit = unit
+        self.show = show or print_note
         self.tenth = 0
         self.printed_at = time.monotonic()
 
@@ -142,7 +144,7 @@ class CountedProgress:
         tenth = done * 10 // max(1, total)
         if tenth > self.tenth and (time.monotonic() - self.printed_at >= self.PAUSE_S or done == total):
             self.tenth, self.printed_at = tenth, time.monotonic()
-            print_note(f"{self.label} {format_count(done)} of {format_count(total)} {self.unit}")
+            self.show(f"{self.label} {format_count(done)} of {format_count(total)} {self.unit}")
 
 
 def format_count(number: int) -> str:

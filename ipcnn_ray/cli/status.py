@@ -13,7 +13,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.jobs import record_of
+from ipcnn_ray.cli.jobs import tracking_uri_of
 from ipcnn_ray.cli.options import AddressOption, JsonOption, complete_experiment
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.report.ranking import causes, number
@@ -46,7 +46,7 @@ def status(experiment: Experiment = None, json: JsonOption = False, address: Add
     """Show the recorded experiments, or the runs of one. The record is that of MLFLOW_TRACKING_URI; without one, and
     with a cluster's address, that which its newest job was given."""
     paths = Paths.from_environment()
-    uri = record_of(address) if address and not os.environ.get("MLFLOW_TRACKING_URI") else paths.tracking_uri
+    uri = tracking_uri_of(address) if address and not os.environ.get("MLFLOW_TRACKING_URI") else paths.tracking_uri
     tracker = open_tracker(replace(paths, tracking_uri=uri))
     if experiment is None:
         _show_experiments(tracker, json)

@@ -1,6 +1,6 @@
-"""What every node of a cluster is and can reach, as it says itself. Facts only: `ipcnn doctor` judges them.
+"""Facts about every node of a cluster, measured on the node, for `ipcnn doctor`.
 
-Run as a job of a cluster (`python -m ipcnn_ray.on_ray.cluster_probe`) it writes the facts as one line behind MARK.
+Run as a job of a cluster (`python -m ipcnn_ray.on_ray.cluster_probe`) it prints the facts as one line after MARK.
 """
 
 from __future__ import annotations
@@ -39,22 +39,112 @@ from ipcnn_ray.tracking.storage import open_storage
 from ipcnn_ray.utils.paths import Paths
 
 MARK = "ipcnn-doctor-facts:"
-NODE_S = 120.0
-"""Seconds that a node has to answer; the first task of a node imports what it needs."""
+NODE_TIMEOUT_S = 120.0
+"""Seconds for the answer of a node, which includes the start of its first worker."""
+DASHBOARD_TIMEOUT_S = 15.0
+JOB_TIMEOUT_S = 240.0
+POLL_S = 0.5
+TOKEN_ADVICE = (
+    "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file that holds the cluster's token "
+    "(`source DIR/env.sh` for a local one)."
+)
 PACKAGES = ("torch", "torchvision", "mlflow", "boto3", "numpy")
 SAFETENSORS_HEADER = 8
 WEIGHTS = {".npz", ".safetensors", ".mat", ".pth", ".pt"}
 """Endings of weight files."""
 
 
-def gather(paths: Paths) -> dict[str, Any]:
-    """The facts about every node of the Ray that this process is connected to."""
+def probe_embedded(paths: Paths) -> dict[str, Any]:
+    """Return the facts of an embedded Ray, which is started for this and stopped again."""
+    with session():
+        dashboard = f"http://{ray.get_runtime_context().worker.node.webui_url}"
+        return {"access": dashboard_access(dashboard), **cluster_facts(paths)}
+
+
+def probe_cluster(address: str) -> dict[str, Any]:
+    """Return the facts of the cluster with this dashboard address. Raises IpcnnError if it cannot run the probe."""
+    if urlsplit(address).scheme not in {"http", "https"}:
+        raise IpcnnError(
+            f"--address {address} is not the address of a cluster's dashboard\n"
+            "Give http://HOST:8265; a cluster behind SSH is at 127.0.0.1 through its tunnel."
+        )
+    access = dashboard_access(address)
+    if access == "away":
+        raise IpcnnError(
+            f"no cluster answers at {address}\n"
+            "Check that it is up and, if it is behind SSH, that the tunnel is: ray attach cluster/aws.yaml -p 8265"
+        )
+    submitted = time.time()
+    facts = _run_probe_job(address.rstrip("/"))
+    # The cluster read its clock after the submission and before now.
+    ahead = max(0.0, facts["time"] - time.time()) + min(0.0, facts["time"] - submitted)
+    return {"access": access, "client_skew": ahead, **facts}
+
+
+def dashboard_access(dashboard: str) -> str:
+    """Return `closed` if the dashboard refuses a request without a token, `open` if it answers, or `away`."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        opener.open(f"{dashboard.rstrip('/')}/api/version", timeout=DASHBOARD_TIMEOUT_S).close()
+    except urllib.error.HTTPError as error:
+        return "closed" if error.code in (401, 403) else "open"
+    except OSError:
+        return "away"
+    return "open"
+
+
+def _run_probe_job(address: str) -> dict[str, Any]:
+    """Run this module as a job of the cluster. It brings the package, which need not be installed there."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(ipcnn_ray.__file__).resolve().parent
+        shutil.copytree(source, Path(folder) / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+        logging.getLogger("ray").setLevel(logging.ERROR)  # Ray logs every upload
+        try:
+            client = JobSubmissionClient(address)
+            job = client.submit_job(
+                entrypoint="python -m ipcnn_ray.on_ray.cluster_probe",
+                runtime_env={"working_dir": folder},
+                metadata={"kind": "ipcnn doctor"},
+            )
+        except (RuntimeError, ConnectionError, ValueError, AuthenticationError) as error:
+            raise _job_refused(address, str(error)) from error
+    deadline = time.monotonic() + JOB_TIMEOUT_S
+    status = JobStatus.PENDING
+    while time.monotonic() < deadline and not (status := client.get_job_status(job)).is_terminal():
+        time.sleep(POLL_S)
+    logs = client.get_job_logs(job)
+    if not status.is_terminal():
+        client.stop_job(job)
+        raise ResourceError(
+            f"the cluster at {address} did not run a small job within {JOB_TIMEOUT_S:.0f} s; it is {status.value}\n"
+            f"Look at it: RAY_API_SERVER_ADDRESS={address} ray job logs {job}"
+        )
+    line = next((line for line in logs.splitlines() if line.startswith(MARK)), None)
+    if line is None:
+        last = [line for line in logs.strip().splitlines() if line.strip()][-1:] or ["its log is empty"]
+        raise ResourceError(
+            f"a small job failed on the cluster at {address}: {last[0].strip()[:300]}\n"
+            "Its Python must have the packages of ipcnn: use the image of the Dockerfile on every node."
+        )
+    facts: dict[str, Any] = json.loads(line.removeprefix(MARK))
+    return facts
+
+
+def _job_refused(address: str, text: str) -> IpcnnError:
+    reason = next((line for line in text.splitlines() if line.strip()), "no reason given").strip()[:300]
+    refused = any(sign in text for sign in ("401", "403", "nauthorized", "uthentication", "token"))
+    advice = TOKEN_ADVICE if refused else "Check the address, and that the cluster runs the same Ray as this machine."
+    if "No available agent" in text:
+        advice = "The job agent of the head is down: its dashboard_agent.log says why; restart the head."
+    return IpcnnError(f"the cluster at {address} took no job: {reason}\n{advice}")
+
+
+def cluster_facts(paths: Paths) -> dict[str, Any]:
+    """Return the facts about every node of the Ray that this process is connected to, and about the tracker."""
     rows: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    alive = [row for row in rows if row["Alive"]]
-    pending = [(row, _ask(row, paths)) for row in alive]
-    shared = secrets.token_hex(8)
-    nodes = [_answer(row, look, clock) for row, (look, clock) in pending]
-    record = probe_record(paths.tracking_uri, paths.artifacts, f"doctor-{shared}")
+    pending = [(row, _start_node_tasks(row, paths)) for row in rows if row["Alive"]]
+    nodes = [_collect(row, facts, clock) for row, (facts, clock) in pending]
+    record = probe_record(paths.tracking_uri, paths.artifacts, f"doctor-{secrets.token_hex(8)}")
     return {
         "version": __version__,
         "ray": ray.__version__,
@@ -67,13 +157,15 @@ def gather(paths: Paths) -> dict[str, Any]:
     }
 
 
-def _ask(row: dict[str, Any], paths: Paths) -> tuple[Any, Any]:
-    there = NodeAffinitySchedulingStrategy(node_id=row["NodeID"], soft=False)
-    options = {"num_cpus": 0, "scheduling_strategy": there, "max_retries": 0}
-    return ray.remote(look_around).options(**options).remote(paths), ray.remote(clock).options(**options)
+def _start_node_tasks(row: dict[str, Any], paths: Paths) -> tuple[Any, Any]:
+    """Start the probe on a node. Returns the reference of its facts, and a remote function that reads its clock."""
+    strategy = NodeAffinitySchedulingStrategy(node_id=row["NodeID"], soft=False)
+    options = {"num_cpus": 0, "scheduling_strategy": strategy, "max_retries": 0}
+    return ray.remote(node_facts).options(**options).remote(paths), ray.remote(read_clock).options(**options)
 
 
-def _answer(row: dict[str, Any], look: Any, there: Any) -> dict[str, Any]:
+def _collect(row: dict[str, Any], facts: Any, clock: Any) -> dict[str, Any]:
+    """Wait for the facts of a node."""
     resources = row["Resources"]
     known = {
         "address": row["NodeManagerAddress"],
@@ -82,40 +174,42 @@ def _answer(row: dict[str, Any], look: Any, there: Any) -> dict[str, Any]:
         "gpus": resources.get("GPU", 0),
     }
     try:
-        facts = ray.get(look, timeout=NODE_S)
-        return {**known, **facts, "skew": skew(lambda: ray.get(there.remote(), timeout=NODE_S)), "error": ""}
+        measured = ray.get(facts, timeout=NODE_TIMEOUT_S)
+        skew = clock_skew(lambda: ray.get(clock.remote(), timeout=NODE_TIMEOUT_S))
+        return {**known, **measured, "skew": skew, "error": ""}
     except GetTimeoutError:
-        return {**known, "error": f"no answer within {NODE_S:.0f} s"}
+        return {**known, "error": f"no answer within {NODE_TIMEOUT_S:.0f} s"}
     except RayError as error:
         return {**known, "error": str(error).strip().splitlines()[-1]}
 
 
-def clock() -> float:
+def read_clock() -> float:
     return time.time()
 
 
-def skew(ask: Callable[[], float], tries: int = 3) -> float:
-    """Seconds by which another clock is certainly ahead of ours (behind: negative). What it says lies between asking
-    and hearing if it agrees with ours, so a slow answer never counts as a difference."""
-    found = []
+def clock_skew(other_clock: Callable[[], float], tries: int = 3) -> float:
+    """Return a lower bound in seconds on how far another clock is ahead of ours, negative if it is behind.
+
+    A reading between our times before and after the request counts as no difference, however slow the answer was.
+    """
+    bounds = []
     for _ in range(tries):
         before = time.time()
-        there = ask()
+        reading = other_clock()
         after = time.time()
-        found.append(there - before if there < before else max(0.0, there - after))
-    return min(found, key=abs)
+        bounds.append(reading - before if reading < before else max(0.0, reading - after))
+    return min(bounds, key=abs)
 
 
-def look_around(paths: Paths) -> dict[str, Any]:
-    """What this machine has, and whether the storage works from here."""
-    storage = probe_storage(paths.storage)
+def node_facts(paths: Paths) -> dict[str, Any]:
+    """Return the software, GPUs and disks of this machine, and its access to storage, data and weights."""
     return {
         "python": platform.python_version(),
         "ray": ray.__version__,
         "packages": {name: _version(name) for name in PACKAGES},
         "cuda": cuda_devices(),
-        "disk": {str(place): free_bytes(place) for place in {paths.home, paths.cache, Path("/tmp")}},
-        "storage": dataclasses.asdict(storage),
+        "disk": {str(path): free_bytes(path) for path in {paths.home, paths.cache, Path("/tmp")}},
+        "storage": dataclasses.asdict(probe_storage(paths.storage)),
         "data": data_facts(paths),
         "weights": weights_facts(paths),
     }
@@ -129,8 +223,8 @@ def _version(name: str) -> str:
 
 
 def cuda_devices() -> list[str] | None:
-    """Names of the GPUs that torch can use here, whatever this task was given; None without torch."""
-    visible = os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # a task without a GPU would see none
+    """Return the names of all GPUs of this machine that torch can use; None without torch."""
+    visible = os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides them from a task that requests no GPU
     try:
         import torch
     except ImportError:
@@ -141,12 +235,12 @@ def cuda_devices() -> list[str] | None:
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
-def free_bytes(place: Path) -> int | None:
-    """Free bytes of the disk that `place` lies on, or would lie on; None where that cannot be told."""
-    while not place.exists() and place != place.parent:
-        place = place.parent
+def free_bytes(path: Path) -> int | None:
+    """Return the free bytes of the disk that holds `path`, or would hold it; None if they cannot be read."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
     try:
-        return shutil.disk_usage(place).free
+        return shutil.disk_usage(path).free
     except OSError:
         return None
 
@@ -214,105 +308,10 @@ def damage_of(file: Path) -> str:
 
 
 def main() -> None:
-    """As a job: its driver is a process of the cluster, and RAY_ADDRESS leads to it."""
+    """Entry point of the job: its driver is a process of the cluster, and RAY_ADDRESS is set."""
     ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-    sys.stdout.write(f"\n{MARK}{json.dumps(gather(Paths.from_environment()))}\n")
+    sys.stdout.write(f"\n{MARK}{json.dumps(cluster_facts(Paths.from_environment()))}\n")
 
 
 if __name__ == "__main__":
     main()
-
-
-ANSWER_S = 15.0
-JOB_S = 240.0
-"""Seconds that the job has: its working folder is unpacked, Ray started, and every node asked."""
-POLL_S = 0.5
-TOKEN_ADVICE = (
-    "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file that holds the cluster's token "
-    "(`source DIR/env.sh` for a local one)."
-)
-
-
-def here(paths: Paths) -> dict[str, Any]:
-    """The facts of an embedded Ray, started for this look and stopped again; closed or not as its dashboard says."""
-    with session():
-        dashboard = f"http://{ray.get_runtime_context().worker.node.webui_url}"
-        return {"access": access(dashboard), **gather(paths)}
-
-
-def there(address: str) -> dict[str, Any]:
-    """The facts of the cluster whose dashboard is at `address`. Raises IpcnnError where it cannot be asked."""
-    if urlsplit(address).scheme not in {"http", "https"}:
-        raise IpcnnError(
-            f"--address {address} is not the address of a cluster's dashboard\n"
-            "Give http://HOST:8265; a cluster behind SSH is at 127.0.0.1 through its tunnel."
-        )
-    found = access(address)
-    if found == "away":
-        raise IpcnnError(
-            f"no cluster answers at {address}\n"
-            "Check that it is up and, if it is behind SSH, that the tunnel is: ray attach cluster/aws.yaml -p 8265"
-        )
-    began = time.time()
-    facts = _visit(address.rstrip("/"))
-    # The job's clock was read between our submitting it and our hearing of it.
-    ahead = max(0.0, facts["time"] - time.time()) + min(0.0, facts["time"] - began)
-    return {"access": found, "client_skew": ahead, **facts}
-
-
-def access(dashboard: str) -> str:
-    """`closed` where the dashboard refuses a visitor without a token, `open` where it lets him in, or `away`."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        opener.open(f"{dashboard.rstrip('/')}/api/version", timeout=ANSWER_S).close()
-    except urllib.error.HTTPError as error:
-        return "closed" if error.code in (401, 403) else "open"
-    except OSError:
-        return "away"
-    return "open"
-
-
-def _visit(address: str) -> dict[str, Any]:
-    """The look as a job of the cluster, with our package, which need not be installed there."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(ipcnn_ray.__file__).resolve().parent
-        shutil.copytree(source, Path(folder) / source.name, ignore=shutil.ignore_patterns("__pycache__"))
-        logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every upload
-        try:
-            client = JobSubmissionClient(address)
-            job = client.submit_job(
-                entrypoint="python -m ipcnn_ray.on_ray.cluster_probe",
-                runtime_env={"working_dir": folder},
-                metadata={"kind": "ipcnn doctor"},
-            )
-        except (RuntimeError, ConnectionError, ValueError, AuthenticationError) as error:
-            raise _told(address, str(error)) from error
-    deadline = time.monotonic() + JOB_S
-    status = JobStatus.PENDING
-    while time.monotonic() < deadline and not (status := client.get_job_status(job)).is_terminal():
-        time.sleep(POLL_S)
-    logs = client.get_job_logs(job)
-    if not status.is_terminal():
-        client.stop_job(job)
-        raise ResourceError(
-            f"the cluster at {address} did not run a small job within {JOB_S:.0f} s; it is {status.value}\n"
-            f"Look at it: RAY_API_SERVER_ADDRESS={address} ray job logs {job}"
-        )
-    line = next((line for line in logs.splitlines() if line.startswith(MARK)), None)
-    if line is None:
-        end = [line for line in logs.strip().splitlines() if line.strip()][-1:] or ["it said nothing"]
-        raise ResourceError(
-            f"a small job failed on the cluster at {address}: {end[0].strip()[:300]}\n"
-            "Its Python must have the packages of ipcnn: use the image of the Dockerfile on every node."
-        )
-    facts: dict[str, Any] = json.loads(line.removeprefix(MARK))
-    return facts
-
-
-def _told(address: str, what: str) -> IpcnnError:
-    fact = next((line for line in what.splitlines() if line.strip()), "it gave no reason").strip()[:300]
-    refused = any(sign in what for sign in ("401", "403", "nauthorized", "uthentication", "token"))
-    advice = TOKEN_ADVICE if refused else "Check the address, and that the cluster runs the same Ray as this machine."
-    if "No available agent" in what:
-        advice = "The job agent of the head is down: its dashboard_agent.log says why; restart the head."
-    return IpcnnError(f"the cluster at {address} took no job: {fact}\n{advice}")

@@ -1,4 +1,4 @@
-"""The runs of one experiment: who they are, where they lie, how they are recorded. Pickles to every worker."""
+"""What the driver and the workers know of an experiment: its runs, their folders and their records."""
 
 from __future__ import annotations
 
@@ -19,73 +19,71 @@ from ipcnn_ray.train.run_request import ControlReference, RunRequest
 from ipcnn_ray.utils.paths import Paths
 
 LABEL = "label"
-"""Key of a Tune config that names a listed run; other configs are values of a space by path."""
+"""Key of a Tune config that names a run; other configs are sampled values by dotted path."""
 
 
 @dataclass(frozen=True)
 class ExperimentContext:
-    """One experiment under way."""
+    """A submitted experiment. It is pickled to every worker."""
 
     spec: ExperimentSpec
     paths: Paths
     tracker: Tracker
     parent: str
-    """The tracker's id of the experiment's run."""
+    """Tracker handle of the experiment's run."""
     gpus: float
     """GPUs of one worker."""
     tags: Mapping[str, str] = field(default_factory=dict)
-    """Lineage that every run of the experiment shares."""
+    """Lineage tags of every run."""
     references: Mapping[int, ControlReference] = field(default_factory=dict)
-    """What the runs of each seed are measured against, once the control is trained with it; of a search that has no
-    repeats the one control, whatever its seed."""
+    """Metrics of the trained control by seed; a single one applies to all seeds."""
 
     @property
     def root(self) -> str:
-        """Where everything lies that belongs to the experiment: a path or an s3:// URL."""
+        """Path or s3:// URL of the experiment's folder."""
         return experiment_folder(self.spec, self.paths)
 
     @property
     def objectives(self) -> Objectives:
-        """What the runs are ranked by."""
         return Objectives.of(self.spec.search)
 
     @cached_property
     def named(self) -> dict[str, Run]:
-        """The named runs and their repeats by label; without a search the one run."""
+        """Named runs and their repeats, by label; without a search the single run."""
         return {run.label: run for run in named_runs(self.spec)}
 
     @cached_property
     def planned(self) -> dict[str, Run]:
-        """The runs of the search that do not depend on how others end, by label: a grid, or random draws."""
+        """Runs of a grid or random search, by label. They do not depend on results."""
         search = self.spec.search
         if isinstance(search, SpaceSearch) and search.algorithm == "random":
-            drawn = (run_for(self.spec, settings) for settings in random_settings(search, self.spec.seed))
-            return {run.label: run for run in drawn}
+            runs = (run_for(self.spec, settings) for settings in random_settings(search, self.spec.seed))
+            return {run.label: run for run in runs}
         return {run.label: run for run in grid_runs(self.spec)}
 
     def run(self, config: Mapping[str, Any]) -> Run:
-        """The run that a Tune config stands for."""
+        """Return the run of a Tune config."""
         if LABEL in config:
             return (self.named | self.planned)[config[LABEL]]
         assert isinstance(self.spec.search, SpaceSearch)
         return run_for(self.spec, active(self.spec.search.space, config))
 
     def folder(self, run: Run) -> str:
-        """Where the run keeps its checkpoints and its result."""
+        """Return the path or s3:// URL of the folder with a run's checkpoints and result."""
         return below(self.root, run.label)
 
     def record(self, run: Run) -> RunRecord:
-        """The run in the record; opened if it is not there."""
+        """Return the tracker's record of a run; opened if it does not exist."""
         return self.tracker.open_child(self.spec.name, run_id(self.spec, run), self.parent)
 
     def reference(self, run: Run) -> ControlReference | None:
-        """The control's numbers that the run is measured against: with repeats those of the same seed."""
+        """Return the control's metrics for the seed of a run; None while the control is not trained."""
         if len(self.references) == 1:
             return next(iter(self.references.values()))
         return self.references.get(run.spec.seed)
 
     def request(self, run: Run) -> RunRequest:
-        """What a worker must know to train the run."""
+        """Return what a worker needs to train a run."""
         return RunRequest(
             run_id=run_id(self.spec, run),
             spec=run.spec,

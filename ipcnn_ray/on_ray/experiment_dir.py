@@ -1,10 +1,11 @@
-"""An experiment's place in the storage: who works on it, what was put aside, and whether somebody wants it to stop.
+"""The folder of an experiment in the storage: layout, exclusive access, archive, and stop requests.
 
-<storage>/<experiment>/                    everything of the experiment; `folder` of a run is a folder in it
-<storage>/<experiment>/stop                somebody asked the runs to end after their epoch
-<storage>/<experiment>/submissions.json    how often it was submitted
-<storage>/<experiment>/driver.json         in a bucket: the process that works on it, with its pulse
-<storage>/.<experiment>.lock               in a file system: the lock of that process, with its id
+<storage>/<experiment>/<run>/              checkpoints and result of a run
+<storage>/<experiment>/search/             state of the search
+<storage>/<experiment>/stop                request to stop after the current epochs
+<storage>/<experiment>/submissions.json    number of submissions
+<storage>/<experiment>/driver.json         S3 only: the driver and its heartbeat
+<storage>/.<experiment>.lock               file system only: the driver's lock, with its process id
 """
 
 from __future__ import annotations
@@ -26,48 +27,48 @@ from ipcnn_ray.utils.locks import LockedError, pid_lock, pid_lock_holder
 from ipcnn_ray.utils.paths import Paths
 
 STOP, SUBMISSIONS, DRIVER = "stop", "submissions.json", "driver.json"
-PULSE_S = 10.0
-"""A process that works on an experiment in a bucket says so that often."""
+HEARTBEAT_S = 10.0
+"""Seconds between two heartbeats of the driver of an experiment in S3."""
 LEASE_S = 60.0
-"""Without a pulse for so long it is taken for lost."""
+"""Seconds without a heartbeat after which a driver counts as dead."""
 
 
 def experiment_folder(spec: ExperimentSpec, paths: Paths) -> str:
-    """Where an experiment keeps its runs and the state of its search: a path or an s3:// URL."""
+    """Return the path or s3:// URL of an experiment's folder."""
     return below(paths.storage, experiment_id(spec))
 
 
-def notes(root: str, paths: Paths) -> Path:
-    """Ray's own notes of an experiment or a run, which nobody needs again: on this machine's disk."""
-    return (local_path(root) or paths.home / "notes" / "-".join(root.split("/")[-2:])) / "ray"
+def ray_storage_dir(folder: str, paths: Paths) -> Path:
+    """Return the local folder for Ray's own state of an experiment or a run. It is not needed after the run."""
+    return (local_path(folder) or paths.home / "notes" / "-".join(folder.split("/")[-2:])) / "ray"
 
 
-def ended_before(root: str) -> set[str]:
-    """Labels of the runs that have a result."""
-    if (here := local_path(root)) is not None:
-        return {file.parent.name for file in here.glob("*/result.json")}
+def finished_runs(root: str) -> set[str]:
+    """Return the labels of the runs that have a result."""
+    if (folder := local_path(root)) is not None:
+        return {file.parent.name for file in folder.glob("*/result.json")}
     keys = [key.split("/") for key in open_run_dir(root).list()]
     return {key[0] for key in keys if len(key) == 2 and key[1] == "result.json"}
 
 
 def archive(root: str) -> None:
-    """Give what is there another name, so that everything begins anew."""
-    above, _, name = root.rpartition("/")
-    files = open_run_dir(above)
+    """Rename the experiment's folder, so that the next submission starts from nothing."""
+    parent, _, name = root.rpartition("/")
+    files = open_run_dir(parent)
     if files.list(name):
         files.move(name, f"{name}.before-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def count_submission(root: str) -> int:
-    """How often the experiment has been submitted, this time included."""
-    found = read_file(root, SUBMISSIONS)
-    count = (int(json.loads(found)["count"]) if found else 0) + 1
+    """Return the number of submissions of the experiment, this one included."""
+    previous = read_file(root, SUBMISSIONS)
+    count = (int(json.loads(previous)["count"]) if previous else 0) + 1
     write_file(root, SUBMISSIONS, json.dumps({"count": count}).encode())
     return count
 
 
 def request_stop(root: str) -> None:
-    """The runs end after the epoch that they are in; submitted again, the experiment goes on from there."""
+    """Make the runs stop after their current epoch. A new submission resumes them."""
     write_file(root, STOP, b"")
 
 
@@ -80,31 +81,31 @@ def clear_stop_request(root: str) -> None:
 
 
 @contextmanager
-def alone(root: str, tell: Callable[[str], None]) -> Iterator[None]:
-    """One process at a time works on an experiment. Raises IpcnnError when another one does."""
+def exclusive(root: str, warn: Callable[[str], None]) -> Iterator[None]:
+    """Hold the experiment for this process. Raises IpcnnError if another process holds it."""
     if local_path(root) is None:
-        with _leased(root, tell):
+        with _lease(root, warn):
             yield
         return
     with ExitStack() as stack:
         try:
-            stack.enter_context(pid_lock(_lock(root)))
+            stack.enter_context(pid_lock(_lock_path(root)))
         except LockedError as error:
             raise _busy(root) from error
         yield
 
 
 def lock_holder_pid(root: str) -> int | None:
-    """Id of this machine's process that works on an experiment in a file system; None where there is none."""
-    return pid_lock_holder(_lock(root))
+    """Return the id of the process on this machine that trains an experiment in a file system; None without one."""
+    return pid_lock_holder(_lock_path(root))
 
 
-def at_work(root: str) -> bool:
-    """Whether some process works on the experiment, or did until a moment ago."""
+def is_running(root: str) -> bool:
+    """Return whether a process trains the experiment. In S3 also true for a driver that died."""
     return lock_holder_pid(root) is not None if local_path(root) is not None else read_file(root, DRIVER) is not None
 
 
-def _lock(root: str) -> Path:
+def _lock_path(root: str) -> Path:
     folder = Path(root)
     return folder.with_name(f".{folder.name}.lock")
 
@@ -117,41 +118,44 @@ def _busy(root: str) -> IpcnnError:
 
 
 @contextmanager
-def _leased(root: str, tell: Callable[[str], None]) -> Iterator[None]:
-    """A bucket has no locks: whoever works on an experiment changes a file in it again and again. Where that file
-    stays as it is, its owner is lost; no clock is compared with another."""
+def _lease(root: str, warn: Callable[[str], None]) -> Iterator[None]:
+    """Hold an experiment in S3, which has no locks.
+
+    The owner rewrites driver.json every HEARTBEAT_S seconds; if it is unchanged for LEASE_S seconds, the owner is dead.
+    No clocks are compared.
+    """
     before = read_file(root, DRIVER)
     if before is not None:
-        tell(f"{root} was left by a process that may still live: waiting up to {LEASE_S:.0f} s for its pulse")
+        warn(f"{root} has a driver that may still be alive: waiting up to {LEASE_S:.0f} s for its heartbeat")
         end = time.monotonic() + LEASE_S
         while time.monotonic() < end and (now := read_file(root, DRIVER)) is not None:
             if now != before:
                 raise _busy(root)
-            time.sleep(min(1.0, PULSE_S))
-    me, done = secrets.token_hex(8), threading.Event()
+            time.sleep(min(1.0, HEARTBEAT_S))
+    owner, released = secrets.token_hex(8), threading.Event()
 
-    def pulse(beat: int) -> bytes:
-        return json.dumps({"owner": me, "beat": beat}).encode()
+    def content(beat: int) -> bytes:
+        return json.dumps({"owner": owner, "beat": beat}).encode()
 
-    def beats() -> None:
+    def heartbeat() -> None:
         files, beat = open_storage(root), 0
-        while not done.wait(PULSE_S):
-            with suppress(TrackingError):  # a storage that is away is away for the others, too
-                if json.loads(files.get(DRIVER))["owner"] != me:
+        while not released.wait(HEARTBEAT_S):
+            with suppress(TrackingError):  # an outage of the storage stops the other processes, too
+                if json.loads(files.get(DRIVER))["owner"] != owner:
                     return
-                files.put_bytes(pulse(beat := beat + 1), DRIVER)
+                files.put_bytes(content(beat := beat + 1), DRIVER)
 
-    write_file(root, DRIVER, pulse(0))
-    time.sleep(min(1.0, PULSE_S))  # of two that came at the same time one has written last
-    if read_file(root, DRIVER) != pulse(0):
+    write_file(root, DRIVER, content(0))
+    time.sleep(min(1.0, HEARTBEAT_S))  # of two processes that start together, the last writer wins
+    if read_file(root, DRIVER) != content(0):
         raise _busy(root)
-    heart = threading.Thread(target=beats, daemon=True)
-    heart.start()
+    thread = threading.Thread(target=heartbeat, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        done.set()
-        heart.join(PULSE_S)
-        found = read_file(root, DRIVER)
-        if found is not None and json.loads(found)["owner"] == me:
+        released.set()
+        thread.join(HEARTBEAT_S)
+        current = read_file(root, DRIVER)
+        if current is not None and json.loads(current)["owner"] == owner:
             open_run_dir(root).delete(DRIVER)

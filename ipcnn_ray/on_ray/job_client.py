@@ -1,7 +1,7 @@
-"""Experiments as jobs of a cluster, over Ray's Jobs API: a submission goes on without the one who submitted it.
+"""Experiments as jobs of a Ray cluster, through Ray's Jobs API. A job runs on without its client.
 
-The id of a job is that of its experiment, so that the same spec twice is one job; one that is submitted again after it
-has ended gets a number behind it.
+The id of a job is the id of its experiment, so submitting the same spec twice gives one job. A job that is submitted
+again after its end has the id `<experiment>-a<attempt>`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ray.job_submission import JobSubmissionClient
 
 import ipcnn_ray
 from ipcnn_ray.errors import IpcnnError, UnreachableError
-from ipcnn_ray.on_ray.ray_session import SETTINGS
+from ipcnn_ray.on_ray.ray_session import RAY_VARIABLES
 from ipcnn_ray.tracking.lineage import PACKAGE, SHIPPED, code
 from ipcnn_ray.tracking.storage import is_url
 from ipcnn_ray.tracking.tracker import State
@@ -41,13 +41,29 @@ STATES: dict[str, State] = {
     "STOPPED": "stopped",
 }
 STOPPED_CODE = 130
-PAUSE_S, GIVE_UP_S, HELPER_S = 2.0, 600.0, 120.0
+POLL_S = 2.0
+COMMAND_TIMEOUT_S = 120.0
+RECONNECT_S = 600.0
+"""Seconds that a cluster may be unreachable while its log is followed."""
 TUNNEL = "ssh -L 8265:localhost:8265 HEAD   or   ray dashboard CLUSTER.yaml"
+SPEC = "spec.yaml"
+ADDRESS_VARIABLES = ("IPCNN_STORAGE", "IPCNN_DATA", "IPCNN_WEIGHTS", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL")
+"""Environment variables that are passed to a job if they are URLs."""
+OPTION_VARIABLES = (
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_REQUEST_CHECKSUM_CALCULATION",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION",
+    "OMP_NUM_THREADS",
+)
+"""Environment variables that are passed to a job as they are."""
+STOP_VARIABLES = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
+"""Give a job that is stopped at once the time to record its state."""
 
 
 @dataclass(frozen=True)
-class Submission:
-    """One job of an experiment."""
+class ExperimentJob:
+    """A job of an experiment."""
 
     experiment: str
     id: str
@@ -55,124 +71,138 @@ class Submission:
     """1, 2, ... on this cluster."""
     state: State
     why: str
-    """Cause of a failure or stop, in a sentence."""
+    """Cause of a failure or stop."""
     began: int
     """Milliseconds since 1970."""
     ended: int | None
     exit_code: int | None
-    """Of the job's process, as of the command that it runs; None while it has none."""
+    """Of the job's process; None before its end."""
     record: str = ""
-    """Address of the record, where whoever submitted it named one."""
+    """Tracking URI that the job was given, if any."""
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         return self.state not in ("queued", "running")
 
 
-class Cluster:
-    """The jobs of a Ray cluster."""
+class JobClient:
+    """Client of the jobs of a Ray cluster."""
 
     def __init__(self, address: str) -> None:
-        """address: of its dashboard, http://host:8265. Raises IpcnnError where no cluster answers."""
+        """address: URL of the dashboard, http://host:8265. Raises IpcnnError if no cluster answers."""
         self.address = address.rstrip("/")
         if not self.address.startswith(("http://", "https://")):
             raise IpcnnError(
                 f"--address {address} is not the address of a cluster's dashboard\n"
                 f"Give http://HOST:8265 (tunnel: {TUNNEL})."
             )
-        for noisy in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)  # they tell of every upload and connection
-        logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.ERROR)
+        for name in (
+            "ray.dashboard.modules.dashboard_sdk",
+            "ray.dashboard.modules.job.sdk",
+            "ray._private.runtime_env.packaging",
+        ):
+            logging.getLogger(name).setLevel(logging.ERROR)  # they log every upload and connection
         try:
-            self._client = JobSubmissionClient(self.address, headers=_token())
+            self._client = JobSubmissionClient(self.address, headers=_token_header())
         except (ConnectionError, RuntimeError) as error:
-            raise _told(self.address, error) from error
+            raise _request_failed(self.address, error) from error
 
-    def submissions(self, experiment: str | None = None) -> list[Submission]:
-        """The experiments' jobs, newest first."""
-        jobs = [job for job in self._client.list_jobs() if (job.metadata or {}).get(EXPERIMENT)]
-        found = [_submission(job) for job in jobs]
-        wanted = [one for one in found if experiment in (None, one.experiment)]
-        return sorted(wanted, key=lambda one: (one.began, one.attempt), reverse=True)
+    def jobs(self, experiment: str | None = None) -> list[ExperimentJob]:
+        """Return the jobs of all experiments or of one, newest first."""
+        jobs = [_parse_job(job) for job in self._client.list_jobs() if (job.metadata or {}).get(EXPERIMENT)]
+        selected = [job for job in jobs if experiment in (None, job.experiment)]
+        return sorted(selected, key=lambda job: (job.began, job.attempt), reverse=True)
 
-    def submission(self, id: str) -> Submission:
-        return _submission(self._client.get_job_info(id))
+    def job(self, id: str) -> ExperimentJob:
+        return _parse_job(self._client.get_job_info(id))
 
-    def named(self, wanted: str) -> Submission:
-        """The newest job of an experiment, by its id or its name. Raises IpcnnError."""
-        found = self.submissions()
-        for one in found:
-            if wanted in (one.experiment, one.id, one.experiment.rpartition("-")[0]):
-                return one
-        known = ", ".join(dict.fromkeys(one.experiment for one in found)) or "none yet"
-        raise IpcnnError(f"no job of {wanted!r} on {self.address}\nThere are: {known}.")
+    def find(self, name: str) -> ExperimentJob:
+        """Return the newest job with this id, or of the experiment with this id or name. Raises IpcnnError."""
+        jobs = self.jobs()
+        for job in jobs:
+            if name in (job.experiment, job.id, job.experiment.rpartition("-")[0]):
+                return job
+        known = ", ".join(dict.fromkeys(job.experiment for job in jobs)) or "none yet"
+        raise IpcnnError(f"no job of {name!r} on {self.address}\nThere are: {known}.")
 
     def submit(
         self, experiment: str, folder: Path, arguments: Sequence[str], env: Mapping[str, str]
-    ) -> tuple[Submission, bool]:
-        """Run `ipcnn` with these arguments on the cluster, in a copy of `folder`; gives the job, and whether it was
-        started now: an experiment that is under way is not started again."""
-        before = self.submissions(experiment)
-        if before and not before[0].over:
-            return before[0], False
-        attempt = max((one.attempt for one in before), default=0) + 1
+    ) -> tuple[ExperimentJob, bool]:
+        """Run `ipcnn` on the cluster, unless a job of the experiment is queued or running.
+
+        Args:
+            experiment: Id of the experiment.
+            folder: Working directory of the job, which is uploaded.
+            arguments: Command line of `ipcnn`.
+            env: Environment of this process; see `job_environment`.
+
+        Returns:
+            The job, and whether it was started by this call.
+        """
+        earlier = self.jobs(experiment)
+        if earlier and not earlier[0].finished:
+            return earlier[0], False
+        attempt = max((job.attempt for job in earlier), default=0) + 1
         id = experiment if attempt == 1 else f"{experiment}-a{attempt}"
         metadata = {EXPERIMENT: experiment, ATTEMPT: str(attempt)}
-        metadata[RECORD] = travelling(env).get("MLFLOW_TRACKING_URI", "")
+        metadata[RECORD] = job_environment(env).get("MLFLOW_TRACKING_URI", "")
         try:
             self._start(id, folder, arguments, env, metadata)
         except RuntimeError as error:
             if "already exists" not in str(error):
-                raise _told(self.address, error) from error
-            return self.submission(id), False  # somebody submitted it at the same moment
-        return self.submission(id), True
+                raise _request_failed(self.address, error) from error
+            return self.job(id), False  # another client submitted it at the same moment
+        return self.job(id), True
 
-    def ask(self, folder: Path, arguments: Sequence[str], env: Mapping[str, str]) -> None:
-        """Run `ipcnn` with these arguments on the cluster and wait until it has ended. Raises IpcnnError."""
+    def run_command(self, folder: Path, arguments: Sequence[str], env: Mapping[str, str]) -> None:
+        """Run a short `ipcnn` command on the cluster and wait for its end. Raises IpcnnError."""
         id = f"ipcnn-{arguments[0]}-{secrets.token_hex(4)}"
         self._start(id, folder, arguments, env, {})
-        end = time.monotonic() + HELPER_S
-        while not (job := self.submission(id)).over:
+        end = time.monotonic() + COMMAND_TIMEOUT_S
+        while not (job := self.job(id)).finished:
             if time.monotonic() > end:
                 raise IpcnnError(
-                    f"`ipcnn {arguments[0]}` on {self.address} has not ended in {HELPER_S:.0f} s\nTry again."
+                    f"`ipcnn {arguments[0]}` on {self.address} has not ended in {COMMAND_TIMEOUT_S:.0f} s\nTry again."
                 )
             time.sleep(0.5)
         if job.state != "succeeded":
             raise IpcnnError(f"`ipcnn {arguments[0]}` on {self.address} has {job.state}: {job.why}")
 
-    def end(self, id: str) -> None:
-        """End a job now."""
+    def stop(self, id: str) -> None:
+        """Stop a job at once."""
         self._client.stop_job(id)
 
     def logs(self, id: str, *, follow: bool = False) -> Iterator[str]:
-        """What a job has said, in pieces; follow: until it has ended, however often the connection is lost."""
+        """Yield the log of a job in pieces; with `follow` until its end, across lost connections.
+
+        Raises UnreachableError if the cluster does not answer for RECONNECT_S seconds.
+        """
         if not follow:
             yield self._client.get_job_logs(id)
             return
-        told, heard = 0, time.monotonic()
+        yielded, answered = 0, time.monotonic()
         while True:
-            seen = 0
+            position = 0  # every connection starts at the beginning of the log
             try:
                 for piece in self._tail(id):
-                    new = piece[max(0, told - seen) :]
-                    seen += len(piece)
-                    told, heard = max(told, seen), time.monotonic()
+                    new = piece[max(0, yielded - position) :]
+                    position += len(piece)
+                    yielded, answered = max(yielded, position), time.monotonic()
                     if new:
                         yield new
-                if self.submission(id).over:
+                if self.job(id).finished:
                     return
-                heard = time.monotonic()
-            except Exception as error:  # aiohttp's, requests', the system's
-                if time.monotonic() - heard > GIVE_UP_S:
+                answered = time.monotonic()
+            except Exception as error:  # aiohttp, requests and the system have their own classes
+                if time.monotonic() - answered > RECONNECT_S:
                     raise UnreachableError(
-                        f"{self.address} has not answered for {GIVE_UP_S / 60:.0f} minutes: {error}\n"
+                        f"{self.address} has not answered for {RECONNECT_S / 60:.0f} minutes: {error}\n"
                         "If the cluster is gone, submit to a new one: the experiment goes on from its storage."
                     ) from error
-            time.sleep(PAUSE_S)
+            time.sleep(POLL_S)
 
     def _tail(self, id: str) -> Iterator[str]:
-        """What a job has said, from its beginning, until it has ended or the connection is lost."""
+        """Yield the log of a job from its beginning until the job ends or the connection is lost."""
         loop = asyncio.new_event_loop()
         pieces: Any = self._client.tail_job_logs(id)
         try:
@@ -192,13 +222,42 @@ class Cluster:
             entrypoint=shlex.join(["python", "-m", "ipcnn_ray.cli.app", *arguments]),
             submission_id=id,
             metadata=metadata,
-            runtime_env={"working_dir": str(folder), "env_vars": travelling(env)},
+            runtime_env={"working_dir": str(folder), "env_vars": job_environment(env)},
         )
 
 
-def _token() -> dict[str, str] | None:
-    """Header with the cluster's token, from where Ray itself looks for it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH,
-    ~/.ray/auth_token."""
+def job_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variables of a job. Everybody who can reach the cluster can read them.
+
+    Raises IpcnnError for an address that contains a user or a password.
+    """
+    addresses = {
+        name: env[name]
+        for name in ADDRESS_VARIABLES
+        if is_url(env.get(name, "")) and not env[name].startswith("sqlite:")
+    }
+    for name, value in addresses.items():
+        if without_password(value) != value:
+            raise IpcnnError(
+                f"{name} holds a user or a password, which everybody who can reach the cluster could read\n"
+                f"Give the address alone ({without_password(value)}), and set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or the keys of the storage, in the environment of the nodes."
+            )
+    options = {name: env[name] for name in OPTION_VARIABLES if env.get(name)}
+    return {**RAY_VARIABLES, **STOP_VARIABLES, **addresses, **options}
+
+
+def write_working_dir(folder: Path, spec: str) -> None:
+    """Write the working directory of a job into an empty folder: the package and a resolved spec."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    shutil.copytree(Path(ipcnn_ray.__file__).parent, folder / "ipcnn_ray", ignore=ignored)
+    (folder / SPEC).write_text(spec, encoding="utf-8")
+    (folder / SHIPPED).write_text(json.dumps(code(PACKAGE)), encoding="utf-8")
+
+
+def _token_header() -> dict[str, str] | None:
+    """Return the header with the cluster's token, which is read from the same places as Ray reads it from:
+    RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token."""
     token = os.environ.get("RAY_AUTH_TOKEN", "")
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
     if not token and file.is_file():
@@ -206,7 +265,7 @@ def _token() -> dict[str, str] | None:
     return {"Authorization": f"Bearer {token.strip()}"} if token.strip() else None
 
 
-def _told(address: str, error: Exception) -> IpcnnError:
+def _request_failed(address: str, error: Exception) -> IpcnnError:
     text = str(error)
     if "401" in text or "403" in text or "nauthorized" in text or "token" in text.lower():
         return IpcnnError(
@@ -220,17 +279,17 @@ def _told(address: str, error: Exception) -> IpcnnError:
     return IpcnnError(f"the cluster at {address} refuses: {shortened(text, 400)}")
 
 
-def _submission(job: Any) -> Submission:
+def _parse_job(job: Any) -> ExperimentJob:
     metadata = job.metadata or {}
     state = STATES[job.status.value]
     if state == "failed" and job.driver_exit_code == STOPPED_CODE:
         state = "stopped"
-    return Submission(
+    return ExperimentJob(
         experiment=metadata.get(EXPERIMENT, ""),
         id=job.submission_id,
         attempt=int(metadata.get(ATTEMPT, 1)),
         state=state,
-        why=_why(job) if state in ("failed", "stopped") else "",
+        why=_cause(job) if state in ("failed", "stopped") else "",
         began=job.start_time or 0,
         ended=job.end_time,
         exit_code=job.driver_exit_code,
@@ -238,53 +297,14 @@ def _submission(job: Any) -> Submission:
     )
 
 
-def _why(job: Any) -> str:
-    """The last error that the job's process told; else what Ray says of it."""
+def _cause(job: Any) -> str:
+    """Return the last error that the job's process printed, else Ray's message."""
     message = str(job.message or "")
-    told = re.findall(r"^error\s+(.+)$", message, re.MULTILINE)
-    if told:
-        return str(told[-1])
+    printed = re.findall(r"^error\s+(.+)$", message, re.MULTILINE)
+    if printed:
+        return str(printed[-1])
     if job.driver_exit_code == STOPPED_CODE or job.status.value == "STOPPED":
         return "stopped on request"
     raised = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*$", message, re.MULTILINE)
     first = message.partition("\n")[0].partition(", last available logs")[0]
     return shortened(": ".join([first, *raised[-1:]]), 300)
-
-
-SPEC = "spec.yaml"
-PLACES = ("IPCNN_STORAGE", "IPCNN_DATA", "IPCNN_WEIGHTS", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL")
-"""Travel where they are addresses."""
-OPTIONS = (
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "AWS_REQUEST_CHECKSUM_CALCULATION",
-    "AWS_RESPONSE_CHECKSUM_VALIDATION",
-    "OMP_NUM_THREADS",
-)
-STOPPING = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
-"""A job that is stopped at once says so in the record before it ends."""
-
-
-def travelling(env: Mapping[str, str]) -> dict[str, str]:
-    """Environment of a job on a cluster. Anybody who may ask the cluster about its jobs can read it.
-
-    Raises IpcnnError for an address with a password in it.
-    """
-    paths = {name: env[name] for name in PLACES if is_url(env.get(name, "")) and not env[name].startswith("sqlite:")}
-    for name, value in paths.items():
-        if without_password(value) != value:
-            raise IpcnnError(
-                f"{name} holds a user or a password, which everybody who can reach the cluster could read\n"
-                f"Give the address alone ({without_password(value)}), and set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD, or the keys of the storage, in the environment of the nodes."
-            )
-    options = {name: env[name] for name in OPTIONS if env.get(name)}
-    return {**SETTINGS, **STOPPING, **paths, **options}
-
-
-def pack(folder: Path, spec: str) -> None:
-    """Put the package and a resolved spec into an empty folder: the working directory of a job."""
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-    shutil.copytree(Path(ipcnn_ray.__file__).parent, folder / "ipcnn_ray", ignore=ignored)
-    (folder / SPEC).write_text(spec, encoding="utf-8")
-    (folder / SHIPPED).write_text(json.dumps(code(PACKAGE)), encoding="utf-8")

@@ -1,4 +1,17 @@
-"""The Ray that an experiment runs on: one of our own for the length of a submission, or a cluster that is there."""
+"""Ray for the length of a submission: an embedded one on this machine, or a connection to a cluster.
+
+Private names of Ray that the package uses, and the public interface that would replace each:
+
+| name | used in | replaced by |
+|---|---|---|
+| ray._raylet.Config, AuthenticationTokenLoader | ray_session | a token argument of ray.init |
+| ray._private.worker.print_to_stdstream | ray_session | log_to_driver=False that covers messages of the raylet |
+| RAY_JOB_CONFIG_JSON_ENV_VAR | ray_session | a public test whether this driver is a submitted job |
+| ray.tune.execution.class_cache.ENV_VARS_TO_PROPAGATE | tuner | an option of Tune that keeps AWS_* out of actors |
+| Trial.max_failures, num_failures, should_recover | tune_callback | a FailureConfig by kind of failure |
+| node:__internal_head__ | trainables, cluster_probe | a public resource or label of the head node |
+| get_runtime_context().worker.node.webui_url | cluster_probe | the context that ray.init returns, kept by the caller |
+"""
 
 from __future__ import annotations
 
@@ -19,38 +32,78 @@ from ray.autoscaler.sdk import request_resources
 
 import ipcnn_ray
 from ipcnn_ray.errors import ResourceError
-from ipcnn_ray.on_ray.resources import Nodes, gpus_per_worker, runs_at_once, this_machine
+from ipcnn_ray.on_ray.resources import Nodes, gpus_per_worker, max_concurrent_runs, this_machine
 from ipcnn_ray.spec.training import Compute
 
 LOOPBACK = "127.0.0.1"
-SETTINGS = {
+RAY_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # its default of 2 lets one epoch through every 2 s
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the default of 2 delays every reported epoch by up to 2 s
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is elsewhere
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # runs are recorded by our tracker
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # named runs have no objective yet
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",  # an early-stopped run ends before its process takes the next
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",  # an early-stopped run ends before its process takes the next one
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-"""Of Ray, for the submitting process and the workers; what the environment sets already stays."""
-
-
-JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set in the driver of a job that was submitted to a cluster."""
-ASK_S = 5.0
-"""Between two looks at the nodes of a cluster that has no room yet."""
+"""Environment variables of Ray for the driver and the workers. Values that the user sets take precedence."""
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Environment variable that Ray sets in the driver of a submitted job."""
+NICENESS = "RAY_worker_niceness"
+"""Priority of worker processes. With Ray's default of 15 they starve beside any other process of the machine."""
+POLL_S = 5.0
+"""Seconds between two looks at the nodes of a cluster that lacks resources."""
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """The settings in this process's environment, as it was before at the end."""
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
+def session(address: str | None = None) -> Iterator[Nodes]:
+    """Connect to Ray for the length of the block; yields the resources of its nodes.
+
+    A Ray that this process is connected to already is used and left connected.
+
+    Args:
+        address: Address of a cluster (``auto``: the one of this machine). By default an embedded Ray with all cores and
+            GPUs of this machine is started, protected by a token, and stopped at the end.
+
+    Raises:
+        ResourceError: The processes of the embedded Ray did not start in time.
+    """
+    if ray.is_initialized():
+        yield _alive_nodes()
+        return
+    variables = {name: os.environ.get(name, value) for name, value in RAY_VARIABLES.items()}
+    package = str(Path(ipcnn_ray.__file__).resolve().parents[1])
+    python_path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is None or JOB_CONFIG not in os.environ:  # a submitted job brings the package and the variables
+        options["runtime_env"] = {"env_vars": {**variables, "PYTHONPATH": python_path}}
+    if address is None:
+        variables |= _embedded_variables()
+    with _environment(variables):
+        _reload_authentication()
+        if address is None:
+            _start_embedded(options)
+        else:
+            ray.init(address=address, **options)
+        for name in ("ray", "ray.tune", "ray.train", "ray.air"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are recorded with their traceback
+        try:
+            with _raylet_messages_to_log():
+                yield _alive_nodes()
+        finally:
+            ray.shutdown()
+    _reload_authentication()
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables of this process for the length of the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
@@ -61,17 +114,35 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _start(shared: dict[str, Any]) -> None:
-    """An embedded Ray. Raises ResourceError where its processes do not come up in time."""
-    here = this_machine()[0]
+def _embedded_variables() -> dict[str, str]:
+    """Environment variables of an embedded Ray.
+
+    The address is fixed before the start and known to all of its processes: those that release the resources of a
+    stopped run would otherwise search for a Ray, and give up where they find two.
+    """
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port = probe.getsockname()[1]
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_GCS_SERVER_PORT": str(port),
+        "RAY_ADDRESS": f"{LOOPBACK}:{port}",
+        NICENESS: os.environ.get(NICENESS, "0"),
+    }
+
+
+def _start_embedded(options: dict[str, Any]) -> None:
+    """Start an embedded Ray. Raises ResourceError if its processes do not start in time."""
+    resources = this_machine()[0]
     try:
         ray.init(
             address="local",
-            num_cpus=int(here["CPU"]),
-            num_gpus=int(here["GPU"]),
+            num_cpus=int(resources["CPU"]),
+            num_gpus=int(resources["GPU"]),
             include_dashboard=True,  # without it an early-stopped nested run leaks its placement group
             dashboard_host=LOOPBACK,
-            **shared,
+            **options,
         )
     except Exception as error:
         if "timed out" not in str(error):
@@ -83,62 +154,8 @@ def _start(shared: dict[str, Any]) -> None:
 
 
 @contextmanager
-def session(address: str | None = None) -> Iterator[Nodes]:
-    """Ray for the length of the block; gives the resources of its nodes.
-
-    Without an address an embedded Ray with all cores and GPUs of this machine, closed to others by a token and stopped
-    at the end. With one ("auto": of this machine) the cluster there. A Ray that this process already uses is used and
-    left as it is.
-    """
-    if ray.is_initialized():
-        yield _nodes()
-        return
-    settings = {name: os.environ.get(name, value) for name, value in SETTINGS.items()}
-    package = str(Path(ipcnn_ray.__file__).resolve().parents[1])
-    python_path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
-    shared: dict[str, Any] = {
-        "logging_level": logging.ERROR,
-        "log_to_driver": False,
-        "runtime_env": {"env_vars": {**settings, "PYTHONPATH": python_path}},
-    }
-    if address is None:
-        settings |= _our_own()
-    with _environment(settings):
-        _read_authentication()
-        if address is None:
-            _start(shared)
-        elif JOB in os.environ:
-            shared.pop("runtime_env")  # the job has brought the package and the settings
-            ray.init(address=address, **shared)
-        else:
-            ray.init(address=address, **shared)
-        for noisy in ("ray", "ray.tune", "ray.train", "ray.air"):
-            logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what fails is recorded, with its traceback
-        try:
-            with _quiet():
-                yield _nodes()
-        finally:
-            ray.shutdown()
-    _read_authentication()
-
-
-def _our_own() -> dict[str, str]:
-    """Environment of an embedded Ray: closed to others, and known by its address to all of its processes. Those that
-    free the places of a stopped run would look for it otherwise, and give up where there is another Ray."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port = probe.getsockname()[1]
-    return {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_GCS_SERVER_PORT": str(port),
-        "RAY_ADDRESS": f"{LOOPBACK}:{port}",
-    }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What Ray prints on stdout about lost workers goes to the log: stdout may be somebody's JSON."""
+def _raylet_messages_to_log() -> Iterator[None]:
+    """Log what Ray prints about lost workers: stdout may be the JSON output of a command."""
     prints = ray_worker.print_to_stdstream
     ray_worker.print_to_stdstream = lambda data, ignore_prefix: log.info("%s", "\n".join(data["lines"]))
     try:
@@ -147,42 +164,49 @@ def _quiet() -> Iterator[None]:
         ray_worker.print_to_stdstream = prints
 
 
-def room_for(compute: Compute, wait: float, tell: Callable[[str], None]) -> Nodes:
-    """The nodes of the cluster, as soon as the runs that go on at the same time have room on them.
+def wait_for_resources(compute: Compute, wait: float, report: Callable[[str], None]) -> Nodes:
+    """Wait until the concurrent runs of an experiment fit on the cluster, and return its nodes.
 
-    Where they have none, the autoscaler is asked for it, if there is one, and `tell` is called with what is missing;
-    and with nothing when it is there. Raises ResourceError when that takes more than `wait` seconds.
+    Missing resources are requested from the autoscaler, if there is one.
+
+    Args:
+        compute: Section of the spec.
+        wait: Seconds to wait at most.
+        report: Called with what is missing whenever that changes, and with an empty text when nothing is any more.
+
+    Raises:
+        ResourceError: The runs do not fit after `wait` seconds.
     """
     end, missing = time.monotonic() + wait, ""
     while True:
-        nodes = _nodes()
+        nodes = _alive_nodes()
         gpus = gpus_per_worker(compute, nodes)
         try:
-            runs_at_once(compute, gpus, nodes)
+            max_concurrent_runs(compute, gpus, nodes)
         except ResourceError as error:
-            if time.monotonic() + ASK_S > end:
+            if time.monotonic() + POLL_S > end:
                 if wait:
                     raise ResourceError(f"{error}\nWaited {wait / 60:.0f} minutes for it.") from error
                 raise
             if str(error) != missing:
                 missing = str(error)
-                tell(" ".join(missing.split("\n")[:2]))
+                report(" ".join(missing.split("\n")[:2]))
                 bundle = {"CPU": compute.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
                 request_resources(bundles=[bundle] * compute.workers * (compute.concurrent_runs or 1))
-            time.sleep(ASK_S)
+            time.sleep(POLL_S)
             continue
         if missing:
             request_resources(bundles=[])
-            tell("")
+            report("")
         return nodes
 
 
-def _nodes() -> Nodes:
+def _alive_nodes() -> Nodes:
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"]]
 
 
-def _read_authentication() -> None:
-    """Make Ray take its authentication from the environment as it is now; by itself it does so once, when imported."""
+def _reload_authentication() -> None:
+    """Make Ray read its authentication from the environment again: by itself it does so once, at import."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()

@@ -1,4 +1,4 @@
-"""A spec's space as Optuna draws from it, and what Optuna remembers of a search across submissions."""
+"""Search spaces of a spec in Optuna, and the study of a search, which persists across submissions."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ from ipcnn_ray.tracking.storage import Storage, below
 from ipcnn_ray.train.run_dir import Folder, local_path, open_run_dir
 
 Settings = dict[str, Any]
+"""Values of the searched fields, by dotted path."""
 Direction = Literal["minimize", "maximize"]
-UNKNOWN = 1e9
-"""Violation of a bound on a measure that a run does not have: Optuna takes numbers only."""
+UNKNOWN_VIOLATION = 1e9
+"""Violation of a constraint on a metric that a run does not have: Optuna requires a number."""
 
 
 @dataclass(frozen=True)
-class DefineByRun:
-    """Draws the fields of a space in the order of what they depend on; the values arrive under their paths."""
+class SearchSpace:
+    """Define-by-run space: suggests each field after the fields in its `when` conditions, under its dotted path."""
 
-    space: dict[str, Distribution]
+    fields: dict[str, Distribution]
 
     def __call__(self, trial: optuna.Trial) -> None:
-        drawn: Settings = {}
-        waiting = dict(self.space)
-        while waiting:
-            ready = [path for path, d in waiting.items() if not any(on in waiting for on in d.when or {})]
-            assert ready, "a checked spec has no circle of `when`"
+        sampled: Settings = {}
+        remaining = dict(self.fields)
+        while remaining:
+            ready = [path for path, d in remaining.items() if not any(on in remaining for on in d.when or {})]
+            assert ready, "spec validation refuses cycles of `when`"
             for path in ready:
-                distribution = waiting.pop(path)
-                if all(drawn.get(on) == value for on, value in (distribution.when or {}).items()):
-                    drawn[path] = _draw(trial, path, distribution)
+                distribution = remaining.pop(path)
+                if all(sampled.get(on) == value for on, value in (distribution.when or {}).items()):
+                    sampled[path] = _suggest(trial, path, distribution)
 
 
-def _draw(trial: optuna.Trial, path: str, distribution: Distribution) -> Any:
+def _suggest(trial: optuna.Trial, path: str, distribution: Distribution) -> Any:
     if isinstance(distribution, Choice):
         return trial.suggest_categorical(path, list(distribution.choice))
     if isinstance(distribution, LogUniform):
@@ -50,57 +51,60 @@ def _draw(trial: optuna.Trial, path: str, distribution: Distribution) -> Any:
 
 
 def random_settings(search: SpaceSearch, seed: int) -> list[Settings]:
-    """All draws of a random search: they follow from the seed alone."""
-    quiet()
+    """Sample all trials of a random search. They depend on the seed only."""
+    silence_optuna()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    draw, found = DefineByRun(dict(search.space)), []
+    space, sampled = SearchSpace(dict(search.space)), []
     for _ in range(search.trials):
         trial = study.ask()
-        draw(trial)
-        found.append(active(search.space, trial.params))
-    return found
+        space(trial)
+        sampled.append(active(search.space, trial.params))
+    return sampled
 
 
-def quiet() -> None:
-    """Optuna tells every trial on stderr otherwise."""
+def silence_optuna() -> None:
+    """Stop Optuna from logging every trial to stderr."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """By how much each drawn run violates each constraint: what a sampler asks for when a trial has ended."""
+    """Constraint function for Optuna's samplers: violations of each finished trial, 0 where a constraint holds."""
 
     constraints: tuple[Constraint, ...]
     known: dict[str, list[float]] = field(default_factory=dict)
 
-    def learn(self, settings: Settings, metrics: Mapping[str, float]) -> None:
-        """What came of these settings."""
-        found = violations(self.constraints, metrics)
-        self.known[_key(settings)] = [UNKNOWN if one is None else one for one in found]
+    def record(self, settings: Settings, metrics: Mapping[str, float]) -> None:
+        """Store the violations of the run with these settings."""
+        amounts = violations(self.constraints, metrics)
+        self.known[_key(settings)] = [UNKNOWN_VIOLATION if amount is None else amount for amount in amounts]
 
     def __call__(self, trial: optuna.trial.FrozenTrial) -> list[float]:
-        return self.known.get(_key(trial.params), [UNKNOWN] * len(self.constraints))
+        return self.known.get(_key(trial.params), [UNKNOWN_VIOLATION] * len(self.constraints))
 
 
 class StudyStorage:
-    """The trials of a search that learns, in Optuna's journal beside the runs.
+    """Optuna study of an adaptive search, in a journal beside the runs.
 
-    A search that goes on learns from what has ended, and begins with what was drawn and has not; its further draws
-    are new ones.
+    A resumed search learns from the finished trials, repeats the unfinished ones, and samples new ones after them.
     """
 
     STUDY = "search"
 
     def __init__(self, folder: Folder, directions: Sequence[Direction] = ("minimize",)) -> None:
-        """folder: where the journal is kept; directions: `minimize` or `maximize` for each goal."""
+        """
+        Args:
+            folder: Path or s3:// URL of the journal's folder.
+            directions: `minimize` or `maximize` for each objective.
+        """
         self.folder = folder
         self.directions = list(directions)
 
     def storage(self) -> JournalStorage:
-        if (here := local_path(self.folder)) is None:
-            return JournalStorage(JournalOfFiles(open_run_dir(below(str(self.folder), "journal"))))
-        here.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(here / "optuna.log")))
+        if (folder := local_path(self.folder)) is None:
+            return JournalStorage(StorageJournalBackend(open_run_dir(below(str(self.folder), "journal"))))
+        folder.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(folder / "optuna.log")))
 
     def study(self, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
         return optuna.create_study(
@@ -111,39 +115,43 @@ class StudyStorage:
             load_if_exists=True,
         )
 
-    def settle(
+    def close_open_trials(
         self,
-        ended: Callable[[Settings], tuple[bool, Sequence[float] | None]],
+        outcome: Callable[[Settings], tuple[bool, Sequence[float] | None]],
         sampler: optuna.samplers.BaseSampler | None = None,
     ) -> None:
-        """Close trials that another process left open. `ended`: whether the run of these settings has ended, and its
-        goals; `sampler`: asked for the violations of those that have."""
+        """Close trials that another process left open.
+
+        Args:
+            outcome: From settings to (whether their run is finished, its objectives or None). Finished trials become
+                complete, or pruned without objectives; unfinished ones failed.
+            sampler: Called for the constraint violations of finished trials.
+        """
         study = self.study(sampler)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-            over, values = ended(dict(trial.params))
-            if over and values is not None:
+            finished, values = outcome(dict(trial.params))
+            if finished and values is not None:
                 study.tell(trial.number, list(values))
             else:
-                study.tell(trial.number, state=TrialState.PRUNED if over else TrialState.FAIL)
+                study.tell(trial.number, state=TrialState.PRUNED if finished else TrialState.FAIL)
 
-    def drawn(self) -> list[Settings]:
-        """Settings of all trials, each once, in the order in which they were drawn."""
+    def sampled_settings(self) -> list[Settings]:
+        """Return the distinct settings of all trials, in the order of sampling."""
         trials = self.study().get_trials(deepcopy=False)
-        found = {_key(trial.params): dict(trial.params) for trial in trials if trial.params}
-        return list(found.values())
+        return list({_key(trial.params): dict(trial.params) for trial in trials if trial.params}.values())
 
-    def ended(self) -> int:
-        """Number of trials that need not be drawn again."""
-        over = (TrialState.COMPLETE, TrialState.PRUNED)
-        return len(self.study().get_trials(deepcopy=False, states=over))
+    def finished_trials(self) -> int:
+        """Return the number of complete and pruned trials."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        return len(self.study().get_trials(deepcopy=False, states=states))
 
 
 def _key(params: Settings) -> str:
     return json.dumps(params, sort_keys=True)
 
 
-class JournalOfFiles(BaseJournalBackend):
-    """Written by one process at a time, the experiment's driver, which reads what is there once."""
+class StorageJournalBackend(BaseJournalBackend):
+    """Optuna journal in a storage, one file per append. Only the experiment's driver writes it, so it is read once."""
 
     def __init__(self, files: Storage) -> None:
         self.files = files
@@ -153,7 +161,7 @@ class JournalOfFiles(BaseJournalBackend):
     def _read(self) -> list[dict[str, Any]]:
         if self._logs is None:
             keys = self.files.list()
-            self._logs = [one for key in keys for one in json.loads(self.files.get(key))]
+            self._logs = [entry for key in keys for entry in json.loads(self.files.get(key))]
             self._next = int(keys[-1].removesuffix(".json")) + 1 if keys else 0
         return self._logs
 
@@ -161,7 +169,7 @@ class JournalOfFiles(BaseJournalBackend):
         return self._read()[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        known = self._read()
+        written = self._read()
         self.files.put_bytes(json.dumps(logs).encode(), f"{self._next:08}.json")
         self._next += 1
-        known.extend(json.loads(json.dumps(logs)))
+        written.extend(json.loads(json.dumps(logs)))

@@ -1,27 +1,138 @@
-"""An experiment from its first run to its outcome: named runs first, then what the search draws."""
+"""What a submission does: checks, data, runs (the named ones, then the search), stored models and the ranking."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from ipcnn_ray.errors import TrainingError
-from ipcnn_ray.on_ray import experiment_dir as home
+from ipcnn_ray.data.prepare import prepare
+from ipcnn_ray.errors import IpcnnError, TrainingError
+from ipcnn_ray.models.build import interpretable_layers, unit_template
+from ipcnn_ray.models.model_card import as_markdown, loading
+from ipcnn_ray.models.model_checks import check_backbones, check_weights
+from ipcnn_ray.on_ray import experiment_dir
 from ipcnn_ray.on_ray.experiment_context import ExperimentContext
 from ipcnn_ray.on_ray.outcome import Outcome, RunOutcome
-from ipcnn_ray.on_ray.resources import gpus_per_worker, runs_at_once, this_machine
-from ipcnn_ray.on_ray.tune_callback import Listener, PhaseStarted, Warned
-from ipcnn_ray.on_ray.tuner import Ended, Interrupted, Tuning
+from ipcnn_ray.on_ray.resources import gpus_per_worker, max_concurrent_runs, this_machine
+from ipcnn_ray.on_ray.tune_callback import DataProgress, Listener, Logged, PhaseStarted, Warned
+from ipcnn_ray.on_ray.tuner import Ended, ExperimentTuner, Interrupted
+from ipcnn_ray.report.ranking import Ranking
+from ipcnn_ray.report.template_figure import save_template_figure
 from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.loader import Loaded, Source
 from ipcnn_ray.spec.objectives import COMBINED, Objectives
-from ipcnn_ray.spec.runs import Run, experiment_id
+from ipcnn_ray.spec.runs import Run, experiment_id, resolved_yaml
 from ipcnn_ray.spec.search import Combined, Search, SpaceSearch
+from ipcnn_ray.tracking import RETRY_S, open_tracker
+from ipcnn_ray.tracking.lineage import lineage
+from ipcnn_ray.tracking.storage import below, is_url, preflight
 from ipcnn_ray.tracking.tracker import RunRecord, Tracker
+from ipcnn_ray.tracking.tracking_uri import is_server
+from ipcnn_ray.train.data_sync import local_paths
+from ipcnn_ray.train.final_model import final_model
+from ipcnn_ray.train.run_dir import TEMPLATE_FILE, read_file
+from ipcnn_ray.train.run_metadata import SPEC_ARTIFACT, run_description
 from ipcnn_ray.train.run_metrics import objective
 from ipcnn_ray.train.run_request import ControlReference
+from ipcnn_ray.train.tailored_template import trained_template
 from ipcnn_ray.utils.paths import Paths
 
-__all__ = ["Interrupted", "Outcome", "RunOutcome", "run_experiment"]
+__all__ = ["Interrupted", "Outcome", "RunOutcome", "check_shared", "run_experiment", "run_submission"]
+
+EXPERIMENT_DESCRIPTION = (
+    "Interpretable CNNs. Each submission is a parent run with one child per trained network; the parent's description "
+    "ranks them. `combined` is the objective (1 is the control, lower is better), `instability` the location "
+    "instability as a share of the image diagonal, `val_error` the validation error as a share. Tags `code.*` say from "
+    "what code, `data.*` and `model.*` from what data and weights, `ipcnn.*` how a run ended."
+)
+"""Description of every MLflow experiment."""
+
+
+def run_submission(
+    experiment: Loaded | ExperimentSpec,
+    paths: Paths | None = None,
+    *,
+    listener: Listener = lambda event: None,
+    fresh: bool = False,
+    address: str | None = None,
+    wait: float = 0.0,
+) -> Outcome:
+    """Check, prepare and train an experiment; store its models, template pictures and ranking in the tracker.
+
+    An experiment that was submitted before resumes: finished runs are kept, all others continue from their last epoch.
+
+    Args:
+        experiment: A spec, or a loaded one, whose error messages then name file and line.
+        paths: Storage, data and tracker; by default those of the environment.
+        listener: Called with each event, in the thread of the caller.
+        fresh: Archive what an earlier submission trained, and train everything again.
+        address: Address of a Ray cluster (``auto``: the one of this machine). By default an embedded Ray is started.
+        wait: Seconds that a cluster may take to provide the resources of one run.
+
+    Raises:
+        SpecError: A layer of a torchvision network is unknown.
+        DataError: The data or a weight file is unusable.
+        TrackingError: The storage or the tracker is unusable.
+        ResourceError: The machine or the cluster cannot run the experiment.
+        TrainingError: The control of the search failed.
+        IpcnnError: Another process trains this experiment, or the nodes of the cluster share no storage.
+        Interrupted: Somebody stopped the experiment.
+    """
+    loaded = experiment if isinstance(experiment, Loaded) else Loaded(experiment, Source(experiment.name))
+    spec, paths = loaded.spec, paths or Paths.from_environment()
+    if address is not None:
+        check_shared(paths, os.environ)
+    if paths.data_url or paths.weights_url:
+        listener(Logged("copying data and weights to this machine"))
+    paths = local_paths(paths)
+    check_backbones(loaded)
+    weight_reports = check_weights(spec, paths.weights)
+    preflight(paths.storage)
+    for report in weight_reports:
+        listener(Logged(report))
+    listener(Logged(f"{experiment_id(spec)}: data"))
+    image_size = spec.model.table.image_size
+    crops = prepare(spec.data, image_size, paths, lambda done, total: listener(DataProgress(done, total)))
+    spool = below(experiment_dir.experiment_folder(spec, paths), "spool")
+    tracker = open_tracker(paths, buffer=spool)
+    tracker.prepare(spec.name, description=EXPERIMENT_DESCRIPTION)
+    outcome = run_experiment(
+        spec,
+        paths,
+        tracker,
+        listener=listener,
+        fresh=fresh,
+        tags={**lineage(), **crops.tags, "data.digest": crops.digest},
+        texts={SPEC_ARTIFACT: resolved_yaml(spec)},
+        address=address,
+        wait=wait,
+    )
+    _store_template_pictures(outcome, tracker)
+    _store_models(outcome, spec.compute.models, tracker, listener)
+    ranking = Ranking.of([run.row for run in outcome.runs], outcome.objectives).markdown()
+    parent = tracker.attach(outcome.parent)
+    parent.log_text(ranking, "ranking.md")
+    parent.set_description(ranking)
+    if left := tracker.flush(RETRY_S):
+        listener(Warned(f"{left} records are buffered in {spool}; the next submission sends them to the tracker"))
+    return outcome
+
+
+def check_shared(paths: Paths, env: Mapping[str, str]) -> None:
+    """Check that the nodes of a cluster share a tracker and a storage. Raises IpcnnError."""
+    missing = []
+    if not is_server(paths.tracking_uri):
+        missing.append("MLFLOW_TRACKING_URI, the address of an MLflow server")
+    if not is_url(paths.storage) and not env.get("IPCNN_STORAGE"):
+        missing.append("IPCNN_STORAGE, s3://bucket/prefix or a folder that all nodes share")
+    if missing:
+        raise IpcnnError(
+            f"the nodes of this cluster have no record or no storage in common: {'; '.join(missing)}\n"
+            "Set it where you submit, or in the environment of the nodes."
+        )
 
 
 def run_experiment(
@@ -36,34 +147,44 @@ def run_experiment(
     address: str | None = None,
     wait: float = 0.0,
 ) -> Outcome:
-    """Train all runs of an experiment; those that ended before are not trained again, those that failed are.
+    """Train the runs of an experiment whose data and tracker are prepared. Finished runs are not trained again.
 
-    The data must be prepared, and the tracker. fresh: put aside what was trained before. tags: lineage, for the
-    record of the experiment and of each run; texts: path -> content, files of the experiment's record. address: the
-    cluster's; without one, this machine's own Ray. wait: seconds that a cluster may take to have room for a run.
+    Args:
+        spec: The experiment.
+        paths: Storage, data and weights; none of them a URL but the storage.
+        tracker: Prepared for the experiment.
+        listener: Called with each event.
+        fresh: Archive what an earlier submission trained, and train everything again.
+        tags: Lineage tags of the experiment and of each run.
+        texts: Content of text artifacts of the experiment, by path.
+        address: Address of a Ray cluster; by default an embedded Ray is started.
+        wait: Seconds that a cluster may take to provide the resources of one run.
 
-    Raises ResourceError before anything starts, IpcnnError when the experiment is under way in another process,
-    TrainingError when the control of a search fails, Interrupted after Ctrl-C.
+    Raises:
+        ResourceError: The machine or the cluster cannot run the experiment.
+        IpcnnError: Another process trains this experiment.
+        TrainingError: The control of the search failed.
+        Interrupted: Somebody stopped the experiment.
     """
     if address is None:
-        runs_at_once(spec.compute, gpus_per_worker(spec.compute, this_machine()), this_machine())
-    root = home.experiment_folder(spec, paths)
-    with home.alone(root, lambda text: listener(Warned(text))):
+        max_concurrent_runs(spec.compute, gpus_per_worker(spec.compute, this_machine()), this_machine())
+    root = experiment_dir.experiment_folder(spec, paths)
+    with experiment_dir.exclusive(root, lambda text: listener(Warned(text))):
         tracker.flush()
         if fresh:
-            home.archive(root)
-        home.clear_stop_request(root)
+            experiment_dir.archive(root)
+        experiment_dir.clear_stop_request(root)
         parent = tracker.open_parent(spec.name, experiment_id(spec), fresh=fresh)
         parent.set_state("running")
-        submissions = {"ipcnn.submissions": str(home.count_submission(root))}
+        submissions = {"ipcnn.submissions": str(experiment_dir.count_submission(root))}
         parent.set_tags({**(tags or {}), **Objectives.of(spec.search).tags(), **submissions})
         for path, content in (texts or {}).items():
             parent.log_text(content, path)
         context = ExperimentContext(spec, paths, tracker, parent.handle, gpus=0.0, tags=tags or {})
-        known = home.ended_before(root)
+        known = experiment_dir.finished_runs(root)
         try:
-            with Tuning(listener, address, wait) as tuning:
-                runs = _phases(context, tuning, listener, known)
+            with ExperimentTuner(listener, address, wait) as tuner:
+                runs = _train_runs(context, tuner, listener, known)
         except (Interrupted, KeyboardInterrupt):
             parent.set_state("stopped", "interrupted; submitted again, it goes on")
             raise Interrupted from None
@@ -75,11 +196,13 @@ def run_experiment(
         return outcome
 
 
-def _phases(context: ExperimentContext, tuning: Tuning, listener: Listener, known: set[str]) -> list[RunOutcome]:
-    """Train the named runs, then those of the search, measured against the control."""
+def _train_runs(
+    context: ExperimentContext, tuner: ExperimentTuner, listener: Listener, known: set[str]
+) -> list[RunOutcome]:
+    """Train the named runs, then those of the search, whose objective is relative to the control."""
     search = context.spec.search
     listener(PhaseStarted("named runs" if search else "training", len(context.named)))
-    ended = tuning.listed(context, context.named, early_stopping=False)
+    ended = tuner.run_fixed(context, context.named, early_stopping=False)
     named = _outcomes(context, context.named, ended, known, drawn=False)
     if search is None:
         return named
@@ -87,16 +210,16 @@ def _phases(context: ExperimentContext, tuning: Tuning, listener: Listener, know
     named = [_with_objective(outcome, context) for outcome in named]
     if isinstance(search, SpaceSearch) and search.algorithm != "random":
         listener(PhaseStarted("search", search.trials))
-        runs, ended = tuning.learned(context, search)
+        runs, ended = tuner.run_search(context, search)
     elif runs := context.planned:
         listener(PhaseStarted("search", len(runs)))
-        ended = tuning.listed(context, runs, early_stopping=True)
+        ended = tuner.run_fixed(context, runs, early_stopping=True)
     return named + _outcomes(context, runs, ended, known, drawn=True)
 
 
 def _references(context: ExperimentContext, search: Search, ended: Ended) -> dict[int, ControlReference]:
-    """The control's numbers by seed; none where the objective does not need them. Raises TrainingError."""
-    found: dict[int, ControlReference] = {}
+    """Return the control's metrics by seed; none if the objective does not need them. Raises TrainingError."""
+    references: dict[int, ControlReference] = {}
     for label, run in context.named.items():
         if run.group != search.objective.control:
             continue
@@ -114,8 +237,8 @@ def _references(context: ExperimentContext, search: Search, ended: Ended) -> dic
                 )
             weight = search.objective.instability_weight
             numbers = control.metrics["instability"], control.metrics["val_error"]
-            found[run.spec.seed] = ControlReference(*numbers, weight)
-    return found
+            references[run.spec.seed] = ControlReference(*numbers, weight)
+    return references
 
 
 def _outcomes(
@@ -129,7 +252,7 @@ def _outcomes(
 
 
 def _with_objective(outcome: RunOutcome, context: ExperimentContext) -> RunOutcome:
-    """A named run was trained before the control was known: its objective follows from its last epoch."""
+    """Compute the objective of a named run, which was trained before or beside the control, from its last epoch."""
     reference = context.reference(outcome.run)
     if reference is None or "val_error" not in outcome.metrics:
         return outcome
@@ -139,7 +262,7 @@ def _with_objective(outcome: RunOutcome, context: ExperimentContext) -> RunOutco
 
 
 def _conclude(outcome: Outcome, spec: ExperimentSpec, parent: RunRecord, tracker: Tracker) -> None:
-    """What a person wants to see of the experiment without opening its runs."""
+    """Record the state, the best runs and their metrics with the experiment."""
     states = [run.state for run in outcome.runs]
     counts = {f"runs_{state}": float(states.count(state)) for state in ("succeeded", "failed", "stopped")}
     failed = [run.run.label for run in outcome.runs if run.state == "failed"]
@@ -153,14 +276,13 @@ def _conclude(outcome: Outcome, spec: ExperimentSpec, parent: RunRecord, tracker
         parent.log_metrics([{"epoch": submission, **counts, **numbers}])
         several = len(outcome.objectives.goals) > 1
         parent.set_tags({"ipcnn.best": "" if several else winners} | ({"ipcnn.front": winners} if several else {}))
-        _mark(outcome, tracker)
-    parent.set_state(
-        "succeeded" if "succeeded" in states else "failed", f"failed: {', '.join(failed)}" if failed else ""
-    )
+        _tag_runs(outcome, tracker)
+    cause = f"failed: {', '.join(failed)}" if failed else ""
+    parent.set_state("succeeded" if "succeeded" in states else "failed", cause)
 
 
-def _mark(outcome: Outcome, tracker: Tracker) -> None:
-    """Where a run alone does not tell: whether it is on the Pareto front, and which bounds it does not keep."""
+def _tag_runs(outcome: Outcome, tracker: Tracker) -> None:
+    """Tag each run with whether it is on the Pareto front, and with the constraints that it violates."""
     for group in outcome.groups:
         tags = {"ipcnn.front": str(group.wins).lower()} if len(outcome.objectives.goals) > 1 else {}
         if outcome.objectives.constraints:
@@ -168,3 +290,39 @@ def _mark(outcome: Outcome, tracker: Tracker) -> None:
         if tags:
             for run in (run for run in outcome.runs if run.run.group == group.name):
                 tracker.attach(run.request.handle).set_tags(tags)
+
+
+def _store_template_pictures(outcome: Outcome, tracker: Tracker) -> None:
+    """Store a picture of the part templates with each run that this submission trained."""
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "template.png"
+        for run in outcome.runs:
+            spec = run.run.spec
+            unfitted = spec.template.shape == "tailored" and read_file(run.request.folder, TEMPLATE_FILE) is None
+            if not run.fresh or unfitted:
+                continue
+            template = trained_template(run.request)
+            layer = spec.eval.layer or interpretable_layers(spec.model)[-1]
+            unit_Pnn = unit_template(spec.model, template, layer)
+            if unit_Pnn is not None:
+                save_template_figure(unit_Pnn.numpy(), template.label(), picture)
+                tracker.attach(run.request.handle).log_file(picture, "pictures")
+
+
+def _store_models(outcome: Outcome, models: str, tracker: Tracker, listener: Listener) -> None:
+    """Store the networks that `compute.models` asks for: of all runs, of none, or of the best runs and the control."""
+    succeeded = [run for run in outcome.runs if run.state == "succeeded"]
+    selected = {"all": succeeded, "none": []}.get(models, _best_and_control(outcome, succeeded))
+    for run in selected:
+        listener(Logged(f"{run.run.label}: storing its model"))
+        module, example = final_model(run.request)
+        spec, categories = run.run.spec, run.run.spec.data.categories
+        card = as_markdown(spec.model, trained_template(run.request), spec.train.freeze_through, len(categories))
+        readme = f"{card}\n{run_description(run.request, run.metrics)}\n{loading(spec.model, categories)}"
+        tracker.attach(run.request.handle).log_model(module, example, readme)
+
+
+def _best_and_control(outcome: Outcome, succeeded: Sequence[RunOutcome]) -> list[RunOutcome]:
+    """The best run, or those on the Pareto front, and the first run of the control."""
+    controls = [run for run in succeeded if run.run.group == outcome.control]
+    return [run for run in outcome.runs if run in outcome.winners or run in controls[:1]]

@@ -1,4 +1,4 @@
-"""One process at a time trains a run: a search may draw the same settings twice at the same time."""
+"""Locks of run folders: a search may sample the same settings twice, and one trial at a time trains a run."""
 
 from __future__ import annotations
 
@@ -13,46 +13,47 @@ from ray import tune
 from ipcnn_ray.train.run_dir import Folder, local_path
 from ipcnn_ray.utils.locks import file_lock
 
-PAUSE_S = 1.0
+POLL_S = 1.0
 
 
 @ray.remote(num_cpus=0)
-class _Turns:
-    """Which trial of Tune's trains which folder; lives with the driver."""
+class _LockActor:
+    """Maps each run folder to the trial that holds its lock. Lives as long as the driver."""
 
     def __init__(self) -> None:
         self.holders: dict[str, str] = {}
 
-    def take(self, folder: str, trial: str) -> bool:
-        """Whether it is this trial's turn; a trial that is started again still has its own."""
-        return self.holders.setdefault(folder, trial) == trial
+    def acquire(self, folder: str, trial_id: str) -> bool:
+        """Return whether this trial holds the lock. A restarted trial still holds its own."""
+        return self.holders.setdefault(folder, trial_id) == trial_id
 
-    def free(self, trial: str) -> None:
-        self.holders = {folder: holder for folder, holder in self.holders.items() if holder != trial}
+    def release(self, trial_id: str) -> None:
+        self.holders = {folder: holder for folder, holder in self.holders.items() if holder != trial_id}
 
 
 class TrialLock:
-    """Locks of files where runs are in a file system, else the driver's knowledge of who trains what. It pickles."""
+    """Locks of an experiment's run folders: file locks in a file system, an actor's table for S3. Can be pickled."""
 
     def __init__(self, root: Folder) -> None:
-        self._actor: Any = None if local_path(root) is not None else _Turns.remote()  # type: ignore[attr-defined]
+        """root: Folder of the experiment."""
+        self._actor: Any = None if local_path(root) is not None else _LockActor.remote()  # type: ignore[attr-defined]
 
-    def of(self, folder: Folder) -> AbstractContextManager[None]:
-        """A block in which nobody else trains in this folder; for the process of a trial."""
-        here = local_path(folder)
-        return file_lock(here / "lock") if here is not None else self._turn(str(folder))
+    def acquire(self, folder: Folder) -> AbstractContextManager[None]:
+        """Return a context that waits for the lock of a run folder and holds it. For the process of a trial."""
+        local = local_path(folder)
+        return file_lock(local / "lock") if local is not None else self._actor_lock(str(folder))
 
-    def free(self, trial: str) -> None:
-        """Tune is through with a trial, however its process ended."""
+    def release(self, trial_id: str) -> None:
+        """Release what a trial holds, however its process ended. For the driver."""
         if self._actor is not None:
-            self._actor.free.remote(trial)
+            self._actor.release.remote(trial_id)
 
     @contextmanager
-    def _turn(self, folder: str) -> Iterator[None]:
-        trial = tune.get_context().get_trial_id()
-        while not ray.get(self._actor.take.remote(folder, trial)):
-            time.sleep(PAUSE_S)
+    def _actor_lock(self, folder: str) -> Iterator[None]:
+        trial_id = tune.get_context().get_trial_id()
+        while not ray.get(self._actor.acquire.remote(folder, trial_id)):
+            time.sleep(POLL_S)
         try:
             yield
         finally:
-            self.free(trial)
+            self.release(trial_id)

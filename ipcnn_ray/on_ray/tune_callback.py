@@ -78,7 +78,22 @@ class Warned:
     text: str
 
 
-Event = PhaseStarted | RunStarted | StageReached | EpochDone | RunEnded | Warned
+@dataclass(frozen=True)
+class Logged:
+    """A step of the submission before its first run or after its last one."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class DataProgress:
+    """Images that are decoded or drawn so far."""
+
+    done: int
+    total: int
+
+
+Event = PhaseStarted | RunStarted | StageReached | EpochDone | RunEnded | Warned | Logged | DataProgress
 Listener = Callable[[Event], None]
 
 
@@ -112,12 +127,12 @@ class TuneCallback(Callback):
     """Tune's events as ours. Settles what only the driver can: early stopping, lost workers, errors that last."""
 
     def __init__(
-        self, context: ExperimentContext, turns: TrialLock, listener: Listener, *, patient: bool = False
+        self, context: ExperimentContext, lock: TrialLock, listener: Listener, *, patient: bool = False
     ) -> None:
         """patient: a run whose worker was lost while it started is left for later, not failed."""
         self.context = context
         self.patient = patient
-        self.turns = turns
+        self.lock = lock
         self.listener = listener
         self.ended: dict[str, RunEnded] = {}
         """The runs that Tune is through with, by label."""
@@ -176,7 +191,7 @@ class TuneCallback(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.training.discard(trial.trial_id)
-        self.turns.free(trial.trial_id)
+        self.lock.release(trial.trial_id)
         if STOPPED in (trial.last_result or {}):
             return
         run, last = self._run(trial), numbers(trial.last_result or {})
@@ -190,7 +205,7 @@ class TuneCallback(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.training.discard(trial.trial_id)
-        self.turns.free(trial.trial_id)
+        self.lock.release(trial.trial_id)
         run = self._run(trial)
         if run.label in self.ended:
             return

@@ -1,4 +1,4 @@
-"""The runs of an experiment as trials of Ray Tune."""
+"""Runs of an experiment as trials of Ray Tune: run config, scheduler, passes over lost runs, and interrupts."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, Self
 
 from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import ASHAScheduler
 
-from ipcnn_ray.on_ray import experiment_dir as home
 from ipcnn_ray.on_ray.experiment_context import LABEL, ExperimentContext
-from ipcnn_ray.on_ray.optuna_searcher import OptunaSearcher, directions, modes, sampler
-from ipcnn_ray.on_ray.ray_session import room_for, session
-from ipcnn_ray.on_ray.resources import Nodes, gpus_per_worker, runs_at_once
-from ipcnn_ray.on_ray.search_space import Constraints, Settings, StudyStorage, quiet
-from ipcnn_ray.on_ray.trainables import resources, trainable
+from ipcnn_ray.on_ray.experiment_dir import ray_storage_dir
+from ipcnn_ray.on_ray.optuna_searcher import OptunaSearcher, directions, make_sampler, modes
+from ipcnn_ray.on_ray.ray_session import session, wait_for_resources
+from ipcnn_ray.on_ray.resources import Nodes, gpus_per_worker, max_concurrent_runs
+from ipcnn_ray.on_ray.search_space import Constraints, Settings, StudyStorage, silence_optuna
+from ipcnn_ray.on_ray.trainables import make_trainable, trial_resources
 from ipcnn_ray.on_ray.trial_lock import TrialLock
 from ipcnn_ray.on_ray.tune_callback import LOST_WORKERS, Listener, RunEnded, StopOnRequest, TuneCallback, Warned
 from ipcnn_ray.spec.experiment import ExperimentSpec
@@ -32,21 +31,26 @@ from ipcnn_ray.tracking.storage import below
 from ipcnn_ray.train.checkpoint import read_result
 from ipcnn_ray.train.retry_state import Attempts
 
-TURNS = 4
-"""Times that the runs of a search are gone through, where workers are lost while they start."""
+MAX_PASSES = 4
+"""Maximum passes over a list of runs or a search when workers die during start-up."""
 Ended = dict[str, RunEnded]
 """How runs ended, by label."""
 
 
 class Interrupted(Exception):
-    """Somebody stopped the experiment; submitted again, it goes on."""
+    """The experiment was stopped. A new submission resumes it."""
 
 
-class Tuning:
-    """Trains runs on a Ray that is started when the first run needs it, and stopped at the end of the block."""
+class ExperimentTuner:
+    """Trains runs on Ray, which is started for the first run and stopped at the end of the `with` block."""
 
     def __init__(self, listener: Listener, address: str | None = None, wait: float = 0.0) -> None:
-        """address: of a cluster; wait: seconds that it may take to have room for a run."""
+        """
+        Args:
+            listener: Called with each event.
+            address: Address of a cluster; by default an embedded Ray is started.
+            wait: Seconds that a cluster may take to provide the resources of one run.
+        """
         self.listener = listener
         self.address = address
         self.wait = wait
@@ -56,41 +60,41 @@ class Tuning:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def listed(self, context: ExperimentContext, runs: Mapping[str, Run], *, early_stopping: bool) -> Ended:
-        """Train runs that are known beforehand; those that ended before are told at once."""
-        ended = self._before(context, list(runs.values()))
+    def run_fixed(self, context: ExperimentContext, runs: Mapping[str, Run], *, early_stopping: bool) -> Ended:
+        """Train the given runs, by label. Finished runs are reported at once."""
+        ended = self._finished_before(context, list(runs.values()))
         for label in runs:
             if label not in ended:
                 context.record(runs[label])
-        for turn in range(TURNS):
-            if todo := [label for label in runs if label not in ended]:
+        for index in range(MAX_PASSES):
+            if remaining := [label for label in runs if label not in ended]:
                 scheduler = _asha(context.spec) if early_stopping else None
-                ended |= self._fit(context, {LABEL: tune.grid_search(todo)}, turn, scheduler=scheduler)
+                ended |= self._fit(context, {LABEL: tune.grid_search(remaining)}, index, scheduler=scheduler)
         return ended
 
-    def learned(self, context: ExperimentContext, search: SpaceSearch) -> tuple[dict[str, Run], Ended]:
-        """Train runs that are drawn one by one, each from what was learned so far. Settings drawn twice are one run."""
-        quiet()
-        memory = StudyStorage(below(context.root, "search"), directions(context.objectives))
-        ended = self._before(context, [context.run(one) for one in memory.drawn()])
-        for turn in range(TURNS):
-            bounds, drawn = Constraints(search.constraints), memory.drawn()
-            draws = sampler(search, context.spec.seed + len(drawn), bounds)
-            memory.settle(_ending(context, bounds), draws)
-            first = [one for one in drawn if context.run(one).label not in ended]
-            if (missing := len(first) if turn else search.trials - memory.ended()) <= 0:
+    def run_search(self, context: ExperimentContext, search: SpaceSearch) -> tuple[dict[str, Run], Ended]:
+        """Train the runs of an adaptive search. Settings that are sampled twice are one run."""
+        silence_optuna()
+        study = StudyStorage(below(context.root, "search"), directions(context.objectives))
+        ended = self._finished_before(context, [context.run(settings) for settings in study.sampled_settings()])
+        for index in range(MAX_PASSES):
+            constraints, sampled = Constraints(search.constraints), study.sampled_settings()
+            sampler = make_sampler(search, context.spec.seed + len(sampled), constraints)
+            study.close_open_trials(_trial_outcome(context, constraints), sampler)
+            unfinished = [settings for settings in sampled if context.run(settings).label not in ended]
+            missing = len(unfinished) if index else search.trials - study.finished_trials()
+            if missing <= 0:
                 break
-            learner, scheduler = OptunaSearcher(search, memory, draws, bounds, first), _asha(context.spec)
-            ended |= self._fit(context, {}, turn, num_samples=missing, search_alg=learner, scheduler=scheduler)
-        return {run.label: run for run in map(context.run, memory.drawn())}, ended
+            searcher = OptunaSearcher(search, study, sampler, constraints, points_to_evaluate=unfinished)
+            scheduler = _asha(context.spec)
+            ended |= self._fit(context, {}, index, num_samples=missing, search_alg=searcher, scheduler=scheduler)
+        return {run.label: run for run in map(context.run, study.sampled_settings())}, ended
 
-    def _before(self, context: ExperimentContext, runs: Sequence[Run]) -> Ended:
-        """The runs that ended in an earlier submission."""
+    def _finished_before(self, context: ExperimentContext, runs: Sequence[Run]) -> Ended:
+        """Return and report the runs that an earlier submission finished."""
         ended: Ended = {}
         for run in runs:
             if run.label not in ended and (result := read_result(context.folder(run))) is not None:
@@ -98,107 +102,112 @@ class Tuning:
                 self.listener(ended[run.label])
         return ended
 
-    def _waits(self, context: ExperimentContext, why: str) -> None:
-        """Nothing can be trained yet, and why; or, with an empty reason, it can."""
+    def _report_waiting(self, context: ExperimentContext, reason: str) -> None:
+        """Record that the experiment waits for nodes; with an empty reason, that it runs."""
         record = context.tracker.attach(context.parent)
-        if why:
-            self.listener(Warned(f"waiting for nodes: {why}"))
-            record.set_state("queued", f"waiting for nodes: {why}")
+        if reason:
+            self.listener(Warned(f"waiting for nodes: {reason}"))
+            record.set_state("queued", f"waiting for nodes: {reason}")
         else:
             record.set_state("running")
 
-    def _fit(self, context: ExperimentContext, space: dict[str, Any], turn: int, **tuning: Any) -> Ended:
-        """Train what Tune draws from the space. A run whose worker was lost while it started is not among those that
-        ended: it is left for the next turn, if there is one."""
+    def _fit(self, context: ExperimentContext, space: dict[str, Any], index: int, **tune_config: Any) -> Ended:
+        """Train one pass of trials and return the runs that ended.
+
+        A run whose worker died during start-up is not among them, unless this is the last pass.
+        """
         compute = context.spec.compute
-        notes = home.notes(context.root, context.paths)
         if self._nodes is None:
             self._nodes = self._stack.enter_context(session(self.address))
         if self.address is not None:
-            self._nodes = room_for(compute, self.wait, lambda why: self._waits(context, why))
-        shutil.rmtree(notes, ignore_errors=True)  # Tune's own; all that is needed again lies with the runs
+            self._nodes = wait_for_resources(compute, self.wait, lambda reason: self._report_waiting(context, reason))
+        storage = ray_storage_dir(context.root, context.paths)
+        shutil.rmtree(storage, ignore_errors=True)  # runs are resumed from their own folders, not by Tune
         context = replace(context, gpus=gpus_per_worker(compute, self._nodes))
         keep_credentials_out_of_actor_env()
-        turns = TrialLock(context.root)
-        watcher = TuneCallback(context, turns, self.listener, patient=turn + 1 < TURNS)
+        lock = TrialLock(context.root)
+        callback = TuneCallback(context, lock, self.listener, patient=index + 1 < MAX_PASSES)
         tuner = tune.Tuner(
-            tune.with_resources(trainable(context, turns), resources(context)),
+            tune.with_resources(make_trainable(context, lock), trial_resources(context)),
             param_space=space,
             tune_config=tune.TuneConfig(
-                max_concurrent_trials=runs_at_once(compute, context.gpus, self._nodes),
+                max_concurrent_trials=max_concurrent_runs(compute, context.gpus, self._nodes),
                 reuse_actors=compute.workers == 1,
-                **tuning,
+                **tune_config,
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(notes),
+                storage_path=str(storage),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=LOST_WORKERS),
-                callbacks=[watcher],
-                stop=StopOnRequest(watcher),
+                callbacks=[callback],
+                stop=StopOnRequest(callback),
             ),
         )
         try:
             with _interruptible():
                 tuner.fit()
-            if watcher.stopping:
+            if callback.stopping:
                 raise Interrupted
         except (Interrupted, KeyboardInterrupt):
-            for run in watcher.runs.values():
-                if run.label not in watcher.ended:
-                    _close(context, run)
+            for run in callback.runs.values():
+                if run.label not in callback.ended:
+                    attempts = Attempts.read(context.folder(run))
+                    if attempts.open:
+                        attempts.finish(context.folder(run))  # an interrupted attempt is not a lost worker
                     context.record(run).set_state("stopped", "interrupted; submitted again, it goes on")
             raise Interrupted from None
-        return watcher.ended
+        return callback.ended
 
 
 def keep_credentials_out_of_actor_env() -> None:
-    """Tune writes the storage's keys into the environment that it asks for its actors: into the titles of their
-    processes and the logs of their nodes. Workers of an embedded Ray inherit them; nodes of a cluster have them."""
+    """Stop Tune from copying the storage's keys into the requested environment of its actors.
+
+    Ray writes that environment into process titles and logs. Workers of an embedded Ray inherit the keys, and nodes of
+    a cluster have their own.
+    """
     for name in [name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]:
         class_cache.ENV_VARS_TO_PROPAGATE.discard(name)
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Raise Interrupted when Tune ended its trials on Ctrl-C; a second Ctrl-C is a KeyboardInterrupt at once.
+    """Raise Interrupted when Tune ended its trials on Ctrl-C or SIGTERM; a second Ctrl-C is a KeyboardInterrupt.
 
-    Tune puts a handler of its own in place, which puts back ours when it is called, and leaves it there otherwise.
-    A polite kill is a Ctrl-C, too: Ray would end this process with a stack trace, and the record would not say why.
+    Tune installs its own SIGINT handler, restores ours when it is called, and leaves its own otherwise. SIGTERM is
+    handled as Ctrl-C, because Ray would end the process with a stack trace and without a state in the record.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    terminated = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    on_sigint = signal.signal(signal.SIGINT, signal.default_int_handler)
+    on_sigterm = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
         yield
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             raise Interrupted
     finally:
-        signal.signal(signal.SIGINT, before)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if terminated is None else terminated)
+        signal.signal(signal.SIGINT, on_sigint)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if on_sigterm is None else on_sigterm)
 
 
-def _close(context: ExperimentContext, run: Run) -> None:
-    """A run that somebody interrupted was not lost: its attempt has ended."""
-    attempts = Attempts.read(context.folder(run))
-    if attempts.open:
-        attempts.finish(context.folder(run))
+def _trial_outcome(
+    context: ExperimentContext, constraints: Constraints
+) -> Callable[[Settings], tuple[bool, list[float] | None]]:
+    """Return a function from settings to (whether their run is finished, its objectives or None).
 
+    The violations of a finished run are passed to `constraints`.
+    """
 
-def _ending(context: ExperimentContext, bounds: Constraints) -> Callable[[Settings], tuple[bool, list[float] | None]]:
-    """Whether the run of these settings has ended, and its goals; the bounds learn of it."""
-
-    def ending(settings: Settings) -> tuple[bool, list[float] | None]:
+    def outcome(settings: Settings) -> tuple[bool, list[float] | None]:
         result = read_result(context.folder(context.run(settings)))
         if result is None:
             return False, None
-        bounds.learn(settings, result.metrics)
-        known = context.objectives.costs(result.metrics) is not None
-        return True, [result.metrics[goal] for goal in context.objectives.goals] if known else None
+        constraints.record(settings, result.metrics)
+        complete = context.objectives.costs(result.metrics) is not None
+        return True, [result.metrics[goal] for goal in context.objectives.goals] if complete else None
 
-    return ending
+    return outcome
 
 
 def _asha(spec: ExperimentSpec) -> ASHAScheduler | None:
@@ -212,5 +221,5 @@ def _asha(spec: ExperimentSpec) -> ASHAScheduler | None:
         max_t=spec.train.epochs,
         grace_period=min(early.grace_epochs, spec.train.epochs),
         reduction_factor=early.reduction_factor,
-        stop_last_trials=False,  # the last epoch ends by itself, with the run's result
+        stop_last_trials=False,  # a run that reaches its last epoch ends by itself and writes its result
     )

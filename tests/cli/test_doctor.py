@@ -17,10 +17,10 @@ from ipcnn_ray.cli.doctor import CheckResult, check_results, doctor
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.on_ray import cluster_probe
 from ipcnn_ray.on_ray.cluster_probe import (
+    clock_skew,
     damage_of,
     data_facts,
     free_bytes,
-    skew,
     weights_facts,
 )
 from ipcnn_ray.tracking.self_test import EXPERIMENT, probe_record, probe_storage
@@ -159,9 +159,9 @@ def test_a_head_alone_waits_for_workers():
 def test_a_slow_answer_is_no_difference_of_clocks(monkeypatch):
     now = iter([100.0, 110.0] * 3 + [100.0, 110.0] * 3 + [100.0, 110.0] * 3)
     monkeypatch.setattr("ipcnn_ray.on_ray.cluster_probe.time.time", lambda: next(now))
-    assert skew(lambda: 105.0) == 0
-    assert skew(lambda: 130.0) == 20
-    assert skew(lambda: 70.0) == -30
+    assert clock_skew(lambda: 105.0) == 0
+    assert clock_skew(lambda: 130.0) == 20
+    assert clock_skew(lambda: 70.0) == -30
 
 
 def test_weight_files_that_are_not_whole(tmp_path):
@@ -286,9 +286,9 @@ def test_a_record_that_is_away():
 
 def test_addresses_that_are_none():
     with pytest.raises(IpcnnError, match=r"is not the address of a cluster's dashboard\nGive http://HOST:8265"):
-        cluster_probe.there("10.0.0.1:6379")
+        cluster_probe.probe_cluster("10.0.0.1:6379")
     with pytest.raises(IpcnnError, match=r"no cluster answers at http://127\.0\.0\.1:9\nCheck that it is up"):
-        cluster_probe.there("http://127.0.0.1:9")
+        cluster_probe.probe_cluster("http://127.0.0.1:9")
 
 
 @pytest.fixture
@@ -298,7 +298,7 @@ def answered(monkeypatch):
     monkeypatch.delenv("IPCNN_ADDRESS", raising=False)
 
     def answer(facts: dict[str, Any], *words: str):
-        monkeypatch.setattr(cluster_probe, "here", lambda paths: facts)
+        monkeypatch.setattr(cluster_probe, "probe_embedded", lambda paths: facts)
         return CliRunner().invoke(app, words, catch_exceptions=False)
 
     return answer
@@ -315,7 +315,9 @@ def test_exit_codes_and_json(answered):
 
 
 def test_the_address_comes_from_the_environment_too(answered, monkeypatch):
-    monkeypatch.setattr(cluster_probe, "there", lambda address: {**FACTS, "access": {"http://a": "closed"}[address]})
+    monkeypatch.setattr(
+        cluster_probe, "probe_cluster", lambda address: {**FACTS, "access": {"http://a": "closed"}[address]}
+    )
     monkeypatch.setenv("IPCNN_ADDRESS", "http://a")
     assert answered({}).exit_code == 0
 

@@ -16,11 +16,10 @@ from typer.testing import CliRunner
 
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.app import app
-from ipcnn_ray.cli.jobs import check_shared
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.on_ray import experiment_dir as home
-from ipcnn_ray.on_ray import job_client as jobs
-from ipcnn_ray.on_ray.job_client import Submission
+from ipcnn_ray.on_ray import experiment_dir, job_client
+from ipcnn_ray.on_ray.job_client import ExperimentJob
+from ipcnn_ray.on_ray.submission import check_shared
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.utils.paths import Paths
 
@@ -32,53 +31,53 @@ model: {network: compact}
 template: {shape: gradient}
 train: {epochs: 1, batch_size: 16, learning_rate: 0.01}
 """
-RUNNING = Submission("tiny-12345678", "tiny-12345678", 1, "running", "", 1_800_000_000_000, None, None)
+RUNNING = ExperimentJob("tiny-12345678", "tiny-12345678", 1, "running", "", 1_800_000_000_000, None, None)
 ENDED = replace(RUNNING, state="succeeded", ended=1_800_000_065_000, exit_code=0)
 
 
-class FakeCluster:
-    """A cluster as the commands see it."""
+class FakeJobClient:
+    """The job client as the commands use it."""
 
-    jobs: ClassVar[list[Submission]] = []
+    known: ClassVar[list[ExperimentJob]] = []
     asked: ClassVar[list[object]] = []
     started: ClassVar[bool] = True
 
     def __init__(self, address: str) -> None:
         assert address == URL
 
-    def submissions(self, experiment=None):
-        return self.jobs
+    def jobs(self, experiment=None):
+        return self.known
 
-    def submission(self, id):
-        return self.jobs[0]
+    def job(self, id):
+        return self.known[0]
 
-    def named(self, wanted):
-        return self.jobs[0]
+    def find(self, name):
+        return self.known[0]
 
     def submit(self, experiment, folder, arguments, env):
         files = {path.name for path in folder.iterdir()}
         self.asked.append((experiment, files, list(arguments), (folder / "spec.yaml").read_text()))
-        return self.jobs[0], self.started
+        return self.known[0], self.started
 
     def logs(self, id, *, follow=False):
         yield from ("epoch 1\nepo", "ch 2\n") if follow else ("epoch 1\n",)
 
-    def end(self, id):
+    def stop(self, id):
         self.asked.append(("end", id))
-        FakeCluster.jobs = [replace(self.jobs[0], state="stopped")]
+        FakeJobClient.known = [replace(self.known[0], state="stopped")]
 
-    def ask(self, folder, arguments, env):
+    def run_command(self, folder, arguments, env):
         self.asked.append(("ask", list(arguments)))
-        FakeCluster.jobs = [replace(self.jobs[0], state="stopped")]
+        FakeJobClient.known = [replace(self.known[0], state="stopped")]
 
 
 @pytest.fixture
 def cluster(monkeypatch, tmp_path):
-    monkeypatch.setattr(jobs, "Cluster", FakeCluster)
-    monkeypatch.setattr(FakeCluster, "jobs", [RUNNING])
-    monkeypatch.setattr(FakeCluster, "asked", [])
-    monkeypatch.setattr(FakeCluster, "started", True)
-    return FakeCluster
+    monkeypatch.setattr(job_client, "JobClient", FakeJobClient)
+    monkeypatch.setattr(FakeJobClient, "known", [RUNNING])
+    monkeypatch.setattr(FakeJobClient, "asked", [])
+    monkeypatch.setattr(FakeJobClient, "started", True)
+    return FakeJobClient
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +105,7 @@ def spec(tmp_path) -> str:
 
 
 def test_a_submission_is_followed_to_its_end(cluster, spec, monkeypatch):
-    monkeypatch.setattr(FakeCluster, "submission", lambda self, id: ENDED)
+    monkeypatch.setattr(FakeJobClient, "job", lambda self, id: ENDED)
     assert run("submit", spec, "--address", URL, "--set", "seed=3") == "epoch 1\nepoch 2\n"
     ((experiment, files, arguments, text),) = cluster.asked
     assert re.fullmatch(r"tiny-[0-9a-f]{8}", experiment)
@@ -125,7 +124,7 @@ def test_a_submission_is_followed_to_its_end(cluster, spec, monkeypatch):
     ],
 )
 def test_a_submission_ends_as_its_job(cluster, spec, monkeypatch, ended, code):
-    monkeypatch.setattr(FakeCluster, "submission", lambda self, id: replace(RUNNING, **ended))
+    monkeypatch.setattr(FakeJobClient, "job", lambda self, id: replace(RUNNING, **ended))
     run("submit", spec, "--address", URL, code=code)
 
 
@@ -169,7 +168,7 @@ def test_list_of_a_cluster_and_of_the_record_look_the_same(cluster, paths):
         for lines in (recorded, listed)
     ]
     assert cells == [["tiny-12345678", "running", "1", "when", "-"]] * 2
-    cluster.jobs = [replace(ENDED, attempt=2), ENDED]
+    cluster.known = [replace(ENDED, attempt=2), ENDED]
     assert re.split(r"\s{2,}", run("list", "--address", URL).splitlines()[1].strip())[2:5:2] == ["2", "1:05"]
     (one,) = json.loads(run("list", "--json"))
     assert (one["experiment"], one["state"], one["submitted"], one["ended"]) == ("tiny-12345678", "running", 1, None)
@@ -182,7 +181,7 @@ def test_logs_of_a_cluster(cluster):
 
 def under_way(paths: Paths, until: threading.Event, ready: threading.Event) -> None:
     root = f"{paths.storage}/tiny-12345678"
-    with home.alone(root, lambda text: None):
+    with experiment_dir.exclusive(root, lambda text: None):
         ready.set()
         until.wait(20)
 
@@ -196,8 +195,8 @@ def submitted(paths: Paths) -> Path:
 
 def test_logs_of_this_machine_follow_until_the_end(paths):
     file, until, ready = submitted(paths), threading.Event(), threading.Event()
-    at_work = threading.Thread(target=under_way, args=(paths, until, ready))
-    at_work.start()
+    driver = threading.Thread(target=under_way, args=(paths, until, ready))
+    driver.start()
     ready.wait(20)
 
     def goes_on() -> None:
@@ -208,7 +207,7 @@ def test_logs_of_this_machine_follow_until_the_end(paths):
 
     threading.Thread(target=goes_on).start()
     assert run("logs", "tiny", "--follow") == "epoch 1\nepoch 2\n"
-    at_work.join()
+    driver.join()
     assert run("logs", "tiny-12345678") == "epoch 1\nepoch 2\n"
     with pytest.raises(
         IpcnnError, match=r"no experiment 'tony' was submitted on this machine\nSubmitted: tiny-12345678"
@@ -221,7 +220,7 @@ def test_stop_on_a_cluster(cluster):
     assert cluster.asked == [("ask", ["stop", "tiny-12345678", "--on-cluster"])]
     with pytest.raises(IpcnnError, match="tiny-12345678 is not under way on http://head:8265: it has stopped"):
         run("stop", "tiny", "--address", URL)
-    cluster.jobs, cluster.asked = [RUNNING], []
+    cluster.known, cluster.asked = [RUNNING], []
     run("stop", "tiny", "--now", "--address", URL)
     assert cluster.asked == [("end", "tiny-12345678")]
 
@@ -232,19 +231,19 @@ def test_stop_on_this_machine(paths):
         with pytest.raises(IpcnnError, match="tiny-12345678 is not under way in "):
             run(*words)
     until, ready = threading.Event(), threading.Event()
-    at_work = threading.Thread(target=under_way, args=(paths, until, ready))
-    at_work.start()
+    driver = threading.Thread(target=under_way, args=(paths, until, ready))
+    driver.start()
     ready.wait(20)
     root = f"{paths.storage}/tiny-12345678"
 
     def obeys() -> None:
-        while not home.stop_requested(root):
+        while not experiment_dir.stop_requested(root):
             time.sleep(0.02)
         until.set()
 
     threading.Thread(target=obeys).start()
     assert "has ended; submitted again, it goes on" in run("stop", "tiny")
-    at_work.join()
+    driver.join()
 
 
 def test_status_takes_the_record_of_the_cluster(cluster, paths, tmp_path):
@@ -253,5 +252,5 @@ def test_status_takes_the_record_of_the_cluster(cluster, paths, tmp_path):
     uri = f"sqlite:///{tmp_path}/other.db"
     MlflowTracker(uri, str(tmp_path)).prepare("elsewhere")
     MlflowTracker(uri, str(tmp_path)).open_parent("elsewhere", "elsewhere-12345678")
-    cluster.jobs = [replace(RUNNING, record=uri)]
+    cluster.known = [replace(RUNNING, record=uri)]
     assert "elsewhere-12345678" in run("status", "--address", URL)

@@ -6,7 +6,7 @@ import pytest
 from ray_bench import Hears, tiny
 
 from ipcnn_ray.errors import IpcnnError, ResourceError
-from ipcnn_ray.on_ray.resources import gpus_per_worker, runs_at_once, this_machine
+from ipcnn_ray.on_ray.resources import gpus_per_worker, max_concurrent_runs, this_machine
 from ipcnn_ray.spec.training import Compute
 from ipcnn_ray.utils.paths import Paths
 
@@ -26,8 +26,8 @@ TWO_GPU_NODES = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}, {"CPU": 4.0
         (Compute(cpus_per_worker=3), 0, [{"CPU": 4.0}, {"CPU": 4.0}], 2),  # 8 cores, but a worker is on one node
     ],
 )
-def test_runs_at_once(compute, gpus, nodes, fit):
-    assert runs_at_once(compute, gpus, nodes) == fit
+def test_max_concurrent_runs(compute, gpus, nodes, fit):
+    assert max_concurrent_runs(compute, gpus, nodes) == fit
 
 
 def test_gpus_per_worker_follow_the_cluster_unless_the_spec_says_so():
@@ -38,7 +38,7 @@ def test_gpus_per_worker_follow_the_cluster_unless_the_spec_says_so():
 
 def test_too_many_workers_are_refused_with_ways_out():
     with pytest.raises(ResourceError) as refused:
-        runs_at_once(Compute(workers=3), 0, LAPTOP)
+        max_concurrent_runs(Compute(workers=3), 0, LAPTOP)
     assert str(refused.value) == (
         "a run asks for 3 workers of 1 core; it would wait for ever\n"
         "This cluster has 1 node of 2 cores and 0 GPUs: room for 2 such workers.\n"
@@ -48,13 +48,13 @@ def test_too_many_workers_are_refused_with_ways_out():
 
 def test_gpus_that_are_not_there_are_refused():
     with pytest.raises(ResourceError, match=r"1 worker of 2 cores and 1 GPU; it would") as refused:
-        runs_at_once(Compute(cpus_per_worker=2, gpus_per_worker=1), 1, LAPTOP)
+        max_concurrent_runs(Compute(cpus_per_worker=2, gpus_per_worker=1), 1, LAPTOP)
     assert str(refused.value).endswith("Ways out: --set compute.gpus_per_worker=0, or more nodes.")
 
 
 def test_more_concurrent_runs_than_fit_are_refused():
     with pytest.raises(ResourceError, match=r"concurrent_runs = 5.*\n.*2 such runs can go on.*\n.*concurrent_runs=2"):
-        runs_at_once(Compute(concurrent_runs=5), 0, LAPTOP)
+        max_concurrent_runs(Compute(concurrent_runs=5), 0, LAPTOP)
 
 
 def test_an_experiment_that_cannot_run_here_is_refused_before_anything_is_written(bench):

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ipcnn_ray.errors import IpcnnError, UnreachableError
-from ipcnn_ray.on_ray import job_client as jobs
-from ipcnn_ray.on_ray.job_client import Cluster, pack, travelling
+from ipcnn_ray.on_ray import job_client
+from ipcnn_ray.on_ray.job_client import JobClient, job_environment, write_working_dir
 
 URL = "http://127.0.0.1:8265"
 ENV = {"MLFLOW_TRACKING_URI": "http://mlflow:5000", "IPCNN_STORAGE": "s3://bucket/runs"}
@@ -69,13 +69,13 @@ class FakeClient:
 @pytest.fixture
 def client(monkeypatch) -> FakeClient:
     made = FakeClient()
-    monkeypatch.setattr(jobs, "JobSubmissionClient", lambda address, headers: made)
-    monkeypatch.setattr(jobs, "PAUSE_S", 0.0)
+    monkeypatch.setattr(job_client, "JobSubmissionClient", lambda address, headers: made)
+    monkeypatch.setattr(job_client, "POLL_S", 0.0)
     return made
 
 
 def submit(folder, experiment="sweep-12345678"):
-    return Cluster(URL).submit(experiment, folder, ["submit", "spec.yaml", "--on-cluster"], ENV)
+    return JobClient(URL).submit(experiment, folder, ["submit", "spec.yaml", "--on-cluster"], ENV)
 
 
 def test_the_same_experiment_is_one_job_while_it_is_under_way(client, tmp_path):
@@ -96,12 +96,12 @@ def test_one_that_has_ended_is_submitted_again_under_a_new_id(client, tmp_path, 
         job, started = submit(tmp_path)
         assert started and (job.id, job.attempt) == (id, attempt)
         client.set(job.id, state)
-    assert [one.attempt for one in Cluster(URL).submissions("sweep-12345678")] == [3, 2, 1]
+    assert [one.attempt for one in JobClient(URL).jobs("sweep-12345678")] == [3, 2, 1]
 
 
 def test_two_that_submit_at_the_same_moment_share_the_job(client, tmp_path, monkeypatch):
     submit(tmp_path)
-    monkeypatch.setattr(Cluster, "submissions", lambda self, experiment=None: [])
+    monkeypatch.setattr(JobClient, "jobs", lambda self, experiment=None: [])
     job, started = submit(tmp_path)
     assert job.id == "sweep-12345678" and not started
 
@@ -134,37 +134,37 @@ RAISED = "Job entrypoint command failed with exit code 1, last available logs (t
     ],
 )
 def test_states_and_causes(client, status, code, message, state, why):
-    client.add("a-1", {jobs.EXPERIMENT: "a-1"}, status, driver_exit_code=code, message=message)
-    job = Cluster(URL).submission("a-1")
+    client.add("a-1", {job_client.EXPERIMENT: "a-1"}, status, driver_exit_code=code, message=message)
+    job = JobClient(URL).job("a-1")
     assert (job.state, job.why, job.exit_code) == (state, why, code)
 
 
 def test_jobs_of_others_and_helpers_are_not_listed(client):
     client.add("raysubmit_1", {}, "RUNNING")
     client.add("none", None, "RUNNING")
-    client.add("sweep-12345678", {jobs.EXPERIMENT: "sweep-12345678"}, "RUNNING")
-    cluster = Cluster(URL)
-    assert [one.id for one in cluster.submissions()] == ["sweep-12345678"]
-    assert cluster.named("sweep").id == cluster.named("sweep-12345678").id == "sweep-12345678"
+    client.add("sweep-12345678", {job_client.EXPERIMENT: "sweep-12345678"}, "RUNNING")
+    cluster = JobClient(URL)
+    assert [one.id for one in cluster.jobs()] == ["sweep-12345678"]
+    assert cluster.find("sweep").id == cluster.find("sweep-12345678").id == "sweep-12345678"
     with pytest.raises(IpcnnError, match=r"no job of 'swep' on http://127.0.0.1:8265\nThere are: sweep-12345678\."):
-        cluster.named("swep")
+        cluster.find("swep")
 
 
 def test_the_log_is_told_once_over_lost_connections(client):
-    client.add("a-1", {jobs.EXPERIMENT: "a-1"}, "SUCCEEDED")
+    client.add("a-1", {job_client.EXPERIMENT: "a-1"}, "SUCCEEDED")
     client.log = "".join(f"line {number}\n" for number in range(50))
     client.breaks = [0, 20, 25, 300]
-    assert "".join(Cluster(URL).logs("a-1", follow=True)) == client.log
+    assert "".join(JobClient(URL).logs("a-1", follow=True)) == client.log
     assert client.breaks == []
-    assert "".join(Cluster(URL).logs("a-1")) == client.log
+    assert "".join(JobClient(URL).logs("a-1")) == client.log
 
 
 def test_a_cluster_that_stays_away_is_given_up(client, monkeypatch):
-    client.add("a-1", {jobs.EXPERIMENT: "a-1"}, "RUNNING")
-    monkeypatch.setattr(jobs, "GIVE_UP_S", -1.0)
+    client.add("a-1", {job_client.EXPERIMENT: "a-1"}, "RUNNING")
+    monkeypatch.setattr(job_client, "RECONNECT_S", -1.0)
     client.breaks = [0]
     with pytest.raises(UnreachableError, match=r"has not answered(.|\n)*submit to a new one"):
-        list(Cluster(URL).logs("a-1", follow=True))
+        list(JobClient(URL).logs("a-1", follow=True))
 
 
 def test_only_addresses_travel_and_no_secret(tmp_path):
@@ -176,26 +176,26 @@ def test_only_addresses_travel_and_no_secret(tmp_path):
         "RAY_AUTH_TOKEN": "marked",
     }
     here = {"IPCNN_DATA": "/home/marked/data", "IPCNN_HOME": "/home/marked", "IPCNN_WEIGHTS": "s3://bucket/weights"}
-    found = travelling({**ENV, **secrets, **here, "AWS_DEFAULT_REGION": "eu-west-1"})
+    found = job_environment({**ENV, **secrets, **here, "AWS_DEFAULT_REGION": "eu-west-1"})
     assert "marked" not in json.dumps(found)
     assert {key: found[key] for key in ("IPCNN_STORAGE", "IPCNN_WEIGHTS", "AWS_DEFAULT_REGION")} == {
         "IPCNN_STORAGE": "s3://bucket/runs",
         "IPCNN_WEIGHTS": "s3://bucket/weights",
         "AWS_DEFAULT_REGION": "eu-west-1",
     }
-    assert "MLFLOW_TRACKING_URI" not in travelling({"MLFLOW_TRACKING_URI": "sqlite:////tmp/mlflow.db"})
+    assert "MLFLOW_TRACKING_URI" not in job_environment({"MLFLOW_TRACKING_URI": "sqlite:////tmp/mlflow.db"})
 
 
 def test_an_address_with_a_password_does_not_travel():
     with pytest.raises(
         IpcnnError, match=r"MLFLOW_TRACKING_URI holds a user or a password(.|\n)*\(http://mlflow:5000\)"
     ) as e:
-        travelling({"MLFLOW_TRACKING_URI": "http://me:marked@mlflow:5000"})
+        job_environment({"MLFLOW_TRACKING_URI": "http://me:marked@mlflow:5000"})
     assert "marked" not in str(e.value)
 
 
 def test_the_package_that_travels_runs_and_knows_its_commit(tmp_path):
-    pack(tmp_path, "name: x\n")
+    write_working_dir(tmp_path, "name: x\n")
     code = "import ipcnn_ray, sys; from ipcnn_ray.tracking.lineage import PACKAGE, code; print(PACKAGE, code(PACKAGE))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     shipped = json.loads((tmp_path / "shipped.json").read_text())
@@ -215,9 +215,9 @@ def test_a_cluster_that_does_not_let_us_in(monkeypatch, error, told):
     def refuses(address, headers):
         raise error
 
-    monkeypatch.setattr(jobs, "JobSubmissionClient", refuses)
+    monkeypatch.setattr(job_client, "JobSubmissionClient", refuses)
     with pytest.raises(IpcnnError) as caught:
-        Cluster(URL)
+        JobClient(URL)
     assert told in str(caught.value)
 
 
@@ -225,7 +225,7 @@ def test_an_address_of_another_kind():
     with pytest.raises(
         IpcnnError, match="--address ray://h:10001 is not the address of a cluster's dashboard\nGive http"
     ):
-        Cluster("ray://h:10001")
+        JobClient("ray://h:10001")
 
 
 @pytest.mark.parametrize("where", ["variable", "file"])
@@ -234,6 +234,6 @@ def test_the_token_is_found_where_ray_looks_for_it(monkeypatch, tmp_path, where)
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token") if where == "file" else "/nowhere")
     if where == "variable":
-        assert jobs._token() is None
+        assert job_client._token_header() is None
         monkeypatch.setenv("RAY_AUTH_TOKEN", "abc")
-    assert jobs._token() == {"Authorization": "Bearer abc"}
+    assert job_client._token_header() == {"Authorization": "Bearer abc"}

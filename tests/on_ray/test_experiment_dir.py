@@ -9,15 +9,15 @@ import threading
 import pytest
 
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.on_ray import experiment_dir as home
+from ipcnn_ray.on_ray import experiment_dir
 from ipcnn_ray.on_ray.search_space import StudyStorage
 from ipcnn_ray.tracking.storage import open_storage
 
 
 @pytest.fixture(params=["folder", "bucket"])
 def root(request, tmp_path, monkeypatch) -> str:
-    monkeypatch.setattr(home, "PULSE_S", 0.02)
-    monkeypatch.setattr(home, "LEASE_S", 0.3)
+    monkeypatch.setattr(experiment_dir, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(experiment_dir, "LEASE_S", 0.3)
     if request.param == "folder":
         return str(tmp_path / "runs/sweep-12345678")
     request.getfixturevalue("fake_s3")
@@ -29,14 +29,14 @@ def silent(text: str) -> None:
 
 
 def test_one_process_at_a_time(root):
-    assert not home.at_work(root)
-    with home.alone(root, silent):
-        assert home.at_work(root)
+    assert not experiment_dir.is_running(root)
+    with experiment_dir.exclusive(root, silent):
+        assert experiment_dir.is_running(root)
         caught: list[BaseException] = []
 
         def another() -> None:
             try:
-                with home.alone(root, lambda text: None):
+                with experiment_dir.exclusive(root, lambda text: None):
                     pass
             except BaseException as error:
                 caught.append(error)
@@ -46,74 +46,74 @@ def test_one_process_at_a_time(root):
         second.join()
         assert isinstance(caught[0], IpcnnError)
         assert str(caught[0]).startswith("sweep-12345678 is being trained by another process on this storage\nWait")
-    assert not home.at_work(root)
-    with home.alone(root, silent):
+    assert not experiment_dir.is_running(root)
+    with experiment_dir.exclusive(root, silent):
         pass
 
 
 def test_the_process_is_known_by_its_id(tmp_path):
     root = str(tmp_path / "sweep-1")
-    assert home.lock_holder_pid(root) is None
-    with home.alone(root, silent):
-        assert home.lock_holder_pid(root) == os.getpid()
-    assert home.lock_holder_pid(root) is None
+    assert experiment_dir.lock_holder_pid(root) is None
+    with experiment_dir.exclusive(root, silent):
+        assert experiment_dir.lock_holder_pid(root) == os.getpid()
+    assert experiment_dir.lock_holder_pid(root) is None
 
 
 def test_a_lost_process_is_followed_when_its_pulse_has_stopped(fake_s3, monkeypatch):
-    monkeypatch.setattr(home, "PULSE_S", 0.02)
-    monkeypatch.setattr(home, "LEASE_S", 0.1)
+    monkeypatch.setattr(experiment_dir, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(experiment_dir, "LEASE_S", 0.1)
     root, told = "s3://bucket/runs/sweep-1", []
-    open_storage(root).put_bytes(json.dumps({"owner": "lost", "beat": 7}).encode(), home.DRIVER)
-    with home.alone(root, told.append):
-        assert json.loads(open_storage(root).get(home.DRIVER))["owner"] != "lost"
-    assert told == [f"{root} was left by a process that may still live: waiting up to 0 s for its pulse"]
+    open_storage(root).put_bytes(json.dumps({"owner": "lost", "beat": 7}).encode(), experiment_dir.DRIVER)
+    with experiment_dir.exclusive(root, told.append):
+        assert json.loads(open_storage(root).get(experiment_dir.DRIVER))["owner"] != "lost"
+    assert told == [f"{root} has a driver that may still be alive: waiting up to 0 s for its heartbeat"]
     assert open_storage(root).list() == []
 
 
 def test_of_two_that_come_at_once_one_goes_on(fake_s3, monkeypatch):
-    monkeypatch.setattr(home, "PULSE_S", 0.05)
+    monkeypatch.setattr(experiment_dir, "HEARTBEAT_S", 0.05)
     root = "s3://bucket/runs/sweep-1"
-    real = home.write
+    real = experiment_dir.write_file
 
     def and_then_another(place, name, data):
         real(place, name, data)
         real(place, name, json.dumps({"owner": "other", "beat": 0}).encode())
 
-    monkeypatch.setattr(home, "write", and_then_another)
-    with pytest.raises(IpcnnError, match="is being trained by another process"), home.alone(root, silent):
+    monkeypatch.setattr(experiment_dir, "write_file", and_then_another)
+    with pytest.raises(IpcnnError, match="is being trained by another process"), experiment_dir.exclusive(root, silent):
         raise AssertionError("two at work")
-    assert json.loads(open_storage(root).get(home.DRIVER))["owner"] == "other"
+    assert json.loads(open_storage(root).get(experiment_dir.DRIVER))["owner"] == "other"
 
 
 def test_what_was_trained_is_put_aside(root):
     files = open_storage(root)
-    home.archive(root)
+    experiment_dir.archive(root)
     files.put_bytes(b"1", "r1/result.json")
     files.put_bytes(b"1", "r2/checkpoints/epoch-0001/meta.json")
-    assert home.ended_before(root) == {"r1"}
-    home.archive(root)
-    assert files.list() == [] and home.ended_before(root) == set()
+    assert experiment_dir.finished_runs(root) == {"r1"}
+    experiment_dir.archive(root)
+    assert files.list() == [] and experiment_dir.finished_runs(root) == set()
     above = open_storage(root.rpartition("/")[0])
     aside = {key.partition("/")[0] for key in above.list()}
     assert len(aside) == 1 and aside.pop().startswith("sweep-12345678.before-2")
 
 
 def test_the_request_to_stop_is_seen_and_forgotten(root):
-    assert not home.stop_requested(root)
-    home.request_stop(root)
-    assert home.stop_requested(root)
-    home.clear_stop_request(root)
-    home.clear_stop_request(root)
-    assert not home.stop_requested(root)
+    assert not experiment_dir.stop_requested(root)
+    experiment_dir.request_stop(root)
+    assert experiment_dir.stop_requested(root)
+    experiment_dir.clear_stop_request(root)
+    experiment_dir.clear_stop_request(root)
+    assert not experiment_dir.stop_requested(root)
 
 
 def test_submissions_are_counted(root):
-    assert [home.count_submission(root) for _ in range(3)] == [1, 2, 3]
+    assert [experiment_dir.count_submission(root) for _ in range(3)] == [1, 2, 3]
 
 
 def test_a_search_in_a_bucket_is_remembered_by_the_next_driver(fake_s3):
-    memory = StudyStorage("s3://bucket/runs/sweep-1/search")
-    study = memory.study()
+    study_storage = StudyStorage("s3://bucket/runs/sweep-1/search")
+    study = study_storage.study()
     for value in (0.5, 0.25):
         trial = study.ask()
         trial.suggest_float("template.beta", 1, 8)
@@ -122,8 +122,8 @@ def test_a_search_in_a_bucket_is_remembered_by_the_next_driver(fake_s3):
     left.suggest_float("template.beta", 1, 8)
 
     again = StudyStorage("s3://bucket/runs/sweep-1/search")  # another process: nothing is shared but the bucket
-    assert again.drawn() == memory.drawn() and len(again.drawn()) == 3
-    assert again.ended() == 2 and again.study().best_value == 0.25
-    again.settle(lambda settings: (True, [0.125]))
+    assert again.sampled_settings() == study_storage.sampled_settings() and len(again.sampled_settings()) == 3
+    assert again.finished_trials() == 2 and again.study().best_value == 0.25
+    again.close_open_trials(lambda settings: (True, [0.125]))
     assert StudyStorage("s3://bucket/runs/sweep-1/search").study().best_value == 0.125
     assert all(key.startswith("runs/sweep-1/search/journal/") for key in fake_s3.objects)

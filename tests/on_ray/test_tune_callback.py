@@ -1,17 +1,17 @@
-"""The driver hears where the runs are from their folders, now and then, and each thing once."""
+"""The callback reads the stage of each run from its folder at intervals, and reports each stage once."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
 
-from ipcnn_ray.on_ray import tune_callback as progress
+from ipcnn_ray.on_ray import tune_callback
 from ipcnn_ray.on_ray.tune_callback import RunStarted, StageReached, TuneCallback
 from ipcnn_ray.train.progress import ProgressFile, ProgressUpdate
 
 
 class ExperimentContext:
-    """What a watcher asks of one."""
+    """The part of the context that the callback uses."""
 
     def __init__(self, root: Path) -> None:
         self.root = str(root)
@@ -23,31 +23,31 @@ class ExperimentContext:
         return f"{self.root}/{run.label}"
 
 
-def test_each_stage_is_heard_once(tmp_path, monkeypatch):
+def test_each_stage_is_reported_once(tmp_path, monkeypatch):
     clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr(progress, "time", clock)
-    heard: list[object] = []
-    watcher = TuneCallback(ExperimentContext(tmp_path), None, heard.append)  # type: ignore[arg-type]
-    watcher.on_trial_start(
+    monkeypatch.setattr(tune_callback, "time", clock)
+    events: list[object] = []
+    callback = TuneCallback(ExperimentContext(tmp_path), None, events.append)  # type: ignore[arg-type]
+    callback.on_trial_start(
         0, [], SimpleNamespace(trial_id="t1", config={"label": "l1"}, num_failures=0, max_failures=0)
     )
-    assert heard == [RunStarted("l1", 5)]
+    assert events == [RunStarted("l1", 5)]
     first = ProgressUpdate("frozen layers", 640, 4200, "images")
     ProgressFile(tmp_path / "l1").write(first)
-    watcher.on_step_begin(0, [])
-    assert heard[1:] == [StageReached("l1", first)]
+    callback.on_step_begin(0, [])
+    assert events[1:] == [StageReached("l1", first)]
     second = ProgressUpdate("training epoch 1", 3, 56, "steps")
     ProgressFile(tmp_path / "l1").write(second)
     for _ in range(19):
         clock.now += 0.1
-        watcher.on_step_begin(0, [])
-    assert len(heard) == 2  # the next look is two seconds after the last
+        callback.on_step_begin(0, [])
+    assert len(events) == 2  # the file is read every two seconds
     for _ in range(40):
         clock.now += 0.1
-        watcher.on_step_begin(0, [])
-    assert heard[2:] == [StageReached("l1", second)]
-    watcher.training.discard("t1")
+        callback.on_step_begin(0, [])
+    assert events[2:] == [StageReached("l1", second)]
+    callback.training.discard("t1")
     ProgressFile(tmp_path / "l1").write(ProgressUpdate("training epoch 2", 3, 56, "steps"))
     clock.now += 3
-    watcher.on_step_begin(0, [])
-    assert len(heard) == 3
+    callback.on_step_begin(0, [])
+    assert len(events) == 3

@@ -7,13 +7,15 @@ import math
 import signal
 
 import pytest
+from mlflow import MlflowClient
 from ray_bench import Hears, same_numbers, same_weights, tiny
 
 from ipcnn_ray.errors import IpcnnError, TrainingError
 from ipcnn_ray.on_ray.experiment_dir import request_stop
-from ipcnn_ray.on_ray.tune_callback import PhaseStarted, RunEnded
-from ipcnn_ray.on_ray.tuner import Interrupted, Tuning
-from ipcnn_ray.spec.runs import experiment_id
+from ipcnn_ray.on_ray.submission import run_submission
+from ipcnn_ray.on_ray.tune_callback import Logged, PhaseStarted, RunEnded
+from ipcnn_ray.on_ray.tuner import ExperimentTuner, Interrupted
+from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
 from ipcnn_ray.train.retry_state import Attempts
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
@@ -108,11 +110,11 @@ def test_a_control_that_fails_ends_the_search(bench, monkeypatch):
     spec = tiny("uncontrolled", search=search)
     phases = []
 
-    def listed(self, context, runs, *, early_stopping):
+    def run_fixed(self, context, runs, *, early_stopping):
         phases.append(set(runs))
         return {"plain": RunEnded("plain", "failed", "RuntimeError: out of luck", {})}
 
-    monkeypatch.setattr(Tuning, "listed", listed)
+    monkeypatch.setattr(ExperimentTuner, "run_fixed", run_fixed)
     with pytest.raises(TrainingError, match=r"the control run 'plain' has failed: RuntimeError: out of luck\n.*again"):
         bench.submit(spec)
     assert phases == [{"plain"}]
@@ -238,3 +240,31 @@ def test_a_request_to_stop_lets_the_epoch_end(bench):
     assert min(again.epochs("plain")) > 2  # what was trained is not trained again
     assert [run.state for run in outcome.runs] == ["succeeded"] * 4
     assert bench.recorded(spec)[""].tags["ipcnn.submissions"] == "2"
+
+
+def test_a_python_caller_gets_the_ranking_the_models_and_the_pictures(bench):
+    search = {"kind": "named", "runs": [PLAIN, {"name": "l1"}]}
+    spec = tiny("python", train={"epochs": 1}, search=search, compute={"models": "all"})
+    events: list[object] = []
+    outcome = run_submission(spec, bench.paths, listener=events.append)
+    assert {run.run.label: run.state for run in outcome.runs} == {"plain": "succeeded", "l1": "succeeded"}
+    assert [event.text for event in events if isinstance(event, Logged)] == [
+        f"{experiment_id(spec)}: data",
+        *(f"{run.run.label}: storing its model" for run in outcome.runs),
+    ]
+    recorded = bench.recorded(spec)
+    parent = recorded[""]
+    assert "code.commit" in parent.tags and parent.tags["data.digest"]
+    assert "l1" in bench.tracker.read(parent.handle, "ranking.md")
+    assert bench.tracker.read(parent.handle, "spec.yaml") == resolved_yaml(spec)
+    assert parent.tags["mlflow.note.content"] == bench.tracker.read(parent.handle, "ranking.md")
+    client = MlflowClient(bench.paths.tracking_uri)
+    for label in ("plain", "l1"):
+        (model,) = client.get_run(recorded[label].handle).outputs.model_outputs
+        assert client.get_logged_model(model.model_id).status == "READY"
+    pictures = [file.path for file in client.list_artifacts(recorded["l1"].handle, "pictures")]
+    assert pictures == ["pictures/template.png"]
+
+    again = run_submission(spec, bench.paths)  # nothing is trained or stored again
+    assert not any(run.fresh for run in again.runs)
+    assert len(client.get_run(recorded["l1"].handle).outputs.model_outputs) == 1

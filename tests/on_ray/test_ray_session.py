@@ -9,26 +9,37 @@ import urllib.request
 import pytest
 import ray
 
-from ipcnn_ray.on_ray import ray_session as sessions
+from ipcnn_ray.on_ray import ray_session
 from ipcnn_ray.on_ray.ray_session import session
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 
 
 @ray.remote(num_cpus=1)
-def look_around() -> tuple[str, str, int]:
+def worker_facts() -> tuple[str, str, int, int]:
     from ray.util.state import list_nodes
 
     import ipcnn_ray
 
-    return os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"], ipcnn_ray.__version__, len(list_nodes())
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    return os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"], ipcnn_ray.__version__, len(list_nodes()), niceness
 
 
-def test_workers_know_the_package_the_settings_and_their_ray():
-    """The last one is what frees the cores of a stopped run of several workers, also beside another Ray."""
+def test_workers_have_the_package_the_variables_their_ray_and_the_priority_of_the_driver():
+    """Ray's Tune finds the embedded Ray by its address to release the cores of a stopped run of several workers."""
     import ipcnn_ray
 
-    assert ray.get(look_around.remote()) == ("30", ipcnn_ray.__version__, 1)
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    assert ray.get(worker_facts.remote()) == ("30", ipcnn_ray.__version__, 1, niceness)
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, "0"), ("7", "7")])
+def test_the_niceness_of_embedded_workers_is_zero_unless_the_user_sets_it(monkeypatch, own, expected):
+    monkeypatch.delenv(ray_session.NICENESS, raising=False)
+    if own is not None:
+        monkeypatch.setenv(ray_session.NICENESS, own)
+    assert ray_session._embedded_variables()["RAY_worker_niceness"] == expected
+    assert "RAY_worker_niceness" not in ray_session.RAY_VARIABLES  # a cluster keeps its own
 
 
 def test_without_the_token_nobody_gets_in():
@@ -46,15 +57,15 @@ def test_a_ray_that_is_there_is_used_and_left():
 
 
 def test_what_ray_prints_goes_to_the_log(capsys, caplog):
-    caplog.set_level("INFO", logger=sessions.__name__)
-    sessions.ray_worker.print_to_stdstream({"lines": ["A worker died"], "pid": "raylet", "is_err": False}, False)
+    caplog.set_level("INFO", logger=ray_session.__name__)
+    ray_session.ray_worker.print_to_stdstream({"lines": ["A worker died"], "pid": "raylet", "is_err": False}, False)
     assert capsys.readouterr().out == ""
     assert "A worker died" in caplog.text
 
 
 def test_the_environment_is_put_back():
     os.environ["IPCNN_TEST_THERE"] = "before"
-    with sessions._environment({"IPCNN_TEST_THERE": "now", "IPCNN_TEST_NEW": "now"}):
+    with ray_session._environment({"IPCNN_TEST_THERE": "now", "IPCNN_TEST_NEW": "now"}):
         assert os.environ["IPCNN_TEST_THERE"] == os.environ["IPCNN_TEST_NEW"] == "now"
     assert os.environ.pop("IPCNN_TEST_THERE") == "before"
     assert "IPCNN_TEST_NEW" not in os.environ
