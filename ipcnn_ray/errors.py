@@ -1,4 +1,4 @@
-"""The errors that a person can do something about. Everything else is a bug and keeps its traceback."""
+"""Errors that a user can do something about. Any other exception is a bug and keeps its traceback."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 
 class IpcnnError(Exception):
-    """Something a person asked for cannot be done; the text says where, what, and what to do."""
+    """A request that cannot be fulfilled. The message says where, what, and what to do."""
 
 
 @dataclass(frozen=True)
 class Issue:
-    """One wrong thing in one place."""
+    """One wrong value or file."""
 
     where: str
     """`file:line` of a spec, or the path of a data file."""
@@ -25,7 +25,7 @@ class Issue:
 
 
 class InvalidInputError(IpcnnError):
-    """Issues of a file or folder, all of them at once."""
+    """All issues of a file or folder at once."""
 
     def __init__(self, issues: list[Issue]) -> None:
         self.issues = issues
@@ -33,24 +33,24 @@ class InvalidInputError(IpcnnError):
 
 
 class SpecError(InvalidInputError):
-    """The experiment spec is wrong. Nothing was started."""
+    """An experiment spec is wrong. Nothing was started."""
 
 
 class DataError(InvalidInputError):
-    """A dataset or a weight file on disk is not what it should be. Nothing was written."""
+    """A dataset or a weight file is wrong. Nothing was written."""
 
 
 class ResourceError(IpcnnError):
-    """The cluster can never satisfy what a run asks for."""
+    """The cluster can never provide the resources of a run."""
 
 
 class TrackingError(IpcnnError):
-    """The record of the runs (MLflow) or the storage cannot be reached or written."""
+    """The tracking store (MLflow) or the storage cannot be reached or written."""
 
 
 class UnreachableError(TrackingError):
-    """The record or the storage does not answer now; asked again later, it may."""
+    """The tracking store or the storage does not answer; a retry can succeed."""
 
 
 class TrainingError(IpcnnError):
-    """A run cannot go on: for example its loss is not finite."""
+    """A run cannot continue, for example because its loss is not finite."""

@@ -1,4 +1,4 @@
-"""From a spec to a network: the only file here that reads template sections."""
+"""From a spec to a network and its templates. It turns the sections of the spec into keyword arguments."""
 
 from __future__ import annotations
 
@@ -25,20 +25,25 @@ RELEASED_DEVIATION = 0.01
 def build(
     model: Model, template: Template, seed: int, categories: int = 1, filter_loss: FilterLoss | None = None
 ) -> InterpretableNet:
-    """The network of a spec, on the CPU, with its initial weights; pretrained ones are loaded by `load_weights`.
+    """Return the network of a spec on the CPU with its initial weights; `load_weights` loads pretrained ones.
 
-    categories: how many scores it puts out. filter_loss: its form says where masks are centred, and what they learn.
+    Args:
+        model: The model section.
+        template: The template section, with its shape known.
+        seed: Seed of the initial weights.
+        categories: Number of output scores.
+        filter_loss: The filter loss; its form determines the centre of the masks and their learned parameters.
 
-    Weights of a network that starts from random numbers alone are He-normal (variance 2 / fan-in), but for the last
-    layer's. These, and all weights of a network that will get pretrained layers, are N(0, 0.01^2). Biases are 0.
-    Each layer draws from its own generator, seeded by `seed` and the layer's name: its weights do not depend on the
-    template, on other layers, or on torch's global generators, so plain and interpretable networks start alike.
+    Weights are He-normal (variance 2 / fan-in) in a network without pretrained layers, except in its last layer. These,
+    and all new weights of a network with pretrained layers, are N(0, 0.01^2). Biases are 0. Each layer has its own
+    generator, seeded by `seed` and the layer's name. Its weights do not depend on the template, on other layers, or on
+    torch's global generators, so plain and interpretable networks start alike.
 
-    Deviations: the released code draws every new weight from N(0, 0.01^2), always behind pretrained layers. From
-    random weights alone this does not train: measured on `compact`, the activations of conv5 fell below 1e-5 and
-    100 steps at a learning rate of 0.01 left the loss at log 2 (He-normal: 0.12). Behind Caffe's conv1 to conv3 of
-    `alexnet`, whose features have a standard deviation of 24, it is the other way round: He-normal starts at a loss
-    of 8 and jumps to 70 at a learning rate of 0.001; N(0, 0.01^2) starts at log 2 and falls smoothly at 0.01.
+    Deviations: the released code draws every new weight from N(0, 0.01^2), always above pretrained layers. Without
+    pretrained layers this does not train: on `compact`, the activations of conv5 fell below 1e-5, and 100 steps at a
+    learning rate of 0.01 left the loss at log 2 (He-normal: 0.12). Above Caffe's conv1 to conv3 of `alexnet`, whose
+    features have a standard deviation of 24, He-normal starts at a loss of 8 and jumps to 70 at a learning rate of
+    0.001, while N(0, 0.01^2) starts at log 2 and falls smoothly at 0.01.
     """
     net = assemble(model, template, categories, filter_loss)
     initialise(net, seed, he_normal=model.weights is None)
@@ -52,7 +57,7 @@ def assemble(
     filter_loss: FilterLoss | None = None,
     device: torch.device | str = "cpu",
 ) -> InterpretableNet:
-    """The network of a spec without initial weights; on the `meta` device it takes no memory."""
+    """Return the network of a spec without initial weights; on the `meta` device it takes no memory."""
     return InterpretableNet(
         model.table,
         appended=model.appended_layer,
@@ -66,9 +71,9 @@ def assemble(
 
 
 def mask_of(template: Template, filter_loss: FilterLoss | None) -> MaskOf | None:
-    """What makes the mask of a layer; None for the plain network.
+    """Return the function that makes the mask of a layer from its filters and n; None for the plain network.
 
-    A mask is centred on the peak, with the released form of the filter loss on the centroid; with `learn_beta` each
+    A mask is centred on the peak, or with the released form of the filter loss on the centroid. With `learn_beta` each
     filter has its own slope.
     """
     if isinstance(template, NoTemplate):
@@ -81,7 +86,7 @@ def mask_of(template: Template, filter_loss: FilterLoss | None) -> MaskOf | None
         if released and learns:
             return ReleasedMask(filters, n, arguments[template.learned])
         if learns:
-            # Every shape whose slope is learned is 1 - slope * distance, cut at -1; at a slope of 1/2 nothing is cut.
+            # A shape with a learned slope is max(1 - slope * distance, -1); a slope of 1/2 gives every distance.
             away_Pnn = 2 * (1 - part_templates(n, **{**arguments, template.learned: 0.5}, tau=1.0))
             return LearnedBetaMask(away_Pnn, filters, arguments[template.learned])
         unit_Pnn = part_templates(n, **arguments, tau=1.0)
@@ -91,13 +96,13 @@ def mask_of(template: Template, filter_loss: FilterLoss | None) -> MaskOf | None
 
 
 def interpretable_layers(model: Model) -> tuple[str, ...]:
-    """The spec's interpretable layers, or the highest convolution and the appended one."""
+    """Return the spec's interpretable layers, or the highest convolution and the appended one."""
     default = (model.table.last_conv, *((model.table.appended.name,) if model.appended_layer else ()))
     return model.interpretable_layers or default
 
 
 def template_side(model: Model, layer: str) -> int:
-    """n, the side of the maps that the templates of an interpretable layer act on, cells."""
+    """Return n, the side of the maps that the templates of an interpretable layer act on, cells."""
     n = map_side(model, layer)
     if layer == model.table.appended.name and model.appended_mask == "pooled":
         return core_map_side(n, [window(model.table.head_pool)])
@@ -105,15 +110,14 @@ def template_side(model: Model, layer: str) -> int:
 
 
 def unit_template(model: Model, template: Template, layer: str) -> Tensor | None:
-    """The positive templates of a layer divided by tau, [P, n, n], as they are before anything is learned; None for
-    the plain network."""
+    """Return the initial positive templates of a layer divided by tau, [P, n, n]; None for the plain network."""
     if isinstance(template, NoTemplate):
         return None
     return part_templates(template_side(model, layer), **template.arguments(), tau=1.0)
 
 
 def template_banks(model: Model, template: Template) -> dict[str, Tensor]:
-    """Per interpretable layer all templates, [T, n, n], for the filter loss; none for the plain network."""
+    """Return all templates of each interpretable layer, [T, n, n], for the filter loss; empty for the plain network."""
     if isinstance(template, NoTemplate):
         return {}
     return {
@@ -124,9 +128,9 @@ def template_banks(model: Model, template: Template) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def initialise(net: InterpretableNet, seed: int, *, he_normal: bool) -> None:
-    """Fills all parameters with the initial weights of `seed`. he_normal: whether hidden layers are He-normal.
+    """Fill all parameters with the initial weights of `seed`. he_normal: whether hidden layers are He-normal.
 
-    Of a backbone: normalisation starts as the identity, every layer scale of ConvNeXt at its published 1e-6.
+    Normalisation layers of a backbone start as the identity, layer scales of ConvNeXt at the published 1e-6.
     """
     layers = dict(_linear(net))
     last = list(layers)[-1]
@@ -147,7 +151,7 @@ def initialise(net: InterpretableNet, seed: int, *, he_normal: bool) -> None:
 
 
 def _linear(net: InterpretableNet) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
-    """Convolutions and fully connected layers, by the name of their layer and theirs inside it."""
+    """Yield the convolutions and fully connected layers with the name of their layer and their name in it."""
     for name, layer in (*((name, net.layer(name)) for name in net.names), *net.head.items()):
         for inside, module in layer.named_modules():
             if isinstance(module, nn.Conv2d | nn.Linear):

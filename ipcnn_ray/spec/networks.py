@@ -1,8 +1,8 @@
-"""The geometry of every network, in one table.
+"""The table of networks: their layers and geometry.
 
-`models/` builds from this table, the spec checks layer names against it, and receptive fields are
-computed from it, so the three cannot disagree. Spatial layers only; the head follows from `head`.
-A torchvision network is no row of it: `row` makes one, whose layers `models/` reads off the network itself.
+`models/` builds networks from this table, specs check layer names against it, and receptive fields are computed from
+it, so the three agree. It has the spatial layers; the fully connected ones follow from `head`. `row` makes a row for a
+torchvision network, whose layers only `models/` knows.
 
 Sources: Caffe `bvlc_alexnet` deploy.prototxt; Chatfield et al., *Return of the Devil in the Details* (VGG-M,
 VGG-S); Simonyan and Zisserman (VGG-16); the appended layer and its head: Zhang et al., CVPR 2018, released code.
@@ -14,51 +14,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 BackboneName = Literal[
-    "squeezenet1_0",
-    "squeezenet1_1",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50_32x4d",
-    "resnext101_32x8d",
-    "resnext101_64x4d",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-    "convnext_tiny",
-    "convnext_small",
-    "convnext_base",
-    "convnext_large",
-    "densenet121",
-    "densenet161",
-    "densenet169",
-    "densenet201",
-    "vgg11",
-    "vgg11_bn",
-    "vgg13",
-    "vgg13_bn",
-    "vgg16_bn",
-    "vgg19",
-    "vgg19_bn",
-    "googlenet",
-    "inception_v3",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "mobilenet_v3_large",
-    "mnasnet0_5",
-    "mnasnet0_75",
-    "mnasnet1_0",
-    "mnasnet1_3",
-    "regnet_x_400mf",
-    "regnet_x_800mf",
-    "regnet_x_1_6gf",
-    "regnet_x_3_2gf",
-    "regnet_x_8gf",
-    "regnet_x_16gf",
-    "regnet_x_32gf",
-    "efficientnet_b0",
-]
+    "squeezenet1_0", "squeezenet1_1", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d",
+    "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2", "convnext_tiny", "convnext_small",
+    "convnext_base", "convnext_large", "densenet121", "densenet161", "densenet169", "densenet201", "vgg11",
+    "vgg11_bn", "vgg13", "vgg13_bn", "vgg16_bn", "vgg19", "vgg19_bn", "googlenet", "inception_v3", "mobilenet_v2",
+    "mobilenet_v3_small", "mobilenet_v3_large", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3",
+    "regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf", "regnet_x_3_2gf", "regnet_x_8gf", "regnet_x_16gf",
+    "regnet_x_32gf", "efficientnet_b0",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,7 +31,7 @@ class Trunk:
     name: str
     """The network's name in torchvision."""
     cut: str
-    """The layer's name in the network, such as `features.12` or `layer4.1`; empty while none is chosen."""
+    """Name of the layer in the network, such as `features.12` or `layer4.1`; empty if none is set."""
 
 
 # SqueezeNet: the authors' own 227 (14 x 14 cells behind fire8 and fire9; torchvision's recipe has 224 and 13 x 13).
@@ -77,7 +40,7 @@ IMAGE_SIZES: dict[str, int] = dict.fromkeys(get_args(BackboneName), 224) | {
     "squeezenet1_1": 227,
     "inception_v3": 299,
 }
-"""Side of the square input, pixels, unless `model.image_size` says otherwise."""
+"""Default of `model.image_size`, pixels."""
 
 
 NetworkName = Literal["compact", "alexnet", "vgg_m", "vgg_s", "vgg16", BackboneName]
@@ -89,7 +52,7 @@ class Conv:
 
     name: str
     out: int | None
-    """None: as many as it takes in (the layer appended to a torchvision network)."""
+    """None: the number of its input channels (the layer appended to a torchvision network)."""
     kernel: int
     stride: int = 1
     pad: int = 0
@@ -98,7 +61,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Pool:
-    """Max pooling. `ceil`: a window that overhangs the right or bottom edge counts (Caffe's rule)."""
+    """Max pooling. `ceil`: also pool windows that extend over the right or bottom edge (Caffe's rule)."""
 
     name: str
     kernel: int
@@ -140,23 +103,26 @@ class Network:
     input_scale: float
     """The network sees (pixel in 0..255 - mean) * input_scale."""
     trunk: Trunk | None = None
-    """In place of `layers`: the part of a torchvision network below and including a named layer."""
+    """The part of a torchvision network up to and including a named layer, in place of `layers`."""
 
     @property
     def convs(self) -> tuple[str, ...]:
-        """Names of the convolutions, from the image up, without the appended one; of a trunk, `models/` knows them."""
+        """Names of the convolutions from the image up, without the appended one; empty for a trunk."""
         return tuple(layer.name for layer in self.layers if isinstance(layer, Conv))
 
     @property
     def last_conv(self) -> str:
-        """The highest convolution of the original network; the layer at the cut of a trunk."""
+        """Highest convolution of the original network, or the layer at the cut of a trunk."""
         return self.trunk.cut if self.trunk else self.convs[-1]
 
 
 def row(name: str, cut: str | None = None, image_size: int | None = None) -> Network | None:
-    """The row of the table with this name, or that of a torchvision network cut behind layer `cut`; None for neither.
+    """Return the row of a network of the table, or one for a torchvision network; None for an unknown name.
 
-    image_size: side of a torchvision network's square input, pixels; by default its declared one.
+    Args:
+        name: Name of the network.
+        cut: Highest layer of a torchvision network that is kept.
+        image_size: Side of a torchvision network's square input, pixels; None is the one in `IMAGE_SIZES`.
     """
     if name in NETWORKS:
         return NETWORKS[name]
@@ -184,7 +150,7 @@ def _vgg16() -> tuple[Layer, ...]:
 
 
 NETWORKS: dict[str, Network] = {
-    # A four-conv network for CPUs and tests: 64 px images, 16 x 16 maps, stride 4.
+    # A small network for CPUs and tests: 64 px images, 16 x 16 maps, stride 4.
     "compact": Network(
         image_size=64,
         layers=(

@@ -1,4 +1,4 @@
-"""Text for messages: near misses and shortening."""
+"""Parts of messages: suggestions and shortened text."""
 
 from __future__ import annotations
 
