@@ -1,4 +1,4 @@
-"""Where in the image a cell of a map looks."""
+"""Receptive fields: the pixels of the image that a cell of a map depends on."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+DISC_DIAMETER = 72 / 224
+"""Diameter of the round receptive field of a cell, as a share of the image's side: see `PartInterpretability`."""
+
 
 @dataclass(frozen=True)
 class Window:
-    """A convolution or pooling as geometry: square `kernel`, `stride` and `pad` in cells of its input."""
+    """Geometry of a convolution or pooling: square `kernel`, `stride` and `pad` in cells of its input."""
 
     kernel: int
     stride: int = 1
     pad: int = 0
     ceil: bool = False
-    """A window that overhangs the far edge counts (pooling in Caffe)."""
+    """Whether a window that overhangs the far edge counts (pooling in Caffe)."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +31,17 @@ class Field:
     stride: int
     """Distance between the centres of neighbouring cells."""
     size: int
-    """Side of the square that a cell sees."""
+    """Side of the square that a cell depends on."""
     first_center: float
-    """Centre of cell 0; a half for fields of even size."""
+    """Centre of cell 0; a half-integer for fields of even size."""
 
 
 def receptive_field(windows: Sequence[Window]) -> Field:
-    """The receptive fields of a layer behind `windows`, given from the image up.
+    """Return the receptive fields of a layer after `windows`, which are given from the image up.
 
     The centre of cell (row, col) is (first_center + stride * row, first_center + stride * col).
     Deviations: the released `getConvNetPara` gives the same stride and (1-based) centre, but a size that is too
-    large behind a convolution of stride > 1.
+    large after a convolution of stride > 1.
     """
     stride, size, first = 1, 1, 0.0
     for window in windows:
@@ -49,7 +52,7 @@ def receptive_field(windows: Sequence[Window]) -> Field:
 
 
 def map_side(image_size: int, windows: Sequence[Window]) -> int:
-    """Side in cells of the map behind `windows` for a square image of `image_size` pixels."""
+    """Side in cells of the map after `windows`, for a square image of `image_size` pixels."""
     side = image_size
     for window in windows:
         room = side + 2 * window.pad - window.kernel
@@ -67,23 +70,31 @@ def centers(field: Field, n: int) -> Tensor:
     return field.first_center + field.stride * torch.arange(n, dtype=torch.float64)
 
 
+def discs(field: Field, n: int, size: int, diameter: float) -> Tensor:
+    """The round receptive field of every cell, as [P, size, size] bool: the pixels within half a `diameter` (pixels)
+    of the centre of the cell's receptive field."""
+    apart_nS = torch.arange(size, dtype=torch.float64) - centers(field, n)[:, None]
+    square_nnSS = apart_nS.square()[:, None, :, None] + apart_nS.square()[None, :, None, :]
+    return (square_nnSS <= (diameter / 2) ** 2).reshape(n * n, size, size)
+
+
 def activation_region(x_nn: Tensor, threshold: float, field: Field, size: int, diameter: float) -> Tensor:
     """The image-resolution receptive field of the activation above a threshold, [size, size] bool, on the CPU.
 
-    x_nn: one filter's map in one image, after ReLU and mask. threshold: T_f, the value that the top 0.5 % of the
-    filter's cells over all images are above (`measures.part_interpretability.top_values`). field: receptive fields of
-    the map's cells. size: side of the image, pixels. diameter: of a cell's round receptive field, pixels.
+    x_nn: one filter's map in one image, after ReLU and mask. threshold: T_f, see `activation_threshold`. field:
+    receptive fields of the map's cells. size: side of the image, pixels. diameter: of a cell's round receptive field,
+    pixels.
 
-    From cells to pixels: nothing is interpolated. A pixel (row, col) belongs to the region when it lies within half a
-    `diameter` of the centre of the receptive field of a cell that is above the threshold, the circle included; the
-    region is the union of these discs, and empty where no cell is above.
+    Nothing is interpolated. A pixel (row, col) belongs to the region when it lies within half a `diameter` of the
+    centre of the receptive field of a cell above the threshold, the circle included. The region is the union of these
+    discs, and empty where no cell is above the threshold.
 
     Source: Zhang et al., CVPR 2018, section 5.2.1 with its footnote on receptive fields: round fields, overlapped, so
-    that plain and interpretable networks are shown alike. The same region is what `part_interpretability` measures.
+    that plain and interpretable networks are shown alike. `PartInterpretability` measures the same region.
     Threshold: the paper's top 0.5 %; the released `step_drawRF` takes 0.3 %.
     Deviations: for its figures the paper estimates the shape of a filter's field by covering patches of its strongest
     images (Zhou et al., ICLR 2015; 33 pixels, steps of 9 in the released code), which needs contours that agree from
-    image to image and so cannot be done for every filter of a plain network; the disc stands in for that shape.
+    image to image and so cannot be done for every filter of a plain network; here the disc replaces that shape.
     Raises ValueError for a map that is not square, and sizes that are not positive.
     """
     if x_nn.ndim != 2 or x_nn.shape[0] != x_nn.shape[1]:

@@ -22,8 +22,8 @@ from ipcnn_ray.report.search_figures import (
     trials_of,
 )
 from ipcnn_ray.report.tradeoff import tradeoff_chapter
-from ipcnn_ray.spec.metric_info import MEASURES
-from ipcnn_ray.spec.objectives import words
+from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
+from ipcnn_ray.spec.objectives import metric_info, words
 
 WARNED = ("d", "w", "u")
 """Marks that stand at the head of a page as warnings."""
@@ -151,15 +151,16 @@ def ranking_chapter(experiment: Experiment, prefix: str) -> Chapter:
 
 def measures_table(ranking: Ranking, prefix: str) -> TableBlock | None:
     """What the settings reach in the other measures of interpretability; None where none was taken."""
-    taken = [name for name in MEASURES if any(name in group.means for group in ranking.groups)]
-    if not taken:
+    names = (name for name in METRICS.names() if name != INSTABILITY)
+    infos = {name: metric_info(name) for name in names if any(name in group.means for group in ranking.groups)}
+    if not infos:
         return None
-    marks = {name: f"{name} {'↑' if MEASURES[name].better == 'higher' else '↓'}" for name in taken}
+    marks = {name: f"{name} {'↑' if info.better == 'higher' else '↓'}" for name, info in infos.items()}
     rows = [
-        [group.name, group.rows[0].template, *(spread_words(name, group.spreads.get(name)) for name in taken)]
+        [group.name, group.rows[0].template, *(spread_words(name, group.spreads.get(name)) for name in infos)]
         for group in ranking.groups
     ]
-    meanings = ". ".join(f"{name}, {MEASURES[name].unit}: {MEASURES[name].what}" for name in taken)
+    meanings = ". ".join(f"{name}, {info.unit}: {info.description}" for name, info in infos.items())
     caption = (
         "Means over filters, in the order of the ranking; ↑: higher is better, ↓: lower is better. "
         f"A measure that is the same for all settings tells nothing apart. {meanings}."

@@ -11,7 +11,7 @@ from ipcnn_ray.report.experiment_record import Entry, Experiment
 from ipcnn_ray.report.ranking import HEADS, Table, comparison_json, p_words, spread_words
 from ipcnn_ray.report.run_summary import Group
 from ipcnn_ray.report.significance import Comparison, family
-from ipcnn_ray.spec.objectives import RANKED
+from ipcnn_ray.spec.objectives import ranked_names
 
 LINEAGE = ("code.", "env.", "host.", "data.", "model.", "ipcnn.device", "ipcnn.precision", "ipcnn.workers")
 """How the names of tags begin that say from what a run was made."""
@@ -211,7 +211,8 @@ def _pairs(names: Sequence[str], groups: Sequence[Mapping[str, Group]]) -> list[
         else:
             matched += [(key, name, group, groups[0][key]) for key, group in side.items() if key in groups[0]]
     found = []
-    every = [measure for measure in RANKED if any(measure in group.spreads for one in groups for group in one.values())]
+    spreads = [group.spreads for side in groups for group in side.values()]
+    every = [measure for measure in ranked_names() if any(measure in one for one in spreads)]
     for measure in every:
         # the names make each comparison findable again: `family` leaves out pairs that lack the measure
         numbered = [

@@ -18,7 +18,7 @@ from ipcnn_ray.report.document import FigureBlock
 from ipcnn_ray.report.experiment_record import Experiment
 from ipcnn_ray.report.run_summary import Group
 from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, MAP, ORANGE, RED, new_figure
-from ipcnn_ray.spec.objectives import RANKED, lower
+from ipcnn_ray.spec.objectives import lower, metric_info
 
 CELLS = 6
 """Cells of the heat map along beta and along gamma."""
@@ -267,12 +267,12 @@ def _cost(trial: Trial, goal: str) -> float:
 
 def _unit(goal: str) -> str:
     """A goal with its unit."""
-    return f"{goal} ({RANKED[goal].unit}, {RANKED[goal].better} is better)"
+    return f"{goal} ({metric_info(goal).unit}, {metric_info(goal).better} is better)"
 
 
 def _axis(goal: str) -> str:
     """A goal with its unit, in a few words."""
-    return f"{goal} ({RANKED[goal].unit})"
+    return f"{goal} ({metric_info(goal).unit})"
 
 
 def _number(text: str) -> float | None:

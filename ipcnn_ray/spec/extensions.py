@@ -4,7 +4,8 @@ A package adds a template shape with an entry point in ``ipcnn.templates``, name
 subclass of `spec.template.PartTemplate`, which describes what it declares.
 
 A package adds a dataset with an entry point in ``ipcnn.datasets``, named as the dataset's `kind`. Its object is a
-subclass of `data.datasets.dataset.Dataset`, which describes what it declares.
+subclass of `data.datasets.dataset.Dataset`, which describes what it declares. It adds a metric with an entry point in
+``ipcnn.metrics``, whose object is a subclass of `core.metrics.filter_metric.FilterMetric`.
 """
 
 from __future__ import annotations
@@ -39,3 +40,28 @@ DATASETS = Registry(
     },
 )
 """Data section of each dataset."""
+INSTABILITY = "instability"
+"""The metric that every run is measured by."""
+_METRICS = "ipcnn_ray.core.metrics"
+METRICS = Registry(
+    "ipcnn.metrics",
+    {
+        INSTABILITY: f"{_METRICS}.location_instability:LocationInstability",
+        "part_interpretability": f"{_METRICS}.part_interpretability:PartInterpretability",
+        "consistency": f"{_METRICS}.consistency:Consistency",
+        "stability": f"{_METRICS}.stability:Stability",
+        "purity": f"{_METRICS}.purity:Purity",
+        "mutual_information_score": f"{_METRICS}.mutual_information_score:MutualInformationScore",
+        "ablation_own": f"{_METRICS}.ablation_own:AblationOwn",
+        "ablation_others": f"{_METRICS}.ablation_others:AblationOthers",
+        "activation_entropy": f"{_METRICS}.activation_entropy:ActivationEntropy",
+    },
+    base=f"{_METRICS}.filter_metric:FilterMetric",
+)
+"""Metrics of interpretability: subclasses of `FilterMetric`."""
+RECORDED = (
+    *("epoch", "train_loss", "val_loss", "filter_loss", "train_error", "val_error", "val_images", "combined"),
+    *("learning_rate", "images_per_second", "seconds", "best_val_error", "epochs_to_converge", "area_under_error"),
+    *("cpu_hours", "gpu_hours"),
+)
+"""Names of the other numbers in the record of a run, which a metric cannot have."""

@@ -5,19 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import Literal, NamedTuple
 
-from ipcnn_ray.spec.metric_info import MEASURES, Measure
+from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
 from ipcnn_ray.spec.search import Combined, Constraint, OneMeasure, Search
 
 COMBINED = "combined"
 """Name of the combined objective in the record."""
-RANKED: dict[str, Measure] = {
-    COMBINED: Measure("1 is the control", "lower", "instability and error relative to the control"),
-    "instability": Measure("share of the image diagonal", "lower", "location instability (Zhang et al., CVPR 2018)"),
-    "val_error": Measure("share of validation items", "lower", "classification error on the validation items"),
-    **{str(name): measure for name, measure in MEASURES.items()},
-}
-"""Everything that runs can be ranked by."""
+VAL_ERROR = "val_error"
+
+
+class MetricInfo(NamedTuple):
+    """What a reader needs to know of a number that runs can be ranked by."""
+
+    unit: str
+    better: Literal["higher", "lower"]
+    description: str
+    """One line."""
+
+
+def ranked_names() -> tuple[str, ...]:
+    """Names of all numbers that runs can be ranked by."""
+    return (COMBINED, INSTABILITY, VAL_ERROR, *(name for name in METRICS.names() if name != INSTABILITY))
+
+
+def metric_info(name: str) -> MetricInfo:
+    """Unit, direction and description of a number that runs can be ranked by. Imports the metric."""
+    if name == COMBINED:
+        return MetricInfo("1 is the control", "lower", "instability and error relative to the control")
+    if name == VAL_ERROR:
+        return MetricInfo("share of validation items", "lower", "classification error on the validation items")
+    metric = METRICS.load(name)
+    return MetricInfo(metric.unit, metric.better, metric.description)
 
 
 @dataclass(frozen=True)
@@ -64,8 +83,8 @@ class Objectives:
 
 
 def lower(measure: str) -> bool:
-    """Whether lower is better."""
-    return RANKED[measure].better == "lower"
+    """Whether lower is better. The metrics that every run has are known without an import."""
+    return measure in (COMBINED, INSTABILITY, VAL_ERROR) or metric_info(measure).better == "lower"
 
 
 def words(constraint: Constraint) -> str:
@@ -77,7 +96,9 @@ def words(constraint: Constraint) -> str:
 
 def _constraint(text: str) -> Constraint:
     measure, sign, bound = text.split()
-    return Constraint.model_validate({"measure": measure, "at_most" if sign == "<=" else "at_least": float(bound)})
+    if sign == "<=":
+        return Constraint.model_construct(measure=measure, at_most=float(bound))
+    return Constraint.model_construct(measure=measure, at_least=float(bound))
 
 
 def violations(constraints: Sequence[Constraint], metrics: Mapping[str, float]) -> list[float | None]:

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from ipcnn_ray.spec.metric_info import MeasureName
+from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
 from ipcnn_ray.spec.section import (
     Count,
     FieldPath,
     Integer,
     Loc,
+    NameIn,
     Number,
     OmitDefaultFromDigest,
     Positive,
@@ -25,9 +26,9 @@ from ipcnn_ray.spec.section import (
     Slug,
 )
 
-Ranked = Literal["instability", "val_error", MeasureName]
+Ranked = Annotated[str, NameIn(METRICS, besides=(INSTABILITY, "val_error"))]
 """What runs can be ranked by, and constrained: location instability (share of the image diagonal), validation error
-(a share), and every measure of spec/measures.py."""
+(a share), and every metric of `eval.measures`."""
 Repeats = Annotated[Integer, Field(ge=1, le=40), OmitDefaultFromDigest()]
 
 

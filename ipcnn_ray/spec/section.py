@@ -9,12 +9,14 @@ from operator import or_
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Strict, Tag
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Strict, Tag
 from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, core_schema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.utils.registry import Registry
+from ipcnn_ray.utils.text import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,32 @@ class ErrorMessage:
         return core_schema.custom_error_schema(
             handler(source), custom_error_type="error_message", custom_error_message=self.text
         )
+
+
+@dataclass(frozen=True)
+class NameIn:
+    """Restricts a field to the names of a registry."""
+
+    registry: Registry
+    besides: tuple[str, ...] = ()
+    """Further names, listed first."""
+    without: tuple[str, ...] = ()
+
+    def names(self) -> list[str]:
+        return [*self.besides, *(name for name in self.registry.names() if name not in (*self.besides, *self.without))]
+
+    def _check(self, value: object) -> str:
+        names = self.names()
+        if isinstance(value, str) and value in names:
+            return value
+        text = f"must be one of {', '.join(names)}.{did_you_mean(value, names)}".removesuffix(".")
+        raise PydanticCustomError("says", "{text}", {"text": text})
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"enum": self.names(), "type": "string"}
 
 
 @dataclass(frozen=True)

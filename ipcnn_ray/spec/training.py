@@ -6,8 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from ipcnn_ray.spec.metric_info import MeasureName
-from ipcnn_ray.spec.section import Count, Flag, Integer, NotNegative, Number, OmitDefaultFromDigest, Positive, Section
+from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
+from ipcnn_ray.spec.section import (
+    Count,
+    Flag,
+    Integer,
+    NameIn,
+    NotNegative,
+    Number,
+    OmitDefaultFromDigest,
+    Positive,
+    Section,
+)
+
+MetricName = Annotated[str, NameIn(METRICS, without=(INSTABILITY,))]
 
 
 class FilterLoss(Section):
@@ -96,7 +108,7 @@ class Eval(Section):
     """Layer whose location instability is the run's. Default: the highest interpretable layer."""
     convergence_share: Annotated[Number, Field(gt=0, le=1)] = 0.9
     """A run has converged in the first epoch whose validation error is at most best / share."""
-    measures: Annotated[tuple[MeasureName, ...], OmitDefaultFromDigest()] = ()
+    measures: Annotated[tuple[MetricName, ...], OmitDefaultFromDigest()] = ()
     """Measures beside location instability, on the same object images unless they need other classes. Recorded as
     `<measure>` (of `eval.layer`) and `<measure>_<layer>`. `stability` runs the whole network once more on the object
     images, `part_interpretability` what is not cached twice; `ablation_own` and `ablation_others` together run what

@@ -10,9 +10,10 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.data import Data
+from ipcnn_ray.spec.extensions import METRICS, RECORDED
 from ipcnn_ray.spec.messages import FieldIssue, as_yaml, value_issue
-from ipcnn_ray.spec.metric_info import ABLATIONS
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.search import Search
 from ipcnn_ray.spec.section import Loc
@@ -163,9 +164,21 @@ def shape_of_data(template: Template, data: Data) -> Iterator[FieldIssue]:
 
 
 def measures(eval: Eval) -> Iterator[FieldIssue]:
+    """A metric is imported only where another package provides it, or to know whether it ablates filters."""
     yield from duplicate_issues(("eval", "measures"), eval.measures)
-    if eval.ablation_filters is not None and not set(ABLATIONS) & set(eval.measures):
-        advice = f"no filter is ablated; add {' or '.join(ABLATIONS)} to eval.measures or drop this"
+    for index, name in enumerate(eval.measures):
+        if package := METRICS.provider(name):
+            loc = ("eval", "measures", index)
+            if name in RECORDED:
+                yield value_issue(loc, name, f"of {package} has the name of a number that every run records; rename it")
+            try:
+                METRICS.load(name)
+            except IpcnnError as error:
+                yield value_issue(loc, name, str(error))
+                return
+    if eval.ablation_filters is not None and not any(METRICS.load(name).ablates() for name in eval.measures):
+        ablating = [name for name in METRICS.built_in if METRICS.load(name).ablates()]
+        advice = f"no filter is ablated; add {' or '.join(ablating)} to eval.measures or drop this"
         yield value_issue(("eval", "ablation_filters"), eval.ablation_filters, advice, ("eval.measures",))
 
 

@@ -1,8 +1,9 @@
-"""What a look at every item finds, spread over the workers and merged exactly."""
+"""Forward passes over a list of items, spread over the workers and merged exactly."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,51 +11,84 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ipcnn_ray.data.batches import Batch
+from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import TrainingError
-from ipcnn_ray.train.feature_cache import InputPipeline
+from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.runtime import Runtime
 
-Look = Callable[[Batch, NDArray[np.int64]], dict[str, Tensor]]
-"""Finds [b, ...] tensors in a batch; the second argument numbers its rows among the items. Numbers from the count of
-items on are padding: what is found there is dropped after the merge."""
+Forward = Callable[[Batch, NDArray[np.int64]], dict[str, Tensor]]
+"""From a batch and the positions of its rows among the items to tensors [b, ...] by name. Positions at or beyond the
+number of items are padding; their rows are dropped after the merge."""
+MAY_BE_NAN = "state "
+"""Prefix of names whose tensors may hold NaN."""
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """The items of an evaluation, each (crop, mirrored) pair once, and what each is for."""
+
+    items: Items
+    weight_I: Tensor
+    """How often the validation split holds the item, float64."""
+    object_positions: Tensor
+    """Positions in `items` of the object images, not mirrored."""
+
+    @classmethod
+    def of(cls, store: CropStore, images: str) -> EvaluationPlan:
+        """images: `all` object images, or those of the `validation` split (mirrored there or not)."""
+        objects = store.objects
+        if images == "validation":
+            objects = np.intersect1d(objects, store.val_items[:, 0])
+        upright = np.stack([objects, np.zeros_like(objects)], 1)
+        items = distinct_items(store.val_items, upright)
+        position = {(index, mirrored): i for i, (index, mirrored) in enumerate(items.tolist())}
+        weight_I = torch.zeros(len(items), dtype=torch.float64)
+        for index, mirrored in store.val_items.tolist():
+            weight_I[position[index, mirrored]] += 1
+        return cls(items, weight_I, torch.tensor([position[index, 0] for index in objects.tolist()]))
+
+    @property
+    def validation_positions(self) -> Tensor:
+        """Positions in `items` of the validation items."""
+        return (self.weight_I > 0).nonzero()[:, 0]
 
 
 @torch.no_grad()
-def item_rows(
+def infer(
     inputs: InputPipeline,
     items: Items,
     runtime: Runtime,
-    look: Look,
+    forward: Forward,
     *,
     epoch: int,
     batch_size: int,
     crops: bool = False,
 ) -> dict[str, Tensor]:
-    """What `look` finds of all items, in their order, as [I, ...] tensors on the CPU of every rank.
+    """Results of `forward` for all items, in their order, as [I, ...] tensors on the CPU of every rank.
 
-    The network of `inputs` is in evaluation mode while `look` is called. The items are dealt out to the workers in
-    turn. batch_size: of one worker. crops: the batches hold the crops themselves, for `Inputs.changed_rows`.
-    Raises TrainingError when something that was found is infinite or NaN.
+    The network of `inputs` is in evaluation mode while `forward` is called. Worker r of W takes the items r, r + W, ...
+    batch_size: of one worker. crops: the batches hold the crops themselves, for `Inputs.changed_rows`.
+    Raises TrainingError when a result is infinite or NaN, unless its name begins with `MAY_BE_NAN`.
     """
     count = len(items)
     numbers = np.arange(runtime.rank, count + -count % runtime.world_size, runtime.world_size)
-    cuts = [numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)]
-    found: dict[str, list[Tensor]] = {}
+    parts = [numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)]
+    results: dict[str, list[Tensor]] = {}
     inputs.net.eval()
     try:
-        with (inputs.images if crops else inputs.loader)([items[cut % count] for cut in cuts]) as loader:
-            for batch, cut in zip(loader, cuts, strict=True):
-                runtime.report_progress(f"evaluating epoch {epoch}", int(cut[0]), count, "images")
-                for name, rows in look(batch, cut).items():
-                    found.setdefault(name, []).append(rows)
+        with (inputs.images if crops else inputs.loader)([items[part % count] for part in parts]) as loader:
+            for batch, part in zip(loader, parts, strict=True):
+                runtime.report_progress(f"evaluating epoch {epoch}", int(part[0]), count, "images")
+                for name, rows in forward(batch, part).items():
+                    results.setdefault(name, []).append(rows)
     finally:
         inputs.net.train()
     merged = {
         name: runtime.gather(torch.cat(tensors)).transpose(0, 1).flatten(0, 1)[:count].cpu()
-        for name, tensors in found.items()
+        for name, tensors in results.items()
     }
-    if not all(bool(tensor.isfinite().all()) for tensor in merged.values()):
+    if not all(bool(rows.isfinite().all()) for name, rows in merged.items() if not name.startswith(MAY_BE_NAN)):
         raise TrainingError(
             f"the network's outputs are not finite after epoch {epoch}: lower train.learning_rate, "
             "or loss.filter.weight if there is a filter loss"

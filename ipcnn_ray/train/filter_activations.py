@@ -15,26 +15,25 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ipcnn_ray.core.activation_threshold import cells_above, top_values
 from ipcnn_ray.core.mask import peak_NC
-from ipcnn_ray.core.metrics import part_interpretability as parts
 from ipcnn_ray.core.metrics.location_instability import (
+    InstabilityResult,
     LandmarkDistances,
-    LocationInstability,
     landmark_distances,
     location_instability_of_categories,
 )
-from ipcnn_ray.core.receptive_field import Field, activation_region
+from ipcnn_ray.core.receptive_field import DISC_DIAMETER, Field, activation_region
 from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.data.crop_store import CropStore, open_store, rows_reader
 from ipcnn_ray.data.datasets.dataset import Progress
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError, IpcnnError, Issue, TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
-from ipcnn_ray.train.distributed_inference import item_rows
-from ipcnn_ray.train.evaluate import EvaluationPlan
+from ipcnn_ray.train.distributed_inference import EvaluationPlan, infer
 from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.final_model import final_model
-from ipcnn_ray.train.metric_inputs import passed_maps, peak_places
+from ipcnn_ray.train.metric_inputs import masked_maps, peak_positions
 from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import InProcess
 
@@ -49,7 +48,7 @@ class FilterActivations:
     field: Field
     image_N: NDArray[np.int64]
     """Indices of the object images in the store."""
-    instability: LocationInstability
+    instability: InstabilityResult
     """Measured again, as in the run's evaluation."""
     peaks_NC2: Tensor
     """Centres of the receptive fields of the peaks."""
@@ -102,16 +101,16 @@ class FilterActivations:
 
         def look(batch: Batch, number_b: NDArray[np.int64]) -> dict[str, Tensor]:
             output = self.inputs.net(self.inputs.rows(batch), from_features=True, full=True)
-            return {"maps": passed_maps(output, self.layer)[:, list(filters)]}
+            return {"maps": masked_maps(output, self.layer)[:, list(filters)]}
 
-        maps = item_rows(self.inputs, items, _here(), look, epoch=_epochs(self.request), batch_size=32)["maps"]
+        maps = infer(self.inputs, items, _here(), look, epoch=_epochs(self.request), batch_size=32)["maps"]
         size = self.store.size
         return np.stack(
             [
                 np.stack(
                     [
                         activation_region(
-                            x_nn, float(self.threshold_C[c]), self.field, size, parts.DIAMETER * size
+                            x_nn, float(self.threshold_C[c]), self.field, size, DISC_DIAMETER * size
                         ).numpy()
                         for c, x_nn in zip(filters, x_Cnn, strict=True)
                     ]
@@ -186,7 +185,7 @@ def _look(
     layer = spec.eval.layer or net.interpretable[-1]
     C, n, _ = net.shape(layer)
     plan = EvaluationPlan.of(store, spec.eval.images)
-    count, objects = len(plan.items), plan.measured.numpy()
+    count, objects = len(plan.items), plan.object_positions.numpy()
     if not count or not len(objects):
         what = "no object image is among those that location instability is taken over"
         raise DataError([Issue(request.run_id, what, "Look at the data with `ipcnn data check`.")])
@@ -197,11 +196,11 @@ def _look(
     def look(batch: Batch, number_b: NDArray[np.int64]) -> dict[str, Tensor]:
         nonlocal above, top_CM
         output = net(inputs.rows(batch), from_features=True, full=True)
-        score_NCHW, passed_NCHW = output.scores[layer], passed_maps(output, layer)
+        score_NCHW, passed_NCHW = output.scores[layer], masked_maps(output, layer)
         if above is None:
-            above = parts.values_above(len(objects), passed_NCHW.shape[-1])
+            above = cells_above(len(objects), passed_NCHW.shape[-1])
             top_CM = torch.full((C, above + 1), -torch.inf, device=inputs.device)
-        top_CM = parts.top_values(passed_NCHW[torch.from_numpy(mine[number_b]).to(inputs.device)], top_CM)
+        top_CM = top_values(passed_NCHW[torch.from_numpy(mine[number_b]).to(inputs.device)], top_CM)
         if looking:
             looking(int(number_b.max()) + 1, count)
         return {
@@ -210,11 +209,11 @@ def _look(
             "strongest": passed_NCHW.amax((2, 3)),
         }
 
-    found = item_rows(inputs, plan.items, _here(), look, epoch=_epochs(request), batch_size=batch_size)
-    found = {name: rows[plan.measured] for name, rows in found.items()}
+    found = infer(inputs, plan.items, _here(), look, epoch=_epochs(request), batch_size=batch_size)
+    found = {name: rows[plan.object_positions] for name, rows in found.items()}
     image_N = plan.items[objects, 0]
     seen_from = layer_receptive_field(spec.model, layer)
-    peaks_NC2 = peak_places(found["peak"], seen_from, n)
+    peaks_NC2 = peak_positions(found["peak"], seen_from, n)
     instability = location_instability_of_categories(
         peaks_NC2,
         found["activation"],

@@ -1,196 +1,346 @@
-"""The measures beside location instability that a run asks for, taken in an evaluation."""
+"""The inputs of the metrics of interpretability, by the names of `core/metrics/filter_metric.py`.
+
+Peaks, activations and pooled maps come from the evaluation's own forward pass; the inputs that take further passes are
+computed when a metric needs them, once for all metrics and layers. No metric is named here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from functools import cache, partial
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ipcnn_ray.core.activation_threshold import cells_above, top_values
 from ipcnn_ray.core.classification import Form, classification_loss
 from ipcnn_ray.core.mask import peak_NC
-from ipcnn_ray.core.metrics import FilterMeasure, of_own_category
-from ipcnn_ray.core.metrics import consistency as consistent
-from ipcnn_ray.core.metrics import part_interpretability as parts
-from ipcnn_ray.core.metrics import purity as pure
-from ipcnn_ray.core.metrics.ablation import ablation, own_category, spread
-from ipcnn_ray.core.metrics.activation_entropy import activation_entropy, map_entropy
-from ipcnn_ray.core.metrics.mutual_information_score import mutual_information_score
-from ipcnn_ray.core.metrics.stability import pixel_noise, stability
+from ipcnn_ray.core.metrics.filter_metric import FilterMetric, LayerContext, MetricResult, filter_category
+from ipcnn_ray.core.metrics.part_positions import part_boxes
+from ipcnn_ray.core.pixel_noise import pixel_noise
 from ipcnn_ray.core.receptive_field import Field, centers
 from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.data.split import Items
-from ipcnn_ray.errors import DataError, Issue
+from ipcnn_ray.errors import DataError, Issue, TrainingError
 from ipcnn_ray.models.net import InterpretableNet, Output
-from ipcnn_ray.spec.metric_info import ABLATIONS, MeasureName
-from ipcnn_ray.train.distributed_inference import item_rows
+from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
+from ipcnn_ray.train.distributed_inference import EvaluationPlan, infer
 from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.runtime import Runtime
 
-if TYPE_CHECKING:
-    from ipcnn_ray.train.evaluate import EvaluationPlan
-
-Found = dict[MeasureName, dict[str, FilterMeasure]]
-"""Measure -> interpretable layer -> what was found."""
+LATE_INPUTS = frozenset({"threshold_C", "part_masks_NKSS"})
+"""Inputs of `update` that are not there in the evaluation's own forward pass."""
 
 
 @dataclass(frozen=True)
 class MetricsConfig:
-    """Which measures, and what they depend on."""
+    """The metrics of an evaluation, and the settings that they depend on."""
 
-    measures: tuple[MeasureName, ...] = ()
+    names: tuple[str, ...] = ()
+    """Metrics beside location instability, which is always there."""
     seed: int = 0
-    """Of the noise of `stability`."""
+    """Of the noise on the images."""
     ablation_filters: int | None = None
-    """Filters of a layer that are ablated; None for all."""
-    form: Form = "logistic"
-    """Of the classification loss."""
+    """Number of filters of a layer that are ablated; None for all."""
+    classification: Form = "logistic"
+    """Form of the classification loss."""
+    top_images: int = 100
+    instability: Literal["paper", "released"] = "paper"
+
+    @classmethod
+    def of(cls, spec: ExperimentSpec) -> MetricsConfig:
+        return cls(
+            spec.eval.measures,
+            spec.seed,
+            spec.eval.ablation_filters,
+            spec.loss.classification,
+            spec.eval.top_images,
+            spec.eval.instability,
+        )
+
+    def classes(self) -> dict[str, type[FilterMetric]]:
+        """All metrics by name."""
+        return {name: METRICS.load(name) for name in (INSTABILITY, *self.names)}
 
     def check(self, store: CropStore) -> None:
-        """DataError when the data lack what a measure needs."""
-        if "part_interpretability" in self.measures and part_sizes(store) is None:
-            what = "part_interpretability needs the size of every part, and these data tell only where parts are"
-            advice = "Take data with part sizes, or leave it out of eval.measures (purity and consistency need none)."
-            raise DataError([Issue("eval.measures", what, advice)])
+        """Raise DataError when the data lack what a metric needs."""
+        issues = []
+        for name, metric in self.classes().items():
+            if metric.needs_part_sizes() and bool(np.isnan(store.part_sizes_NK2).all()):
+                what = f"{name} needs the size of every part, and these data tell only where parts are"
+                advice = f"Take data with part sizes, or leave {name} out of eval.measures."
+                issues.append(Issue("eval.measures", what, advice))
+            if metric.images == "validation" and len(np.unique(store.labels_N[store.val_items[:, 0]])) < 2:
+                what = f"{name} compares categories, and the validation items are all of one"
+                advice = f"Take data with negatives or several categories, or leave {name} out of eval.measures."
+                issues.append(Issue("eval.measures", what, advice))
+        if issues:
+            raise DataError(issues)
+
+
+class Metrics:
+    """The metrics of all interpretable layers in one evaluation.
+
+    Pass `rows` of every batch of the evaluation's forward pass on to the workers' merge, then call `compute`.
+    """
+
+    def __init__(
+        self,
+        config: MetricsConfig,
+        inputs: InputPipeline,
+        plan: EvaluationPlan,
+        fields: Mapping[str, Field],
+        runtime: Runtime,
+        *,
+        epoch: int,
+        batch_size: int,
+    ) -> None:
+        self._config, self._inputs, self._net, self._store = config, inputs, inputs.net, inputs.store
+        self._plan, self._fields, self._runtime = plan, fields, runtime
+        self._infer = partial(infer, inputs, runtime=runtime, epoch=epoch, batch_size=batch_size)
+        self._metrics = {
+            name: {
+                layer: metric(
+                    LayerContext(
+                        self._store.size,
+                        self._net.shape(layer)[1],
+                        fields[layer],
+                        config.top_images,
+                        config.instability,
+                    )
+                )
+                for layer in self._net.interpretable
+            }
+            for name, metric in config.classes().items()
+        }
+        self._rows: Mapping[str, Tensor] = {}
+        # Each pass runs once. A cached method would keep the object alive.
+        self._noisy_peaks = cache(self._noisy_pass)
+        self._loss_changes = cache(self._ablation_passes)
+        self._thresholds = cache(self._threshold_pass)
+        self._late_states = cache(self._late_update_pass)
 
     def rows(self, output: Output) -> dict[str, Tensor]:
-        """What the measures need of every item of a batch, by name and layer."""
-        found = {}
-        for layer, x_NCHW in output.maps.items():
-            if "activation_entropy" in self.measures:
-                found[f"entropy {layer}"] = map_entropy(x_NCHW).nan_to_num(-1)  # -1: a map that is zero
-            if self.measures:
-                found[f"pooled {layer}"] = x_NCHW.mean((2, 3))
-        return found
+        """What the metrics need of each image of a batch, by name and layer."""
+        rows = {}
+        for layer, score_NCHW in output.scores.items():
+            rows[f"peak {layer}"] = peak_NC(score_NCHW)
+            rows[f"activation {layer}"] = score_NCHW.amax((2, 3))
+            if self._config.names:
+                rows[f"pooled {layer}"] = output.maps[layer].mean((2, 3))
+            for name, by_layer in self._metrics.items():
+                metric = by_layer[layer]
+                if metric.update_inputs() and not _is_late(metric):
+                    rows[f"state {name} {layer}"] = _update(metric, output, layer)
+        return rows
+
+    def compute(self, rows: Mapping[str, Tensor]) -> dict[str, dict[str, MetricResult]]:
+        """Metric -> interpretable layer -> result, the same on every rank.
+
+        rows: what `rows` gave, of all items of the plan.
+        Raises TrainingError when a metric does not give one number per filter.
+        """
+        self._rows = rows
+        return {
+            name: {layer: self._measure(metric, layer) for layer, metric in by_layer.items()}
+            for name, by_layer in self._metrics.items()
+        }
+
+    def _measure(self, metric: FilterMetric, layer: str) -> MetricResult:
+        validation = metric.images == "validation"
+        values = {name: self._input(name, metric.name, layer, validation) for name in metric.compute_inputs()}
+        category_C = self._category(layer) if metric.images == "own_category" else torch.empty(0)
+        filters = len(self._ablated(layer)) if metric.ablates() else self._net.shape(layer)[0]
+        try:
+            return metric.measure(values, filters, label_N=self._labels(validation), category_C=category_C)
+        except ValueError as error:
+            package = METRICS.provider(metric.name)
+            if not package:
+                raise
+            raise TrainingError(f"metric {metric.name!r} of {package}: {error}\nUpdate that package.") from error
+
+    def _input(self, name: str, metric: str, layer: str, validation: bool) -> Tensor:
+        """An input of `FilterMetric.compute`."""
+        positions, items = self._positions(validation), self._items(validation)
+        match name:
+            case "state" if _is_late(self._metrics[metric][layer]):
+                return self._late_states(validation)[f"state {metric} {layer}"]
+            case "state":
+                return self._rows[f"state {metric} {layer}"][positions]
+            case "peaks_NC2":
+                return self._peaks(self._rows[f"peak {layer}"][positions], layer)
+            case "activation_NC":
+                return self._rows[f"activation {layer}"][positions]
+            case "pooled_NC":
+                return self._rows[f"pooled {layer}"][positions]
+            case "label_N":
+                return self._labels(validation)
+            case "landmarks_NK2":
+                return torch.from_numpy(self._store.landmarks_of(items))
+            case "parts_shown_NK":
+                return ~torch.stack(_boxes(self._store, items)).isnan().any(3).any(0)
+            case "noisy_peaks_NC2":
+                return self._peaks(self._noisy_peaks(validation)[layer], layer)
+            case "loss_change_NC":
+                return self._loss_changes(validation)[layer]
+            case "own_NC":
+                filters = self._ablated(layer) if self._metrics[metric][layer].ablates() else slice(None)
+                return self._labels(validation)[:, None] == self._category(layer)[filters]
+        raise AssertionError(name)
+
+    def _positions(self, validation: bool) -> Tensor:
+        return self._plan.validation_positions if validation else self._plan.object_positions
+
+    def _items(self, validation: bool) -> Items:
+        items: Items = self._plan.items[self._positions(validation).numpy()]
+        return items
+
+    def _labels(self, validation: bool) -> Tensor:
+        return torch.from_numpy(self._store.labels_N[self._items(validation)[:, 0]])
+
+    def _peaks(self, peak_NC: Tensor, layer: str) -> Tensor:
+        return peak_positions(peak_NC, self._fields[layer], self._net.shape(layer)[1])
+
+    def _category(self, layer: str) -> Tensor:
+        """The category of each filter, [C]."""
+        label_N = self._labels(False)
+        pooled_NC = self._rows[f"pooled {layer}"][self._plan.object_positions]
+        return filter_category(pooled_NC, label_N, torch.unique(label_N))
+
+    def _ablated(self, layer: str) -> Tensor:
+        return ablated_filters(self._net.shape(layer)[0], self._config.ablation_filters)
+
+    def _noisy_pass(self, validation: bool) -> dict[str, Tensor]:
+        """By layer the cell of each map's peak in images with noise, [N, C]."""
+        items = self._items(validation)
+
+        def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
+            indices = items[position_b % len(items), 0].tolist()
+            noise_b3SS = torch.stack([pixel_noise(self._config.seed, index, self._store.size) for index in indices])
+            output = self._net(self._inputs.changed_rows(batch, noise_b3SS), from_features=True, full=True)
+            return {layer: peak_NC(score_NCHW) for layer, score_NCHW in output.scores.items()}
+
+        return self._infer(items, forward=forward, crops=True)
+
+    def _ablation_passes(self, validation: bool) -> dict[str, Tensor]:
+        """By layer the change of the classification loss without one filter each, [N, F] float64."""
+
+        def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
+            output = self._net(self._inputs.rows(batch), from_features=True, full=True)
+            logits = {"intact": output.logits_NL}
+            for layer, x_NCHW in output.passed.items():
+                filters = self._ablated(layer).tolist()
+                without = [_logits_without(self._net, layer, x_NCHW, c, output.logits_NL) for c in filters]
+                logits[layer] = torch.stack(without, 1)
+            return logits
+
+        form, label_N = self._config.classification, self._labels(validation)
+        logits = self._infer(self._items(validation), forward=forward)
+        loss_N = classification_loss(logits.pop("intact").double(), label_N, form)
+        changes = {}
+        for layer, ablated_NFL in logits.items():
+            N, F, _ = ablated_NFL.shape
+            label_X = label_N.repeat_interleave(F)
+            ablated_loss_X = classification_loss(ablated_NFL.double().flatten(0, 1), label_X, form)
+            changes[layer] = ablated_loss_X.view(N, F) - loss_N[:, None]
+        return changes
+
+    def _threshold_pass(self, validation: bool) -> dict[str, Tensor]:
+        """By layer T_f of each filter over all images of all workers, [C]."""
+        items, top_by_layer = self._items(validation), {}
+        for layer in self._net.interpretable:
+            C, n, _ = self._net.shape(layer)
+            top_by_layer[layer] = torch.full(
+                (C, cells_above(len(items), n) + 1), -torch.inf, device=self._inputs.device
+            )
+
+        def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
+            real = torch.from_numpy(position_b < len(items)).to(self._inputs.device)
+            output = self._net(self._inputs.rows(batch), from_features=True, full=True)
+            for layer, top_CM in top_by_layer.items():
+                top_by_layer[layer] = top_values(masked_maps(output, layer)[real], top_CM)
+            return {}
+
+        self._infer(items, forward=forward)
+        thresholds = {}
+        for layer, top_CM in top_by_layer.items():
+            all_CM = self._runtime.gather(top_CM).transpose(0, 1).flatten(1)
+            thresholds[layer] = all_CM.topk(top_CM.shape[1], dim=1).values[:, -1]
+        return thresholds
+
+    def _late_update_pass(self, validation: bool) -> dict[str, Tensor]:
+        """The states of the metrics whose `update` needs some of `LATE_INPUTS`, by metric and layer."""
+        items, device = self._items(validation), self._inputs.device
+        late = {
+            name: by_layer
+            for name, by_layer in self._metrics.items()
+            if _is_late(metric := next(iter(by_layer.values()))) and (metric.images == "validation") == validation
+        }
+        needs = {need for by_layer in late.values() for metric in by_layer.values() for need in metric.update_inputs()}
+        thresholds = self._thresholds(validation) if "threshold_C" in needs else {}
+        boxes = _boxes(self._store, items) if "part_masks_NKSS" in needs else None
+
+        def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
+            output = self._net(self._inputs.rows(batch), from_features=True, full=True)
+            extra = {}
+            if boxes is not None:
+                rows = (position_b % len(items)).tolist()
+                masks = [part_boxes(boxes[0][row], boxes[1][row], self._store.size) for row in rows]
+                extra["part_masks_NKSS"] = torch.stack(masks).to(device)
+            states = {}
+            for name, by_layer in late.items():
+                for layer, metric in by_layer.items():
+                    if layer in thresholds:
+                        extra["threshold_C"] = thresholds[layer]
+                    states[f"state {name} {layer}"] = _update(metric, output, layer, extra)
+            return states
+
+        return self._infer(items, forward=forward)
 
 
-def part_sizes(store: CropStore) -> NDArray[np.float32] | None:
-    """Height and width of the box of each landmark's part as shares of the crop, [N, K, 2], where they are known."""
-    return None if bool(np.isnan(store.part_sizes_NK2).all()) else store.part_sizes_NK2
+def _is_late(metric: FilterMetric) -> bool:
+    return bool(LATE_INPUTS & set(metric.update_inputs()))
 
 
-def peak_places(peak_NC: Tensor, field: Field, n: int) -> Tensor:
+def _update(metric: FilterMetric, output: Output, layer: str, extra: Mapping[str, Tensor] | None = None) -> Tensor:
+    """Call `update` with those of its inputs that it takes."""
+    make: dict[str, Callable[[], Tensor]] = {
+        "maps_NCHW": lambda: output.maps[layer],
+        "masked_maps_NCHW": lambda: masked_maps(output, layer),
+    }
+    return metric.update(
+        **{name: make[name]() if name in make else (extra or {})[name] for name in metric.update_inputs()}
+    )
+
+
+def peak_positions(peak_NC: Tensor, field: Field, n: int) -> Tensor:
     """(row, col) in pixels, [N, C, 2] float64, of the centres of the receptive fields of cells row * n + col."""
     center_n = centers(field, n)
     return torch.stack([center_n[peak_NC // n], center_n[peak_NC % n]], 2)
 
 
-def take(
-    wanted: MetricsConfig,
-    merged: Mapping[str, Tensor],
-    inputs: InputPipeline,
-    plan: EvaluationPlan,
-    fields: Mapping[str, Field],
-    runtime: Runtime,
-    *,
-    epoch: int,
-    batch_size: int,
-) -> Found:
-    """All wanted measures, the same numbers on every rank.
-
-    merged: rows of the plan's items: for each layer `peak`, `activation` and those of `Wanted.rows`.
-    Peaks, entropies and part interpretability are of the plan's object images, with several categories of those of the
-    filter's own (Zhang et al., CVPR 2018, section 5.2.1); the mutual information score and ablation of its validation
-    items, each once, so that there are images of other classes.
-    """
-    names, net, store = wanted.measures, inputs.net, inputs.store
-    found: Found = {name: {} for name in names}
-    if not names:
-        return found
-    seen = plan.weight_I > 0
-    objects = plan.items[plan.measured]
-    label_V = torch.from_numpy(store.labels_N[plan.items[seen, 0]])
-    label_N = torch.from_numpy(store.labels_N[objects[:, 0]])
-    landmarks_NK2 = torch.from_numpy(store.landmarks_NK2[objects[:, 0]])
-    box_side, patch_side = consistent.HALF_SIDE * store.size, pure.HALF_SIDE * store.size
-    look = partial(item_rows, inputs, runtime=runtime, epoch=epoch, batch_size=batch_size)
-    noisy: Mapping[str, Tensor] = {}
-    if "stability" in names:
-        noisy = look(objects, look=_noisy_peaks(inputs, objects, wanted.seed), crops=True)
-    hits: Mapping[str, Tensor] = {}
-    if "part_interpretability" in names:
-        hits = _hits(look, inputs, objects, fields, runtime)
-    ablated: Mapping[str, Tensor] = {}
-    if set(ABLATIONS) & set(names):
-        ablated = look(plan.items[seen], look=_ablated(inputs, wanted.ablation_filters))
-
-    def over_objects(layer: str) -> dict[MeasureName, Callable[[Tensor], FilterMeasure]]:
-        """The measures over those of the object images that a mask [N] picks."""
-        place = partial(peak_places, field=fields[layer], n=net.shape(layer)[1])
-        peaks_NC2 = place(merged[f"peak {layer}"][plan.measured])
-        activation_NC = merged[f"activation {layer}"][plan.measured]
-        found: dict[MeasureName, Callable[[Tensor], FilterMeasure]] = {
-            "consistency": lambda of: consistent.consistency(peaks_NC2[of], landmarks_NK2[of], box_side),
-            "purity": lambda of: pure.purity(peaks_NC2[of], activation_NC[of], landmarks_NK2[of], patch_side),
-        }
-        if "stability" in names:
-            noisy_NC2 = place(noisy[layer])
-            found["stability"] = lambda of: stability(peaks_NC2[of], noisy_NC2[of], landmarks_NK2[of], box_side)
-        if "part_interpretability" in names:
-            shown_NK = ~_boxes(store, objects).isnan().any(3).any(0)
-            found["part_interpretability"] = lambda of: parts.part_interpretability(hits[layer][of], shown_NK[of])
-        if "activation_entropy" in names:
-            entropy_NC = merged[f"entropy {layer}"][plan.measured]
-            entropy_NC = entropy_NC.where(entropy_NC >= 0, torch.nan)
-            found["activation_entropy"] = lambda of: activation_entropy(entropy_NC[of])
-        return found
-
-    for layer in net.interpretable:
-        own_C = own_category(merged[f"pooled {layer}"][plan.measured], label_N, torch.unique(label_N))
-        for name, over in over_objects(layer).items():
-            if name in names:
-                found[name][layer] = of_own_category(over, label_N, own_C)
-        if "mutual_information_score" in names:
-            pooled_VC = merged[f"pooled {layer}"][seen]
-            found["mutual_information_score"][layer] = mutual_information_score(pooled_VC, label_V)
-        if ablated:
-            own_F = own_C[spread(len(own_C), wanted.ablation_filters)]
-            loss_V = classification_loss(ablated["intact"].double(), label_V, wanted.form)
-            ablated_VFL = ablated[layer].double()
-            label_of_each = label_V.repeat_interleave(ablated_VFL.shape[1])
-            ablated_loss = classification_loss(ablated_VFL.flatten(0, 1), label_of_each, wanted.form)
-            ablated_loss_VF = ablated_loss.view(ablated_VFL.shape[:2])
-            effects = ablation(loss_V, ablated_loss_VF, label_V[:, None] == own_F)
-            for name, effect in zip(ABLATIONS, effects, strict=True):
-                if name in names:
-                    found[name][layer] = effect
-    return found
+def masked_maps(output: Output, layer: str) -> Tensor:
+    """The maps that a layer passes on. Where it is pooled before the mask, its maps after ReLU, whose cells have the
+    layer's receptive fields."""
+    passed, scores = output.passed[layer], output.scores[layer]
+    return passed if passed.shape == scores.shape else torch.relu(scores)
 
 
-def _noisy_peaks(inputs: InputPipeline, items: Items, seed: int) -> Any:
-    """A look at images with noise: by layer the cell of each map's peak."""
-
-    def look(batch: Batch, number_b: NDArray[np.int64]) -> dict[str, Tensor]:
-        indices = items[number_b % len(items), 0].tolist()
-        noise_b3SS = torch.stack([pixel_noise(seed, index, inputs.store.size) for index in indices])
-        output = inputs.net(inputs.changed_rows(batch, noise_b3SS), from_features=True, full=True)
-        return {layer: peak_NC(score_NCHW) for layer, score_NCHW in output.scores.items()}
-
-    return look
+def ablated_filters(C: int, count: int | None) -> Tensor:
+    """Indices of the filters to ablate: all C, or `count` of them at equal distances, the first among them."""
+    if count is None or count >= C:
+        return torch.arange(C)
+    return torch.arange(count) * C // count
 
 
-def _ablated(inputs: InputPipeline, most: int | None) -> Any:
-    """A look at the scores: intact [b, L], and by layer without one filter each, [b, F, L]."""
-
-    def look(batch: Batch, number_b: NDArray[np.int64]) -> dict[str, Tensor]:
-        output = inputs.net(inputs.rows(batch), from_features=True, full=True)
-        found = {"intact": output.logits_NL}
-        for layer, x_NCHW in output.passed.items():
-            filters = spread(x_NCHW.shape[1], most).tolist()
-            found[layer] = torch.stack([_without(inputs.net, layer, x_NCHW, c, output.logits_NL) for c in filters], 1)
-        return found
-
-    return look
-
-
-def _without(net: InterpretableNet, layer: str, x_NCHW: Tensor, c: int, intact_NL: Tensor) -> Tensor:
-    """Scores with the map of filter c set to zero; those of images in which it is zero already stay as they are."""
+def _logits_without(net: InterpretableNet, layer: str, x_NCHW: Tensor, c: int, intact_NL: Tensor) -> Tensor:
+    """Logits with the map of filter c set to zero. Those of images in which it is zero already are not recomputed."""
     live_N = x_NCHW[:, c].flatten(1).any(1)
     ablated_NL = intact_NL.clone()
     if bool(live_N.any()):
@@ -200,64 +350,6 @@ def _without(net: InterpretableNet, layer: str, x_NCHW: Tensor, c: int, intact_N
     return ablated_NL
 
 
-def passed_maps(output: Output, layer: str) -> Tensor:
-    """What a layer passes on; where it is pooled before it is masked, its map after ReLU, whose cells have the layer's
-    receptive fields."""
-    passed, scores = output.passed[layer], output.scores[layer]
-    return passed if passed.shape == scores.shape else torch.relu(scores)
-
-
-def _boxes(store: CropStore, items: Items) -> Tensor:
-    """Centres and sizes in pixels of the parts' boxes in items that are not mirrored, [2, N, K, 2]."""
-    sizes = part_sizes(store)
-    assert sizes is not None  # Wanted.check
-    numbers = (store.landmarks_NK2, sizes * store.size)
-    return torch.stack([torch.from_numpy(one[items[:, 0]]) for one in numbers])
-
-
-def _hits(
-    look: Any, inputs: InputPipeline, items: Items, fields: Mapping[str, Field], runtime: Runtime
-) -> dict[str, Tensor]:
-    """By layer whether each filter's region hits each part in each object image, [N, C, K] bool.
-
-    The threshold is taken over all object images; with several categories, that is not the filter's own alone.
-
-    Two looks: the first finds every filter's threshold over all images of all workers, the second compares.
-    """
-    net, store, count = inputs.net, inputs.store, len(items)
-    tops = {}
-    for layer in net.interpretable:
-        C, n, _ = net.shape(layer)
-        tops[layer] = torch.full((C, parts.values_above(count, n) + 1), -torch.inf, device=inputs.device)
-
-    def first(batch: Batch, number_b: NDArray[np.int64]) -> dict[str, Tensor]:
-        real = torch.from_numpy(number_b < count).to(inputs.device)
-        output = net(inputs.rows(batch), from_features=True, full=True)
-        for layer in tops:
-            tops[layer] = parts.top_values(passed_maps(output, layer)[real], tops[layer])
-        return {}
-
-    look(items, look=first)
-    thresholds = {}
-    for layer, top_CM in tops.items():
-        all_CM = runtime.gather(top_CM).transpose(0, 1).flatten(1)
-        thresholds[layer] = all_CM.topk(top_CM.shape[1], dim=1).values[:, -1]
-    rounds = {
-        layer: parts.round_fields(fields[layer], net.shape(layer)[1], store.size, parts.DIAMETER * store.size)
-        for layer in tops
-    }
-    rounds = {layer: round_PSS.float().to(inputs.device) for layer, round_PSS in rounds.items()}
-    boxes_2NK2 = _boxes(store, items)
-
-    def second(batch: Batch, number_b: NDArray[np.int64]) -> dict[str, Tensor]:
-        output = net(inputs.rows(batch), from_features=True, full=True)
-        maps = {layer: passed_maps(output, layer) for layer in tops}
-        found: dict[str, list[Tensor]] = {layer: [] for layer in tops}
-        for row, number in enumerate((number_b % count).tolist()):
-            masks_KSS = parts.part_boxes(boxes_2NK2[0, number], boxes_2NK2[1, number], store.size).to(inputs.device)
-            for layer, x_NCHW in maps.items():
-                found[layer].append(parts.part_hits(x_NCHW[row], thresholds[layer], rounds[layer], masks_KSS))
-        return {layer: torch.stack(rows) for layer, rows in found.items()}
-
-    merged: dict[str, Tensor] = look(items, look=second)
-    return merged
+def _boxes(store: CropStore, items: Items) -> tuple[Tensor, Tensor]:
+    """Centres and (height, width) in pixels of the boxes around the parts, each [N, K, 2]; NaN where unknown."""
+    return torch.from_numpy(store.landmarks_of(items)), torch.from_numpy(store.part_sizes_NK2[items[:, 0]] * store.size)

@@ -28,7 +28,8 @@ from ipcnn_ray.tracking.tracker import RunRecord, State, Tracker
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train.checkpoint import Origin
 from ipcnn_ray.train.data_sync import fetch_to_node
-from ipcnn_ray.train.evaluate import EvaluationPlan, evaluate
+from ipcnn_ray.train.distributed_inference import EvaluationPlan
+from ipcnn_ray.train.evaluate import evaluate
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.filter_term import filter_terms
 from ipcnn_ray.train.metric_inputs import MetricsConfig
@@ -113,7 +114,7 @@ class Trainer:
 
         fetch_to_node(request.paths)
         self.store = store = prepare(spec.data, table.image_size, request.paths, self._image_progress("data"))
-        self.metrics = _metrics_config(spec)
+        self.metrics = MetricsConfig.of(spec)
         self.metrics.check(store)
 
         self.fitted = fit_template(spec.template, store)
@@ -227,10 +228,7 @@ class Trainer:
                 self.runtime,
                 epoch=epoch,
                 batch_size=max(1, spec.train.batch_size // self.runtime.world_size),
-                top_images=spec.eval.top_images,
-                form=spec.loss.classification,
-                instability=spec.eval.instability,
-                wanted=self.metrics,
+                config=self.metrics,
             )
             metrics |= evaluation_metrics(self.request, evaluation)
         return {**metrics, "seconds": time.perf_counter() - start}
@@ -312,7 +310,3 @@ def _optimizer(spec: ExperimentSpec, net: InterpretableNet, loaded: LoadReport |
     if train.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=train.learning_rate)
     return torch.optim.SGD(groups, lr=train.learning_rate, momentum=train.momentum)
-
-
-def _metrics_config(spec: ExperimentSpec) -> MetricsConfig:
-    return MetricsConfig(spec.eval.measures, spec.seed, spec.eval.ablation_filters, spec.loss.classification)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from functools import cached_property
 from importlib import import_module
@@ -35,14 +36,17 @@ class Registry:
         my_metric = "my_package.my_metric:MyMetric"
     """
 
-    def __init__(self, group: str, built_in: Mapping[str, str]) -> None:
+    def __init__(self, group: str, built_in: Mapping[str, str], *, base: str = "") -> None:
         """
         Args:
             group: Name of the entry-point group, such as ``ipcnn.metrics``.
             built_in: Name of each implementation of this package, and where it is, as ``module:attribute``.
+            base: Class that implementations are subclasses of, as ``module:attribute``; their attribute ``name`` is
+                then the name in the registry.
         """
         self.group = group
         self.built_in = dict(built_in)
+        self.base = base
 
     @cached_property
     def _external(self) -> dict[str, EntryPoint]:
@@ -65,20 +69,26 @@ class Registry:
         """Import and return the implementation of this name.
 
         Raises:
-            IpcnnError: If there is none, or if the module of another package cannot be imported.
+            IpcnnError: If there is none, or if that of another package cannot be imported or is not a subclass of
+                the base.
         """
         if name in self.built_in:
             return import_object(self.built_in[name])
         if name not in self._external:
             known = ", ".join(self.names())
             raise IpcnnError(f"{self.group} has no {name!r}\nIt has {known}.{did_you_mean(name, list(self.names()))}")
+        entry = f"the entry point {self.group} {name!r} of {_package(self._external[name])}"
         try:
-            return self._external[name].load()
+            implementation = self._external[name].load()
         except Exception as error:
             raise IpcnnError(
-                f"the entry point {self.group} {name!r} of {_package(self._external[name])} cannot be imported: "
-                f"{type(error).__name__}: {error}\nUpdate or uninstall that package."
+                f"{entry} cannot be imported: {type(error).__name__}: {error}\nUpdate or uninstall that package."
             ) from error
+        if self.base and not (inspect.isclass(implementation) and issubclass(implementation, import_object(self.base))):
+            raise IpcnnError(f"{entry} is {implementation!r}\nIt must be a subclass of {self.base}.")
+        if self.base and (own_name := getattr(implementation, "name", None)) != name:
+            raise IpcnnError(f"{entry} is a class with the name {own_name!r}\nThe two names must be the same.")
+        return implementation
 
     def provider(self, name: str) -> str:
         """Return the name and version of the package that adds this name; empty for those of this package."""

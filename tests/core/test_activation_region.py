@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from ipcnn_ray.core.metrics.part_interpretability import round_fields
-from ipcnn_ray.core.receptive_field import Field, activation_region
+from ipcnn_ray.core.receptive_field import Field, activation_region, discs
 
 FIELD = Field(stride=2, size=5, first_center=1.0)
 
@@ -53,8 +52,8 @@ def test_as_the_slow_twin(field, diameter):
 
 def test_it_is_the_region_that_part_interpretability_measures():
     x_nn = torch.rand(6, 6, generator=torch.Generator().manual_seed(2))
-    fields_PSS = round_fields(FIELD, 6, 17, 5.0)
-    union = fields_PSS[(x_nn > 0.7).flatten()].any(0)
+    discs_PSS = discs(FIELD, 6, 17, 5.0)
+    union = discs_PSS[(x_nn > 0.7).flatten()].any(0)
     assert torch.equal(activation_region(x_nn, 0.7, FIELD, 17, 5.0), union)
 
 

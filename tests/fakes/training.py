@@ -16,8 +16,10 @@ from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.models.build import build
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.train.evaluate import EvaluationPlan, Measured, evaluate
+from ipcnn_ray.train.distributed_inference import EvaluationPlan
+from ipcnn_ray.train.evaluate import Evaluation, evaluate
 from ipcnn_ray.train.feature_cache import InputPipeline
+from ipcnn_ray.train.metric_inputs import MetricsConfig
 from ipcnn_ray.train.run_request import RunRequest, RunResult
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.trainer import train_run
@@ -172,16 +174,9 @@ def copy_of(inputs: InputPipeline) -> InputPipeline:
 
 
 def measure(
-    inputs: InputPipeline,
-    spec: ExperimentSpec,
-    runtime: InProcess,
-    batch_size: int = 5,
-    top_images: int = 4,
-    **more: Any,
-) -> Measured:
-    """Evaluate a copy of the network on all objects."""
+    inputs: InputPipeline, spec: ExperimentSpec, runtime: InProcess, *metrics: str, batch_size: int = 5, **settings: Any
+) -> Evaluation:
+    """Evaluate a copy of the network on all objects. settings: of MetricsConfig."""
     fields = {layer: layer_receptive_field(spec.model, layer) for layer in inputs.net.interpretable}
-    plan = EvaluationPlan.of(inputs.store, "all")
-    return evaluate(
-        copy_of(inputs), plan, fields, runtime, epoch=1, batch_size=batch_size, top_images=top_images, **more
-    )
+    plan, config = EvaluationPlan.of(inputs.store, "all"), MetricsConfig(metrics, seed=5, top_images=4, **settings)
+    return evaluate(copy_of(inputs), plan, fields, runtime, epoch=1, batch_size=batch_size, config=config)

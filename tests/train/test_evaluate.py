@@ -8,7 +8,8 @@ from fakes.training import InProcess, as_threads, measure, tiny
 from ipcnn_ray.data.batches import to_input
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
-from ipcnn_ray.train.evaluate import EvaluationPlan, evaluate
+from ipcnn_ray.train.distributed_inference import EvaluationPlan
+from ipcnn_ray.train.evaluate import evaluate
 
 
 class Repeats:
@@ -24,12 +25,12 @@ def test_every_pair_once_weighted_by_its_repeats():
     plan = EvaluationPlan.of(Repeats, "all")
     assert plan.items.tolist() == [[0, 0], [1, 0], [1, 1], [2, 0], [2, 1], [3, 0]]
     assert plan.weight_I.tolist() == [0, 2, 1, 0, 1, 1]
-    assert plan.measured.tolist() == [0, 1, 3]
+    assert plan.object_positions.tolist() == [0, 1, 3]
 
 
 def test_only_objects_of_the_validation_split():
     plan = EvaluationPlan.of(Repeats, "validation")
-    assert plan.items[plan.measured].tolist() == [[1, 0], [2, 0]]
+    assert plan.items[plan.object_positions].tolist() == [[1, 0], [2, 0]]
 
 
 def slowly(inputs, spec, layer, top_images):
@@ -78,7 +79,7 @@ def test_agrees_with_one_image_at_a_time(bench):
     assert found.counts.seen == len(inputs.store.val_items)
     assert found.counts.error == pytest.approx(error)
     assert found.counts.loss == pytest.approx(loss, rel=1e-5)
-    assert found.instability["conv5"].mean == pytest.approx(instability, rel=1e-6)
+    assert found.metrics["instability"]["conv5"].mean == pytest.approx(instability, rel=1e-6)
 
 
 @pytest.mark.parametrize("world", [3, 4, 5])
@@ -90,8 +91,8 @@ def test_padding_of_the_last_deal_changes_no_metric(bench, world):
     for found in as_threads(world, lambda runtime: measure(inputs, spec, runtime, batch_size=2)):
         assert (found.counts.wrong, found.counts.seen) == (alone.counts.wrong, alone.counts.seen)
         assert found.counts.loss == pytest.approx(alone.counts.loss, rel=1e-6)
-        for layer, one in alone.instability.items():
-            torch.testing.assert_close(found.instability[layer].per_filter_C, one.per_filter_C)
+        for layer, one in alone.metrics["instability"].items():
+            torch.testing.assert_close(found.metrics["instability"][layer].per_filter_C, one.per_filter_C)
 
 
 def test_the_network_goes_back_to_training_even_after_an_error(bench):
@@ -107,7 +108,6 @@ def test_the_network_goes_back_to_training_even_after_an_error(bench):
             InProcess(),
             epoch=1,
             batch_size=4,
-            top_images=10,
         )
     assert inputs.net.training
 

@@ -40,7 +40,7 @@ def test_softmax_starts_at_the_loss_of_guessing(bench):
     inputs = bench.inputs(spec)
     with torch.no_grad():
         inputs.net.head["fc7"].weight.zero_()
-    found = measure(inputs, spec, InProcess(), form="softmax")
+    found = measure(inputs, spec, InProcess(), classification="softmax")
     assert found.counts.loss == pytest.approx(math.log(3), rel=1e-6)
     assert found.counts.error == pytest.approx(2 / 3)  # always the first category
 
@@ -53,8 +53,8 @@ def test_instability_is_that_of_each_category_by_itself(bench):
     own = []
     for label in range(3):
         inputs.store.labels_N[:] = np.where(labels == label, 0, -1)
-        own.append(measure(inputs, spec, InProcess()).instability["conv5"].per_filter_C)
-    assert torch.equal(together.instability["conv5"].per_filter_C, torch.stack(own).amin(0))
+        own.append(measure(inputs, spec, InProcess()).metrics["instability"]["conv5"].per_filter_C)
+    assert torch.equal(together.metrics["instability"]["conv5"].per_filter_C, torch.stack(own).amin(0))
 
 
 def test_one_category_has_the_weights_that_it_had(bench):

@@ -5,35 +5,53 @@ Symbols: N images, C filters, K landmarks; positions are (row, col) in pixels.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ipcnn_ray.core.metrics.filter_metric import FilterMetric, MetricResult, check_shape
+
+
+class LocationInstability(FilterMetric):
+    """Mean over landmarks of the standard deviation of the distance from the peak, as a share of the image diagonal.
+
+    Every run is measured by it. See `location_instability_of_categories`.
+    """
+
+    name = "instability"
+    unit = "share of the image diagonal"
+    better = "lower"
+    description = "location instability (Zhang et al., CVPR 2018)"
+    images = "objects"
+
+    def compute(self, peaks_NC2: Tensor, activation_NC: Tensor, landmarks_NK2: Tensor, label_N: Tensor) -> Tensor:
+        return location_instability_of_categories(
+            peaks_NC2,
+            activation_NC,
+            landmarks_NK2,
+            label_N,
+            self.layer.image_size * math.sqrt(2),
+            variant=self.layer.instability,
+            top_images=self.layer.top_images,
+        ).per_filter_C
+
 
 @dataclass(frozen=True)
-class LocationInstability:
-    """The measure, as fractions of the image diagonal; lower is better."""
+class InstabilityResult(MetricResult):
+    """Location instability of the filters of a layer, as shares of the image diagonal."""
 
-    mean: float
-    """Mean over the filters that could be measured; NaN when none could."""
-    per_filter_C: Tensor
-    """One number per filter; NaN for a filter that was dropped."""
     deviation_CK: Tensor
-    """One deviation per filter and landmark, as a fraction of the diagonal; NaN below two images."""
+    """One deviation per filter and landmark; NaN below two images."""
     category_C: Tensor
     """Index of the category that each filter was measured on."""
-
-    @property
-    def dropped(self) -> int:
-        """Filters that could not be measured."""
-        return int(self.per_filter_C.isnan().sum())
 
 
 def location_instability(
     peaks_NC2: Tensor, activation_NC: Tensor, landmarks_NK2: Tensor, diagonal: float, *, top_images: int = 100
-) -> LocationInstability:
+) -> InstabilityResult:
     """Location instability of C filters.
 
     peaks_NC2: centre of the receptive field of each map's peak. activation_NC: value at the peak.
@@ -47,13 +65,9 @@ def location_instability(
     Deviations: none for one category.
     """
     N, C, K = peaks_NC2.shape[0], peaks_NC2.shape[1], landmarks_NK2.shape[1]
-    for name, tensor, expected in (
-        ("peaks_NC2", peaks_NC2, (N, C, 2)),
-        ("activation_NC", activation_NC, (N, C)),
-        ("landmarks_NK2", landmarks_NK2, (N, K, 2)),
-    ):
-        if tuple(tensor.shape) != expected:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: expected {list(expected)}")
+    check_shape("peaks_NC2", peaks_NC2, (N, C, 2))
+    check_shape("activation_NC", activation_NC, (N, C))
+    check_shape("landmarks_NK2", landmarks_NK2, (N, K, 2))
     if not K:
         raise ValueError("landmarks_NK2 has no landmark: expected K >= 1")
     if not bool(activation_NC.isfinite().all()):
@@ -64,18 +78,18 @@ def location_instability(
         raise ValueError(f"diagonal = {diagonal}: expected a positive number of pixels")
     columns = []
     for k in range(K):
-        seen = ~landmarks_NK2[:, k].isnan().any(1)
-        place_V12 = landmarks_NK2[seen, k].double()[:, None]
-        if len(place_V12) < 2:
+        shown = ~landmarks_NK2[:, k].isnan().any(1)
+        landmark_V12 = landmarks_NK2[shown, k].double()[:, None]
+        if len(landmark_V12) < 2:
             columns.append(torch.full((C,), torch.nan, dtype=torch.float64, device=peaks_NC2.device))
             continue
-        order_VC = activation_NC[seen].argsort(dim=0, descending=True, stable=True)[:top_images]
-        distance_VC = (peaks_NC2[seen].double() - place_V12).norm(dim=2)
+        order_VC = activation_NC[shown].argsort(dim=0, descending=True, stable=True)[:top_images]
+        distance_VC = (peaks_NC2[shown].double() - landmark_V12).norm(dim=2)
         columns.append(distance_VC.gather(0, order_VC).std(0, correction=1))
     deviation_CK = torch.stack(columns, 1) / diagonal
     per_filter_C = deviation_CK.mean(1)
     category_C = torch.zeros(C, dtype=torch.int64, device=deviation_CK.device)
-    return LocationInstability(float(per_filter_C.nanmean()), per_filter_C, deviation_CK, category_C)
+    return InstabilityResult(per_filter_C, deviation_CK, category_C)
 
 
 def location_instability_of_categories(
@@ -87,12 +101,12 @@ def location_instability_of_categories(
     *,
     variant: Literal["paper", "released"] = "paper",
     top_images: int = 100,
-) -> LocationInstability:
-    """Location instability where the images show several categories: `location_instability` within each, then one
-    category per filter.
+) -> InstabilityResult:
+    """Location instability where the images show several categories.
 
-    label_N: category of each image, from 0; the other arguments as there. A landmark that no image of a category
-    shows is none of that category's, and its mean is over the others.
+    `location_instability` is taken within each category; then one category is chosen per filter. label_N: category of
+    each image, from 0; the other arguments as there. A landmark that no image of a category shows does not count for
+    that category, and its mean is over the others.
     paper: a filter's category is the one in which it is the most stable. released: the one on whose images its mean
     activation at the peak is the highest, and a filter that cannot be measured there is dropped.
     For one category both are `location_instability`.
@@ -107,45 +121,43 @@ def location_instability_of_categories(
         raise ValueError(f"label_N has shape {tuple(label_N.shape)}: expected a category for each of the images")
     categories = sorted(set(label_N.tolist()))
     if len(categories) == 1:
-        one = location_instability(peaks_NC2, activation_NC, landmarks_NK2, diagonal, top_images=top_images)
-        return replace(one, category_C=one.category_C + categories[0])
-    found, score_LC = [], []
+        result = location_instability(peaks_NC2, activation_NC, landmarks_NK2, diagonal, top_images=top_images)
+        return replace(result, category_C=result.category_C + categories[0])
+    per_filter, deviations, scores = [], [], []
     for category in categories:
-        mine = label_N == category
-        places_NK2 = landmarks_NK2[mine]
-        has_K = ~places_NK2.isnan().any(2).all(0)
+        member_N = label_N == category
+        positions_NK2 = landmarks_NK2[member_N]
+        has_K = ~positions_NK2.isnan().any(2).all(0)
         if not bool(has_K.any()):
             has_K[:] = True  # nothing to measure: NaN for every filter, by the rule for one category
-        one = location_instability(
-            peaks_NC2[mine], activation_NC[mine], places_NK2[:, has_K], diagonal, top_images=top_images
+        result = location_instability(
+            peaks_NC2[member_N], activation_NC[member_N], positions_NK2[:, has_K], diagonal, top_images=top_images
         )
-        deviation_CK = torch.full((len(one.per_filter_C), len(has_K)), torch.nan, dtype=torch.float64)
-        deviation_CK[:, has_K] = one.deviation_CK.cpu()
-        found.append((one.per_filter_C.cpu(), deviation_CK))
-        score_LC.append(activation_NC[mine].double().mean(0).cpu())
-    per_filter_LC = torch.stack([per_filter_C for per_filter_C, _ in found])
-    if variant == "released":
-        chosen_C = torch.stack(score_LC).argmax(0)
-    else:
-        chosen_C = per_filter_LC.nan_to_num(torch.inf).argmin(0)
+        deviation_CK = torch.full((len(result.per_filter_C), len(has_K)), torch.nan, dtype=torch.float64)
+        deviation_CK[:, has_K] = result.deviation_CK.cpu()
+        per_filter.append(result.per_filter_C.cpu())
+        deviations.append(deviation_CK)
+        scores.append(activation_NC[member_N].double().mean(0).cpu())
+    per_filter_LC = torch.stack(per_filter)
+    most_active_C, most_stable_C = torch.stack(scores).argmax(0), per_filter_LC.nan_to_num(torch.inf).argmin(0)
+    chosen_C = most_active_C if variant == "released" else most_stable_C
     filters_C = torch.arange(per_filter_LC.shape[1])
     per_filter_C = per_filter_LC[chosen_C, filters_C]
-    return LocationInstability(
-        float(per_filter_C.nanmean()),
+    return InstabilityResult(
         per_filter_C,
-        torch.stack([deviation_CK for _, deviation_CK in found])[chosen_C, filters_C],
+        torch.stack(deviations)[chosen_C, filters_C],
         torch.tensor(categories)[chosen_C],
     )
 
 
 @dataclass(frozen=True)
 class LandmarkDistances:
-    """From a filter's peak to the landmarks, as fractions of the image diagonal."""
+    """Distances from a filter's peak to the landmarks, as shares of the image diagonal."""
 
     distance_NK: Tensor
     """float64; NaN where the image does not show the landmark."""
     counted_NK: Tensor
-    """bool: the image is one of the strongest, and its distance enters the deviation."""
+    """bool: the image is one of the strongest, so its distance counts in the deviation."""
     mean_K: Tensor
     """Mean of the counted distances; NaN when none is counted."""
     deviation_K: Tensor
@@ -156,12 +168,12 @@ class LandmarkDistances:
 def landmark_distances(
     peaks_N2: Tensor, activation_N: Tensor, landmarks_NK2: Tensor, diagonal: float, *, top_images: int = 100
 ) -> LandmarkDistances:
-    """The distances of one filter: what `location_instability` reduces to a number.
+    """Return the distances of one filter that `location_instability` reduces to a number.
 
     peaks_N2: centre of the receptive field of the map's peak, (row, col) in pixels. activation_N: value at the peak.
     landmarks_NK2: NaN where the image does not show the landmark. diagonal: of the image, pixels. Of the images that
     show a landmark the `top_images` with the strongest activation count (ties: the earlier image).
-    With several categories, the images are those of the filter's own.
+    With several categories, give the images of the filter's own category.
 
     Source: Zhang et al., CVPR 2018, section 5. Deviations: none.
     Raises ValueError for shapes that do not fit.

@@ -1,28 +1,30 @@
-"""Measures in an evaluation: against one image at a time, over workers, through a run's record."""
+"""The metrics in an evaluation: against one image at a time, over workers, through a run's record."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
-from fakes.training import InProcess, MemoryTracker, as_threads, copy_of, tiny
+from fakes.metrics import install
+from fakes.training import InProcess, MemoryTracker, as_threads, measure, tiny
 
+from ipcnn_ray.core.activation_threshold import cells_above
 from ipcnn_ray.core.mask import mask_maps
-from ipcnn_ray.core.metrics import part_interpretability as parts
-from ipcnn_ray.core.metrics.stability import pixel_noise
+from ipcnn_ray.core.metrics.filter_metric import COMPUTE_INPUTS, LayerContext
+from ipcnn_ray.core.metrics.part_interpretability import PartInterpretability
+from ipcnn_ray.core.metrics.part_positions import part_boxes
+from ipcnn_ray.core.pixel_noise import pixel_noise
 from ipcnn_ray.data.batches import to_input
-from ipcnn_ray.errors import DataError
+from ipcnn_ray.errors import DataError, TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
-from ipcnn_ray.spec.metric_info import MeasureName
-from ipcnn_ray.train.evaluate import EvaluationPlan, evaluate
-from ipcnn_ray.train.metric_inputs import MetricsConfig
+from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
+from ipcnn_ray.train.metric_inputs import MetricsConfig, ablated_filters
 from ipcnn_ray.train.trainer import train_run
 
-ALL: tuple[MeasureName, ...] = get_args(MeasureName)
+ALL = tuple(name for name in METRICS.built_in if name != INSTABILITY)
 WITHOUT_PARTS = tuple(name for name in ALL if name != "part_interpretability")
 
 
@@ -34,28 +36,14 @@ def with_part_sizes(inputs):
     return inputs
 
 
-def measure(inputs, spec, runtime, wanted, batch_size=5):
-    fields = {layer: layer_receptive_field(spec.model, layer) for layer in inputs.net.interpretable}
-    return evaluate(
-        inputs,
-        EvaluationPlan.of(inputs.store, "all"),
-        fields,
-        runtime,
-        epoch=1,
-        batch_size=batch_size,
-        top_images=4,
-        wanted=wanted,
-    )
-
-
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory, crops):
-    """Inputs with part sizes, their spec, and all measures of one worker."""
+    """Inputs with part sizes, their spec, and all metrics of one worker."""
     from fakes.training import Bench
 
     bench, spec = Bench(tmp_path_factory.mktemp("measures"), crops), tiny(model={"dropout": 0.0})
     inputs = with_part_sizes(bench.inputs(spec))
-    return inputs, spec, measure(inputs, spec, InProcess(), MetricsConfig(ALL, seed=5)).measures
+    return inputs, spec, measure(inputs, spec, InProcess(), *ALL).metrics
 
 
 class Slowly:
@@ -175,18 +163,15 @@ def test_part_interpretability_of_all_images_at_once(scene):
         maps = slowly.output(index).maps["conv5"]
         passed.append(mask_maps(maps, inputs.net.mask("conv5").unit_Pnn)[0])
     x_NCHW = torch.stack(passed)
-    count = parts.values_above(*x_NCHW.shape[::2])
+    count = cells_above(*x_NCHW.shape[::2])
     threshold_C = x_NCHW.transpose(0, 1).flatten(1).sort(1, descending=True).values[:, count]
-    fields_PSS = parts.round_fields(slowly.rf, 16, 64, parts.DIAMETER * 64)
-    paths, sizes = torch.from_numpy(store.landmarks_NK2), torch.from_numpy(store.part_sizes_NK2 * 64)
-    hits = [
-        parts.part_hits(x, threshold_C, fields_PSS, parts.part_boxes(paths[i], sizes[i], 64))
-        for i, x in zip(store.objects, x_NCHW, strict=True)
-    ]
-    shown_NK = ~paths[store.objects].isnan().any(2)
-    expected = parts.part_interpretability(torch.stack(hits), shown_NK)
-    assert 0 < expected.mean < 1
-    assert found["part_interpretability"]["conv5"].mean == pytest.approx(expected.mean)
+    landmarks, sizes = torch.from_numpy(store.landmarks_NK2), torch.from_numpy(store.part_sizes_NK2 * 64)
+    masks = torch.stack([part_boxes(landmarks[i], sizes[i], 64) for i in store.objects])
+    metric = PartInterpretability(LayerContext(64, 16, slowly.rf))
+    shown_NK = ~landmarks[store.objects].isnan().any(2)
+    expected = float(metric.compute(metric.update(x_NCHW, threshold_C, masks), shown_NK).mean())
+    assert 0 < expected < 1
+    assert found["part_interpretability"]["conv5"].mean == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("world", "batch_size"), [(2, 3), (5, 2)])
@@ -194,10 +179,10 @@ def test_workers_find_what_one_finds(scene, world, batch_size):
     inputs, spec, alone = scene
 
     def work(runtime):
-        return measure(copy_of(inputs), spec, runtime, MetricsConfig(ALL, seed=5), batch_size).measures
+        return measure(inputs, spec, runtime, *ALL, batch_size=batch_size).metrics
 
     for found in as_threads(world, work):
-        assert set(found) == set(ALL)
+        assert set(found) == {INSTABILITY, *ALL}
         for name, by_layer in alone.items():
             for layer, one in by_layer.items():
                 torch.testing.assert_close(
@@ -212,10 +197,15 @@ def test_workers_find_what_one_finds(scene, world, batch_size):
 
 def test_only_some_filters_are_ablated(scene):
     inputs, spec, alone = scene
-    some = measure(inputs, spec, InProcess(), MetricsConfig(("ablation_own",), ablation_filters=4)).measures
-    assert set(some) == {"ablation_own"}
+    some = measure(inputs, spec, InProcess(), "ablation_own", ablation_filters=4).metrics
+    assert set(some) == {INSTABILITY, "ablation_own"}
     for layer, found in some["ablation_own"].items():
         torch.testing.assert_close(found.per_filter_C, alone["ablation_own"][layer].per_filter_C[[0, 8, 16, 24]])
+
+
+@pytest.mark.parametrize(("count", "expected"), [(None, [0, 1, 2, 3, 4]), (9, [0, 1, 2, 3, 4]), (2, [0, 2]), (1, [0])])
+def test_filters_at_equal_distances(count, expected):
+    assert ablated_filters(5, count).tolist() == expected
 
 
 def test_the_cache_of_frozen_layers_changes_nothing(bench):
@@ -244,15 +234,48 @@ def test_a_run_records_them_by_name_and_layer(bench):
         assert not set(metrics) & set(ALL) - {"purity", "activation_entropy"}
 
 
-def test_measures_do_not_change_the_training(bench):
+def test_metrics_do_not_change_the_training(bench):
     bench.run(tiny(train={"epochs": 2}), "plain")
     bench.run(tiny(train={"epochs": 2}, eval={"measures": list(WITHOUT_PARTS)}), "measured")
     assert bench.weights("plain") == bench.weights("measured")
 
 
-def test_data_without_part_sizes_are_refused(bench):
+def test_data_that_lack_what_a_metric_needs(bench):
     store = bench.inputs(tiny()).store
-    MetricsConfig(("part_interpretability",)).check(store)
+    config = MetricsConfig(ALL)
+    config.check(store)
     without = replace(store, part_sizes_NK2=np.full_like(store.part_sizes_NK2, np.nan))
     with pytest.raises(DataError, match="part_interpretability needs the size of every part, and these data tell only"):
-        MetricsConfig(("part_interpretability",)).check(without)
+        config.check(without)
+    of_cows = replace(store, val_items=store.val_items[store.labels_N[store.val_items[:, 0]] == 0])
+    with pytest.raises(DataError, match="ablation_own compares categories, and the validation items are all of one"):
+        config.check(of_cows)
+
+
+def test_metrics_of_another_package(scene, monkeypatch):
+    """They get what they need, the same on any number of workers, and errors name the package."""
+    install(monkeypatch, sparsity="Sparsity", upper_parts="UpperParts", wrong_shape="WrongShape")
+    inputs, spec, _ = scene
+    with pytest.raises(TrainingError, match=r"metric 'wrong_shape' of fakes.metrics:WrongShape: WrongShape.compute"):
+        measure(inputs, spec, InProcess(), "wrong_shape")
+    one = measure(inputs, spec, InProcess(), "sparsity", "upper_parts").metrics
+    outputs = [Slowly(inputs, spec, "conv4").output(i) for i in inputs.store.objects]
+    zero_C = torch.stack([(output.maps["conv4"][0] == 0).double().mean((1, 2)) for output in outputs]).mean(0)
+    assert 0 < float(zero_C.mean()) < 1
+    torch.testing.assert_close(one["sparsity"]["conv4"].per_filter_C, zero_C)
+    assert 0 < one["upper_parts"]["conv4"].mean < 1
+    for two in as_threads(2, lambda runtime: measure(inputs, spec, runtime, "sparsity", "upper_parts")):
+        for name in ("sparsity", "upper_parts"):
+            torch.testing.assert_close(two.metrics[name]["conv5"].per_filter_C, one[name]["conv5"].per_filter_C)
+    bare = replace(inputs.store, part_sizes_NK2=np.full_like(inputs.store.part_sizes_NK2, np.nan))
+    with pytest.raises(DataError, match="upper_parts needs the size of every part"):
+        MetricsConfig(("upper_parts",)).check(bare)
+
+
+def test_every_input_is_provided(scene, monkeypatch):
+    """A metric that takes all inputs of `compute`, on validation items and on object images."""
+    inputs, spec, _ = scene
+    for attribute in ("Everything", "EverythingOfObjects"):
+        install(monkeypatch, everything=attribute)
+        found = measure(inputs, spec, InProcess(), "everything", ablation_filters=5).metrics
+        assert found["everything"]["conv5"].per_filter_C.tolist() == [len(COMPUTE_INPUTS)] * 5

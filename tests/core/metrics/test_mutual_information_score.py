@@ -6,9 +6,15 @@ import math
 
 import pytest
 import torch
+from fakes.metrics import LAYER
 from torch import Tensor
 
-from ipcnn_ray.core.metrics.mutual_information_score import mutual_information_score
+from ipcnn_ray.core.metrics.filter_metric import MetricResult
+from ipcnn_ray.core.metrics.mutual_information_score import MutualInformationScore
+
+
+def mutual_information_score(pooled_NC: Tensor, label_N: Tensor, **options: int) -> MetricResult:
+    return MetricResult(MutualInformationScore(LAYER, **options).compute(pooled_NC, label_N))
 
 
 def psi(whole: int) -> float:

@@ -8,21 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipcnn_ray.core.metrics.part_interpretability import (
-    part_boxes,
-    part_hits,
-    part_interpretability,
-    round_fields,
-    top_values,
-    values_above,
-)
-from ipcnn_ray.core.receptive_field import Field
+from ipcnn_ray.core.activation_threshold import cells_above, top_values
+from ipcnn_ray.core.metrics.filter_metric import LayerContext, MetricResult
+from ipcnn_ray.core.metrics.part_interpretability import PartInterpretability, part_hits
+from ipcnn_ray.core.metrics.part_positions import part_boxes
+from ipcnn_ray.core.receptive_field import Field, discs
 
 FIELD = Field(stride=4, size=9, first_center=1.5)
 SIZE = 32
-
-
 DIAMETER = 10.0
+METRIC = PartInterpretability(LayerContext(SIZE, 8, FIELD), diameter=DIAMETER / SIZE)
+
+
+def part_interpretability(hit_NCK: Tensor, shown_NK: Tensor) -> MetricResult:
+    return MetricResult(METRIC.compute(hit_NCK, shown_NK))
 
 
 def in_a_field(row: int, col: int, cells: list[tuple[int, int]], field: Field, diameter: float) -> bool:
@@ -57,14 +56,12 @@ def slow(x_NCHW: Tensor, masks_NKSS: Tensor, shown_NK: Tensor, field: Field) -> 
     return found
 
 
-def fast(x_NCHW: Tensor, masks_NKSS: Tensor, shown_NK: Tensor, field: Field, batch: int):
+def fast(x_NCHW: Tensor, masks_NKSS: Tensor, shown_NK: Tensor, batch: int) -> MetricResult:
     N, C, n, _ = x_NCHW.shape
-    top_CM = torch.full((C, values_above(N, n) + 1), -torch.inf, dtype=x_NCHW.dtype)
+    top_CM = torch.full((C, cells_above(N, n) + 1), -torch.inf, dtype=x_NCHW.dtype)
     for start in range(0, N, batch):
         top_CM = top_values(x_NCHW[start : start + batch], top_CM)
-    fields_PSS = round_fields(field, n, masks_NKSS.shape[-1], DIAMETER)
-    hit_NCK = [part_hits(x, top_CM[:, -1], fields_PSS, masks) for x, masks in zip(x_NCHW, masks_NKSS, strict=True)]
-    return part_interpretability(torch.stack(hit_NCK), shown_NK)
+    return part_interpretability(METRIC.update(x_NCHW, top_CM[:, -1], masks_NKSS), shown_NK)
 
 
 def drawn(images: int = 10) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,26 +87,26 @@ def test_equals_a_loop_over_pixels():
     expected = slow(x_NCHW, masks_NKSS, shown_NK, FIELD)
     assert 0 < expected[0] < 1 and expected[3] == 0
     for batch in (1, 4, 10):
-        found = fast(x_NCHW, masks_NKSS, shown_NK, FIELD, batch)
+        found = fast(x_NCHW, masks_NKSS, shown_NK, batch)
         assert found.per_filter_C.tolist() == pytest.approx(expected)
 
 
 def test_by_hand():
     # 2 x 2 cells with centres at 1 and 4 of 6 pixels; a field of diameter 2 is a cross of five pixels.
-    fields_PSS = round_fields(Field(3, 3, 1.0), 2, 6, 2.0)
+    discs_PSS = discs(Field(3, 3, 1.0), 2, 6, 2.0)
     cross = [[0, 1], [1, 0], [1, 1], [1, 2], [2, 1]]
-    assert fields_PSS[0].nonzero().tolist() == cross
-    assert fields_PSS[1].nonzero().tolist() == [[row, col + 3] for row, col in cross]
+    assert discs_PSS[0].nonzero().tolist() == cross
+    assert discs_PSS[1].nonzero().tolist() == [[row, col + 3] for row, col in cross]
     x_CHW = torch.zeros(2, 2, 2)
     x_CHW[0, 0] = torch.tensor([3.0, 2.0])  # the upper two cells are above 1: two crosses, ten pixels
     x_CHW[1, 0] = torch.tensor([3.0, 1.0])  # the first alone
     mask_KSS = torch.zeros(2, 6, 6, dtype=torch.bool)
     mask_KSS[0, 1, :] = True  # 6 of 10 pixels, and 3 of 8
     mask_KSS[1, 1, 1] = True  # 1 of 10, and 1 of 5: exactly 0.2 is no hit
-    assert part_hits(x_CHW, torch.ones(2), fields_PSS, mask_KSS).tolist() == [[True, False], [True, False]]
+    assert part_hits(x_CHW, torch.ones(2), discs_PSS, mask_KSS).tolist() == [[True, False], [True, False]]
     mask_KSS[1, 1, 2] = True  # 2 of 10, and 2 of 5
-    assert part_hits(x_CHW, torch.ones(2), fields_PSS, mask_KSS).tolist() == [[True, False], [True, True]]
-    assert part_hits(x_CHW, torch.full((2,), 3.0), fields_PSS, mask_KSS).tolist() == [[False, False]] * 2
+    assert part_hits(x_CHW, torch.ones(2), discs_PSS, mask_KSS).tolist() == [[True, False], [True, True]]
+    assert part_hits(x_CHW, torch.full((2,), 3.0), discs_PSS, mask_KSS).tolist() == [[False, False]] * 2
 
 
 def test_a_part_counts_over_the_images_that_show_it():
@@ -119,7 +116,7 @@ def test_a_part_counts_over_the_images_that_show_it():
 
 
 def test_half_a_per_cent_of_the_cells_is_above_the_threshold():
-    assert [values_above(*sizes) for sizes in ((1, 14), (2, 10), (200, 13), (1, 1))] == [0, 1, 169, 0]
+    assert [cells_above(*sizes) for sizes in ((1, 14), (2, 10), (200, 13), (1, 1))] == [0, 1, 169, 0]
     x_NCHW = torch.arange(400.0).reshape(2, 2, 10, 10)
     top_CM = top_values(x_NCHW, torch.full((2, 2), -torch.inf))
     assert top_CM.tolist() == [[299, 298], [399, 398]]
@@ -138,10 +135,10 @@ def test_without_any_part_nothing_is_measured():
 
 
 def test_wrong_shapes_are_named():
-    x_CHW, threshold_C, fields_PSS = torch.zeros(2, 4, 4), torch.zeros(2), torch.zeros(16, 8, 8)
-    with pytest.raises(ValueError, match=r"fields_PSS has shape \(15, 8, 8\): expected \[16, 8, 8\]"):
-        part_hits(x_CHW, threshold_C, fields_PSS[1:], torch.zeros(1, 8, 8))
+    x_CHW, threshold_C, discs_PSS = torch.zeros(2, 4, 4), torch.zeros(2), torch.zeros(16, 8, 8)
+    with pytest.raises(ValueError, match=r"discs_PSS has shape \(15, 8, 8\): expected \[16, 8, 8\]"):
+        part_hits(x_CHW, threshold_C, discs_PSS[1:], torch.zeros(1, 8, 8))
     with pytest.raises(ValueError, match=r"masks_KSS has shape \(1, 8, 7\): expected \[1, 8, 8\]"):
-        part_hits(x_CHW, threshold_C, fields_PSS, torch.zeros(1, 8, 7))
-    with pytest.raises(ValueError, match=r"shown_NK has shape \(3, 1\): expected \[3, 2\]"):
+        part_hits(x_CHW, threshold_C, discs_PSS, torch.zeros(1, 8, 7))
+    with pytest.raises(ValueError, match=r"parts_shown_NK has shape \(3, 1\): expected \[3, 2\]"):
         part_interpretability(torch.zeros(3, 4, 2, dtype=torch.bool), torch.zeros(3, 1, dtype=torch.bool))

@@ -1,4 +1,4 @@
-"""Consistency, stability and purity, against numbers by hand and against loops."""
+"""Parts at peaks; consistency, stability and purity against numbers by hand and against loops."""
 
 from __future__ import annotations
 
@@ -6,14 +6,29 @@ import math
 
 import pytest
 import torch
+from fakes.metrics import LAYER
 from torch import Tensor
 
-from ipcnn_ray.core.metrics.consistency import consistency
-from ipcnn_ray.core.metrics.parts_at_peaks import parts_at_peaks
-from ipcnn_ray.core.metrics.purity import purity
-from ipcnn_ray.core.metrics.stability import IMAGENET_DEVIATION, pixel_noise, stability
+from ipcnn_ray.core.metrics.consistency import Consistency
+from ipcnn_ray.core.metrics.filter_metric import MetricResult
+from ipcnn_ray.core.metrics.part_positions import parts_at_peaks
+from ipcnn_ray.core.metrics.purity import Purity
+from ipcnn_ray.core.metrics.stability import Stability
+from ipcnn_ray.core.pixel_noise import IMAGENET_DEVIATION, pixel_noise
 
 NAN = math.nan
+
+
+def consistency(peaks: Tensor, landmarks: Tensor, half: float, **options: float) -> MetricResult:
+    return MetricResult(Consistency(LAYER, half_side=half, **options).compute(peaks, landmarks))
+
+
+def stability(peaks: Tensor, noisy: Tensor, landmarks: Tensor, half: float) -> MetricResult:
+    return MetricResult(Stability(LAYER, half_side=half).compute(peaks, noisy, landmarks))
+
+
+def purity(peaks: Tensor, activation: Tensor, landmarks: Tensor, half: float, **options: int) -> MetricResult:
+    return MetricResult(Purity(LAYER, half_side=half, **options).compute(peaks, activation, landmarks))
 
 
 def drawn(images: int = 25, filters: int = 7, landmarks: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
