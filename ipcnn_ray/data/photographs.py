@@ -111,9 +111,10 @@ def gather(
         if len(large) < len(read.objects):
             total.left_out[f"smaller than {min_side:g}^2 pixels"] += len(read.objects) - len(large)
         mask_sizes |= {photographs / item.image: item.mask_size for item in large if item.mask_size}
-        if issue := next(filter(None, (_shape_issue(item, len(landmarks)) for item in large)), None):
-            what = f"{issue} of {large[0].name if len(large) == 1 else category!r}"
-            raise DataError([Issue(reader, what, "Return one row for each of self.landmarks.")])
+        for item in large:
+            if what := _wrong_shape(item, len(landmarks)):
+                advice = "Return one entry for each of self.landmarks."
+                raise DataError([Issue(reader, f"returned for {item.name!r} {what}", advice)])
         of_category = [_crop(item, label, photographs) for item in large]
         if not read.issues:
             _check_use(category, landmarks, min_side, read, of_category, digest_root)
@@ -176,20 +177,18 @@ def _crop(item: AnnotatedObject, label: int, photographs: Path) -> Crop:
     return Crop(photographs / item.image, item.box, landmarks, item.name, label, item.in_training, sizes, item.masks)
 
 
-def _shape_issue(item: AnnotatedObject, count: int) -> str:
+def _wrong_shape(item: AnnotatedObject, count: int) -> str:
     """Return what has the wrong shape in an object that a reader returned; empty if nothing has."""
     for name, values in (("landmarks", item.landmarks_K2), ("sizes", item.sizes_K2)):
-        if values is None:
-            continue
         try:
-            shape: object = np.asarray(values, np.float64).shape
-        except (TypeError, ValueError) as error:
-            shape = error
+            shape = (count, 2) if values is None else np.asarray(values, np.float64).shape
+        except (TypeError, ValueError):
+            return f"{name} that are not an array of numbers, expected shape {(count, 2)}"
         if shape != (count, 2):
-            return f"returned {name} of shape {shape}, expected {(count, 2)}: object {item.name!r}"
+            return f"{name} of shape {shape}, expected {(count, 2)}"
     shapes = [None if mask is None else np.shape(mask) for mask in item.masks]
-    if shapes and (len(shapes) != count or any(shape not in (None, (G, G)) for shape in shapes)):
-        return f"returned masks of shapes {shapes}, expected {count} of {(G, G)} or None: object {item.name!r}"
+    if shapes and (len(shapes) != count or not {None, (G, G)}.issuperset(shapes)):
+        return f"masks of shapes {shapes}, expected {count} of {(G, G)} or None"
     return ""
 
 

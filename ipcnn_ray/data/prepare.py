@@ -70,7 +70,7 @@ def _check_plan(data: Dataset, plan: StorePlan) -> None:
     count, size = len(labels_N), len(data.categories)
     shapes = {
         "landmarks_NK2": (contents.landmarks_NK2.shape, (count, len(data.landmarks), 2)),
-        "names": (len(contents.names), count),
+        "names": ((len(contents.names),), (count,)),
         "train_items": (contents.train_items.shape, (len(contents.train_items), 2)),
         "val_items": (contents.val_items.shape, (len(contents.val_items), 2)),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
+from inspect import isabstract
 from operator import or_
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -128,6 +129,11 @@ class RegisteredKinds:
             declared = getattr(section.model_fields.get(self.field), "annotation", None)
             fact = f"{entry} is {section.__name__}, whose field {self.field} is {declared}"
             raise IpcnnError(f"{fact}\nDeclare {self.field}: Literal[{name!r}], without a default.")
+        if isabstract(section):
+            missing = ", ".join(sorted(section.__abstractmethods__))
+            raise IpcnnError(
+                f"{entry} is {section.__name__}, which lacks {missing}\nDefine what its base class asks for."
+            )
         return section
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
