@@ -22,7 +22,7 @@ from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
 from ipcnn_ray.tracking import open_tracker
-from ipcnn_ray.tracking.storage import below, is_url
+from ipcnn_ray.tracking.storage import is_url, join_path
 from ipcnn_ray.tracking.tracker import State
 from ipcnn_ray.tracking.tracking_uri import without_password
 from ipcnn_ray.utils.paths import Paths
@@ -124,7 +124,7 @@ def _local_log(experiment: str, follow: bool) -> Iterator[str]:
     identity = submitted_here(experiment, paths)
     with log_file(identity, paths).open(encoding="utf-8") as file:
         while True:
-            running = follow and is_running(below(paths.storage, identity))
+            running = follow and is_running(join_path(paths.storage, identity))
             if text := file.read():
                 yield text
             if not running:
@@ -166,7 +166,7 @@ def stop(
 def _request_stop(identity: str, paths: Paths) -> None:
     from ipcnn_ray.on_ray.experiment_dir import is_running, request_stop
 
-    root = below(paths.storage, identity)
+    root = join_path(paths.storage, identity)
     if not is_running(root):
         raise IpcnnError(f"{identity} is not under way in {paths.storage}\nSee what is: ipcnn list")
     request_stop(root)
@@ -193,7 +193,7 @@ def _stop_here(name: str, now: bool) -> None:
 
     paths = Paths.from_environment()
     identity = submitted_here(name, paths)
-    root = below(paths.storage, identity)
+    root = join_path(paths.storage, identity)
     if now:
         pid = None if is_url(root) else lock_holder_pid(root)
         if pid is None:

@@ -13,7 +13,7 @@ from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.runs import Run, grid_runs, named_runs, run_for, run_id
 from ipcnn_ray.spec.search import SpaceSearch, active
-from ipcnn_ray.tracking.storage import below
+from ipcnn_ray.tracking.storage import join_path
 from ipcnn_ray.tracking.tracker import RunRecord, Tracker
 from ipcnn_ray.train.run_request import ControlReference, RunRequest
 from ipcnn_ray.utils.paths import Paths
@@ -70,7 +70,7 @@ class ExperimentContext:
 
     def folder(self, run: Run) -> str:
         """Return the path or s3:// URL of the folder with a run's checkpoints and result."""
-        return below(self.root, run.label)
+        return join_path(self.root, run.label)
 
     def record(self, run: Run) -> RunRecord:
         """Return the tracker's record of a run; opened if it does not exist."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from ipcnn_ray.errors import IpcnnError, TrackingError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id
-from ipcnn_ray.tracking.storage import below, open_storage
+from ipcnn_ray.tracking.storage import join_path, open_storage
 from ipcnn_ray.train.run_dir import local_path, open_run_dir, read_file, write_file
 from ipcnn_ray.utils.locks import LockedError, pid_lock, pid_lock_holder
 from ipcnn_ray.utils.paths import Paths
@@ -35,7 +35,7 @@ LEASE_S = 60.0
 
 def experiment_folder(spec: ExperimentSpec, paths: Paths) -> str:
     """Return the path or s3:// URL of an experiment's folder."""
-    return below(paths.storage, experiment_id(spec))
+    return join_path(paths.storage, experiment_id(spec))
 
 
 def ray_storage_dir(folder: str, paths: Paths) -> Path:

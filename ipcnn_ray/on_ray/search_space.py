@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from ipcnn_ray.spec.objectives import violations
 from ipcnn_ray.spec.search import Choice, Constraint, Distribution, LogUniform, SpaceSearch, active
-from ipcnn_ray.tracking.storage import Storage, below
+from ipcnn_ray.tracking.storage import Storage, join_path
 from ipcnn_ray.train.run_dir import Folder, local_path, open_run_dir
 
 Settings = dict[str, Any]
@@ -102,7 +102,7 @@ class StudyStorage:
 
     def storage(self) -> JournalStorage:
         if (folder := local_path(self.folder)) is None:
-            return JournalStorage(StorageJournalBackend(open_run_dir(below(str(self.folder), "journal"))))
+            return JournalStorage(StorageJournalBackend(open_run_dir(join_path(str(self.folder), "journal"))))
         folder.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(str(folder / "optuna.log")))
 

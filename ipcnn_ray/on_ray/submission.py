@@ -28,7 +28,7 @@ from ipcnn_ray.spec.runs import Run, experiment_id, resolved_yaml
 from ipcnn_ray.spec.search import Combined, Search, SpaceSearch
 from ipcnn_ray.tracking import RETRY_S, open_tracker
 from ipcnn_ray.tracking.lineage import lineage
-from ipcnn_ray.tracking.storage import below, is_url, preflight
+from ipcnn_ray.tracking.storage import is_url, join_path, preflight
 from ipcnn_ray.tracking.tracker import RunRecord, Tracker
 from ipcnn_ray.tracking.tracking_uri import is_server
 from ipcnn_ray.train.data_sync import local_paths
@@ -96,7 +96,7 @@ def run_submission(
     listener(Logged(f"{experiment_id(spec)}: data"))
     image_size = spec.model.table.image_size
     crops = prepare(spec.data, image_size, paths, lambda done, total: listener(DataProgress(done, total)))
-    spool = below(experiment_dir.experiment_folder(spec, paths), "spool")
+    spool = join_path(experiment_dir.experiment_folder(spec, paths), "spool")
     tracker = open_tracker(paths, buffer=spool)
     tracker.prepare(spec.name, description=EXPERIMENT_DESCRIPTION)
     outcome = run_experiment(

@@ -27,7 +27,7 @@ from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.runs import Run
 from ipcnn_ray.spec.search import SpaceSearch, early_stopping
-from ipcnn_ray.tracking.storage import below
+from ipcnn_ray.tracking.storage import join_path
 from ipcnn_ray.train.checkpoint import read_result
 from ipcnn_ray.train.retry_state import Attempts
 
@@ -78,7 +78,7 @@ class ExperimentTuner:
     def run_search(self, context: ExperimentContext, search: SpaceSearch) -> tuple[dict[str, Run], Ended]:
         """Train the runs of an adaptive search. Settings that are sampled twice are one run."""
         silence_optuna()
-        study = StudyStorage(below(context.root, "search"), directions(context.objectives))
+        study = StudyStorage(join_path(context.root, "search"), directions(context.objectives))
         ended = self._finished_before(context, [context.run(settings) for settings in study.sampled_settings()])
         for index in range(MAX_PASSES):
             constraints, sampled = Constraints(search.constraints), study.sampled_settings()

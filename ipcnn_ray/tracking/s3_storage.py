@@ -1,9 +1,9 @@
-"""Files in an S3 bucket, Amazon's or any compatible server's. No other file imports boto3.
+"""Storage in an S3 bucket, Amazon's or a compatible server's. No other file imports boto3.
 
-The endpoint, the region and the credentials are boto3's own business: AWS_ENDPOINT_URL, AWS_DEFAULT_REGION,
-AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the role of the machine. Servers that do not know the newer
-checksums need AWS_REQUEST_CHECKSUM_CALCULATION=when_required. In any case the SHA-256 of every part is signed with its
-request, so a server refuses a part that was changed on its way; the size of what it holds is compared afterwards.
+boto3 itself reads the endpoint, region and credentials: AWS_ENDPOINT_URL, AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role. Servers without the newer checksums need
+AWS_REQUEST_CHECKSUM_CALCULATION=when_required. The SHA-256 of every part is signed with its request, so that a server
+rejects a part that was changed in transit; the stored size is compared afterwards.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from ipcnn_ray.utils.files import checked_key, write_atomic
 
 CONNECT_S, READ_S = 10, 60
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
-"""Between two attempts to reach a server; doubled each time."""
+"""Pause between attempts: doubled each time, up to the longest."""
 REFUSED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 MISSING = {"404", "NoSuchKey"}
 BUSY = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestTimeTooSkewed"}
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
 @functools.lru_cache(maxsize=4)
 def _client(environment: tuple[tuple[str, str], ...]) -> Any:
-    """The client of this environment (the AWS_ variables); threads may share it."""
+    """Return the client for these AWS_ variables. Threads may share it."""
     config = Config(
         connect_timeout=CONNECT_S,
         read_timeout=READ_S,
@@ -58,11 +58,15 @@ def _client(environment: tuple[tuple[str, str], ...]) -> Any:
 
 
 class S3Storage:
-    """A bucket and a prefix in it. Each request is tried again by boto3 (AWS_MAX_ATTEMPTS, default 3), and then by us
-    as long as there is timeout."""
+    """A prefix of a bucket. boto3 retries each request (AWS_MAX_ATTEMPTS, default 3); then it is repeated until the
+    timeout."""
 
     def __init__(self, url: str, timeout: float = 0.0) -> None:
-        """`url`: s3://BUCKET or s3://BUCKET/PREFIX. `timeout`: seconds."""
+        """
+        Args:
+            url: s3://BUCKET or s3://BUCKET/PREFIX.
+            timeout: Seconds to retry while the server does not respond.
+        """
         self.bucket, _, prefix = url.removeprefix("s3://").partition("/")
         if not self.bucket:
             raise TrackingError(f"IPCNN_STORAGE = {url!r} names no bucket\nGive s3://BUCKET/PREFIX.")
@@ -91,7 +95,7 @@ class S3Storage:
                 self._client.upload_fileobj(stream, self.bucket, name)
             return int(self._client.head_object(Bucket=self.bucket, Key=name)["ContentLength"])
 
-        stored = self._asked(f"{key} was not stored", put)
+        stored = self._request(f"{key} was not stored", put)
         if stored != size:
             self.delete(key)
             raise TrackingError(
@@ -105,7 +109,7 @@ class S3Storage:
             self._client.download_fileobj(self.bucket, self._name(key), target)
             return target.getvalue()
 
-        return self._asked(f"{key} cannot be read", get)
+        return self._request(f"{key} cannot be read", get)
 
     def get_file(self, key: str, local: Path) -> None:
         def get() -> None:
@@ -114,29 +118,29 @@ class S3Storage:
                 target.seek(0)
                 write_atomic(local, target)
 
-        self._asked(f"{key} cannot be copied to {local}", get)
+        self._request(f"{key} cannot be copied to {local}", get)
 
     def list(self, prefix: str = "") -> list[str]:
-        return sorted(self._found(prefix))
+        return sorted(self._entries(prefix))
 
-    def sums(self) -> dict[str, str]:
-        return self._found("")
+    def checksums(self) -> dict[str, str]:
+        return self._entries("")
 
-    def _found(self, prefix: str) -> dict[str, str]:
-        """Key of every file below a folder, with its size and the sum that the server has of it."""
+    def _entries(self, prefix: str) -> dict[str, str]:
+        """Return size and ETag of every file below a folder, by key."""
         top = self._name(prefix) if prefix else self.prefix
-        below = f"{top}/" if top else ""
-        own = len(self.prefix) + 1 if self.prefix else 0
+        folder = f"{top}/" if top else ""
+        start = len(self.prefix) + 1 if self.prefix else 0
 
-        def found() -> dict[str, str]:
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below)
-            entries = [entry for page in pages for entry in page.get("Contents", [])]
-            return {entry["Key"][own:]: f"{entry.get('Size')}-{entry.get('ETag')}" for entry in entries}
+        def entries() -> dict[str, str]:
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=folder)
+            listed = [entry for page in pages for entry in page.get("Contents", [])]
+            return {entry["Key"][start:]: f"{entry.get('Size')}-{entry.get('ETag')}" for entry in listed}
 
-        return self._asked("cannot be listed", found)
+        return self._request("cannot be listed", entries)
 
     def exists(self, key: str) -> bool:
-        def there() -> bool:
+        def exists() -> bool:
             try:
                 self._client.head_object(Bucket=self.bucket, Key=self._name(key))
             except ClientError as error:
@@ -145,46 +149,46 @@ class S3Storage:
                 raise
             return True
 
-        return self._asked(f"{key} cannot be looked up", there)
+        return self._request(f"{key} cannot be looked up", exists)
 
     def delete(self, key: str) -> None:
         name = self._name(key)
-        self._asked(f"{key} was not deleted", lambda: self._client.delete_object(Bucket=self.bucket, Key=name))
+        self._request(f"{key} was not deleted", lambda: self._client.delete_object(Bucket=self.bucket, Key=name))
 
     def move(self, prefix: str, target: str) -> None:
         for key in self.list(prefix):
             source = {"Bucket": self.bucket, "Key": self._name(key)}
             name = self._name(target + key.removeprefix(prefix))
-            self._asked(f"{key} was not moved", functools.partial(self._client.copy, source, self.bucket, name))
+            self._request(f"{key} was not moved", functools.partial(self._client.copy, source, self.bucket, name))
             self.delete(key)
 
     def _name(self, key: str) -> str:
         return f"{self.prefix}/{checked_key(key)}".lstrip("/")
 
-    def _asked(self, what: str, ask: Callable[[], Answer]) -> Answer:
-        """The server's answer; where it does not answer, it is asked again. boto3's errors as ours."""
+    def _request(self, failure: str, request: Callable[[], Result]) -> Result:
+        """Send a request, with retries; raise boto3's errors as TrackingError, which begins with `failure`."""
         end, pause = time.monotonic() + self.timeout, PAUSE_S
         while True:
             try:
-                return ask()
+                return request()
             except (BotoCoreError, Boto3Error, ClientError) as error:
-                text = f"storage {self.url}: {what}: {error}\n{_advice(error)}"
-                if not _may_pass(error):
+                text = f"storage {self.url}: {failure}: {error}\n{_advice(error)}"
+                if not _is_temporary(error):
                     raise TrackingError(text) from error
                 if time.monotonic() + pause > end:
                     raise UnreachableError(text) from error
-                log.warning("storage %s: %s: %s; asked again in %.0f s", self.url, what, error, pause)
+                log.warning("storage %s: %s: %s; retry in %.0f s", self.url, failure, error, pause)
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether the server is away or busy: asked again, it may answer."""
+def _is_temporary(error: Exception) -> bool:
+    """Whether the server is unreachable or busy, so that a retry may succeed."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status >= 500 or error.response["Error"]["Code"] in BUSY
     if isinstance(error, Boto3Error):
-        return True  # a transfer that gave up after its own attempts
+        return True  # a transfer after its own retries
     return isinstance(error, HTTPClientError | ConnectionError | IncompleteReadError)
 
 

@@ -1,4 +1,4 @@
-"""Whether the record and the storage can be used from this process: they are written to, read back, and tidied up."""
+"""Self-tests of the storage and the tracker from this process, for `ipcnn doctor`: write, read back, delete."""
 
 from __future__ import annotations
 
@@ -12,57 +12,49 @@ from ipcnn_ray.tracking.storage import preflight
 
 EXPERIMENT = "ipcnn_doctor"
 DESCRIPTION = "Runs that `ipcnn doctor` writes, reads back and deletes. It may be deleted for good."
-NUMBER = 0.125
+VALUE = 0.125
 
 
 @dataclass(frozen=True)
-class Probe:
-    """How one attempt went."""
+class ProbeResult:
+    """Result of a self-test."""
 
     seconds: float
-    """How long it took, or how long until it failed."""
+    """Time that it took, or after which it failed."""
     error: str
-    """Empty where it worked; else the fact, and below it what to do."""
-
-    @property
-    def fine(self) -> bool:
-        return not self.error
+    """Empty if it passed; else the error and, on the next line, advice."""
 
 
-def _timed(attempt: Callable[[], None]) -> Probe:
-    began = time.monotonic()
+def probe_storage(url: str) -> ProbeResult:
+    """Write, read, compare and delete 1 MiB."""
+    return _timed(lambda: preflight(url))
+
+
+def probe_record(uri: str, artifacts: str | None, run_id: str) -> ProbeResult:
+    """Write, read, compare and delete a run with a metric and a file. `run_id` must be unique."""
+    return _timed(lambda: _write_and_read(MlflowTracker(uri, artifacts), run_id))
+
+
+def _timed(test: Callable[[], object]) -> ProbeResult:
+    start = time.monotonic()
     try:
-        attempt()
+        test()
     except TrackingError as error:
-        return Probe(time.monotonic() - began, str(error))
-    return Probe(time.monotonic() - began, "")
+        return ProbeResult(time.monotonic() - start, str(error))
+    return ProbeResult(time.monotonic() - start, "")
 
 
-def probe_storage(url: str) -> Probe:
-    """1 MiB written, read back, compared and deleted."""
-    return _timed(lambda: _storage(url))
-
-
-def _storage(url: str) -> None:
-    preflight(url)
-
-
-def probe_record(uri: str, artifacts: str | None, run_id: str) -> Probe:
-    """A run with a number and a file, read back from the record and deleted. `run_id`: one that nobody else uses."""
-    return _timed(lambda: _record(MlflowTracker(uri, artifacts), run_id))
-
-
-def _record(tracker: MlflowTracker, run_id: str) -> None:
-    tracker.prepare(EXPERIMENT, description=DESCRIPTION)
+def _write_and_read(tracker: MlflowTracker, run_id: str) -> None:
+    tracker.prepare(EXPERIMENT, DESCRIPTION)
     run = tracker.open_parent(EXPERIMENT, run_id)
     try:
-        run.log_metrics([{"epoch": 1.0, "number": NUMBER}])
+        run.log_metrics([{"epoch": 1.0, "number": VALUE}])
         run.log_text("written by ipcnn doctor\n", "doctor.txt")
         run.set_state("succeeded")
-        found = [one.metrics.get("number") for one in tracker.find(EXPERIMENT, run_id)]
-        if found != [NUMBER]:
+        values = [recorded.metrics.get("number") for recorded in tracker.find(EXPERIMENT, run_id)]
+        if values != [VALUE]:
             raise TrackingError(
-                f"MLflow: {NUMBER} was recorded and {found} came back\n"
+                f"MLflow: {VALUE} was recorded and {values} came back\n"
                 "The store loses what is written. Set MLFLOW_TRACKING_URI to another one."
             )
     finally:

@@ -1,6 +1,6 @@
-"""Where the files of runs are kept, as the rest of the package sees it: a folder, or a bucket behind the same protocol.
+"""Storage of the files of runs: one protocol for a folder and a bucket.
 
-A key names a file: `/` between its parts, relative, such as `uniform-1a2b3c4d-r1/checkpoints/epoch-0007/meta.json`.
+A key is the relative path of a file, such as `uniform-1a2b3c4d-r1/checkpoints/epoch-0007/meta.json`.
 """
 
 from __future__ import annotations
@@ -13,50 +13,49 @@ from ipcnn_ray.errors import TrackingError
 from ipcnn_ray.utils.files import PARTIAL, checked_key, write_atomic
 
 PREFLIGHT_BYTES = 1 << 20
-"""A store that is broken for data may still take empty files."""
+"""A broken store may accept empty files."""
 
 
 class Storage(Protocol):
-    """A store of whole files: a file is there as it was given, or an error was raised. It pickles."""
+    """Files that are stored whole or not at all. It pickles. All methods raise TrackingError."""
 
     url: str
 
     def put_file(self, local: Path, key: str) -> None:
-        """Store a file of this machine. Raises TrackingError where it is not stored whole."""
+        """Store a local file."""
         ...
 
     def put_bytes(self, data: bytes, key: str) -> None: ...
 
     def get(self, key: str) -> bytes:
-        """The content of a file. Raises TrackingError where there is none."""
+        """Return the content of a file. A missing file is an error."""
         ...
 
     def get_file(self, key: str, local: Path) -> None:
-        """Copy a file to this machine; `local` appears whole or not at all."""
+        """Copy a file to the local path, which appears whole or not at all."""
         ...
 
     def list(self, prefix: str = "") -> list[str]:
-        """Keys of all files below a folder, or of all files, sorted."""
+        """Return the sorted keys of all files, or of those below a folder."""
         ...
 
-    def sums(self) -> dict[str, str]:
-        """Of every file something that changes with its content, cheap to ask for."""
+    def checksums(self) -> dict[str, str]:
+        """Return a string for each key that changes with the file's content. Reads no content."""
         ...
 
     def exists(self, key: str) -> bool: ...
 
     def delete(self, key: str) -> None:
-        """Remove a file; one that is not there is no error."""
+        """Delete a file. A missing file is not an error."""
         ...
 
     def move(self, prefix: str, target: str) -> None:
-        """Give all files below a folder another place; `target` must be new. In a bucket this is one file after the
-        other."""
+        """Move all files below a folder to `target`, which must not exist; in a bucket, one by one."""
         ...
 
 
 class LocalStorage:
-    """A folder, which may be on a shared file system."""
+    """A folder, possibly on a shared file system."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser().absolute()
@@ -93,9 +92,9 @@ class LocalStorage:
         files = (path for path in top.rglob("*") if path.is_file() and not path.name.startswith(PARTIAL))
         return sorted(path.relative_to(self.folder).as_posix() for path in files)
 
-    def sums(self) -> dict[str, str]:
-        found = ((key, self._path(key).stat()) for key in self.list())
-        return {key: f"{stat.st_size}-{stat.st_mtime_ns}" for key, stat in found}
+    def checksums(self) -> dict[str, str]:
+        stats = ((key, self._path(key).stat()) for key in self.list())
+        return {key: f"{stat.st_size}-{stat.st_mtime_ns}" for key, stat in stats}
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -123,20 +122,19 @@ class LocalStorage:
         )
 
 
-def is_url(place: str | Path) -> bool:
-    """Whether a place is not a folder of a file system."""
-    return "://" in str(place)
+def is_url(location: str | Path) -> bool:
+    return "://" in str(location)
 
 
-def below(place: str, *names: str) -> str:
-    """A place within a place."""
-    return "/".join([place.rstrip("/"), *names])
+def join_path(location: str, *names: str) -> str:
+    """Append names to a path or URL."""
+    return "/".join([location.rstrip("/"), *names])
 
 
 def open_storage(url: str, timeout: float = 0.0) -> Storage:
-    """The store at a local path or an s3://bucket/prefix URL. Touches nothing yet.
+    """Return the storage of a path or an s3://BUCKET/PREFIX URL, without accessing it.
 
-    timeout: seconds that a server which does not answer is asked again before UnreachableError is raised.
+    timeout: Seconds to retry while the server does not respond, before UnreachableError is raised.
     """
     if url.startswith("s3://"):
         from ipcnn_ray.tracking.s3_storage import S3Storage
@@ -151,7 +149,7 @@ def open_storage(url: str, timeout: float = 0.0) -> Storage:
 
 
 def preflight(url: str) -> Storage:
-    """The store, after a file of 1 MiB was written to it, read back, compared and deleted. Raises TrackingError."""
+    """Open a storage; write, read, compare and delete 1 MiB. Raises TrackingError."""
     storage = open_storage(url)
     key = f"preflight-{secrets.token_hex(8)}"
     data = secrets.token_bytes(PREFLIGHT_BYTES)

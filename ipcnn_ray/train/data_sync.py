@@ -37,7 +37,7 @@ def resolve_bucket_paths(paths: Paths) -> Paths:
 
 
 def _local_folder(paths: Paths, name: str, url: str) -> Path:
-    digest = _digest(open_storage(url).sums())
+    digest = _digest(open_storage(url).checksums())
     if not digest:
         raise DataError([Issue(name, f"{url} holds no files", "Check the bucket and the prefix.")])
     return paths.cache / "staged" / digest
@@ -72,5 +72,5 @@ def _download(url: str, folder: Path) -> None:
     with atomic_folder(folder) as partial, ThreadPoolExecutor(PARALLEL_DOWNLOADS) as threads:
         for download in [threads.submit(files.get_file, key, partial / key) for key in files.list()]:
             download.result()
-        if _digest(files.sums()) != folder.name:
+        if _digest(files.checksums()) != folder.name:
             raise DataError([Issue(url, "has changed since the experiment was submitted", "Submit it again.")])

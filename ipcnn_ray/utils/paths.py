@@ -1,4 +1,4 @@
-"""Where things lie on this machine or cluster. From the environment, never from a spec."""
+"""Locations of data, weights, caches, storage and record, from environment variables; never from a spec."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Paths:
-    """Absolute locations. All may be shared by every worker of a machine."""
+    """Absolute locations; all workers of a machine may share them."""
 
     home: Path
-    """IPCNN_HOME, default ~/.ipcnn: the embedded record, runs and caches."""
+    """IPCNN_HOME, default ~/.ipcnn: the embedded tracking database, runs and caches."""
     data: Path | None
     """IPCNN_DATA: folder of real datasets (holds `voc/`), or an s3:// URL of one."""
     weights: Path | None
     """IPCNN_WEIGHTS: folder of pretrained weight files."""
     cache: Path
-    """IPCNN_CACHE, default <home>/cache: decoded crops and outputs of frozen layers; may be deleted."""
+    """IPCNN_CACHE, default <home>/cache: decoded crops and cached features; may be deleted."""
     storage: str
-    """IPCNN_STORAGE, default <home>/runs: checkpoints and search state; a local path or an s3:// URL."""
+    """IPCNN_STORAGE, default <home>/runs: checkpoints and search state; a path or an s3:// URL."""
     tracking_uri: str
     """MLFLOW_TRACKING_URI, default sqlite:///<home>/mlflow.db."""
     artifacts: str
-    """Artifact root of new MLflow experiments: <storage>/artifacts where the storage is a URL, else <home>/artifacts
-    (of the embedded store only: a server has its own)."""
+    """Artifact root of new MLflow experiments: <storage>/artifacts if the storage is a URL, else <home>/artifacts.
+    A tracking server uses its own root instead of a folder."""
     data_url: str = ""
-    """IPCNN_DATA where it is an s3:// URL; `data` is then a folder of this machine (train/staging.py)."""
+    """IPCNN_DATA if it is an s3:// URL; train/data_sync.py sets `data` to a local copy."""
     weights_url: str = ""
-    """IPCNN_WEIGHTS where it is an s3:// URL."""
+    """IPCNN_WEIGHTS if it is an s3:// URL."""
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] | None = None) -> Paths:

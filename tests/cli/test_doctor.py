@@ -259,14 +259,14 @@ def test_free_space_of_a_folder_that_is_not_made_yet(tmp_path):
 
 
 def test_the_storage_is_left_as_it_was(tmp_path):
-    assert probe_storage(str(tmp_path)).fine
+    assert probe_storage(str(tmp_path)).error == ""
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_storage_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     probe = probe_storage(str(tmp_path / "file" / "runs"))
-    assert not probe.fine
+    assert probe.error
     assert "was not stored" in probe.error and "IPCNN_STORAGE" in probe.error
 
 
