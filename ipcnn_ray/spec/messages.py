@@ -27,6 +27,9 @@ CHECK = "ipcnn_check"
 """Type of the pydantic errors that carry a FieldIssue."""
 
 
+NUMBER = re.compile(r"(?=.*[0-9])[-+]?(0|[1-9][0-9]*)?\.?[0-9]*([eE][-+]?[0-9]+)?")
+
+
 @dataclass(frozen=True)
 class FieldIssue:
     """An issue with a field of a spec, before its line in the file is known."""
@@ -75,9 +78,12 @@ def as_validation_error(title: str, issues: list[FieldIssue]) -> ValidationError
 
 def _number(kind: str) -> Callable[[ErrorDetails], str]:
     def advice(error: ErrorDetails) -> str:
-        text = error["input"] if isinstance(error["input"], str) else ""
-        quoted = re.fullmatch(r"(?=.*[0-9])[-+]?(0|[1-9][0-9]*)?\.?[0-9]*(e[-+]?[0-9]+)?", text, re.IGNORECASE)
-        return f"must be {kind}" + (", and this is text: remove the quotes" if quoted else "")
+        value = error["input"]
+        if isinstance(value, str) and NUMBER.fullmatch(value):
+            return f"must be {kind}, and this is text: remove the quotes"
+        if isinstance(value, float) and value.is_integer():
+            return f"must be {kind}: write {value:.0f}"
+        return f"must be {kind}"
 
     return advice
 

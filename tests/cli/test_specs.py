@@ -156,8 +156,8 @@ def test_plan_of_a_wrong_override(ipcnn):
     code, _, err = ipcnn("plan", "specs/sweep.yaml", "--set", "train.epochs=1e2")
     assert code == 2
     assert err == (
-        "error  --set train.epochs=1e2  train.epochs = '1e2'\n"
-        "       must be a whole number, and YAML reads this as text: write 100\n"
+        "error  --set train.epochs=1e2  train.epochs = 100.0\n"
+        "       must be a whole number: write 100\n"
     )
 
 
