@@ -155,10 +155,7 @@ def test_plan_for_scripts(ipcnn):
 def test_plan_of_a_wrong_override(ipcnn):
     code, _, err = ipcnn("plan", "specs/sweep.yaml", "--set", "train.epochs=1e2")
     assert code == 2
-    assert err == (
-        "error  --set train.epochs=1e2  train.epochs = 100.0\n"
-        "       must be a whole number: write 100\n"
-    )
+    assert err == ("error  --set train.epochs=1e2  train.epochs = 100.0\n       must be a whole number: write 100\n")
 
 
 def test_schema(ipcnn, folder):
