@@ -18,7 +18,7 @@ from rich.text import Text
 from ipcnn_ray.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from ipcnn_ray.report.ranking import Ranking
+    from ipcnn_ray.report.ranking_table import Ranking
 
 WIDTH = 80
 INDENT = " " * 7

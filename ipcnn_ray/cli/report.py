@@ -143,7 +143,7 @@ def _store_page(page: Page, experiments: list[Experiment], tracker: Tracker) -> 
 
 def _as_json(experiments: list[Experiment], files: list[Path], stored: bool) -> dict[str, Any]:
     from ipcnn_ray.report.chapters import KINDS, compute_hours, early_stopping_savings, wall_seconds, warnings
-    from ipcnn_ray.report.ranking import as_json
+    from ipcnn_ray.report.ranking_table import as_json
 
     return {
         "files": [str(path) for path in files],

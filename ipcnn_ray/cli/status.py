@@ -16,7 +16,7 @@ from ipcnn_ray.cli import output
 from ipcnn_ray.cli.jobs import tracking_uri_of
 from ipcnn_ray.cli.options import AddressOption, JsonOption, complete_experiment
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.report.ranking import causes, number
+from ipcnn_ray.report.ranking_table import causes, number
 from ipcnn_ray.report.run_summary import Row, grouped
 from ipcnn_ray.spec.objectives import COMBINED, Objectives
 from ipcnn_ray.spec.runs import group_of
@@ -117,7 +117,7 @@ def _row(run: RecordedRun) -> Row:
 
 def _json(parent: RecordedRun, runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
     """Each run, and in each the setting that it is one of: its means, its spread and its comparisons."""
-    from ipcnn_ray.report.ranking import Ranking, as_json, comparison_json
+    from ipcnn_ray.report.ranking_table import Ranking, as_json, comparison_json
 
     ranking = Ranking.of([_row(run) for run in runs], Objectives.from_tags(parent.tags))
     groups = {group["group"]: group for group in cast(list[dict[str, Any]], as_json(ranking)["groups"])}
@@ -141,7 +141,7 @@ def _json(parent: RecordedRun, runs: Sequence[RecordedRun]) -> list[dict[str, An
 
 def _show_runs(chosen: Sequence[tuple[RecordedRun, list[RecordedRun]]]) -> None:
     """All runs; below them their ranking where it says more than they do."""
-    from ipcnn_ray.report.ranking import Ranking
+    from ipcnn_ray.report.ranking_table import Ranking
 
     everything = [run for _, runs in chosen for run in runs]
     output.print_table(RUN_COLUMNS, [_run_row(run) for run in everything], right=NUMBERS)

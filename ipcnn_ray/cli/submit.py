@@ -106,7 +106,7 @@ class _LogFile:
 
 
 def _as_json(outcome: Outcome) -> dict[str, Any]:
-    from ipcnn_ray.report.ranking import Ranking, as_json
+    from ipcnn_ray.report.ranking_table import Ranking, as_json
 
     return {
         "experiment": outcome.experiment_id,
@@ -130,7 +130,7 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def _print(outcome: Outcome) -> None:
-    from ipcnn_ray.report.ranking import Ranking
+    from ipcnn_ray.report.ranking_table import Ranking
 
     output.print_line()
     output.print_line(f"{outcome.experiment_id}: {len(outcome.runs)} runs", style="bold")

@@ -19,7 +19,7 @@ from ipcnn_ray.on_ray.outcome import Outcome, RunOutcome
 from ipcnn_ray.on_ray.resources import gpus_per_worker, max_concurrent_runs, this_machine
 from ipcnn_ray.on_ray.tune_callback import DataProgress, Listener, Logged, PhaseStarted, Warned
 from ipcnn_ray.on_ray.tuner import Ended, ExperimentTuner, Interrupted
-from ipcnn_ray.report.ranking import Ranking
+from ipcnn_ray.report.ranking_table import Ranking
 from ipcnn_ray.report.template_figure import save_template_figure
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import Loaded, Source

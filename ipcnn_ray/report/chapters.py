@@ -12,7 +12,7 @@ from typing import Any
 from ipcnn_ray.report.document import Block, Chapter, Paragraphs, SourceBlock, TableBlock
 from ipcnn_ray.report.error_curves import convergence_chapter
 from ipcnn_ray.report.experiment_record import MARKS, Entry, Experiment
-from ipcnn_ray.report.ranking import HEADS, Ranking, Table, spread_words
+from ipcnn_ray.report.ranking_table import HEADS, Ranking, Table, spread_words
 from ipcnn_ray.report.search_figures import (
     beta_gamma_figure,
     history,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from ipcnn_ray.report.ranking import Table
+from ipcnn_ray.report.ranking_table import Table
 
 
 @dataclass(frozen=True)

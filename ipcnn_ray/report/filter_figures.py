@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ipcnn_ray.report.ranking import Table
+from ipcnn_ray.report.ranking_table import Table
 from ipcnn_ray.report.style import BLUE, GREEN, ORANGE, PURPLE, RED, SKY
 
 COLORS = (ORANGE, SKY, GREEN, "#F0E442", BLUE, RED, PURPLE)

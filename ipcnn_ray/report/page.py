@@ -15,7 +15,7 @@ from ipcnn_ray.report.chapters import Importances, experiment_chapters, runs_csv
 from ipcnn_ray.report.document import Block, Chapter, FigureBlock, Paragraphs, SourceBlock, TableBlock
 from ipcnn_ray.report.experiment_record import Experiment
 from ipcnn_ray.report.paper_tables import MISSING, UNPUBLISHED, paper_chapter
-from ipcnn_ray.report.ranking import Table
+from ipcnn_ray.report.ranking_table import Table
 from ipcnn_ray.report.style import to_png, to_svg
 
 CSS = """

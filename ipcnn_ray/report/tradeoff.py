@@ -11,7 +11,7 @@ from ipcnn_ray.core.multi_objective import front
 from ipcnn_ray.report.document import Chapter, FigureBlock, Paragraphs
 from ipcnn_ray.report.error_curves import PLAIN, template_kind
 from ipcnn_ray.report.experiment_record import Entry, Experiment
-from ipcnn_ray.report.ranking import p_words
+from ipcnn_ray.report.ranking_table import p_words
 from ipcnn_ray.report.significance import LEVEL
 from ipcnn_ray.report.style import BLACK, GREY, RED, kind_styles, new_figure
 
