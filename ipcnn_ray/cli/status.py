@@ -16,8 +16,8 @@ from ipcnn_ray.cli import output
 from ipcnn_ray.cli.jobs import tracking_uri_of
 from ipcnn_ray.cli.options import AddressOption, JsonOption, complete_experiment
 from ipcnn_ray.errors import IpcnnError
+from ipcnn_ray.report.ranking import Row, grouped
 from ipcnn_ray.report.ranking_table import causes, number
-from ipcnn_ray.report.run_summary import Row, grouped
 from ipcnn_ray.spec.objectives import COMBINED, Objectives
 from ipcnn_ray.spec.runs import group_of
 from ipcnn_ray.spec.template import Template

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ipcnn_ray.report.run_summary import Group, Row, grouped
+from ipcnn_ray.report.ranking import Group, Row, grouped
 from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.runs import Run
 from ipcnn_ray.tracking.tracker import State

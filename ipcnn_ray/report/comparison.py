@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ipcnn_ray.report.experiment_record import Entry, Experiment
+from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.ranking_table import HEADS, Table, comparison_json, p_words, spread_words
-from ipcnn_ray.report.run_summary import Group
 from ipcnn_ray.report.significance import Comparison, family
 from ipcnn_ray.spec.objectives import ranked_names
 

@@ -15,8 +15,8 @@ from ipcnn_ray.core.statistics import spread
 from ipcnn_ray.report import published
 from ipcnn_ray.report.document import Block, Chapter, FigureBlock, Paragraphs, TableBlock
 from ipcnn_ray.report.experiment_record import DRAWN_LABEL, Entry, Experiment
+from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.ranking_table import Table, number, spread_words
-from ipcnn_ray.report.run_summary import Group
 from ipcnn_ray.report.style import BLACK, CONTROL_STYLE, GREY, SERIES_STYLES, SeriesStyle, new_figure
 
 PLAIN = "plain"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from ipcnn_ray.report.ranking import Group, Row
 from ipcnn_ray.report.ranking_table import Ranking
-from ipcnn_ray.report.run_summary import Group, Row
 from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.runs import group_of
 

@@ -12,8 +12,8 @@ from ipcnn_ray.report import published
 from ipcnn_ray.report.document import Block, Chapter, Paragraphs, TableBlock
 from ipcnn_ray.report.experiment_record import MARKS, Entry, Experiment
 from ipcnn_ray.report.published import BETA, CATEGORIES, GAMMA, NETWORKS, TEMPLATES, ZHANG_BETA
+from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.ranking_table import Table, p_words
-from ipcnn_ray.report.run_summary import Group
 from ipcnn_ray.report.significance import LEVEL
 
 COLUMNS = ("model", "numbers", *CATEGORIES, "Avg.")

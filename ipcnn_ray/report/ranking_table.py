@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ipcnn_ray.core.statistics import Spread, smallest_p
-from ipcnn_ray.report.run_summary import Group, Row, grouped
+from ipcnn_ray.report.ranking import Group, Row, grouped
 from ipcnn_ray.report.significance import LEVEL, Comparison, compared, measures
 from ipcnn_ray.spec.objectives import COMBINED, Objectives
 

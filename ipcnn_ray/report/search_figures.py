@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from ipcnn_ray.report import published
 from ipcnn_ray.report.document import FigureBlock
 from ipcnn_ray.report.experiment_record import Experiment
-from ipcnn_ray.report.run_summary import Group
+from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, MAP, ORANGE, RED, new_figure
 from ipcnn_ray.spec.objectives import lower, metric_info
 

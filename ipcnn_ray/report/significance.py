@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from ipcnn_ray.core.statistics import Spread, holm, paired_t, sign_flip_p, smallest_p, spread
-from ipcnn_ray.report.run_summary import Group
+from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.spec.objectives import Objectives, lower
 
 LEVEL = 0.05

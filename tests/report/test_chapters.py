@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ipcnn_ray.report.chapters import measures_table
+from ipcnn_ray.report.ranking import Row
 from ipcnn_ray.report.ranking_table import Ranking
-from ipcnn_ray.report.run_summary import Row
 from ipcnn_ray.spec.objectives import Objectives
 
 AIMS = Objectives(("instability",), ())

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
+from ipcnn_ray.report.ranking import Row, grouped
 from ipcnn_ray.report.ranking_table import Ranking, as_json, number, p_words
-from ipcnn_ray.report.run_summary import Row, grouped
 from ipcnn_ray.report.significance import compared
 from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.search import Constraint
