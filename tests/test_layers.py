@@ -29,7 +29,7 @@ THIRD: dict[str, set[str]] = {
     "spec": {"pydantic", "pydantic_core", "yaml"},
     "core": {"torch", "scipy"},
     "tracking": set(),
-    "report": {"numpy", "matplotlib", "scipy"},
+    "report": {"numpy", "matplotlib", "scipy", "pydantic"},
     "models": {"torch", "torchvision", "numpy", "safetensors"},
     "data": {"torch", "numpy", "PIL", "pydantic"},
     "train": {"torch", "numpy", "safetensors"},

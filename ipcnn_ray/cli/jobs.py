@@ -22,8 +22,8 @@ from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
 from ipcnn_ray.tracking import open_tracker
+from ipcnn_ray.tracking.run_summary import State
 from ipcnn_ray.tracking.storage import is_url, join_path
-from ipcnn_ray.tracking.tracker import State
 from ipcnn_ray.tracking.tracking_uri import without_password
 from ipcnn_ray.utils.paths import Paths
 from ipcnn_ray.utils.text import did_you_mean
@@ -79,7 +79,7 @@ def _recorded(paths: Paths) -> list[ListedExperiment]:
             int(run.tags.get("ipcnn.submissions", 1)),
             round(1000 * (run.started or 0)),
             None if run.state in ("queued", "running") or run.ended is None else round(1000 * run.ended),
-            run.why,
+            run.cause,
         )
         for run in sorted(parents, key=lambda run: run.started or 0, reverse=True)
     ]

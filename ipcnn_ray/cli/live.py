@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -26,6 +26,7 @@ from ipcnn_ray.on_ray.tune_callback import (
     StageReached,
     Warned,
 )
+from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.progress import ProgressUpdate
 
 QUIET_S, FIRST_S = 20.0, 4.0
@@ -44,7 +45,7 @@ class _Row:
     """When its last line was printed, where the output is piped."""
 
 
-def _number(metrics: dict[str, float], key: str, form: str, scale: float = 1.0) -> str:
+def _number(metrics: Mapping[str, float], key: str, form: str, scale: float = 1.0) -> str:
     value = metrics.get(key)
     return "-" if value is None else format(value * scale, form)
 
@@ -108,9 +109,9 @@ class Progress:
                     row.told = time.monotonic()
                     self._line(self._epoch_line(event.label, row))
             case RunEnded():
-                self.rows.pop(event.label, None)
+                self.rows.pop(event.run.label, None)
                 self.ended += 1
-                self._line(self._end_line(event))
+                self._line(self._end_line(event.run))
             case Warned():
                 self._line(f"warning: {event.text}")
             case Logged():
@@ -135,16 +136,16 @@ class Progress:
             f"  {_number(m, 'images_per_second', '.0f')} img/s  {self._left(row)} left"
         )
 
-    def _end_line(self, event: RunEnded) -> str:
-        m = dict(event.metrics)
-        parts = [f"{event.label:<12} {event.state}"]
+    def _end_line(self, run: RunSummary) -> str:
+        m = run.metrics
+        parts = [f"{run.label:<12} {run.state}"]
         if "val_error" in m:
             parts.append(
                 f"error {_number(m, 'val_error', '.1f', 100)}%  instability {_number(m, 'instability', '.4f')}"
             )
         parts += [f"{goal} {_number(m, goal, '.3f')}" for goal in self.goals if goal in m]
-        if event.why:
-            parts.append(event.why)
+        if run.cause:
+            parts.append(run.cause)
         return "  ".join(parts)
 
     def _left(self, row: _Row) -> str:

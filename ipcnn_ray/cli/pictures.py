@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.status import chosen_runs
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.spec.runs import group_of, named_runs
+from ipcnn_ray.report.experiment_record import find_runs
+from ipcnn_ray.spec.runs import named_runs
 from ipcnn_ray.tracking import open_tracker
 from ipcnn_ray.tracking.tracker import RecordedRun, Tracker
 from ipcnn_ray.utils.paths import Paths
@@ -54,15 +54,15 @@ def pictures(
 ) -> None:
     """Draw the filters of finished runs on their images, in a folder and in the record. Nothing is trained."""
     from ipcnn_ray.train.data_sync import local_paths
-    from ipcnn_ray.train.run_metadata import experiment_spec_of, label_of, run_spec_of
+    from ipcnn_ray.train.run_metadata import experiment_spec_of, run_spec_of
 
     paths = local_paths(Paths.from_environment())
     tracker = open_tracker(paths)
-    (parent, found), *older = chosen_runs(tracker, experiment)
+    (parent, found), *older = find_runs(tracker, experiment)
     if older:
         output.print_note(f"{experiment} was submitted several times; of {parent.run_id}, the newest")
     spec = experiment_spec_of(tracker, parent)
-    by_label = {label_of(parent, one) if one.parent else named_runs(spec)[0].label: one for one in found}
+    by_label = {one.label if one.parent else named_runs(spec)[0].label: one for one in found}
     labels = run or _worth_a_picture(parent, by_label, [one.label for one in named_runs(spec)])
     _check_finished(parent, by_label, labels)
     trained = {label: run_spec_of(spec, label, by_label[label]).spec for label in labels}
@@ -76,7 +76,7 @@ def pictures(
         recorded = by_label[label]
         home = _home(paths, parent, label)
         seen = sight(
-            RunRequest(recorded.run_id, trained[label], paths, recorded.handle, home),
+            RunRequest(recorded, trained[label], paths, recorded.handle, home),
             recorded.tags.get("data.digest", ""),
             workers=int(recorded.tags.get("ipcnn.workers", "1")),
             preparing=output.CountedProgress(f"{label}: data,", "images"),
@@ -158,7 +158,7 @@ def _worth_a_picture(parent: RecordedRun, by_label: dict[str, RecordedRun], name
     ended = [label for label, run in by_label.items() if run.state == "succeeded"]
     best = [label for tag in ("ipcnn.best", "ipcnn.front") for label in parent.tags.get(tag, "").split(", ")]
     wanted = [label for label in (*named, *best) if label in ended] or ended
-    firsts = list({group_of(label): label for label in reversed(wanted)}.values())[::-1]
+    firsts = list({by_label[label].group: label for label in reversed(wanted)}.values())[::-1]
     if not firsts:
         states = ", ".join(f"{label} {run.state}" for label, run in list(by_label.items())[:MOST])
         raise IpcnnError(
@@ -179,9 +179,9 @@ def _check_finished(parent: RecordedRun, by_label: dict[str, RecordedRun], label
         if label not in by_label:
             guess = did_you_mean(label, list(by_label)).strip()
             wrong.append(f"no run {label!r} in {parent.run_id}\n{guess or 'It has ' + ', '.join(by_label) + '.'}")
-        elif by_label[label].state not in ("succeeded", "stopped"):
+        elif by_label[label].state not in ("succeeded", "pruned", "stopped"):
             run = by_label[label]
-            why = f": {run.why}" if run.why else ""
+            why = f": {run.cause}" if run.cause else ""
             wrong.append(
                 f"run {label} of {parent.run_id} is {run.state}{why}\n"
                 "Pictures are made of finished runs. Wait for it, or submit the experiment again: it goes on."

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ipcnn_ray.cli.status import chosen_runs, template_words
 from ipcnn_ray.errors import SpecError
 from ipcnn_ray.report.chapters import KINDS
 from ipcnn_ray.report.error_curves import curves_to_draw
-from ipcnn_ray.report.experiment_record import Entry, Experiment
+from ipcnn_ray.report.experiment_record import Experiment, ReportedRun, find_runs
 from ipcnn_ray.spec.loader import Source, read_yaml
 from ipcnn_ray.spec.objectives import Objectives
+from ipcnn_ray.spec.runs import SINGLE
+from ipcnn_ray.tracking.run_summary import ORIGIN, translate_earlier_record
 from ipcnn_ray.tracking.tracker import RecordedRun, Tracker
 from ipcnn_ray.train.run_metadata import SPEC_ARTIFACT
 
@@ -33,7 +34,7 @@ def experiments(
     """
     found: dict[tuple[str, str], Experiment] = {}
     for name in wanted:
-        for parent, runs in chosen_runs(tracker, name):
+        for parent, runs in find_runs(tracker, name):
             key = (parent.handle, name if len(runs) == 1 and runs[0].run_id == name else "")
             found.setdefault(key, _experiment(tracker, parent, runs, curves, progress))
     return list(found.values())
@@ -43,8 +44,9 @@ def _experiment(
     tracker: Tracker, parent: RecordedRun, runs: Sequence[RecordedRun], curves: bool, progress: Told
 ) -> Experiment:
     text = tracker.read(parent.handle, SPEC_ARTIFACT) or ""
-    objectives, entries = Objectives.from_tags(parent.tags), [_entry(run) for run in runs]
-    found = Experiment(_entry(parent), tuple(entries), objectives, _spec(text), text)
+    spec = _spec(text)
+    objectives, entries = Objectives.from_tags(parent.tags), [_reported(run, spec) for run in runs]
+    found = Experiment(parent, tuple(entries), objectives, spec, text)
     if not curves:
         return found
     drawn = {run.run_id for group in curves_to_draw(found) for run in found.by_group[group.name]}
@@ -68,17 +70,10 @@ def _spec(text: str) -> Mapping[str, Any]:
     return raw if isinstance(raw, dict) else {}
 
 
-def _entry(run: RecordedRun) -> Entry:
-    """Without what it takes a question per run to know."""
-    return Entry(
-        run_id=run.run_id,
-        handle=run.handle,
-        template=template_words(run.params),
-        state=run.state,
-        why=run.why,
-        tags=run.tags,
-        params=run.params,
-        metrics=run.metrics,
-        started=run.started,
-        ended=run.ended,
-    )
+def _reported(run: RecordedRun, spec: Mapping[str, Any]) -> ReportedRun:
+    """A run without its histories. An earlier version did not record its origin: it follows from the spec."""
+    origin = run.origin
+    if ORIGIN not in run.tags and spec:
+        named = {one["name"] for one in (spec.get("search") or {}).get("runs") or [{"name": SINGLE}]}
+        origin = translate_earlier_record(run.run_id, run.state, run.cause, named).origin
+    return ReportedRun(**{**vars(run), "origin": origin})

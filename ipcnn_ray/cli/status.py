@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import os
-from ast import literal_eval
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, cast, get_args
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.jobs import tracking_uri_of
 from ipcnn_ray.cli.options import AddressOption, JsonOption, complete_experiment
-from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.report.ranking import Row, grouped
+from ipcnn_ray.report.experiment_record import by_experiment, find_runs
+from ipcnn_ray.report.ranking import rank
 from ipcnn_ray.report.ranking_table import causes, number
 from ipcnn_ray.spec.objectives import COMBINED, Objectives
-from ipcnn_ray.spec.runs import group_of
-from ipcnn_ray.spec.template import Template
 from ipcnn_ray.tracking import open_tracker
-from ipcnn_ray.tracking.tracker import RecordedRun, State, Tracker
+from ipcnn_ray.tracking.run_summary import State
+from ipcnn_ray.tracking.tracker import RecordedRun, Tracker
 from ipcnn_ray.tracking.tracking_uri import without_password
 from ipcnn_ray.utils.paths import Paths
-from ipcnn_ray.utils.text import did_you_mean
 
 EXPERIMENT_COLUMNS = ("experiment", "state", "runs", "best", "combined", "why")
 RUN_COLUMNS = ("run", "template", "state", "epoch", "instability", "error", "combined")
@@ -51,7 +47,7 @@ def status(experiment: Experiment = None, json: JsonOption = False, address: Add
     if experiment is None:
         _show_experiments(tracker, json)
     else:
-        chosen = chosen_runs(tracker, experiment)
+        chosen = find_runs(tracker, experiment)
         if json:
             output.print_json([one for parent, runs in chosen for one in _json(parent, runs)])
         else:
@@ -59,7 +55,7 @@ def status(experiment: Experiment = None, json: JsonOption = False, address: Add
 
 
 def _show_experiments(tracker: Tracker, json: bool) -> None:
-    found = [one for name in tracker.experiments() for one in _grouped(tracker.find(name))]
+    found = [one for name in tracker.experiments() for one in by_experiment(tracker.find(name))]
     if json:
         output.print_json(
             [
@@ -67,7 +63,7 @@ def _show_experiments(tracker: Tracker, json: bool) -> None:
                     "experiment": parent.run_id,
                     "handle": parent.handle,
                     "state": parent.state,
-                    "why": parent.why,
+                    "why": parent.cause,
                     "runs": dict(Counter(run.state for run in trials)),
                 }
                 for parent, trials in found
@@ -80,46 +76,11 @@ def _show_experiments(tracker: Tracker, json: bool) -> None:
     output.print_table(EXPERIMENT_COLUMNS, [_experiment_row(parent, trials) for parent, trials in found], right=NUMBERS)
 
 
-def _grouped(runs: Sequence[RecordedRun]) -> list[tuple[RecordedRun, list[RecordedRun]]]:
-    """Experiments, newest first, each with its trials in the order in which they were opened; an experiment without
-    trials is its own."""
-    trials: dict[str, list[RecordedRun]] = {}
-    for run in reversed(runs):
-        if run.parent:
-            trials.setdefault(run.parent, []).append(run)
-    return [(run, trials.get(run.handle, [run])) for run in runs if not run.parent]
-
-
-def chosen_runs(tracker: Tracker, wanted: str) -> list[tuple[RecordedRun, list[RecordedRun]]]:
-    """Experiments by their name or id, each with its runs, or with the one run that has this id.
-
-    Raises IpcnnError where nothing is recorded under it.
-    """
-    name = wanted.partition("-")[0]
-    grouped = _grouped(tracker.find(name))
-    chosen = [
-        (parent, [run for run in trials if wanted in {name, parent.run_id, run.run_id}]) for parent, trials in grouped
-    ]
-    if any(runs for _, runs in chosen):
-        return [(parent, runs) for parent, runs in chosen if runs]
-    names = tracker.experiments()
-    known = [*names, *(parent.run_id for parent, _ in grouped)]
-    guess = did_you_mean(wanted, known).strip()
-    listed = f"Recorded: {', '.join(known)}." if known else "Nothing is recorded yet."
-    raise IpcnnError(f"no experiment and no run is recorded as {wanted!r}\n{guess or listed}")
-
-
-def _row(run: RecordedRun) -> Row:
-    seed = run.tags.get("ipcnn.seed", "")
-    found = int(seed) if seed.isdigit() else None
-    return Row(_label(run), template_words(run.params), run.state, run.why, run.metrics, found)
-
-
 def _json(parent: RecordedRun, runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
     """Each run, and in each the setting that it is one of: its means, its spread and its comparisons."""
     from ipcnn_ray.report.ranking_table import Ranking, as_json, comparison_json
 
-    ranking = Ranking.of([_row(run) for run in runs], Objectives.from_tags(parent.tags))
+    ranking = Ranking.of(runs, Objectives.from_tags(parent.tags))
     groups = {group["group"]: group for group in cast(list[dict[str, Any]], as_json(ranking)["groups"])}
     for name, group in groups.items():
         told = [one for one in [*ranking.against, *ranking.among] if name in (one.one, one.other)]
@@ -129,11 +90,12 @@ def _json(parent: RecordedRun, runs: Sequence[RecordedRun]) -> list[dict[str, An
             "run": run.run_id,
             "handle": run.handle,
             "state": run.state,
-            "why": run.why,
-            "template": template_words(run.params),
-            "seed": _row(run).seed,
+            "why": run.cause,
+            "origin": run.origin,
+            "template": run.template,
+            "seed": run.seed,
             "metrics": dict(run.metrics),
-            "group": groups[group_of(_label(run))],
+            "group": groups[run.group],
         }
         for run in runs
     ]
@@ -145,11 +107,11 @@ def _show_runs(chosen: Sequence[tuple[RecordedRun, list[RecordedRun]]]) -> None:
 
     everything = [run for _, runs in chosen for run in runs]
     output.print_table(RUN_COLUMNS, [_run_row(run) for run in everything], right=NUMBERS)
-    for line in causes([(_label(run), run.state, run.why) for run in everything]):
+    for line in causes(everything):
         output.print_paragraph(line)
     for parent, runs in chosen:
         objectives = Objectives.from_tags(parent.tags)
-        ranking = Ranking.of([_row(run) for run in runs], objectives)
+        ranking = Ranking.of(runs, objectives)
         if len(runs) > 1 and (ranking.repeated or objectives.constraints or objectives.goals != (COMBINED,)):
             output.print_line()
             output.print_line(parent.run_id, style="bold")
@@ -159,16 +121,16 @@ def _show_runs(chosen: Sequence[tuple[RecordedRun, list[RecordedRun]]]) -> None:
 def _experiment_row(parent: RecordedRun, trials: Sequence[RecordedRun]) -> list[str]:
     counts = Counter(run.state for run in trials)
     words = ", ".join(f"{counts[state]} {state}" for state in get_args(State) if counts[state])
-    winners = [group for group in grouped(list(map(_row, trials)), Objectives.from_tags(parent.tags)) if group.wins]
-    best = ", ".join(group.rows[0].template for group in winners) or "-"
+    winners = [group for group in rank(trials, Objectives.from_tags(parent.tags)) if group.wins]
+    best = ", ".join(group.template for group in winners) or "-"
     combined = number(COMBINED, winners[0].means.get(COMBINED)) if len(winners) == 1 else "-"
-    return [parent.run_id, parent.state, words, best, combined, parent.why]
+    return [parent.run_id, parent.state, words, best, combined, parent.cause]
 
 
 def _run_row(run: RecordedRun) -> list[str]:
     return [
-        _label(run),
-        template_words(run.params),
+        run.label,
+        run.template,
         run.state,
         _number(run.metrics, "epoch", ".0f"),
         _number(run.metrics, "instability", ".4f"),
@@ -177,25 +139,5 @@ def _run_row(run: RecordedRun) -> list[str]:
     ]
 
 
-def _label(run: RecordedRun) -> str:
-    """The run's name within its experiment."""
-    return run.run_id.rsplit("-", 1)[-1]
-
-
 def _number(metrics: Mapping[str, float], key: str, form: str) -> str:
     return format(metrics[key], form) if key in metrics else "-"
-
-
-def template_words(params: Mapping[str, str]) -> str:
-    """Return the label of a run's template, read from its recorded params; `-` if none is recorded yet."""
-    section: dict[str, Any] = {}
-    for key, value in params.items():
-        if key.startswith("template."):
-            try:
-                section[key.removeprefix("template.")] = literal_eval(value)
-            except (SyntaxError, ValueError):
-                section[key.removeprefix("template.")] = value
-    try:
-        return TypeAdapter(Template).validate_python(section).label()
-    except ValidationError:
-        return " ".join(f"{key} {value}" for key, value in section.items())[:60] or "-"

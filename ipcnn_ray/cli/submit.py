@@ -76,7 +76,7 @@ def submit(
     else:
         _print(outcome)
     if not any(run.state == "succeeded" for run in outcome.runs) or any(
-        run.state == "failed" and not run.drawn for run in outcome.runs
+        run.state == "failed" and run.origin == "named" for run in outcome.runs
     ):
         raise typer.Exit(RUN_FAILED)
     if not as_json and not on_cluster:
@@ -111,21 +111,22 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
     return {
         "experiment": outcome.experiment_id,
         "control": outcome.control,
-        "best": outcome.best.run.label if outcome.best else None,
+        "best": outcome.best.label if outcome.best else None,
         "runs": [
             {
-                "run_id": run.request.run_id,
-                "group": run.run.group,
-                "seed": run.run.spec.seed,
-                "template": run.run.spec.template.label(),
-                "settings": dict(run.run.settings),
+                "run_id": run.run_id,
+                "group": run.group,
+                "seed": run.seed,
+                "template": run.template,
+                "settings": dict(run.settings),
+                "origin": run.origin,
                 "state": run.state,
-                "why": run.why,
+                "why": run.cause,
                 "metrics": dict(run.metrics),
             }
             for run in outcome.runs
         ],
-        **as_json(Ranking.of([run.row for run in outcome.runs], outcome.objectives)),
+        **as_json(Ranking.of(outcome.runs, outcome.objectives)),
     }
 
 
@@ -134,4 +135,4 @@ def _print(outcome: Outcome) -> None:
 
     output.print_line()
     output.print_line(f"{outcome.experiment_id}: {len(outcome.runs)} runs", style="bold")
-    output.print_ranking(Ranking.of([run.row for run in outcome.runs], outcome.objectives))
+    output.print_ranking(Ranking.of(outcome.runs, outcome.objectives))

@@ -13,6 +13,7 @@ from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.runs import Run, grid_runs, named_runs, run_for, run_id
 from ipcnn_ray.spec.search import SpaceSearch, active
+from ipcnn_ray.tracking.run_summary import RunSummary, State
 from ipcnn_ray.tracking.storage import join_path
 from ipcnn_ray.tracking.tracker import RunRecord, Tracker
 from ipcnn_ray.train.run_request import ControlReference, RunRequest
@@ -72,9 +73,27 @@ class ExperimentContext:
         """Return the path or s3:// URL of the folder with a run's checkpoints and result."""
         return join_path(self.root, run.label)
 
+    def summary(self, run: Run) -> RunSummary:
+        """The run before it has started."""
+        return RunSummary(
+            run_id(self.spec, run),
+            run.label,
+            group=run.group,
+            seed=run.spec.seed,
+            template=run.spec.template.label(),
+            settings=run.settings,
+            origin=run.origin,
+        )
+
     def record(self, run: Run) -> RunRecord:
         """Return the tracker's record of a run; opened if it does not exist."""
         return self.tracker.open_child(self.spec.name, run_id(self.spec, run), self.parent)
+
+    def record_state(self, run: Run, state: State, cause: str = "") -> None:
+        """Record the state of a run and, for one whose worker never started, its identity."""
+        record = self.record(run)
+        record.set_tags(self.summary(run).identity_tags)
+        record.set_state(state, cause)
 
     def reference(self, run: Run) -> ControlReference | None:
         """Return the control's metrics for the seed of a run; None while the control is not trained."""
@@ -85,7 +104,7 @@ class ExperimentContext:
     def request(self, run: Run) -> RunRequest:
         """Return what a worker needs to train a run."""
         return RunRequest(
-            run_id=run_id(self.spec, run),
+            run=self.summary(run),
             spec=run.spec,
             paths=self.paths,
             handle=self.record(run).handle,

@@ -26,8 +26,8 @@ import ipcnn_ray
 from ipcnn_ray.errors import IpcnnError, UnreachableError
 from ipcnn_ray.on_ray.ray_session import RAY_VARIABLES
 from ipcnn_ray.tracking.lineage import PACKAGE, SHIPPED, code
+from ipcnn_ray.tracking.run_summary import State
 from ipcnn_ray.tracking.storage import is_url
-from ipcnn_ray.tracking.tracker import State
 from ipcnn_ray.tracking.tracking_uri import without_password
 from ipcnn_ray.utils.text import shortened
 

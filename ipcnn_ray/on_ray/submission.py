@@ -112,7 +112,7 @@ def run_submission(
     )
     _store_template_pictures(outcome, tracker)
     _store_models(outcome, spec.compute.models, tracker, listener)
-    ranking = Ranking.of([run.row for run in outcome.runs], outcome.objectives).markdown()
+    ranking = Ranking.of(outcome.runs, outcome.objectives).markdown()
     parent = tracker.attach(outcome.parent)
     parent.log_text(ranking, "ranking.md")
     parent.set_description(ranking)
@@ -203,7 +203,7 @@ def _train_runs(
     search = context.spec.search
     listener(PhaseStarted("named runs" if search else "training", len(context.named)))
     ended = tuner.run_fixed(context, context.named, early_stopping=False)
-    named = _outcomes(context, context.named, ended, known, drawn=False)
+    named = _outcomes(context, context.named, ended, known)
     if search is None:
         return named
     context = replace(context, references=_references(context, search, ended))
@@ -214,7 +214,7 @@ def _train_runs(
     elif runs := context.planned:
         listener(PhaseStarted("search", len(runs)))
         ended = tuner.run_fixed(context, runs, early_stopping=True)
-    return named + _outcomes(context, runs, ended, known, drawn=True)
+    return named + _outcomes(context, runs, ended, known)
 
 
 def _references(context: ExperimentContext, search: Search, ended: Ended) -> dict[int, ControlReference]:
@@ -226,7 +226,7 @@ def _references(context: ExperimentContext, search: Search, ended: Ended) -> dic
         control = ended[label]
         if control.state != "succeeded":
             raise TrainingError(
-                f"the control run {label!r} has {control.state}: {control.why}\n"
+                f"the control run {label!r} has {control.state}: {control.cause}\n"
                 "Every other run is measured against it; mend it and submit again."
             )
         if isinstance(search.objective, Combined):
@@ -241,32 +241,32 @@ def _references(context: ExperimentContext, search: Search, ended: Ended) -> dic
     return references
 
 
-def _outcomes(
-    context: ExperimentContext, runs: Mapping[str, Run], ended: Ended, known: set[str], *, drawn: bool
-) -> list[RunOutcome]:
+def _outcomes(context: ExperimentContext, runs: Mapping[str, Run], ended: Ended, known: set[str]) -> list[RunOutcome]:
     return [
-        RunOutcome(run, context.request(run), end.state, end.why, end.metrics, drawn=drawn, fresh=label not in known)
+        RunOutcome(**vars(ended[label]), request=context.request(run), fresh=label not in known)
         for label, run in runs.items()
-        if (end := ended.get(label))
+        if label in ended
     ]
 
 
 def _with_objective(outcome: RunOutcome, context: ExperimentContext) -> RunOutcome:
     """Compute the objective of a named run, which was trained before or beside the control, from its last epoch."""
-    reference = context.reference(outcome.run)
+    run = context.named[outcome.label]
+    reference = context.reference(run)
     if reference is None or "val_error" not in outcome.metrics:
         return outcome
     value = objective(outcome.metrics, reference)
-    context.record(outcome.run).log_metrics([{"epoch": outcome.metrics["epoch"], COMBINED: value}])
+    context.record(run).log_metrics([{"epoch": outcome.metrics["epoch"], COMBINED: value}])
     return replace(outcome, metrics={**outcome.metrics, COMBINED: value})
 
 
 def _conclude(outcome: Outcome, spec: ExperimentSpec, parent: RunRecord, tracker: Tracker) -> None:
     """Record the state, the best runs and their metrics with the experiment."""
     states = [run.state for run in outcome.runs]
-    counts = {f"runs_{state}": float(states.count(state)) for state in ("succeeded", "failed", "stopped")}
-    failed = [run.run.label for run in outcome.runs if run.state == "failed"]
-    winners = ", ".join(run.run.label for run in outcome.winners)
+    counts = {f"runs_{state}": float(states.count(state)) for state in ("succeeded", "failed", "pruned", "stopped")}
+    counts["runs_stopped"] += counts["runs_pruned"]  # as counted before there was a state `pruned`
+    failed = [run.label for run in outcome.runs if run.state == "failed"]
+    winners = ", ".join(run.label for run in outcome.winners)
     if any(run.fresh for run in outcome.runs):
         (recorded, *_) = tracker.find(spec.name, outcome.experiment_id)
         submission = recorded.metrics.get("epoch", 0.0) + 1
@@ -288,7 +288,7 @@ def _tag_runs(outcome: Outcome, tracker: Tracker) -> None:
         if outcome.objectives.constraints:
             tags["ipcnn.beyond"] = "; ".join(group.violated)
         if tags:
-            for run in (run for run in outcome.runs if run.run.group == group.name):
+            for run in (run for run in outcome.runs if run.group == group.name):
                 tracker.attach(run.request.handle).set_tags(tags)
 
 
@@ -297,7 +297,7 @@ def _store_template_pictures(outcome: Outcome, tracker: Tracker) -> None:
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "template.png"
         for run in outcome.runs:
-            spec = run.run.spec
+            spec = run.request.spec
             unfitted = spec.template.shape == "tailored" and read_file(run.request.folder, TEMPLATE_FILE) is None
             if not run.fresh or unfitted:
                 continue
@@ -314,9 +314,9 @@ def _store_models(outcome: Outcome, models: str, tracker: Tracker, listener: Lis
     succeeded = [run for run in outcome.runs if run.state == "succeeded"]
     selected = {"all": succeeded, "none": []}.get(models, _best_and_control(outcome, succeeded))
     for run in selected:
-        listener(Logged(f"{run.run.label}: storing its model"))
+        listener(Logged(f"{run.label}: storing its model"))
         module, example = final_model(run.request)
-        spec, categories = run.run.spec, run.run.spec.data.categories
+        spec, categories = run.request.spec, run.request.spec.data.categories
         card = as_markdown(spec.model, trained_template(run.request), spec.train.freeze_through, len(categories))
         readme = f"{card}\n{run_description(run.request, run.metrics)}\n{loading(spec.model, categories)}"
         tracker.attach(run.request.handle).log_model(module, example, readme)
@@ -324,5 +324,5 @@ def _store_models(outcome: Outcome, models: str, tracker: Tracker, listener: Lis
 
 def _best_and_control(outcome: Outcome, succeeded: Sequence[RunOutcome]) -> list[RunOutcome]:
     """The best run, or those on the Pareto front, and the first run of the control."""
-    controls = [run for run in succeeded if run.run.group == outcome.control]
+    controls = [run for run in succeeded if run.group == outcome.control]
     return [run for run in outcome.runs if run in outcome.winners or run in controls[:1]]

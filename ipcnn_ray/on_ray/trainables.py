@@ -115,7 +115,7 @@ def make_trainable(context: ExperimentContext, lock: TrialLock) -> Callable[[dic
         train = _run_ray_train if request.spec.compute.workers > 1 else _run_in_trial
         with lock.acquire(request.folder):
             try:
-                if read_result(request.folder) is None:
+                if read_result(request.folder, request.run) is None:
                     ProgressFile(request.folder).clear()  # of an attempt that was killed
                     _with_retries(lambda: train(request, context), request.spec.compute.retries)
             except Exception as error:
@@ -124,7 +124,7 @@ def make_trainable(context: ExperimentContext, lock: TrialLock) -> Callable[[dic
                 tune.report({FAILED: format_error(error), **unmeasured(goals), "epoch": 0.0})
                 raise
         ProgressFile(request.folder).clear()
-        result = read_result(request.folder)
+        result = read_result(request.folder, request.run)
         if result is None and stop_requested(context.root):
             _report_stopped(goals)
         assert result is not None, f"{request.folder} has no result: the workers see another IPCNN_STORAGE"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray.tune import Callback, Stopper
@@ -14,11 +14,10 @@ from ray.tune.stopper import NoopStopper
 from ipcnn_ray.errors import TrackingError
 from ipcnn_ray.on_ray.experiment_context import ExperimentContext
 from ipcnn_ray.on_ray.trial_lock import TrialLock
-from ipcnn_ray.spec.runs import Run, run_id
-from ipcnn_ray.tracking.tracker import State
+from ipcnn_ray.spec.runs import Run
+from ipcnn_ray.tracking.run_summary import RunSummary, State
 from ipcnn_ray.train.checkpoint import read_result, write_result
 from ipcnn_ray.train.progress import ProgressFile, ProgressUpdate, write_interval_s
-from ipcnn_ray.train.run_request import RunResult
 
 LOST_WORKERS = 8
 """Times that a run is started again after its worker vanished."""
@@ -63,12 +62,9 @@ class EpochDone:
 
 @dataclass(frozen=True)
 class RunEnded:
-    """A run will not go on."""
+    """A run has ended, in this submission or before it."""
 
-    label: str
-    state: State
-    why: str
-    metrics: Mapping[str, float]
+    run: RunSummary
 
 
 @dataclass(frozen=True)
@@ -134,8 +130,8 @@ class TuneCallback(Callback):
         self.patient = patient
         self.lock = lock
         self.listener = listener
-        self.ended: dict[str, RunEnded] = {}
-        """The runs that Tune is through with, by label."""
+        self.ended: dict[str, RunSummary] = {}
+        """The runs that have ended, by label."""
         self.runs: dict[str, Run] = {}
         """By Tune's id of a trial."""
         self.training: set[str] = set()
@@ -195,13 +191,13 @@ class TuneCallback(Callback):
         if STOPPED in (trial.last_result or {}):
             return
         run, last = self._run(trial), numbers(trial.last_result or {})
-        if (result := read_result(self.context.folder(run))) is None:
-            epoch = int(last.get("epoch", 0))
-            why = f"early stopping at epoch {epoch} of {run.spec.train.epochs}"
-            result = RunResult(run_id(self.context.spec, run), "stopped", why, epoch, last)
-            self._record(run, "stopped", why)
-            write_result(self.context.folder(run), result)
-        self._end(run, result.state, result.why, result.metrics)
+        summary, folder = self.context.summary(run), self.context.folder(run)
+        if (result := read_result(folder, summary)) is None:
+            cause = f"early stopping at epoch {int(last.get('epoch', 0))} of {run.spec.train.epochs}"
+            result = replace(summary, state="pruned", cause=cause, metrics=last)
+            self._record(run, "pruned", cause)
+            write_result(folder, result)
+        self._end(result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.training.discard(trial.trial_id)
@@ -214,17 +210,17 @@ class TuneCallback(Callback):
         else:
             self._fail(run, f"its worker was lost {trial.num_failures} times")
 
-    def _fail(self, run: Run, why: str) -> None:
-        self._record(run, "failed", why)
-        self._end(run, "failed", why, {})
+    def _fail(self, run: Run, cause: str) -> None:
+        self._record(run, "failed", cause)
+        self._end(replace(self.context.summary(run), state="failed", cause=cause))
 
-    def _record(self, run: Run, state: State, why: str) -> None:
-        """A record that cannot be reached now does not end the search: what a run reached lies in its folder."""
+    def _record(self, run: Run, state: State, cause: str) -> None:
+        """Record a state. A tracker that cannot be reached does not end the search: the run folder has the result."""
         try:
-            self.context.record(run).set_state(state, why)
+            self.context.record_state(run, state, cause)
         except TrackingError as error:
             self.listener(Warned(f"{run.label} has {state}, which could not be recorded: {error}"))
 
-    def _end(self, run: Run, state: State, why: str, metrics: Mapping[str, float]) -> None:
-        self.ended[run.label] = RunEnded(run.label, state, why, metrics)
-        self.listener(self.ended[run.label])
+    def _end(self, run: RunSummary) -> None:
+        self.ended[run.label] = run
+        self.listener(RunEnded(run))

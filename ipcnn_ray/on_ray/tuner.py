@@ -27,13 +27,14 @@ from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.runs import Run
 from ipcnn_ray.spec.search import SpaceSearch, early_stopping
+from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.tracking.storage import join_path
 from ipcnn_ray.train.checkpoint import read_result
 from ipcnn_ray.train.retry_state import Attempts
 
 MAX_PASSES = 4
 """Maximum passes over a list of runs or a search when workers die during start-up."""
-Ended = dict[str, RunEnded]
+Ended = dict[str, RunSummary]
 """How runs ended, by label."""
 
 
@@ -68,7 +69,7 @@ class ExperimentTuner:
         ended = self._finished_before(context, list(runs.values()))
         for label in runs:
             if label not in ended:
-                context.record(runs[label])
+                context.record(runs[label]).set_tags(context.summary(runs[label]).identity_tags)
         for index in range(MAX_PASSES):
             if remaining := [label for label in runs if label not in ended]:
                 scheduler = _asha(context.spec) if early_stopping else None
@@ -97,9 +98,9 @@ class ExperimentTuner:
         """Return and report the runs that an earlier submission finished."""
         ended: Ended = {}
         for run in runs:
-            if run.label not in ended and (result := read_result(context.folder(run))) is not None:
-                ended[run.label] = RunEnded(run.label, result.state, result.why, result.metrics)
-                self.listener(ended[run.label])
+            if run.label not in ended and (result := read_result(context.folder(run), context.summary(run))):
+                ended[run.label] = result
+                self.listener(RunEnded(result))
         return ended
 
     def _report_waiting(self, context: ExperimentContext, reason: str) -> None:
@@ -155,7 +156,7 @@ class ExperimentTuner:
                     attempts = Attempts.read(context.folder(run))
                     if attempts.open:
                         attempts.finish(context.folder(run))  # an interrupted attempt is not a lost worker
-                    context.record(run).set_state("stopped", "interrupted; submitted again, it goes on")
+                    context.record_state(run, "stopped", "interrupted; submitted again, it goes on")
             raise Interrupted from None
         return callback.ended
 
@@ -200,7 +201,8 @@ def _trial_outcome(
     """
 
     def outcome(settings: Settings) -> tuple[bool, list[float] | None]:
-        result = read_result(context.folder(context.run(settings)))
+        run = context.run(settings)
+        result = read_result(context.folder(run), context.summary(run))
         if result is None:
             return False, None
         constraints.record(settings, result.metrics)

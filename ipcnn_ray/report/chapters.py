@@ -11,7 +11,7 @@ from typing import Any
 
 from ipcnn_ray.report.document import Block, Chapter, Paragraphs, SourceBlock, TableBlock
 from ipcnn_ray.report.error_curves import convergence_chapter
-from ipcnn_ray.report.experiment_record import MARKS, Entry, Experiment
+from ipcnn_ray.report.experiment_record import MARKS, Experiment, ReportedRun
 from ipcnn_ray.report.ranking_table import HEADS, Ranking, Table, spread_words
 from ipcnn_ray.report.search_figures import (
     beta_gamma_figure,
@@ -24,6 +24,7 @@ from ipcnn_ray.report.search_figures import (
 from ipcnn_ray.report.tradeoff import tradeoff_chapter
 from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
 from ipcnn_ray.spec.objectives import metric_info, words
+from ipcnn_ray.tracking.tracker import RecordedRun
 
 WARNED = ("d", "w", "u")
 """Marks that stand at the head of a page as warnings."""
@@ -75,7 +76,7 @@ def overview_chapter(experiment: Experiment, prefix: str) -> Chapter:
     dirty = _values([parent, *runs], "code.dirty")
     rows = [
         ["experiment", experiment.name],
-        ["state", parent.state + (f": {parent.why}" if parent.why else "")],
+        ["state", parent.state + (f": {parent.cause}" if parent.cause else "")],
         ["asked", f"{kind}, {asked}"],
         ["varied", ", ".join(experiment.searched) or "nothing beside the named runs"],
         ["runs", ", ".join(f"{n} {state}" for state, n in states.items())],
@@ -112,7 +113,7 @@ def overview_chapter(experiment: Experiment, prefix: str) -> Chapter:
     return Chapter(f"Experiment {experiment.name}", blocks)
 
 
-def _values(runs: Sequence[Entry], key: str, where: str = "tags") -> str:
+def _values(runs: Sequence[RecordedRun], key: str, where: str = "tags") -> str:
     """All values that the runs have, each once."""
     found = list(dict.fromkeys(one for run in runs if (one := getattr(run, where).get(key))))
     shown = found[:6] + ([f"and {len(found) - 6} more"] if len(found) > 6 else [])
@@ -138,10 +139,10 @@ def ranking_chapter(experiment: Experiment, prefix: str) -> Chapter:
         measure = next((name for name, shown in HEADS.items() if shown == head), head)
         caption = "Mean of the differences paired by seed, ± their standard deviation; p as explained below."
         blocks.append(TableBlock(f"{prefix}luck_{measure}", f"May the differences in {head} be luck?", caption, table))
-    told, causes = ranking.causes(), [run for run in experiment.runs if run.why]
+    told, causes = ranking.causes(), [run for run in experiment.runs if run.cause]
     blocks.append(Paragraphs(tuple(line for line in ranking.notes() if line not in told)))
     if causes:
-        rows = [[run.label, run.template, run.state, run.why] for run in causes]
+        rows = [[run.label, run.template, run.state, run.cause] for run in causes]
         table = Table(("run", "template", "state", "why"), rows, ())
         blocks.append(
             TableBlock(f"{prefix}causes", "Runs that did not end, and why", "As the runs recorded it.", table)
@@ -157,7 +158,7 @@ def measures_table(ranking: Ranking, prefix: str) -> TableBlock | None:
         return None
     marks = {name: f"{name} {'↑' if info.better == 'higher' else '↓'}" for name, info in infos.items()}
     rows = [
-        [group.name, group.rows[0].template, *(spread_words(name, group.spreads.get(name)) for name in infos)]
+        [group.name, group.template, *(spread_words(name, group.spreads.get(name)) for name in infos)]
         for group in ranking.groups
     ]
     meanings = ". ".join(f"{name}, {info.unit}: {info.description}" for name, info in infos.items())
@@ -199,7 +200,7 @@ def runs_csv(experiments: Sequence[Experiment]) -> tuple[list[str], list[list[st
     head = ["run", "experiment", "state", "why", "template", "marks", *params, *metrics]
     rows = []
     for experiment, run in entries:
-        first = [run.run_id, experiment.name, run.state, run.why, run.template, " ".join(run.marks)]
+        first = [run.run_id, experiment.name, run.state, run.cause, run.template, " ".join(run.marks)]
         values: list[Any] = [run.params.get(key, "") for key in params]
         numbers = [repr(run.metrics[key]) if key in run.metrics else "" for key in metrics]
         rows.append([*first, *values, *numbers])
@@ -221,7 +222,7 @@ class ComputeHours:
     """The run recorded it; else it follows from the seconds of its epochs."""
 
 
-def compute_hours(run: Entry) -> ComputeHours | None:
+def compute_hours(run: ReportedRun) -> ComputeHours | None:
     """None where the record does not say; of a run that did not end, what its recorded epochs took."""
     for kind in KINDS:
         if kind in run.metrics:
@@ -235,21 +236,21 @@ def compute_hours(run: Entry) -> ComputeHours | None:
     return ComputeHours("gpu_hours" if on_gpu else "cpu_hours", total * workers * each / 3600, False)
 
 
-def _tag(run: Entry, key: str) -> float | None:
+def _tag(run: ReportedRun, key: str) -> float | None:
     try:
         return float(run.tags[key])
     except (KeyError, ValueError):
         return None
 
 
-def wall_seconds(runs: Sequence[Entry]) -> float | None:
+def wall_seconds(runs: Sequence[ReportedRun]) -> float | None:
     """From the first start to the last end; None where the record has no times."""
     starts = [run.started for run in runs if run.started is not None]
     ends = [run.ended for run in runs if run.ended is not None]
     return max(ends) - min(starts) if starts and ends else None
 
 
-def retries(run: Entry) -> dict[str, int]:
+def retries(run: ReportedRun) -> dict[str, int]:
     """Cause -> attempts that were begun again because of it."""
     return {cause: int(_tag(run, f"ipcnn.attempts_{cause}") or 0) for cause in CAUSES}
 
@@ -302,13 +303,13 @@ class EarlyStoppingSavings:
     kind: str = "cpu_hours"
 
 
-def early_stopping_savings(runs: Sequence[Entry]) -> EarlyStoppingSavings:
+def early_stopping_savings(runs: Sequence[ReportedRun]) -> EarlyStoppingSavings:
     """Over the runs that a search drew and that were stopped early or trained to their end."""
-    counted = [run for run in runs if run.state == "succeeded" or run.stopped_early]
+    counted = [run for run in runs if run.state in ("succeeded", "pruned")]
     trained = sum(int(run.metrics.get("epoch", 0)) for run in counted)
     epochs, total, kind, unknown = 0, 0.0, "cpu_hours", False
     for run in counted:
-        if not run.stopped_early:
+        if run.state != "pruned":
             continue
         done, planned, used = run.metrics.get("epoch", 0.0), run.number("train.epochs"), compute_hours(run)
         if planned is None:
@@ -319,11 +320,11 @@ def early_stopping_savings(runs: Sequence[Entry]) -> EarlyStoppingSavings:
             unknown = True
         else:
             kind, total = used.kind, total + used.hours / done * (planned - done)
-    stopped = sum(run.stopped_early for run in counted)
+    stopped = sum(run.state == "pruned" for run in counted)
     return EarlyStoppingSavings(stopped, len(counted), trained, epochs, None if unknown else total, kind)
 
 
-def savings_text(runs: Sequence[Entry]) -> Paragraphs:
+def savings_text(runs: Sequence[ReportedRun]) -> Paragraphs:
     """What early stopping saved, in sentences."""
     found = early_stopping_savings(runs)
     if not found.stopped:

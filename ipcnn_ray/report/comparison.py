@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ipcnn_ray.report.experiment_record import Entry, Experiment
+from ipcnn_ray.report.experiment_record import Experiment, ReportedRun
 from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.ranking_table import HEADS, Table, comparison_json, p_words, spread_words
 from ipcnn_ray.report.significance import Comparison, family
@@ -167,7 +167,7 @@ def facts(sides: Sequence[Mapping[str, str]]) -> list[Fact]:
     return [fact for fact in found if len(set(fact.values)) > 1]
 
 
-def _params(runs: Sequence[Entry]) -> dict[str, str]:
+def _params(runs: Sequence[ReportedRun]) -> dict[str, str]:
     return _merged([run.params for run in runs])
 
 
@@ -191,7 +191,7 @@ def _flat(value: Any, path: str) -> list[tuple[str, str]]:
     return [(path, str(value))] if value is not None else []
 
 
-def _lineage(run: Entry) -> dict[str, str]:
+def _lineage(run: ReportedRun) -> dict[str, str]:
     return {key: text for key, text in run.tags.items() if key.startswith(LINEAGE) and key not in OURS and text}
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from ipcnn_ray.core.statistics import spread
 from ipcnn_ray.report import published
 from ipcnn_ray.report.document import Block, Chapter, FigureBlock, Paragraphs, TableBlock
-from ipcnn_ray.report.experiment_record import DRAWN_LABEL, Entry, Experiment
+from ipcnn_ray.report.experiment_record import Experiment, ReportedRun
 from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.ranking_table import Table, number, spread_words
 from ipcnn_ray.report.style import BLACK, CONTROL_STYLE, GREY, SERIES_STYLES, SeriesStyle, new_figure
@@ -32,7 +32,7 @@ Curve = list[tuple[int, float]]
 """(epoch, validation error as a share)"""
 
 
-def template_kind(run: Entry) -> str:
+def template_kind(run: ReportedRun) -> str:
     """The shape of the run's template, as recorded; `plain` without one.
 
     The template of the authors' code, `released`, counts as the gradient template that it is.
@@ -66,7 +66,7 @@ def curves_to_draw(experiment: Experiment) -> list[Group]:
     These are the named ones, the best of every panel, and the others, or an even sample of them.
     """
     groups = evaluated_groups(experiment)
-    drawn = [group for group in groups if not DRAWN_LABEL.fullmatch(group.name)]
+    drawn = [group for group in groups if group.origin == "named"]
     styled: Counter[str] = Counter()
     rest = []
     for group in groups:
@@ -78,7 +78,7 @@ def curves_to_draw(experiment: Experiment) -> list[Group]:
     return [*drawn, *(rest[int(i * step)] for i in range(int(len(rest) / step)))]
 
 
-def mean_curve(runs: Sequence[Entry]) -> Curve:
+def mean_curve(runs: Sequence[ReportedRun]) -> Curve:
     """Mean error over the runs that were evaluated in as many epochs as any of them."""
     longest = max((len(run.errors) for run in runs), default=0)
     curves = [dict(run.errors) for run in runs if len(run.errors) == longest]
@@ -118,7 +118,7 @@ def _figure(experiment: Experiment, groups: Sequence[Group], prefix: str) -> Fig
 
 
 def _panel(axis: Axes, experiment: Experiment, groups: Sequence[Group], plain: Sequence[Group]) -> None:
-    named = [group for group in groups if not DRAWN_LABEL.fullmatch(group.name)]
+    named = [group for group in groups if group.origin == "named"]
     styled = [*named, *(group for group in groups if group not in named)][:STYLED]
     rest = [group for group in groups if group not in styled]
     curves = [curve for group in rest if (curve := mean_curve(experiment.by_group[group.name]))]
@@ -144,8 +144,8 @@ def _line(axis: Axes, experiment: Experiment, group: Group, series: SeriesStyle)
     curve = mean_curve(experiment.by_group[group.name])
     if not curve:
         return
-    sampled = DRAWN_LABEL.fullmatch(group.name)
-    label = f"{group.name}: {group.rows[0].template}" if sampled else group.name
+    sampled = group.origin == "sampled"
+    label = f"{group.name}: {group.template}" if sampled else group.name
     style = {"color": series.colour, "marker": series.marker}
     if len(curve) == 1:  # a line through one point is invisible
         axis.plot(*_xy(curve), linestyle="", markerfacecolor="none", label=f"{label}, 1 epoch", **style)

@@ -1,72 +1,36 @@
-"""Recorded runs as a report needs them, whoever keeps the record."""
+"""ReportedRun and Experiment: recorded runs as reports use them, independent of the tracker."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from ast import literal_eval
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from ipcnn_ray.report.ranking import Group, Row
+from pydantic import TypeAdapter, ValidationError
+
+from ipcnn_ray.errors import IpcnnError
+from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.ranking_table import Ranking
 from ipcnn_ray.spec.objectives import Objectives
-from ipcnn_ray.spec.runs import group_of
-
-DRAWN_LABEL = re.compile(r"r[0-9a-f]{8}")
-"""Label of a setting that a grid or a search made, not a person."""
-EARLY = "early stopping"
-"""How the cause of a run that its search ended begins; one that a person stopped has another."""
+from ipcnn_ray.spec.template import Template
+from ipcnn_ray.tracking.tracker import RecordedRun, Tracker
+from ipcnn_ray.utils.text import did_you_mean
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One recorded run."""
+@dataclass(frozen=True, kw_only=True)
+class ReportedRun(RecordedRun):
+    """A recorded run with the metric histories that a report draws."""
 
-    run_id: str
-    handle: str
-    """The tracker's own id."""
-    template: str
-    """Its template in a few characters."""
-    state: str
-    why: str
-    """Cause of a failure or stop, in a sentence."""
-    tags: Mapping[str, str] = field(default_factory=dict)
-    params: Mapping[str, str] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Last value of each."""
-    started: float | None = None
-    """Seconds since 1970."""
-    ended: float | None = None
-    """Seconds since 1970."""
     errors: tuple[tuple[int, float], ...] = ()
-    """(epoch, validation error as a share) of every evaluated epoch; read only where its curve is drawn."""
+    """(epoch, validation error as a share) of every evaluated epoch; read only for runs whose curve is drawn."""
     seconds: tuple[tuple[int, float], ...] = ()
-    """(epoch, its seconds); read only where the run's hours are not recorded."""
-
-    @property
-    def label(self) -> str:
-        """Its name within its experiment."""
-        return self.run_id.rsplit("-", 1)[-1]
-
-    @property
-    def seed(self) -> int | None:
-        text = self.tags.get("ipcnn.seed") or self.params.get("seed", "")
-        return int(text) if text.isdigit() else None
-
-    @property
-    def row(self) -> Row:
-        """As the ranking takes it."""
-        return Row(self.label, self.template, self.state, self.why, self.metrics, self.seed)
-
-    @property
-    def stopped_early(self) -> bool:
-        """Ended by its search before its last epoch."""
-        return self.state == "stopped" and self.why.startswith(EARLY)
+    """(epoch, its seconds); read only for runs whose hours are not recorded."""
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Keys of MARKS that hold for it."""
+        """Keys of MARKS that apply to the run."""
         tests = {
             "d": self.tags.get("data.drawn") == "true",
             "w": self.tags.get("model.partial_weights") == "true",
@@ -76,7 +40,7 @@ class Entry:
         return tuple(mark for mark, holds in tests.items() if holds)
 
     def number(self, param: str) -> float | None:
-        """A recorded parameter as a number; None where it is none."""
+        """A recorded parameter as a number; None if it is not one."""
         try:
             return float(self.params[param])
         except (KeyError, ValueError):
@@ -91,39 +55,44 @@ MARKS = {
     "t": "another tau than the paper's 0.5 / n^2",
     "x": "stopped before its last epoch",
 }
-"""What a reader must know of a number, by the letter that stands behind it."""
+"""Letter behind a number in a table -> the caveat that it stands for."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One recorded experiment and its runs."""
+    """A recorded experiment and its runs."""
 
-    parent: Entry
-    runs: tuple[Entry, ...]
+    parent: RecordedRun
+    runs: tuple[ReportedRun, ...]
     """In the order in which they were opened."""
     objectives: Objectives
     spec: Mapping[str, Any] = field(default_factory=dict)
-    """Its resolved spec as recorded; empty where none is."""
+    """Resolved spec as recorded, not validated; empty if it cannot be read."""
     spec_text: str = ""
+
+    @property
+    def name(self) -> str:
+        """Experiment id, <name>-<digest>."""
+        return self.parent.run_id
 
     @cached_property
     def ranking(self) -> Ranking:
-        return Ranking.of([run.row for run in self.runs], self.objectives)
+        return Ranking.of(self.runs, self.objectives)
 
     @cached_property
-    def by_group(self) -> dict[str, list[Entry]]:
-        """Name of a setting -> its runs."""
-        found: dict[str, list[Entry]] = {}
+    def by_group(self) -> dict[str, list[ReportedRun]]:
+        """Name of a setting -> its runs, in the order in which the first of them were opened."""
+        groups: dict[str, list[ReportedRun]] = {}
         for run in self.runs:
-            found.setdefault(group_of(run.label), []).append(run)
-        return found
+            groups.setdefault(run.group, []).append(run)
+        return groups
 
     @property
     def trials(self) -> list[Group]:
-        """Settings that a grid or a search made, in the order in which they were opened."""
+        """The sampled settings, in the order in which they were opened."""
         order = list(self.by_group)
-        made = [group for group in self.ranking.groups if DRAWN_LABEL.fullmatch(group.name)]
-        return sorted(made, key=lambda group: order.index(group.name))
+        sampled = [group for group in self.ranking.groups if group.origin == "sampled"]
+        return sorted(sampled, key=lambda group: order.index(group.name))
 
     @property
     def searched(self) -> list[str]:
@@ -132,10 +101,52 @@ class Experiment:
         return list(search.get("grid") or search.get("space") or {})
 
     def logarithmic(self, path: str) -> bool:
-        """Whether a searched field is drawn on a logarithmic scale."""
+        """Whether a searched field is sampled on a logarithmic scale."""
         space = (self.spec.get("search") or {}).get("space") or {}
         return bool((space.get(path) or {}).get("log_uniform"))
 
-    @property
-    def name(self) -> str:
-        return self.parent.run_id
+
+def find_runs(tracker: Tracker, wanted: str) -> list[tuple[RecordedRun, list[RecordedRun]]]:
+    """Experiments by name or id, each with all of its runs, or the one run that has the id `wanted`.
+
+    Raises IpcnnError if nothing is recorded under it.
+    """
+    name = wanted.partition("-")[0]
+    recorded = by_experiment(tracker.find(name))
+    chosen = [
+        (parent, [run for run in runs if wanted in {name, parent.run_id, run.run_id}]) for parent, runs in recorded
+    ]
+    if any(runs for _, runs in chosen):
+        return [(parent, runs) for parent, runs in chosen if runs]
+    known = [*tracker.experiments(), *(parent.run_id for parent, _ in recorded)]
+    guess = did_you_mean(wanted, known).strip()
+    listed = f"Recorded: {', '.join(known)}." if known else "Nothing is recorded yet."
+    raise IpcnnError(f"no experiment and no run is recorded as {wanted!r}\n{guess or listed}")
+
+
+def by_experiment(runs: Sequence[RecordedRun]) -> list[tuple[RecordedRun, list[RecordedRun]]]:
+    """Experiments in the order of `Tracker.find`, newest first, each with its runs, oldest first.
+
+    An experiment without runs is its own run.
+    """
+    complete = [replace(run, template=run.template or template_words(run.params)) for run in runs]
+    children: dict[str, list[RecordedRun]] = {}
+    for run in reversed(complete):
+        if run.parent:
+            children.setdefault(run.parent, []).append(run)
+    return [(run, children.get(run.handle, [run])) for run in complete if not run.parent]
+
+
+def template_words(params: Mapping[str, str]) -> str:
+    """Short description of the template that recorded params describe; `-` without such params."""
+    section: dict[str, Any] = {}
+    for key, value in params.items():
+        if key.startswith("template."):
+            try:
+                section[key.removeprefix("template.")] = literal_eval(value)
+            except (SyntaxError, ValueError):
+                section[key.removeprefix("template.")] = value
+    try:
+        return TypeAdapter(Template).validate_python(section).label()
+    except ValidationError:
+        return " ".join(f"{key} {value}" for key, value in section.items())[:60] or "-"

@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 from ipcnn_ray.core.statistics import Spread, sign_flip_p, smallest_p, spread
 from ipcnn_ray.report import published
 from ipcnn_ray.report.document import Block, Chapter, Paragraphs, TableBlock
-from ipcnn_ray.report.experiment_record import MARKS, Entry, Experiment
+from ipcnn_ray.report.experiment_record import MARKS, Experiment, ReportedRun
 from ipcnn_ray.report.published import BETA, CATEGORIES, GAMMA, NETWORKS, TEMPLATES, ZHANG_BETA
 from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.ranking_table import Table, p_words
@@ -134,7 +134,7 @@ def _norm_pairs(index: SettingIndex, network: str) -> tuple[list[tuple[float, fl
     return pairs, list(marks)
 
 
-def _zhang_key(run: Entry) -> tuple[str, ...] | None:
+def _zhang_key(run: ReportedRun) -> tuple[str, ...] | None:
     template, animals, kind = zhang_template(run.params), categories(run.params), run.params.get("data.kind")
     if template is None or kind is None:
         return None
@@ -193,7 +193,7 @@ class Setting(NamedTuple):
 
     experiment: str
     group: Group
-    runs: tuple[Entry, ...]
+    runs: tuple[ReportedRun, ...]
 
     @property
     def name(self) -> str:
@@ -253,7 +253,9 @@ class SettingIndex:
     the end before failed; then as the experiments were given and as each ranks its settings."""
 
     @classmethod
-    def of(cls, experiments: Sequence[Experiment], key: Callable[[Entry], tuple[str, ...] | None]) -> SettingIndex:
+    def of(
+        cls, experiments: Sequence[Experiment], key: Callable[[ReportedRun], tuple[str, ...] | None]
+    ) -> SettingIndex:
         """`key` says where a run belongs; None: nowhere."""
         found: dict[tuple[str, ...], list[Setting]] = {}
         for experiment in experiments:
@@ -282,7 +284,7 @@ def _precedence(setting: Setting) -> tuple[bool, bool, bool, bool]:
     return (not setting.group.spreads, "d" in marks, "w" in marks, "s" in marks)
 
 
-def voc_cell(run: Entry) -> tuple[str, ...] | None:
+def voc_cell(run: ReportedRun) -> tuple[str, ...] | None:
     """(network, template of the part-template paper, category): one animal, photographed or drawn."""
     template, animals = paper_template(run.params), categories(run.params)
     fits = run.params.get("data.kind") in ("voc_part", "drawn_animals") and len(animals) == 1

@@ -1,4 +1,4 @@
-"""The runs of an experiment as settings: the repeats of one setting together, the best first."""
+"""Order of the runs of an experiment: repeats grouped to settings, settings ranked by the goals of the search."""
 
 from __future__ import annotations
 
@@ -10,26 +10,10 @@ from dataclasses import dataclass, replace
 from ipcnn_ray.core.multi_objective import front
 from ipcnn_ray.core.statistics import Spread, spread
 from ipcnn_ray.spec.objectives import Objectives, violations, words
-from ipcnn_ray.spec.runs import group_of
+from ipcnn_ray.tracking.run_summary import Origin, RunSummary, State
 
-ORDER = ("succeeded", "stopped")
-"""States that come before all others, in this order."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One run, from its outcome or from the record."""
-
-    label: str
-    template: str
-    """Its template in a few characters."""
-    state: str
-    why: str
-    """Cause of a failure or stop, in a sentence."""
-    metrics: Mapping[str, float]
-    """Of its last epoch, and of the whole run."""
-    seed: int | None = None
-    """Seed that it was trained with; None where the record does not say."""
+COUNTED: tuple[tuple[State, ...], ...] = (("succeeded",), ("pruned", "stopped"))
+"""States whose metrics count for a setting: those of succeeded runs or, without any, those of incomplete runs."""
 
 
 @dataclass(frozen=True)
@@ -37,68 +21,57 @@ class Group:
     """One setting: a run, or its repeats over seeds."""
 
     name: str
-    rows: tuple[Row, ...]
+    runs: tuple[RunSummary, ...]
     """By seed."""
     spreads: Mapping[str, Spread]
-    """Of every measure, over the runs that were trained to their end, or, where none was, those that were stopped."""
+    """Metric -> spread over the succeeded runs or, without any, over the pruned and stopped ones."""
     violated: tuple[str, ...] = ()
-    """Constraints that the means do not keep, or that could not be measured."""
+    """Constraints that the means violate, or whose metric is missing."""
     wins: bool = False
-    """It is the best; in a Pareto search, it is on the front."""
+    """Whether it is the best setting; in a Pareto search, whether it is on the front."""
+
+    @property
+    def origin(self) -> Origin:
+        return self.runs[0].origin
+
+    @property
+    def template(self) -> str:
+        """Short description of its template."""
+        return self.runs[0].template
 
     @property
     def state(self) -> str:
-        """`succeeded`, or of several runs in different states `2 succeeded, 1 failed`."""
-        counts = Counter(row.state for row in self.rows)
-        return self.rows[0].state if len(counts) == 1 else ", ".join(f"{n} {state}" for state, n in counts.items())
+        """`succeeded`, or with runs in different states `2 succeeded, 1 failed`."""
+        counts = Counter(run.state for run in self.runs)
+        return self.runs[0].state if len(counts) == 1 else ", ".join(f"{n} {state}" for state, n in counts.items())
 
     @property
     def order(self) -> int:
-        """0: ranked by its numbers; then those beyond a bound, those that were stopped, the rest."""
-        states = {row.state for row in self.rows}
-        if ORDER[0] in states:
-            return 1 if self.violated else 0
-        return 2 if ORDER[1] in states else 3
+        """0: ranked by its goals; 1: violates a constraint; 2: pruned or stopped; 3: without metrics."""
+        order = next((2 * i for i, states in enumerate(COUNTED) if any(run.state in states for run in self.runs)), 3)
+        return 1 if order == 0 and self.violated else order
 
     @property
     def means(self) -> dict[str, float]:
-        """Of every measure its mean."""
-        return {measure: found.mean for measure, found in self.spreads.items()}
+        """Metric -> mean."""
+        return {metric: spread.mean for metric, spread in self.spreads.items()}
 
-    def values(self, measure: str) -> dict[int | None, float]:
-        """Of the runs trained to their end: seed -> the measure, where it is finite."""
-        return {row.seed: row.metrics[measure] for row in _ended(self.rows, ORDER[0]) if _there(row, measure)}
-
-
-def _there(row: Row, measure: str) -> bool:
-    value = row.metrics.get(measure)
-    return value is not None and math.isfinite(value)
+    def values(self, metric: str) -> dict[int | None, float]:
+        """Seed -> finite value of a metric, of the succeeded runs."""
+        runs = [run for run in self.runs if run.state == "succeeded"]
+        return {run.seed: run.metrics[metric] for run in runs if _is_finite(run, metric)}
 
 
-def _ended(rows: Sequence[Row], state: str) -> list[Row]:
-    return [row for row in rows if row.state == state]
+def rank(runs: Sequence[RunSummary], objectives: Objectives) -> list[Group]:
+    """The settings of these runs, best first.
 
-
-def _group(name: str, rows: Sequence[Row], objectives: Objectives) -> Group:
-    seeded = tuple(sorted(rows, key=lambda row: -1 if row.seed is None else row.seed))
-    counted = next((found for state in ORDER if (found := _ended(seeded, state))), [])
-    measures = dict.fromkeys(key for row in counted for key in row.metrics)
-    values = {key: [row.metrics[key] for row in counted if _there(row, key)] for key in measures}
-    group = Group(name, seeded, {key: spread(found) for key, found in values.items() if found})
-    if not counted:
-        return group
-    by_how_much = violations(objectives.constraints, group.means)
-    beyond = [(one, by) for one, by in zip(objectives.constraints, by_how_much, strict=True) if by is None or by > 0]
-    return replace(group, violated=tuple(words(one) + (" (not measured)" if by is None else "") for one, by in beyond))
-
-
-def grouped(rows: Sequence[Row], objectives: Objectives) -> list[Group]:
-    """The settings of these runs: first the best by the mean of the goal, or the Pareto front; behind the ranked ones
-    those beyond a bound, those that were stopped early, and those that failed."""
-    by_name: dict[str, list[Row]] = {}
-    for row in rows:
-        by_name.setdefault(group_of(row.label), []).append(row)
-    groups = [_group(name, found, objectives) for name, found in by_name.items()]
+    Settings with a succeeded run come first, by the mean of the goal (in a Pareto search: the front, then the rest);
+    then those that violate a constraint, those whose runs were only pruned or stopped, and those without metrics.
+    """
+    by_name: dict[str, list[RunSummary]] = {}
+    for run in runs:
+        by_name.setdefault(run.group, []).append(run)
+    groups = [_group(name, repeats, objectives) for name, repeats in by_name.items()]
     ranked = [(group, costs) for group in groups if not group.order and (costs := objectives.costs(group.means))]
     on_front = front([costs for _, costs in ranked])
     winners = [group for (group, _), wins in zip(ranked, on_front, strict=True) if wins]
@@ -106,3 +79,25 @@ def grouped(rows: Sequence[Row], objectives: Objectives) -> list[Group]:
         winners = winners[:1]
     marked = [replace(group, wins=any(group is winner for winner in winners)) for group in groups]
     return sorted(marked, key=lambda group: (group.order, not group.wins, objectives.costs(group.means) or [math.inf]))
+
+
+def _group(name: str, runs: Sequence[RunSummary], objectives: Objectives) -> Group:
+    by_seed = tuple(sorted(runs, key=lambda run: -1 if run.seed is None else run.seed))
+    counted: list[RunSummary] = next(
+        (some for states in COUNTED if (some := [run for run in by_seed if run.state in states])), []
+    )
+    metrics = dict.fromkeys(key for run in counted for key in run.metrics)
+    values = {key: [run.metrics[key] for run in counted if _is_finite(run, key)] for key in metrics}
+    group = Group(name, by_seed, {key: spread(finite) for key, finite in values.items() if finite})
+    if not counted:
+        return group
+    excess = violations(objectives.constraints, group.means)
+    violated = [(one, by) for one, by in zip(objectives.constraints, excess, strict=True) if by is None or by > 0]
+    return replace(
+        group, violated=tuple(words(one) + (" (not measured)" if by is None else "") for one, by in violated)
+    )
+
+
+def _is_finite(run: RunSummary, metric: str) -> bool:
+    value = run.metrics.get(metric)
+    return value is not None and math.isfinite(value)

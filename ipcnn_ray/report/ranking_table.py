@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ipcnn_ray.core.statistics import Spread, smallest_p
-from ipcnn_ray.report.ranking import Group, Row, grouped
+from ipcnn_ray.report.ranking import Group, rank
 from ipcnn_ray.report.significance import LEVEL, Comparison, compared, measures
 from ipcnn_ray.spec.objectives import COMBINED, Objectives
+from ipcnn_ray.tracking.run_summary import RunSummary, State
 
 COMPARED = ("difference", "p", "Holm", "t-test", "Holm ", "verdict")
 HEADS = {"val_error": "error"}
@@ -51,14 +52,14 @@ class Ranking:
     """The settings among themselves."""
 
     @classmethod
-    def of(cls, rows: Sequence[Row], objectives: Objectives) -> Ranking:
-        groups = grouped(rows, objectives)
+    def of(cls, runs: Sequence[RunSummary], objectives: Objectives) -> Ranking:
+        groups = rank(runs, objectives)
         return cls(objectives, groups, *compared(groups, objectives))
 
     @property
     def repeated(self) -> bool:
         """Whether any setting was trained with several seeds."""
-        return any(len(group.rows) > 1 for group in self.groups)
+        return any(len(group.runs) > 1 for group in self.groups)
 
     def table(self) -> Table:
         """One row for each setting: its goals, instability, error; without repeats, which are compared in tables of
@@ -77,16 +78,16 @@ class Ranking:
             if "vs control" in heads:
                 cells.insert(1, number(goals[0], versus.get(group.name), sign=True))
             if self.repeated:
-                cells.insert(0, str(len(group.rows)))
+                cells.insert(0, str(len(group.runs)))
             else:
                 cells.append(number("epoch", group.means.get("epoch")))
-            template = group.rows[0].template + (" (control)" if group.name == control else "")
+            template = group.template + (" (control)" if group.name == control else "")
             rows.append([group.name, template, *cells, state(self, group)])
         return Table(("run", "template", *numbers, "state"), rows, numbers)
 
     @property
     def _few(self) -> bool:
-        return sum(len(group.rows) > 1 for group in self.groups if group.name != self.objectives.control) <= MOST_AMONG
+        return sum(len(group.runs) > 1 for group in self.groups if group.name != self.objectives.control) <= MOST_AMONG
 
     def luck(self) -> list[Table]:
         """Where seeds are repeated, a table for each measure: each setting less the control, then the others' pairs."""
@@ -128,7 +129,7 @@ class Ranking:
         """`l1 (L1 β2)`, `the control plain`"""
         if group.name == self.objectives.control:
             return f"the control {group.name}"
-        template = group.rows[0].template
+        template = group.template
         return group.name if template == group.name else f"{group.name} ({template})"
 
     def notes(self) -> list[str]:
@@ -163,7 +164,7 @@ class Ranking:
 
     def causes(self) -> list[str]:
         """Why runs did not end, as sentences."""
-        return causes([(row.label, row.state, row.why) for group in self.groups for row in group.rows])
+        return causes([run for group in self.groups for run in group.runs])
 
     def markdown(self) -> str:
         """The ranking as a Markdown document."""
@@ -176,16 +177,16 @@ class Ranking:
         return "\n".join(lines) + "\n"
 
 
-def causes(runs: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Of (label, state, why): `a, b stopped: early stopping at epoch 4 of 12`; those of one cause together."""
-    by_cause: dict[tuple[str, str], list[str]] = {}
-    for label, state_, why in runs:
-        if why:
-            by_cause.setdefault((state_, why), []).append(label)
+def causes(runs: Sequence[RunSummary]) -> list[str]:
+    """A line for each cause: `a, b pruned: early stopping at epoch 4 of 12`."""
+    by_cause: dict[tuple[State, str], list[str]] = {}
+    for run in runs:
+        if run.cause:
+            by_cause.setdefault((run.state, run.cause), []).append(run.label)
     lines = []
-    for (state_, why), labels in by_cause.items():
+    for (state_, cause), labels in by_cause.items():
         more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
-        lines.append(f"{', '.join(labels[:MOST_NAMED])}{more} {state_}: {why}")
+        lines.append(f"{', '.join(labels[:MOST_NAMED])}{more} {state_}: {cause}")
     return lines
 
 
@@ -255,9 +256,9 @@ def as_json(ranking: Ranking) -> dict[str, object]:
         "groups": [
             {
                 "group": group.name,
-                "template": group.rows[0].template,
-                "runs": [row.label for row in group.rows],
-                "seeds": [row.seed for row in group.rows],
+                "template": group.template,
+                "runs": [run.label for run in group.runs],
+                "seeds": [run.seed for run in group.runs],
                 "state": group.state,
                 "violated": list(group.violated),
                 "wins": group.wins,

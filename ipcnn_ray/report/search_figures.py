@@ -40,7 +40,7 @@ class Trial:
 
     @property
     def ended(self) -> bool:
-        return any(row.state == "succeeded" for row in self.group.rows)
+        return any(run.state == "succeeded" for run in self.group.runs)
 
 
 def trials_of(experiment: Experiment, goal: str) -> list[Trial]:

@@ -64,7 +64,7 @@ def compared(groups: Sequence[Group], objectives: Objectives) -> tuple[list[Comp
     for measure in measures(groups, objectives):
         if control is not None:
             against += family([(group, control) for group in others], measure)
-        repeated = [group for group in others if len(group.rows) > 1]
+        repeated = [group for group in others if len(group.runs) > 1]
         among += family(list(combinations(repeated, 2)), measure)
     return against, among
 
@@ -89,7 +89,7 @@ def family(pairs: Sequence[tuple[Group, Group]], measure: str) -> list[Compariso
 def _compared(one: Group, other: Group, measure: str) -> Comparison | None:
     mine, theirs = one.values(measure), other.values(measure)
     pairs = [(mine[seed], theirs[seed]) for seed in mine if seed in theirs]
-    if len(one.rows) == len(other.rows) == 1:
+    if len(one.runs) == len(other.runs) == 1:
         pairs = [(a, b) for a in mine.values() for b in theirs.values()]  # whatever their seeds: nothing is tested
     if not pairs:
         return None

@@ -10,7 +10,7 @@ import numpy as np
 from ipcnn_ray.core.multi_objective import front
 from ipcnn_ray.report.document import Chapter, FigureBlock, Paragraphs
 from ipcnn_ray.report.error_curves import PLAIN, template_kind
-from ipcnn_ray.report.experiment_record import Entry, Experiment
+from ipcnn_ray.report.experiment_record import Experiment, ReportedRun
 from ipcnn_ray.report.ranking_table import p_words
 from ipcnn_ray.report.significance import LEVEL
 from ipcnn_ray.report.style import BLACK, GREY, RED, kind_styles, new_figure
@@ -40,7 +40,7 @@ def correlation(points: Sequence[tuple[float, float]]) -> Correlation | None:
     return Correlation(len(points), float(linear[0]), float(linear[1]), float(ranks.statistic), float(ranks.pvalue))
 
 
-def error_and_instability(run: Entry) -> tuple[float, float] | None:
+def error_and_instability(run: ReportedRun) -> tuple[float, float] | None:
     """(error, instability) as shares; None unless both are recorded."""
     if "val_error" in run.metrics and "instability" in run.metrics:
         return run.metrics["val_error"], run.metrics["instability"]
@@ -69,8 +69,8 @@ def tradeoff_chapter(experiment: Experiment, prefix: str) -> Chapter | None:
 
 def _figure(
     experiment: Experiment,
-    measured: Sequence[tuple[Entry, tuple[float, float]]],
-    best: Sequence[tuple[Entry, tuple[float, float]]],
+    measured: Sequence[tuple[ReportedRun, tuple[float, float]]],
+    best: Sequence[tuple[ReportedRun, tuple[float, float]]],
     prefix: str,
 ) -> FigureBlock:
     figure = new_figure(7, 4.6)
@@ -111,7 +111,7 @@ def _figure(
 
 
 def _words(
-    best: Sequence[tuple[Entry, tuple[float, float]]], found: Correlation | None, settings: int
+    best: Sequence[tuple[ReportedRun, tuple[float, float]]], found: Correlation | None, settings: int
 ) -> tuple[str, ...]:
     names = ", ".join(f"{run.label} ({100 * error:.1f} %, {one:.4f})" for run, (error, one) in best[:12])
     more = f" and {len(best) - 12} more" if len(best) > 12 else ""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import methodcaller
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -28,27 +28,24 @@ class Run:
     """What this run trains, resolved, without a search."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Fields that differ from the experiment, by dotted path."""
-
-    @property
-    def group(self) -> str:
-        """The label without the seed, which the repeats of a run share."""
-        return group_of(self.label)
+    group: str = SINGLE
+    """The label without the seed, which the repeats of a run share."""
+    origin: Literal["named", "sampled"] = "named"
+    """Named in the spec, or sampled: a combination of the grid or a trial of the search."""
 
 
 def run_for(spec: ExperimentSpec, settings: Mapping[str, Any], label: str | None = None) -> Run:
-    """Return the run of an experiment with these fields set. Equal settings give equal labels.
+    """Return the run of an experiment with these fields set: a named run with a label, else a sampled one.
+
+    Equal settings give sampled runs equal labels.
 
     Raises:
         ValidationError, NotASection: As `ExperimentSpec.run_spec`; never for the settings of a checked spec's own
             runs, grid and space.
     """
     run_spec = spec.run_spec(settings)
-    return Run(label or f"r{run_spec.digest()}", run_spec, dict(settings))
-
-
-def group_of(label: str) -> str:
-    """Return the label of a run without its seed; a name has no dot."""
-    return label.partition(".")[0]
+    name = label or f"r{run_spec.digest()}"
+    return Run(name, run_spec, dict(settings), group=name, origin="named" if label else "sampled")
 
 
 def seeds(spec: ExperimentSpec) -> tuple[int, ...]:
@@ -61,7 +58,11 @@ def _repeated(spec: ExperimentSpec, runs: Sequence[Run]) -> tuple[Run, ...]:
     if len(seeds(spec)) == 1:
         return tuple(runs)
     return tuple(
-        run_for(spec, {**run.settings, "seed": seed}, f"{run.label}.seed{seed}") for seed in seeds(spec) for run in runs
+        replace(
+            run_for(spec, {**run.settings, "seed": seed}, f"{run.label}.seed{seed}"), group=run.group, origin=run.origin
+        )
+        for seed in seeds(spec)
+        for run in runs
     )
 
 

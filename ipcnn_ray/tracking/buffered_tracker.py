@@ -22,8 +22,9 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 from ipcnn_ray.errors import UnreachableError
+from ipcnn_ray.tracking.run_summary import State
 from ipcnn_ray.tracking.storage import Storage
-from ipcnn_ray.tracking.tracker import RecordedRun, RunRecord, State, Tracker
+from ipcnn_ray.tracking.tracker import RecordedRun, RunRecord, Tracker
 
 BACKOFF_S = 15.0
 """Seconds without attempts after one that failed: an epoch loses at most one timeout."""

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ipcnn_ray.errors import TrackingError
+from ipcnn_ray.tracking.run_summary import ENDED, State
 from ipcnn_ray.tracking.storage import is_url
-from ipcnn_ray.tracking.tracker import RecordedRun, RunRecord, State
+from ipcnn_ray.tracking.tracker import RecordedRun, RunRecord
 from ipcnn_ray.tracking.tracking_uri import (
     absolute,
     check_reachable,
@@ -35,6 +36,7 @@ STATUS: dict[State, str] = {
     "running": "RUNNING",
     "succeeded": "FINISHED",
     "failed": "FAILED",
+    "pruned": "KILLED",
     "stopped": "KILLED",
 }
 DESCRIPTION = "mlflow.note.content"
@@ -252,14 +254,14 @@ class MlflowTracker:
 def _recorded(run: Any) -> RecordedRun:
     tags = dict(run.data.tags)
     by_status = {status: state for state, status in STATUS.items()}
-    return RecordedRun(
-        run_id=tags["ipcnn.run"],
+    return RecordedRun.from_tags(
+        tags["ipcnn.run"],
+        tags.get("ipcnn.state", by_status[run.info.status]),
+        tags.get("ipcnn.why", ""),
+        tags,
+        dict(run.data.params),
         handle=run.info.run_id,
         parent=tags.get("mlflow.parentRunId", ""),
-        state=tags.get("ipcnn.state", by_status[run.info.status]),
-        why=tags.get("ipcnn.why", ""),
-        tags=tags,
-        params=dict(run.data.params),
         metrics=dict(run.data.metrics),
         started=run.info.start_time / 1000 if run.info.start_time else None,
         ended=run.info.end_time / 1000 if run.info.end_time else None,
@@ -399,7 +401,7 @@ class _MlflowRun:
     def set_state(self, state: State, why: str = "", when: int | None = None) -> None:
         self.set_tags({"ipcnn.state": state, "ipcnn.why": why})
         with _store_errors(self.uri):
-            if state in ("succeeded", "failed", "stopped"):
+            if state in ENDED:
                 _client(self.uri).set_terminated(self.handle, STATUS[state], when)
             else:
                 _client(self.uri).update_run(self.handle, status=STATUS[state])

@@ -5,32 +5,54 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Protocol, Self, cast
 
-State = Literal["queued", "running", "succeeded", "failed", "stopped"]
+from ipcnn_ray.tracking.run_summary import ORIGIN, Origin, RunSummary, State, translate_earlier_record
 
 
-@dataclass(frozen=True)
-class RecordedRun:
-    """A run as it is recorded."""
+@dataclass(frozen=True, kw_only=True)
+class RecordedRun(RunSummary):
+    """A run as a tracker has recorded it. The run of an experiment itself has its run id as label."""
 
-    run_id: str
-    """Our id: <name>-<digest>-<trial>; of a parent run: <name>-<digest>."""
     handle: str
     """The tracker's own id of the run."""
-    parent: str
-    """Handle of the parent run (the experiment's); empty for a parent run."""
-    state: State
-    why: str
-    """Cause of a failure or stop, in one sentence; else empty."""
+    parent: str = ""
+    """Handle of the experiment's run; empty for the experiment's own run."""
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Last value of each metric."""
     started: float | None = None
-    """When the run was opened, seconds since 1970; None if unknown."""
+    """Time when it was opened, seconds since 1970; None if not recorded."""
     ended: float | None = None
-    """When the run last ended, seconds since 1970; None while it has not."""
+    """Time when it last ended, seconds since 1970; None while it is queued or running."""
+
+    @classmethod
+    def from_tags(
+        cls, run_id: str, state: State, cause: str, tags: Mapping[str, str], params: Mapping[str, str], **facts: Any
+    ) -> Self:
+        """A run with the identity that its tags have; `facts` are the other fields.
+
+        The template of a run that an earlier version recorded is empty.
+        """
+        label, group, origin = tags.get("ipcnn.label", run_id), tags.get("ipcnn.group", ""), tags.get(ORIGIN, "named")
+        if ORIGIN not in tags:
+            earlier = translate_earlier_record(run_id, state, cause)
+            state = earlier.state
+            if facts.get("parent"):
+                label, group, origin = earlier.label, earlier.group, earlier.origin
+        seed = tags.get("ipcnn.seed") or params.get("seed", "")
+        return cls(
+            run_id,
+            label,
+            group=group,
+            seed=int(seed) if seed.isdigit() else None,
+            template=tags.get("ipcnn.template", ""),
+            origin=cast(Origin, origin),
+            state=state,
+            cause=cause,
+            tags=tags,
+            params=params,
+            **facts,
+        )
 
 
 class RunRecord(Protocol):

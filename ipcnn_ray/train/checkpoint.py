@@ -20,7 +20,7 @@ import shutil
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ import numpy as np
 import torch
 
 from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.tracking.run_summary import RunSummary, translate_earlier_record
 from ipcnn_ray.tracking.storage import Storage
 from ipcnn_ray.train.run_dir import RESULT_FILE, Folder, local_path, open_run_dir, read_file, write_file
-from ipcnn_ray.train.run_request import RunResult
 from ipcnn_ray.utils.files import atomic_folder, sha256_of, write_atomic
 
 FORMAT = 1
@@ -223,12 +223,19 @@ def restore_generators(states: Mapping[str, Any]) -> None:
     random.setstate(states["python"])
 
 
-def write_result(folder: Folder, result: RunResult) -> None:
-    """Say that the run has ended; from now on it is not trained again."""
-    write_file(folder, RESULT_FILE, json.dumps(asdict(result), indent=1).encode())
+def write_result(folder: Folder, run: RunSummary) -> None:
+    """Write result.json; a run that has it is not trained again."""
+    epochs = int(run.metrics.get("epoch", 0))
+    result = {"run_id": run.run_id, "origin": run.origin, "state": run.state, "why": run.cause, "epochs": epochs}
+    write_file(folder, RESULT_FILE, json.dumps({**result, "metrics": dict(run.metrics)}, indent=1).encode())
 
 
-def read_result(folder: Folder) -> RunResult | None:
-    """The result of a run that has ended, or None."""
-    found = read_file(folder, RESULT_FILE)
-    return RunResult(**json.loads(found)) if found is not None else None
+def read_result(folder: Folder, run: RunSummary) -> RunSummary | None:
+    """The run with the state, cause and metrics of its result.json; None where there is none."""
+    if (content := read_file(folder, RESULT_FILE)) is None:
+        return None
+    result = json.loads(content)
+    state = result["state"]
+    if "origin" not in result:
+        state = translate_earlier_record(run.run_id, state, result["why"]).state
+    return replace(run, state=state, cause=result["why"], metrics=result["metrics"])

@@ -39,8 +39,8 @@ def _flatten(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 def run_title(request: RunRequest) -> str:
     """Return the display name of a run: its label within the experiment, and its template."""
-    label, template = request.run_id.rsplit("-", 1)[-1], request.spec.template.label()
-    return label if label.partition(".")[0] == template else f"{label}: {template}"
+    run, template = request.run, request.spec.template.label()
+    return run.label if run.group == template else f"{run.label}: {template}"
 
 
 def run_description(request: RunRequest, metrics: Mapping[str, float]) -> str:
@@ -70,6 +70,7 @@ def lineage_tags(
     """
     return {
         "ipcnn.title": run_title(request),
+        **request.run.identity_tags,
         **request.tags,
         **host(),
         **input_tags,
@@ -95,11 +96,6 @@ def experiment_spec_of(tracker: Tracker, parent: RecordedRun) -> ExperimentSpec:
             "Its artifacts were deleted or lie where this machine cannot see them: look at it in `ipcnn ui`."
         )
     return loads(text, f"{SPEC_ARTIFACT} of {parent.run_id}").spec
-
-
-def label_of(parent: RecordedRun, run: RecordedRun) -> str:
-    """Return the name of a run within its experiment."""
-    return run.run_id.removeprefix(f"{parent.run_id}-")
 
 
 def run_spec_of(experiment: ExperimentSpec, label: str, run: RecordedRun) -> Run:

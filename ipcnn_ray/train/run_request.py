@@ -1,4 +1,4 @@
-"""Input and output of the training of one run."""
+"""RunRequest: what a worker needs to train one run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.tracking.tracker import State
+from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.utils.paths import Paths
 
 
@@ -27,7 +27,8 @@ class ControlReference:
 class RunRequest:
     """Everything that a worker needs to train one run. Small, and it pickles."""
 
-    run_id: str
+    run: RunSummary
+    """Identity of the run; its state and metrics are not used."""
     spec: ExperimentSpec
     """Resolved, without a search. Its digest is stored in the run's checkpoints."""
     paths: Paths
@@ -41,22 +42,11 @@ class RunRequest:
     """Additional tags of the tracked run, such as the commit."""
 
     @property
+    def run_id(self) -> str:
+        return self.run.run_id
+
+    @property
     def path(self) -> Path:
         """`folder` as a path; not for one in a bucket."""
         assert "://" not in self.folder
         return Path(self.folder)
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """How a run ended."""
-
-    run_id: str
-    state: State
-    """`succeeded` or `stopped`; a run that fails raises."""
-    why: str
-    """Cause of a stop, in a sentence; empty otherwise."""
-    epochs: int
-    """Number of epochs trained."""
-    metrics: Mapping[str, float]
-    """Metrics of the last epoch and of the whole run."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.weights import LoadReport, load_weights, weights_tags
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.tracking.tracker import RunRecord, State, Tracker
+from ipcnn_ray.tracking.run_summary import RunSummary, State
+from ipcnn_ray.tracking.tracker import RunRecord, Tracker
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train.checkpoint import Origin
 from ipcnn_ray.train.data_sync import fetch_to_node
@@ -37,7 +39,7 @@ from ipcnn_ray.train.retry_state import Attempts, RunTakenOver, failure_cause, f
 from ipcnn_ray.train.run_dir import MEAN_KEY, TEMPLATE_FILE, WEIGHTS_FILE, open_run_dir, write_file
 from ipcnn_ray.train.run_metadata import lineage_tags, run_description, run_params
 from ipcnn_ray.train.run_metrics import evaluation_metrics, summary, training_metrics
-from ipcnn_ray.train.run_request import RunRequest, RunResult
+from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import Runtime, StopRun
 from ipcnn_ray.train.tailored_template import fit_template
 from ipcnn_ray.train.train_epoch import learning_rate, train_epoch, warm_up_ddp
@@ -45,7 +47,7 @@ from ipcnn_ray.train.train_epoch import learning_rate, train_epoch, warm_up_ddp
 log = logging.getLogger(__name__)
 
 
-def train_run(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunResult:
+def train_run(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunSummary:
     """Train a run to its end, from its newest checkpoint if it has one. A run that has ended is not trained again.
 
     Every rank calls this. Rank 0 alone writes the tracked run, the checkpoints and the result. An error is tracked and
@@ -53,7 +55,7 @@ def train_run(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunRes
     StopRun) has not.
     """
     folder = request.folder
-    if (result := checkpoint.read_result(folder)) is not None:
+    if (result := checkpoint.read_result(folder, request.run)) is not None:
         return result
     if runtime.rank > 0:
         return _fit(request, runtime).result()
@@ -74,7 +76,7 @@ def train_run(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunRes
     result = trainer.result()
     record.set_tags(attempts.tags())
     record.set_description(run_description(request, result.metrics))
-    record.set_state(result.state, result.why)
+    record.set_state(result.state, result.cause)
     if trainer.ended:
         checkpoint.write_result(folder, result)
     attempts.finish(folder)
@@ -191,10 +193,10 @@ class Trainer:
         """Whether the run is over: trained to the last epoch, or stopped for good."""
         return self.stop is None or not self.stop.resumable
 
-    def result(self) -> RunResult:
-        state: State = "stopped" if self.stop else "succeeded"
-        why = self.stop.why if self.stop else ""
-        return RunResult(self.request.run_id, state, why, len(self.history), self.history[-1])
+    def result(self) -> RunSummary:
+        state: State = "succeeded" if self.stop is None else "stopped" if self.stop.resumable else "pruned"
+        cause = self.stop.why if self.stop else ""
+        return replace(self.request.run, state=state, cause=cause, metrics=self.history[-1])
 
     def weights(self) -> dict[str, Tensor]:
         """Return the state dict and the mean image, on the CPU."""

@@ -31,6 +31,7 @@ from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import load
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import ProcessGroup
 from ipcnn_ray.train.trainer import train_run
@@ -81,7 +82,7 @@ def under_torchrun(file: Path, home: Path, gpu: bool) -> Times:
     tracker.prepare(spec.name)
     parent = tracker.open_parent(spec.name, "torchrun").handle
     handle = tracker.open_child(spec.name, "torchrun-run", parent).handle
-    request = RunRequest("torchrun-run", spec, paths, handle, str(home / "runs/run"))
+    request = RunRequest(RunSummary("torchrun-run", "run"), spec, paths, handle, str(home / "runs/run"))
     pickled = home / "request.pickle"
     pickled.write_bytes(pickle.dumps(request))
     words = ["--standalone", "--nproc-per-node", str(WORKERS), __file__, "--worker", str(pickled)]

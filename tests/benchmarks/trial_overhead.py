@@ -26,6 +26,7 @@ from ipcnn_ray.on_ray.tune_callback import Event, PhaseStarted, RunEnded
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import grid_runs, run_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.trainer import train_run
@@ -56,7 +57,8 @@ def in_process(spec: ExperimentSpec, paths: Paths, tracker: MlflowTracker) -> fl
     for run in grid_runs(spec):
         handle = tracker.open_child(spec.name, f"bare-{run.label}", parent).handle
         folder = str(Path(paths.storage) / "bare" / run.label)
-        train_run(RunRequest(run_id(spec, run), run.spec, paths, handle, folder), InProcess(), tracker)
+        summary = RunSummary(run_id(spec, run), run.label)
+        train_run(RunRequest(summary, run.spec, paths, handle, folder), InProcess(), tracker)
         began = began or time.perf_counter()
     return time.perf_counter() - began
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from ipcnn_ray.cli import live, output
 from ipcnn_ray.cli.live import Progress
 from ipcnn_ray.on_ray.tune_callback import EpochDone, PhaseStarted, RunEnded, RunStarted, StageReached
+from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.progress import ProgressUpdate
 
 METRICS = {
@@ -53,7 +54,7 @@ def test_a_piped_run_is_heard_of_at_once_and_in_its_first_epoch(clock):
         told(EpochDone("l1", METRICS))
         clock.now += 6
         told(StageReached("l1", ProgressUpdate("training epoch 2", 1, 56, "steps")))  # the first epoch is over
-        told(RunEnded("l1", "succeeded", "", METRICS))
+        told(RunEnded(RunSummary("a-1-l1", "l1", state="succeeded", metrics=METRICS)))
         told(RunStarted("l1", 3))
     lines = out.getvalue().splitlines()
     assert lines[:5] == [

@@ -18,6 +18,7 @@ from ipcnn_ray.errors import DataError, IpcnnError, TrackingError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id, named_runs, resolved_yaml, run_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.trainer import train_run
@@ -61,7 +62,8 @@ def trained(tmp_path_factory) -> Path:
             record.set_state("failed", "TrainingError: the loss is not finite")
             continue
         folder = f"{paths.storage}/{EXPERIMENT}/{run.label}"
-        train_run(RunRequest(run_id(SPEC, run), run.spec, paths, record.handle, folder), InProcess(), tracker)
+        summary = RunSummary(run_id(SPEC, run), run.label)
+        train_run(RunRequest(summary, run.spec, paths, record.handle, folder), InProcess(), tracker)
     tracker.prepare("single")
     tracker.open_parent("single", "single-87654321").set_state("succeeded")
     return home

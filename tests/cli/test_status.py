@@ -10,8 +10,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from ipcnn_ray.cli.status import status, template_words
+from ipcnn_ray.cli.status import status
 from ipcnn_ray.errors import IpcnnError
+from ipcnn_ray.report.experiment_record import template_words
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -136,4 +137,4 @@ def test_nothing_is_recorded_yet(empty):
 def test_templates_in_words():
     gradient = {"template.shape": "gradient", "template.norm": "l1", "template.beta": "4.0", "template.tau": "0.01"}
     assert template_words({"train.epochs": "3", **gradient}) == "L1 β4 τ0.01"
-    assert template_words({"template.shape": "star", "template.points": "5"}) == "shape star points 5.0"
+    assert template_words({"template.shape": "star", "template.points": "5"}) == "shape star points 5"

@@ -93,7 +93,9 @@ class FakeTracker:
         """Opens an experiment; its handle."""
         run_id = f"{name}-12345678"
         tags = {**TAGS, "ipcnn.goals": goals, "ipcnn.control": "plain"}
-        self.runs[name] = [RecordedRun(run_id, run_id, "", "succeeded", "", tags, started=0.0, ended=7200.0)]
+        self.runs[name] = [
+            RecordedRun.from_tags(run_id, "succeeded", "", tags, {}, handle=run_id, started=0.0, ended=7200.0)
+        ]
         if spec is not None:
             self.texts[run_id, "spec.yaml"] = yaml.safe_dump({"name": name, **spec})
         return run_id
@@ -110,13 +112,16 @@ class FakeTracker:
         speed: float = 0.5,
         state: str = "succeeded",
         why: str = "",
+        origin: str = "named",
         seed: int = 0,
         tags: Mapping[str, str] | None = None,
         more: Mapping[str, float] | None = None,
     ) -> None:
         """One run of an experiment with a plausible history; of a failed one nothing but its params."""
         run_id = f"{name}-12345678-{label}"
-        all_tags = {**TAGS, "ipcnn.seed": str(seed), **(tags or {})}
+        group = label.partition(".")[0]
+        all_tags = {**TAGS, "ipcnn.label": label, "ipcnn.group": group, "ipcnn.origin": origin, "ipcnn.seed": str(seed)}
+        all_tags |= tags or {}
         metrics: dict[str, float] = {}
         if state != "failed":
             errors = curve(epochs, error, speed, random.Random(run_id))
@@ -135,11 +140,8 @@ class FakeTracker:
                 metrics |= {"area_under_error": 0.15, "cpu_hours": epochs * 4 / 3600}
         number = len(self.runs[name])
         times = {"started": 60.0 * number, "ended": 60.0 * number + 48}
-        self.runs[name].append(
-            RecordedRun(
-                run_id, run_id, f"{name}-12345678", state, why, all_tags, {**PARAMS, **params}, metrics, **times
-            )  # type: ignore[arg-type]
-        )
+        facts = {"handle": run_id, "parent": f"{name}-12345678", "metrics": metrics, **times}
+        self.runs[name].append(RecordedRun.from_tags(run_id, state, why, all_tags, {**PARAMS, **params}, **facts))
 
 
 class _Stored:
@@ -167,11 +169,12 @@ def half_failed_search(trials: int = 60) -> FakeTracker:
         radius = min(gamma / beta, 1.5)
         values = {"instability": 0.125 + 0.011 * radius + noise.gauss(0, 0.002)}
         values |= {"error": max(0.03, 0.16 - 0.05 * radius + noise.gauss(0, 0.01))}
+        values["origin"] = "sampled"
         if number % 2:
-            tracker.child("sweep", label, params, state="failed", why=FAILED)
+            tracker.child("sweep", label, params, state="failed", why=FAILED, origin="sampled")
         elif number % 6 == 0:
             why = "early stopping at epoch 4 of 12"
-            tracker.child("sweep", label, params, epochs=4, state="stopped", why=why, speed=0.2, **values)
+            tracker.child("sweep", label, params, epochs=4, state="pruned", why=why, speed=0.2, **values)
         else:
             tracker.child("sweep", label, params, **values)
     return tracker
@@ -187,7 +190,13 @@ def many_runs(count: int = 1000) -> FakeTracker:
     tracker.child("many", "plain", PLAIN)
     for number in range(count - 1):
         values = {"instability": noise.gauss(0.13, 0.01), "error": noise.uniform(0.05, 0.2)}
-        tracker.child("many", f"r{number:08x}", uniform("l1", noise.uniform(1, 8), noise.uniform(0.5, 4)), **values)
+        tracker.child(
+            "many",
+            f"r{number:08x}",
+            uniform("l1", noise.uniform(1, 8), noise.uniform(0.5, 4)),
+            origin="sampled",
+            **values,
+        )
     return tracker
 
 
@@ -242,4 +251,4 @@ def written(tracker: FakeTracker, real: object) -> None:
             if history:
                 history[-1] |= run.metrics
             record.log_metrics(history)
-            record.set_state(run.state, run.why)
+            record.set_state(run.state, run.cause)

@@ -16,11 +16,12 @@ from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.models.build import build
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.distributed_inference import EvaluationPlan
 from ipcnn_ray.train.evaluate import Evaluation, evaluate
 from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.metric_inputs import MetricsConfig
-from ipcnn_ray.train.run_request import RunRequest, RunResult
+from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
@@ -124,9 +125,9 @@ class Bench:
         )
 
     def request(self, spec: ExperimentSpec, name: str = "run", **more: Any) -> RunRequest:
-        return RunRequest(name, spec, self.paths, "handle", str(self.root / "runs" / name), **more)
+        return RunRequest(RunSummary(name, name), spec, self.paths, "handle", str(self.root / "runs" / name), **more)
 
-    def run(self, spec: ExperimentSpec, name: str = "run", **more: Any) -> RunResult:
+    def run(self, spec: ExperimentSpec, name: str = "run", **more: Any) -> RunSummary:
         return train_run(self.request(spec, name, **more), InProcess(), MemoryTracker())
 
     def weights(self, name: str = "run") -> bytes:

@@ -75,7 +75,7 @@ def trained(bench: Bench, runtime: Runtime, name: str) -> dict[str, Any]:
     return {
         "history": timeless(tracker.record.epochs.values()),
         "result": timeless([result.metrics])[0],
-        "ended": (result.state, result.why, result.epochs),
+        "ended": (result.state, result.cause, result.metrics["epoch"]),
     }
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from fakes.training import MemoryTracker, tiny
 
-from ipcnn_ray.train.run_request import RunRequest, RunResult
+from ipcnn_ray.tracking.run_summary import RunSummary
+from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import InProcess, Runtime, StopRun
-from ipcnn_ray.train.trainer import execute
+from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
 
 
@@ -30,14 +31,14 @@ class StopAfter(InProcess):
 def request(folder: Path, name: str, **sections: Mapping[str, Any]) -> RunRequest:
     """A tiny run in a folder; sections are merged into its spec."""
     paths = Paths.from_environment({"IPCNN_HOME": str(folder / "home")})
-    return RunRequest(name, tiny(**sections), paths, "handle", str(folder / "runs" / name))
+    return RunRequest(RunSummary(name, name), tiny(**sections), paths, "handle", str(folder / "runs" / name))
 
 
 def run(
     folder: Path, name: str, device: str, runtime: Runtime | None = None, **sections: Mapping[str, Any]
-) -> RunResult:
+) -> RunSummary:
     """Train it to its end, or until the runtime stops it."""
-    return execute(request(folder, name, **sections), runtime or InProcess(torch.device(device)), MemoryTracker())
+    return train_run(request(folder, name, **sections), runtime or InProcess(torch.device(device)), MemoryTracker())
 
 
 def weights(folder: Path, name: str) -> bytes:

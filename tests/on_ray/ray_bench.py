@@ -18,9 +18,10 @@ from ipcnn_ray.on_ray.tune_callback import EpochDone, Event, RunEnded, RunStarte
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.tracking.tracker import RecordedRun
 from ipcnn_ray.train.run_dir import WEIGHTS_FILE
-from ipcnn_ray.train.run_request import RunRequest, RunResult
+from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
@@ -66,12 +67,12 @@ class Bench:
         found = self.tracker.find(spec.name)
         return {run.run_id.removeprefix(experiment_id(spec)).removeprefix("-"): run for run in found}
 
-    def undisturbed(self, spec: ExperimentSpec) -> tuple[RunResult, Path]:
+    def undisturbed(self, spec: ExperimentSpec) -> tuple[RunSummary, Path]:
         """The same single run trained in this process, and its folder."""
         self.tracker.prepare("undisturbed")
         record = self.tracker.open_parent("undisturbed", experiment_id(spec))
         folder = self.paths.home / "undisturbed" / spec.name
-        request = RunRequest(experiment_id(spec), spec, self.paths, record.handle, str(folder))
+        request = RunRequest(RunSummary(experiment_id(spec), "run"), spec, self.paths, record.handle, str(folder))
         return train_run(request, InProcess(), self.tracker), folder
 
 
@@ -93,7 +94,7 @@ class Hears:
         return {event.label for event in self.events if isinstance(event, RunStarted)}
 
     def ended(self) -> list[str]:
-        return [event.label for event in self.events if isinstance(event, RunEnded)]
+        return [event.run.label for event in self.events if isinstance(event, RunEnded)]
 
     def epochs(self, label: str = "run") -> list[int]:
         return [int(e.metrics["epoch"]) for e in self.events if isinstance(e, EpochDone) and e.label == label]

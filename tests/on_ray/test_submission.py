@@ -16,6 +16,7 @@ from ipcnn_ray.on_ray.submission import run_submission
 from ipcnn_ray.on_ray.tune_callback import Logged, PhaseStarted, RunEnded
 from ipcnn_ray.on_ray.tuner import ExperimentTuner, Interrupted
 from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
+from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.retry_state import Attempts
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
@@ -28,7 +29,7 @@ def test_one_run_is_the_run_that_this_process_would_train(bench, capfd):
     spec, hears = tiny("one"), Hears()
     outcome = bench.submit(spec, hears, tags={"code.commit": "abc"}, texts={"spec.yaml": "name: one\n"})
     (run,) = outcome.runs
-    assert (run.run.label, run.state, run.why, run.drawn, run.fresh) == ("run", "succeeded", "", False, True)
+    assert (run.label, run.state, run.cause, run.origin, run.fresh) == ("run", "succeeded", "", "named", True)
     assert outcome.best is run and outcome.control is None
     assert hears.events[0] == PhaseStarted("training", 1)
     assert hears.epochs() == [1, 2, 3] and hears.ended() == ["run"]
@@ -69,40 +70,40 @@ def test_a_search_is_measured_against_its_control_and_survives_a_failing_run(ben
     )
     hears = Hears()
     outcome = bench.submit(spec, hears)
-    by_label = {run.run.label: run for run in outcome.runs}
+    by_label = {run.label: run for run in outcome.runs}
     control, wild = by_label["plain"], by_label["wild"]
-    drawn = [run for run in outcome.runs if run.drawn]
+    drawn = [run for run in outcome.runs if run.origin == "sampled"]
     assert outcome.control == "plain"
     assert control.metrics["combined"] == 1.0
-    assert wild.state == "failed" and wild.why.startswith("TrainingError: the loss is not finite in epoch 1")
+    assert wild.state == "failed" and wild.cause.startswith("TrainingError: the loss is not finite in epoch 1")
     assert Attempts.read(bench.folder(spec, "wild")).error == 2  # it was tried again once, as compute.retries says
     assert outcome.runs[-1] is wild and wild.metrics == {}
     assert [event.total for event in hears.events if isinstance(event, PhaseStarted)] == [2, 4]
-    assert drawn and all(run.state in {"succeeded", "stopped"} for run in drawn)
-    assert all(set(run.run.settings) == {"template.beta"} for run in drawn)
-    for run in (run for run in drawn if run.state == "stopped"):
+    assert drawn and all(run.state in {"succeeded", "pruned"} for run in drawn)
+    assert all(set(run.settings) == {"template.beta"} for run in drawn)
+    for run in (run for run in drawn if run.state == "pruned"):
         epoch = int(run.metrics["epoch"])
-        assert run.why == f"early stopping at epoch {epoch} of 3"
+        assert run.cause == f"early stopping at epoch {epoch} of 3"
     ranked = [run.metrics["combined"] for run in outcome.runs if run.state == "succeeded"]
     assert ranked == sorted(ranked) and outcome.best is outcome.runs[0]
 
     assert capfd.readouterr() == ("", "")  # what failed is in the record, not on the terminal
     recorded = bench.recorded(spec)
     assert {label: run.state for label, run in recorded.items() if label} == {
-        run.run.label: run.state for run in outcome.runs
+        run.label: run.state for run in outcome.runs
     }
-    assert recorded["wild"].why == wild.why
+    assert recorded["wild"].cause == wild.cause
     assert recorded["plain"].metrics["combined"] == 1.0
     parent = recorded[""]
-    assert parent.state == "succeeded" and parent.why == "failed: wild"
+    assert parent.state == "succeeded" and parent.cause == "failed: wild"
     assert parent.metrics["runs_failed"] == 1
     assert parent.metrics["best_combined"] == outcome.best.metrics["combined"]
 
     again = Hears()
     repeated = bench.submit(spec, again)
     assert again.started() == {"wild"}  # only what failed is tried again
-    assert {run.run.label: run.state for run in repeated.runs} == {run.run.label: run.state for run in outcome.runs}
-    assert {run.run.label for run in repeated.runs if run.fresh} == {"wild"}
+    assert {run.label: run.state for run in repeated.runs} == {run.label: run.state for run in outcome.runs}
+    assert {run.label for run in repeated.runs if run.fresh} == {"wild"}
 
 
 def test_a_control_that_fails_ends_the_search(bench, monkeypatch):
@@ -112,7 +113,7 @@ def test_a_control_that_fails_ends_the_search(bench, monkeypatch):
 
     def run_fixed(self, context, runs, *, early_stopping):
         phases.append(set(runs))
-        return {"plain": RunEnded("plain", "failed", "RuntimeError: out of luck", {})}
+        return {"plain": RunSummary("x-1-plain", "plain", state="failed", cause="RuntimeError: out of luck")}
 
     monkeypatch.setattr(ExperimentTuner, "run_fixed", run_fixed)
     with pytest.raises(TrainingError, match=r"the control run 'plain' has failed: RuntimeError: out of luck\n.*again"):
@@ -162,7 +163,7 @@ def test_repeats_are_measured_against_the_control_of_their_seed(bench):
     )
     hears = Hears()
     outcome = bench.submit(spec, hears)
-    by_label = {run.run.label: run for run in outcome.runs}
+    by_label = {run.label: run for run in outcome.runs}
     assert set(by_label) == {"plain.seed0", "plain.seed1", "l1.seed0", "l1.seed1"}
     assert [event.total for event in hears.events if isinstance(event, PhaseStarted)] == [4]
     for seed in (0, 1):
@@ -208,14 +209,14 @@ def test_a_search_for_several_goals_shows_its_front_and_goes_on(bench):
     outcome = bench.submit(spec, hears)
     assert not hears.started() & set(stopped.ended())
     assert set(stopped.ended()) <= set(hears.ended())
-    assert outcome.best is None and len([run for run in outcome.runs if run.drawn]) == 3
-    points = {run.run.label: (run.metrics["instability"], run.metrics["val_error"]) for run in outcome.runs}
+    assert outcome.best is None and len([run for run in outcome.runs if run.origin == "sampled"]) == 3
+    points = {run.label: (run.metrics["instability"], run.metrics["val_error"]) for run in outcome.runs}
     front = {
         label
         for label, (a, b) in points.items()
         if not any(c <= a and d <= b and (c, d) != (a, b) for c, d in points.values())
     }
-    assert {run.run.label for run in outcome.winners} == front
+    assert {run.label for run in outcome.winners} == front
     recorded = bench.recorded(spec)
     assert {label for label, run in recorded.items() if label and run.tags["ipcnn.front"] == "true"} == front
     assert set(recorded[""].tags["ipcnn.front"].split(", ")) == front
@@ -247,10 +248,10 @@ def test_a_python_caller_gets_the_ranking_the_models_and_the_pictures(bench):
     spec = tiny("python", train={"epochs": 1}, search=search, compute={"models": "all"})
     events: list[object] = []
     outcome = run_submission(spec, bench.paths, listener=events.append)
-    assert {run.run.label: run.state for run in outcome.runs} == {"plain": "succeeded", "l1": "succeeded"}
+    assert {run.label: run.state for run in outcome.runs} == {"plain": "succeeded", "l1": "succeeded"}
     assert [event.text for event in events if isinstance(event, Logged)] == [
         f"{experiment_id(spec)}: data",
-        *(f"{run.run.label}: storing its model" for run in outcome.runs),
+        *(f"{run.label}: storing its model" for run in outcome.runs),
     ]
     recorded = bench.recorded(spec)
     parent = recorded[""]

@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ipcnn_ray.report.chapters import measures_table
-from ipcnn_ray.report.ranking import Row
 from ipcnn_ray.report.ranking_table import Ranking
 from ipcnn_ray.spec.objectives import Objectives
+from ipcnn_ray.tracking.run_summary import RunSummary
 
 AIMS = Objectives(("instability",), ())
-PLAIN = Row("plain", "plain", "succeeded", "", {"instability": 0.13, "val_error": 0.02, "purity": 0.1}, 0)
-L1 = Row("l1", "L1 β2", "succeeded", "", {"instability": 0.12, "val_error": 0.04, "activation_entropy": 0.25}, 0)
+
+
+def ended(label: str, template: str, **metrics: float) -> RunSummary:
+    return RunSummary(f"a-1-{label}", label, seed=0, template=template, state="succeeded", metrics=metrics)
+
+
+PLAIN = ended("plain", "plain", instability=0.13, val_error=0.02, purity=0.1)
+L1 = ended("l1", "L1 β2", instability=0.12, val_error=0.04, activation_entropy=0.25)
 
 
 def test_every_measure_that_any_setting_has_with_its_direction_and_meaning():
@@ -26,8 +32,7 @@ def test_every_measure_that_any_setting_has_with_its_direction_and_meaning():
 
 def test_repeats_have_a_mean_and_a_spread():
     rows = [
-        replace(PLAIN, label=f"plain.seed{seed}", seed=seed, metrics={**PLAIN.metrics, "purity": purity})
-        for seed, purity in ((0, 0.1), (1, 0.3))
+        replace(PLAIN, seed=seed, metrics={**PLAIN.metrics, "purity": purity}) for seed, purity in ((0, 0.1), (1, 0.3))
     ]
     found = measures_table(Ranking.of(rows, AIMS), "")
     assert found.table.rows == [["plain", "plain", "0.2000 ± 0.1414"]]

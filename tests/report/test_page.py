@@ -17,7 +17,7 @@ from ipcnn_ray.cli.report import build_page
 from ipcnn_ray.on_ray.param_importance import importances
 from ipcnn_ray.report.chapters import compute_hours, duration, early_stopping_savings
 from ipcnn_ray.report.error_curves import convergence_chapter, mean_curve
-from ipcnn_ray.report.experiment_record import Entry
+from ipcnn_ray.report.experiment_record import ReportedRun
 from ipcnn_ray.report.page import LONG, Page
 from ipcnn_ray.report.search_figures import CELLS, _edges, trials_of
 from ipcnn_ray.report.tradeoff import correlation
@@ -49,7 +49,7 @@ def test_a_half_failed_search_is_told_whole(half_failed):
 def test_a_search_that_a_person_interrupted_is_not_called_stopped_early():
     tracker = half_failed_search(2)
     why = "interrupted; submitted again, it goes on"
-    tracker.child("sweep", "r0000000f", uniform("l2"), epochs=1, state="stopped", why=why)
+    tracker.child("sweep", "r0000000f", uniform("l2"), epochs=1, state="stopped", why=why, origin="sampled")
     html = build_page(experiments(tracker, ["sweep"])).html
     assert "0 trained to the end, 2 stopped before, 1 without a number" in html
     assert "Early stopping ended 1 of 1 trials" in html
@@ -170,9 +170,13 @@ def test_repeats_are_tested_and_their_curves_are_means():
     assert {"luck_instability", "luck_val_error", "luck_combined"} <= set(blocks(page, "tables"))
     assert "gradient templates: published about 115, ours" in page.html
     assert "(mean of 12 runs)" in page.html
-    runs = [Entry("a-1-x", "h", "", "succeeded", "", errors=((1, 0.2 + s), (2, 0.1))) for s in (0.0, 0.2)]
+    runs = [reported("x", errors=((1, 0.2 + s), (2, 0.1))) for s in (0.0, 0.2)]
     assert mean_curve(runs) == [(1, pytest.approx(0.3)), (2, pytest.approx(0.1))]
-    assert mean_curve([*runs, Entry("a-1-y", "h", "", "stopped", "", errors=((1, 9.0),))])[0][1] < 1
+    assert mean_curve([*runs, reported("y", state="stopped", errors=((1, 9.0),))])[0][1] < 1
+
+
+def reported(label: str, state: str = "succeeded", **more) -> ReportedRun:
+    return ReportedRun(run_id=f"a-1-{label}", label=label, handle="h", state=state, **more)
 
 
 def test_two_experiments_on_one_page():
@@ -196,18 +200,15 @@ def test_an_experiment_that_has_nothing_yet():
 
 
 def test_hours():
-    ended = Entry("a-1-x", "h", "", "succeeded", "", metrics={"gpu_hours": 2.0, "epoch": 4})
-    assert compute_hours(ended) == ("gpu_hours", 2.0, True) or (
-        compute_hours(ended).hours,
-        compute_hours(ended).exact,
-    ) == (2.0, True)
+    ended = compute_hours(reported("x", metrics={"gpu_hours": 2.0, "epoch": 4}))
+    assert (ended.kind, ended.hours, ended.exact) == ("gpu_hours", 2.0, True)
     tags = {"ipcnn.workers": "2", "ipcnn.compute.cpus_per_worker": "4", "ipcnn.device": "cpu"}
-    stopped = Entry("a-1-y", "h", "", "stopped", "early stopping at", tags, {"train.epochs": "10"}, {"epoch": 2.0},
-                    seconds=((1, 900.0), (2, 900.0)))  # fmt: skip
-    assert compute_hours(stopped).hours == 4.0  # half an hour on 2 x 4 cores
-    found = early_stopping_savings([stopped])
+    epochs = {"params": {"train.epochs": "10"}, "seconds": ((1, 900.0), (2, 900.0)), "metrics": {"epoch": 2.0}}
+    pruned = reported("y", state="pruned", tags=tags, **epochs)
+    assert compute_hours(pruned).hours == 4.0  # half an hour on 2 x 4 cores
+    found = early_stopping_savings([pruned])
     assert (found.epochs_trained, found.epochs_saved, found.hours_saved) == (2, 8, 16.0)
-    interrupted = Entry("a-1-y", "h", "", "stopped", "interrupted; submitted again", params={"train.epochs": "10"})
+    interrupted = reported("y", state="stopped", cause="early stopping at epoch 2 of 10", **epochs)
     assert early_stopping_savings([interrupted]).runs == 0
     assert [duration(s) for s in (12.34, 320, 3900)] == ["12.3 s", "5 min 20 s", "1 h 05 min"]
 

@@ -7,28 +7,33 @@ import math
 
 import pytest
 
-from ipcnn_ray.report.ranking import Row, grouped
+from ipcnn_ray.report.ranking import rank
 from ipcnn_ray.report.ranking_table import Ranking, as_json, number, p_words
 from ipcnn_ray.report.significance import compared
 from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.search import Constraint
+from ipcnn_ray.tracking.run_summary import RunSummary
 
 AIMS = Objectives(("combined",), control="plain")
 
 
-def row(label: str, combined: float | None, instability: float, error: float | None, **more) -> Row:
+def summary(label: str, metrics: dict[str, float], **more) -> RunSummary:
+    group, _, seed = label.partition(".seed")
+    identity = {"group": group, "seed": int(seed or 0), "template": group}
+    return RunSummary(f"a-1-{label}", label, **{**identity, "state": "succeeded", "metrics": metrics, **more})
+
+
+def row(label: str, combined: float | None, instability: float, error: float | None, **more) -> RunSummary:
     known = {"combined": combined, "instability": instability, "val_error": error, "epoch": 12.0}
-    metrics = {key: value for key, value in known.items() if value is not None}
-    seed = int(label.partition(".seed")[2] or 0)
-    return Row(label, label.partition(".")[0], more.pop("state", "succeeded"), more.pop("why", ""), metrics, seed)
+    return summary(label, {key: value for key, value in known.items() if value is not None}, **more)
 
 
 PLAIN = row("plain", 1.0, 0.1402, 0.125)
 BETTER = row("l1", 0.875, 0.1302, 0.1)
-FAILED = Row("r1", "L1 β2", "failed", "TrainingError: the loss is not finite", {}, 0)
+FAILED = summary("r1", {}, template="L1 β2", state="failed", cause="TrainingError: the loss is not finite")
 
 
-def repeated(name: str, values: list[float]) -> list[Row]:
+def repeated(name: str, values: list[float]) -> list[RunSummary]:
     return [row(f"{name}.seed{seed}", 10 * value, value, 0.1) for seed, value in enumerate(values)]
 
 
@@ -52,7 +57,7 @@ def test_without_repeats_numbers_carry_their_units_and_the_control_is_named():
 
 def test_repeats_are_one_setting_with_its_spread():
     rows = [*repeated("plain", [0.10, 0.12, 0.14]), *repeated("l1", [0.09, 0.10, 0.14])]
-    (l1, plain) = grouped(rows, AIMS)
+    (l1, plain) = rank(rows, AIMS)
     assert (l1.name, l1.wins, plain.wins) == ("l1", True, False)
     assert plain.spreads["instability"] == (3, pytest.approx(0.12), pytest.approx(0.02))
     ranking = Ranking.of(rows, AIMS)
@@ -95,11 +100,11 @@ def test_five_seeds_cannot_tell_and_six_can():
     plain = [0.14, 0.15, 0.16, 0.17, 0.18, 0.19]
     better = [value - 0.01 - 0.001 * (i % 2) for i, value in enumerate(plain)]
     for seeds, p, verdict in ((5, 0.0625, "too few seeds"), (6, 0.03125, "better")):
-        groups = grouped([*repeated("plain", plain[:seeds]), *repeated("l1", better[:seeds])], AIMS)
+        groups = rank([*repeated("plain", plain[:seeds]), *repeated("l1", better[:seeds])], AIMS)
         against, among = compared(groups, AIMS)
         assert {(one.p_exact, one.verdict) for one in against if one.measure == "instability"} == {(p, verdict)}
         assert among == []
-    worse = grouped([*repeated("plain", better), *repeated("l1", plain)], AIMS)
+    worse = rank([*repeated("plain", better), *repeated("l1", plain)], AIMS)
     assert [one.verdict for one in compared(worse, AIMS)[0] if one.measure == "instability"] == ["worse"]
     assert [one.verdict for one in compared(worse, AIMS)[0] if one.measure == "val_error"] == ["may be luck"]
 
@@ -109,7 +114,7 @@ def test_templates_are_compared_with_the_control_and_among_themselves_each_corre
     rows = repeated("plain", plain)
     for step, name in enumerate(("a", "b", "c"), start=1):
         rows += repeated(name, [value - 0.01 * step - 0.001 * i for i, value in enumerate(plain)])
-    against, among = compared(grouped(rows, AIMS), AIMS)
+    against, among = compared(rank(rows, AIMS), AIMS)
     instability = [one for one in against if one.measure == "instability"]
     assert {one.p_exact for one in instability} == {2 / 2**7}
     assert {(one.family, one.holm_exact) for one in instability} == {(3, 3 * 2 / 2**7)}
@@ -119,8 +124,8 @@ def test_templates_are_compared_with_the_control_and_among_themselves_each_corre
 
 def test_only_seeds_that_both_reached_are_paired():
     rows = [*repeated("plain", [0.10, 0.20, 0.30]), *repeated("l1", [0.11, 0.22, 0.35])]
-    rows[4] = Row("l1.seed1", "l1", "failed", "lost", {}, 1)
-    (comparison, *_) = [one for one in compared(grouped(rows, AIMS), AIMS)[0] if one.measure == "instability"]
+    rows[4] = summary("l1.seed1", {}, state="failed", cause="lost")
+    (comparison, *_) = [one for one in compared(rank(rows, AIMS), AIMS)[0] if one.measure == "instability"]
     assert comparison.difference.n == 2 and comparison.difference.mean == pytest.approx((0.01 + 0.05) / 2)
     ranking = Ranking.of(rows, AIMS)
     assert [group.state for group in ranking.groups if group.name == "l1"] == ["2 succeeded, 1 failed"]
@@ -130,7 +135,7 @@ def test_only_seeds_that_both_reached_are_paired():
 def test_a_setting_beyond_a_bound_is_never_the_best():
     objectives = Objectives(("combined",), (Constraint(measure="val_error", at_most=0.11),), "plain")
     rows = [PLAIN, row("wild", 0.5, 0.05, 0.4), row("l1", 0.9, 0.13, 0.1), row("odd", 0.4, 0.1, None)]
-    groups = grouped(rows, objectives)
+    groups = rank(rows, objectives)
     assert [(group.name, group.wins) for group in groups] == [
         ("l1", True), ("odd", False), ("wild", False), ("plain", False)
     ]  # fmt: skip
@@ -146,8 +151,7 @@ def test_the_pareto_front_is_told():
     objectives = Objectives(("instability", "purity"), control="plain")
     found = {"plain": (0.14, 0.3), "a": (0.12, 0.2), "b": (0.13, 0.1), "c": (0.15, 0.9)}
     rows = [
-        Row(name, name, "succeeded", "", {"instability": low, "purity": high, "val_error": 0.1}, 0)
-        for name, (low, high) in found.items()
+        summary(name, {"instability": low, "purity": high, "val_error": 0.1}) for name, (low, high) in found.items()
     ]
     ranking = Ranking.of(rows, objectives)
     assert {group.name for group in ranking.groups if group.wins} == {"plain", "a", "c"}
@@ -159,8 +163,8 @@ def test_the_pareto_front_is_told():
 
 def test_higher_is_better_where_the_measure_says_so():
     objectives = Objectives(("purity",), control="plain")
-    rows = [Row(name, name, "succeeded", "", {"purity": p}, 0) for name, p in (("plain", 0.3), ("a", 0.6))]
-    assert [group.name for group in grouped(rows, objectives)] == ["a", "plain"]
+    rows = [summary(name, {"purity": p}) for name, p in (("plain", 0.3), ("a", 0.6))]
+    assert [group.name for group in rank(rows, objectives)] == ["a", "plain"]
 
 
 def test_json_has_groups_and_comparisons_and_no_number_that_is_not_finite():

@@ -122,15 +122,16 @@ def test_fresh_supersedes_the_old_run_with_its_trials(tracker, name):
         ("succeeded", "FINISHED"),
         ("failed", "FAILED"),
         ("stopped", "KILLED"),
+        ("pruned", "KILLED"),
     ],
 )
 def test_states_are_those_of_mlflow_too(tracker, name, state, status):
     record = tracker.open_parent(name, "x")
     record.set_state(state, "because")
-    assert (only(tracker, name, "x").state, only(tracker, name, "x").why) == (state, "because")
+    assert (only(tracker, name, "x").state, only(tracker, name, "x").cause) == (state, "because")
     assert client(tracker).get_run(record.handle).info.status == status
     record.set_state("running")
-    assert (only(tracker, name, "x").state, only(tracker, name, "x").why) == ("running", "")
+    assert (only(tracker, name, "x").state, only(tracker, name, "x").cause) == ("running", "")
     assert client(tracker).get_run(record.handle).info.status == "RUNNING"
 
 

@@ -5,17 +5,19 @@ import math
 import pickle
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train.checkpoint import Origin
 from ipcnn_ray.train.retry_state import Attempts, failure_cause
-from ipcnn_ray.train.run_request import RunResult
 
+EARLY_STOPPING = "early stopping at epoch 4 of 12"
 HERE = Origin("digest01", "data01", "weights01")
 
 
@@ -145,13 +147,29 @@ def test_all_random_generators_come_back(tmp_path):
 
 
 def test_a_result_comes_back_as_it_was(tmp_path):
-    assert checkpoint.read_result(tmp_path) is None
-    result = RunResult("a-1", "stopped", "early stopping", 3, {"epoch": 3.0, "instability": math.nan})
-    checkpoint.write_result(tmp_path, result)
-    again = checkpoint.read_result(tmp_path)
-    assert again.metrics.pop("epoch") == 3 and math.isnan(again.metrics.pop("instability"))
-    assert (again.run_id, again.state, again.why, again.epochs) == ("a-1", "stopped", "early stopping", 3)
+    run = RunSummary("a-1-l1", "l1", origin="sampled", seed=3)
+    assert checkpoint.read_result(tmp_path, run) is None
+    metrics = {"epoch": 3.0, "instability": math.nan}
+    checkpoint.write_result(tmp_path, replace(run, state="stopped", cause=EARLY_STOPPING, metrics=metrics))
+    again = checkpoint.read_result(tmp_path, run)
+    assert again.metrics["epoch"] == 3 and math.isnan(again.metrics["instability"])
+    assert replace(again, metrics={}) == replace(run, state="stopped", cause=EARLY_STOPPING)
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize(
+    ("state", "why", "now"),
+    [
+        ("succeeded", "", "succeeded"),
+        ("stopped", EARLY_STOPPING, "pruned"),
+        ("stopped", "interrupted; submitted again, it goes on", "stopped"),
+    ],
+)
+def test_a_result_of_an_earlier_version(tmp_path, state, why, now):
+    earlier = {"run_id": "a-1-l1", "state": state, "why": why, "epochs": 4, "metrics": {"epoch": 4.0}}
+    (tmp_path / "result.json").write_text(json.dumps(earlier))
+    run = RunSummary("a-1-l1", "l1")
+    assert checkpoint.read_result(tmp_path, run) == replace(run, state=now, cause=why, metrics={"epoch": 4.0})
 
 
 def test_attempts_are_counted_by_cause(tmp_path):

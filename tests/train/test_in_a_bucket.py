@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from fakes.training import InProcess, MemoryTracker, Saying, timeless, tiny, train_run
 
 from ipcnn_ray.errors import TrackingError, TrainingError
+from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.tracking.storage import open_storage
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train.checkpoint import Origin
 from ipcnn_ray.train.final_model import final_model
 from ipcnn_ray.train.retry_state import Attempts, RunTakenOver
-from ipcnn_ray.train.run_request import RunResult
 
 HERE = Origin("digest01", "data01", "weights01")
 FOLDER = "s3://bucket/runs/a"
@@ -88,10 +89,11 @@ def test_a_stranger_is_refused(fake_s3):
 
 
 def test_result_and_attempts(fake_s3):
-    assert checkpoint.read_result(FOLDER) is None
-    result = RunResult("a-1", "stopped", "early stopping", 3, {"epoch": 3.0})
+    run = RunSummary("a-1", "run")
+    assert checkpoint.read_result(FOLDER, run) is None
+    result = replace(run, state="pruned", cause="early stopping", metrics={"epoch": 3.0})
     checkpoint.write_result(FOLDER, result)
-    assert checkpoint.read_result(FOLDER) == result
+    assert checkpoint.read_result(FOLDER, run) == result
     first = Attempts.begin(FOLDER)
     first.check_owner(FOLDER)
     Attempts.begin(FOLDER).finish(FOLDER, "error", "KeyError: 'x'")
@@ -102,7 +104,7 @@ def test_result_and_attempts(fake_s3):
 
 def test_an_unknown_kind_of_folder():
     with pytest.raises(TrackingError, match="'gs://bucket/a' is of no known kind"):
-        checkpoint.read_result("gs://bucket/a")
+        checkpoint.read_result("gs://bucket/a", RunSummary("a-1", "run"))
 
 
 def test_a_run_in_a_bucket_is_bit_for_bit_that_of_a_folder(bench, fake_s3):

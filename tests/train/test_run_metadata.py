@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from fakes.training import tiny
 
@@ -29,8 +31,8 @@ def recorded(experiment: ExperimentSpec, settings: dict, label: str | None = Non
     """As a run records itself."""
     run = run_for(experiment, settings, label)
     tags = {"ipcnn.digest": run.spec.digest()}
-    return run.label, RecordedRun(
-        run_id(experiment, run), "h", "p", "succeeded", "", tags=tags, params=run_params(run.spec)
+    return run.label, RecordedRun.from_tags(
+        run_id(experiment, run), "succeeded", "", tags, run_params(run.spec), handle="h", parent="p"
     )
 
 
@@ -58,6 +60,6 @@ def test_named_and_drawn_runs(settings, label):
 def test_a_run_that_another_version_recorded():
     experiment = tiny(search=SPACE)
     label, run = recorded(experiment, {"template.shape": "gradient", "template.beta": 2.0, "train.batch_size": 8})
-    other = RecordedRun(run.run_id, "h", "p", "succeeded", "", {"ipcnn.digest": "00000000"}, run.params)
+    other = replace(run, tags={"ipcnn.digest": "00000000"})
     with pytest.raises(IpcnnError, match=f"the spec of run {run.run_id} cannot be read back from the record\nIt was"):
         run_spec_of(experiment, label, other)

@@ -62,7 +62,7 @@ def test_the_record_tells_the_whole_story(bench):
     of_driver = {"code.commit": "abc", "host.cpu": "of another machine", "host.gpu": "8 x of another machine"}
     result = train_run(bench.request(tiny(), tags=of_driver), InProcess(), tracker)
     record = tracker.record
-    assert (result.state, result.why, result.epochs) == ("succeeded", "", 3)
+    assert (result.state, result.cause, result.metrics["epoch"]) == ("succeeded", "", 3)
     assert record.states == [("running", ""), ("succeeded", "")]
     assert record.said_params["template.beta"] == "2.0"
     assert record.said_params["data.landmarks"] == "head, neck, torso"
@@ -174,7 +174,7 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(bench, whole, monkey
     record.fails = lambda method: None
     torch.manual_seed(99)
     result = train_run(bench.request(tiny()), InProcess(), MemoryTracker(record))
-    assert (result.state, result.epochs) == ("succeeded", 3)
+    assert (result.state, result.metrics["epoch"]) == ("succeeded", 3)
     assert bench.weights() == whole[0]
     assert timeless(record.epochs.values()) == whole[1]
     assert Attempts.read(bench.request(tiny()).path) == Attempts(error=1)
@@ -226,11 +226,11 @@ def stop_after(epoch, **how):
     return Saying(on_report)
 
 
-def test_a_stopped_run_has_ended(bench):
+def test_a_pruned_run_has_ended(bench):
     tracker = MemoryTracker()
     result = train_run(bench.request(tiny()), stop_after(2), tracker)
-    assert (result.state, result.why, result.epochs) == ("stopped", "early stopping", 2)
-    assert tracker.record.states[-1] == ("stopped", "early stopping")
+    assert (result.state, result.cause, result.metrics["epoch"]) == ("pruned", "early stopping", 2)
+    assert tracker.record.states[-1] == ("pruned", "early stopping")
     assert set(tracker.record.epochs[2]) >= AT_THE_END
     assert Attempts.read(bench.request(tiny()).path) == Attempts()
     assert bench.run(tiny()) == result
@@ -239,7 +239,7 @@ def test_a_stopped_run_has_ended(bench):
 def test_an_interrupted_run_goes_on(bench, whole):
     tracker = MemoryTracker()
     result = train_run(bench.request(tiny()), stop_after(1, resumable=True), tracker)
-    assert (result.state, result.epochs) == ("stopped", 1)
+    assert (result.state, result.metrics["epoch"]) == ("stopped", 1)
     assert train_run(bench.request(tiny()), InProcess(), tracker).state == "succeeded"
     assert tracker.record.states == [("running", ""), ("stopped", "early stopping"), ("running", ""), ("succeeded", "")]
     assert bench.weights() == whole[0]
@@ -292,7 +292,7 @@ def test_the_final_model_takes_photographs(bench):
 
 def test_a_run_says_what_it_is_and_what_came_of_it(bench):
     request = bench.request(tiny())
-    assert run_title(request) == f"{request.run_id.rsplit('-', 1)[-1]}: L1 β2"
+    assert run_title(request) == f"{request.run.label}: L1 β2"
     metrics = {"epoch": 3.0, "val_error": 0.0625, "instability": 0.12346}
     first, second = run_description(request, metrics).split("\n\n")
     assert first == f"**L1 β2**: `compact` on cow (`drawn_animals`, drawn), seed 0. Run `{request.run_id}`."
