@@ -16,7 +16,7 @@ from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import InProcess, StopRun
-from ipcnn_ray.train.trainer import execute
+from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
 
 TEMPLATES: dict[str, dict[str, Any]] = {
@@ -74,7 +74,7 @@ def voc(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
             runtime = Deadline(device, time.monotonic() + share)
             paths = Paths.from_environment({**os.environ, "IPCNN_HOME": folder})
             spec = spec_of(template, small)
-            result = execute(
+            result = train_run(
                 RunRequest(RunSummary(name, name), spec, paths, "handle", f"{folder}/{index}"), runtime, MemoryTracker()
             )
             metrics = result.metrics
