@@ -173,7 +173,7 @@ def test_repeats_are_measured_against_the_control_of_their_seed(bench):
         by_hand = 0.5 * l1["instability"] / control["instability"] + 0.5 * errors[0] / errors[1]
         assert control["combined"] == 1.0 and l1["combined"] == pytest.approx(by_hand, rel=1e-12)
     assert by_label["plain.seed0"].metrics["instability"] != by_label["plain.seed1"].metrics["instability"]
-    assert {group.name: len(group.rows) for group in outcome.groups} == {"plain": 2, "l1": 2}
+    assert {group.name: len(group.runs) for group in outcome.groups} == {"plain": 2, "l1": 2}
     recorded = bench.recorded(spec)
     assert recorded["l1.seed1"].tags["ipcnn.seed"] == "1"
     assert recorded[""].tags["ipcnn.best"] == outcome.best.run.label == f"{outcome.groups[0].name}.seed0"
