@@ -1,6 +1,6 @@
-"""Batches of items, read from the store one ahead of their use.
+"""Batches of items, each read while the one before is in use.
 
-Rank r of W takes the r-th contiguous share of every global batch, so W workers see what one would.
+Rank r of W takes the r-th contiguous share of every global batch, so W workers together see the batches of one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ipcnn_ray.data.crop_store import rows_reader
 from ipcnn_ray.data.split import Items
 
 Read = Callable[[Items], Tensor]
-"""Rows of the source (crops or features) for items [b, 2], on the CPU."""
+"""Returns the rows (crops or features) of items [b, 2], on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,20 @@ class Batch:
     """One worker's share of a global batch."""
 
     rows: Tensor
-    """What `read` gave."""
+    """Crops or features of the items."""
     mirrored: Tensor
-    """[b] bool: the item is the mirror image."""
+    """[b] bool: whether the item is a mirror image."""
     labels: Tensor
     """[b] int64: index of the category, -1 for none."""
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of `count` items in an epoch, from (seed, epoch) alone."""
+    """Return the order of `count` items in an epoch. It depends on (seed, epoch) alone."""
     return torch.randperm(count, generator=generator("order", seed, epoch)).numpy()
 
 
 def shares(order: NDArray[np.int64], batch_size: int, rank: int, world_size: int) -> list[NDArray[np.int64]]:
-    """This rank's part of every full global batch; what is left over at the end of the order is dropped."""
+    """Return this rank's share of every full global batch. The remainder at the end of the order is dropped."""
     if batch_size % world_size:
         raise ValueError(f"batch_size = {batch_size}: expected a multiple of the {world_size} workers")
     local = batch_size // world_size
@@ -51,7 +51,7 @@ def shares(order: NDArray[np.int64], batch_size: int, rank: int, world_size: int
 
 
 def batches(parts: list[Items], labels_N: NDArray[np.int64], read: Read) -> Iterator[Batch]:
-    """The batches of `parts`, each read while the one before is in use. Leaves no thread behind when it is closed."""
+    """Yield the batch of each part, read one ahead in a thread that ends with the generator."""
 
     def load(part: Items) -> Batch:
         return Batch(read(part), torch.from_numpy(part[:, 1] == 1), torch.from_numpy(labels_N[part[:, 0]]))
@@ -67,13 +67,13 @@ def batches(parts: list[Items], labels_N: NDArray[np.int64], read: Read) -> Iter
 
 
 def crops_reader(images_N3SS: NDArray[np.uint8]) -> Read:
-    """Reads crops from a mapped store: only the rows asked for, and none stays in memory."""
+    """Return a function that reads crops of a mapped store; only the requested rows are read."""
     read = rows_reader(images_N3SS)
     return lambda part: torch.from_numpy(read(part[:, 0]))
 
 
 def to_input(images_u8: Tensor, mirrored: Tensor, mean_3SS: Tensor, scale: float, device: torch.device) -> Tensor:
-    """Normalised network input, made on the device from bytes: mirrored where asked, (pixel - mean) * scale."""
+    """Return network input, made on the device: mirrored where asked for, (pixel - mean) * scale."""
     images = images_u8.to(device, non_blocking=True)
     images = torch.where(mirrored.to(device)[:, None, None, None], images.flip(3), images)
     return images.float().sub_(mean_3SS).mul_(scale)

@@ -1,6 +1,6 @@
-"""Decoded crops, once, in a folder that every worker of a machine reads.
+"""The store of crops: a folder with all images of a data section, written once and mapped by every worker of a machine.
 
-The folder's name is the digest of the data, so a changed photograph or annotation is another store.
+The folder's name is the digest of the data, so a changed photograph or annotation gives another store.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from ipcnn_ray.utils.files import Stamps, atomic_folder, sha256_of, stamps, writ
 
 FORMAT = 4
 SAMPLES, SAMPLE_BYTES = 64, 4096
-"""Opening a store reads this many blocks of its images, the first and the last among them."""
+"""Number and size of the blocks of the images that are checked when a store is opened."""
 
 Fill = Callable[[NDArray[np.uint8], NDArray[np.float32]], None]
-"""Fills the mapped crops [N, 3, S, S], and in the landmarks [N, K, 2] what is known only then; part sizes and masks
-that are known only then it fills in the arrays that it gave to `Contents`."""
+"""Fills the mapped crops [N, 3, S, S]. May also fill the landmarks [N, K, 2], and the part sizes and mean masks that it
+gave to `Contents`, where they are known only then."""
 
 
 @dataclass(frozen=True)
 class CropStore:
-    """N square crops of side S and what is known of them; objects first, then negatives."""
+    """N square crops of side S with their annotations, objects first, then negatives."""
 
     digest: str
     images_N3SS: NDArray[np.uint8]
-    """RGB, mapped from disk: nothing is read before it is used."""
+    """RGB, memory-mapped."""
     labels_N: NDArray[np.int64]
     """Index of the category, -1 for a negative."""
     categories: tuple[str, ...]
     landmarks_NK2: NDArray[np.float32]
-    """(row, col) in pixels of the crop, pixel centres at whole numbers; NaN where the landmark is not seen."""
+    """(row, col) in pixels of the crop, pixel centers at whole numbers; NaN where the landmark is not seen."""
     part_sizes_NK2: NDArray[np.float32]
     """(height, width) of the box around each landmark's part, shares of the crop; NaN where it is not known."""
     mean_masks_KGG: NDArray[np.float32]
-    """Mean mask of each landmark's part over the training objects, by offset from its box's centre: see
-    `data/part_masks.py`. NaN where no mask is known."""
+    """Mean mask of each landmark's part over the training objects, by offset from the center of its box (see
+    `data/part_masks.py`); NaN where no mask is known."""
     mean_3SS: NDArray[np.float32]
     """Mean over the training items, repeats and mirror images counted, 0..255."""
     train_items: Items
@@ -57,9 +57,9 @@ class CropStore:
     names: tuple[str, ...]
     landmark_names: tuple[str, ...]
     tags: Mapping[str, str]
-    """What a record of a run must say of its data."""
+    """Tags of runs on this data."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Why objects of the source are not here -> how many."""
+    """Number of objects left out of the store, by reason."""
 
     @property
     def size(self) -> int:
@@ -72,16 +72,16 @@ class CropStore:
         return np.flatnonzero(self.labels_N >= 0)
 
     def landmarks_of(self, items: Items) -> NDArray[np.float32]:
-        """Landmarks [I, K, 2] of items [I, 2]: in a mirror image column c is column S - 1 - c."""
-        paths = self.landmarks_NK2[items[:, 0]]
+        """Return the landmarks [I, K, 2] of items [I, 2]. In a mirror image column c becomes column S - 1 - c."""
+        landmarks_IK2 = self.landmarks_NK2[items[:, 0]]
         mirrored = items[:, 1] == 1
-        paths[mirrored, :, 1] = self.size - 1 - paths[mirrored, :, 1]
-        return paths
+        landmarks_IK2[mirrored, :, 1] = self.size - 1 - landmarks_IK2[mirrored, :, 1]
+        return landmarks_IK2
 
 
 @dataclass(frozen=True)
 class Contents:
-    """All of a store but its crops; the fields are those of `CropStore`."""
+    """Everything in a store but its crops. The fields are those of `CropStore`."""
 
     labels_N: NDArray[np.int64]
     categories: tuple[str, ...]
@@ -109,15 +109,15 @@ class StorePlan:
 
 
 def folder_of(cache: Path, digest: str) -> Path:
-    """Where the store of a digest lies."""
+    """Return the folder of the store with this digest."""
     return cache / "crops" / digest
 
 
 def write_store(cache: Path, digest: str, size: int, contents: Contents, fill: Fill) -> None:
-    """Make the store of crops of side `size`, whole or not at all. The caller holds the lock of this digest.
+    """Write a store of crops of side `size` (pixels), completely or not at all. The caller holds the digest's lock.
 
-    Whatever `fill` raises leaves nothing behind, and what a killed process left is swept. DataError when the disk is
-    too small.
+    Raises:
+        DataError: If the disk is too small. Exceptions of `fill` pass through and leave nothing behind.
     """
     final, count = folder_of(cache, digest), len(contents.labels_N)
     with atomic_folder(final) as making:
@@ -159,9 +159,12 @@ def write_store(cache: Path, digest: str, size: int, contents: Contents, fill: F
 
 
 def open_store(cache: Path, digest: str, *, thorough: bool = False) -> CropStore | None:
-    """The store of a digest, or None when there is none; a damaged one is a DataError.
+    """Open the store with this digest; return None if there is none.
 
     The images are checked by their length and a sample of their bytes; `thorough` reads all of them.
+
+    Raises:
+        DataError: If the store is damaged.
     """
     folder = folder_of(cache, digest)
     if not folder.is_dir():
@@ -193,7 +196,7 @@ def open_store(cache: Path, digest: str, *, thorough: bool = False) -> CropStore
         damage = f"{error} is missing"
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         damage = str(error)
-    advice = "Delete the folder; it is made anew."
+    advice = "Delete the folder; it will be written again."
     raise DataError([Issue(str(folder), f"this cache of crops is damaged: {damage}", advice)])
 
 
@@ -213,10 +216,10 @@ def _check(folder: Path, digest: str, meta: dict[str, Any], thorough: bool) -> N
 
 
 def rows_reader(array: NDArray[Any]) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
-    """A function that copies rows out of an array; those of a mapped file are read, not touched through the mapping.
+    """Return a function that copies rows out of an array. Rows of a mapped file are read from the file.
 
-    The pages of a mapping stay in the process's resident memory until the machine runs short, which looks as if the
-    dataset had been loaded; pages of a file that is read do not.
+    Pages touched through a mapping count as resident memory of the process, as if the dataset were loaded; pages of a
+    file that is read do not.
     """
     mapped = _whole_file(array)
     if mapped is None:
@@ -238,7 +241,7 @@ def rows_reader(array: NDArray[Any]) -> Callable[[NDArray[np.int64]], NDArray[An
 
 
 def _whole_file(array: NDArray[Any]) -> tuple[Path, int] | None:
-    """File and first byte of the rows of a mapping of all of them; None for a part of one, or an array in memory."""
+    """Return file and offset of the rows of a complete mapping; None for a part of one, or for an array in memory."""
     if not isinstance(array, np.memmap) or array.filename is None or not array.flags.c_contiguous:
         return None
     path = Path(array.filename)
@@ -250,13 +253,13 @@ def _or_nan(given: NDArray[np.float32] | None, shape: tuple[int, ...]) -> NDArra
 
 
 def _samples_sum(path: Path) -> str:
-    found = hashlib.sha256()
+    total = hashlib.sha256()
     with path.open("rb") as stream:
         last = max(0, path.stat().st_size - SAMPLE_BYTES)
         for k in range(SAMPLES):
             stream.seek(last * k // (SAMPLES - 1))
-            found.update(stream.read(SAMPLE_BYTES))
-    return found.hexdigest()
+            total.update(stream.read(SAMPLE_BYTES))
+    return total.hexdigest()
 
 
 def _mean(images: NDArray[np.uint8], items: Items) -> NDArray[np.float32]:
@@ -269,11 +272,11 @@ def _mean(images: NDArray[np.uint8], items: Items) -> NDArray[np.float32]:
 
 
 FRESH_SECONDS = 2
-"""A file changed this lately may change again without a new time of change (the clock of a file system is coarse)."""
+"""A file changed this recently can change again without a new time of change: file systems have coarse clocks."""
 
 
 def recall(cache: Path, key: str) -> str | None:
-    """The digest remembered under `key`, if every file it was made from is as it was."""
+    """Return the digest remembered under `key`; None if there is none or a stamp of its files has changed."""
     try:
         entry = json.loads(_file(cache, key).read_text())
         return str(entry["digest"]) if stamps(map(Path, entry["stamps"])) == entry["stamps"] else None
@@ -282,7 +285,7 @@ def recall(cache: Path, key: str) -> str | None:
 
 
 def remember(cache: Path, key: str, digest: str, made_from: Stamps) -> None:
-    """Write an entry, whole; `made_from` was taken before the files were read."""
+    """Remember the digest under `key`. `made_from` are stamps taken before the files were read."""
     if any(changed > (time.time() - FRESH_SECONDS) * 1e9 for _, changed in made_from.values()):
         return
     write_atomic(_file(cache, key), json.dumps({"digest": digest, "stamps": made_from}).encode())

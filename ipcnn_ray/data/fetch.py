@@ -81,7 +81,7 @@ def download(archive: Archive, folder: Path, progress: Progress | None = None) -
     except (OSError, http.client.HTTPException) as error:
         here = part.stat().st_size if part.exists() else 0
         why = str(getattr(error, "reason", error)) or type(error).__name__
-        raise _error(archive, f"broke off after {here} bytes: {why}", "The same command goes on from there.") from error
+        raise _error(archive, f"broke off after {here} bytes: {why}", "The same command resumes it.") from error
     if archive.md5 and (md5 := _md5(part)) != archive.md5:
         part.unlink()
         advice = "It was deleted. Fetch again; if that does not help, the file at this address has changed."

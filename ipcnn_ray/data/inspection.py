@@ -1,4 +1,4 @@
-"""What is in a store, for a person who wants to know what a run will see."""
+"""Summary and contact sheet of a store: what a run will see."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ CHUNK = 64
 
 
 def summary(store: CropStore) -> dict[str, Any]:
-    """Counts per split, visibility and spread of the landmarks, and brightness of the crops; JSON-serialisable.
+    """Return counts by split, visibility and spread of the landmarks, and brightness of the crops; JSON-serializable.
 
-    Places are (row, col) as shares of the crop's side; brightness is the mean of all channels, 0..255.
+    Positions are (row, col) as shares of the crop's side. Brightness is the mean of all channels, 0..255.
     """
     labels = store.labels_N >= 0
     return {
@@ -50,12 +50,12 @@ def _split(items: NDArray[np.int64], labels: NDArray[np.bool_]) -> dict[str, int
 
 
 def _landmark(store: CropStore, k: int) -> dict[str, Any]:
-    paths = store.landmarks_NK2[store.objects, k]
-    seen = paths[~np.isnan(paths).any(1)].astype(np.float64)
+    positions = store.landmarks_NK2[store.objects, k]
+    seen = positions[~np.isnan(positions).any(1)].astype(np.float64)
     enough = len(seen) > 1
     return {
         "seen": len(seen),
-        "share": len(seen) / max(1, len(paths)),
+        "share": len(seen) / max(1, len(positions)),
         "mean": (seen.mean(0) / store.size).tolist() if enough else None,
         "deviation": (seen.std(0, ddof=1) / store.size).tolist() if enough else None,
     }
@@ -74,23 +74,22 @@ def _brightness(store: CropStore, labels: NDArray[np.bool_]) -> dict[str, float 
 
 
 COLORS = ("#ff3b30", "#34c759", "#0a84ff", "#ffcc00", "#ff2dd4", "#00e5ff", "#ff9500", "#ffffff")
-"""One for each landmark, in their order."""
+"""Colors of the landmarks in their order; the ninth has the first again."""
 TILE = 128
-"""Side of a crop on the page, pixels."""
+"""Side of a crop on the sheet, pixels."""
 LINE = 14
 """Height of a line of text, pixels."""
 
 
 def contact_sheet(store: CropStore, path: Path, *, per_category: int = 24, columns: int = 8) -> None:
-    """Write a PNG: of each category and of the negatives as many crops, evenly spread over the store."""
+    """Write a PNG of up to `per_category` crops of each category and of the negatives, evenly spread."""
     shown = [_spread(np.flatnonzero(store.labels_N == label), per_category) for label in _labels(store)]
     rows = [chunk for rows_N in shown for chunk in _chunks(rows_N, columns)]
-    legend = [f"{name}" for name in store.landmark_names]
     width, height = columns * TILE, LINE + 6 + len(rows) * (TILE + LINE)
     page = Image.new("RGB", (width, height), "#202020")
     pen = ImageDraw.Draw(page)
     left = 4.0
-    for k, name in enumerate(legend):
+    for k, name in enumerate(store.landmark_names):
         pen.text((left, 3), name, fill=COLORS[k % len(COLORS)])
         left += pen.textlength(name) + 16
     read = rows_reader(store.images_N3SS)
@@ -110,7 +109,7 @@ def _labels(store: CropStore) -> list[int]:
 
 
 def _spread(numbers: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of them, evenly spread, the first and the last among them."""
+    """Return at most `count` of the numbers, evenly spread, with the first and the last."""
     return np.unique(numbers[np.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().astype(int)])
 
 

@@ -1,6 +1,6 @@
-"""Which items are trained on: the split and the repeats of the released code.
+"""Split into training and validation items, with the repeats of the released code.
 
-An item is (object or negative, mirrored or not). Source: released `getImdb`, and `produceIMDB` of
+An item is (index of an object or negative, mirrored or not). Source: released `getImdb`, and `produceIMDB` of
 `learn_icnn_multiclass` for several categories.
 """
 
@@ -19,22 +19,22 @@ Pairs = list[tuple[int, int]]
 
 
 def _round(x: float) -> int:
-    """Half away from zero, as MATLAB rounds (x >= 0)."""
+    """Round half up, as MATLAB does for x >= 0."""
     return math.floor(x + 0.5)
 
 
 def train_indices(n: int, share: float) -> list[int]:
-    """0-based indices of the training split of n things: every index in round(linspace(1, n, round(share * n)))."""
+    """Return the 0-based indices of n that are in training: those in round(linspace(1, n, round(share * n)))."""
     count = _round(share * n)
     if count <= 0:
         return []
     if count == 1:
-        return [n - 1]  # MATLAB's linspace(1, n, 1) is its end
+        return [n - 1]  # MATLAB's linspace(1, n, 1) is n
     return sorted({_round(1 + (n - 1) * i / (count - 1)) - 1 for i in range(count)})
 
 
 def _repeated(first: int, objects: int, wanted: int) -> Pairs:
-    """Both mirror images of the objects from index `first` on, in order and again, until there are `wanted`."""
+    """Return `wanted` items: both mirror images of the objects from index `first` on, in order, repeated."""
     return [(first + i % (2 * objects) // 2, i % 2) for i in range(wanted)]
 
 
@@ -43,7 +43,7 @@ def _arrays(train: Pairs, validation: Pairs) -> tuple[Items, Items]:
 
 
 def items(objects: int, negatives: int, train_share: float, positive_share: float | None) -> tuple[Items, Items]:
-    """Training and validation items; objects come first in the store, negatives behind them.
+    """Return the training and validation items of one category. In the store negatives follow the objects.
 
     With `positive_share`, both mirror images of all objects are repeated, in order, until they are that share of all
     items (released: three positives to one negative); None takes every item once.
@@ -63,14 +63,18 @@ def items_of_categories(
     repeat: bool,
     split: Literal["objects", "items"] = "objects",
 ) -> tuple[Items, Items]:
-    """Training and validation items of several categories; in the store their objects come one category after the
-    other, then the negatives, which are taken once each.
+    """Return the training and validation items of several categories.
 
-    repeat: as released, both mirror images of a category's objects, in order, are repeated until there are at least
-    1,500; with more than ten categories at least 100, and at most 400. Otherwise every item is there once.
-    split: `objects` splits each category's objects, `items` all items of all categories as they stand (released: the
-    training items are every index in round(linspace(1, n, round(share * n))), so that a validation item is mostly the
-    repeat or the mirror image of one that is trained on).
+    In the store the objects come category by category, then the negatives, which are taken once each.
+
+    Args:
+        objects_L: Number of objects of each category.
+        negatives: Number of negatives.
+        train_share: Share in training.
+        repeat: Repeat both mirror images of a category's objects, in order, to at least 1,500 items, with more than
+            ten categories to at least 100 and at most 400 (released). Otherwise take every item once.
+        split: `objects` splits the objects of each category. `items` splits all items of all categories as they stand
+            (released), so that a validation item is mostly the repeat or mirror image of a training item.
     """
     least, most = (100, 400) if len(objects_L) > 10 else (1500, math.inf)
     positives: Pairs = []
@@ -87,22 +91,23 @@ def items_of_categories(
     )
 
 
-def items_as_given(trained_N: Sequence[bool], negatives: int, repeats: int) -> tuple[Items, Items]:
-    """Training and validation items of objects whose split the dataset says, once each and not mirrored; each negative
-    is there `repeats` times in a row, and the first half of them is trained on.
+def items_as_given(in_training_N: Sequence[bool], negatives: int, repeats: int) -> tuple[Items, Items]:
+    """Return the training and validation items of objects that the dataset itself splits, each once and not mirrored.
+
+    Each negative is repeated `repeats` times in a row, and the first half of them is in training.
 
     Source: released `getImdb_cub200`.
-    Deviations: an odd half does not cut through the repeats of a negative, which the released one may.
+    Deviations: with an odd number of negatives the released half can cut through the repeats of one; ours does not.
     """
-    objects = len(trained_N)
+    objects = len(in_training_N)
     repeated = [(objects + j, 0) for j in range(negatives) for _ in range(repeats)]
     half = _round(negatives * 0.5) * repeats
-    train = [(i, 0) for i, trained in enumerate(trained_N) if trained] + repeated[:half]
-    return _arrays(train, [(i, 0) for i, trained in enumerate(trained_N) if not trained] + repeated[half:])
+    train = [(i, 0) for i, trained in enumerate(in_training_N) if trained] + repeated[:half]
+    return _arrays(train, [(i, 0) for i, trained in enumerate(in_training_N) if not trained] + repeated[half:])
 
 
 def _by_object(positives: Pairs, objects_L: Sequence[int], negatives: int, train_share: float) -> tuple[Items, Items]:
-    """All items of an object are in one split: each category's objects, and the negatives, are split by themselves."""
+    """Split the objects of each category, and the negatives; all items of an object are in the same split."""
     trained, first = set(), 0
     for count in (*objects_L, negatives):
         trained |= {first + i for i in train_indices(count, train_share)}

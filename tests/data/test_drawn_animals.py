@@ -5,7 +5,7 @@ import pytest
 from fakes.drawings import draw
 
 from ipcnn_ray.data.datasets.drawn.bodies import PLANS, Poser
-from ipcnn_ray.data.datasets.drawn.canvas import Canvas, holds
+from ipcnn_ray.data.datasets.drawn.canvas import Canvas, contains
 from ipcnn_ray.data.datasets.drawn.drawn_animals import DrawnAnimals
 from ipcnn_ray.data.datasets.drawn.scene import SCATTERED, _crop, _generator, _landmark
 
@@ -80,7 +80,7 @@ def test_landmarks_lie_on_the_drawn_part():
         place = _crop(figure, rng)
         for name, at in zip(names, landmarks, strict=True):
             if np.isfinite(at).all():
-                on.append(holds(place(figure.landmarks[name]), (at[::-1] + 0.5) / SIZE))
+                on.append(contains(place(figure.landmarks[name]), (at[::-1] + 0.5) / SIZE))
     assert len(on) > 150
     assert np.mean(on) > 0.97, "all but parts of which the image cuts off most"
 

@@ -103,7 +103,7 @@ def test_a_download_that_broke_off_goes_on_where_it_stopped(server, tmp_path):
         with pytest.raises(DataError) as caught:
             fetch(server.archives(), tmp_path)
         assert told(caught).startswith(f"broke off after {stopped} bytes: ")
-        assert told(caught).endswith("The same command goes on from there.")
+        assert told(caught).endswith("The same command resumes it.")
         assert not (tmp_path / "voc").exists()
     fetch(server.archives(), tmp_path)
     assert server.ranges == [None, "bytes=300-", "bytes=500-"]

@@ -1,1 +1,1 @@
-"""One file per dataset."""
+"""Datasets, one file each; see `dataset.py`."""

@@ -1,1 +1,1 @@
-"""Drawn animals: the dataset that needs no download."""
+"""The dataset of drawn animals: its section, the body plans, the scene, and the canvas."""

@@ -1,6 +1,6 @@
-"""Six animals as articulated figures: a table of body plans, and the posing of one.
+"""Six animals as articulated figures: a table of body plans, and the pose of a figure.
 
-A figure is posed facing right, in units of its torso's length, the torso's centre at the origin, y downwards.
+A figure is posed facing right, in units of its torso's length, the torso's center at the origin, y downwards.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from ipcnn_ray.data.datasets.drawn.canvas import (
     blob,
     limb,
     ribbon,
+    rotate,
     round_shape,
     shade,
     toward,
-    turn,
     varied,
     woolly_shape,
 )
@@ -33,12 +33,12 @@ HORN: Color = (222, 208, 172)
 
 @dataclass(frozen=True)
 class BodyPlan:
-    """Proportions and looks of one animal. Lengths are in torso lengths, angles in degrees of elevation."""
+    """Proportions and colors of an animal. Lengths are in torso lengths, angles in degrees of elevation."""
 
     depth: float
     """Height of the torso."""
     boxy: float
-    """Power of the torso's outline: 2 an ellipse, more a rounder box."""
+    """Exponent of the torso's outline: 2 is an ellipse, more a box with round corners."""
     leg: tuple[float, float]
     """Length and thickness of a leg."""
     neck: tuple[float, float, float, float]
@@ -48,14 +48,14 @@ class BodyPlan:
     snout: tuple[float, float]
     """Length and height of the muzzle or beak."""
     face: float
-    """Angle of the face: 0 looks ahead, below 0 looks down."""
+    """Elevation of the face: 0 is level, negative is down."""
     ears: Literal["none", "pointed", "hanging", "sideways"]
     ear: float
     """Length of an ear."""
     tail: tuple[float, float, float, float]
-    """Length, thickness, angle at its root, and degrees that it bends over its length."""
+    """Length, thickness, angle at the root, and degrees of bend over its length."""
     coats: tuple[tuple[Color, Color], ...]
-    """Colours of the coat and of its pattern."""
+    """Colors of the coat and of its pattern."""
     patterns: tuple[Literal["plain", "patches", "stripes"], ...]
     grazes: float = 0.0
     """Share of poses with the head at the ground."""
@@ -111,18 +111,18 @@ PLANS: dict[str, BodyPlan] = {
 
 @dataclass
 class Figure:
-    """A posed animal: parts to draw in this order, with the pattern between the coat and the details."""
+    """A posed animal. Its parts are drawn in the order coat, pattern, details."""
 
     coat: list[Part] = field(default_factory=list)
     pattern: list[Part] = field(default_factory=list)
-    """Drawn only where the coat is."""
+    """Drawn only on the coat."""
     details: list[Part] = field(default_factory=list)
     landmarks: dict[str, Points] = field(default_factory=dict)
-    """Landmark -> outline of the drawn part whose box's centre it is."""
+    """Landmark -> outline of the part; the landmark is the center of its box."""
 
 
 class Poser:
-    """Poses one figure: torso first, and each part from the joint where it hangs."""
+    """Poses one figure: the torso first, then each part from its joint."""
 
     def __init__(self, category: str, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -136,9 +136,9 @@ class Poser:
         self.sitting = self.resting and plan.rests == "sits"
         self.grazing = not self.resting and rng.random() < plan.grazes
         self.frontal = rng.random() < 0.3
-        """The head looks out of the picture."""
+        """Whether the head faces the viewer."""
         self.half = 0.5 * rng.uniform(0.72 if category == "bird" else 0.58, 1.0)
-        """Half the torso's length, foreshortened."""
+        """Half the length of the foreshortened torso."""
         self.depth = plan.depth * rng.uniform(0.88, 1.14)
         self.pitch = plan.pitch + rng.normal(0, 4) + (38 if self.sitting else 0)
 
@@ -151,8 +151,8 @@ class Poser:
         return self.figure
 
     def _on_torso(self, along: float, up: float) -> Points:
-        """A place on the torso: (1, 0) its front end, (0, 1) its highest point."""
-        return turn(np.array([[along * self.half, -up * self.depth / 2]]), self.pitch)[0]
+        """Return a point of the torso: (1, 0) is its front end, (0, 1) its top."""
+        return rotate(np.array([[along * self.half, -up * self.depth / 2]]), self.pitch)[0]
 
     def _torso(self) -> None:
         rng, center = self.rng, np.zeros(2)
@@ -171,16 +171,16 @@ class Poser:
         if self.category == "bird":
             breast = round_shape(self._on_torso(0.42, -0.35), 0.5 * self.half, 0.3 * self.depth, self.pitch)
             self.figure.pattern.append(Part("breast", breast, self.second, False))
-            wing = turn(np.array([[0.45, 0.10], [0.1, -0.16], [-0.75, 0.16], [-1.0, 0.42], [-0.3, 0.40]]), self.pitch)
+            wing = rotate(np.array([[0.45, 0.10], [0.1, -0.16], [-0.75, 0.16], [-1.0, 0.42], [-0.3, 0.40]]), self.pitch)
             self.figure.details.append(Part("wing", wing * (self.half, self.depth), shade(self.coat, 0.72)))
 
     def _pattern(self) -> None:
         rng, pattern = self.rng, self.plan.patterns[self.rng.integers(len(self.plan.patterns))]
         if pattern == "patches":
             for _ in range(rng.integers(3, 7)):
-                where = self._on_torso(rng.uniform(-1.0, 1.5), rng.uniform(-1, 1))
+                center = self._on_torso(rng.uniform(-1.0, 1.5), rng.uniform(-1, 1))
                 size = rng.uniform(0.07, 0.24, 2) * (2 * self.half, 1)
-                self.figure.pattern.append(Part("patch", blob(rng, where, *size, 0.3), self.second, False))
+                self.figure.pattern.append(Part("patch", blob(rng, center, *size, 0.3), self.second, False))
         elif pattern == "stripes":
             width = rng.uniform(0.02, 0.04)
             for along in np.linspace(-0.9, 1.7, int(rng.integers(8, 13))):
@@ -292,7 +292,7 @@ class Poser:
             self._horn(skull + up * height * 0.42 - ahead * length * 0.05, face + 70)
 
     def _frontal_head(self, joint: Points, face: float) -> None:
-        """The head seen from the front: two eyes, two ears, the muzzle below them."""
+        """Pose the head seen from the front: two eyes, two ears, the muzzle below them."""
         plan, figure, (length, height), (reach, low) = self.plan, self.figure, self.plan.head, self.plan.snout
         tilt = self.rng.normal(0, 8)
         down, right = toward(tilt - 90), toward(tilt)
@@ -322,17 +322,17 @@ class Poser:
         if self.category in ("cat", "dog"):
             figure.details.append(Part("nostril", round_shape(chin - down * low * 0.2, 0.038, 0.03), DARK))
 
-    def _eye(self, where: Points) -> None:
+    def _eye(self, center: Points) -> None:
         light = (206, 196, 92) if self.category == "cat" else (236, 232, 224)
-        self.figure.details.append(Part("eye", round_shape(where, 0.036, 0.034), light, False))
-        self.figure.details.append(Part("pupil", round_shape(where + (0.006, 0), 0.022, 0.025), (12, 10, 12), False))
+        self.figure.details.append(Part("eye", round_shape(center, 0.036, 0.034), light, False))
+        self.figure.details.append(Part("pupil", round_shape(center + (0.006, 0), 0.022, 0.025), (12, 10, 12), False))
 
     def _horn(self, root: Points, angle: float) -> None:
         line = bent(root, angle, 55 if angle < 90 else -55, 0.16, 4)
         self.figure.details.append(Part("horn", ribbon(line, 0.05, 0.015), HORN))
 
     def _ears(self, skull: Points, ahead: Points, up: Points, near: bool, frontal: bool = False) -> None:
-        """The ear on the near or far side; `ahead` is outwards for a head seen from the front."""
+        """Pose the ear of the near or far side. For a head seen from the front, `ahead` is outwards."""
         kind, size, (length, height) = self.plan.ears, self.plan.ear, self.plan.head
         if kind == "none":
             return

@@ -1,4 +1,4 @@
-"""Shapes that drawn animals and their surroundings are made of: outlines as points, and a canvas to fill them on.
+"""Outlines of shapes as points, and a canvas that fills them.
 
 Points are (x, y) with y downwards, arrays of shape [points, 2]. Angles are degrees of elevation: 0 points along
 +x, 90 upwards. On a canvas the unit square is the whole image.
@@ -29,16 +29,16 @@ class Part:
     points: Points
     color: Color
     outlined: bool = True
-    """Drawn with a darker edge."""
+    """Whether it has a darker edge."""
 
 
 def toward(angle: float, length: float = 1.0) -> Points:
-    """The vector of this elevation and length."""
+    """Return the vector of this elevation and length."""
     return np.array([math.cos(math.radians(angle)) * length, -math.sin(math.radians(angle)) * length])
 
 
-def turn(points: Points, angle: float, about: Points | tuple[float, float] = (0.0, 0.0)) -> Points:
-    """The points turned by `angle`, so that what pointed along +x points towards that elevation."""
+def rotate(points: Points, angle: float, about: Points | tuple[float, float] = (0.0, 0.0)) -> Points:
+    """Rotate points by `angle`; the direction +x becomes that elevation."""
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     pivot = np.asarray(about)
     return (points - pivot) @ np.array([[cos, -sin], [sin, cos]]) + pivot
@@ -46,32 +46,32 @@ def turn(points: Points, angle: float, about: Points | tuple[float, float] = (0.
 
 @lru_cache(maxsize=32)
 def _unit_round(power: float, count: int) -> Points:
-    """A circle of radius 1, pushed towards its bounding square as `power` grows beyond 2."""
+    """Return a circle of radius 1, pushed towards its bounding square as `power` grows beyond 2."""
     angle = np.arange(count) * (2 * math.pi / count)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     return np.sign(circle) * np.abs(circle) ** (2 / power)
 
 
 def round_shape(center: Points, radius_x: float, radius_y: float, angle: float = 0, power: float = 2) -> Points:
-    """An ellipse (power 2) or a rounder box (power > 2), its x axis along `angle`."""
+    """Return an ellipse (power 2) or a box with round corners (power > 2), its x axis along `angle`."""
     shape = _unit_round(power, 20) * (radius_x, radius_y)
-    return (turn(shape, angle) if angle else shape) + center
+    return (rotate(shape, angle) if angle else shape) + center
 
 
 def woolly_shape(center: Points, radius_x: float, radius_y: float, angle: float, bumps: int) -> Points:
-    """An ellipse with a bumpy edge."""
+    """Return an ellipse with a bumpy edge."""
     count = 8 * bumps
     swell = 0.94 + 0.11 * np.abs(np.sin(np.arange(count) * (math.pi / 8)))
-    return turn(_unit_round(2.0, count) * swell[:, None] * (radius_x, radius_y), angle) + center
+    return rotate(_unit_round(2.0, count) * swell[:, None] * (radius_x, radius_y), angle) + center
 
 
 def limb(start: Points, end: Points, start_width: float, end_width: float) -> Points:
-    """A straight limb that narrows from one width to the other."""
+    """Return a straight band that narrows from one width to the other."""
     return ribbon([start, end], start_width, end_width)
 
 
 def ribbon(line: Sequence[Points], start_width: float, end_width: float) -> Points:
-    """A band along a line of points, narrowing from one width to the other."""
+    """Return a band along a line of points that narrows from one width to the other."""
     middle = np.asarray(line)
     along = np.gradient(middle, axis=0)
     across = np.stack([-along[:, 1], along[:, 0]], axis=1) / (np.hypot(along[:, 0], along[:, 1])[:, None] + 1e-9)
@@ -80,7 +80,7 @@ def ribbon(line: Sequence[Points], start_width: float, end_width: float) -> Poin
 
 
 def bent(start: Points, angle: float, bend: float, length: float, count: int = 6) -> list[Points]:
-    """A line of points that starts along `angle` and turns by `bend` degrees over its length."""
+    """Return a line of points that starts along `angle` and turns by `bend` degrees over its length."""
     line = [start]
     for step in range(count - 1):
         line.append(line[-1] + toward(angle + bend * step / (count - 1), length / (count - 1)))
@@ -88,41 +88,41 @@ def bent(start: Points, angle: float, bend: float, length: float, count: int = 6
 
 
 def blob(rng: np.random.Generator, center: Points, radius_x: float, radius_y: float, roughness: float) -> Points:
-    """A closed random outline around a centre; roughness 0 is an ellipse."""
+    """Return a closed random outline around a center; roughness 0 is an ellipse."""
     swell = 1 + roughness * rng.uniform(-1, 1, 10)
     return _unit_round(2.0, 10) * swell[:, None] * (radius_x, radius_y) + center
 
 
 def box_of(points: Sequence[Points]) -> Points:
-    """Smallest box around all points: [[left, top], [right, bottom]]."""
+    """Return the smallest box around all points: [[left, top], [right, bottom]]."""
     every = np.concatenate(list(points))
     return np.stack([every.min(axis=0), every.max(axis=0)])
 
 
-def holds(points: Points, where: Points) -> bool:
-    """Whether a closed outline holds a point (even-odd rule)."""
+def contains(points: Points, point: Points) -> bool:
+    """Return whether a closed outline contains a point (even-odd rule)."""
     a, b = points, np.roll(points, -1, axis=0)
-    crosses = (a[:, 1] > where[1]) != (b[:, 1] > where[1])
+    crosses = (a[:, 1] > point[1]) != (b[:, 1] > point[1])
     rise = np.where(crosses, b[:, 1] - a[:, 1], 1.0)
     return bool(
-        np.count_nonzero(crosses & (where[0] < a[:, 0] + (where[1] - a[:, 1]) / rise * (b[:, 0] - a[:, 0]))) % 2
+        np.count_nonzero(crosses & (point[0] < a[:, 0] + (point[1] - a[:, 1]) / rise * (b[:, 0] - a[:, 0]))) % 2
     )
 
 
 def shade(color: Color, factor: float) -> Color:
-    """The colour, darker (factor < 1) or lighter (> 1)."""
+    """Return the color, darker (factor < 1) or lighter (> 1)."""
     red, green, blue = (min(255, int(channel * factor)) for channel in color)
     return red, green, blue
 
 
 def varied(rng: np.random.Generator, color: Color, spread: float = 14) -> Color:
-    """A colour near this one: each channel moves, and all of them together."""
+    """Return a random color near this one: each channel moves, and all of them together."""
     moved = np.clip(np.asarray(color) + rng.normal(0, spread) + rng.normal(0, spread / 2, 3), 0, 255)
     return int(moved[0]), int(moved[1]), int(moved[2])
 
 
 class Canvas:
-    """A square image on which outlines in the unit square are filled."""
+    """A square image whose unit square outlines are filled on."""
 
     def __init__(self, image: Image.Image) -> None:
         self.image = image
@@ -140,15 +140,15 @@ class Canvas:
         self.fill(part.points, part.color, shade(part.color, 0.62) if part.outlined else None)
 
     def line(self, points: Points, color: Color, width: float) -> None:
-        """A line of the given width, a share of the image's side."""
+        """Draw a line. `width` is a share of the image's side."""
         self.pen.line(self._at(points), fill=color, width=max(1, round(width * self.side)))
 
 
 def soft_colors(colors: NDArray[np.uint8], side: int) -> Image.Image:
-    """A small grid of colours [rows, columns, 3], blended over the whole image."""
+    """Return a small grid of colors [rows, columns, 3], interpolated over side x side pixels."""
     return Image.fromarray(colors, "RGB").resize((side, side), BILINEAR)
 
 
 def soft_field(values: NDArray[np.float64], side: int) -> NDArray[np.float32]:
-    """A small grid of numbers [rows, columns], blended over side x side pixels."""
+    """Return a small grid of numbers [rows, columns], interpolated over side x side pixels."""
     return np.asarray(Image.fromarray(values.astype(np.float32)).resize((side, side), BILINEAR))

@@ -28,14 +28,14 @@ from ipcnn_ray.data.datasets.drawn.canvas import (
     Points,
     blob,
     box_of,
-    holds,
+    contains,
     limb,
     ribbon,
+    rotate,
     round_shape,
     soft_colors,
     soft_field,
     toward,
-    turn,
     varied,
 )
 from ipcnn_ray.data.part_masks import patch_of_outline
@@ -71,15 +71,15 @@ def draw_animal(
     key = (list(PLANS).index(category),) if one_of_several else ()
     rng = _generator(seed, 1, index, *key)
     figure = Poser(category, rng).pose()
-    place = _crop(figure, rng)
+    to_crop = _crop(figure, rng)
     scene = _Scene(size, rng, category)
     scene.surroundings()
-    scene.animal(figure, place)
+    scene.animal(figure, to_crop)
     occluders = scene.occluders(0.35)
     positions, sizes = np.full((2, len(landmarks), 2), np.nan, np.float32)
     masks: list[NDArray[np.float32] | None] = []
     for k, name in enumerate(landmarks):
-        outline = place(figure.landmarks[name])
+        outline = to_crop(figure.landmarks[name])
         center = _landmark(outline, occluders)
         if center is not None:
             positions[k] = center[::-1] * size - 0.5
@@ -109,33 +109,33 @@ def _generator(seed: int, *key: int) -> np.random.Generator:
 
 
 def _landmark(outline: Points, occluders: list[Points]) -> Points | None:
-    """Centre (x, y) of the box of the part's share inside the image; None where it is hidden or mostly cut off."""
+    """Return the center (x, y) of the part's box inside the image; None if it is hidden or mostly cut off."""
     box = _seen_box(outline)
     if box is None:
         return None
     center: Points = (box[0] + box[1]) / 2
-    return None if any(holds(shape, center) for shape in occluders) else center
+    return None if any(contains(shape, center) for shape in occluders) else center
 
 
 def _seen_box(outline: Points) -> Points | None:
-    """The part's box inside the image, [[left, top], [right, bottom]]; None where less than 0.3 of it is inside."""
+    """Return the part's box inside the image, [[left, top], [right, bottom]]; None if less than 0.3 of it is inside."""
     box = box_of([outline])
     inner: Points = np.clip(box, 0, 1)
     return None if np.prod(inner[1] - inner[0]) < 0.3 * np.prod(box[1] - box[0]) else inner
 
 
 def _crop(figure: Figure, rng: np.random.Generator) -> Callable[[Points], Points]:
-    """The map from the figure's frame to the unit square of the crop: facing, roll, what is cut off, margins."""
+    """Return the map from the figure's frame to the unit square of the crop: facing, roll, truncation, margins."""
     mirror = np.array([1.0 if rng.random() < 0.5 else -1.0, 1.0])
     roll = rng.normal(0, 4)
 
     def stand(points: Points) -> Points:
-        return turn(points * mirror, roll)
+        return rotate(points * mirror, roll)
 
     low, high = box_of([stand(part.points) for part in figure.coat + figure.details])
     head = box_of([stand(figure.landmarks["head"])]).mean(axis=0)
     cut = rng.random()
-    if cut < 0.20:  # the front half only, as when the photograph ends there
+    if cut < 0.20:  # the front half, as at the edge of a photograph
         keep = rng.uniform(0.45, 0.8) * (high[0] - low[0])
         if head[0] > (low + high)[0] / 2:
             low[0] = high[0] - keep
@@ -160,7 +160,7 @@ def _crop(figure: Figure, rng: np.random.Generator) -> Callable[[Points], Points
 
 
 class _Scene:
-    """One image in the making, in the unit square."""
+    """An image being drawn, in the unit square."""
 
     def __init__(self, size: int, rng: np.random.Generator, category: str) -> None:
         self.size = size
@@ -172,7 +172,7 @@ class _Scene:
         return varied(self.rng, GROUNDS[self.rng.integers(len(GROUNDS))], 18)
 
     def _any_color(self) -> Color:
-        """A colour of the surroundings, or of an animal's coat."""
+        """Return a color of the surroundings or of an animal's coat."""
         rng = self.rng
         if rng.random() < 0.7:
             return self._ground()
@@ -180,7 +180,7 @@ class _Scene:
         return varied(rng, coats[rng.integers(len(coats))][rng.integers(2)], 18)
 
     def surroundings(self) -> None:
-        """Blended colours, perhaps a ground with a horizon, then polygons, blobs, and strokes."""
+        """Draw blended colors, perhaps a ground with a horizon, then polygons, blobs, and strokes."""
         rng, canvas = self.rng, self.canvas
         base = np.array([self._ground(), self._ground()], np.float64)[rng.integers(0, 2, (4, 4))]
         base = np.clip(base + rng.normal(0, 10, (4, 4, 3)), 0, 255).astype(np.uint8)
@@ -206,42 +206,42 @@ class _Scene:
             canvas.fill(limb(center, center + toward(rng.uniform(45, 135), 0.5), *rng.uniform(0.03, 0.09, 2)), color)
 
     def _strokes(self) -> None:
-        """Grass, straw or rain: many short lines of one direction."""
+        """Draw grass, straw or rain: many short lines of one direction."""
         rng, color, slant = self.rng, self._ground(), self.rng.uniform(60, 120)
-        for where in rng.uniform(0, 1, (14, 2)):
-            self.canvas.line(np.stack([where, where + toward(slant, 0.09)]), color, 0.012)
+        for start in rng.uniform(0, 1, (14, 2)):
+            self.canvas.line(np.stack([start, start + toward(slant, 0.09)]), color, 0.012)
 
-    def animal(self, figure: Figure, place: Callable[[Points], Points]) -> None:
+    def animal(self, figure: Figure, to_crop: Callable[[Points], Points]) -> None:
         canvas = self.canvas
         for part in figure.coat:
-            canvas.part(_moved(part, place(part.points)))
+            canvas.part(_moved(part, to_crop(part.points)))
         if figure.pattern:
             coat = Canvas(Image.new("L", canvas.image.size))
             for part in figure.coat:
                 if part.name in ("torso", "neck", "head", "snout"):
-                    coat.fill(place(part.points), 255)
+                    coat.fill(to_crop(part.points), 255)
             over = Canvas(canvas.image.copy())
             for part in figure.pattern:
-                over.part(_moved(part, place(part.points)))
+                over.part(_moved(part, to_crop(part.points)))
             canvas.image.paste(over.image, mask=coat.image)
         for part in figure.details:
-            canvas.part(_moved(part, place(part.points)))
+            canvas.part(_moved(part, to_crop(part.points)))
 
     def taken_apart(self) -> None:
-        """Parts of an animal of this category, none of its head, scattered: its shapes and colours, not arranged."""
+        """Draw scattered parts of an animal of this category, none of its head: the same shapes and colors."""
         rng = self.rng
         figure = Poser(self.category, rng).pose()
         parts = [part for part in figure.coat if part.name in SCATTERED]
         for chosen in rng.permutation(len(parts))[: rng.integers(3, 7)]:
             part = parts[chosen]
             middle = box_of([part.points]).mean(axis=0)
-            points = turn(part.points - middle, rng.uniform(0, 360)) * rng.uniform(0.5, 0.8) + rng.uniform(
+            points = rotate(part.points - middle, rng.uniform(0, 360)) * rng.uniform(0.5, 0.8) + rng.uniform(
                 0.08, 0.92, 2
             )
             self.canvas.part(_moved(part, points))
 
     def sticks_and_stones(self) -> None:
-        """Ellipses, sticks and triangles in coat colours."""
+        """Draw ellipses, sticks and triangles in coat colors."""
         rng = self.rng
         for _ in range(rng.integers(2, 6)):
             center, color, kind = rng.uniform(0.05, 0.95, 2), self._any_color(), rng.random()
@@ -255,7 +255,7 @@ class _Scene:
             self.canvas.part(Part("stone", shape, color))
 
     def occluders(self, share: float) -> list[Points]:
-        """In this share of images one or two things in front of everything; their outlines."""
+        """Draw one or two objects in front of everything, in this share of images; return their outlines."""
         rng, shapes = self.rng, []
         if rng.random() < share:
             for _ in range(rng.integers(1, 3)):
@@ -275,7 +275,7 @@ class _Scene:
         return shapes
 
     def finished(self) -> NDArray[np.uint8]:
-        """The image [size, size, 3] under its light, with the camera's noise."""
+        """Return the image [size, size, 3] with lighting and camera noise."""
         rng, size = self.rng, self.size
         pixels = np.asarray(self.canvas.image.reduce(SUPERSAMPLING), np.float32)
         light = soft_field(rng.uniform(0.72, 1.18) * (1 + rng.normal(0, 0.09, (3, 3))), size)

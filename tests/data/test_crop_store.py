@@ -111,7 +111,7 @@ def test_a_damaged_store_says_what_to_do(cache, damage, says):
     (problem,) = caught.value.issues
     assert problem.where == str(folder)
     assert problem.what.startswith(f"this cache of crops is damaged: {says}")
-    assert problem.advice == "Delete the folder; it is made anew."
+    assert problem.advice == "Delete the folder; it will be written again."
 
 
 def test_one_changed_pixel_of_many_is_found_by_a_thorough_look(tmp_path):
