@@ -1,0 +1,23 @@
+"""Parts of messages."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipcnn_ray.utils.text import did_you_mean, shortened
+
+
+@pytest.mark.parametrize(
+    ("word", "suggestion"),
+    [("conv5_4", " Did you mean 'conv5_3'?"), ("CONV5_3", " Did you mean 'conv5_3'?"), ("pool", ""), (7, "")],
+)
+def test_a_suggestion_is_close(word, suggestion):
+    assert did_you_mean(word, ["conv1_1", "conv5_3", "head"]) == suggestion
+
+
+@pytest.mark.parametrize(
+    ("text", "short"), [("abc", "abc"), ("x" * 40, "x" * 40), ("x" * 50, "x" * 13 + " ... (50 characters in all)")]
+)
+def test_a_shortened_text_has_at_most_the_length_and_names_its_own(text, short):
+    assert shortened(text, 40) == short
+    assert len(short) <= 40
