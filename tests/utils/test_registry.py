@@ -51,7 +51,7 @@ def test_implementations_are_imported_when_they_are_loaded(install):
     [
         (
             ("pkg_b", "theirs", "json:dumps"),
-            r"'theirs' of pkg_b 1.2 is already taken by pkg_a 1.2",
+            r"'theirs' of pkg_a 1.2 is already taken by pkg_b 1.2",
         ),
         (("pkg_b", "zero"), "'zero' of pkg_b 1.2 is already taken by ipcnn itself"),
         (("pkg_b", "other"), r"some.group has no 'their'\nIt has .*, theirs. Did you mean 'theirs'\?"),
