@@ -55,34 +55,45 @@ MANY = np.stack([np.arange(7 * feature_cache.CHUNK - 5), np.zeros(7 * feature_ca
 """Items of seven chunks."""
 
 
-def build_in_process(folder, kill_at=0, fail_at=0, pause_s=0.05):
-    """Start a process that builds the cache of MANY; it appends the first item of each of its chunks to a file."""
+def build_in_process(folder, kill_at=0, fail_at=0):
+    """Start a process that builds the cache of MANY, and wait until it computes its first chunk.
 
-    def build():
-        calls = 0
+    It appends its id and the first item of every chunk to a file, and goes on when `go_on` was called, but for a
+    process that is to be killed or to fail in a chunk, which does not wait.
+    """
+    calls = 0
 
-        def compute(part):
-            nonlocal calls
-            calls += 1
-            if calls == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            if calls == fail_at:
-                raise ValueError("failed")
-            with (folder / "computed").open("a") as file:
-                file.write(f"{os.getpid()} {part[0, 0]}\n")
-            time.sleep(pause_s)
-            return doubled(part)
+    def compute(part):
+        nonlocal calls
+        calls += 1
+        if calls == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if calls == fail_at:
+            raise ValueError("failed")
+        with (folder / "computed").open("a") as file:
+            file.write(f"{os.getpid()} {part[0, 0]}\n")
+        while not (kill_at or fail_at or (folder / "go_on").exists()):
+            time.sleep(0.01)
+        return doubled(part)
 
-        features_reader(folder, "key", MANY, (1, 3), compute)
+    build = multiprocessing.get_context("fork").Process(
+        target=features_reader, args=(folder, "key", MANY, (1, 3), compute)
+    )
+    build.start()
+    while build.is_alive() and build.pid not in [pid for pid, _ in computed(folder)]:
+        time.sleep(0.01)
+    return build
 
-    process = multiprocessing.get_context("fork").Process(target=build)
-    process.start()
-    return process
+
+def exit_code(process):
+    process.join(60)
+    return process.exitcode
 
 
 def computed(folder):
-    """(process, first item) of every chunk that was computed to its end."""
-    return [tuple(map(int, line.split())) for line in (folder / "computed").read_text().splitlines()]
+    """(process, first item) of every chunk that was begun."""
+    file = folder / "computed"
+    return [tuple(map(int, line.split())) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def file_of(folder):
@@ -99,34 +110,32 @@ def serial(tmp_path_factory):
 
 def test_processes_compute_a_cache_together(tmp_path, serial):
     processes = [build_in_process(tmp_path) for _ in range(3)]
-    assert [process.join(60) or process.exitcode for process in processes] == [0, 0, 0]
+    (tmp_path / "go_on").touch()
+    assert [exit_code(process) for process in processes] == [0, 0, 0]
     assert file_of(tmp_path) == serial
+    assert {pid for pid, _ in computed(tmp_path)} == {process.pid for process in processes}
     assert sorted(first for _, first in computed(tmp_path)) == list(range(0, len(MANY), feature_cache.CHUNK))
-    assert len({pid for pid, _ in computed(tmp_path)}) > 1
     assert [path.name for path in (tmp_path / "features" / "key").iterdir()] == ["features.npy"]
 
 
-def test_the_chunk_of_a_killed_process_is_taken_over(tmp_path, serial):
-    processes = [build_in_process(tmp_path, kill_at=2), build_in_process(tmp_path)]
-    assert [process.join(60) or process.exitcode for process in processes] == [-signal.SIGKILL, 0]
+@pytest.mark.parametrize(("how", "code"), [("kill_at", -signal.SIGKILL), ("fail_at", 1)])
+def test_the_chunk_of_a_process_that_ends_is_taken_over(tmp_path, serial, how, code):
+    """And what is on disk is not computed again."""
+    stays = build_in_process(tmp_path)
+    assert exit_code(build_in_process(tmp_path, **{how: 2})) == code
+    (tmp_path / "go_on").touch()
+    assert exit_code(stays) == 0
     assert file_of(tmp_path) == serial
+    assert len(computed(tmp_path)) == 7
 
 
 def test_a_later_run_goes_on_where_all_were_killed(tmp_path, serial):
-    process = build_in_process(tmp_path, kill_at=4)
-    process.join(60)
+    assert exit_code(build_in_process(tmp_path, kill_at=4)) == -signal.SIGKILL
     assert not (tmp_path / "features" / "key").exists()
     parts = []
     features_reader(tmp_path, "key", MANY, (1, 3), lambda part: (parts.append(part), doubled(part))[1])
     assert file_of(tmp_path) == serial
     assert len(parts) == 4  # three of seven were on disk
-
-
-def test_an_error_in_one_process_leaves_the_others_their_work(tmp_path, serial):
-    processes = [build_in_process(tmp_path, fail_at=2), build_in_process(tmp_path)]
-    assert [process.join(60) or process.exitcode for process in processes] == [1, 0]
-    assert file_of(tmp_path) == serial
-    assert len(computed(tmp_path)) == 7
 
 
 def test_a_small_disk_is_told_before_anything_is_computed(tmp_path, monkeypatch):
