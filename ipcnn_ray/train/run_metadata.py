@@ -46,7 +46,7 @@ def run_title(request: RunRequest) -> str:
 def run_description(request: RunRequest, metrics: Mapping[str, float]) -> str:
     """Describe a run and its result in Markdown. metrics: of its last epoch."""
     spec = request.spec
-    drawn = ", drawn" if spec.data.kind == "drawn_animals" else ""
+    drawn = ", drawn" if spec.data.drawn else ""
     data = f"{', '.join(spec.data.categories)} (`{spec.data.kind}`{drawn})"
     paragraphs = [
         f"**{spec.template.label()}**: `{spec.model.network}` on {data}, seed {spec.seed}. Run `{request.run_id}`."

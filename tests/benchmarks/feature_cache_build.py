@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from torch import multiprocessing
 
+from ipcnn_ray.data.datasets.drawn.drawn_animals import DrawnAnimals
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.models.build import build
-from ipcnn_ray.spec.data import DrawnAnimals
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import GradientTemplate
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
