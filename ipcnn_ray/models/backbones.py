@@ -1,7 +1,8 @@
-"""The layers of a torchvision network up to a cut, in the order in which they run.
+"""Layers of a torchvision network up to a cut, in the order in which they run.
 
-A layer is a module that the network calls in a chain, each on the last one's output alone: `features.3` (a Fire
-module), `layer2.0` (a residual block), `conv1`. Plain `nn.Sequential`s are opened, everything else is one layer.
+A layer is a module in the network's leading chain, in which each module takes the output of the previous one alone:
+`features.3` (a Fire module), `layer2.0` (a residual block), `conv1`. `nn.Sequential`s are expanded; any other module is
+one layer.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from torch import fx, nn
 
 from ipcnn_ray.core.receptive_field import Window
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.models.fx_receptive_field import NoField, before_relu, window_of
+from ipcnn_ray.models.fx_receptive_field import NoReceptiveField, module_window, strip_final_relu
 from ipcnn_ray.spec.networks import Trunk
 
 
-class BackboneError(IpcnnError):
-    """The network cannot be cut at this layer; the text goes behind the layer's name."""
+class BackboneCutError(IpcnnError):
+    """The network cannot be cut at this layer; the message follows the layer's name in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,13 @@ class Block:
     kind: str
     """Its class, such as Fire, BasicBlock, Conv2d."""
     channels: int
-    """Channels that it puts out."""
+    """Output channels."""
     side: int
-    """Side of the map that it puts out, cells."""
+    """Side of the output map, cells."""
     window: Window
-    """What a cell of its map sees of the map below; `pad` may leave a map smaller than its windows would."""
-    learns: bool
-    """It has parameters."""
-    relu: bool
-    """Its output is that of a ReLU."""
+    """Receptive field in the input map. The map may be smaller than `pad` implies."""
+    has_parameters: bool
+    ends_in_relu: bool
 
 
 class _Chain(fx.Tracer):
@@ -49,11 +48,11 @@ class _Chain(fx.Tracer):
 
 
 def _network(name: str) -> nn.Module:
-    """The network on the meta device: neither memory nor random numbers."""
-    from torchvision.models import get_model  # takes as long as torch itself, and most runs do without
+    """Build the network on the meta device, which takes no memory and draws no random numbers."""
+    from torchvision.models import get_model  # as slow to import as torch, and most runs do not need it
 
     settings = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    if name.startswith("regnet"):  # lays out its widths with tensors, which meta tensors have no numbers for
+    if name.startswith("regnet"):  # computes its widths with tensors, which must have values
         with torch.random.fork_rng(devices=[]):
             network: nn.Module = get_model(name, weights=None).to("meta")
     else:
@@ -63,7 +62,7 @@ def _network(name: str) -> nn.Module:
 
 
 def _chain(network: nn.Module) -> list[str]:
-    """Names of the modules that run one after the other, from the image up, as far as they do."""
+    """Return the names of the modules in the network's leading chain, from the image up."""
     nodes = iter(_Chain().trace(network).nodes)
     last, names = next(nodes), []
     for node in nodes:
@@ -75,10 +74,11 @@ def _chain(network: nn.Module) -> list[str]:
 
 
 @cache
-def blocks(trunk: Trunk, image_size: int) -> tuple[Block, ...]:
-    """The layers of the trunk for a square image of `image_size` pixels, from the image up to the cut.
+def backbone_blocks(trunk: Trunk, image_size: int) -> tuple[Block, ...]:
+    """Return the layers of the trunk up to the cut, for a square image of `image_size` pixels.
 
-    Errors: BackboneError where there is no such layer, or where its cells have no receptive field.
+    Raises:
+        BackboneCutError: If there is no such layer, or it has no receptive field.
     """
     network = _network(trunk.name)
     names = _chain(network)
@@ -91,62 +91,69 @@ def blocks(trunk: Trunk, image_size: int) -> tuple[Block, ...]:
             hint = f" It lies inside {inside}, which is one layer."
         elif groups:
             hint = f" It is a group of layers; its last is {groups[-1]}."
-        raise BackboneError(f"{trunk.name} has no such layer; it has {', '.join(_cuttable(network, names))}.{hint}")
-    found: list[Block] = []
+        raise BackboneCutError(f"{trunk.name} has no such layer; it has {', '.join(_cuttable(network, names))}.{hint}")
+    layers: list[Block] = []
     x = torch.empty(1, 3, image_size, image_size, device="meta")
     for name in names[: names.index(trunk.cut) + 1]:
         module = network.get_submodule(name)
         try:
-            window = window_of(module)
-        except NoField as error:
-            below = found[-1].name if found else "nothing"
-            raise BackboneError(
+            window = module_window(module)
+        except NoReceptiveField as error:
+            below = layers[-1].name if layers else "nothing"
+            raise BackboneCutError(
                 f"has no receptive field that parts could be located by: in {name}, {error}. "
                 f"Cut {trunk.name} lower: {below} is the highest layer that can be kept"
             ) from error
         try:
             x = module(x)
         except RuntimeError as error:
-            raise BackboneError(
+            raise BackboneCutError(
                 f"cannot be reached with images of {image_size} x {image_size} pixels: at {name} the map is too small. "
                 "Cut lower, or take a larger model.image_size"
             ) from error
-        learns = any(True for _ in module.parameters())
-        found.append(
-            Block(name, type(module).__name__, x.shape[1], x.shape[2], window, learns, before_relu(module) is not None)
+        layers.append(
+            Block(
+                name,
+                type(module).__name__,
+                x.shape[1],
+                x.shape[2],
+                window,
+                has_parameters=any(True for _ in module.parameters()),
+                ends_in_relu=strip_final_relu(module) is not None,
+            )
         )
-    if found[-1].side < 2:
-        raise BackboneError(
+    if layers[-1].side < 2:
+        raise BackboneCutError(
             f"has a map of one cell for images of {image_size} x {image_size} pixels, in which nothing can be "
             "located. Cut lower, or take a larger model.image_size"
         )
-    return tuple(found)
+    return tuple(layers)
 
 
 def _cuttable(network: nn.Module, names: list[str]) -> list[str]:
-    """The names below the first layer without a receptive field."""
+    """Return the names below the first layer that has no receptive field."""
     kept: list[str] = []
     for name in names:
         try:
-            window_of(network.get_submodule(name))
-        except NoField:
+            module_window(network.get_submodule(name))
+        except NoReceptiveField:
             break
         kept.append(name)
     return kept
 
 
-def modules(trunk: Trunk, names: list[str], bare: frozenset[str]) -> dict[str, nn.Module]:
-    """The modules of these layers on the meta device, without numbers. bare: those without their last ReLU.
+def backbone_modules(trunk: Trunk, names: list[str], bare: frozenset[str]) -> dict[str, nn.Module]:
+    """Return the modules of these layers on the meta device. bare: names of those to return without their final ReLU.
 
-    Nothing in them works in place, since maps are kept; torchvision's numbers stay the same.
+    In-place operations are turned off, since the maps are kept; this does not change the output.
     """
     network = _network(trunk.name)
-    found: dict[str, nn.Module] = {}
+    by_name: dict[str, nn.Module] = {}
     for name in names:
         module = network.get_submodule(name)
         for part in module.modules():
             if hasattr(part, "inplace"):
                 setattr(part, "inplace", False)  # noqa: B010
-        stripped = before_relu(module) if name in bare else None
-        found[name] = stripped if stripped is not None else module
-    return found
+        stripped = strip_final_relu(module) if name in bare else None
+        by_name[name] = stripped if stripped is not None else module
+    return by_name

@@ -13,7 +13,7 @@ from ipcnn_ray.core.receptive_field import map_side as core_map_side
 from ipcnn_ray.core.templates import part_templates, template_bank
 from ipcnn_ray.models.layer_geometry import map_side, window
 from ipcnn_ray.models.layers import CentroidMask, LearnedBetaMask, PeakMask, ReleasedMask
-from ipcnn_ray.models.net import InterpretableNet, MaskOf
+from ipcnn_ray.models.net import InterpretableNet, MaskFactory
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import NoTemplate, Template
 from ipcnn_ray.spec.training import FilterLoss
@@ -62,7 +62,7 @@ def assemble(
         model.table,
         appended=model.appended_layer,
         interpretable=interpretable_layers(model),
-        mask_of=mask_of(template, filter_loss),
+        mask_factory=mask_factory(template, filter_loss),
         pooled=model.appended_mask == "pooled",
         dropout=model.table.dropout if model.dropout is None else model.dropout,
         categories=categories,
@@ -70,7 +70,7 @@ def assemble(
     )
 
 
-def mask_of(template: Template, filter_loss: FilterLoss | None) -> MaskOf | None:
+def mask_factory(template: Template, filter_loss: FilterLoss | None) -> MaskFactory | None:
     """Return the function that makes the mask of a layer from its filters and n; None for the plain network.
 
     A mask is centred on the peak, or with the released form of the filter loss on the centroid. With `learn_beta` each
@@ -87,8 +87,8 @@ def mask_of(template: Template, filter_loss: FilterLoss | None) -> MaskOf | None
             return ReleasedMask(filters, n, arguments[template.learned])
         if learns:
             # A shape with a learned slope is max(1 - slope * distance, -1); a slope of 1/2 gives every distance.
-            away_Pnn = 2 * (1 - part_templates(n, **{**arguments, template.learned: 0.5}, tau=1.0))
-            return LearnedBetaMask(away_Pnn, filters, arguments[template.learned])
+            distance_Pnn = 2 * (1 - part_templates(n, **{**arguments, template.learned: 0.5}, tau=1.0))
+            return LearnedBetaMask(distance_Pnn, filters, arguments[template.learned])
         unit_Pnn = part_templates(n, **arguments, tau=1.0)
         return CentroidMask(unit_Pnn) if released else PeakMask(unit_Pnn)
 
@@ -132,7 +132,7 @@ def initialise(net: InterpretableNet, seed: int, *, he_normal: bool) -> None:
 
     Normalisation layers of a backbone start as the identity, layer scales of ConvNeXt at the published 1e-6.
     """
-    layers = dict(_linear(net))
+    layers = dict(_weight_layers(net))
     last = list(layers)[-1]
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
@@ -150,7 +150,7 @@ def initialise(net: InterpretableNet, seed: int, *, he_normal: bool) -> None:
             module.bias.zero_()
 
 
-def _linear(net: InterpretableNet) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
+def _weight_layers(net: InterpretableNet) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
     """Yield the convolutions and fully connected layers with the name of their layer and their name in it."""
     for name, layer in (*((name, net.layer(name)) for name in net.names), *net.head.items()):
         for inside, module in layer.named_modules():

@@ -1,8 +1,7 @@
-"""What one cell behind a torch module sees of the module's input, read off the module's own graph.
+"""Receptive field of a torch module, computed from its torch.fx graph.
 
-A module with inner branches (a Fire module, a residual block) is, as far as receptive fields go, one window: the
-hull of what its branches see. Where a branch averages over the whole map (squeeze-and-excitation, attention) a cell
-sees everything and has no receptive field.
+A module with branches (a Fire module, a residual block) is one window: the union of the windows of its branches. If a
+branch averages over the whole map (squeeze-and-excitation, attention), the module has no receptive field.
 """
 
 from __future__ import annotations
@@ -30,221 +29,225 @@ POINTWISE = (
     nn.BatchNorm2d,
     nn.LocalResponseNorm,
 )
-"""Modules that compute each cell from the same cell, over all channels or one."""
-OF_TORCHVISION = {"torchvision.models.convnext.LayerNorm2d", "torchvision.ops.stochastic_depth.StochasticDepth"}
-"""Such modules by name: importing torchvision takes as long as torch itself, and most runs do without."""
+"""Modules that compute each cell from the same cell, over one channel or all."""
+TORCHVISION_POINTWISE = {"torchvision.models.convnext.LayerNorm2d", "torchvision.ops.stochastic_depth.StochasticDepth"}
+"""More such modules, by name: importing torchvision is as slow as importing torch, and most runs do not need it."""
 JOINS = {operator.add, operator.iadd, operator.mul, operator.imul, torch.add, torch.mul}
 ACTIVATIONS = {F.relu, torch.relu, F.relu6, F.gelu, F.silu, torch.sigmoid, F.dropout}
 RELUS = {F.relu, torch.relu}
 
 
-class NoField(ValueError):
-    """A cell has no receptive field, or none that can be told; the text says which operation is to blame."""
+class NoReceptiveField(ValueError):
+    """The module has no receptive field, or none that can be computed; the message names the operation."""
 
 
 @dataclass(frozen=True)
-class _Reach:
-    """Along one axis: cell i sees cells stride * i + low to stride * i + high of the module's input."""
+class _AxisWindow:
+    """Receptive field along one axis: output cell i depends on input cells stride * i + low to stride * i + high."""
 
     stride: int = 1
     low: int = 0
     high: int = 0
 
-    def through(self, kernel: int, stride: int, pad: int, dilation: int) -> _Reach:
+    def through(self, kernel: int, stride: int, pad: int, dilation: int) -> _AxisWindow:
         last = dilation * (kernel - 1)
-        return _Reach(self.stride * stride, self.low - self.stride * pad, self.high + self.stride * (last - pad))
+        return _AxisWindow(self.stride * stride, self.low - self.stride * pad, self.high + self.stride * (last - pad))
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What a cell of a tensor sees, over rows and columns."""
+class _FieldOfView:
+    """Receptive field of a tensor's cells in the module's input."""
 
-    rows: _Reach = _Reach()
-    cols: _Reach = _Reach()
+    rows: _AxisWindow = _AxisWindow()
+    cols: _AxisWindow = _AxisWindow()
     channels_last: bool = False
 
-    def through(self, kernel: Any, stride: Any, pad: Any, dilation: Any = 1) -> _Seen:
+    def through(self, kernel: Any, stride: Any, pad: Any, dilation: Any = 1) -> _FieldOfView:
         k, s, p, d = (_pair(value) for value in (kernel, stride, pad, dilation))
-        rows, cols = (reach.through(k[i], s[i], p[i], d[i]) for i, reach in enumerate((self.rows, self.cols)))
+        rows, cols = (axis.through(k[i], s[i], p[i], d[i]) for i, axis in enumerate((self.rows, self.cols)))
         return replace(self, rows=rows, cols=cols)
 
 
 class _Tracer(fx.Tracer):
-    """torch's own modules are leaves, and the two of torchvision's that are looked at as a whole."""
+    """Treats torch's own modules and those in `TORCHVISION_POINTWISE` as leaves."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return _of_torchvision(m) or super().is_leaf_module(m, module_qualified_name)
+        return _is_torchvision_pointwise(m) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _of_torchvision(module: nn.Module) -> bool:
+def _is_torchvision_pointwise(module: nn.Module) -> bool:
     kind = type(module)
-    return f"{kind.__module__}.{kind.__qualname__}" in OF_TORCHVISION
+    return f"{kind.__module__}.{kind.__qualname__}" in TORCHVISION_POINTWISE
 
 
-def graph_of(module: nn.Module) -> fx.Graph:
-    """The operations of a module in evaluation mode.
+def trace_operations(module: nn.Module) -> fx.Graph:
+    """Trace the operations of a module in evaluation mode.
 
-    Errors: NoField where they depend on numbers that are not known beforehand.
+    Raises:
+        NoReceptiveField: If they depend on values of tensors.
     """
 
     class Holder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.held = module
+            self.inner = module
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return cast(torch.Tensor, self.held(x))
+            return cast(torch.Tensor, self.inner(x))
 
     holder = Holder().eval()
     try:
         return _Tracer().trace(holder)
     except (fx.proxy.TraceError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
-        raise NoField(f"its operations cannot be followed ({error})") from error
+        raise NoReceptiveField(f"its operations cannot be followed ({error})") from error
 
 
-def window_of(module: nn.Module) -> Window:
-    """The window through which a cell behind `module` sees the module's input: the hull over channels and branches.
+def module_window(module: nn.Module) -> Window:
+    """Return the window of a module's input that an output cell depends on: the union over channels and branches.
 
-    Errors: NoField.
+    Raises:
+        NoReceptiveField: If there is no such window.
     """
-    seen: dict[fx.Node, _Seen | None] = {}
-    for node in graph_of(module).nodes:
+    fields: dict[fx.Node, _FieldOfView | None] = {}
+    for node in trace_operations(module).nodes:
         if node.op == "placeholder":
-            seen[node] = _Seen()
+            fields[node] = _FieldOfView()
         elif node.op == "get_attr":
-            seen[node] = None  # a parameter, the same for every cell
+            fields[node] = None  # a parameter: the same for every cell
         elif node.op == "output":
-            found = seen[node.args[0]]
-            if found is None or found.channels_last or found.rows != found.cols:
-                raise NoField("it does not put out a map whose cells see squares")
-            reach = found.rows
-            return Window(reach.high - reach.low + 1, reach.stride, -reach.low)
+            field = fields[node.args[0]]
+            if field is None or field.channels_last or field.rows != field.cols:
+                raise NoReceptiveField("it does not put out a map whose cells see squares")
+            axis = field.rows
+            return Window(axis.high - axis.low + 1, axis.stride, -axis.low)
         else:
-            seen[node] = _step(module, node, seen)
+            fields[node] = _propagate(module, node, fields)
     raise AssertionError("a graph without an output")
 
 
-def _step(module: nn.Module, node: fx.Node, seen: dict[fx.Node, _Seen | None]) -> _Seen:
-    inputs = [found for one in node.all_input_nodes if (found := seen[one]) is not None]
+def _propagate(module: nn.Module, node: fx.Node, fields: dict[fx.Node, _FieldOfView | None]) -> _FieldOfView:
+    inputs = [field for source in node.all_input_nodes if (field := fields[source]) is not None]
     if node.op == "call_module":
-        name = _inside(node)
-        return _module(module.get_submodule(name), name, inputs[0])
+        name = _submodule_name(node)
+        return _through_module(module.get_submodule(name), name, inputs[0])
     target = node.target
     if target is torch.permute or target == "permute":
-        return _permuted(node, inputs[0])
+        return _through_permute(node, inputs[0])
     if target in JOINS or (target is torch.cat and _axis(node) == 1):
-        return _joined(inputs)
+        return _merge(inputs)
     if target in ACTIVATIONS or target in ("relu", "relu_", "sigmoid", "contiguous", "add_", "mul_"):
-        return _joined(inputs)
+        return _merge(inputs)
     if target in (F.max_pool2d, F.avg_pool2d):
-        return _pooled(node, inputs[0])
-    raise NoField(f"the operation {getattr(target, '__name__', target)} has no receptive field that is known here")
+        return _through_pool(node, inputs[0])
+    raise NoReceptiveField(
+        f"the operation {getattr(target, '__name__', target)} has no receptive field that is known here"
+    )
 
 
-def _module(module: nn.Module, name: str, seen: _Seen) -> _Seen:
+def _through_module(module: nn.Module, name: str, field: _FieldOfView) -> _FieldOfView:
     if isinstance(module, nn.Conv2d):
         if isinstance(module.padding, str):
-            raise NoField(f"{name} pads by {module.padding!r}")
-        return seen.through(module.kernel_size, module.stride, module.padding, module.dilation)
+            raise NoReceptiveField(f"{name} pads by {module.padding!r}")
+        return field.through(module.kernel_size, module.stride, module.padding, module.dilation)
     if isinstance(module, nn.MaxPool2d):
-        return seen.through(module.kernel_size, module.stride, module.padding, module.dilation)
+        return field.through(module.kernel_size, module.stride, module.padding, module.dilation)
     if isinstance(module, nn.AvgPool2d):
-        return seen.through(module.kernel_size, module.stride, module.padding)
-    if _of_torchvision(module):
-        return seen
+        return field.through(module.kernel_size, module.stride, module.padding)
+    if _is_torchvision_pointwise(module):
+        return field
     over_channels = isinstance(module, nn.Linear) or (
         isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1
     )
-    if isinstance(module, POINTWISE) or (over_channels and seen.channels_last):
-        return seen
-    kind, what = type(module).__name__, "has no receptive field that is known here"
+    if isinstance(module, POINTWISE) or (over_channels and field.channels_last):
+        return field
+    kind, reason = type(module).__name__, "has no receptive field that is known here"
     if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
-        what = "takes in the whole map (squeeze-and-excitation or global pooling)"
-    raise NoField(f"{name} ({kind}) {what}" if name else f"{kind} {what}")
+        reason = "takes in the whole map (squeeze-and-excitation or global pooling)"
+    raise NoReceptiveField(f"{name} ({kind}) {reason}" if name else f"{kind} {reason}")
 
 
-def _joined(inputs: list[_Seen]) -> _Seen:
+def _merge(inputs: list[_FieldOfView]) -> _FieldOfView:
     first, *others = inputs
     for other in others:
         if (other.rows.stride, other.cols.stride) != (first.rows.stride, first.cols.stride):
-            raise NoField("its branches have different strides")
+            raise NoReceptiveField("its branches have different strides")
         if other.channels_last != first.channels_last:
-            raise NoField("its branches have their channels in different places")
-        first = replace(first, rows=_hull(first.rows, other.rows), cols=_hull(first.cols, other.cols))
+            raise NoReceptiveField("its branches have their channels in different places")
+        first = replace(first, rows=_union(first.rows, other.rows), cols=_union(first.cols, other.cols))
     return first
 
 
-def _hull(a: _Reach, b: _Reach) -> _Reach:
-    return _Reach(a.stride, min(a.low, b.low), max(a.high, b.high))
+def _union(a: _AxisWindow, b: _AxisWindow) -> _AxisWindow:
+    return _AxisWindow(a.stride, min(a.low, b.low), max(a.high, b.high))
 
 
-def _permuted(node: fx.Node, seen: _Seen) -> _Seen:
+def _through_permute(node: fx.Node, field: _FieldOfView) -> _FieldOfView:
     given = node.args[1:] or (node.kwargs.get("dims"),)
     axes = tuple(cast(Any, given[0] if isinstance(given[0], list | tuple) else given))
-    expected = (0, 3, 1, 2) if seen.channels_last else (0, 2, 3, 1)
+    expected = (0, 3, 1, 2) if field.channels_last else (0, 2, 3, 1)
     if axes != expected:
-        raise NoField(f"it permutes axes by {axes}")
-    return replace(seen, channels_last=not seen.channels_last)
+        raise NoReceptiveField(f"it permutes axes by {axes}")
+    return replace(field, channels_last=not field.channels_last)
 
 
-def _pooled(node: fx.Node, seen: _Seen) -> _Seen:
+def _through_pool(node: fx.Node, field: _FieldOfView) -> _FieldOfView:
     names = ("input", "kernel_size", "stride", "padding")
     given = dict(zip(names, node.args, strict=False)) | node.kwargs
     kernel = given["kernel_size"]
     if given.get("dilation", 1) not in (1, (1, 1), [1, 1]):
-        raise NoField("it pools with a dilation")
-    return seen.through(kernel, given.get("stride") or kernel, given.get("padding", 0))
+        raise NoReceptiveField("it pools with a dilation")
+    return field.through(kernel, given.get("stride") or kernel, given.get("padding", 0))
 
 
 def _axis(node: fx.Node) -> Any:
     return node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
 
 
-def _inside(node: fx.Node) -> str:
-    """Name of the node's target below the traced module."""
-    return str(node.target).removeprefix("held").removeprefix(".")
+def _submodule_name(node: fx.Node) -> str:
+    """Return the name of a node's submodule within the traced module."""
+    return str(node.target).removeprefix("inner").removeprefix(".")
 
 
 def _pair(value: Any) -> tuple[int, int]:
     return (value[0], value[1]) if isinstance(value, tuple | list) else (value, value)
 
 
-def before_relu(module: nn.Module) -> nn.Module | None:
-    """The module without the ReLUs that its output comes from, so that relu(before_relu(m)(x)) is m(x).
+def strip_final_relu(module: nn.Module) -> nn.Module | None:
+    """Return the module without the ReLUs of its output, so that relu(strip_final_relu(m)(x)) equals m(x).
 
-    None where the output is not a ReLU's (or a concatenation of ReLUs'). Parameters keep their names.
+    None if the output is not that of a ReLU, or a concatenation of such outputs. Parameters keep their names.
     """
     try:
-        graph = graph_of(module)
-    except NoField:
+        graph = trace_operations(module)
+    except NoReceptiveField:
         return None
     output = next(node for node in graph.nodes if node.op == "output")
     ends: list[fx.Node] = []
-    waiting: list[Any] = [output.args[0]]
-    while waiting:
-        node = waiting.pop()
+    pending: list[Any] = [output.args[0]]
+    while pending:
+        node = pending.pop()
         if isinstance(node, fx.Node) and node.target is torch.cat and len(node.users) == 1:
-            waiting += node.all_input_nodes
+            pending += node.all_input_nodes
         elif _is_relu(module, node) and len(node.users) == 1:
             ends.append(node)
         else:
             return None
-    bare = fx.Graph()
+    stripped = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         if node in ends:
             values[node] = values[node.all_input_nodes[0]]
             continue
-        values[node] = bare.node_copy(node, lambda one: values[one])
+        values[node] = stripped.node_copy(node, lambda source: values[source])
         if node.op in ("call_module", "get_attr"):
-            values[node].target = _inside(node)
-    return fx.GraphModule(module, bare, class_name=type(module).__name__)
+            values[node].target = _submodule_name(node)
+    return fx.GraphModule(module, stripped, class_name=type(module).__name__)
 
 
 def _is_relu(module: nn.Module, node: Any) -> bool:
     if not isinstance(node, fx.Node):
         return False
     if node.op == "call_module":
-        name = _inside(node)
+        name = _submodule_name(node)
         return type(module.get_submodule(name)) is nn.ReLU
     return (node.op == "call_function" and node.target in RELUS) or (node.op == "call_method" and node.target == "relu")

@@ -1,4 +1,4 @@
-"""Map sides and receptive fields of a spec's layers, from the same layers that the network is built from."""
+"""Map sides and receptive fields of the layers of a spec, from the table that the network is built from."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from dataclasses import replace
 from ipcnn_ray.core import receptive_field as core
 from ipcnn_ray.core.receptive_field import Field, Window
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.models.backbones import Block, blocks
+from ipcnn_ray.models.backbones import Block, backbone_blocks
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.networks import LRN, Conv, Layer, Network, Pool
 
 
 def spatial_layers(network: Network, appended: bool) -> tuple[Layer | Block, ...]:
-    """From the image to the ReLU of the highest convolution, the appended one included if there is one.
+    """Return the layers from the image to the highest convolution, including the appended one if there is one.
 
-    Errors: IpcnnError for a torchvision network that cannot be cut where the row says.
+    Raises:
+        IpcnnError: If a torchvision network cannot be cut where the row says.
     """
     layers: tuple[Layer | Block, ...] = network.layers
     last = network.appended
     if network.trunk is not None:
-        layers = trunk = blocks(network.trunk, network.image_size)
+        layers = trunk = backbone_blocks(network.trunk, network.image_size)
         last = replace(last, out=trunk[-1].channels)
     return (*layers, last) if appended else layers
 
 
 def window(layer: Conv | Pool) -> Window:
-    """The layer as geometry."""
+    """Return the geometry of a layer."""
     return Window(layer.kernel, layer.stride, layer.pad, isinstance(layer, Pool) and layer.ceil)
 
 
-def side_behind(layer: Layer | Block, side: int) -> int:
-    """Side of the map that a layer makes of one of `side` cells."""
+def output_side(layer: Layer | Block, side: int) -> int:
+    """Return the side of a layer's output map for an input map of `side` cells."""
     if isinstance(layer, Block):
         return layer.side
     return side if isinstance(layer, LRN) else core.map_side(side, [window(layer)])
@@ -46,22 +47,23 @@ def _up_to(network: Network, name: str, appended: bool) -> list[Layer | Block]:
 
 
 def windows(network: Network, layer: str, appended: bool = True) -> list[Window]:
-    """The windows from the image up to and including `layer`; normalisation has none.
+    """Return the windows from the image up to and including `layer`; normalisation has none.
 
-    Errors: IpcnnError for a layer that the network does not have.
+    Raises:
+        IpcnnError: If the network has no such layer.
     """
     parts = _up_to(network, layer, appended)
     return [part.window if isinstance(part, Block) else window(part) for part in parts if not isinstance(part, LRN)]
 
 
 def layer_receptive_field(model: Model, layer: str) -> Field:
-    """Receptive fields of the cells of `layer`, in pixels of the network's square input, 0-based."""
+    """Return the receptive fields of the cells of `layer`, in pixels of the network's square input, 0-based."""
     return core.receptive_field(windows(model.table, layer, model.appended_layer))
 
 
 def map_side(model: Model, layer: str) -> int:
-    """n, the side of the map of `layer` in cells."""
+    """Return n, the side of the map of `layer` in cells."""
     side = model.table.image_size
     for part in _up_to(model.table, layer, model.appended_layer):
-        side = side_behind(part, side)
+        side = output_side(part, side)
     return side

@@ -1,4 +1,4 @@
-"""The masks of interpretable layers: from a map after ReLU to the map that goes on.
+"""Masks of interpretable layers, and dropout that does not depend on the number of workers.
 
 N images, C filters, n x n cells, P = n^2 positions.
 """
@@ -17,19 +17,19 @@ from ipcnn_ray.core.mask import mask_maps, peak_NC
 from ipcnn_ray.core.released import Centroids, centroids, linear_mask, masked, template_mask
 
 
-class Masked(NamedTuple):
-    """What a mask makes of a batch of maps."""
+class MaskOutput(NamedTuple):
+    """Output of a mask layer for a batch of maps."""
 
     maps_NCHW: Tensor
     """The masked maps."""
     mask_NCHW: Tensor | None = None
-    """The mask, values in [-1, 1], where the released filter loss needs it."""
+    """The mask, values in [-1, 1]; only of masks that the released filter loss is used with."""
     mu: Centroids | None = None
-    """Its centres, likewise."""
+    """Centres of the mask; only with `mask_NCHW`."""
 
 
 class PeakMask(nn.Module):
-    """The paper's: the template centred on each map's peak. unit_Pnn: positive templates divided by tau."""
+    """The paper's mask: the template centred on each map's peak. unit_Pnn: positive templates divided by tau."""
 
     unit_Pnn: Tensor
 
@@ -37,36 +37,36 @@ class PeakMask(nn.Module):
         super().__init__()
         self.register_buffer("unit_Pnn", unit_Pnn, persistent=False)
 
-    def forward(self, x_NCHW: Tensor) -> Masked:
-        return Masked(mask_maps(x_NCHW, self.unit_Pnn))
+    def forward(self, x_NCHW: Tensor) -> MaskOutput:
+        return MaskOutput(mask_maps(x_NCHW, self.unit_Pnn))
 
 
 class LearnedBetaMask(nn.Module):
-    """A gradient template centred on the peak, with a beta of its own for each filter, learned from the filter loss.
+    """A gradient template centred on the peak, with a learned beta for each filter.
 
-    away_Pnn: distance of every cell from every centre, as a share of n. `log_beta_C` is not changed by the gradient
-    that flows through the network, as no gradient flows through a mask; whoever trains sets its `grad`.
+    distance_Pnn: distance of every cell from every centre, as a share of n. No gradient flows through a mask, so the
+    filter loss sets the `grad` of `log_beta_C`.
     """
 
-    away_Pnn: Tensor
+    distance_Pnn: Tensor
 
-    def __init__(self, away_Pnn: Tensor, filters: int, beta: float) -> None:
+    def __init__(self, distance_Pnn: Tensor, filters: int, beta: float) -> None:
         super().__init__()
-        self.register_buffer("away_Pnn", away_Pnn, persistent=False)
+        self.register_buffer("away_Pnn", distance_Pnn, persistent=False)
         self.log_beta_C = nn.Parameter(torch.full((filters,), math.log(beta)), requires_grad=False)
 
-    def forward(self, x_NCHW: Tensor) -> Masked:
+    def forward(self, x_NCHW: Tensor) -> MaskOutput:
         beta_C11 = self.log_beta_C.exp()[:, None, None]
-        mask_NCHW = (1 - beta_C11 * self.away_Pnn[peak_NC(x_NCHW.detach())]).clamp(min=-1)
-        return Masked(torch.relu(x_NCHW * mask_NCHW))
+        mask_NCHW = (1 - beta_C11 * self.distance_Pnn[peak_NC(x_NCHW.detach())]).clamp(min=-1)
+        return MaskOutput(torch.relu(x_NCHW * mask_NCHW))
 
     def units(self, log_beta_C: Tensor) -> Tensor:
-        """Positive templates divided by tau of every filter, [C, P, n, n], differentiable in `log_beta_C`."""
-        return (1 - log_beta_C.exp()[:, None, None, None] * self.away_Pnn).clamp(min=-1)
+        """Return each filter's positive templates divided by tau, [C, P, n, n], differentiable in `log_beta_C`."""
+        return (1 - log_beta_C.exp()[:, None, None, None] * self.distance_Pnn).clamp(min=-1)
 
 
 class CentroidMask(nn.Module):
-    """The released code's centre, the activation-weighted centroid, with a template of any shape."""
+    """A template of any shape, centred on the activation-weighted centroid as in the released code."""
 
     unit_Pnn: Tensor
 
@@ -75,17 +75,17 @@ class CentroidMask(nn.Module):
         self.register_buffer("unit_Pnn", unit_Pnn, persistent=False)
 
     def mask(self, mu: Centroids) -> Tensor:
-        """The mask with these centres, [N, C, n, n]."""
+        """Return the mask with these centres, [N, C, n, n]."""
         return template_mask(mu, self.unit_Pnn)
 
-    def forward(self, x_NCHW: Tensor) -> Masked:
-        return _about_centroids(x_NCHW, self.mask)
+    def forward(self, x_NCHW: Tensor) -> MaskOutput:
+        return _apply_centroid_mask(x_NCHW, self.mask)
 
 
 class ReleasedMask(nn.Module):
-    """The released code's mask: centroid, and a width of its own for each filter.
+    """The released code's mask: centred on the centroid, with a learned width for each filter.
 
-    `width_C` is not changed by the gradient that flows through the network; whoever trains sets its `grad`.
+    No gradient flows through a mask; the filter loss sets the `grad` of `width_C`.
     """
 
     def __init__(self, filters: int, n: int, width: float) -> None:
@@ -94,30 +94,36 @@ class ReleasedMask(nn.Module):
         self.width_C = nn.Parameter(torch.full((filters,), width), requires_grad=False)
 
     def mask(self, mu: Centroids) -> Tensor:
-        """The mask with these centres, [N, C, n, n]."""
+        """Return the mask with these centres, [N, C, n, n]."""
         return linear_mask(mu, self.width_C, self.n)
 
-    def forward(self, x_NCHW: Tensor) -> Masked:
-        return _about_centroids(x_NCHW, self.mask)
+    def forward(self, x_NCHW: Tensor) -> MaskOutput:
+        return _apply_centroid_mask(x_NCHW, self.mask)
 
 
-def _about_centroids(x_NCHW: Tensor, mask: Callable[[Centroids], Tensor]) -> Masked:
-    """In float32 whatever the maps are; the masked maps are what they are."""
+def _apply_centroid_mask(x_NCHW: Tensor, mask: Callable[[Centroids], Tensor]) -> MaskOutput:
+    """Mask the maps in float32; the result has the dtype of the maps."""
     with torch.autocast(x_NCHW.device.type, enabled=False):
         mu = centroids(x_NCHW.detach().float())
         mask_NCHW = mask(mu)
-        return Masked(masked(x_NCHW, mask_NCHW).to(x_NCHW.dtype), mask_NCHW, mu)
+        return MaskOutput(masked(x_NCHW, mask_NCHW).to(x_NCHW.dtype), mask_NCHW, mu)
 
 
 class SampleDropout(nn.Module):
-    """Dropout whose mask for a training step is drawn for the whole global batch; a worker takes its own rows.
+    """Dropout whose mask is drawn for the whole global batch of a step, of which each worker takes its rows.
 
-    p: share of units dropped; the others are divided by 1 - p. `name`: sets the layers of a network apart.
-    The mask depends on (seed, epoch, step, name, row of the global batch) and on nothing else: neither on the
-    world size nor on torch's global generators, so a resumed run draws what the uninterrupted one would have.
+    The mask depends on (seed, epoch, step, name, row of the global batch) alone, neither on the world size nor on
+    torch's global generators, so a resumed run draws the masks of an uninterrupted one.
 
-    Errors: RuntimeError when training goes on without `set_step`; ValueError when the rows do not fit the batch.
-    Deviations: torch draws on the device of the activations, and CPUs and GPUs draw different masks from one seed.
+    Args:
+        p: Share of units dropped; the others are divided by 1 - p.
+        name: Distinguishes the dropout layers of a network.
+
+    Raises:
+        RuntimeError: If training continues without `set_step`.
+        ValueError: If the rows do not fit the batch.
+
+    Deviations: the mask is drawn on the device of the activations; a CPU and a GPU draw different ones from one seed.
     """
 
     def __init__(self, p: float, name: str) -> None:
@@ -130,7 +136,7 @@ class SampleDropout(nn.Module):
         self._rows = (0, 0)
 
     def set_step(self, seed: int, epoch: int, step: int, first_row: int, rows_total: int) -> None:
-        """Names the step that comes next, and this worker's first row in its global batch of `rows_total` images."""
+        """Set the next step, and this worker's first row in its global batch of `rows_total` images."""
         text = f"dropout {seed} {epoch} {step} {self.name}".encode()
         self._seed = int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
         self._rows = (first_row, rows_total)

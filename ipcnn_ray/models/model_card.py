@@ -1,4 +1,4 @@
-"""The layers of a model in words: what `ipcnn plan` and the page of a stored model show."""
+"""Description of a model: its layers, receptive fields and parameters, and how to load it. For its page in MLflow."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from ipcnn_ray.spec.template import NoTemplate, Template
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer that has parameters or changes the size of the map."""
+    """A layer that has parameters or changes the size of the map."""
 
     name: str
     kind: str
     """Such as `conv 3x3, 2 groups`, `max pool 3x3`, `fully connected`."""
     channels: int
     side: int
-    """Side of the map that it puts out, cells."""
-    field: int | None
+    """Side of the output map, cells."""
+    receptive_field: int | None
     """Side of a cell's receptive field, pixels; None in the head, which sees the whole image."""
     stride: int | None
     """Distance of neighbouring cells, pixels; None in the head."""
     trainable: int
-    """Parameters that training changes."""
+    """Number of parameters that are trained."""
     frozen: int
-    """Parameters that keep their loaded values."""
+    """Number of frozen parameters."""
     interpretable: bool
 
 
-def describe(
+def layer_rows(
     model: Model, template: Template, freeze_through: str | None = None, categories: int = 1
 ) -> list[LayerRow]:
-    """The layers from the image to the output of so many categories, normalisation left out."""
+    """Return the layers from the image to the output, without normalisation."""
     net = assemble(model, template, categories, device="meta")
     if freeze_through is not None:
         net.freeze_through(freeze_through)
-    rows = [_spatial(net, model, name) for name in net.names if _kind(net.layer(name), net.kind(name))]
+    rows = [_body_row(net, model, name) for name in net.names if _kind(net.layer(name), net.kind(name))]
     channels = rows[-1].channels
     for name, module in net.head.items():
         if isinstance(module, nn.MaxPool2d):
-            fed = next(layer for layer in net.head.values() if isinstance(layer, nn.Linear))
-            side = round((fed.in_features / channels) ** 0.5)
+            fc = next(layer for layer in net.head.values() if isinstance(layer, nn.Linear))
+            side = round((fc.in_features / channels) ** 0.5)
             rows.append(LayerRow(name, _kind(module), channels, side, None, None, 0, 0, False))
         elif isinstance(module, nn.Linear):
             count = sum(p.numel() for p in module.parameters())
@@ -55,8 +55,8 @@ def describe(
     return rows
 
 
-def _spatial(net: InterpretableNet, model: Model, name: str) -> LayerRow:
-    seen, module = layer_receptive_field(model, name), net.layer(name)
+def _body_row(net: InterpretableNet, model: Model, name: str) -> LayerRow:
+    field, module = layer_receptive_field(model, name), net.layer(name)
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     total = sum(p.numel() for p in module.parameters())
     channels, side, _ = net.shape(name)
@@ -65,8 +65,8 @@ def _spatial(net: InterpretableNet, model: Model, name: str) -> LayerRow:
         _kind(module, net.kind(name)),
         channels,
         side,
-        seen.size,
-        seen.stride,
+        field.size,
+        field.stride,
         trainable,
         total - trainable,
         name in net.interpretable,
@@ -74,7 +74,7 @@ def _spatial(net: InterpretableNet, model: Model, name: str) -> LayerRow:
 
 
 def _kind(module: nn.Module, block: str = "") -> str:
-    """Empty for a layer that is not worth a row. block: what a layer of several modules is called."""
+    """Return the kind of a layer; empty for one that gets no row. block: kind of a layer of several modules."""
     if isinstance(module, nn.Conv2d):
         side = module.kernel_size[0]
         return f"conv {side}x{side}" + (f", {module.groups} groups" if module.groups > 1 else "")
@@ -85,8 +85,8 @@ def _kind(module: nn.Module, block: str = "") -> str:
     return block if next(module.children(), None) is not None else ""
 
 
-def loading(model: Model, categories: Sequence[str]) -> str:
-    """How a model is loaded from the record and what goes in and comes out; `{uri}` stands for its address."""
+def usage_markdown(model: Model, categories: Sequence[str]) -> str:
+    """Return the Markdown section on loading a model, with its input and output; `{uri}` stands for its address."""
     size = model.table.image_size
     if len(categories) == 1:
         shape, meaning = "[N]", f"positive: the crop shows a {categories[0]}"
@@ -112,28 +112,30 @@ def loading(model: Model, categories: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_markdown(model: Model, template: Template, freeze_through: str | None = None, categories: int = 1) -> str:
-    """A heading, what is interpretable, and the table of layers."""
-    rows = describe(model, template, freeze_through, categories)
-    looked_at = ", ".join(row.name for row in rows if row.interpretable)
-    measured = "measured" if isinstance(template, NoTemplate) else "interpretable"
+def model_card_markdown(
+    model: Model, template: Template, freeze_through: str | None = None, categories: int = 1
+) -> str:
+    """Return the Markdown page of a model: its input, interpretable layers and table of layers."""
+    rows = layer_rows(model, template, freeze_through, categories)
+    interpretable = ", ".join(row.name for row in rows if row.interpretable)
+    role = "measured" if isinstance(template, NoTemplate) else "interpretable"
     size = model.table.image_size
     trainable, frozen = sum(row.trainable for row in rows), sum(row.frozen for row in rows)
     lines = [
         f"# {model.network}: {template.describe()}",
         "",
-        f"Images of {size} x {size} pixels, RGB. {measured.capitalize()} layers: {looked_at}. "
+        f"Images of {size} x {size} pixels, RGB. {role.capitalize()} layers: {interpretable}. "
         f"{trainable:,} parameters are trained, {frozen:,} are frozen.",
         "",
         "| layer | kind | channels | map (cells) | receptive field (px) | stride (px) | trained parameters | |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        seen = "whole image" if row.field is None else str(row.field)
+        field = "whole image" if row.receptive_field is None else str(row.receptive_field)
         step = "" if row.stride is None else f" {row.stride}"
-        note = f" {measured}" if row.interpretable else " frozen" if row.frozen else ""
+        note = f" {role}" if row.interpretable else " frozen" if row.frozen else ""
         lines.append(
-            f"| {row.name} | {row.kind} | {row.channels} | {row.side} x {row.side} | {seen} |{step} "
+            f"| {row.name} | {row.kind} | {row.channels} | {row.side} x {row.side} | {field} |{step} "
             f"| {row.trainable:,} |{note} |"
         )
     return "\n".join(lines) + "\n"

@@ -13,53 +13,54 @@ import torch
 from torch import Tensor, nn
 
 from ipcnn_ray.core.receptive_field import map_side
-from ipcnn_ray.models.backbones import Block, modules
-from ipcnn_ray.models.layer_geometry import side_behind, spatial_layers, window
-from ipcnn_ray.models.layers import Masked, SampleDropout
+from ipcnn_ray.models.backbones import Block, backbone_modules
+from ipcnn_ray.models.layer_geometry import output_side, spatial_layers, window
+from ipcnn_ray.models.layers import MaskOutput, SampleDropout
 from ipcnn_ray.spec.networks import Conv, Layer, Network, Pool
 
 
-class Output(NamedTuple):
-    """What training and evaluation need of one batch. The dictionaries go by interpretable layer, lowest first."""
+class NetOutput(NamedTuple):
+    """Output of the network for one batch. The dictionaries are by interpretable layer, lowest first."""
 
     logits_NL: Tensor
-    """A score for each of the L categories: positive means that it is there."""
+    """A score for each of the L categories; positive means that the category is present."""
     maps: dict[str, Tensor]
-    """[N, C, n, n] after ReLU (and pooling, if the mask acts behind it), before the mask: what the filter loss acts
-    on."""
+    """[N, C, n, n] after ReLU (and pooling, if the mask comes after it), before the mask: input of the filter loss."""
     scores: dict[str, Tensor]
-    """[N, C, n, n] before ReLU, pooling and mask: what location instability is measured on."""
+    """[N, C, n, n] before ReLU, pooling and mask: input of location instability."""
     passed: dict[str, Tensor]
-    """[N, C, n, n] after ReLU, pooling and mask: what the layer passes on."""
-    masked: Mapping[str, Masked] = MappingProxyType({})
-    """What the masks gave, of layers that are masked."""
+    """[N, C, n, n] after ReLU, pooling and mask: output of the layer."""
+    masked: Mapping[str, MaskOutput] = MappingProxyType({})
+    """Outputs of the masks, for layers that have one."""
 
 
-MaskOf = Callable[[int, int], nn.Module]
-"""From a number of filters and the side of their maps, cells, to the layer's mask: a module of models/masks.py."""
+MaskFactory = Callable[[int, int], nn.Module]
+"""(number of filters, side of their maps in cells) -> the layer's mask, a module of models/layers.py."""
 
 
 class InterpretableNet(nn.Module):
     """Convolutions with ReLU, pooling and normalisation as in the table, then pooling and fully connected layers.
 
-    network, appended: the row, and whether its appended convolution is there.
-    interpretable: names of the layers whose maps are looked at: convolutions, and of a backbone any layer that ends
-    in a ReLU, and the one at the cut.
-    mask_of: makes the mask of an interpretable layer; without it nothing is masked (the plain network).
-    pooled: whether the mask of the appended layer acts behind the pooling, as in the released code.
-    dropout: share of units dropped behind each hidden fully connected layer.
-    categories: number L of scores.
+    Args:
+        network: Row of the table of networks.
+        appended: Whether the row's appended convolution is included.
+        interpretable: Names of the layers whose maps are returned: convolutions; of a backbone any layer that ends in
+            a ReLU, and the one at the cut.
+        mask_factory: Makes the mask of an interpretable layer; None for the plain network, which has no masks.
+        pooled: Whether the mask of the appended layer comes after the pooling, as in the released code.
+        dropout: Share of units dropped after each hidden fully connected layer.
+        categories: Number L of scores.
 
-    Parameters hold no numbers yet: `build` fills them. Templates are buffers that a state dict leaves out.
-    A dot in the name of a backbone's layer is an underscore in the names of its parameters.
+    Parameters are uninitialised: `build` fills them. Templates are buffers that are not in the state dict. A dot in the
+    name of a backbone's layer is an underscore in the names of its parameters.
 
-    An interpretable layer of a backbone gives its scores before its last ReLU: that ReLU (each of them, where they
-    are concatenated) is taken out of the layer and put behind it, which computes the same. A layer at the cut that
-    ends in no ReLU (ConvNeXt, DenseNet) gets one put behind it, which nothing of the original network sees.
+    The scores of an interpretable layer of a backbone are taken before its final ReLU: that ReLU (each of them, where
+    they are concatenated) is moved from inside the layer to after it, which computes the same. A layer at the cut that
+    does not end in a ReLU (ConvNeXt, DenseNet) gets one, which no other layer of the original network sees.
 
-    The body is always in evaluation mode: batch normalisation uses the statistics that were loaded and leaves them
-    as they are, and no block is dropped at random. With statistics of a worker's own share of the batch the numbers
-    would depend on the number of workers.
+    The body is always in evaluation mode: batch normalisation uses the loaded statistics and does not update them, and
+    stochastic depth is off. With statistics of each worker's share of the batch, the numbers would depend on the
+    number of workers.
 
     Source: Zhang et al., CVPR 2018, section 3, and their released networks.
     """
@@ -70,7 +71,7 @@ class InterpretableNet(nn.Module):
         *,
         appended: bool,
         interpretable: Sequence[str],
-        mask_of: MaskOf | None = None,
+        mask_factory: MaskFactory | None = None,
         pooled: bool = False,
         dropout: float = 0.0,
         categories: int = 1,
@@ -81,22 +82,24 @@ class InterpretableNet(nn.Module):
         _check_interpretable(layers, interpretable)
         self.interpretable = tuple(layer.name for layer in layers if layer.name in interpretable)
         self.names = tuple(layer.name for layer in layers)
-        # Layers behind which a ReLU follows here; other layers of a backbone have their own.
+        # Layers that this class applies a ReLU to; other layers of a backbone contain theirs.
         self._relu = {la.name for la in layers if isinstance(la, Conv)} | set(self.interpretable)
         self._kinds = {layer.name: layer.kind for layer in layers if isinstance(layer, Block)}
-        trunk = modules(network.trunk, list(self._kinds), frozenset(self.interpretable)) if network.trunk else {}
+        trunk = (
+            backbone_modules(network.trunk, list(self._kinds), frozenset(self.interpretable)) if network.trunk else {}
+        )
         self.body = nn.ModuleDict()
-        # Shape of what enters each layer of the body, and at the end of what enters the head's pooling.
+        # Input shape of each layer of the body, and last that of the head's pooling.
         self._shapes: list[tuple[int, int, int]] = [(3, network.image_size, network.image_size)]
         for layer in layers:
             channels, side, _ = self._shapes[-1]
-            module = trunk[layer.name] if isinstance(layer, Block) else _module(channels, layer)
+            module = trunk[layer.name] if isinstance(layer, Block) else _build_module(channels, layer)
             self.body[_key(layer.name)] = module.to_empty(device=device)
             if isinstance(layer, Block):
                 channels = layer.channels
             elif isinstance(layer, Conv):
                 channels = layer.out or channels
-            side = side_behind(layer, side)
+            side = output_side(layer, side)
             self._shapes.append((channels, side, side))
         self.body.eval()
         channels, side, _ = self._shapes[-1]
@@ -108,27 +111,29 @@ class InterpretableNet(nn.Module):
             if number < first + len(network.head):
                 self.head[f"drop{number}"] = SampleDropout(dropout, f"fc{number}")
             width = out
-        self._pooled = network.appended.name if appended and pooled and mask_of is not None else ""
+        self._pooled = network.appended.name if appended and pooled and mask_factory is not None else ""
         self.masks = nn.ModuleDict()
-        for name in self.interpretable if mask_of is not None else ():
+        for name in self.interpretable if mask_factory is not None else ():
             filters, side, _ = self.shape(name)
             if name == self._pooled:
                 side = map_side(side, [window(network.head_pool)])
-            self.masks[_key(name)] = mask_of(filters, side).to(device)
+            self.masks[_key(name)] = mask_factory(filters, side).to(device)
         self.cut = 0
 
     def forward(
         self, x: Tensor, *, from_features: bool = False, above: str | None = None, full: bool = False
-    ) -> Tensor | Output:
-        """Logits of normalised images [N, 3, S, S], or of `frozen_features` with `from_features`.
+    ) -> Tensor | NetOutput:
+        """Return the logits of normalised images [N, 3, S, S]: [N, L], or [N] for one category.
 
-        They are [N, L], and [N] for one category. above: x is what this layer of the body passes on. full: an `Output`
-        in place of the logits, with the maps of the interpretable layers.
+        Args:
+            from_features: x is the output of `frozen_features`.
+            above: x is the output of this layer of the body.
+            full: Return a `NetOutput`, with the maps of the interpretable layers, instead of the logits.
         """
         maps: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
         passed: dict[str, Tensor] = {}
-        masked: dict[str, Masked] = {}
+        masked: dict[str, MaskOutput] = {}
         start = self.names.index(above) + 1 if above is not None else self.cut if from_features else 0
         for name, module in self._layers()[start:]:
             x = module(x)
@@ -152,11 +157,11 @@ class InterpretableNet(nn.Module):
             x = module(x)
             if isinstance(module, nn.Linear) and name != self._last:
                 x = torch.relu(x)
-        return Output(x, maps, scores, passed, masked) if full else x.squeeze(1)
+        return NetOutput(x, maps, scores, passed, masked) if full else x.squeeze(1)
 
     @torch.no_grad()
     def frozen_features(self, x: Tensor) -> Tensor:
-        """What enters the first layer behind the cut, as [N, *feature_shape()]; `x` itself when nothing is frozen."""
+        """Return the output of the layers below the cut, [N, *feature_shape()]; `x` itself if nothing is frozen."""
         for name, module in self._layers()[: self.cut]:
             x = module(x)
             if name in self._relu:
@@ -164,10 +169,10 @@ class InterpretableNet(nn.Module):
         return x
 
     def freeze_through(self, name: str) -> None:
-        """Layers up to and including `name` stay as they are, and what they compute may be cached.
+        """Freeze the layers up to and including `name`, so that their outputs may be cached.
 
-        The cut lies behind the normalisation and pooling that follow `name`, which have no parameters, but never
-        above the lowest interpretable layer, whose maps are always computed.
+        The cut is after the normalisation and pooling that follow `name`, which have no parameters, but never above the
+        lowest interpretable layer, whose maps are always computed.
         """
         layers = self._layers()
         if name not in self.convs:
@@ -175,12 +180,12 @@ class InterpretableNet(nn.Module):
         end = self.names.index(name) + 1
         for _, frozen in layers[:end]:
             frozen.requires_grad_(False)
-        while end < len(layers) and not _learns(layers[end][1]):
+        while end < len(layers) and not _has_parameters(layers[end][1]):
             end += 1
         self.cut = min([end, *(self.names.index(layer) for layer in self.interpretable)])
 
     def feature_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image's `frozen_features`."""
+        """Return (C, H, W) of one image's `frozen_features`."""
         return self._shapes[self.cut]
 
     def parameter_groups(
@@ -193,16 +198,20 @@ class InterpretableNet(nn.Module):
         decay_loaded_biases: bool = False,
         beta_rate: float = 1.0,
     ) -> list[dict[str, Any]]:
-        """Trainable parameters for an optimiser, in groups with `weight_decay` and `rate`, the factor on the learning
-        rate: weights of convolutions and fully connected layers with the decay; the others (biases, and the scales of
-        a backbone's normalisation) without; what masks learn, whose gradient is set by hand, with `beta_rate`.
+        """Return the trainable parameters in groups for an optimizer, each with `weight_decay` and `rate`.
 
-        loaded: layers that start from pretrained weights. new_bias_rate: of the biases of the others.
-        last_bias_rate: of the bias of the highest loaded one. decay_loaded_biases: whether theirs decay, too.
+        `rate` is a factor on the learning rate. Weights of convolutions and fully connected layers decay; biases and
+        the scales of a backbone's normalisation do not. The parameters of masks have the rate `beta_rate`.
+
+        Args:
+            loaded: Layers that start from pretrained weights.
+            new_bias_rate: Rate of the biases of all other layers.
+            last_bias_rate: Rate of the bias of the highest loaded layer.
+            decay_loaded_biases: Whether the biases of loaded layers decay.
         """
         highest = next((name for name in reversed(self.names) if name in loaded), None)
         keys = {_key(name): name for name in self.names}
-        found: dict[tuple[float, float], list[nn.Parameter]] = {(weight_decay, 1.0): [], (0.0, 1.0): []}
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {(weight_decay, 1.0): [], (0.0, 1.0): []}
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:
                 continue
@@ -211,18 +220,22 @@ class InterpretableNet(nn.Module):
             if name.endswith("bias"):
                 rate = last_bias_rate if layer == highest else 1.0 if layer in loaded else new_bias_rate
                 decay = weight_decay if decay_loaded_biases and layer in loaded else 0.0
-            found.setdefault((decay, rate), []).append(parameter)
-        found[0.0, beta_rate] = found.get((0.0, beta_rate), []) + list(self.masks.parameters())
-        return [{"params": some, "weight_decay": decay, "rate": rate} for (decay, rate), some in found.items() if some]
+            groups.setdefault((decay, rate), []).append(parameter)
+        groups[0.0, beta_rate] = groups.get((0.0, beta_rate), []) + list(self.masks.parameters())
+        return [
+            {"params": params, "weight_decay": decay, "rate": rate}
+            for (decay, rate), params in groups.items()
+            if params
+        ]
 
     def train(self, mode: bool = True) -> InterpretableNet:
-        """As torch's, but for the body: see above."""
+        """Set the mode of the head and the masks; the body stays in evaluation mode."""
         super().train(mode)
         self.body.eval()
         return self
 
     def set_step(self, seed: int, epoch: int, step: int, first_row: int, rows_total: int) -> None:
-        """Names the training step that comes next: see `SampleDropout.set_step`."""
+        """Set the next training step: see `SampleDropout.set_step`."""
         for module in self.head.values():
             if isinstance(module, SampleDropout):
                 module.set_step(seed, epoch, step, first_row, rows_total)
@@ -230,26 +243,25 @@ class InterpretableNet(nn.Module):
     @property
     def convs(self) -> tuple[str, ...]:
         """Names of the layers of the body that have weights, lowest first."""
-        return tuple(name for name, module in self._layers() if _learns(module))
+        return tuple(name for name, module in self._layers() if _has_parameters(module))
 
     def layer(self, name: str) -> nn.Module:
-        """The layer of the body of this name."""
+        """Return the layer of the body with this name."""
         return self.body[_key(name)]
 
     def mask(self, name: str) -> nn.Module:
-        """The mask of the interpretable layer of this name. Raises KeyError for a plain network."""
+        """Return the mask of the interpretable layer with this name. Raises KeyError for a plain network."""
         return self.masks[_key(name)]
 
     def kind(self, name: str) -> str:
-        """Class of a layer, of a backbone's as torchvision calls it, such as Fire or BasicBlock."""
+        """Return the name of a layer's class; for a backbone that in torchvision, such as Fire or BasicBlock."""
         return self._kinds.get(name) or type(self.layer(name)).__name__
 
     def conv(self, name: str) -> nn.Conv2d:
-        """The convolution of this name."""
         return cast(nn.Conv2d, self.layer(name))
 
     def shape(self, name: str) -> tuple[int, int, int]:
-        """(C, H, W) of the map that layer `name` of the body puts out."""
+        """Return (C, H, W) of the output map of layer `name` of the body."""
         return self._shapes[self.names.index(name) + 1]
 
     def _layers(self) -> list[tuple[str, nn.Module]]:
@@ -265,10 +277,12 @@ class InterpretableNet(nn.Module):
 
 
 def _check_interpretable(layers: Sequence[Layer | Block], interpretable: Sequence[str]) -> None:
-    """A layer of a backbone that ends in no ReLU would compute something else with one, unless it is the highest."""
+    """A layer of a backbone that does not end in a ReLU would change the network with one, unless it is the highest."""
     blocks = [layer for layer in layers if isinstance(layer, Block)]
     able = [
-        la.name for la in layers if isinstance(la, Conv) or (isinstance(la, Block) and (la.relu or la is blocks[-1]))
+        la.name
+        for la in layers
+        if isinstance(la, Conv) or (isinstance(la, Block) and (la.ends_in_relu or la is blocks[-1]))
     ]
     if not set(interpretable) <= set(able):
         reason = ", which end in a ReLU or lie at the cut" if blocks else ""
@@ -276,16 +290,16 @@ def _check_interpretable(layers: Sequence[Layer | Block], interpretable: Sequenc
 
 
 def _key(name: str) -> str:
-    """A layer's name as torch takes it for a module."""
+    """Return a layer's name as a module name, which must not contain dots."""
     return name.replace(".", "_")
 
 
-def _learns(module: nn.Module) -> bool:
+def _has_parameters(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
-def _module(channels: int, layer: Layer) -> nn.Module:
-    """Without numbers: on the meta device, torch's own initialisation neither takes time nor moves its generator."""
+def _build_module(channels: int, layer: Layer) -> nn.Module:
+    """Build a layer on the meta device, where its initialisation takes no time and draws no random numbers."""
     if isinstance(layer, Conv):
         out, kernel = layer.out or channels, layer.kernel
         return nn.Conv2d(channels, out, kernel, layer.stride, layer.pad, groups=layer.groups, device="meta")

@@ -1,4 +1,4 @@
-"""Pretrained layers into a network, all or the listed ones, and a report that says which. Nothing is ever unpickled."""
+"""Loading of pretrained layers into a network, all or the listed ones, with a report. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from ipcnn_ray.spec.networks import Conv, Network, Pool
 from ipcnn_ray.utils.files import sha256_of
 
 STD = (0.229, 0.224, 0.225)
-"""By which torchvision divides its inputs of 0 to 1, red, green, blue."""
+"""Standard deviations that torchvision divides its inputs of 0 to 1 by: red, green, blue."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What came from the file."""
+    """What was loaded from a weight file."""
 
     loaded: tuple[str, ...]
-    """Layers that hold the file's weights, lowest first."""
+    """Layers with weights from the file, lowest first."""
     random: tuple[str, ...]
-    """Layers of the body that keep their random weights, lowest first."""
+    """Layers of the body with random initial weights, lowest first."""
     digest: str
     """SHA-256 of the file."""
     original: tuple[str, ...]
     """Layers of the original network that have weights, without the appended one."""
     text: str = ""
-    """What was and was not loaded, and what was made of the preprocessing, in a few lines."""
+    """Layers that were and were not loaded, and how the preprocessing was converted, in a few lines."""
 
     @property
     def partial(self) -> bool:
-        """Whether some layer of the original network was not loaded."""
+        """Whether a layer of the original network was not loaded."""
         return not set(self.original) <= set(self.loaded)
 
 
@@ -56,20 +56,24 @@ def weights_tags(report: LoadReport | None) -> dict[str, str]:
 
 
 def load_weights(net: InterpretableNet, network: Network, weights: Weights, folder: Path | None) -> LoadReport:
-    """Copies the listed layers, weights, biases and statistics, from a file into `net`.
+    """Copy the listed layers (weights, biases and statistics) from a file into `net`.
 
-    network: the row that `net` was built from. folder: where the file lies (IPCNN_WEIGHTS).
+    Our networks take RGB, (pixel in 0..255 - mean) * input_scale. The preprocessing of the file's network is folded
+    into the weights of its first layer: BGR channels are flipped, and each input channel is scaled, for torchvision by
+    1 / (255 * std * input_scale). For an image minus a mean the layer then computes what it did in its own
+    preprocessing with that mean, padding included, since both pad with the mean.
 
-    Networks see RGB, (pixel in 0..255 - mean) * input_scale. What the file's first layer saw is folded into its
-    weights: channels of BGR are turned round, and each input channel is scaled, for torchvision by
-    1 / (255 * std * input_scale). The layer then computes of an image less a mean what it computed of that image less
-    that mean in its own preprocessing, padding included, since both pad with the mean.
+    Args:
+        network: Row of the table that `net` was built from.
+        folder: Folder of the file (IPCNN_WEIGHTS).
 
-    Errors: DataError with every layer that is missing, has another shape or holds no finite numbers, and for a file
-    that contradicts the stated channel order; then no parameter was changed.
+    Raises:
+        DataError: Lists every layer that is missing, has another shape or is not finite, and a file that contradicts
+            the stated channel order. No parameter is changed then.
+
     Deviations: the mean is that of the training split's images (as in the released code), not the file's.
     """
-    path = _locate(weights, folder)
+    path = _find_file(weights, folder)
     original = tuple(name for name in net.convs if name != network.appended.name)
     layers = weights.layers or original
     schemes = _schemes(net, network, path.suffix)
@@ -77,25 +81,25 @@ def load_weights(net: InterpretableNet, network: Network, weights: Weights, fold
     file = read_weights(path, {scheme(*key) for scheme in schemes for key in keys})
     listed = [(layer, key) for layer in layers if layer in net.convs for key in _tensors(net, layer)]
     name_of = max(schemes, key=lambda scheme: sum(scheme(*key) in file.names for key in listed))
-    issues = _issues(net, layers, path, file, name_of) + _contradictions(weights, path, file)
+    issues = _issues(net, layers, path, file, name_of) + _channel_order_issues(weights, path, file)
     if issues:
         raise DataError(issues)
-    first = _first(net)
+    first = _first_weight(net)
     with torch.no_grad():
         for layer, key in listed:
             array = file.arrays[name_of(layer, key)]
             if (layer, key) == first:
-                array = _folded(array.float(), weights, network)
+                array = _fold_preprocessing(array.float(), weights, network)
             _tensors(net, layer)[key].copy_(array.reshape(_tensors(net, layer)[key].shape))
     loaded = tuple(name for name in net.convs if name in layers)
     random = tuple(name for name in net.convs if name not in layers)
     used = {name_of(*key) for key in listed}
-    text = _text(weights, network, loaded, random, [name for name in file.names if name not in used], file)
+    text = _report_text(weights, network, loaded, random, [name for name in file.names if name not in used], file)
     log.info("%s", text)
     return LoadReport(loaded, random, sha256_of(path), original, text)
 
 
-def _locate(weights: Weights, folder: Path | None) -> Path:
+def _find_file(weights: Weights, folder: Path | None) -> Path:
     if folder is None:
         raise DataError(
             [
@@ -122,24 +126,24 @@ def _locate(weights: Weights, folder: Path | None) -> Path:
 
 
 def _tensors(net: InterpretableNet, layer: str) -> dict[str, Tensor]:
-    """What a layer has to be loaded: parameters and statistics by their names in it."""
+    """Return the tensors of a layer that are loaded: parameters and statistics, by name."""
     state = net.layer(layer).state_dict(keep_vars=True)
     return {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
 
 
-def _first(net: InterpretableNet) -> tuple[str, str]:
-    """Layer and name in it of the weight that the image meets."""
+def _first_weight(net: InterpretableNet) -> tuple[str, str]:
+    """Return the layer and tensor name of the weight that is applied to the image."""
     layer = net.convs[0]
     inside = next(name for name, module in net.layer(layer).named_modules() if isinstance(module, nn.Conv2d))
     return layer, f"{inside}.weight" if inside else "weight"
 
 
 Scheme = Callable[[str, str], str]
-"""From a layer and the name of a tensor in it to the name of an array in a file. One file follows one scheme."""
+"""(layer, name of a tensor in it) -> name of the array in a file. All names in a file follow one scheme."""
 
 
 def _schemes(net: InterpretableNet, network: Network, suffix: str) -> list[Scheme]:
-    """The ways in which files name arrays, the likeliest for a file of this kind first."""
+    """Return the known naming schemes, the most likely for a file of this kind first."""
 
     def arrays(layer: str, key: str) -> str:
         inside, _, kind = key.rpartition(".")
@@ -159,27 +163,27 @@ def _schemes(net: InterpretableNet, network: Network, suffix: str) -> list[Schem
         inside = key.replace("squeeze.", "squeeze1x1.")
         return arrays("conv1" if layer == net.convs[0] else fires.get(layer, layer), inside)
 
-    found: list[Scheme] = [torchvision, state, arrays] if suffix in (".pth", ".pt") else [arrays, state, torchvision]
-    return [*found, caffe] if fires else found
+    schemes: list[Scheme] = [torchvision, state, arrays] if suffix in (".pth", ".pt") else [arrays, state, torchvision]
+    return [*schemes, caffe] if fires else schemes
 
 
 def _torchvision_features(network: Network) -> dict[str, str]:
-    """Names that torchvision gives the convolutions of a plain network: `features.` and their place, ReLUs counted."""
-    place, found = 0, {}
+    """Return torchvision's names of the convolutions of a plain network: `features.` and the index, counting ReLUs."""
+    index, names = 0, {}
     for layer in network.layers:
         if isinstance(layer, Conv):
-            found[layer.name] = f"features.{place}"
-        place += {Conv: 2, Pool: 1}.get(type(layer), 0)
-    return found
+            names[layer.name] = f"features.{index}"
+        index += {Conv: 2, Pool: 1}.get(type(layer), 0)
+    return names
 
 
-def _folded(weight: Tensor, weights: Weights, network: Network) -> Tensor:
-    """The first layer's weights for images as the network sees them."""
+def _fold_preprocessing(weight: Tensor, weights: Weights, network: Network) -> Tensor:
+    """Convert the first layer's weights to our preprocessing."""
     if (weights.channels or channels_of(weights.file)) == "bgr":
         weight = weight.flip(1)
     if (weights.pixels or pixels_of(weights.file)) == "torchvision":
         return weight / (255 * network.input_scale * torch.tensor(STD)).reshape(1, 3, 1, 1)
-    # `compact` is known by its own files only, which were trained on what it sees.
+    # Weight files of `compact` are our own, trained with our preprocessing.
     return weight / network.input_scale if network.trunk else weight
 
 
@@ -189,38 +193,38 @@ def _issues(
     usable = [la for la in net.convs if all(name_of(la, key) in file.names for key in _tensors(net, la))]
     issues: list[Issue] = []
 
-    def problem(what: str, advice: str) -> None:
+    def add(what: str, advice: str) -> None:
         issues.append(Issue(str(path), what, advice))
 
     for layer in layers:
         if layer not in net.convs:
             close = difflib.get_close_matches(layer, net.convs, n=1)
             advice = f"It has {', '.join(net.convs)}." + (f" Did you mean {close[0]!r}?" if close else "")
-            problem(f"model.weights.layers has {layer!r}: the network has no such convolution", advice)
+            add(f"model.weights.layers has {layer!r}: the network has no such convolution", advice)
             continue
         for key, wanted in _tensors(net, layer).items():
             name = name_of(layer, key)
             array = file.arrays.get(name)
             if array is None:
-                problem(
+                add(
                     f"model.weights.layers has {layer!r}: the file has no array {name}",
                     f"Complete in the file: {', '.join(usable) or 'no layer of this network'}. Leave {layer!r} out of "
                     "model.weights.layers (the run is then tagged as using partial weights), or name another file.",
                 )
             elif array.shape != wanted.shape:
                 axes = " (out, in / groups, rows, columns)" if wanted.ndim == 4 else ""
-                problem(
+                add(
                     f"{name} has shape {tuple(array.shape)}",
                     f"The network's is {tuple(wanted.shape)}{axes}: another network's file?",
                 )
             elif not array.is_floating_point() or not torch.isfinite(array).all():
                 kind = str(array.dtype).removeprefix("torch.")
-                problem(f"{name} ({kind}) is not all finite floating-point numbers", "Write it as finite float32.")
+                add(f"{name} ({kind}) is not all finite floating-point numbers", "Write it as finite float32.")
     return issues
 
 
-def _contradictions(weights: Weights, path: Path, file: WeightFile) -> list[Issue]:
-    """A stated channel order that the file itself denies."""
+def _channel_order_issues(weights: Weights, path: Path, file: WeightFile) -> list[Issue]:
+    """Check the stated channel order against what the file says."""
     stated = weights.channels or channels_of(weights.file)
     if file.order in (None, stated):
         return []
@@ -228,7 +232,7 @@ def _contradictions(weights: Weights, path: Path, file: WeightFile) -> list[Issu
     return [Issue(str(path), f"model.weights.channels = {stated!r}, but {file.because}", advice)]
 
 
-def _text(
+def _report_text(
     weights: Weights,
     network: Network,
     loaded: tuple[str, ...],

@@ -11,7 +11,7 @@ from pathlib import Path
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import IpcnnError, TrainingError
 from ipcnn_ray.models.build import interpretable_layers, unit_template
-from ipcnn_ray.models.model_card import as_markdown, loading
+from ipcnn_ray.models.model_card import model_card_markdown, usage_markdown
 from ipcnn_ray.models.model_checks import check_backbones, check_weights
 from ipcnn_ray.on_ray import experiment_dir
 from ipcnn_ray.on_ray.experiment_context import ExperimentContext
@@ -317,8 +317,9 @@ def _store_models(outcome: Outcome, models: str, tracker: Tracker, listener: Lis
         listener(Logged(f"{run.label}: storing its model"))
         module, example = final_model(run.request)
         spec, categories = run.request.spec, run.request.spec.data.categories
-        card = as_markdown(spec.model, trained_template(run.request), spec.train.freeze_through, len(categories))
-        readme = f"{card}\n{run_description(run.request, run.metrics)}\n{loading(spec.model, categories)}"
+        template = trained_template(run.request)
+        card = model_card_markdown(spec.model, template, spec.train.freeze_through, len(categories))
+        readme = f"{card}\n{run_description(run.request, run.metrics)}\n{usage_markdown(spec.model, categories)}"
         tracker.attach(run.request.handle).log_model(module, example, readme)
 
 

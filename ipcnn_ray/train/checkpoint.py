@@ -1,13 +1,12 @@
-"""What a run leaves in its folder: a checkpoint per epoch, and its result.
+"""Checkpoints of a run, one per epoch, and its result.
 
-    checkpoints/epoch-0007/state.pt    parameters, buffers, momentum, random generators
-    checkpoints/epoch-0007/meta.json   what it belongs to, the metric history, size and sum of state.pt
-    weights.safetensors, result.json   of a run that has ended
+    checkpoints/epoch-0007/state.pt    parameters, buffers, optimizer state, random generators
+    checkpoints/epoch-0007/meta.json   origin, metric history, size and SHA-256 of state.pt
+    result.json                        of a run that has ended
 
-Files and checkpoints appear whole or not at all: written beside, synced, renamed, their folder synced. In a bucket
-state.pt is named by its sum, and meta.json, which makes the checkpoint visible, is stored last; a checkpoint is
-written to this machine's temporary folder, stored from there, and read back through it. Nothing is unpickled. Only
-rank 0 writes.
+Checkpoints are atomic: on a file system the folder is written under another name and renamed. In a bucket state.pt has
+its hash in its name, and meta.json, which makes the checkpoint visible, is stored last; both go through a temporary
+folder of this machine. Nothing is unpickled. Only rank 0 writes.
 """
 
 from __future__ import annotations
@@ -34,15 +33,16 @@ from ipcnn_ray.train.run_dir import RESULT_FILE, Folder, local_path, open_run_di
 from ipcnn_ray.utils.files import atomic_folder, sha256_of, write_atomic
 
 FORMAT = 1
-"""Changes with the layout of state.pt or meta.json."""
+"""Version of the layout of state.pt and meta.json."""
 KEEP = 2
+"""Number of checkpoints that are kept."""
 
 History = Sequence[Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a checkpoint belongs to: its numbers mean nothing elsewhere."""
+    """Digests of what a checkpoint was trained from. It is restored only where all are the same."""
 
     digest: str
     """Of the run's spec."""
@@ -54,46 +54,47 @@ class Origin:
 
 @dataclass(frozen=True)
 class Restored:
-    """The newest whole checkpoint."""
+    """Content of the newest intact checkpoint."""
 
     epoch: int
-    """0: there is none."""
+    """0 if there is none."""
     state: dict[str, Any]
     history: list[dict[str, float]]
     damaged: tuple[str, ...]
-    """Newer checkpoints that are torn, and how."""
+    """Newer checkpoints that are damaged, with the reason."""
 
 
 def save(folder: Folder, origin: Origin, history: History, state: Mapping[str, Any]) -> None:
-    """Write the checkpoint of the last epoch in `history`, and forget all but the newest two.
+    """Write the checkpoint of the last epoch in `history`, and delete all but the newest `KEEP`.
 
-    Raises TrainingError when the disk is full, TrackingError when a bucket does not take it.
+    Raises:
+        TrainingError: If the disk is full.
+        TrackingError: If the bucket cannot be written.
     """
     epoch = int(history[-1]["epoch"])
-    here = local_path(folder)
+    local = local_path(folder)
     try:
-        if here is None:
+        if local is None:
             with tempfile.TemporaryDirectory(prefix="ipcnn-") as scratch:
                 _write(Path(scratch), origin, history, state)
-                _publish(Path(scratch), open_run_dir(folder), epoch)
+                _upload(Path(scratch), open_run_dir(folder), epoch)
             return
-        with atomic_folder(here / "checkpoints" / f"epoch-{epoch:04}") as partial:
+        with atomic_folder(local / "checkpoints" / f"epoch-{epoch:04}") as partial:
             _write(partial, origin, history, state)
-        for old in _checkpoints(here)[:-KEEP]:
+        for old in _checkpoints(local)[:-KEEP]:
             shutil.rmtree(old)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        full = f"{here}/checkpoints" if here else tempfile.gettempdir()
+        full = f"{local}/checkpoints" if local else tempfile.gettempdir()
         raise TrainingError(
             f"no space left in {full} for the checkpoint of epoch {epoch}: free some space and submit again; "
             "the run goes on from the epoch before"
         ) from error
 
 
-def _write(home: Path, origin: Origin, history: History, state: Mapping[str, Any]) -> None:
-    """state.pt, and meta.json about it."""
-    with (home / "state.pt").open("wb") as stream:
+def _write(directory: Path, origin: Origin, history: History, state: Mapping[str, Any]) -> None:
+    with (directory / "state.pt").open("wb") as stream:
         torch.save(dict(state), stream)
         stream.flush()
         os.fsync(stream.fileno())
@@ -101,19 +102,18 @@ def _write(home: Path, origin: Origin, history: History, state: Mapping[str, Any
         "format": FORMAT,
         **asdict(origin),
         "epoch": int(history[-1]["epoch"]),
-        "bytes": (home / "state.pt").stat().st_size,
-        "sha256": sha256_of(home / "state.pt"),
-        "history": [dict(one) for one in history],
+        "bytes": (directory / "state.pt").stat().st_size,
+        "sha256": sha256_of(directory / "state.pt"),
+        "history": [dict(metrics) for metrics in history],
     }
-    write_atomic(home / "meta.json", json.dumps(meta, indent=1).encode())
+    write_atomic(directory / "meta.json", json.dumps(meta, indent=1).encode())
 
 
-def _publish(home: Path, files: Storage, epoch: int) -> None:
-    """Store a written checkpoint: first what takes long, then what makes it visible. Older ones go after that, each
-    first out of sight."""
-    meta = (home / "meta.json").read_bytes()
+def _upload(directory: Path, files: Storage, epoch: int) -> None:
+    """Store a checkpoint: state.pt, then meta.json, which makes it visible. Then delete older ones, meta.json first."""
+    meta = (directory / "meta.json").read_bytes()
     state = _state_key(epoch, json.loads(meta)["sha256"])
-    files.put_file(home / "state.pt", state)
+    files.put_file(directory / "state.pt", state)
     files.put_bytes(meta, f"{_prefix(epoch)}/meta.json")
     keys = files.list("checkpoints")
     stays = tuple(f"{_prefix(kept)}/" for kept in _stored(keys)[-KEEP:])
@@ -132,14 +132,15 @@ def _state_key(epoch: int, total: str) -> str:
 
 
 def _stored(keys: Sequence[str]) -> list[int]:
-    """Epochs of the visible checkpoints among the keys of a bucket, in order."""
+    """Return the epochs of the visible checkpoints among the keys of a bucket, sorted."""
     return sorted(int(key.split("/")[1][6:]) for key in keys if key.endswith("/meta.json"))
 
 
 def newest(folder: Folder, origin: Origin) -> Restored:
-    """The checkpoint to go on from, on the CPU. Torn ones are passed over and named.
+    """Load the newest intact checkpoint to the CPU. Damaged ones are skipped and listed.
 
-    Raises TrainingError for one that another experiment, other data, other weights or another layout made.
+    Raises:
+        TrainingError: If it was made from another experiment, other data or weights, or has another format.
     """
     damaged: list[str] = []
     with closing(_copies(folder)) as copies:
@@ -156,9 +157,9 @@ def newest(folder: Folder, origin: Origin) -> Restored:
 
 
 def _copies(folder: Folder) -> Generator[Path, None, None]:
-    """The checkpoints as folders of this machine, newest first; of a bucket each is copied when it is asked for."""
-    if (here := local_path(folder)) is not None:
-        yield from reversed(_checkpoints(here))
+    """Yield the checkpoints as local folders, newest first; those of a bucket are downloaded one by one."""
+    if (local := local_path(folder)) is not None:
+        yield from reversed(_checkpoints(local))
         return
     files = open_run_dir(folder)
     keys = files.list("checkpoints")
@@ -172,38 +173,38 @@ def _copies(folder: Folder) -> Generator[Path, None, None]:
             yield copy
 
 
-def _read_meta(home: Path) -> dict[str, Any]:
-    """meta.json of a checkpoint whose state.pt is as it was written; else ValueError, KeyError or OSError."""
-    meta: dict[str, Any] = json.loads((home / "meta.json").read_text())
-    size = (home / "state.pt").stat().st_size
+def _read_meta(directory: Path) -> dict[str, Any]:
+    """Return meta.json of a checkpoint whose state.pt is intact; raise ValueError, KeyError or OSError otherwise."""
+    meta: dict[str, Any] = json.loads((directory / "meta.json").read_text())
+    size = (directory / "state.pt").stat().st_size
     if size != meta["bytes"]:
         raise ValueError(f"state.pt has {size} of {meta['bytes']} bytes")
-    if sha256_of(home / "state.pt") != meta["sha256"]:
+    if sha256_of(directory / "state.pt") != meta["sha256"]:
         raise ValueError("state.pt has changed since it was written")
     return meta
 
 
-def _check_origin(where: str, meta: Mapping[str, Any], origin: Origin) -> None:
+def _check_origin(location: str, meta: Mapping[str, Any], origin: Origin) -> None:
     if meta["format"] != FORMAT:
         raise TrainingError(
-            f"{where} has checkpoint format {meta['format']} and this version of ipcnn reads {FORMAT}: "
+            f"{location} has checkpoint format {meta['format']} and this version of ipcnn reads {FORMAT}: "
             "go on with the version that wrote it, or submit with --fresh"
         )
-    for key, what in (("digest", "experiment"), ("data", "data"), ("weights", "pretrained weights")):
+    for key, name in (("digest", "experiment"), ("data", "data"), ("weights", "pretrained weights")):
         now = getattr(origin, key)
         if meta[key] != now:
             raise TrainingError(
-                f"{where} was made with other {what}: {key} {meta[key] or 'none'}, now {now or 'none'}. "
+                f"{location} was made with other {name}: {key} {meta[key] or 'none'}, now {now or 'none'}. "
                 "Bring those back, or submit with --fresh to begin anew"
             )
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted((folder / "checkpoints").glob("epoch-[0-9][0-9][0-9][0-9]*"), key=lambda home: int(home.name[6:]))
+    return sorted((folder / "checkpoints").glob("epoch-[0-9][0-9][0-9][0-9]*"), key=lambda path: int(path.name[6:]))
 
 
 def generator_states() -> dict[str, Any]:
-    """Where the global random generators of torch, CUDA, numpy and Python stand."""
+    """Return the states of the global random generators of torch, CUDA, numpy and Python."""
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
@@ -214,7 +215,7 @@ def generator_states() -> dict[str, Any]:
 
 
 def restore_generators(states: Mapping[str, Any]) -> None:
-    """Put the global random generators where `generator_states` found them."""
+    """Set the global random generators to the result of `generator_states`."""
     torch.set_rng_state(states["torch"])
     if len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
@@ -224,14 +225,14 @@ def restore_generators(states: Mapping[str, Any]) -> None:
 
 
 def write_result(folder: Folder, run: RunSummary) -> None:
-    """Write result.json; a run that has it is not trained again."""
+    """Mark a run as ended: a run that has result.json is not trained again."""
     epochs = int(run.metrics.get("epoch", 0))
     result = {"run_id": run.run_id, "origin": run.origin, "state": run.state, "why": run.cause, "epochs": epochs}
     write_file(folder, RESULT_FILE, json.dumps({**result, "metrics": dict(run.metrics)}, indent=1).encode())
 
 
 def read_result(folder: Folder, run: RunSummary) -> RunSummary | None:
-    """The run with the state, cause and metrics of its result.json; None where there is none."""
+    """Return the run with the state, cause and metrics of its result.json; None if it has not ended."""
     if (content := read_file(folder, RESULT_FILE)) is None:
         return None
     result = json.loads(content)

@@ -172,10 +172,9 @@ def _compute_chunks(
 
 
 class InputPipeline:
-    """Batches of a store, and what of them enters `net(rows, from_features=True)`.
+    """Batches of a store as input of the first trained layer, `net(rows, from_features=True)`.
 
-    Frozen layers run here, in float32 whatever the precision of training, so that reading their outputs from disk
-    gives the same numbers.
+    Frozen layers run here, always in float32, so that outputs read from the cache are the same numbers.
     """
 
     def __init__(self, store: CropStore, net: InterpretableNet, scale: float, device: torch.device) -> None:
@@ -188,7 +187,7 @@ class InputPipeline:
         self._features: Read | None = None
 
     def cache(self, folder: Path, items: Items, progress: Progress = lambda done, total: None) -> None:
-        """From now on read the frozen layers' outputs for `items` from `folder`, where they are put if absent."""
+        """Read the frozen layers' outputs for `items` from the cache in `folder`, which is computed if missing."""
 
         def compute(part: Items) -> Tensor:
             return self._frozen(self._crops(part), torch.from_numpy(part[:, 1] == 1))
@@ -197,23 +196,23 @@ class InputPipeline:
         self._features = features_reader(folder, key, items, self.net.feature_shape(), compute, progress)
 
     def loader(self, parts: list[Items]) -> closing[Generator[Batch, None, None]]:
-        """Batches of these items, for a `with` block: their reading thread ends with it, whatever happens there."""
+        """Return a generator of batches as a context manager, which ends its reader thread."""
         generator = batches(parts, self.store.labels_N, self._features or self._crops)
         return closing(cast("Generator[Batch, None, None]", generator))
 
     def rows(self, batch: Batch) -> Tensor:
-        """What of a batch enters the first layer that is trained, on the device."""
+        """Return the input of the first trained layer, on the device."""
         if self._features is not None:
             return batch.rows.to(self.device)
         return self._frozen(batch.rows, batch.mirrored)
 
     def images(self, parts: list[Items]) -> closing[Generator[Batch, None, None]]:
-        """As `loader`, but always the crops themselves, for `changed_rows`."""
+        """Like `loader`, but never from the cache: batches of crops, for `changed_rows`."""
         generator = batches(parts, self.store.labels_N, self._crops)
         return closing(cast("Generator[Batch, None, None]", generator))
 
     def changed_rows(self, batch: Batch, added_b3SS: Tensor) -> Tensor:
-        """As `rows`, of a batch of `images` with something added to their pixels (0..255)."""
+        """Like `rows`, for a batch of `images` with `added_b3SS` added to the pixels (0..255)."""
         images = to_input(batch.rows, batch.mirrored, self.mean_3SS, self.scale, self.device)
         return self.net.frozen_features(images + added_b3SS.to(self.device) * self.scale)
 
@@ -222,5 +221,5 @@ class InputPipeline:
 
 
 def distinct_items(*items: Items) -> Items:
-    """Each (crop, mirrored) pair once, in order."""
+    """Return each (crop, mirrored) pair once, sorted."""
     return np.unique(np.concatenate(items), axis=0)

@@ -15,7 +15,7 @@ from ipcnn_ray.core.filter_loss import Form, filter_loss, filter_weight, mean_su
 from ipcnn_ray.core.released import Centroids, groups, released_gradient, strengths, updated_magnitude, width_gradient
 from ipcnn_ray.core.templates import log_prior
 from ipcnn_ray.models.build import template_banks
-from ipcnn_ray.models.layers import CentroidMask, LearnedBetaMask, Masked, ReleasedMask
+from ipcnn_ray.models.layers import CentroidMask, LearnedBetaMask, MaskOutput, ReleasedMask
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.template import Template
@@ -25,55 +25,58 @@ Schedule = Literal["paper", "constant", "epoch"]
 
 
 class StepContext(NamedTuple):
-    """One training step, as every term sees it."""
+    """Input that is common to the filter terms of all layers in one training step."""
 
     class_N: Tensor
     """Category of each local image, -1 for none."""
     epoch: int
     batch_size: int
-    """Of the global batch."""
+    """Size of the global batch."""
     runtime: Runtime
 
 
 class TermValue(NamedTuple):
-    """What a term adds to a step."""
+    """Output of a filter term in one step."""
 
     loss: Tensor
-    """To differentiate; its gradient is that of the global loss with respect to the local images."""
+    """Loss to differentiate: its gradient is that of the global loss with respect to the local images."""
     filter_loss: Tensor | None
-    """The filter loss of the global batch, nats, summed over filters; None for the released form, which has none."""
+    """Filter loss of the global batch, nats, summed over filters; None for the released form, which has none."""
 
 
 class FilterTerm(Protocol):
-    """The filter loss of a layer. weight: lambda before its schedule. has_value: whether there is a loss, and not its
-    gradient alone."""
+    """The filter loss of a layer. weight: lambda before its schedule. has_value: False for a form that defines only a
+    gradient."""
 
     weight: float
     has_value: bool
 
-    def __call__(self, maps_NCHW: Tensor, masked: Masked | None, step: StepContext) -> TermValue:
-        """maps_NCHW: after ReLU, before the mask, float32. masked: what the mask gave, where the form needs it."""
+    def __call__(self, maps_NCHW: Tensor, masked: MaskOutput | None, step: StepContext) -> TermValue:
+        """maps_NCHW: after ReLU, before the mask, float32. masked: output of the mask, if the layer has one."""
         ...
 
     def after_backward(self, runtime: Runtime) -> None:
-        """Called when the gradients of the step are there, before the optimiser's step."""
+        """Called after the backward pass, before the step of the optimizer."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs."""
+        """Return what a checkpoint has to hold."""
         ...
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Put back what `state` gave."""
+        """Load the result of `state`."""
         ...
 
 
 class InformationTerm:
-    """The paper's loss, in a form with any of its gradients.
+    """The paper's filter loss, in a form with any of its gradients.
 
-    bank_Tnn: templates, the negative one last. learned: with it, the positive templates are each filter's own, and
-    their beta learns; bank_Tnn then serves for its height alone. categories: number L; with several, `single` needs
-    to know the category of each filter: the one whose images activate it the most, by a moving average over batches.
+    Args:
+        bank_Tnn: Templates, the negative one last.
+        learned: If given, each filter has its own positive templates with a learned beta, and only the height of
+            `bank_Tnn` is used.
+        categories: Number L. With several, the form `single` assigns each filter the category whose images activate it
+            most, by a moving average over batches.
     """
 
     def __init__(
@@ -98,7 +101,7 @@ class InformationTerm:
         self._log_beta_C: Tensor | None = None
         self._sums_CL: Tensor | None = None
 
-    def __call__(self, maps_NCHW: Tensor, masked: Masked | None, step: StepContext) -> TermValue:
+    def __call__(self, maps_NCHW: Tensor, masked: MaskOutput | None, step: StepContext) -> TermValue:
         gather = step.runtime.gather
         lambda_C = filter_weight(maps_NCHW, self.weight, step.epoch, self.schedule, gather=gather)
         loss_C = filter_loss(
@@ -120,7 +123,7 @@ class InformationTerm:
         return torch.cat([-negative_1nn[0, 0, 0] * units_CPnn, negative_1nn.expand(len(units_CPnn), 1, -1, -1)], 1)
 
     def _positive(self, maps_NCHW: Tensor, step: StepContext) -> Tensor:
-        """Whether an image is of the filter's category."""
+        """Whether each image is of the filter's category, [N, C] or [N, 1] bool."""
         if self.categories == 1:
             return (step.class_N >= 0)[:, None]
         gather = step.runtime.gather
@@ -146,10 +149,13 @@ class InformationTerm:
 
 
 class ReleasedTerm:
-    """The gradient of the released code. It has no value.
+    """The gradient of the authors' released code, which has no loss value.
 
-    mask: of the layer. density_L: share of all items that are of each category. weight: `mag` there, 0.1.
-    learns: whether the widths of a `ReleasedMask` do.
+    Args:
+        mask: Mask of the layer.
+        density_L: Share of all items that are of each category.
+        weight: `mag` in the released code, 0.1.
+        learns: Whether the widths of a `ReleasedMask` are learned.
     """
 
     def __init__(
@@ -170,7 +176,7 @@ class ReleasedTerm:
         self._magnitude_CL: Tensor | None = None
         self._width_grad_C: Tensor | None = None
 
-    def __call__(self, maps_NCHW: Tensor, masked: Masked | None, step: StepContext) -> TermValue:
+    def __call__(self, maps_NCHW: Tensor, masked: MaskOutput | None, step: StepContext) -> TermValue:
         assert masked is not None and masked.mask_NCHW is not None and masked.mu is not None
         gather, N = step.runtime.gather, len(maps_NCHW)
         mask_NCHW = masked.mask_NCHW
@@ -179,15 +185,15 @@ class ReleasedTerm:
             other = step.runtime.world_size - 1 - step.runtime.rank
             across = Centroids(*(gather(part)[other] for part in masked.mu))
         partner_NCHW = mask_NCHW if across is masked.mu else self.mask.mask(across)
-        found = strengths(maps_NCHW, mask_NCHW, partner_NCHW, gather=gather)
+        strength = strengths(maps_NCHW, mask_NCHW, partner_NCHW, gather=gather)
         class_B = gather(step.class_N).flatten()
         group = groups(class_B, maps_NCHW.shape[1], self._magnitude_CL, self.density_L)
         weight = self.weight / step.epoch if self.schedule == "epoch" else self.weight
-        added_NCHW = released_gradient(mask_NCHW, found, group, weight, first=step.runtime.rank * N)
+        added_NCHW = released_gradient(mask_NCHW, strength, group, weight, first=step.runtime.rank * N)
         if self.learns:
             assert isinstance(self.mask, ReleasedMask)
             sigma_BC = gather(masked.mu.sigma_NC).flatten(0, 1)
-            self._width_grad_C = width_gradient(self.mask.width_C, sigma_BC, found, group) / step.batch_size
+            self._width_grad_C = width_gradient(self.mask.width_C, sigma_BC, strength, group) / step.batch_size
         if len(self.density_L) > 1:
             peak_BC = gather(maps_NCHW.detach().amax((2, 3))).flatten(0, 1)
             self._magnitude_CL = updated_magnitude(self._magnitude_CL, peak_BC, class_B, len(self.density_L))
@@ -209,10 +215,12 @@ class ReleasedTerm:
 def filter_terms(
     spec: ExperimentSpec, template: Template, net: InterpretableNet, density_L: Tensor
 ) -> dict[str, FilterTerm]:
-    """The filter loss of every interpretable layer, by name; none without a filter loss.
+    """Build the filter term of every interpretable layer, by name; empty without a filter loss.
 
-    template: the one that is trained with, fitted to the data if need be. net: on its device. density_L: share of all
-    items that are of each category.
+    Args:
+        template: Concrete template: a tailored one must have been fitted.
+        net: On its device.
+        density_L: Share of all items that are of each category.
     """
     loss = spec.loss.filter
     if loss is None:

@@ -27,7 +27,7 @@ from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import DataError, Issue, TrainingError
-from ipcnn_ray.models.net import InterpretableNet, Output
+from ipcnn_ray.models.net import InterpretableNet, NetOutput
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
 from ipcnn_ray.train.distributed_inference import EvaluationPlan, infer
@@ -126,7 +126,7 @@ class Metrics:
         self._thresholds = cache(self._threshold_pass)
         self._late_states = cache(self._late_update_pass)
 
-    def rows(self, output: Output) -> dict[str, Tensor]:
+    def rows(self, output: NetOutput) -> dict[str, Tensor]:
         """What the metrics need of each image of a batch, by name and layer."""
         rows = {}
         for layer, score_NCHW in output.scores.items():
@@ -308,7 +308,7 @@ def _is_late(metric: FilterMetric) -> bool:
     return bool(LATE_INPUTS & set(metric.update_inputs()))
 
 
-def _update(metric: FilterMetric, output: Output, layer: str, extra: Mapping[str, Tensor] | None = None) -> Tensor:
+def _update(metric: FilterMetric, output: NetOutput, layer: str, extra: Mapping[str, Tensor] | None = None) -> Tensor:
     """Call `update` with those of its inputs that it takes."""
     make: dict[str, Callable[[], Tensor]] = {
         "maps_NCHW": lambda: output.maps[layer],
@@ -325,7 +325,7 @@ def peak_positions(peak_NC: Tensor, field: Field, n: int) -> Tensor:
     return torch.stack([center_n[peak_NC // n], center_n[peak_NC % n]], 2)
 
 
-def masked_maps(output: Output, layer: str) -> Tensor:
+def masked_maps(output: NetOutput, layer: str) -> Tensor:
     """The maps that a layer passes on. Where it is pooled before the mask, its maps after ReLU, whose cells have the
     layer's receptive fields."""
     passed, scores = output.passed[layer], output.scores[layer]
@@ -346,7 +346,7 @@ def _logits_without(net: InterpretableNet, layer: str, x_NCHW: Tensor, c: int, i
     if bool(live_N.any()):
         changed = x_NCHW[live_N]
         changed[:, c] = 0
-        ablated_NL[live_N] = cast(Output, net(changed, above=layer, full=True)).logits_NL
+        ablated_NL[live_N] = cast(NetOutput, net(changed, above=layer, full=True)).logits_NL
     return ablated_NL
 
 

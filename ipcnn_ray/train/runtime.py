@@ -1,4 +1,4 @@
-"""What the training loop needs to know of the machine it runs on, and nothing more."""
+"""Runtime protocol: what the training loop needs from its process, device and worker group."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 
 class StopRun(Exception):
-    """Raised by `Runtime.report`: the run is to end after the epoch that was just recorded.
+    """Raised by `Runtime.report` to stop the run after the epoch that was just reported.
 
-    resumable: the run goes on from there when it is executed again (somebody interrupted it); else it has ended (its
-    search gave up on it). `why` is a sentence for the record.
+    Args:
+        why: Cause in a sentence, for the tracked run.
+        resumable: Whether the run continues when it is submitted again (it was interrupted). Otherwise it has ended
+            (the search stopped it).
     """
 
     def __init__(self, why: str, *, resumable: bool = False) -> None:
@@ -24,32 +26,32 @@ class StopRun(Exception):
 
 
 class Runtime(Protocol):
-    """One worker's view of a run. `gather` is the only collective: all else is computed from it in rank order,
-    so that sums are the same on every rank."""
+    """One worker of a run. `gather` is the only collective; sums are computed from it in rank order, so that they are
+    the same on every rank."""
 
     rank: int
     world_size: int
     device: torch.device
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module whose gradients are averaged over the workers (DDP), or the module itself for one worker."""
+        """Return the module in DDP, which averages gradients over the workers; for one worker the module itself."""
         ...
 
     def gather(self, x: Tensor) -> Tensor:
-        """All workers' `x` (same shape everywhere) as [world_size, *x.shape], on every worker."""
+        """Return the `x` of all workers, of equal shapes, as [world_size, *x.shape] on every worker."""
         ...
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """An epoch is over and recorded; called on every rank, in the same order. May raise StopRun, on any rank."""
+        """Called on every rank when an epoch is complete and its checkpoint stored. May raise StopRun, on any rank."""
         ...
 
     def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
-        """Where the run is: `training epoch 3`, 10 of 56 `steps`. For whoever watches; called often, on every rank."""
+        """Called often, on every rank, with progress within an epoch: `training epoch 3`, 10 of 56 `steps`."""
         ...
 
 
 class InProcess:
-    """One worker in this process: tests, and the base of the cheap one-worker trials."""
+    """One worker in this process: for tests, and the base of one-worker trials."""
 
     rank = 0
     world_size = 1
@@ -68,11 +70,11 @@ class InProcess:
         self.reported.append(dict(metrics))
 
     def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
-        """Nobody watches."""
+        """Ignored."""
 
 
 class ProcessGroup:
-    """A worker of an initialised torch.distributed group (gloo on CPUs, NCCL on GPUs)."""
+    """One worker of an initialised torch.distributed process group (gloo on CPUs, NCCL on GPUs)."""
 
     def __init__(self, device: torch.device) -> None:
         self.rank = torch.distributed.get_rank()
@@ -84,7 +86,7 @@ class ProcessGroup:
             return module
         ids = [self.device] if self.device.type == "cuda" else None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 has another name for this, 2.11 only this one
+            warnings.simplefilter("ignore", FutureWarning)  # renamed in torch 2.15; 2.11 has only this name
             return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
 
     def gather(self, x: Tensor) -> Tensor:
@@ -94,7 +96,7 @@ class ProcessGroup:
         return torch.stack(parts)
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Nobody listens beyond the record."""
+        """Ignored."""
 
     def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
-        """Nobody watches."""
+        """Ignored."""

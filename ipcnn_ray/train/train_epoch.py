@@ -1,4 +1,4 @@
-"""One epoch of training: the classification loss and the filter loss over the global batch."""
+"""One epoch of training: the loss of a step over the global batch, the loop over batches, the learning rate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ipcnn_ray.core.classification import Form, classification_loss, wrong_share
 from ipcnn_ray.data.batches import epoch_order, shares
 from ipcnn_ray.errors import TrainingError
-from ipcnn_ray.models.net import Output
+from ipcnn_ray.models.net import NetOutput
 from ipcnn_ray.spec.training import Train
 from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.filter_term import FilterTerm, StepContext
@@ -21,19 +21,19 @@ from ipcnn_ray.train.runtime import Runtime
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """What an epoch of training came to, over the images of all workers, as they were met."""
+    """Metrics of one epoch over the images of all workers, computed before each step's update."""
 
     train_loss: float
     """Mean classification loss, nats per image."""
     filter_loss: float | None
-    """Filter loss, nats, summed over filters and layers, mean over steps, not weighted; None for a form without."""
+    """Filter loss, nats, summed over filters and layers, mean over steps, unweighted; None for a form that has none."""
     train_error: float
-    """Mean share of wrong categories per image (logistic), or of wrong images (softmax)."""
+    """Mean share of wrong categories per image (logistic), or share of wrong images (softmax)."""
     images: int
 
 
 def step_loss(
-    output: Output,
+    output: NetOutput,
     label_N: Tensor,
     terms: Mapping[str, FilterTerm],
     epoch: int,
@@ -41,13 +41,17 @@ def step_loss(
     runtime: Runtime,
     form: Form = "logistic",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss to differentiate, sum of the local images' classification losses, filter loss of the global batch).
+    """Return (loss to differentiate, sum of the local classification losses, filter loss of the global batch).
 
-    The gradient of the first, averaged over the workers as DDP does it, is that of
-    [mean over the global batch of the classification loss] + [sum over layers and filters of lambda * filter loss]:
-    a worker's images move the global loss by their own gradient alone, and DDP divides the sum of these by the
-    number of workers, hence the factor. `label_N`: categories of the local images, -1 for none. `batch_size`: of the
-    global batch. `form`: of the classification loss.
+    The gradient of the first, averaged over the workers by DDP, is the gradient of
+    [mean over the global batch of the classification loss] + [sum over layers and filters of lambda * filter loss].
+    Each worker differentiates with respect to its own images; DDP divides the sum of these gradients by the number of
+    workers, hence the factor `world_size`.
+
+    Args:
+        label_N: Categories of the local images, -1 for none.
+        batch_size: Size of the global batch.
+        form: Form of the classification loss.
     """
     classification = classification_loss(output.logits_NL.float(), label_N, form).sum()
     total = classification / batch_size
@@ -61,10 +65,10 @@ def step_loss(
 
 
 def warm_up_ddp(model: nn.Module, inputs: InputPipeline) -> None:
-    """One backward pass on zeros that trains nothing, when `model` is wrapped.
+    """Run one backward pass on zeros, without an update, if `model` is wrapped in DDP.
 
-    DDP lays its buckets out anew after its first backward pass, and how the gradients of three or more workers are
-    rounded depends on the layout: without this, a resumed run would not be bit for bit the uninterrupted one.
+    DDP rebuilds its buckets after the first backward pass, and the rounding of the gradients of three or more workers
+    depends on the buckets. Without this pass a resumed run would differ from an uninterrupted one in the last bits.
     """
     if model is not inputs.net:
         inputs.net.train().set_step(0, 0, 0, 0, 1)
@@ -86,10 +90,15 @@ def train_epoch(
     bfloat16: bool,
     form: Form = "logistic",
 ) -> EpochMetrics:
-    """Train one epoch; `model` is the network of `inputs` as the runtime wraps it.
+    """Train one epoch and return its metrics.
 
-    bfloat16: run the trained layers under autocast; losses are float32 always. form: of the classification loss.
-    Raises TrainingError when there is not one full batch, and when a loss is not finite.
+    Args:
+        model: The network of `inputs` as the runtime wraps it.
+        bfloat16: Run the trained layers under autocast. Losses are always float32.
+        form: Form of the classification loss.
+
+    Raises:
+        TrainingError: If the training split is smaller than a batch, or a loss is not finite.
     """
     net, items = inputs.net, inputs.store.train_items
     order = epoch_order(len(items), seed, epoch)
@@ -117,17 +126,17 @@ def train_epoch(
             optimizer.step()
             wrong = wrong_share(output.logits_NL.detach().float(), label_N, form).sum()
             steps.append(torch.stack([classification, information, wrong]).double())
-    return _sums(runtime.gather(torch.stack(steps)), epoch, batch_size, optimizer, terms)
+    return _epoch_metrics(runtime.gather(torch.stack(steps)), epoch, batch_size, optimizer, terms)
 
 
-def _sums(
+def _epoch_metrics(
     all_WS3: Tensor,
     epoch: int,
     batch_size: int,
     optimizer: torch.optim.Optimizer,
     terms: Mapping[str, FilterTerm],
 ) -> EpochMetrics:
-    """Merge the steps of all workers: sums of classification losses, filter losses (equal on all), wrong shares."""
+    """Reduce [W, S, 3]: for each worker and step the classification loss, filter loss (equal on all), wrong share."""
     classification_S, information_S, wrong_S = all_WS3[:, :, 0].sum(0), all_WS3[0, :, 1], all_WS3[:, :, 2].sum(0)
     steps = len(wrong_S)
     broken_S = ~(classification_S.isfinite() & information_S.isfinite())
@@ -151,11 +160,11 @@ def _sums(
 
 
 def learning_rate(train: Train, epoch: int) -> float:
-    """Rate of an epoch (from 1).
+    """Return the learning rate of an epoch, counted from 1.
 
-    Over `warmup_epochs` it rises in equal steps to the first rate, which the epoch behind them has. From there it goes
-    to the final rate, in equal logarithmic steps or along half a cosine, which `decay_epochs` (the last epoch, if it is
-    not given) and all epochs after it have.
+    It rises linearly over `warmup_epochs`; the epoch after them has `learning_rate`. Then it decays, in equal
+    logarithmic steps or along half a cosine, to `final_learning_rate` in epoch `decay_epochs` (default: the last), and
+    stays there.
     """
     first, last = train.learning_rate, train.final_learning_rate or train.learning_rate
     if epoch <= train.warmup_epochs:

@@ -9,10 +9,10 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from ipcnn_ray.models.backbones import BackboneError, blocks
+from ipcnn_ray.models.backbones import BackboneCutError, backbone_blocks
 from ipcnn_ray.models.build import assemble, build
 from ipcnn_ray.models.layer_geometry import layer_receptive_field, map_side
-from ipcnn_ray.models.model_card import describe
+from ipcnn_ray.models.model_card import layer_rows
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.weights import LoadReport, load_weights
 from ipcnn_ray.spec.model import Model, Weights
@@ -207,10 +207,10 @@ def test_the_seed_alone_decides_the_weights_and_no_generator_moves():
 
 
 def test_the_rows_of_a_backbone():
-    rows = {row.name: row for row in describe(Model(network="resnet18", cut="layer2.1"), L1, "layer1.1")}
+    rows = {row.name: row for row in layer_rows(Model(network="resnet18", cut="layer2.1"), L1, "layer1.1")}
     assert " ".join(rows) == "conv1 maxpool layer1.0 layer1.1 layer2.0 layer2.1 appended pool fc1 fc2"
     last = rows["layer2.1"]
-    assert (last.kind, last.channels, last.side, last.field, last.stride) == ("BasicBlock", 128, 28, 99, 8)
+    assert (last.kind, last.channels, last.side, last.receptive_field, last.stride) == ("BasicBlock", 128, 28, 99, 8)
     assert last.interpretable and last.frozen == 0 and rows["layer1.0"].trainable == 0
 
 
@@ -252,8 +252,8 @@ def test_every_declared_network_is_torchvisions():
     ],
 )
 def test_a_cut_that_cannot_be_is_told(network, cut, size, told):
-    with pytest.raises(BackboneError, match=told):
-        blocks(Trunk(network, cut), size)
+    with pytest.raises(BackboneCutError, match=told):
+        backbone_blocks(Trunk(network, cut), size)
 
 
 def plain_squeezenet(w: dict[str, torch.Tensor], x_rgb: torch.Tensor) -> torch.Tensor:

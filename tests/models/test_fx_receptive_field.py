@@ -12,7 +12,7 @@ from torchvision.models.squeezenet import Fire
 from torchvision.ops import SqueezeExcitation
 
 from ipcnn_ray.core.receptive_field import Window
-from ipcnn_ray.models.fx_receptive_field import NoField, before_relu, window_of
+from ipcnn_ray.models.fx_receptive_field import NoReceptiveField, module_window, strip_final_relu
 
 
 def downsample(inputs: int, outputs: int) -> nn.Module:
@@ -50,7 +50,7 @@ class Mean(nn.Module):
 def test_a_window_is_where_the_gradient_of_a_cell_is(block):
     """Slow twin: the pixels that the sum over channels of one cell has a gradient at; no ReLU is closed."""
     module, expected = BLOCKS[block]
-    assert window_of(module) == expected
+    assert module_window(module) == expected
     module = module.double().eval().requires_grad_(False)
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
@@ -83,8 +83,8 @@ def test_a_window_is_where_the_gradient_of_a_cell_is(block):
     ],
 )
 def test_what_has_no_receptive_field_is_told(module, told):
-    with pytest.raises(NoField, match=told):
-        window_of(module)
+    with pytest.raises(NoReceptiveField, match=told):
+        module_window(module)
 
 
 class Shuffled(nn.Module):
@@ -93,8 +93,8 @@ class Shuffled(nn.Module):
 
 
 def test_an_unknown_operation_is_not_guessed():
-    with pytest.raises(NoField, match="the operation roll has no receptive field that is known here"):
-        window_of(Shuffled())
+    with pytest.raises(NoReceptiveField, match="the operation roll has no receptive field that is known here"):
+        module_window(Shuffled())
 
 
 @pytest.mark.parametrize("block", ["fire", "basic", "basic, stride 2", "bottleneck", "inception"])
@@ -102,7 +102,7 @@ def test_a_relu_put_behind_a_block_is_the_blocks_own(block):
     module = BLOCKS[block][0].eval().float()
     for parameter in module.parameters():
         nn.init.uniform_(parameter, -1, 1)
-    bare, x = before_relu(module), torch.randn(2, 8, 9, 9)
+    bare, x = strip_final_relu(module), torch.randn(2, 8, 9, 9)
     assert bare.state_dict().keys() == module.state_dict().keys()
     scores, maps = bare(x), module(x)
     assert (scores < 0).any()
@@ -110,8 +110,8 @@ def test_a_relu_put_behind_a_block_is_the_blocks_own(block):
 
 
 def test_a_block_that_ends_in_no_relu_has_none_to_put_behind_it():
-    assert before_relu(BLOCKS["convnext"][0]) is None
-    assert before_relu(BLOCKS["mobilenet"][0]) is None
-    assert before_relu(nn.MaxPool2d(2)) is None
+    assert strip_final_relu(BLOCKS["convnext"][0]) is None
+    assert strip_final_relu(BLOCKS["mobilenet"][0]) is None
+    assert strip_final_relu(nn.MaxPool2d(2)) is None
     x = torch.randn(1, 2, 3, 3)
-    assert torch.equal(before_relu(nn.ReLU())(x), x)
+    assert torch.equal(strip_final_relu(nn.ReLU())(x), x)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from ipcnn_ray.models.build import build
-from ipcnn_ray.models.model_card import as_markdown, describe, loading
+from ipcnn_ray.models.model_card import layer_rows, model_card_markdown, usage_markdown
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, UniformTemplate
 
@@ -9,12 +9,13 @@ L1 = GradientTemplate(shape="gradient")
 
 
 def test_the_rows_of_alexnet_behind_frozen_layers():
-    rows = {row.name: row for row in describe(Model(network="alexnet"), L1, "conv3")}
+    rows = {row.name: row for row in layer_rows(Model(network="alexnet"), L1, "conv3")}
     assert " ".join(rows) == "conv1 pool1 conv2 pool2 conv3 conv4 conv5 conv6 pool6 fc7 fc8 fc9"
     conv2, conv6, pool6 = rows["conv2"], rows["conv6"], rows["pool6"]
-    assert (conv2.kind, conv2.channels, conv2.side, conv2.field, conv2.stride) == ("conv 5x5, 2 groups", 256, 27, 51, 8)
+    assert (conv2.kind, conv2.channels, conv2.side) == ("conv 5x5, 2 groups", 256, 27)
+    assert (conv2.receptive_field, conv2.stride) == (51, 8)
     assert (conv2.trainable, conv2.frozen) == (0, 256 * 48 * 25 + 256)
-    assert (conv6.side, conv6.field, conv6.stride, conv6.interpretable) == (13, 195, 16, True)
+    assert (conv6.side, conv6.receptive_field, conv6.stride, conv6.interpretable) == (13, 195, 16, True)
     assert (conv6.trainable, conv6.frozen) == (256 * 256 * 9 + 256, 0)
     assert (pool6.kind, pool6.channels, pool6.side) == ("max pool 3x3", 256, 6)
     assert [row.name for row in rows.values() if row.interpretable] == ["conv5", "conv6"]
@@ -22,11 +23,15 @@ def test_the_rows_of_alexnet_behind_frozen_layers():
 
 def test_the_rows_add_up_to_the_network():
     model = Model(network="compact")
-    assert sum(row.trainable for row in describe(model, L1)) == sum(p.numel() for p in build(model, L1, 0).parameters())
+    assert sum(row.trainable for row in layer_rows(model, L1)) == sum(
+        p.numel() for p in build(model, L1, 0).parameters()
+    )
 
 
 def test_the_page_of_compact():
-    page = as_markdown(Model(network="compact"), UniformTemplate(shape="uniform", norm="l2", gamma=0.5), "conv1")
+    page = model_card_markdown(
+        Model(network="compact"), UniformTemplate(shape="uniform", norm="l2", gamma=0.5), "conv1"
+    )
     assert page.splitlines() == [
         "# compact: uniform L2 template, beta 2, gamma 0.5, tau 0.5 / n^2",
         "",
@@ -48,7 +53,7 @@ def test_the_page_of_compact():
 
 
 def test_layers_of_the_plain_network_are_measured():
-    page = as_markdown(Model(network="compact"), NoTemplate(shape="none"))
+    page = model_card_markdown(Model(network="compact"), NoTemplate(shape="none"))
     assert page.startswith("# compact: no template (the plain network)\n")
     assert "Measured layers: conv4, conv5." in page
 
@@ -59,7 +64,7 @@ def test_a_template_in_words():
 
 def test_how_a_model_is_loaded():
     """The code of the README runs, with another model in place of the record."""
-    text = loading(Model(network="compact"), ("cow",))
+    text = usage_markdown(Model(network="compact"), ("cow",))
     code = text.partition("```python\n")[2].partition("```")[0].replace("{uri}", "runs:/1/model")
     asked: list[str] = []
 
@@ -78,4 +83,4 @@ def test_how_a_model_is_loaded():
     assert asked == ["runs:/1/model"]
     assert names["logits"].shape == (2,) and names["crops"].shape == (2, 3, 64, 64)
     assert "positive: the crop shows a cow" in text
-    assert "[N, 2]; in the order cow, dog" in loading(Model(network="compact"), ("cow", "dog"))
+    assert "[N, 2]; in the order cow, dog" in usage_markdown(Model(network="compact"), ("cow", "dog"))

@@ -10,7 +10,7 @@ from ipcnn_ray.core.mask import mask_maps
 from ipcnn_ray.core.templates import part_templates
 from ipcnn_ray.models.build import assemble, build
 from ipcnn_ray.models.layers import PeakMask
-from ipcnn_ray.models.net import InterpretableNet, MaskOf, Output
+from ipcnn_ray.models.net import InterpretableNet, MaskFactory, NetOutput
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.networks import Conv, Network, Pool
 from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, UniformTemplate
@@ -33,8 +33,8 @@ RED = torch.tensor([[1.0, 2.0, 1.0], [1.0, 4.0, 1.0], [1.0, 1.0, 3.0]])
 
 
 @torch.no_grad()
-def tiny(mask_of: MaskOf | None = None) -> InterpretableNet:
-    net = InterpretableNet(TINY, appended=False, interpretable=["conv1"], mask_of=mask_of)
+def tiny(mask_factory: MaskFactory | None = None) -> InterpretableNet:
+    net = InterpretableNet(TINY, appended=False, interpretable=["conv1"], mask_factory=mask_factory)
     net.conv("conv1").weight.copy_(torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1))
     net.conv("conv1").bias.fill_(-1.5)
     net.head["fc2"].weight.fill_(1)
@@ -49,7 +49,7 @@ def image() -> torch.Tensor:
 def test_a_plain_network_by_hand():
     """Red - 1.5, cut at 0: 0.5, 2.5 and 1.5 remain; 10 + 4.5."""
     out = tiny()(image(), full=True)
-    assert isinstance(out, Output)
+    assert isinstance(out, NetOutput)
     assert torch.equal(out.scores["conv1"][0, 0], RED - 1.5)
     assert torch.equal(out.maps["conv1"][0, 0], (RED - 1.5).clamp(min=0))
     assert out.logits_NL.tolist() == [[14.5]]

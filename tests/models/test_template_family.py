@@ -11,7 +11,7 @@ from PIL import Image
 
 from ipcnn_ray.core.templates import SHAPES, part_templates
 from ipcnn_ray.models.build import assemble, template_banks
-from ipcnn_ray.models.model_card import as_markdown
+from ipcnn_ray.models.model_card import model_card_markdown
 from ipcnn_ray.report.template_figure import save_template_figure
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.section import sections
@@ -57,7 +57,7 @@ def test_every_shape_masks_and_enters_the_loss_with_its_tau(name):
     banks, net = template_banks(COMPACT, section), assemble(COMPACT, section)
     assert torch.allclose(banks["conv5"][:-1], 3 * net.mask("conv5").unit_Pnn)
     assert banks["conv5"][-1].unique().tolist() == [-3]
-    assert as_markdown(COMPACT, section).startswith(f"# compact: {section.describe()}")
+    assert model_card_markdown(COMPACT, section).startswith(f"# compact: {section.describe()}")
 
 
 def test_no_other_file_names_a_shape():

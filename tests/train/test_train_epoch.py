@@ -8,7 +8,7 @@ from fakes.training import InProcess, as_threads, copy_of, tiny
 from ipcnn_ray.core.templates import log_prior, template_bank
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.build import template_banks
-from ipcnn_ray.models.net import Output
+from ipcnn_ray.models.net import NetOutput
 from ipcnn_ray.train.filter_term import InformationTerm
 from ipcnn_ray.train.train_epoch import learning_rate, step_loss, train_epoch
 
@@ -26,7 +26,7 @@ def sgd(net, rate=0.05):
 
 def test_classification_alone_by_hand():
     # log(1 + e^-2) for a score of 2 on the category, log(1 + e^2) for a score of 2 on a negative; a batch of 4.
-    output = Output(torch.tensor([[2.0], [2.0]]), {}, {}, {})
+    output = NetOutput(torch.tensor([[2.0], [2.0]]), {}, {}, {})
     loss, classification, information = step_loss(output, torch.tensor([0, -1]), {}, 1, 4, InProcess())
     expected = math.log1p(math.exp(-2)) + math.log1p(math.exp(2))
     assert float(classification) == pytest.approx(expected, rel=1e-6)
@@ -41,7 +41,7 @@ def test_filter_losses_are_summed_over_filters_and_layers_with_lambda():
     losses = {
         name: InformationTerm(bank, log_prior(3), weight, "constant") for name, weight in (("a", 0.5), ("b", 2.0))
     }
-    output = Output(torch.zeros(4, 1), {"a": maps, "b": maps.flip(0)}, {}, {})
+    output = NetOutput(torch.zeros(4, 1), {"a": maps, "b": maps.flip(0)}, {}, {})
     loss, classification, information = step_loss(output, torch.zeros(4, dtype=torch.int64), losses, 1, 4, InProcess())
     one_layer = float(information) / 2  # the order of images does not matter
     assert float(classification) == pytest.approx(4 * math.log(2))
@@ -52,7 +52,7 @@ def test_filter_losses_are_summed_over_filters_and_layers_with_lambda():
 def test_the_paper_schedule_divides_by_the_epoch():
     torch.manual_seed(0)
     bank = template_bank(3, shape="gradient", norm="l1", beta=2.0, tau=1.0)
-    output = Output(torch.zeros(4, 1), {"a": torch.rand(4, 2, 3, 3)}, {}, {})
+    output = NetOutput(torch.zeros(4, 1), {"a": torch.rand(4, 2, 3, 3)}, {}, {})
     losses, labels = {"a": InformationTerm(bank, log_prior(3), 1.0, "paper")}, torch.zeros(4, dtype=torch.int64)
     first, third = (
         float(step_loss(output, labels, losses, epoch, 4, InProcess())[0]) - math.log(2) for epoch in (1, 3)
