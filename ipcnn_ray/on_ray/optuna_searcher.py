@@ -11,18 +11,18 @@ from ray.tune.search.optuna import OptunaSearch
 
 from ipcnn_ray.on_ray.search_space import Constraints, Direction, SearchSpace, Settings, StudyStorage
 from ipcnn_ray.on_ray.tune_callback import STOPPED
-from ipcnn_ray.spec.objectives import Objectives, lower
+from ipcnn_ray.spec.objectives import Objectives, lower_is_better
 from ipcnn_ray.spec.search import SpaceSearch
 
 
 def modes(objectives: Objectives) -> list[str]:
     """Return Tune's `min` or `max` for each objective."""
-    return ["min" if lower(goal) else "max" for goal in objectives.goals]
+    return ["min" if lower_is_better(goal) else "max" for goal in objectives.goals]
 
 
 def directions(objectives: Objectives) -> list[Direction]:
     """Return Optuna's `minimize` or `maximize` for each objective."""
-    return ["minimize" if lower(goal) else "maximize" for goal in objectives.goals]
+    return ["minimize" if lower_is_better(goal) else "maximize" for goal in objectives.goals]
 
 
 def make_sampler(search: SpaceSearch, seed: int, constraints: Constraints) -> optuna.samplers.BaseSampler:

@@ -12,7 +12,6 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import TrialState
 
-from ipcnn_ray.spec.objectives import violations
 from ipcnn_ray.spec.search import Choice, Constraint, Distribution, LogUniform, SpaceSearch, active
 from ipcnn_ray.tracking.storage import Storage, join_path
 from ipcnn_ray.train.run_dir import Folder, local_path, open_run_dir
@@ -76,7 +75,7 @@ class Constraints:
 
     def record(self, settings: Settings, metrics: Mapping[str, float]) -> None:
         """Store the violations of the run with these settings."""
-        amounts = violations(self.constraints, metrics)
+        amounts = [bound.violation(metrics) for bound in self.constraints]
         self.known[_key(settings)] = [UNKNOWN_VIOLATION if amount is None else amount for amount in amounts]
 
     def __call__(self, trial: optuna.trial.FrozenTrial) -> list[float]:

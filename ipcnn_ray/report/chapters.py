@@ -23,7 +23,7 @@ from ipcnn_ray.report.search_figures import (
 )
 from ipcnn_ray.report.tradeoff import tradeoff_chapter
 from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
-from ipcnn_ray.spec.objectives import metric_info, words
+from ipcnn_ray.spec.objectives import metric_info
 from ipcnn_ray.tracking.tracker import RecordedRun
 
 WARNED = ("d", "w", "u")
@@ -64,7 +64,7 @@ def overview_chapter(experiment: Experiment, prefix: str) -> Chapter:
     objectives, parent, runs = experiment.objectives, experiment.parent, experiment.runs
     asked = f"ranked by {', '.join(objectives.goals)}"
     if objectives.constraints:
-        asked += f"; bounds: {', '.join(map(words, objectives.constraints))}"
+        asked += f"; bounds: {', '.join(map(str, objectives.constraints))}"
     asked += f"; control: {objectives.control}" if objectives.control else ""
     search = experiment.spec.get("search") or {}
     kind = str(search.get("kind", "a single run"))

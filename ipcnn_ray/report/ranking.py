@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from ipcnn_ray.core.multi_objective import front
 from ipcnn_ray.core.statistics import Spread, spread
-from ipcnn_ray.spec.objectives import Objectives, violations, words
+from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.tracking.run_summary import Origin, RunSummary, State
 
 COUNTED: tuple[tuple[State, ...], ...] = (("succeeded",), ("pruned", "stopped"))
@@ -91,11 +91,9 @@ def _group(name: str, runs: Sequence[RunSummary], objectives: Objectives) -> Gro
     group = Group(name, by_seed, {key: spread(finite) for key, finite in values.items() if finite})
     if not counted:
         return group
-    excess = violations(objectives.constraints, group.means)
+    excess = [constraint.violation(group.means) for constraint in objectives.constraints]
     violated = [(one, by) for one, by in zip(objectives.constraints, excess, strict=True) if by is None or by > 0]
-    return replace(
-        group, violated=tuple(words(one) + (" (not measured)" if by is None else "") for one, by in violated)
-    )
+    return replace(group, violated=tuple(str(one) + (" (not measured)" if by is None else "") for one, by in violated))
 
 
 def _is_finite(run: RunSummary, metric: str) -> bool:

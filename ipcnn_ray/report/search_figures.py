@@ -18,7 +18,7 @@ from ipcnn_ray.report.document import FigureBlock
 from ipcnn_ray.report.experiment_record import Experiment
 from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, MAP, ORANGE, RED, new_figure
-from ipcnn_ray.spec.objectives import lower, metric_info
+from ipcnn_ray.spec.objectives import lower_is_better, metric_info
 
 CELLS = 6
 """Cells of the heat map along beta and along gamma."""
@@ -69,7 +69,7 @@ def history(experiment: Experiment, trials: Sequence[Trial], goal: str, name: st
     best: list[tuple[int, float]] = []
     for trial in kinds["trained to the end"][0]:
         assert trial.value is not None
-        if not best or ((trial.value < best[-1][1]) == lower(goal) and trial.value != best[-1][1]):
+        if not best or ((trial.value < best[-1][1]) == lower_is_better(goal) and trial.value != best[-1][1]):
             best.append((trial.number, trial.value))
     if best:
         x = [number for number, _ in best] + [trials[-1].number]
@@ -238,7 +238,7 @@ def beta_gamma_figure(experiment: Experiment, goal: str, name: str) -> FigureBlo
         which.set_ticks([], minor=True)
     axis.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     figure.colorbar(mesh, ax=axis, label=f"{_axis(goal)}, mean of the cell")
-    side = "Darker" if lower(goal) else "Brighter"
+    side = "Darker" if lower_is_better(goal) else "Brighter"
     caption = (
         f"{_unit(goal)} of uniform templates by beta and gamma (both without a unit), the mean of the settings in each "
         f"cell "
@@ -262,7 +262,7 @@ def _edges(values: Sequence[float], middle: float) -> np.ndarray:
 
 def _cost(trial: Trial, goal: str) -> float:
     assert trial.value is not None
-    return trial.value if lower(goal) else -trial.value
+    return trial.value if lower_is_better(goal) else -trial.value
 
 
 def _unit(goal: str) -> str:

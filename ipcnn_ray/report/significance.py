@@ -12,7 +12,7 @@ from itertools import combinations
 
 from ipcnn_ray.core.statistics import Spread, holm, paired_t, sign_flip_p, smallest_p, spread
 from ipcnn_ray.report.ranking import Group
-from ipcnn_ray.spec.objectives import Objectives, lower
+from ipcnn_ray.spec.objectives import Objectives, lower_is_better
 
 LEVEL = 0.05
 """A corrected p below this is called more than luck."""
@@ -51,7 +51,7 @@ class Comparison:
         if self.p_exact is None or self.holm_exact is None:
             return "one seed"
         if self.holm_exact < LEVEL:
-            return "better" if (self.difference.mean < 0) == lower(self.measure) else "worse"
+            return "better" if (self.difference.mean < 0) == lower_is_better(self.measure) else "worse"
         return "too few seeds" if self.smallest >= LEVEL else "may be luck"
 
 

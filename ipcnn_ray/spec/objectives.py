@@ -1,8 +1,8 @@
-"""What a search aims at: the measures that its runs are ranked by, and the bounds that they must keep."""
+"""The objectives of a search: the metrics that its runs are ranked by, and the constraints on them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, NamedTuple
@@ -16,7 +16,7 @@ VAL_ERROR = "val_error"
 
 
 class MetricInfo(NamedTuple):
-    """What a reader needs to know of a number that runs can be ranked by."""
+    """Facts about a metric that runs can be ranked by."""
 
     unit: str
     better: Literal["higher", "lower"]
@@ -25,12 +25,12 @@ class MetricInfo(NamedTuple):
 
 
 def ranked_names() -> tuple[str, ...]:
-    """Names of all numbers that runs can be ranked by."""
+    """Return the names of all metrics that runs can be ranked by."""
     return (COMBINED, INSTABILITY, VAL_ERROR, *(name for name in METRICS.names() if name != INSTABILITY))
 
 
 def metric_info(name: str) -> MetricInfo:
-    """Unit, direction and description of a number that runs can be ranked by. Imports the metric."""
+    """Return unit, direction and description of a metric that runs can be ranked by. Imports the metric."""
     if name == COMBINED:
         return MetricInfo("1 is the control", "lower", "instability and error relative to the control")
     if name == VAL_ERROR:
@@ -39,21 +39,26 @@ def metric_info(name: str) -> MetricInfo:
     return MetricInfo(metric.unit, metric.better, metric.description)
 
 
+def lower_is_better(name: str) -> bool:
+    """Return whether lower values of a metric are better. Imports it, unless every run has it."""
+    return name in (COMBINED, INSTABILITY, VAL_ERROR) or metric_info(name).better == "lower"
+
+
 @dataclass(frozen=True)
 class Objectives:
-    """What the runs of an experiment are ranked by; reads and writes itself as text, for the record."""
+    """Metrics and constraints that the runs of an experiment are ranked by. The record stores them as tags."""
 
     goals: tuple[str, ...]
-    """One measure, or those of a Pareto search."""
+    """One metric, or those of a Pareto search."""
     constraints: tuple[Constraint, ...] = ()
     control: str | None = None
     """Name of the run that the others are compared with; None without a search."""
 
     @classmethod
     def of(cls, search: Search | None) -> Objectives:
-        """Of a search. A single run is looked at by its instability."""
+        """Return the objectives of a search; those of a single run are its instability."""
         if search is None:
-            return cls(("instability",))
+            return cls((INSTABILITY,))
         objective = search.objective
         if isinstance(objective, Combined):
             goals: tuple[str, ...] = (COMBINED,)
@@ -62,56 +67,33 @@ class Objectives:
         return cls(goals, search.constraints, objective.control)
 
     def costs(self, metrics: Mapping[str, float]) -> list[float] | None:
-        """The goals' values, turned round where higher is better; None when one of them is not there."""
+        """Return the values of the goals, negated if higher is better; None if one is missing or not finite."""
         values = [metrics.get(goal) for goal in self.goals]
         known = [value for value in values if value is not None and isfinite(value)]
         if len(known) < len(self.goals):
             return None
-        return [value if lower(goal) else -value for goal, value in zip(self.goals, known, strict=True)]
+        return [value if lower_is_better(goal) else -value for goal, value in zip(self.goals, known, strict=True)]
 
     def tags(self) -> dict[str, str]:
-        """For the record of the experiment."""
-        bounds = "; ".join(words(one) for one in self.constraints)
-        return {"ipcnn.goals": ", ".join(self.goals), "ipcnn.constraints": bounds, "ipcnn.control": self.control or ""}
+        """Return the tags of the experiment's record."""
+        constraints = "; ".join(map(str, self.constraints))
+        return {
+            "ipcnn.goals": ", ".join(self.goals),
+            "ipcnn.constraints": constraints,
+            "ipcnn.control": self.control or "",
+        }
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> Objectives:
-        """What `tags` wrote. A record from before it was written: the combined objective against `plain`."""
+        """Return the objectives that `tags` wrote. Old records without them have the combined objective and the
+        control `plain`."""
         goals = tuple(filter(None, tags.get("ipcnn.goals", COMBINED).split(", ")))
-        bounds = filter(None, tags.get("ipcnn.constraints", "").split("; "))
-        return cls(goals, tuple(map(_constraint, bounds)), tags.get("ipcnn.control", "plain") or None)
-
-
-def lower(measure: str) -> bool:
-    """Whether lower is better. The metrics that every run has are known without an import."""
-    return measure in (COMBINED, INSTABILITY, VAL_ERROR) or metric_info(measure).better == "lower"
-
-
-def words(constraint: Constraint) -> str:
-    """`val_error <= 0.1`"""
-    if constraint.at_most is not None:
-        return f"{constraint.measure} <= {constraint.at_most!r}"
-    return f"{constraint.measure} >= {constraint.at_least!r}"
+        constraints = filter(None, tags.get("ipcnn.constraints", "").split("; "))
+        return cls(goals, tuple(map(_constraint, constraints)), tags.get("ipcnn.control", "plain") or None)
 
 
 def _constraint(text: str) -> Constraint:
+    """Parse the text of a constraint. The package of its metric need not be installed."""
     measure, sign, bound = text.split()
-    if sign == "<=":
-        return Constraint.model_construct(measure=measure, at_most=float(bound))
-    return Constraint.model_construct(measure=measure, at_least=float(bound))
-
-
-def violations(constraints: Sequence[Constraint], metrics: Mapping[str, float]) -> list[float | None]:
-    """Of each constraint by how much it is violated, in the measure's unit; at most 0 where it is kept, None where the
-    measure is not there."""
-    found: list[float | None] = []
-    for one in constraints:
-        value = metrics.get(one.measure)
-        if value is None or not isfinite(value):
-            found.append(None)
-        elif one.at_most is not None:
-            found.append(value - one.at_most)
-        else:
-            assert one.at_least is not None
-            found.append(one.at_least - value)
-    return found
+    bounds = {"at_most" if sign == "<=" else "at_least": float(bound)}
+    return Constraint.model_construct(measure=measure, **bounds)  # type: ignore[arg-type]

@@ -1,11 +1,11 @@
-"""The search section: named runs, a grid or a space, their repeats over seeds, and the objective that ranks them."""
+"""The search section: named runs, a grid or a space, repeats over seeds, and objectives; and the points of a search."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import prod
+from math import isfinite, prod
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -36,32 +36,32 @@ class Drawn(Section):
     """A field of the space."""
 
     when: Annotated[dict[FieldPath, Scalar], Field(min_length=1)] | None = None
-    """Drawn only when these other fields of the space have these values; else the field keeps its own."""
+    """Sample the field only if these other fields of the space have these values; otherwise it keeps its own value."""
 
 
 class Choice(Drawn):
     """One of several values."""
 
     choice: Annotated[tuple[Scalar, ...], Field(min_length=1)]
-    """The values, all equally likely before anything is learned."""
+    """The values, equally likely at first."""
 
 
 class Uniform(Drawn):
-    """A number between two ends, all equally likely."""
+    """A number from a uniform distribution."""
 
     uniform: tuple[Number, Number]
     """Lower and upper end."""
 
 
 class LogUniform(Drawn):
-    """A positive number between two ends, its logarithm equally likely."""
+    """A positive number from a log-uniform distribution."""
 
     log_uniform: tuple[Positive, Positive]
     """Lower and upper end."""
 
 
 def _key(value: object) -> str | None:
-    """Which distribution this is: the one whose key is there."""
+    """Return the key of a distribution, which is its tag."""
     keys = value if isinstance(value, dict) else getattr(value, "__dict__", {})
     return next((key for key in ("choice", "uniform", "log_uniform") if key in keys), None)
 
@@ -73,10 +73,10 @@ Distribution = Annotated[
 
 
 class NamedRun(Section):
-    """A run that every search of this experiment trains in full, such as the control."""
+    """A run that a search always trains in full, such as the control."""
 
     name: Slug
-    """Its name, which is also its label among the runs."""
+    """Name and label of the run."""
     set: dict[FieldPath, Any] = Field(default_factory=dict)
     """Fields that differ from the experiment; a mapping replaces the whole section."""
 
@@ -84,41 +84,41 @@ class NamedRun(Section):
 class Combined(Section):
     """combined = w * instability / control's instability + (1 - w) * error / control's error; lower is better.
 
-    The error of neither side counts as less than one validation image.
+    Both errors are at least one validation image.
     """
 
     kind: Annotated[Literal["combined"], OmitDefaultFromDigest()] = "combined"
     """Instability and error in one number, relative to the control."""
     control: Slug = "plain"
-    """Name of the run that both measures are relative to; it must be among `runs`."""
+    """Name of the run that both metrics are relative to, one of `runs`."""
     instability_weight: Share = 0.5
-    """w: 1 looks only at location instability, 0 only at the validation error."""
+    """w: 1 is location instability only, 0 the validation error only."""
 
 
 class OneMeasure(Section):
-    """One measure by itself."""
+    """A single metric."""
 
     kind: Literal["measure"]
-    """One measure by itself."""
+    """A single metric."""
     measure: Ranked
-    """The measure; whether higher or lower is better follows from it."""
+    """The metric. It determines whether higher or lower is better."""
     control: Slug = "plain"
-    """Name of the run that the others are compared with; it must be among `runs`."""
+    """Name of the run that the others are compared with, one of `runs`."""
 
 
 class Pareto(Section):
-    """Several measures at once: no run is the best, and the Pareto front is those that no other run beats in all."""
+    """Several metrics without weights. The result is the Pareto front: the runs that no other run beats in all."""
 
     kind: Literal["pareto"]
-    """Several measures at once, none of which is weighed against another."""
+    """Several metrics without weights."""
     measures: Annotated[tuple[Ranked, ...], Field(min_length=2)]
-    """The measures; whether higher or lower is better follows from each."""
+    """The metrics. Each determines whether higher or lower is better."""
     control: Slug = "plain"
-    """Name of the run that the others are compared with; it must be among `runs`."""
+    """Name of the run that the others are compared with, one of `runs`."""
 
 
 def _objective(value: object) -> str | None:
-    """Which objective this is; one that says no kind is the combined one."""
+    """Return the tag of an objective; without a kind it is the combined one."""
     if isinstance(value, dict):
         return str(value.get("kind", "combined"))
     return getattr(value, "kind", None)
@@ -131,14 +131,30 @@ Objective = Annotated[
 
 
 class Constraint(Section):
-    """A bound on a measure of a run's last epoch: a run beyond it is never the best, and the search avoids it."""
+    """A bound on a metric of a run's last epoch. A run that violates it is never the best, and the search avoids it."""
 
     measure: Ranked
-    """The measure."""
+    """The metric."""
     at_most: Number | None = None
-    """Upper bound, in the measure's unit; a validation error of 10 % is 0.1."""
+    """Upper bound, in the metric's unit; a validation error of 10 % is 0.1."""
     at_least: Number | None = None
-    """Lower bound, in the measure's unit."""
+    """Lower bound, in the metric's unit."""
+
+    def __str__(self) -> str:
+        if self.at_most is not None:
+            return f"{self.measure} <= {self.at_most!r}"
+        return f"{self.measure} >= {self.at_least!r}"
+
+    def violation(self, metrics: Mapping[str, float]) -> float | None:
+        """Return the amount of the violation in the metric's unit: at most 0 if the constraint is satisfied, None if
+        the metric is missing or not finite."""
+        value = metrics.get(self.measure)
+        if value is None or not isfinite(value):
+            return None
+        if self.at_most is not None:
+            return value - self.at_most
+        assert self.at_least is not None
+        return self.at_least - value
 
 
 class EarlyStopping(Section):
@@ -147,23 +163,23 @@ class EarlyStopping(Section):
     grace_epochs: Count = 2
     """No run is stopped before this epoch."""
     reduction_factor: Annotated[Integer, Field(ge=2)] = 3
-    """Of the runs that reach a rung, one in this many goes on."""
+    """One in this many runs that reach a rung continues."""
 
 
 class NamedSearch(Section):
-    """Named runs and nothing else: a comparison of a few settings, or one setting over several seeds."""
+    """Named runs only: a comparison of a few settings, or one setting with several seeds."""
 
     kind: Literal["named"]
-    """Named runs and nothing else."""
+    """Named runs only."""
     runs: Annotated[tuple[NamedRun, ...], Field(min_length=1)]
     """Named runs; the control is one of them."""
     repeats: Repeats = 1
-    """Seeds that every run is trained with: `seed`, `seed` + 1, ... Its repeats are compared with the control's of the
-    same seed."""
+    """Number of seeds that every run is trained with: `seed`, `seed` + 1, ... A repeat is compared with the control's
+    repeat of the same seed."""
     objective: Objective = Combined()
-    """What the runs are ranked by."""
+    """The objective that ranks the runs."""
     constraints: Annotated[tuple[Constraint, ...], OmitDefaultFromDigest()] = ()
-    """Bounds that the best run must keep."""
+    """Constraints that the best run must satisfy."""
 
 
 class GridSearch(Section):
@@ -176,39 +192,39 @@ class GridSearch(Section):
     grid: Annotated[dict[FieldPath, Annotated[tuple[Scalar, ...], Field(min_length=1)]], Field(min_length=1)]
     """Field -> values; every combination is one run."""
     repeats: Repeats = 1
-    """Seeds that every named run and every combination is trained with: `seed`, `seed` + 1, ... Its repeats are
-    compared with the control's of the same seed."""
+    """Number of seeds that every named run and every combination is trained with: `seed`, `seed` + 1, ... A repeat is
+    compared with the control's repeat of the same seed."""
     objective: Objective = Combined()
-    """What the runs are ranked by."""
+    """The objective that ranks the runs."""
     constraints: Annotated[tuple[Constraint, ...], OmitDefaultFromDigest()] = ()
-    """Bounds that the best run must keep."""
+    """Constraints that the best run must satisfy."""
     early_stopping: EarlyStopping | None = None
-    """Whether and how hopeless runs are ended early. Default: every run is trained in full."""
+    """Early stopping of bad runs. Default: every run is trained in full."""
 
 
 class SpaceSearch(Section):
-    """Runs drawn from a space of distributions."""
+    """Runs sampled from a space of distributions."""
 
     kind: Literal["space"]
-    """Runs drawn from distributions."""
+    """Runs sampled from distributions."""
     algorithm: Literal["tpe", "nsga2", "random"] = "tpe"
     """`tpe`: Optuna's tree-structured Parzen estimator; `nsga2`: Optuna's genetic algorithm NSGA-II, a generation of
     which is a quarter of the trials (4 to 50); `random`: independent draws."""
     trials: Count
-    """Number of runs drawn, beside the named ones."""
+    """Number of sampled runs, besides the named ones."""
     runs: Annotated[tuple[NamedRun, ...], Field(min_length=1)]
     """Named runs, trained first and in full; the control is one of them."""
     space: Annotated[dict[FieldPath, Distribution], Field(min_length=1)]
     """Field -> distribution."""
     repeats: Repeats = 1
-    """Seeds that every named run is trained with: `seed`, `seed` + 1, ... Drawn runs are trained once, with `seed`, and
-    compared with the control's of that seed: to tell whether the best of them is luck, name it in a spec of its own."""
+    """Number of seeds that every named run is trained with: `seed`, `seed` + 1, ... Sampled runs are trained once, with
+    `seed`, and compared with the control's repeat of that seed. To repeat the best of them, name it in another spec."""
     objective: Objective = Combined()
-    """What the runs are ranked by, and the search optimises."""
+    """The objective that ranks the runs and that the search optimises."""
     constraints: Annotated[tuple[Constraint, ...], OmitDefaultFromDigest()] = ()
-    """Bounds that the best run must keep, and that the search learns to keep."""
+    """Constraints that the best run must satisfy, and that the search learns to satisfy."""
     early_stopping: EarlyStopping | None = None
-    """Whether and how hopeless runs are ended early. Default: every run is trained in full."""
+    """Early stopping of bad runs. Default: every run is trained in full."""
 
 
 Search = Annotated[NamedSearch | GridSearch | SpaceSearch, Field(discriminator="kind")]

@@ -34,12 +34,13 @@ class ErrorMessage:
 
 @dataclass(frozen=True)
 class NameIn:
-    """Restricts a field to the names of a registry."""
+    """Restricts a field to the names in a registry."""
 
     registry: Registry
     besides: tuple[str, ...] = ()
     """Further names, listed first."""
     without: tuple[str, ...] = ()
+    """Names that are not allowed."""
 
     def names(self) -> list[str]:
         return [*self.besides, *(name for name in self.registry.names() if name not in (*self.besides, *self.without))]
@@ -49,7 +50,7 @@ class NameIn:
         if isinstance(value, str) and value in names:
             return value
         text = f"must be one of {', '.join(names)}.{did_you_mean(value, names)}".removesuffix(".")
-        raise PydanticCustomError("says", "{text}", {"text": text})
+        raise PydanticCustomError("error_message", "{text}", {"text": text})
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self._check)

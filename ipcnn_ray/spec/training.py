@@ -1,4 +1,4 @@
-"""The loss, train and eval sections: how the network is trained, and what is measured."""
+"""The loss, train, eval and compute sections: how a network is trained and measured, and with which resources."""
 
 from __future__ import annotations
 
@@ -26,95 +26,95 @@ class FilterLoss(Section):
     """Minus the mutual information between a filter's maps and the part templates, in nats, summed over filters."""
 
     form: Literal["exact", "zconst", "single", "released"] = "exact"
-    """`exact`: the paper's loss with its exact gradient over the global batch. `zconst`, `single`: with the gradients
-    of the two lines of the paper's equation 4. `released`: the gradient of the authors' code, its centroid in place of
-    the peak, its temperature and its weights; it has no value, and is the default with template.shape: released."""
+    """`exact`: the paper's loss with its exact gradient over the global batch. `zconst`, `single`: the gradients of the
+    two lines of the paper's equation 4. `released`: the gradient of the authors' code, with its centroid in place of
+    the peak, its temperature and its weights; it has no value. Default: that of the template, `released` for
+    template.shape: released."""
     weight: Positive = 0.01
-    """lambda: weight of the filter loss beside the classification loss (mean over images). Default for `released`: 0.1,
-    its `mag`."""
+    """lambda: factor on the filter loss, added to the classification loss (mean over images). Default for `released`:
+    0.1, its `mag`."""
     schedule: Literal["paper", "constant", "epoch"] = "constant"
-    """`constant`: lambda stays. `paper`: lambda of a filter is weight / epoch * mean over images of its maximum
-    activation (Zhang et al., section 3). `epoch`: weight / epoch, the default for `released`."""
+    """`constant`: lambda is weight. `paper`: lambda of a filter is weight / epoch * mean over images of its maximum
+    activation (Zhang et al., section 3). `epoch`: lambda is weight / epoch, the default for `released`."""
     learn_beta: Annotated[Flag, OmitDefaultFromDigest()] = False
-    """Each filter has a beta of its own. `exact`: it follows the gradient of the filter loss. `released`: it is drawn
-    to 3 over the spread of the filter's activations; the default there, with template.shape: released."""
+    """Learn a beta for each filter. It follows the gradient of the filter loss with the form `exact`, and approaches
+    3 / the spread of the filter's activations with `released`. Default: true for template.shape: released."""
     beta_rate: Annotated[Positive, OmitDefaultFromDigest()] = 0.05
     """Learning rate of the betas relative to train.learning_rate (released: 0.05)."""
 
 
 class Loss(Section):
-    """The classification loss, mean over images, and the filter loss beside it."""
+    """The classification loss (mean over images) and the filter loss."""
 
     classification: Annotated[Literal["logistic", "softmax"], OmitDefaultFromDigest()] = "logistic"
-    """`logistic`: log(1 + exp(-label * score)), summed over the categories, each against all the rest. `softmax`: one
-    category among several, for data without negatives."""
+    """`logistic`: log(1 + exp(-label * score)), summed over the categories, each against all others. `softmax`: for
+    several categories without negatives."""
     filter: FilterLoss | None = None
-    """Filter loss. Default: on when there is a template, off (and not allowed) for `template.shape: none`.
-    `null` with a template: the mask alone, without a filter loss."""
+    """Filter loss. Default: on with a template; off, and not allowed, for `template.shape: none`. `null` with a
+    template: the mask without a filter loss."""
 
 
 class Train(Section):
     """Stochastic gradient descent."""
 
-    # A recipe gives what is required; see ExperimentSpec.
+    # ExperimentSpec requires the fields that a recipe does not provide.
     model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required"))
 
     epochs: Count
     """Passes over the training items."""
     batch_size: Count = 64
-    """Images per step over all workers together; an incomplete last batch of an epoch is dropped."""
+    """Images per step over all workers. An incomplete last batch of an epoch is dropped."""
     learning_rate: Positive = 0.01
     """Learning rate of the first epoch."""
     final_learning_rate: Positive | None = None
-    """Learning rate of the last epoch, reached in logarithmic steps per epoch. Default: the same as the first."""
+    """Learning rate of the last epoch. Default: that of the first."""
     decay: Annotated[Literal["log", "cosine"], OmitDefaultFromDigest()] = "log"
-    """How the learning rate goes from the first to the final one: in equal logarithmic steps, or half a cosine."""
+    """Schedule from the first to the final learning rate: equal logarithmic steps per epoch, or half a cosine."""
     decay_epochs: Annotated[Count | None, OmitDefaultFromDigest()] = None
-    """The final learning rate is reached in this epoch and stays. Default: the last."""
+    """Epoch from which on the learning rate is the final one. Default: the last."""
     warmup_epochs: Annotated[Integer, Field(ge=0), OmitDefaultFromDigest()] = 0
-    """So many epochs come first in which the learning rate rises in equal steps to the first one; the decay begins
-    behind them."""
+    """Epochs before the decay, in which the learning rate rises in equal steps to `learning_rate`."""
     optimizer: Annotated[Literal["sgd", "adamw"], OmitDefaultFromDigest()] = "sgd"
-    """`sgd`: with momentum, weight decay as an L2 penalty. `adamw`: Adam with decoupled weight decay."""
+    """`sgd`: with momentum and weight decay as an L2 penalty. `adamw`: Adam with decoupled weight decay."""
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
-    """Share of the last step that the next one keeps."""
+    """Momentum of SGD."""
     weight_decay: NotNegative = 5.0e-4
-    """L2 penalty on weights (not on biases)."""
+    """Weight decay of weights; biases have none."""
     new_bias_rate: Annotated[Positive, OmitDefaultFromDigest()] = 1.0
-    """Learning rate of the biases of layers that start from random numbers, relative to learning_rate (released: 2)."""
+    """Learning rate of the biases of layers without pretrained weights, relative to learning_rate (released: 2)."""
     last_bias_rate: Annotated[Positive, OmitDefaultFromDigest()] = 1.0
-    """The same for the bias of the highest layer that was loaded (released: 5)."""
+    """Learning rate of the bias of the highest pretrained layer, relative to learning_rate (released: 5)."""
     decay_loaded_biases: Annotated[Flag, OmitDefaultFromDigest()] = False
-    """Whether the weight decay is on the biases of loaded layers, too (released: yes)."""
+    """Apply the weight decay to the biases of pretrained layers too (released: yes)."""
     freeze_through: str | None = None
-    """Layers up to and including this convolution keep their loaded weights; their outputs can be cached."""
+    """Layers up to and including this convolution keep their pretrained weights; their outputs can be cached."""
     precision: Literal["auto", "float32"] = "auto"
-    """`auto`: bfloat16 autocast on GPUs that have it, float32 elsewhere; the filter loss is float32 always."""
+    """`auto`: bfloat16 autocast on GPUs that support it, float32 elsewhere. The filter loss is always float32."""
 
 
 class Eval(Section):
     """What is measured after an epoch."""
 
     every: Count = 1
-    """Evaluate after every so many epochs; the last epoch always."""
+    """Epochs between evaluations. The last epoch is always evaluated."""
     top_images: Annotated[Integer, Field(ge=2)] = 100
-    """Location instability takes, per filter and landmark, this many images with the strongest activation."""
+    """Number of images with the strongest activation, per filter and landmark, for location instability."""
     images: Literal["all", "validation"] = "all"
-    """Object images that location instability is taken over (released code: training and validation together)."""
+    """Object images for location instability (released code: training and validation images)."""
     instability: Annotated[Literal["paper", "released"], OmitDefaultFromDigest()] = "paper"
-    """Category on which a filter is measured when there are several. `paper`: the one in which it is the most stable.
-    `released`: the one whose images activate it the most. For one category they are the same."""
+    """Category on which a filter is measured, of several. `paper`: the one with the lowest instability. `released`: the
+    one whose images activate the filter most."""
     layer: str | None = None
-    """Layer whose location instability is the run's. Default: the highest interpretable layer."""
+    """Layer whose metrics are those of the run. Default: the highest interpretable layer."""
     convergence_share: Annotated[Number, Field(gt=0, le=1)] = 0.9
-    """A run has converged in the first epoch whose validation error is at most best / share."""
+    """A run has converged in the first epoch with a validation error of at most best / share."""
     measures: Annotated[tuple[MetricName, ...], OmitDefaultFromDigest()] = ()
-    """Measures beside location instability, on the same object images unless they need other classes. Recorded as
-    `<measure>` (of `eval.layer`) and `<measure>_<layer>`. `stability` runs the whole network once more on the object
-    images, `part_interpretability` what is not cached twice; `ablation_own` and `ablation_others` together run what
-    lies above a layer once per filter and validation image."""
+    """Metrics besides location instability, on the same object images unless they need other classes. Recorded as
+    `<metric>` (of `eval.layer`) and `<metric>_<layer>`. Some are slow: `stability` runs the whole network again on the
+    object images, `part_interpretability` the layers that are not cached, and `ablation_own` and `ablation_others`
+    together the layers above, once per filter and validation image."""
     ablation_filters: Annotated[Count | None, OmitDefaultFromDigest()] = None
-    """Ablate this many filters of a layer, at equal distances. Default: all."""
+    """Number of filters of a layer to ablate, at equal distances. Default: all."""
 
 
 class Compute(Section):

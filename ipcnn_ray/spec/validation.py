@@ -75,7 +75,7 @@ def categories(data: Data) -> Iterator[FieldIssue]:
     if isinstance(category, str):
         least = data.least_negatives
         if data.negatives < least:
-            advice = f"must be at least {least}: one category is told from negatives"
+            advice = f"must be at least {least}: a single category is classified against negatives"
             yield value_issue(("data", "negatives"), data.negatives, advice, ("data.category",))
         if getattr(data, "split", "objects") == "items":
             advice = "is for several categories; drop this"
@@ -92,14 +92,14 @@ def categories(data: Data) -> Iterator[FieldIssue]:
 
 def classification(data: Data, loss: Loss) -> Iterator[FieldIssue]:
     if loss.classification == "softmax":
-        loc, follows_from = ("loss", "classification"), ("data.category", "data.negatives")
+        advice = ""
         if len(data.categories) < 2:
-            yield value_issue(
-                loc, "softmax", "tells several categories apart; list them in data.category", follows_from
-            )
+            advice = "is for several categories; list them in data.category"
         elif data.negatives:
-            advice = f"has no place for images without a category; drop data.negatives ({data.negatives})"
-            yield value_issue(loc, "softmax", advice, follows_from)
+            advice = f"is for images with a category; drop data.negatives ({data.negatives})"
+        if advice:
+            follows_from = ("data.category", "data.negatives")
+            yield value_issue(("loss", "classification"), "softmax", advice, follows_from)
 
 
 def layers(model: Model) -> Iterator[FieldIssue]:
@@ -164,7 +164,7 @@ def shape_of_data(template: Template, data: Data) -> Iterator[FieldIssue]:
 
 
 def measures(eval: Eval) -> Iterator[FieldIssue]:
-    """A metric is imported only where another package provides it, or to know whether it ablates filters."""
+    """Check the names of metrics. Those of other packages are imported, and those that could ablate filters."""
     yield from duplicate_issues(("eval", "measures"), eval.measures)
     for index, name in enumerate(eval.measures):
         if package := METRICS.provider(name):
@@ -193,10 +193,10 @@ def filter_loss(template: Template, loss: Loss, train: Train) -> Iterator[FieldI
         advice = "the filter loss compares images and is always 0 for one; take at least 2"
         yield value_issue(("train", "batch_size"), 1, advice, ("loss.filter",))
     if loss.filter.form == "released" and loss.filter.schedule == "paper":
-        advice = "is the paper's; the released form takes epoch (weight / epoch, its own) or constant"
+        advice = "is for the paper's loss; the released form has epoch (weight / epoch, its own) and constant"
         yield value_issue(("loss", "filter", "schedule"), "paper", advice, ("loss.filter.form",))
     if loss.filter.form == "released" and isinstance(template, PartTemplate) and template.tau is not None:
-        advice = "the released form has no height of a template, only loss.filter.weight; drop this"
+        advice = "the released form has no template height, only loss.filter.weight; drop this"
         yield value_issue(("template", "tau"), template.tau, advice, ("loss.filter.form",))
     yield from _learned_beta(template, loss.filter)
 
@@ -217,7 +217,7 @@ def _learned_beta(template: Template, filter_loss: FilterLoss) -> Iterator[Field
 
 def appended_mask(model: Model) -> Iterator[FieldIssue]:
     if model.appended_mask == "pooled" and not model.appended_layer:
-        advice = "is of the appended layer, and model.appended_layer is false; drop one of the two"
+        advice = "is for the appended layer, and model.appended_layer is false; drop one of the two"
         yield value_issue(("model", "appended_mask"), "pooled", advice, ("model.appended_layer",))
 
 
@@ -228,12 +228,11 @@ def schedule(train: Train) -> Iterator[FieldIssue]:
     least = train.warmup_epochs + 2
     if train.decay_epochs is not None and not least <= train.decay_epochs <= train.epochs:
         advice = f"must be from {least} (train.warmup_epochs + 2) to train.epochs = {train.epochs}"
-        yield value_issue(
-            ("train", "decay_epochs"), train.decay_epochs, advice, ("train.epochs", "train.warmup_epochs")
-        )
+        follows_from = ("train.epochs", "train.warmup_epochs")
+        yield value_issue(("train", "decay_epochs"), train.decay_epochs, advice, follows_from)
     momentum = Train.model_fields["momentum"].default
     if train.optimizer == "adamw" and train.momentum != momentum:
-        advice = "is SGD's; AdamW has none that can be set. Drop this"
+        advice = "is for sgd; adamw has fixed momentum. Drop this"
         yield value_issue(("train", "momentum"), train.momentum, advice, ("train.optimizer",))
 
 
@@ -242,7 +241,7 @@ def loaded_biases(model: Model, train: Train) -> Iterator[FieldIssue]:
         for name in ("last_bias_rate", "decay_loaded_biases"):
             value = getattr(train, name)
             if value != Train.model_fields[name].default:
-                advice = "is for layers that were loaded; add model.weights, or drop this"
+                advice = "is for pretrained layers; add model.weights, or drop this"
                 yield value_issue(("train", name), value, advice, ("model.weights",))
 
 
@@ -269,7 +268,7 @@ def gpus(compute: Compute) -> Iterator[FieldIssue]:
     if count is None or count == int(count):
         return
     if count > 1:
-        yield value_issue(loc, count, "must be whole above 1: Ray shares out parts of one GPU only")
+        yield value_issue(loc, count, "must be a whole number above 1: Ray shares only single GPUs")
     elif compute.workers > 1:
         advice = f"{compute.workers} workers cannot share a GPU (NCCL); give each a whole one, or take one worker"
         yield value_issue(loc, count, advice, ("compute.workers",))

@@ -13,7 +13,7 @@ from ipcnn_ray.errors import SpecError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
 from ipcnn_ray.spec.loader import loads
-from ipcnn_ray.spec.objectives import Objectives, lower, metric_info, ranked_names
+from ipcnn_ray.spec.objectives import Objectives, lower_is_better, metric_info, ranked_names
 from ipcnn_ray.spec.runs import resolved_yaml
 
 TEXT = """\
@@ -42,7 +42,7 @@ def test_every_metric_has_a_unit_a_direction_and_a_description():
     assert len(METRICS.built_in) == 9 and ranked_names()[:3] == ("combined", "instability", "val_error")
     for name in ranked_names():
         info = metric_info(name)
-        assert info.unit and (info.better == "lower") == lower(name)
+        assert info.unit and (info.better == "lower") == lower_is_better(name)
         assert 20 < len(info.description) < 120 and "\n" not in info.description
 
 

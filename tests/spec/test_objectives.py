@@ -6,7 +6,7 @@ import pytest
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import loads
-from ipcnn_ray.spec.objectives import Objectives, violations
+from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.runs import grid_runs, named_runs, plan, resolved_yaml, seeds
 
 BASE = """\
@@ -76,6 +76,7 @@ def test_what_runs_are_ranked_by(more, goals):
 def test_violations_are_in_the_unit_of_the_measure():
     bounds = spec(SPACE, ", constraints: [{measure: val_error, at_most: 0.1}, {measure: instability, at_least: 0.1}]")
     assert bounds.search is not None
-    found = violations(bounds.search.constraints, {"val_error": 0.15, "instability": 0.3})
+    found = [bound.violation({"val_error": 0.15, "instability": 0.3}) for bound in bounds.search.constraints]
     assert found == [pytest.approx(0.05), pytest.approx(-0.2)]
-    assert violations(bounds.search.constraints, {"val_error": float("nan")}) == [None, None]
+    assert [bound.violation({"val_error": float("nan")}) for bound in bounds.search.constraints] == [None, None]
+    assert [str(bound) for bound in bounds.search.constraints] == ["val_error <= 0.1", "instability >= 0.1"]
