@@ -70,17 +70,17 @@ def pictures(
     album = _Album(tracker, parent, Path(out or paths.home / FOLDER / parent.run_id))
     drawn = []
     for label in labels:
-        from ipcnn_ray.train.filter_activations import sight
+        from ipcnn_ray.train.filter_activations import load_filter_activations
         from ipcnn_ray.train.run_request import RunRequest
 
         recorded = by_label[label]
         home = _home(paths, parent, label)
-        seen = sight(
+        seen = load_filter_activations(
             RunRequest(recorded, trained[label], paths, recorded.handle, home),
             recorded.tags.get("data.digest", ""),
             workers=int(recorded.tags.get("ipcnn.workers", "1")),
-            preparing=output.CountedProgress(f"{label}: data,", "images"),
-            looking=output.CountedProgress(f"{label}: looking,", "images"),
+            data_progress=output.CountedProgress(f"{label}: data,", "images"),
+            progress=output.CountedProgress(f"{label}: looking,", "images"),
         )
         words = trained[label].template.label()
         title = label if label == words else f"{label}: {words}"

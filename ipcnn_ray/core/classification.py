@@ -1,4 +1,4 @@
-"""Classification losses, and the counts behind the classification error; counts add up over batches and workers.
+"""Classification losses and errors; and how fast a run converges.
 
 N images, L categories. A label is the index of an image's category, 0 .. L - 1, or -1 for none (a negative).
 """
@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
 Form = Literal["logistic", "softmax"]
-"""`logistic`: every category against all the rest. `softmax`: one category among all, for images that have one."""
+"""`logistic`: each category against the rest. `softmax`: one category of all, for images that have one."""
 
 
 def classification_loss(logit_NL: Tensor, label_N: Tensor, form: Form = "logistic") -> Tensor:
-    """Loss of every image as [N], nats.
+    """Return the loss of each image, [N], nats.
 
     logistic: log(1 + exp(-c * s)) summed over categories, c = +1 for the image's category and -1 for the others.
-    softmax: minus the log of the share that exp(s) of the image's category has among all; every image has one.
+    softmax: cross entropy; every image must have a category.
 
     Source: Zhang et al., CVPR 2018, section 5; released `our_vl_nnloss`, which sums over categories alike.
     """
@@ -32,7 +32,7 @@ def classification_loss(logit_NL: Tensor, label_N: Tensor, form: Form = "logisti
 
 
 def wrong_share(logit_NL: Tensor, label_N: Tensor, form: Form = "logistic") -> Tensor:
-    """How wrong every image is, as [N] from 0 to 1.
+    """Return the classification error of each image, [N], from 0 to 1.
 
     logistic: the share of the categories whose score has the wrong sign. softmax: 1 where the highest score is not
     that of the image's category.
@@ -47,14 +47,14 @@ def wrong_share(logit_NL: Tensor, label_N: Tensor, form: Form = "logistic") -> T
 
 
 def _signs(logit_NL: Tensor, label_N: Tensor) -> Tensor:
-    """+1 at the category of an image and -1 at the others, [N, L]."""
+    """Return +1 at the category of an image and -1 at the others, [N, L]."""
     category_L = torch.arange(logit_NL.shape[1], device=label_N.device)
     return 2 * (label_N[:, None] == category_L).to(logit_NL.dtype) - 1
 
 
 @dataclass(frozen=True)
 class ClassificationCounts:
-    """Weighted sums over images."""
+    """Weighted sums over images; they add up over batches and workers."""
 
     wrong: float = 0.0
     """Sum of `wrong_share`."""
@@ -65,9 +65,9 @@ class ClassificationCounts:
     def of(
         cls, logit_NL: Tensor, label_N: Tensor, weight_N: Tensor | None = None, form: Form = "logistic"
     ) -> ClassificationCounts:
-        """Counts of one batch; `weight_N` 0 leaves an image (padding) out, 2 counts it twice.
+        """Return the counts of one batch. `weight_N` 0 leaves an image (padding) out, 2 counts it twice.
 
-        Raises ValueError for shapes that do not fit and labels that are no category's.
+        Raises ValueError for shapes that do not fit and labels outside the categories.
         """
         if logit_NL.ndim != 2 or label_N.shape != logit_NL.shape[:1]:
             raise ValueError(
@@ -105,10 +105,10 @@ class ClassificationCounts:
 
 
 def epochs_to_converge(error_by_epoch: Sequence[tuple[int, float]], share: float) -> int | None:
-    """The first evaluated epoch whose error is at most (best error / share); None when nothing was evaluated.
+    """Return the first evaluated epoch whose error is at most (best error / share); None without an evaluation.
 
-    error_by_epoch: (epoch, validation error) in the order of epochs. share: in (0, 1]; 1 asks for the best error
-    itself, 0.9 for one at most a ninth above it. After a best error of 0 only an error of 0 counts.
+    error_by_epoch: (epoch, validation error) in the order of epochs. share: in (0, 1]; 1 for the best error itself,
+    0.9 for an error at most a ninth above it. With a best error of 0 only an error of 0 counts.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share = {share}: expected a number above 0, at most 1")
@@ -119,7 +119,7 @@ def epochs_to_converge(error_by_epoch: Sequence[tuple[int, float]], share: float
 
 
 def area_under_error(error_by_epoch: Sequence[tuple[int, float]]) -> float | None:
-    """Mean height of the error curve over the evaluated epochs (trapezoids between them); None without any."""
+    """Return the mean height of the error curve over the evaluated epochs (trapezoids); None without an evaluation."""
     if not error_by_epoch:
         return None
     first, last = error_by_epoch[0], error_by_epoch[-1]

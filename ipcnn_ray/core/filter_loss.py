@@ -8,8 +8,9 @@ Symbols (Zhang et al., CVPR 2018, section 3.2)
     KL_T  mean over images of q * r
     Loss of a filter = -sum_T p(T) * KL_T = -MI(X; T), in nats; 0 <= MI <= min(log(W * N), H(T))
 
-Means take the place of the paper's sums: for maps that tell little about the template, q is near 1 and every logarithm
-near 0, where floating point is densest, instead of near -log(W * N) and -log T, where the information would drown.
+Means replace the paper's sums. For maps that say little about the template, q is near 1 and every logarithm near 0,
+where floating point is most precise; with sums they are near -log(W * N) and -log T, and the information is rounded
+away.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Form = Literal["exact", "zconst", "single"]
-"""Which gradient goes with the loss; its value is the same."""
+"""The gradient of the loss; its value is the same for all forms."""
 Gather = Callable[[Tensor], Tensor]
-"""All workers' tensors (same shape everywhere) stacked to [W, ...], on every worker."""
+"""An all-gather: from a tensor of the same shape on every worker to [W, ...], on every worker."""
 
 
-def alone(x: Tensor) -> Tensor:
-    """The collective of a single worker."""
+def gather_single(x: Tensor) -> Tensor:
+    """The all-gather of a single worker."""
     return x.unsqueeze(0)
 
 
 def _log_average(minus_one: Tensor, plain: Tensor) -> Tensor:
-    """log of an average, given both the average minus 1 (its digits near 1) and plainly (its digits near 0)."""
+    """log of an average, from the average minus 1 (precise near 1) and the average itself (precise near 0)."""
     return torch.where(minus_one > -0.5, minus_one.log1p(), plain.log())
 
 
 def _log_dot(q_NCT: Tensor, lq_NCT: Tensor, prior_T: Tensor, spare_NCT: Tensor) -> Tensor:
-    """log of q . prior as [N, C], where lq = log q: by way of q unless that vanishes in floating point."""
+    """log of q . prior as [N, C], where lq = log q. Computed from q unless q underflows."""
     dot_NC = q_NCT @ prior_T
     if bool((dot_NC > 1e-30).all()):
         return dot_NC.log()
@@ -47,7 +48,7 @@ def _log_dot(q_NCT: Tensor, lq_NCT: Tensor, prior_T: Tensor, spare_NCT: Tensor) 
 
 
 class _Loss(torch.autograd.Function):
-    """-MI per filter with the closed-form gradient of the form."""
+    """-MI per filter, with the closed-form gradient of the chosen form."""
 
     @staticmethod
     def forward(
@@ -59,8 +60,8 @@ class _Loss(torch.autograd.Function):
         template_NC: Tensor | None,
         gather: Gather,
     ) -> Tensor:
-        # At most three N x C x T arrays live at once. The gradient needs nothing but the forward's arrays, so it is
-        # finished here and only its N x C x P numbers are kept.
+        # At most three N x C x T arrays exist at the same time. The gradient needs only arrays of the forward pass, so
+        # it is computed here and only its N x C x P numbers are kept.
         with torch.autocast(x_NCHW.device.type, enabled=False):
             N, C = x_NCHW.shape[:2]
             prior_T = log_prior_T.exp()
@@ -68,13 +69,13 @@ class _Loss(torch.autograd.Function):
             top_CT = lq_NCT.amax(0)
             lq_NCT -= top_CT
 
-            # expm1(d) = tanh(d / 2) * (exp(d) + 1), because torch vectorises tanh and exp on CPUs, but not expm1.
+            # expm1(d) = tanh(d / 2) * (exp(d) + 1): on CPUs torch vectorises tanh and exp, but not expm1.
             exp_NCT = lq_NCT.exp()
             expm1_NCT = (lq_NCT / 2).tanh_()
             expm1_NCT.addcmul_(expm1_NCT, exp_NCT)
             rest_CT = _log_average(expm1_NCT.mean(0), exp_NCT.mean(0))
 
-            # Maximum and remainder travel apart: beside a large maximum the remainder would be rounded away.
+            # Maximum and remainder are sent separately: added to a large maximum the remainder would be rounded away.
             all_W2CT = gather(torch.stack([top_CT, rest_CT]))
             tops_WCT, rests_WCT = all_W2CT.unbind(1)
             high_CT = tops_WCT.amax(0)
@@ -100,7 +101,7 @@ class _Loss(torch.autograd.Function):
                     kept_NC1 = slope_NCT.gather(2, template_NC[:, :, None])
                     slope_NCT.zero_().scatter_(2, template_NC[:, :, None], kept_NC1)
                 slope_CTnn = None
-                if bank_Tnn.ndim == 4:  # each filter has templates of its own
+                if bank_Tnn.ndim == 4:  # a template bank per filter
                     if ctx.needs_input_grad[1]:
                         slope_CTnn = torch.einsum("nct,nchw->cthw", slope_NCT, x_NCHW)
                     slope_NCP = torch.einsum("nct,ctp->ncp", slope_NCT, bank_Tnn.flatten(2))
@@ -118,7 +119,7 @@ class _Loss(torch.autograd.Function):
 
 
 def _scores(x_NCHW: Tensor, bank_Tnn: Tensor) -> Tensor:
-    """s of every image, filter and template, as [N, C, T]."""
+    """Return s of every image, filter and template, [N, C, T]."""
     N, C = x_NCHW.shape[:2]
     if bank_Tnn.ndim == 4:
         return torch.einsum("ncp,ctp->nct", x_NCHW.flatten(2), bank_Tnn.flatten(2)).contiguous()
@@ -134,26 +135,26 @@ def filter_loss(
     positive_NC: Tensor | None = None,
     gather: Gather | None = None,
 ) -> Tensor:
-    """The filter loss of each filter over the global batch, in nats, as [C].
+    """Return the filter loss of each filter over the global batch, in nats, [C].
 
-    x_NCHW: maps after ReLU, before the mask. bank_Tnn: all templates, the negative one last; or [C, T, n, n], each
-    filter's own. log_prior_T: log p(T). All three float32, or all float64.
-    form, of the gradient dLoss/ds (the value is always that of the loss):
+    x_NCHW: maps after ReLU, before the mask. bank_Tnn: all templates, the negative one last; or [C, T, n, n], one bank
+    per filter. log_prior_T: log p(T). All three float32, or all float64.
+    form: of the gradient dLoss/ds; the value does not depend on it:
         `exact`   -p_T * q * (r - KL_T) / (W * N): the derivative of the loss
         `zconst`  -p_T * q * r / (W * N): Z_T held constant, the first line of the paper's equation 4 with the minus of
                   Loss = -MI, which is missing in print
         `single`  the same for one template per image and filter, 0 for the others, its second line: the one centred
                   on the map's peak for an image of the filter's category, else the negative template
-    positive_NC: for `single` alone, whether the image is of the filter's category ([N, 1] serves all filters alike).
-    gather: with several workers (equally many images on each), their collective;
-    three arrays of C x T numbers cross the network (maximum and remainder of a log-sum, KL). The value is the loss of
-    the global batch on every worker; the gradient is that of the global loss with respect to this worker's images,
-    not divided by anything. With templates of each filter's own, `exact` is differentiated with respect to them, too.
+    positive_NC: only for `single`: whether the image is of the filter's category ([N, 1] for all filters alike).
+    gather: the all-gather of several workers with the same number of images each; it sends three arrays of C x T
+    numbers (maximum and remainder of a log-sum, KL). The value is the loss of the global batch on every worker. The
+    gradient is that of the global loss with respect to this worker's images, without any division. With a bank per
+    filter, `exact` is differentiated with respect to the bank, too.
 
-    Accuracy of float32 against float64 (n = 13, 32 images): gradient 1e-5 of its maximum for scores up to 200, however
-    small the information, then growing with the rounding of the scores themselves (5e-5 at 2,000); value 1e-4 relative
-    at 2e-3 nats, 5e-4 at 2e-5 nats. Large scores do not overflow; a batch of one image, equal images and maps that are
-    zero give 0.
+    Accuracy of float32 against float64 (n = 13, 32 images): the error of the gradient is 1e-5 of its maximum for scores
+    up to 200, however small the information, and grows with the rounding of the scores beyond (5e-5 at 2,000); that of
+    the value is 1e-4 relative at 2e-3 nats, 5e-4 at 2e-5 nats. Large scores do not overflow. A batch of one image,
+    equal images and maps that are zero give 0.
 
     Cost: about a quarter of a 3x3 convolution of as many channels on a CPU (tests/benchmarks/filter_loss_cost.py).
 
@@ -175,16 +176,16 @@ def filter_loss(
     if form not in ("exact", "zconst", "single"):
         raise ValueError(f"form = {form!r}: expected 'exact', 'zconst' or 'single'")
     if (form == "single") != (positive_NC is not None):
-        raise ValueError(f"form = {form!r}: positive_NC belongs to 'single', and to it alone")
+        raise ValueError(f"form = {form!r}: positive_NC is for 'single', and needed there")
     if form != "exact" and bank_Tnn.requires_grad:
         raise ValueError(f"form = {form!r}: only 'exact' has a gradient with respect to the templates")
     template_NC = None if positive_NC is None else matching_template(x_NCHW, positive_NC)
-    loss: Tensor = _Loss.apply(x_NCHW, bank_Tnn, log_prior_T, form, template_NC, gather or alone)
+    loss: Tensor = _Loss.apply(x_NCHW, bank_Tnn, log_prior_T, form, template_NC, gather or gather_single)
     return loss
 
 
 def matching_template(x_NCHW: Tensor, positive_NC: Tensor) -> Tensor:
-    """Index of T-hat as [N, C]: the template centred on the peak for a positive image, else the negative one, the last.
+    """Return the index of T-hat, [N, C]: the template centred on the peak for a positive image, else the negative one.
 
     positive_NC: bool, [N, C] or [N, 1]. Among equal maxima the first in row-major order.
     Source: Zhang et al., CVPR 2018, section 3.2, below equation 4.
@@ -197,7 +198,9 @@ def matching_template(x_NCHW: Tensor, positive_NC: Tensor) -> Tensor:
 
 
 def mean_sums(sums_BC: Tensor, class_B: Tensor, categories: int) -> Tensor:
-    """Mean activation sum of each filter on the images of each category, as [C, L] float64; NaN for one not shown.
+    """Return the mean activation sum of each filter on the images of each category, [C, L] float64.
+
+    NaN for a category without images.
 
     sums_BC: sum over the cells of each map. class_B: category of each image, -1 for none.
     A filter's category is the argmax over categories. Source: Zhang et al., CVPR 2018, section 3.2.
@@ -214,7 +217,7 @@ def filter_weight(
     *,
     gather: Gather | None = None,
 ) -> Tensor:
-    """lambda of each filter as [C], without a gradient.
+    """Return lambda of each filter, [C], without a gradient.
 
     `constant`: `weight`. `epoch`: weight / epoch, as in the released code (`epoch` from 1). `paper`: weight / epoch *
     mean over the global batch of the map's maximum.
@@ -227,4 +230,4 @@ def filter_weight(
         return torch.full_like(peak_C, weight if schedule == "constant" else weight / epoch)
     if schedule != "paper":
         raise ValueError(f"schedule = {schedule!r}: expected 'paper', 'constant' or 'epoch'")
-    return (gather or alone)(peak_C).mean(0) * (weight / epoch)
+    return (gather or gather_single)(peak_C).mean(0) * (weight / epoch)

@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def peak_NC(x_NCHW: Tensor) -> Tensor:
-    """Index row * n + col of each map's maximum, as [N, C] int64; among equal maxima the first in row-major order."""
+    """Return the index row * n + col of each map's maximum, [N, C] int64; the first in row-major order among equals."""
     return x_NCHW.flatten(2).argmax(2)
 
 
 def mask_maps(x_NCHW: Tensor, unit_Pnn: Tensor) -> Tensor:
-    """max(x * T_mu, 0) with mu the peak of each map, as [N, C, n, n]. The gradient flows through x only.
+    """Return max(x * T_mu, 0) with mu the peak of each map, [N, C, n, n]. The gradient flows through x only.
 
     unit_Pnn: positive templates divided by tau, values in [-1, 1].
 

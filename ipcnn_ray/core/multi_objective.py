@@ -1,11 +1,11 @@
-"""One number for interpretability and error together (the part-template paper's future work)."""
+"""Several objectives at once: one combined number (the part-template paper's future work), and the Pareto front."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-def combined(
+def combined_objective(
     instability: float,
     error: float,
     *,
@@ -14,10 +14,10 @@ def combined(
     instability_weight: float,
     error_floor: float,
 ) -> float:
-    """w * instability / control's instability + (1 - w) * error / control's error; 1 is the control, lower is better.
+    """Return w * instability / control's instability + (1 - w) * error / control's error.
 
-    error_floor: neither error counts as less than this share (one validation image), so that a control without
-    errors does not make every other run infinitely bad. NaN when the instability could not be measured.
+    1 is the control; lower is better. error_floor: lower bound of both errors (the share of one validation image), so
+    that a control without errors does not make every other run infinitely bad. NaN when the instability is NaN.
     """
     if not control_instability > 0:
         raise ValueError(f"control_instability = {control_instability}: expected a positive number")
@@ -29,11 +29,12 @@ def combined(
     return instability_weight * instability / control_instability + (1 - instability_weight) * relative_error
 
 
-def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether `one` is nowhere worse than `other` and somewhere better; lower is better in every place."""
-    return all(a <= b for a, b in zip(one, other, strict=True)) and any(a < b for a, b in zip(one, other, strict=True))
+def dominates(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether `first` is not worse than `second` in any objective and better in some. Lower is better in all."""
+    pairs = list(zip(first, second, strict=True))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
 
-def front(points: Sequence[Sequence[float]]) -> list[bool]:
-    """Of each point, whether no other dominates it: the Pareto front. Lower is better; equal points stand together."""
+def pareto_front(points: Sequence[Sequence[float]]) -> list[bool]:
+    """Return for each point whether no other dominates it. Lower is better in all objectives."""
     return [not any(dominates(other, point) for other in points) for point in points]

@@ -1,15 +1,15 @@
-"""The interpretable layer as the authors' released code has it, which is not what the paper prints.
+"""The interpretable layer of the authors' released code, which differs from the paper.
 
 Symbols (our_vl_simplenn.m, getMu.m, getMask.m, add_block_mask.m of zqs1022/interpretableCNN)
     N images of this worker, C filters, n x n cells, W workers with N images each, B = W * N
     x      map after ReLU                         mu     activation-weighted centroid, a cell
     w      width of a filter's mask ("beta" there is 2 * w * n / (n - 1) in the paper's units)
-    m      mask, values in [-1, 1]; 1 everywhere for a filter that is switched off
+    m      mask, values in [-1, 1]; 1 everywhere for a filter that is not interpretable
     s      strength, mean over cells of x * m     a = 0.5, temperature
 
-The released code has no loss value: it adds a gradient to the one that comes from above. Everything that is taken over
-the batch is taken over the global one. Exponentials are taken relative to their largest, so that nothing overflows;
-the released code overflows and repairs infinite entries afterwards, which single precision reaches at s of about 44.
+The released code has no loss value: it adds a gradient to the one from the layers above. All sums over the batch are
+over the global batch. Exponentials are relative to the largest one, so that nothing overflows; the released code
+overflows, in single precision at s of about 44, and repairs infinite entries afterwards.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ipcnn_ray.core.filter_loss import Gather, alone
+from ipcnn_ray.core.filter_loss import Gather, gather_single
 
 TEMPERATURE = 0.5
 SCALE = 1e-5
 WIDTH_RANGE = (1.5, 3.0)
-"""Of the width that a filter is drawn to."""
+"""Range of the width that a filter is pulled to."""
 WIDTH_PULL = 1e4
 SPREAD = 3.0
-"""Width times spread of the activations, cells, that the learned width aims at."""
+"""Target of the learned width times the spread of the activations, cells."""
 
 
 class Centroids(NamedTuple):
-    """Where each map's activation lies."""
+    """Centroid and spread of each map's activation."""
 
     row_NC: Tensor
     """Row of mu, a cell, int64."""
@@ -43,7 +43,7 @@ class Centroids(NamedTuple):
 
 
 def centroids(x_NCHW: Tensor) -> Centroids:
-    """Activation-weighted centroids, rounded to a cell: a half rounds up (away from zero in 1-based cells).
+    """Return the activation-weighted centroids, rounded to a cell; a half rounds up.
 
     A map that is zero everywhere has its centroid in cell (0, 0) and sigma 0.
     Source: getMu.m (there 1-based, at least 1; sums below 1e-9 count as 1e-9).
@@ -54,7 +54,7 @@ def centroids(x_NCHW: Tensor) -> Centroids:
     row_P, col_P = axis_n.repeat_interleave(n), axis_n.repeat(n)
     away_P = middle_n.square().repeat_interleave(n) + middle_n.square().repeat(n)
     moments_P4 = torch.stack([torch.ones_like(row_P), row_P, col_P, away_P], 1)
-    # One pass over the maps; the second moment is about the middle of the map, where it loses the fewest digits.
+    # One pass over the maps. The second moment is about the middle of the map, where it loses the fewest digits.
     sum_NC, row_NC, col_NC, away_NC = (x_NCHW.flatten(2) @ moments_P4).unbind(2)
     weight_NC = sum_NC.clamp(min=1e-9)
     mu_row_NC = (row_NC / weight_NC + 0.5).floor().clamp(1, n)
@@ -68,9 +68,9 @@ def centroids(x_NCHW: Tensor) -> Centroids:
 
 
 def linear_mask(mu: Centroids, width_C: Tensor, n: int, on_C: Tensor | None = None) -> Tensor:
-    """m = max(1 - w * (|row - mu_row| + |col - mu_col|), -1) as [N, C, n, n], in coordinates from -1 to 1 over the map.
+    """Return m = max(1 - w * (|row - mu_row| + |col - mu_col|), -1), [N, C, n, n], in coordinates from -1 to 1.
 
-    on_C: whether a filter is interpretable; the mask of one that is not is 1. The gradient flows into `width_C` alone.
+    on_C: whether a filter is interpretable; the mask of one that is not is 1. The gradient flows into `width_C` only.
     Source: getMask.m. In a map of one cell both coordinates are 1, and the mask is 1.
     """
     axis_n = torch.linspace(-1, 1, n, dtype=torch.float64, device=width_C.device).to(width_C.dtype)
@@ -82,16 +82,17 @@ def linear_mask(mu: Centroids, width_C: Tensor, n: int, on_C: Tensor | None = No
 
 
 def template_mask(mu: Centroids, unit_Pnn: Tensor, on_C: Tensor | None = None) -> Tensor:
-    """The template of any shape, divided by tau, centred on the centroid, as [N, C, n, n]; 1 for filters that are off.
+    """Return the template of any shape, divided by tau, centred on the centroid, [N, C, n, n].
 
-    Source: ours; the released code with another shape in place of getMask.m, as the part-template paper needs it.
+    on_C: as in `linear_mask`.
+    Source: ours; the released code with another shape instead of getMask.m, as the part-template paper needs it.
     """
     mask_NCHW = unit_Pnn[mu.row_NC * unit_Pnn.shape[-1] + mu.col_NC]
     return mask_NCHW if on_C is None else torch.where(on_C[:, None, None], mask_NCHW, 1.0)
 
 
 def masked(x_NCHW: Tensor, mask_NCHW: Tensor) -> Tensor:
-    """x * max(m, 0): for x >= 0 the same as max(x * m, 0), but its gradient is max(m, 0) where x is 0, too.
+    """Return x * max(m, 0): for x >= 0 the same as max(x * m, 0), but with gradient max(m, 0) also where x is 0.
 
     Source: our_vl_simplenn.m, whose backward pass multiplies by max(mask, 0). No gradient flows through m.
     """
@@ -99,25 +100,25 @@ def masked(x_NCHW: Tensor, mask_NCHW: Tensor) -> Tensor:
 
 
 class Groups(NamedTuple):
-    """Which images are positive for which filters, and what they weigh."""
+    """The positive images of each filter, and the weights of the images."""
 
     positive_BC: Tensor
-    """Whether an image is of the filter's category, bool; [B, 1] serves all filters alike."""
+    """Whether an image is of the filter's category, bool; [B, 1] for all filters alike."""
     positive_weight_C: Tensor
-    """Of the positive images' gradient; [1] serves all filters alike."""
+    """Weight of the positive images' gradient; [1] for all filters alike."""
     negative_weight_C: Tensor
     group_C: Tensor
-    """Category of a filter: what cannot be computed is replaced by the largest entry of the same category."""
+    """Category of a filter: an entry that cannot be computed is replaced by the largest one of the same category."""
 
 
 def groups(class_B: Tensor, filters: int, magnitude_CL: Tensor | None, density_L: Tensor) -> Groups:
-    """The positive images of each of so many filters.
+    """Return the positive images of each filter, and the weights.
 
-    class_B: category of each image of the global batch, from 0; -1 for none. density_L: share of all items that are of
-    each category. magnitude_CL: `updated_magnitude` so far, None before the first.
+    class_B: category of each image of the global batch, from 0; -1 for none. filters: number C. density_L: share of
+    all items that are of each category. magnitude_CL: the last `updated_magnitude`, None before the first.
     With one category, and before the first magnitudes, every image of any category is positive for every filter, with
-    weight 1. Else a filter's category is that with the largest magnitude (the first among equals), and the weights
-    make up for its density: 0.5 / density and 0.5 / (1 - density), where density is 1 / L for more than ten categories.
+    weight 1. Otherwise a filter's category is the one with the largest magnitude (the first among equals), and the
+    weights balance its density: 0.5 / density and 0.5 / (1 - density), with density 1 / L for more than ten categories.
     Source: our_vl_simplenn.m (Div, w_pos, w_neg), our_cnn_train.m (density).
     """
     categories = len(density_L)
@@ -135,11 +136,11 @@ def groups(class_B: Tensor, filters: int, magnitude_CL: Tensor | None, density_L
 
 
 def updated_magnitude(magnitude_CL: Tensor | None, peak_BC: Tensor, class_B: Tensor, categories: int) -> Tensor:
-    """The moving average that a filter's category is read from, after one more batch, as [C, L] float64.
+    """Return the moving average that determines a filter's category, after one more batch, [C, L] float64.
 
-    peak_BC: maximum of each map; class_B: category of each image, -1 for none. Of each category that the batch shows:
-    the mean maximum over its images, at least 0.1, if the average has none of this category yet; else 0.9 of the
-    average and 0.1 of the mean. A filter whose mean is exactly 0 takes the average of the first category in its place.
+    peak_BC: maximum of each map. class_B: category of each image, -1 for none. For each category in the batch: the
+    mean maximum over its images, at least 0.1, if the average is 0 so far; else 0.9 of the average plus 0.1 of the
+    mean. A filter whose mean is exactly 0 takes the average of the first category instead.
     Source: our_cnn_train.m (sliceMag). The last rule looks like a slip of indexing there; it is kept.
     """
     C = peak_BC.shape[1]
@@ -158,30 +159,30 @@ def updated_magnitude(magnitude_CL: Tensor | None, peak_BC: Tensor, class_B: Ten
 
 
 class Strengths(NamedTuple):
-    """What the released gradient takes from the maps: of all workers, B = W * N images in rank order, float64."""
+    """Strengths of the maps of all workers, B = W * N images in rank order, float64."""
 
     template_BC: Tensor
     """s: mean over cells of x * m."""
     mean_BC: Tensor
     """Mean over cells of x."""
     alogz_positive_C: Tensor
-    """a * log of the batch mean of exp(s' / a); s' is of mismatched pairs: image b and filter c with the mask of image
-    B - 1 - b and filter C - 1 - c, as the released code has it."""
+    """a * log of the batch mean of exp(s' / a). s' is of mismatched pairs: image b and filter c with the mask of image
+    B - 1 - b and filter C - 1 - c, as in the released code."""
     alogz_negative_C: Tensor
     """a * log of the batch mean of exp(-mean / a)."""
 
 
 def strengths(x_NCHW: Tensor, mask_NCHW: Tensor, partner_NCHW: Tensor, *, gather: Gather | None = None) -> Strengths:
-    """Strengths over the global batch.
+    """Return the strengths over the global batch.
 
-    partner_NCHW: the mask of the worker that holds the images B - 1 - b, which is worker W - 1 - rank; with one worker
-    its own.
+    partner_NCHW: the mask of the worker that holds the images B - 1 - b: worker W - 1 - rank, itself if it is the only
+    one.
     Source: our_vl_simplenn.m (strength, alpha_logZ_pos, alpha_logZ_neg).
     """
     x_NCHW = x_NCHW.detach()
     pairs_NC = (x_NCHW * partner_NCHW.flip(0, 1)).mean((2, 3))
     own_NC, mean_NC = (x_NCHW * mask_NCHW.detach()).mean((2, 3)), x_NCHW.mean((2, 3))
-    all_W3NC = (gather or alone)(torch.stack([own_NC, mean_NC, pairs_NC])).double()
+    all_W3NC = (gather or gather_single)(torch.stack([own_NC, mean_NC, pairs_NC])).double()
     own_BC, mean_BC, pairs_BC = (part.flatten(0, 1) for part in all_W3NC.unbind(1))
     return Strengths(own_BC, mean_BC, _alog_mean_exp(pairs_BC), _alog_mean_exp(-mean_BC))
 
@@ -191,9 +192,9 @@ def _alog_mean_exp(s_BC: Tensor) -> Tensor:
 
 
 def released_gradient(
-    mask_NCHW: Tensor, found: Strengths, group: Groups, weight: float, *, first: int = 0, on_C: Tensor | None = None
+    mask_NCHW: Tensor, strength: Strengths, group: Groups, weight: float, *, first: int = 0, on_C: Tensor | None = None
 ) -> Tensor:
-    """What the released code adds to the gradient of the summed loss at x, as [N, C, n, n].
+    """Return what the released code adds to the gradient of the summed loss at x, [N, C, n, n].
 
     Positive images: -m * (u / mean of u) * 1e-5 * weight * positive weight, u = exp(s / a) * (s - aLogZ + a), the mean
     over the positive images; negative images, with s = -mean of x: +(u / mean of u) * 1e-5 * weight * negative weight
@@ -203,9 +204,9 @@ def released_gradient(
     Source: our_vl_simplenn.m.
     """
     N = len(mask_NCHW)
-    positive_BC = group.positive_BC.expand_as(found.template_BC)
-    inside_BC = _relative(found.template_BC, found.alogz_positive_C, positive_BC, group.group_C)
-    outside_BC = _relative(-found.mean_BC, found.alogz_negative_C, ~positive_BC, group.group_C)
+    positive_BC = group.positive_BC.expand_as(strength.template_BC)
+    inside_BC = _relative(strength.template_BC, strength.alogz_positive_C, positive_BC, group.group_C)
+    outside_BC = _relative(-strength.mean_BC, strength.alogz_negative_C, ~positive_BC, group.group_C)
     inside_BC, outside_BC = inside_BC * group.positive_weight_C, outside_BC * group.negative_weight_C
     if on_C is not None:
         inside_BC, outside_BC = inside_BC * on_C, outside_BC * on_C
@@ -232,16 +233,16 @@ def _relative(s_BC: Tensor, alogz_C: Tensor, of_BC: Tensor, group_C: Tensor) -> 
 
 
 def width_gradient(
-    width_C: Tensor, sigma_BC: Tensor, found: Strengths, group: Groups, on_C: Tensor | None = None
+    width_C: Tensor, sigma_BC: Tensor, strength: Strengths, group: Groups, on_C: Tensor | None = None
 ) -> Tensor:
-    """Gradient of the summed loss at each filter's width, as [C]: -1e4 * (target - width).
+    """Return the gradient of the summed loss at each filter's width, [C]: -1e4 * (target - width).
 
     target: 3 / sigma_bar, clipped to [1.5, 3]; sigma_bar: mean of sigma over the filter's positive images, weighted by
     their strengths. Where this is 0 / 0 (no positive image, a dead filter) the target is 3. Only the target is clipped.
-    0 for filters that are off. Divide by the number of images of the global batch for a mean over images.
+    0 where `on_C` is false. Divide by the number of images of the global batch for a mean over images.
     Source: our_vl_simplenn.m (dzdw{3}).
     """
-    strength_BC = torch.where(group.positive_BC, found.template_BC, 0.0)
+    strength_BC = torch.where(group.positive_BC, strength.template_BC, 0.0)
     target_C = SPREAD / ((strength_BC * sigma_BC.double()).sum(0) / strength_BC.sum(0))
     target_C = torch.where(target_C.isnan(), WIDTH_RANGE[1], target_C).clamp(*WIDTH_RANGE)
     pull_C = -WIDTH_PULL * (target_C - width_C.detach().double())

@@ -1,4 +1,4 @@
-"""Seeds derived from what they are for, the same in every process, on every machine."""
+"""Seeds derived from names and numbers: the same in every process and on every machine."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 
 
 def mix(*parts: int | str) -> int:
-    """A 56-bit seed from numbers and names."""
+    """Return a 56-bit seed from numbers and names."""
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
 def generator(*parts: int | str) -> torch.Generator:
-    """A CPU generator seeded by `mix(*parts)`."""
+    """Return a CPU generator with the seed `mix(*parts)`."""
     return torch.Generator().manual_seed(mix(*parts))

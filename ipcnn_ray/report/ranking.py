@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ipcnn_ray.core.multi_objective import front
+from ipcnn_ray.core.multi_objective import pareto_front
 from ipcnn_ray.core.statistics import Spread, spread
 from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.tracking.run_summary import Origin, RunSummary, State
@@ -73,7 +73,7 @@ def rank(runs: Sequence[RunSummary], objectives: Objectives) -> list[Group]:
         by_name.setdefault(run.group, []).append(run)
     groups = [_group(name, repeats, objectives) for name, repeats in by_name.items()]
     ranked = [(group, costs) for group in groups if not group.order and (costs := objectives.costs(group.means))]
-    on_front = front([costs for _, costs in ranked])
+    on_front = pareto_front([costs for _, costs in ranked])
     winners = [group for (group, _), wins in zip(ranked, on_front, strict=True) if wins]
     if len(objectives.goals) == 1:
         winners = winners[:1]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ipcnn_ray.core.multi_objective import front
+from ipcnn_ray.core.multi_objective import pareto_front
 from ipcnn_ray.report.document import Chapter, FigureBlock, Paragraphs
 from ipcnn_ray.report.error_curves import PLAIN, template_kind
 from ipcnn_ray.report.experiment_record import Experiment, ReportedRun
@@ -53,7 +53,7 @@ def tradeoff_chapter(experiment: Experiment, prefix: str) -> Chapter | None:
     ended = [(run, point) for run, point in measured if run.state == "succeeded"]
     if not measured:
         return None
-    on_front = front([point for _, point in ended])
+    on_front = pareto_front([point for _, point in ended])
     best = [pair for pair, wins in zip(ended, on_front, strict=True) if wins]
     best.sort(key=lambda pair: pair[1])
     means = [

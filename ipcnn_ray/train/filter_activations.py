@@ -1,4 +1,4 @@
-"""What the filters of a finished run do on its object images: the numbers that pictures are drawn from.
+"""Activations of the filters of a finished run on its object images, from which pictures are drawn.
 
 N object images, C filters of one layer, K landmarks; positions are (row, col) in pixels of the crop.
 """
@@ -6,7 +6,7 @@ N object images, C filters of one layer, K landmarks; positions are (row, col) i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +40,7 @@ from ipcnn_ray.train.runtime import InProcess
 
 @dataclass(frozen=True)
 class FilterActivations:
-    """A finished run and what its layer does with the object images that its instability was taken over."""
+    """Activations of one layer of a finished run on the object images that its location instability was taken over."""
 
     request: RunRequest
     inputs: InputPipeline
@@ -49,7 +49,7 @@ class FilterActivations:
     image_N: NDArray[np.int64]
     """Indices of the object images in the store."""
     instability: InstabilityResult
-    """Measured again, as in the run's evaluation."""
+    """Computed again, as in the run's evaluation."""
     peaks_NC2: Tensor
     """Centres of the receptive fields of the peaks."""
     activation_NC: Tensor
@@ -57,7 +57,7 @@ class FilterActivations:
     strongest_NC: Tensor
     """Largest value after ReLU and mask."""
     threshold_C: Tensor
-    """T_f: what the strongest 0.5 % of a filter's cells after ReLU and mask are above."""
+    """T_f of the cells after ReLU and mask: see `activation_threshold`."""
 
     @property
     def store(self) -> CropStore:
@@ -69,22 +69,22 @@ class FilterActivations:
         return self.strongest_NC > self.threshold_C
 
     def order(self) -> list[int]:
-        """The filters from stable to unstable; those that could not be measured come last, by number."""
+        """Return the filters from stable to unstable; those that could not be measured come last, by number."""
         order: list[int] = self.instability.per_filter_C.nan_to_num(torch.inf).argsort(stable=True).tolist()
         return order
 
     def crops(self, positions: Sequence[int]) -> NDArray[np.uint8]:
-        """Some of the object images, [I, S, S, 3] RGB."""
+        """Return the object images at these positions, [I, S, S, 3] RGB."""
         images_I3SS = rows_reader(self.store.images_N3SS)(self.image_N[list(positions)])
         return images_I3SS.transpose(0, 2, 3, 1)
 
     def own_images(self, c: int) -> Tensor:
-        """Positions among the object images of those of the filter's own category."""
+        """Return the positions of the object images of the category that filter c was measured on."""
         label_N = torch.from_numpy(self.store.labels_N[self.image_N])
         return (label_N == self.instability.category_C[c]).nonzero()[:, 0]
 
     def distances(self, c: int) -> LandmarkDistances:
-        """The distances of filter c on its `own_images`."""
+        """Return the distances of filter c on its `own_images`."""
         own = self.own_images(c)
         landmarks_NK2 = torch.from_numpy(self.store.landmarks_NK2[self.image_N[own.numpy()]])
         return landmark_distances(
@@ -96,49 +96,43 @@ class FilterActivations:
         )
 
     def regions(self, filters: Sequence[int], positions: Sequence[int]) -> NDArray[np.bool_]:
-        """The receptive fields of some filters in some of the object images, [images, filters, S, S]."""
+        """Return the activation regions of some filters in the object images at these positions, [I, filters, S, S]."""
         items = np.stack([self.image_N[list(positions)], np.zeros(len(positions), np.int64)], 1)
 
-        def look(batch: Batch, number_b: NDArray[np.int64]) -> dict[str, Tensor]:
+        def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
             output = self.inputs.net(self.inputs.rows(batch), from_features=True, full=True)
             return {"maps": masked_maps(output, self.layer)[:, list(filters)]}
 
-        maps = infer(self.inputs, items, _here(), look, epoch=_epochs(self.request), batch_size=32)["maps"]
+        maps = infer(self.inputs, items, _in_process(), forward, epoch=self.request.spec.train.epochs, batch_size=32)[
+            "maps"
+        ]
         size = self.store.size
-        return np.stack(
-            [
-                np.stack(
-                    [
-                        activation_region(
-                            x_nn, float(self.threshold_C[c]), self.field, size, DISC_DIAMETER * size
-                        ).numpy()
-                        for c, x_nn in zip(filters, x_Cnn, strict=True)
-                    ]
-                )
-                for x_Cnn in maps
-            ]
-        )
+
+        def region(c: int, x_nn: Tensor) -> NDArray[np.bool_]:
+            return activation_region(x_nn, float(self.threshold_C[c]), self.field, size, DISC_DIAMETER * size).numpy()
+
+        return np.array([[region(c, x_nn) for c, x_nn in zip(filters, x_Cnn, strict=True)] for x_Cnn in maps])
 
 
-def sight(
+def load_filter_activations(
     request: RunRequest,
     data_digest: str,
     *,
     workers: int = 1,
-    preparing: Progress | None = None,
-    looking: Callable[[int, int], None] | None = None,
+    data_progress: Progress | None = None,
+    progress: Progress | None = None,
 ) -> FilterActivations:
-    """Load a finished run's network and data, and look at the object images once more; nothing is trained.
+    """Load a finished run's network and data, and run the network on the object images.
 
     data_digest, workers: as recorded. The images pass in the batches of the run's last evaluation, in float32 and with
-    its number of threads, so that the same machine finds the same numbers. preparing, looking: progress, called with
-    (done, in all).
-    Raises IpcnnError for a run whose files are missing or damaged, DataError where the data are not there or are others
-    than it was trained on.
+    its number of threads, so that the same machine computes the same numbers. data_progress, progress: called with
+    (done, total) while the data are prepared and while the images pass.
+    Raises IpcnnError for a run whose files are missing or damaged, DataError where the data are missing or differ from
+    those it was trained on.
     """
     spec = request.spec
     torch.set_num_threads(spec.compute.cpus_per_worker)
-    store = _store(request, data_digest, preparing)
+    store = _load_store(request, data_digest, data_progress)
     try:
         net = final_model(request)[0].net
     except TrainingError as error:
@@ -153,15 +147,15 @@ def sight(
         ) from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inputs = InputPipeline(store, net.to(device), spec.model.table.input_scale, device)
-    return _look(request, inputs, max(1, spec.train.batch_size // workers), looking)
+    return _filter_activations(request, inputs, max(1, spec.train.batch_size // workers), progress)
 
 
-def _store(request: RunRequest, recorded: str, preparing: Progress | None) -> CropStore:
-    """The crops that the run was trained on, from the cache, or made again."""
+def _load_store(request: RunRequest, recorded: str, progress: Progress | None) -> CropStore:
+    """Open the crops that the run was trained on in the cache, or prepare them again."""
     spec, paths = request.spec, request.paths
-    if recorded and (known := open_store(paths.cache, recorded)):
-        return known
-    store = prepare(spec.data, spec.model.table.image_size, paths, preparing)
+    if recorded and (cached := open_store(paths.cache, recorded)):
+        return cached
+    store = prepare(spec.data, spec.model.table.image_size, paths, progress)
     if recorded and store.digest != recorded:
         what = f"the data are not those it was trained on: digest {store.digest}, recorded {recorded}"
         advice = "Set IPCNN_DATA to the folder of then, or submit the experiment again on these data."
@@ -169,17 +163,13 @@ def _store(request: RunRequest, recorded: str, preparing: Progress | None) -> Cr
     return store
 
 
-def _here() -> InProcess:
+def _in_process() -> InProcess:
     return InProcess("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _epochs(request: RunRequest) -> int:
-    return request.spec.train.epochs
-
-
 @torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-def _look(
-    request: RunRequest, inputs: InputPipeline, batch_size: int, looking: Callable[[int, int], None] | None
+def _filter_activations(
+    request: RunRequest, inputs: InputPipeline, batch_size: int, progress: Progress | None
 ) -> FilterActivations:
     spec, net, store = request.spec, inputs.net, inputs.store
     layer = spec.eval.layer or net.interpretable[-1]
@@ -189,34 +179,34 @@ def _look(
     if not count or not len(objects):
         what = "no object image is among those that location instability is taken over"
         raise DataError([Issue(request.run_id, what, "Look at the data with `ipcnn data check`.")])
-    mine = np.isin(np.arange(count), objects)
-    above: int | None = None
-    top_CM = torch.empty(0)
+    is_object = np.isin(np.arange(count), objects)
+    top_CM: Tensor | None = None
 
-    def look(batch: Batch, number_b: NDArray[np.int64]) -> dict[str, Tensor]:
-        nonlocal above, top_CM
+    def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
+        nonlocal top_CM
         output = net(inputs.rows(batch), from_features=True, full=True)
         score_NCHW, passed_NCHW = output.scores[layer], masked_maps(output, layer)
-        if above is None:
-            above = cells_above(len(objects), passed_NCHW.shape[-1])
-            top_CM = torch.full((C, above + 1), -torch.inf, device=inputs.device)
-        top_CM = top_values(passed_NCHW[torch.from_numpy(mine[number_b]).to(inputs.device)], top_CM)
-        if looking:
-            looking(int(number_b.max()) + 1, count)
+        if top_CM is None:
+            cells = cells_above(len(objects), passed_NCHW.shape[-1])
+            top_CM = torch.full((C, cells + 1), -torch.inf, device=inputs.device)
+        top_CM = top_values(passed_NCHW[torch.from_numpy(is_object[position_b]).to(inputs.device)], top_CM)
+        if progress:
+            progress(int(position_b.max()) + 1, count)
         return {
             "peak": peak_NC(score_NCHW),
             "activation": score_NCHW.amax((2, 3)),
             "strongest": passed_NCHW.amax((2, 3)),
         }
 
-    found = infer(inputs, plan.items, _here(), look, epoch=_epochs(request), batch_size=batch_size)
-    found = {name: rows[plan.object_positions] for name, rows in found.items()}
+    rows = infer(inputs, plan.items, _in_process(), forward, epoch=spec.train.epochs, batch_size=batch_size)
+    assert top_CM is not None  # there is at least one batch
+    rows = {name: rows_I[plan.object_positions] for name, rows_I in rows.items()}
     image_N = plan.items[objects, 0]
-    seen_from = layer_receptive_field(spec.model, layer)
-    peaks_NC2 = peak_positions(found["peak"], seen_from, n)
+    field = layer_receptive_field(spec.model, layer)
+    peaks_NC2 = peak_positions(rows["peak"], field, n)
     instability = location_instability_of_categories(
         peaks_NC2,
-        found["activation"],
+        rows["activation"],
         torch.from_numpy(store.landmarks_NK2[image_N]),
         torch.from_numpy(store.labels_N[image_N]),
         store.size * math.sqrt(2),
@@ -227,11 +217,11 @@ def _look(
         request,
         inputs,
         layer,
-        seen_from,
+        field,
         image_N,
         instability,
         peaks_NC2,
-        found["activation"],
-        found["strongest"],
+        rows["activation"],
+        rows["strongest"],
         top_CM[:, -1].cpu(),
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ipcnn_ray.core.classification import area_under_error, epochs_to_converge
-from ipcnn_ray.core.multi_objective import combined
+from ipcnn_ray.core.multi_objective import combined_objective
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.train.evaluate import Evaluation
 from ipcnn_ray.train.run_request import ControlReference, RunRequest
@@ -52,7 +52,7 @@ def evaluation_metrics(request: RunRequest, evaluation: Evaluation) -> dict[str,
 
 def objective(metrics: Mapping[str, float], control: ControlReference) -> float:
     """Return the combined objective of an evaluated epoch. No error counts as less than one validation item."""
-    return combined(
+    return combined_objective(
         metrics["instability"],
         metrics["val_error"],
         control_instability=control.instability,

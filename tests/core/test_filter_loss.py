@@ -126,10 +126,10 @@ def test_templates_of_each_filters_own():
     ("changed", "text"),
     [
         ({"form": "paper"}, r"form = 'paper': expected 'exact', 'zconst' or 'single'"),
-        ({"form": "single"}, r"form = 'single': positive_NC belongs to 'single', and to it alone"),
+        ({"form": "single"}, r"form = 'single': positive_NC is for 'single', and needed there"),
         (
             {"positive_NC": torch.ones(4, 2, dtype=torch.bool)},
-            r"form = 'exact': positive_NC belongs to 'single', and to it alone",
+            r"form = 'exact': positive_NC is for 'single', and needed there",
         ),
         (
             {"form": "single", "positive_NC": torch.ones(3, 2, dtype=torch.bool)},

@@ -25,7 +25,15 @@ EVERY_EPOCH = {
     "images_per_second",
     "seconds",
 }
-EVALUATED = {"val_error", "val_loss", "val_images", "instability", "instability_conv4", "instability_conv5"}
+EVALUATED = {
+    "val_error",
+    "val_loss",
+    "val_images",
+    "instability",
+    "instability_conv4",
+    "instability_dropped",
+    "instability_conv5",
+}
 AT_THE_END = {"best_val_error", "epochs_to_converge", "area_under_error", "cpu_hours"}
 
 

@@ -1,4 +1,4 @@
-"""The combined objective by hand."""
+"""The combined objective and the Pareto front, by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from ipcnn_ray.core.multi_objective import combined
+from ipcnn_ray.core.multi_objective import combined_objective as combined
+from ipcnn_ray.core.multi_objective import dominates, pareto_front
 
 CONTROL = {"control_instability": 0.2, "control_error": 0.05, "instability_weight": 0.5, "error_floor": 0.01}
 
@@ -47,3 +48,23 @@ def test_an_instability_that_could_not_be_measured_is_not_a_number():
 def test_wrong_arguments_are_named(changed, text):
     with pytest.raises(ValueError, match=text):
         combined(0.1, 0.1, **CONTROL | changed)
+
+
+def test_a_point_dominates_what_it_nowhere_loses_to():
+    assert dominates([1, 2], [1, 3])
+    assert not dominates([1, 2], [1, 2])
+    assert not dominates([1, 3], [2, 2])
+
+
+def test_the_front_by_hand():
+    #  3 |a . .          a, b and d: nothing is left of and below them; c is above b, e right of d.
+    #  2 |. b c
+    #  1 |. . d e
+    points = {"a": (1, 3), "b": (2, 2), "c": (3, 2), "d": (3, 1), "e": (4, 1)}
+    assert [name for name, on in zip(points, pareto_front(list(points.values())), strict=True) if on] == ["a", "b", "d"]
+
+
+def test_equal_points_stand_together_and_one_measure_has_its_minima():
+    assert pareto_front([(1, 1), (1, 1), (2, 0)]) == [True, True, True]
+    assert pareto_front([(2,), (1,), (1,)]) == [False, True, True]
+    assert pareto_front([]) == []

@@ -12,7 +12,7 @@ from fakes.training import tiny
 from ipcnn_ray.data.crop_store import folder_of
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError, IpcnnError
-from ipcnn_ray.train.filter_activations import sight
+from ipcnn_ray.train.filter_activations import load_filter_activations
 from ipcnn_ray.train.run_dir import WEIGHTS_FILE
 
 TWO = {"data": {"category": ["cow", "bird"], "objects": 10, "negatives": 8}, "eval": {"top_images": 5}}
@@ -27,11 +27,11 @@ def test_the_instability_is_the_recorded_one(bench, sections):
     """Of the run, and of each filter as the mean of the deviations that are printed."""
     spec = tiny(train={"epochs": 1}, **sections)
     result = bench.run(spec)
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     store = prepare(spec.data, spec.model.table.image_size, bench.paths)
-    seen = sight(bench.request(spec), store.digest, looking=lambda done, total: told.append((done, total)))
+    seen = load_filter_activations(bench.request(spec), store.digest, progress=lambda *counts: progress.append(counts))
     assert seen.instability.mean == pytest.approx(result.metrics["instability"], abs=1e-6)
-    assert told[-1][0] == told[-1][1]
+    assert progress[-1][0] == progress[-1][1]
     measured = 0
     for c, recorded in enumerate(seen.instability.per_filter_C.tolist()):
         if recorded == recorded:
@@ -52,7 +52,7 @@ def finished(bench):
 def test_thresholds_and_regions(finished):
     """The threshold leaves 0.5 % of the cells above it; a filter has a region where it fires, and nowhere else."""
     request, digest = finished
-    seen = sight(request, digest)
+    seen = load_filter_activations(request, digest)
     with torch.no_grad():
         crops = torch.from_numpy(np.array(seen.store.images_N3SS[seen.image_N])).float()
         images = (crops - torch.from_numpy(seen.store.mean_3SS)) * seen.inputs.scale
@@ -72,22 +72,22 @@ def test_weights_that_are_missing_or_damaged(finished):
     whole = path.read_bytes()
     path.write_bytes(whole[:1000])
     with pytest.raises(IpcnnError, match=r"the weights of run run in .* cannot be read: .*\nThe file is damaged"):
-        sight(request, digest)
+        load_filter_activations(request, digest)
     path.unlink()
     with pytest.raises(
         IpcnnError, match=re.escape(f"run run has no {WEIGHTS_FILE} in {request.folder}") + "\nIt has ended"
     ):
-        sight(request, digest)
+        load_filter_activations(request, digest)
 
 
 def test_other_data_than_it_was_trained_on(finished):
     request, digest = finished
     with pytest.raises(DataError, match=f"not those it was trained on: digest {digest}, recorded 0123456789abcdef"):
-        sight(request, "0123456789abcdef")
+        load_filter_activations(request, "0123456789abcdef")
     images = folder_of(request.paths.cache, digest) / "images.npy"
     images.rename(images.with_suffix(".gone"))
     try:
         with pytest.raises(DataError, match=r"this cache of crops is damaged: images\.npy is missing"):
-            sight(request, digest)
+            load_filter_activations(request, digest)
     finally:
         images.with_suffix(".gone").rename(images)
