@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pytest
+from fakes.datasets import photograph
 from pydantic import Field
 from snapshots import message_of
 
@@ -32,6 +33,7 @@ MODULE = '''
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from fakes.datasets import photograph
 from pydantic import Field
 
 from ipcnn_ray.data.annotations import AGAIN, UNSEEN, AnnotatedObject, Annotations
@@ -137,12 +139,12 @@ def package(tmp_path) -> Path:
     return folder
 
 
-def test_a_dataset_of_another_package_is_one_of_ours(package, tmp_path, photo):
+def test_a_dataset_of_another_package_is_one_of_ours(package, tmp_path):
     data = tmp_path / "data"
     for i in range(6):
-        photo(data / f"beetles/images/{i}.jpg", i)
+        photograph(data / f"beetles/images/{i}.jpg", i)
     for i in range(1, 5):
-        photo(data / f"voc/neg/{i:05}.JPEG", 100 + i)
+        photograph(data / f"voc/neg/{i:05}.JPEG", 100 + i)
     (data / "beetles/ground").mkdir()
     (data / "beetles/ground/heads.csv").write_text("".join(f"{i},0.25,0.{i}\n" for i in range(6)))
     (tmp_path / "s.yaml").write_text(SPEC)
@@ -288,8 +290,8 @@ PLANS = {
 }
 
 
-def test_everything_that_can_be_wrong_with_one(monkeypatch, snapshot, photo, folder):
-    photo(folder.root / "moths/0.jpg", 0)
+def test_everything_that_can_be_wrong_with_one(monkeypatch, snapshot, folder):
+    photograph(folder.root / "moths/0.jpg", 0)
     shorten = {str(folder.root): "DATA", __name__: "TEST"}
     texts = {}
     for case, (name, attribute) in ENTRIES.items():

@@ -51,11 +51,11 @@ def test_crops_are_those_of_the_boxes(folder):
     assert np.array_equal(grey[0], grey[1])
 
 
-def test_part_masks_become_a_store(folder, annotate):
+def test_part_masks_become_a_store(folder):
     for i in range(4):
         boxes = [(11, 21, 60, 60), (71, 31, 130, 90)]
-        annotate(
-            folder, f"2008_00000{i}", [{"class": "cow", "bbox": b, "parts": {"head": b, "torso": b}} for b in boxes]
+        folder.annotate(
+            f"2008_00000{i}", [{"class": "cow", "bbox": b, "parts": {"head": b, "torso": b}} for b in boxes]
         )
     spec = folder.spec(annotation="part_masks", landmarks=("head", "torso"))
     store = prepare(spec, S, folder.paths)

@@ -100,7 +100,7 @@ def test_the_edges_of_the_frame_are_inside(folder, bounds):
     assert found.objects[0].landmarks_K2[0].tolist() == [bounds / 224] * 2
 
 
-def test_part_masks_by_hand(folder, annotate):
+def test_part_masks_by_hand(folder):
     cow = {
         "class": "cow",
         "bbox": BODY,  # 50 x 40 pixels
@@ -112,8 +112,8 @@ def test_part_masks_by_hand(folder, annotate):
             "muzzle": (60, 60, 60, 60),
         },
     }
-    annotate(folder, "2008_000001", [{"class": "person", "bbox": BODY, "parts": {"head": BODY}}, cow])
-    annotate(folder, "2008_000002", [{"class": "person", "bbox": BODY, "parts": {}}])
+    folder.annotate("2008_000001", [{"class": "person", "bbox": BODY, "parts": {"head": BODY}}, cow])
+    folder.annotate("2008_000002", [{"class": "person", "bbox": BODY, "parts": {}}])
     found = read(folder.spec(annotation="part_masks", landmarks=("head", "neck", "torso", "nose")), folder)
     assert found.issues == []
     (one,) = found.objects
@@ -124,7 +124,7 @@ def test_part_masks_by_hand(folder, annotate):
     assert [path.name for path in found.files] == ["2008_000001.mat"]  # the other holds no cow
 
 
-def test_both_annotations_of_an_object_agree(folder, annotate):
+def test_both_annotations_of_an_object_agree(folder):
     """As the released readPartTruth makes its landmark files from boxes of parts."""
     parts = {"head": (20, 25, 33, 48), "neck": (40, 30, 47, 55)}
     xmin, ymin, xmax, ymax = BODY
@@ -132,7 +132,7 @@ def test_both_annotations_of_an_object_agree(folder, annotate):
         center = ((b + d) / 2 - ymin) / (ymax - ymin) * 224, ((a + c) / 2 - xmin) / (xmax - xmin) * 224
         folder.centers[number] = [center, *folder.centers[number][1:]]
     folder.write_truths()
-    annotate(folder, "2008_000000", [{"class": "cow", "bbox": BODY, "parts": parts}])
+    folder.annotate("2008_000000", [{"class": "cow", "bbox": BODY, "parts": parts}])
     spec = {"landmarks": ("head", "neck")}
     files = read(folder.spec(**spec), folder).objects[0]
     masks = read(folder.spec(annotation="part_masks", **spec), folder).objects[0]
@@ -140,24 +140,24 @@ def test_both_annotations_of_an_object_agree(folder, annotate):
     assert np.allclose(files.landmarks_K2, masks.landmarks_K2, rtol=0, atol=1e-12)
 
 
-def test_pixels_of_a_part_outside_the_box_do_not_count(folder, annotate):
+def test_pixels_of_a_part_outside_the_box_do_not_count(folder):
     parts = {"head": (1, 21, 20, 30), "neck": (100, 80, 110, 90)}
-    annotate(folder, "2008_000001", [{"class": "cow", "bbox": BODY, "parts": parts}])
+    folder.annotate("2008_000001", [{"class": "cow", "bbox": BODY, "parts": parts}])
     found = read(folder.spec(annotation="part_masks", landmarks=("head", "neck")), folder)
     assert np.allclose(found.objects[0].landmarks_K2[0], [4.5 / 39, 4.5 / 49])
     assert np.isnan(found.objects[0].landmarks_K2[1]).all()
 
 
 @pytest.mark.parametrize(("category", "part"), NOSE.items())
-def test_the_nose_of_each_animal(folder, annotate, category, part):
+def test_the_nose_of_each_animal(folder, category, part):
     parts = {"nose": (12, 22, 12, 22), "muzzle": (22, 32, 22, 32), "beak": (32, 42, 32, 42)}
-    annotate(folder, "2008_000001", [{"class": category, "bbox": BODY, "parts": parts}])
+    folder.annotate("2008_000001", [{"class": category, "bbox": BODY, "parts": parts}])
     spec = folder.spec(annotation="part_masks", landmarks=("nose",), category=category)
     row = {"nose": 1, "muzzle": 11, "beak": 21}[part]
     assert np.allclose(read(spec, folder).objects[0].landmarks_K2[0], [row / 39, row / 49])
 
 
-def test_sizes_of_parts_by_hand(folder, annotate):
+def test_sizes_of_parts_by_hand(folder):
     """Object 1 has the box (11, 21, 60, 60): 40 rows of 50 columns. Its head is 10 rows of 25 columns; the landmark
     file says the same from first to last pixel, 9 / 39 and 24 / 49 of the frame."""
     elements = folder.truth(1)
@@ -170,7 +170,7 @@ def test_sizes_of_parts_by_hand(folder, annotate):
     assert np.isnan([one.sizes_K2[0] for one in found.objects[1:3]]).all()
     assert np.isnan(found.objects[1].sizes_K2[1]).all()  # a neck that is not seen
     parts = {"head": (21, 31, 45, 40), "neck": (5, 21, 20, 30)}
-    annotate(folder, "2008_000000", [{"class": "cow", "bbox": (11, 21, 60, 60), "parts": parts}])
+    folder.annotate("2008_000000", [{"class": "cow", "bbox": (11, 21, 60, 60), "parts": parts}])
     (one,) = read(folder.spec(annotation="part_masks", landmarks=("head", "neck", "torso")), folder).objects
     assert one.sizes_K2[0] == pytest.approx([10 / 40, 25 / 50])
     assert one.sizes_K2[1] == pytest.approx([10 / 40, 10 / 50])  # columns 11 to 20 are inside the box
