@@ -50,6 +50,7 @@ class BufferedTracker:
             timeout: Seconds to retry what needs an answer: queries, new runs, models.
         """
         self.tracker = tracker
+        self.uri = tracker.uri
         self.buffer = buffer
         self.timeout = timeout
         self._unavailable_until = 0.0
@@ -57,10 +58,6 @@ class BufferedTracker:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return BufferedTracker, (self.tracker, self.buffer, self.timeout)
-
-    @property
-    def uri(self) -> str:
-        return self.tracker.uri
 
     def prepare(self, experiment: str, description: str = "") -> None:
         self.tracker.prepare(experiment, description)
