@@ -1,10 +1,11 @@
-"""Whether a difference between two settings, each trained with the same seeds, is more than luck.
+"""Tests of whether a difference between two settings, each trained with the same seeds, is due to chance.
 
-d_s is the difference of one measure between two settings trained with seed s, R the number of seeds. What all runs of
-a seed share (initial weights, order of images) cancels in d_s, so the tests are paired.
+d_s is the difference of one metric between two settings trained with seed s; R is the number of seeds. The effects that
+all runs of a seed share (initial weights, order of images) cancel in d_s, so the tests are paired.
 
-Sources: the exact sign-flip test is Fisher's (The Design of Experiments, 1935, section 21); Holm, A simple sequentially
-rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
+Sources: Student's paired t is that of `scipy.stats`; the exact sign-flip test is Fisher's (The Design of Experiments,
+1935, section 21); Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6,
+1979.
 """
 
 from __future__ import annotations
@@ -15,32 +16,40 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 MOST_PAIRS = 40
-"""Pairs that the sign-flip test takes: each half of them has 2^20 sums."""
+"""Maximum number of pairs of the sign-flip test; each half of them has 2^20 sums."""
 TIE = 1e-10
-"""Two sums are equal when they differ by less than this share of the sum of all |d|: 0.3 - 0.2 and 0.2 - 0.1 differ."""
+"""Two sums are equal if they differ by less than this share of the sum of all |d|: 0.3 - 0.2 and 0.2 - 0.1 differ."""
+CONFIDENCE = 0.95
+"""Level of confidence intervals."""
 
 
 class Spread(NamedTuple):
-    """Several values of one measure."""
+    """Number, mean and standard deviation of the values of one metric."""
 
     n: int
     mean: float
     sd: float | None
-    """Standard deviation of the sample (divisor n - 1); None for a single value."""
+    """Sample standard deviation (divisor n - 1); None for a single value."""
 
 
 class PairedT(NamedTuple):
-    """Student's t of paired differences."""
+    """Student's paired t-test."""
 
     t: float
-    """mean / (sd / sqrt(R)); 0 when all differences are 0, infinite when they are equal and not 0."""
+    """mean / (sd / sqrt(R)); 0 if all differences are 0, infinite if they are equal and not 0."""
     df: int
     """Degrees of freedom, R - 1."""
+    p: float
+    """Two-sided p."""
+    low: float
+    """Lower end of the confidence interval of the mean difference, at level CONFIDENCE."""
+    high: float
+    """Upper end of the interval."""
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Number, mean and standard deviation of at least one finite value."""
-    _finite(values, 1)
+    """Spread of at least one finite value."""
+    _check_finite(values, 1)
     n = len(values)
     mean = math.fsum(values) / n
     squares = math.fsum((value - mean) ** 2 for value in values)
@@ -48,45 +57,55 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def paired_t(differences: Sequence[float]) -> PairedT:
-    """t of at least two paired differences. Holds for differences that are normally distributed."""
-    _finite(differences, 2)
+    """Paired t-test of at least two differences, assumed to be normally distributed.
+
+    *Deviations*: differences that are equal up to rounding have sd 0 here, where scipy divides by what rounding left.
+    """
+    _check_finite(differences, 2)
     n, mean, sd = spread(differences)
     assert sd is not None
     tie = TIE * max(abs(difference) for difference in differences)
     if sd <= tie:
-        return PairedT(0.0 if abs(mean) <= tie else math.copysign(math.inf, mean), n - 1)
-    return PairedT(mean / (sd / math.sqrt(n)), n - 1)
+        same = abs(mean) <= tie
+        return PairedT(0.0 if same else math.copysign(math.inf, mean), n - 1, 1.0 if same else 0.0, mean, mean)
+    from scipy.stats import ttest_rel  # takes most of a second to import
+
+    test = ttest_rel(differences, [0.0] * n)
+    low, high = test.confidence_interval(CONFIDENCE)
+    return PairedT(float(test.statistic), n - 1, float(test.pvalue), float(low), float(high))
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """Exact two-sided p of paired differences, without assuming a distribution.
+    """Exact two-sided p of paired differences, without an assumption about their distribution.
 
-    If the two settings are the same, d_s and -d_s are equally likely: p is the share of all 2^R choices of signs whose
-    sum is at least as far from 0 as the one that was seen. Never below `smallest_p`.
+    If the two settings are equal, d_s and -d_s are equally likely. p is the share of the 2^R choices of signs whose sum
+    is at least as far from 0 as the observed one. It is never below `smallest_p`.
 
     Raises ValueError for no difference, one that is not finite, or more than MOST_PAIRS.
     """
-    _finite(differences, 1)
+    _check_finite(differences, 1)
     if len(differences) > MOST_PAIRS:
         raise ValueError(f"differences = {len(differences)} numbers: expected at most {MOST_PAIRS}")
-    seen, tie = abs(math.fsum(differences)), TIE * math.fsum(map(abs, differences))
-    if seen <= tie:
+    observed, tie = abs(math.fsum(differences)), TIE * math.fsum(map(abs, differences))
+    if observed <= tie:
         return 1.0
     half = len(differences) // 2
-    left, right = _sums(differences[:half]), sorted(_sums(differences[half:]))
-    at_least = sum(len(right) - bisect_left(right, seen - tie - one) for one in left)  # pairs of halves, not formed
-    return 2 * at_least / (1 << len(differences))  # as many sums are at most -seen: turn all signs round
+    left, right = _signed_sums(differences[:half]), sorted(_signed_sums(differences[half:]))
+    # For each sum of the left half, count the sums of the right half that reach `observed`.
+    at_least = sum(len(right) - bisect_left(right, observed - tie - left_sum) for left_sum in left)
+    return 2 * at_least / (1 << len(differences))  # by symmetry as many sums are at most -observed
 
 
 def smallest_p(pairs: int) -> float:
-    """The least p that the two-sided sign-flip test can give: 2 / 2^R, 0.0625 for five seeds."""
+    """Smallest p that the two-sided sign-flip test can give: 2 / 2^R, 0.0625 for five seeds."""
     return min(1.0, 2 / (1 << pairs))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values of a family of comparisons, corrected so that the chance of even one false claim stays at the level.
+    """p values of a family of comparisons after Holm's correction, in the order given.
 
-    The i-th smallest of m, from 0, times m - i, never below the one before it, at most 1; in the order given.
+    The correction bounds the probability of one or more false positives. The i-th smallest of m values, from 0, is
+    multiplied by m - i; it is never below the value before it and at most 1.
     """
     m, corrected, floor = len(p_values), [0.0] * len(p_values), 0.0
     for i, index in enumerate(sorted(range(m), key=lambda index: p_values[index])):
@@ -95,15 +114,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _sums(numbers: Sequence[float]) -> list[float]:
-    """The sums of these numbers under every choice of signs, 2^len of them."""
+def _signed_sums(numbers: Sequence[float]) -> list[float]:
+    """Sums of the numbers under all 2^n choices of signs."""
     sums = [0.0]
-    for one in numbers:
-        sums = [before + sign * one for before in sums for sign in (1, -1)]
+    for number in numbers:
+        sums = [partial + sign * number for partial in sums for sign in (1, -1)]
     return sums
 
 
-def _finite(values: Sequence[float], least: int) -> None:
+def _check_finite(values: Sequence[float], least: int) -> None:
     if len(values) < least:
         raise ValueError(f"values = {list(values)}: expected at least {least}")
     if not all(math.isfinite(value) for value in values):

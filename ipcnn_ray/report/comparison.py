@@ -9,8 +9,8 @@ from typing import Any
 
 from ipcnn_ray.report.experiment_record import Experiment, ReportedRun
 from ipcnn_ray.report.ranking import Group
-from ipcnn_ray.report.ranking_table import HEADS, Table, comparison_json, p_words, spread_words
-from ipcnn_ray.report.significance import Comparison, family
+from ipcnn_ray.report.ranking_table import HEADS, Table, comparison_json, interval_words, p_words, spread_words
+from ipcnn_ray.report.significance import Comparison, compare_family
 from ipcnn_ray.spec.objectives import ranked_names
 
 LINEAGE = ("code.", "env.", "host.", "data.", "model.", "ipcnn.device", "ipcnn.precision", "ipcnn.workers")
@@ -100,7 +100,7 @@ class Differences:
         return [(title, table) for title, table in found if table.rows]
 
     def _measures(self) -> list[tuple[str, Table]]:
-        columns = ("setting", "sides", "n", "A", "other", "difference", "p", "Holm", "verdict")
+        columns = ("setting", "sides", "n", "A", "other", "difference", "95 % CI", "p", "Holm", "verdict")
         letters = dict(zip(self.names, self.letters, strict=True))
         tables = []
         for measure in dict.fromkeys(pair.comparison.measure for pair in self.pairs):
@@ -116,12 +116,13 @@ class Differences:
                         pair.setting,
                         f"{letters[pair.side]} - A",
                         *numbers,
+                        interval_words(measure, one.interval),
                         p_words(one.p_exact),
                         p_words(one.holm_exact),
                         one.verdict,
                     ]
                 )
-            tables.append((measure, Table(columns, rows, columns[2:8])))
+            tables.append((measure, Table(columns, rows, columns[2:9])))
         return tables
 
     def notes(self) -> list[str]:
@@ -139,8 +140,9 @@ class Differences:
             lines.append("No setting of A was measured on another side, so no numbers are compared.")
         else:
             lines.append(
-                "difference: the other side less A, over the n seeds that both have; ±: standard deviation over "
-                "seeds. p: exact sign-flip test of the pairs, two-sided; Holm: corrected over the rows of a table."
+                "difference: the other side less A, over the n seeds that both have; ±: standard deviation over seeds; "
+                "95 % CI: confidence interval of the difference, if it is normally distributed. p: exact sign-flip "
+                "test of the pairs, two-sided; Holm: corrected over the rows of a table."
             )
             if all(pair.comparison.p_exact is None for pair in self.pairs):
                 lines.append("With one seed each nothing says whether a difference is more than luck.")
@@ -219,7 +221,7 @@ def _pairs(names: Sequence[str], groups: Sequence[Mapping[str, Group]]) -> list[
             (replace(mine, name=str(index)), replace(first, name=f"first of {index}"))
             for index, (_, _, mine, first) in enumerate(matched)
         ]
-        for one in family(numbered, measure):
+        for one in compare_family(numbered, measure):
             setting, side_name, mine, first = matched[int(one.one)]
             told = replace(one, one=f"{side_name} {setting}", other=f"{names[0]} {setting}")
             found.append(Pair(setting, side_name, (mine, first), told))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from ipcnn_ray.core.statistics import Spread, smallest_p
 from ipcnn_ray.report.ranking import Group, rank
-from ipcnn_ray.report.significance import LEVEL, Comparison, compared, measures
+from ipcnn_ray.report.significance import LEVEL, Comparison, compare_groups, compared_measures
 from ipcnn_ray.spec.objectives import COMBINED, Objectives
 from ipcnn_ray.tracking.run_summary import RunSummary, State
 
-COMPARED = ("difference", "p", "Holm", "t-test", "Holm ", "verdict")
+COMPARED = ("difference", "95 % CI", "p", "Holm", "t-test", "Holm ", "verdict")
 HEADS = {"val_error": "error"}
 DIGITS = {COMBINED: 3, "epoch": 0}
 """Behind the point; 4 for all others."""
@@ -54,7 +54,7 @@ class Ranking:
     @classmethod
     def of(cls, runs: Sequence[RunSummary], objectives: Objectives) -> Ranking:
         groups = rank(runs, objectives)
-        return cls(objectives, groups, *compared(groups, objectives))
+        return cls(objectives, groups, *compare_groups(groups, objectives))
 
     @property
     def repeated(self) -> bool:
@@ -99,13 +99,14 @@ class Ranking:
                 [
                     f"{one.one} - {one.other}",
                     spread_words(measure, one.difference, sign=True),
+                    interval_words(measure, one.interval),
                     *map(p_words, (one.p_exact, one.holm_exact, one.p_t, one.holm_t)),
                     one.verdict,
                 ]
                 for one in told
                 if one.measure == measure
             ]
-            tables.append(Table((HEADS.get(measure, measure), *COMPARED), rows, COMPARED[:5]))
+            tables.append(Table((HEADS.get(measure, measure), *COMPARED), rows, COMPARED[:6]))
         return tables
 
     def headline(self) -> str:
@@ -148,7 +149,8 @@ class Ranking:
             lines.append(
                 "p: exact sign-flip test, two-sided. Holm: corrected for the comparisons of a measure, those with the "
                 f"control and those of the others by themselves. verdict: by this p at {LEVEL}. t-test: its p, and "
-                "corrected; it holds for differences that are normally distributed."
+                "corrected, and 95 % CI: the confidence interval of the mean difference hold for differences that are "
+                "normally distributed."
             )
             for seeds in sorted({one.difference.n for one in tested}):
                 lines.append(_limit(seeds, max(one.family for one in tested if one.difference.n == seeds)))
@@ -242,6 +244,14 @@ def spread_words(measure: str, found: Spread | None, *, sign: bool = False) -> s
     return f"{text.removesuffix(' %')} ± {sd}"
 
 
+def interval_words(measure: str, interval: tuple[float, float] | None) -> str:
+    """Ends of a confidence interval, in the unit of `number`."""
+    if interval is None:
+        return "-"
+    low, high = (number(measure, end, sign=True) for end in interval)
+    return f"{low.removesuffix(' %')} to {high}"
+
+
 def p_words(p: float | None) -> str:
     if p is None:
         return "-"
@@ -268,7 +278,7 @@ def as_json(ranking: Ranking) -> dict[str, object]:
         ],
         "against_control": [comparison_json(one) for one in ranking.against],
         "among_others": [comparison_json(one) for one in ranking.among],
-        "measures": measures(ranking.groups, ranking.objectives),
+        "measures": compared_measures(ranking.groups, ranking.objectives),
     }
 
 
@@ -281,6 +291,8 @@ def comparison_json(one: Comparison) -> dict[str, object]:
         "difference": one.difference._asdict(),
         "t": one.t if one.t is None or math.isfinite(one.t) else None,
         "p_t": one.p_t,
+        "ci_low": one.interval[0] if one.interval else None,
+        "ci_high": one.interval[1] if one.interval else None,
         "p_exact": one.p_exact,
         "holm_t": one.holm_t,
         "holm_exact": one.holm_exact,

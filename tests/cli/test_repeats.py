@@ -68,16 +68,9 @@ def test_settings_with_their_spread_below_their_runs(home):
     text = run("status", "seeds")
     lines = [line.split() for line in text.splitlines()]
     # l1 less plain: -.01 -.02 -.01, all on one side: 2 of the 8 choices of signs.
-    assert next(line[:8] for line in lines if line[:3] == ["l1", "-", "plain"] and line[3].startswith("-0.0133")) == [
-        "l1",
-        "-",
-        "plain",
-        "-0.0133",
-        "±",
-        "0.0058",
-        "0.25",
-        "0.25",
-    ]
+    # Mean -.01333, sd .00577, t .975 for 2 degrees of freedom 4.3027: -.01333 +- 4.3027 * .00577 / sqrt 3.
+    row = next(line for line in lines if line[:3] == ["l1", "-", "plain"] and line[3].startswith("-0.0133"))
+    assert row[3:11] == ["-0.0133", "±", "0.0058", "-0.0277", "to", "+0.0010", "0.25", "0.25"]
     assert "these seeds cannot tell a difference from luck" in " ".join(text.split())
 
 

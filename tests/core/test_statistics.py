@@ -7,7 +7,7 @@ import random
 from itertools import product
 
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from ipcnn_ray.core.statistics import MOST_PAIRS, holm, paired_t, sign_flip_p, smallest_p, spread
 
@@ -30,13 +30,17 @@ def test_spread_by_hand():
 
 def test_t_by_hand():
     # Mean 2; squared deviations 1, 0, 0, 1 over 3: sd^2 = 2/3; R = 4.
-    t, df = paired_t([1.0, 2.0, 2.0, 3.0])
+    t, df, p, low, high = paired_t([1.0, 2.0, 2.0, 3.0])
     assert (t, df) == (pytest.approx(2 / math.sqrt(2 / 3 / 4), rel=1e-12), 3)
+    # For 3 degrees of freedom the table has t 3.182446 at .975; the standard error is sqrt(1/6) = .408248.
+    assert (low, high) == (pytest.approx(2 - 3.182446 * 0.408248, abs=1e-5), pytest.approx(2 + 1.299228, abs=1e-5))
+    assert p == pytest.approx(0.016277, abs=1e-6)
 
 
 def test_differences_that_are_all_equal():
-    assert paired_t([0.0, 0.0, 0.0]) == (0.0, 2)
-    assert paired_t([-0.1, -0.1, -0.1]) == (-math.inf, 2)
+    assert paired_t([0.0, 0.0, 0.0]) == (0.0, 2, 1.0, 0.0, 0.0)
+    assert paired_t([-0.5, -0.5, -0.5]) == (-math.inf, 2, 0.0, -0.5, -0.5)
+    assert paired_t([0.3 - 0.2, 0.2 - 0.1, 0.1])[:3] == (math.inf, 2, 0.0)  # equal up to rounding
     assert sign_flip_p([0.0, 0.0, 0.0]) == 1
 
 
@@ -44,9 +48,11 @@ def test_t_is_scipys():
     for n in (2, 3, 7, 20):
         draw = random.Random(n)
         one, other = ([draw.gauss(0, 1) for _ in range(n)] for _ in range(2))
-        t, df = paired_t([a - b for a, b in zip(one, other, strict=True)])
+        t, df, p, *interval = paired_t([a - b for a, b in zip(one, other, strict=True)])
         found = stats.ttest_rel(one, other)
         assert (t, df) == (pytest.approx(found.statistic, rel=1e-10), found.df)
+        assert p == pytest.approx(2 * special.stdtr(df, -abs(t)), rel=1e-12) == pytest.approx(found.pvalue, rel=1e-10)
+        assert interval == pytest.approx(list(found.confidence_interval(0.95)), rel=1e-10)
 
 
 def test_signs_by_hand():

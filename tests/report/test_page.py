@@ -246,7 +246,7 @@ def test_the_papers_point_is_in_the_middle_of_a_cell():
 
 def test_named_runs_are_not_trials():
     tracker = half_failed_search(4)
-    tracker.child("sweep", "rabbit", gradient("l1"))
+    tracker.child("sweep", "r1234abcd", gradient("l1"))
     (experiment,) = experiments(tracker, ["sweep"])
     assert [trial.number for trial in trials_of(experiment, "combined")] == [1, 2, 3, 4]
     assert trials_of(experiment, "combined")[1].value is None

@@ -9,7 +9,7 @@ import pytest
 
 from ipcnn_ray.report.ranking import rank
 from ipcnn_ray.report.ranking_table import Ranking, as_json, number, p_words
-from ipcnn_ray.report.significance import compared
+from ipcnn_ray.report.significance import compare_groups
 from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.search import Constraint
 from ipcnn_ray.tracking.run_summary import RunSummary
@@ -64,8 +64,9 @@ def test_repeats_are_one_setting_with_its_spread():
     assert ranking.table().rows[1][:5] == ["plain", "plain (control)", "3", "1.200 ± 0.200", "0.1200 ± 0.0200"]
     _, tables, _ = ranking.luck()
     # Differences -.01, -.02, 0: mean -.01, sd .01, t = -sqrt 3. Of 8 choices of signs 4 are as far: p = .5.
-    name, difference, p, holm, p_t, _, verdict = tables.rows[0]
+    name, difference, interval, p, holm, p_t, _, verdict = tables.rows[0]
     assert (name, difference, p, holm) == ("l1 - plain", "-0.0100 ± 0.0100", "0.5", "0.5")
+    assert interval == "-0.0348 to +0.0148"  # t .975 for 2 degrees of freedom: 4.30265; 4.30265 * .01 / sqrt 3 = .02484
     assert (p_t, verdict) == ("0.2254", "too few seeds")  # scipy.stats.ttest_rel: 0.22540
     told = "With 3 seeds p is at least 0.25 (2/2^3): these seeds cannot tell a difference from luck, 6 could."
     assert told in ranking.notes()
@@ -101,12 +102,12 @@ def test_five_seeds_cannot_tell_and_six_can():
     better = [value - 0.01 - 0.001 * (i % 2) for i, value in enumerate(plain)]
     for seeds, p, verdict in ((5, 0.0625, "too few seeds"), (6, 0.03125, "better")):
         groups = rank([*repeated("plain", plain[:seeds]), *repeated("l1", better[:seeds])], AIMS)
-        against, among = compared(groups, AIMS)
+        against, among = compare_groups(groups, AIMS)
         assert {(one.p_exact, one.verdict) for one in against if one.measure == "instability"} == {(p, verdict)}
         assert among == []
     worse = rank([*repeated("plain", better), *repeated("l1", plain)], AIMS)
-    assert [one.verdict for one in compared(worse, AIMS)[0] if one.measure == "instability"] == ["worse"]
-    assert [one.verdict for one in compared(worse, AIMS)[0] if one.measure == "val_error"] == ["may be luck"]
+    assert [one.verdict for one in compare_groups(worse, AIMS)[0] if one.measure == "instability"] == ["worse"]
+    assert [one.verdict for one in compare_groups(worse, AIMS)[0] if one.measure == "val_error"] == ["may be luck"]
 
 
 def test_templates_are_compared_with_the_control_and_among_themselves_each_corrected():
@@ -114,7 +115,7 @@ def test_templates_are_compared_with_the_control_and_among_themselves_each_corre
     rows = repeated("plain", plain)
     for step, name in enumerate(("a", "b", "c"), start=1):
         rows += repeated(name, [value - 0.01 * step - 0.001 * i for i, value in enumerate(plain)])
-    against, among = compared(rank(rows, AIMS), AIMS)
+    against, among = compare_groups(rank(rows, AIMS), AIMS)
     instability = [one for one in against if one.measure == "instability"]
     assert {one.p_exact for one in instability} == {2 / 2**7}
     assert {(one.family, one.holm_exact) for one in instability} == {(3, 3 * 2 / 2**7)}
@@ -125,7 +126,7 @@ def test_templates_are_compared_with_the_control_and_among_themselves_each_corre
 def test_only_seeds_that_both_reached_are_paired():
     rows = [*repeated("plain", [0.10, 0.20, 0.30]), *repeated("l1", [0.11, 0.22, 0.35])]
     rows[4] = summary("l1.seed1", {}, state="failed", cause="lost")
-    (comparison, *_) = [one for one in compared(rank(rows, AIMS), AIMS)[0] if one.measure == "instability"]
+    (comparison, *_) = [one for one in compare_groups(rank(rows, AIMS), AIMS)[0] if one.measure == "instability"]
     assert comparison.difference.n == 2 and comparison.difference.mean == pytest.approx((0.01 + 0.05) / 2)
     ranking = Ranking.of(rows, AIMS)
     assert [group.state for group in ranking.groups if group.name == "l1"] == ["2 succeeded, 1 failed"]
@@ -172,7 +173,9 @@ def test_json_has_groups_and_comparisons_and_no_number_that_is_not_finite():
     found = as_json(Ranking.of(rows, AIMS))
     text = json.dumps(found, allow_nan=False)
     assert json.loads(text)["groups"][0]["metrics"]["instability"]["n"] == 2
-    assert [one["t"] for one in found["against_control"] if one["measure"] == "instability"] == [None]
+    (instability,) = [one for one in found["against_control"] if one["measure"] == "instability"]
+    assert (instability["t"], instability["ci_low"]) == (None, instability["ci_high"])
+    assert instability["ci_low"] == pytest.approx(0.1)
 
 
 def test_pairs_of_many_settings_are_left_to_the_json():
