@@ -33,7 +33,6 @@ MODULE = '''
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from fakes.datasets import photograph
 from pydantic import Field
 
 from ipcnn_ray.data.annotations import AGAIN, UNSEEN, AnnotatedObject, Annotations

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from fakes.datasets import photograph
 from PIL import Image
 
 from ipcnn_ray.data.photographs import ImageFileError, image_size, place_in_crop, square_crop
@@ -63,8 +64,8 @@ def test_unseen_stays_unseen():
     assert np.isnan(place_in_crop(np.full((3, 2), np.nan), (1, 1, 4, 2), 8)).all()
 
 
-def test_files_that_are_no_whole_image(tmp_path, photo):
-    photo(tmp_path / "x.jpg", 1)
+def test_files_that_are_no_whole_image(tmp_path):
+    photograph(tmp_path / "x.jpg", 1)
     whole = (tmp_path / "x.jpg").read_bytes()
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.jpg").write_text("<html>404</html>")
