@@ -33,6 +33,7 @@ from ipcnn_ray.tracking.tracker import RunRecord, Tracker
 from ipcnn_ray.tracking.tracking_uri import is_server
 from ipcnn_ray.train.data_sync import local_paths
 from ipcnn_ray.train.final_model import final_model
+from ipcnn_ray.train.metric_inputs import MetricsConfig
 from ipcnn_ray.train.run_dir import TEMPLATE_FILE, read_file
 from ipcnn_ray.train.run_metadata import SPEC_ARTIFACT, run_description
 from ipcnn_ray.train.run_metrics import objective
@@ -74,7 +75,7 @@ def run_submission(
 
     Raises:
         SpecError: A layer of a torchvision network is unknown.
-        DataError: The data or a weight file is unusable.
+        DataError: The data or a weight file is unusable, or the data lack what a metric needs.
         TrackingError: The storage or the tracker is unusable.
         ResourceError: The machine or the cluster cannot run the experiment.
         TrainingError: The control of the search failed.
@@ -96,6 +97,7 @@ def run_submission(
     listener(Logged(f"{experiment_id(spec)}: data"))
     image_size = spec.model.table.image_size
     crops = prepare(spec.data, image_size, paths, lambda done, total: listener(DataProgress(done, total)))
+    MetricsConfig.of(spec).check(crops)
     spool = join_path(experiment_dir.experiment_folder(spec, paths), "spool")
     tracker = open_tracker(paths, buffer=spool)
     tracker.prepare(spec.name, description=EXPERIMENT_DESCRIPTION)

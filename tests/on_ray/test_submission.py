@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import math
 import signal
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from ray_bench import Hears, same_numbers, same_weights, tiny
 
-from ipcnn_ray.errors import IpcnnError, TrainingError
+from ipcnn_ray.data.prepare import prepare
+from ipcnn_ray.errors import DataError, IpcnnError, TrainingError
 from ipcnn_ray.on_ray.experiment_dir import request_stop
 from ipcnn_ray.on_ray.submission import run_submission
 from ipcnn_ray.on_ray.tune_callback import Logged, PhaseStarted, RunEnded
@@ -241,6 +244,17 @@ def test_a_request_to_stop_lets_the_epoch_end(bench):
     assert min(again.epochs("plain")) > 2  # what was trained is not trained again
     assert [run.state for run in outcome.runs] == ["succeeded"] * 4
     assert bench.recorded(spec)[""].tags["ipcnn.submissions"] == "2"
+
+
+def test_data_that_lack_what_a_metric_needs_start_nothing(bench, monkeypatch):
+    def without_part_sizes(*args):
+        store = prepare(*args)
+        return replace(store, part_sizes_NK2=np.full_like(store.part_sizes_NK2, np.nan))
+
+    monkeypatch.setattr("ipcnn_ray.on_ray.submission.prepare", without_part_sizes)
+    spec = tiny("part_sizes", eval={"measures": ["part_interpretability"]})
+    with pytest.raises(DataError, match="part_interpretability needs the size of every part"):
+        run_submission(spec, bench.paths)
 
 
 def test_a_python_caller_gets_the_ranking_the_models_and_the_pictures(bench):
