@@ -52,7 +52,7 @@ class LearnedBetaMask(nn.Module):
 
     def __init__(self, distance_Pnn: Tensor, filters: int, beta: float) -> None:
         super().__init__()
-        self.register_buffer("away_Pnn", distance_Pnn, persistent=False)
+        self.register_buffer("distance_Pnn", distance_Pnn, persistent=False)
         self.log_beta_C = nn.Parameter(torch.full((filters,), math.log(beta)), requires_grad=False)
 
     def forward(self, x_NCHW: Tensor) -> MaskOutput:

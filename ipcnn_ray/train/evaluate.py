@@ -51,7 +51,7 @@ def evaluate(
     metrics = Metrics(config, inputs, plan, fields, runtime, epoch=epoch, batch_size=batch_size)
 
     def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
-        output = inputs.net(inputs.rows(batch), from_features=True, full=True)
+        output = inputs.net(inputs.net_input(batch), from_features=True, full=True)
         return {"logits": output.logits_NL, **metrics.rows(output)}
 
     rows = infer(inputs, plan.items, runtime, forward, epoch=epoch, batch_size=batch_size)

@@ -186,7 +186,7 @@ class InputPipeline:
         self._crops = crops_reader(store.images_N3SS)
         self._features: Read | None = None
 
-    def cache(self, folder: Path, items: Items, progress: Progress = lambda done, total: None) -> None:
+    def use_cache(self, folder: Path, items: Items, progress: Progress = lambda done, total: None) -> None:
         """Read the frozen layers' outputs for `items` from the cache in `folder`, which is computed if missing."""
 
         def compute(part: Items) -> Tensor:
@@ -200,19 +200,19 @@ class InputPipeline:
         generator = batches(parts, self.store.labels_N, self._features or self._crops)
         return closing(cast("Generator[Batch, None, None]", generator))
 
-    def rows(self, batch: Batch) -> Tensor:
+    def net_input(self, batch: Batch) -> Tensor:
         """Return the input of the first trained layer, on the device."""
         if self._features is not None:
             return batch.rows.to(self.device)
         return self._frozen(batch.rows, batch.mirrored)
 
-    def images(self, parts: list[Items]) -> closing[Generator[Batch, None, None]]:
-        """Like `loader`, but never from the cache: batches of crops, for `changed_rows`."""
+    def crop_loader(self, parts: list[Items]) -> closing[Generator[Batch, None, None]]:
+        """Like `loader`, but always of crops and not from the cache, for `perturbed_net_input`."""
         generator = batches(parts, self.store.labels_N, self._crops)
         return closing(cast("Generator[Batch, None, None]", generator))
 
-    def changed_rows(self, batch: Batch, added_b3SS: Tensor) -> Tensor:
-        """Like `rows`, for a batch of `images` with `added_b3SS` added to the pixels (0..255)."""
+    def perturbed_net_input(self, batch: Batch, added_b3SS: Tensor) -> Tensor:
+        """Like `net_input`, for a batch of `crop_loader` with `added_b3SS` added to the pixels (0..255)."""
         images = to_input(batch.rows, batch.mirrored, self.mean_3SS, self.scale, self.device)
         return self.net.frozen_features(images + added_b3SS.to(self.device) * self.scale)
 

@@ -100,7 +100,7 @@ class FilterActivations:
         items = np.stack([self.image_N[list(positions)], np.zeros(len(positions), np.int64)], 1)
 
         def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
-            output = self.inputs.net(self.inputs.rows(batch), from_features=True, full=True)
+            output = self.inputs.net(self.inputs.net_input(batch), from_features=True, full=True)
             return {"maps": masked_maps(output, self.layer)[:, list(filters)]}
 
         maps = infer(self.inputs, items, _in_process(), forward, epoch=self.request.spec.train.epochs, batch_size=32)[
@@ -184,7 +184,7 @@ def _filter_activations(
 
     def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
         nonlocal top_CM
-        output = net(inputs.rows(batch), from_features=True, full=True)
+        output = net(inputs.net_input(batch), from_features=True, full=True)
         score_NCHW, passed_NCHW = output.scores[layer], masked_maps(output, layer)
         if top_CM is None:
             cells = cells_above(len(objects), passed_NCHW.shape[-1])

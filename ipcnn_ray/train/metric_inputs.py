@@ -223,7 +223,7 @@ class Metrics:
         def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
             indices = items[position_b % len(items), 0].tolist()
             noise_b3SS = torch.stack([pixel_noise(self._config.seed, index, self._store.size) for index in indices])
-            output = self._net(self._inputs.changed_rows(batch, noise_b3SS), from_features=True, full=True)
+            output = self._net(self._inputs.perturbed_net_input(batch, noise_b3SS), from_features=True, full=True)
             return {layer: peak_NC(score_NCHW) for layer, score_NCHW in output.scores.items()}
 
         return self._infer(items, forward=forward, crops=True)
@@ -232,7 +232,7 @@ class Metrics:
         """By layer the change of the classification loss without one filter each, [N, F] float64."""
 
         def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
-            output = self._net(self._inputs.rows(batch), from_features=True, full=True)
+            output = self._net(self._inputs.net_input(batch), from_features=True, full=True)
             logits = {"intact": output.logits_NL}
             for layer, x_NCHW in output.passed.items():
                 filters = self._ablated(layer).tolist()
@@ -262,7 +262,7 @@ class Metrics:
 
         def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
             real = torch.from_numpy(position_b < len(items)).to(self._inputs.device)
-            output = self._net(self._inputs.rows(batch), from_features=True, full=True)
+            output = self._net(self._inputs.net_input(batch), from_features=True, full=True)
             for layer, top_CM in top_by_layer.items():
                 top_by_layer[layer] = top_values(masked_maps(output, layer)[real], top_CM)
             return {}
@@ -287,7 +287,7 @@ class Metrics:
         boxes = _boxes(self._store, items) if "part_masks_NKSS" in needs else None
 
         def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
-            output = self._net(self._inputs.rows(batch), from_features=True, full=True)
+            output = self._net(self._inputs.net_input(batch), from_features=True, full=True)
             extra = {}
             if boxes is not None:
                 rows = (position_b % len(items)).tolist()

@@ -117,7 +117,7 @@ def train_epoch(
             net.set_step(seed, epoch, step, first_row, batch_size)
             label_N = batch.labels.to(runtime.device)
             with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bfloat16):
-                output = model(inputs.rows(batch), from_features=True, full=True)
+                output = model(inputs.net_input(batch), from_features=True, full=True)
             loss, classification, information = step_loss(output, label_N, terms, epoch, batch_size, runtime, form)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)

@@ -132,7 +132,7 @@ class Trainer:
         self.cached = spec.compute.cache_frozen and self.net.cut > 0
         if self.cached:
             items = distinct_items(store.train_items, EvaluationPlan.of(store, "all").items)
-            self.inputs.cache(request.paths.cache, items, self._image_progress("frozen layers"))
+            self.inputs.use_cache(request.paths.cache, items, self._image_progress("frozen layers"))
         self.evaluation_plan = EvaluationPlan.of(store, spec.eval.images)
         self.optimizer = _optimizer(spec, self.net, self.loaded)
         self.filter_terms = filter_terms(spec, template, self.net, _category_shares(store))

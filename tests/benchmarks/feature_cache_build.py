@@ -46,7 +46,7 @@ def fill(rank: int, folder: Path, images: int, threads: int, rounds: int, barrie
             start = time.perf_counter()
             if name == "all" or rank == 0:
                 inputs = InputPipeline(store, net, MODEL.table.input_scale, torch.device("cpu"))
-                inputs.cache(cache, items)
+                inputs.use_cache(cache, items)
             barrier.wait()
             if round_:  # the first round warms up
                 seconds[name].append(time.perf_counter() - start)

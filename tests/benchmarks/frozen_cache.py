@@ -58,7 +58,7 @@ def candidates(folder: Path, images: int, batch: int, device: torch.device) -> d
         inputs = InputPipeline(store, net, model.table.input_scale, device)
         if name == "cache":
             start = time.perf_counter()
-            inputs.cache(folder, distinct_items(store.train_items))
+            inputs.use_cache(folder, distinct_items(store.train_items))
             size = sum(file.stat().st_size for file in folder.glob("features/*/features.npy"))
             print(f"cache built in {time.perf_counter() - start:.1f} s, {size / 1e6:.0f} MB")
         optimizer = torch.optim.SGD(net.parameter_groups(5e-4), lr=1e-4, momentum=0.9)
@@ -68,7 +68,7 @@ def candidates(folder: Path, images: int, batch: int, device: torch.device) -> d
         def frozen(inputs: InputPipeline = inputs, parts: list = parts) -> None:
             with inputs.loader(parts) as loader:
                 for one in loader:
-                    inputs.rows(one)
+                    inputs.net_input(one)
 
         def epoch(inputs: InputPipeline = inputs, optimizer: torch.optim.Optimizer = optimizer) -> None:
             named = {"seed": 0, "epoch": 1, "batch_size": batch, "bfloat16": device.type == "cuda"}

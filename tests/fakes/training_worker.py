@@ -56,7 +56,7 @@ def one_step(bench: Bench, runtime: Runtime, form: str) -> dict[str, Any]:
     net.train().set_step(0, 1, 0, runtime.rank * local, 8)
     with inputs.loader([items]) as loader:
         batch: Batch = next(loader)
-        output = model(inputs.rows(batch), from_features=True, full=True)
+        output = model(inputs.net_input(batch), from_features=True, full=True)
         loss, classification, information = step_loss(output, batch.labels, terms, 1, 8, runtime)
         loss.backward()
     for term in terms.values():

@@ -15,7 +15,7 @@ from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.models.build import build
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.train.feature_cache import Inputs, distinct
+from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.filter_term import filter_terms
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.train_epoch import train_epoch
@@ -49,9 +49,9 @@ def epoch_rate(network: str, store: CropStore, batch: int, device: str, folder: 
     if frozen:
         net.freeze_through(frozen)
     net.to(device)
-    inputs = Inputs(store, net, spec.model.table.input_scale, torch.device(device))
+    inputs = InputPipeline(store, net, spec.model.table.input_scale, torch.device(device))
     if frozen:
-        inputs.cache(folder, distinct(store.train_items))
+        inputs.use_cache(folder, distinct_items(store.train_items))
     optimizer = torch.optim.SGD(net.parameter_groups(5e-4), lr=1e-6, momentum=0.9)
     terms = filter_terms(spec, spec.template, net, torch.tensor([0.5]))
     bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported()

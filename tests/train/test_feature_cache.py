@@ -183,11 +183,11 @@ def test_features_are_what_the_layers_put_out(bench):
     inputs.net.freeze_through("conv2")
     plain.net.freeze_through("conv2")
     items = distinct_items(inputs.store.train_items, inputs.store.val_items)
-    inputs.cache(bench.root, items)
+    inputs.use_cache(bench.root, items)
     parts = [items[::-3], items[1:2]]  # not in the order and batches of the build
     with inputs.loader(parts) as cached, plain.loader(parts) as computed:
         for one, other in zip(cached, computed, strict=True):
-            torch.testing.assert_close(inputs.rows(one), plain.rows(other), rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(inputs.net_input(one), plain.net_input(other), rtol=1e-6, atol=1e-6)
     assert crops_reader(inputs.store.images_N3SS)(items[:2]).dtype == torch.uint8
 
 

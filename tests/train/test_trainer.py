@@ -295,7 +295,7 @@ def test_the_final_model_takes_photographs(bench):
     with inputs.loader([inputs.store.val_items]) as loader:
         for batch in loader:
             crops = torch.where(batch.mirrored[:, None, None, None], batch.rows.flip(3), batch.rows).float()
-            torch.testing.assert_close(model(crops), inputs.net(inputs.rows(batch)))
+            torch.testing.assert_close(model(crops), inputs.net(inputs.net_input(batch)))
 
 
 def test_a_run_says_what_it_is_and_what_came_of_it(bench):
