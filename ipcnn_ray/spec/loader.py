@@ -101,12 +101,11 @@ def loads(text: str, name: str, overrides: Sequence[str] = ()) -> Loaded:
         if not any(item["type"] == CHECK for item in error.errors()):
             found += _cross_field_issues(raw, error)
     issues = [Issue(source.at(issue.loc), issue.what, issue.advice) for issue in found]
-    raise SpecError(sorted(issues, key=lambda issue: _line_number(issue, name)))
 
+    def line(issue: Issue) -> float:  # those of overrides come last
+        return float(issue.where.removeprefix(f"{name}:")) if issue.where.startswith(f"{name}:") else float("inf")
 
-def _line_number(issue: Issue, name: str) -> float:
-    """Return the line of an issue in the file; issues of overrides come last."""
-    return float(issue.where.removeprefix(f"{name}:")) if issue.where.startswith(f"{name}:") else float("inf")
+    raise SpecError(sorted(issues, key=line))
 
 
 def _overridden(raw: dict[str, Any], overrides: Sequence[str], source: Source) -> dict[str, Any]:

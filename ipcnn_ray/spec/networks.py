@@ -96,11 +96,11 @@ class Network:
     """The convolution appended behind the highest one, followed by ReLU."""
     head_pool: Pool
     """Max pooling between the last spatial layer and the head."""
-    head: tuple[int, ...]
+    head: tuple[int, ...] = (4096, 4096)
     """Widths of the hidden fully connected layers; the last layer has one output per category."""
-    dropout: float
+    dropout: float = 0.5
     """Share of units dropped behind each hidden fully connected layer when training."""
-    input_scale: float
+    input_scale: float = 1.0
     """The network sees (pixel in 0..255 - mean) * input_scale."""
     trunk: Trunk | None = None
     """The part of a torchvision network up to and including a named layer, in place of `layers`."""
@@ -134,7 +134,6 @@ def row(name: str, cut: str | None = None, image_size: int | None = None) -> Net
         appended=Conv("appended", None, 3, pad=1),
         head_pool=Pool("pool", 2, 2),
         head=(512,),
-        dropout=0.5,
         input_scale=1 / 64,
         trunk=Trunk(name, cut or ""),
     )
@@ -181,9 +180,6 @@ NETWORKS: dict[str, Network] = {
         ),
         appended=Conv("conv6", 256, 3, pad=1),
         head_pool=Pool("pool6", 3, 2, ceil=True),
-        head=(4096, 4096),
-        dropout=0.5,
-        input_scale=1.0,
     ),
     "vgg_m": Network(
         image_size=224,
@@ -200,9 +196,6 @@ NETWORKS: dict[str, Network] = {
         ),
         appended=Conv("conv6", 512, 3, pad=1),
         head_pool=Pool("pool6", 3, 2),
-        head=(4096, 4096),
-        dropout=0.5,
-        input_scale=1.0,
     ),
     "vgg_s": Network(
         image_size=224,
@@ -218,17 +211,11 @@ NETWORKS: dict[str, Network] = {
         ),
         appended=Conv("conv6", 512, 3, pad=1),
         head_pool=Pool("pool6", 3, 3, ceil=True),
-        head=(4096, 4096),
-        dropout=0.5,
-        input_scale=1.0,
     ),
     "vgg16": Network(
         image_size=224,
         layers=_vgg16(),
         appended=Conv("conv6", 512, 3, pad=1),
         head_pool=Pool("pool6", 2, 2),
-        head=(4096, 4096),
-        dropout=0.5,
-        input_scale=1.0,
     ),
 }

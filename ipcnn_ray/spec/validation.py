@@ -54,10 +54,6 @@ def _unknown_layers(model: Model, loc: Loc, names: Sequence[str]) -> Iterator[Fi
             yield value_issue((*loc, index), name, _no_layer(model, name), follows_from)
 
 
-def landmarks(data: Data) -> Iterator[FieldIssue]:
-    yield from duplicate_issues(("data", "landmarks"), data.landmarks)
-
-
 def backbone(model: Model) -> Iterator[FieldIssue]:
     """Check the fields of torchvision networks; `models.model_checks` checks the names of their layers."""
     if model.backbone and not model.cut:
@@ -260,6 +256,7 @@ def enough_items(data: Data, train: Train) -> Iterator[FieldIssue]:
 
 
 def dataset(data: Data) -> Iterator[FieldIssue]:
+    yield from duplicate_issues(("data", "landmarks"), data.landmarks)
     yield from data.issues()
 
 
@@ -281,27 +278,9 @@ def nothing_ignored(compute: Compute, search: Search | None) -> Iterator[FieldIs
 
 
 CHECKS: tuple[Callable[..., Iterator[FieldIssue]], ...] = (
-    landmarks,
-    backbone,
-    categories,
-    classification,
-    layers,
-    weights,
-    frozen,
-    measured_layer,
-    shape,
-    shape_of_data,
-    measures,
-    filter_loss,
-    appended_mask,
-    schedule,
-    loaded_biases,
-    even_batches,
-    enough_items,
-    dataset,
-    gpus,
-    nothing_ignored,
-)
+    backbone, categories, dataset, classification, layers, weights, frozen, measured_layer, shape, shape_of_data,
+    measures, filter_loss, appended_mask, schedule, loaded_biases, even_batches, enough_items, gpus, nothing_ignored,
+)  # fmt: skip
 
 
 def run_issues(sections: Mapping[str, Any]) -> list[FieldIssue]:
