@@ -1,4 +1,4 @@
-"""The chapters of one experiment: what was asked and from what, its ranking, its search."""
+"""Chapters of a report on one experiment: overview, ranking, search and cost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from ipcnn_ray.report.document import Block, Chapter, Paragraphs, SourceBlock, TableBlock
 from ipcnn_ray.report.error_curves import convergence_chapter
@@ -15,9 +14,9 @@ from ipcnn_ray.report.experiment_record import MARKS, Experiment, ReportedRun
 from ipcnn_ray.report.ranking_table import HEADS, Ranking, Table, spread_words
 from ipcnn_ray.report.search_figures import (
     beta_gamma_figure,
-    history,
     importance_figure,
-    parallel,
+    objective_figure,
+    parallel_coordinates,
     rank_correlations,
     trials_of,
 )
@@ -27,20 +26,20 @@ from ipcnn_ray.spec.objectives import metric_info
 from ipcnn_ray.tracking.tracker import RecordedRun
 
 WARNED = ("d", "w", "u")
-"""Marks that stand at the head of a page as warnings."""
+"""Marks of runs that are warned of at the top of a report."""
 Importances = Mapping[str, Mapping[str, float] | None]
-"""Goal -> importance of each searched field; None where it cannot be told."""
+"""Goal -> importance of each searched field; None if there are too few trials."""
 
 
 def search_goals(experiment: Experiment) -> list[str]:
-    """Goals that any trial has a number for; instability where none has, as without a control."""
+    """Goals that at least one trial has a value of. Without any, as without a control: instability."""
     trials = experiment.trials
-    found = [goal for goal in experiment.objectives.goals if any(goal in group.means for group in trials)]
-    return found or (["instability"] if any("instability" in group.means for group in trials) else [])
+    goals = [goal for goal in experiment.objectives.goals if any(goal in group.means for group in trials)]
+    return goals or (["instability"] if any("instability" in group.means for group in trials) else [])
 
 
 def experiment_chapters(experiment: Experiment, importances: Importances, prefix: str = "") -> list[Chapter]:
-    """Everything that the page says of one experiment; `prefix` begins the names of its files."""
+    """All chapters on one experiment. `prefix` begins the names of its tables and figures."""
     chapters = [
         overview_chapter(experiment, prefix),
         ranking_chapter(experiment, prefix),
@@ -49,18 +48,18 @@ def experiment_chapters(experiment: Experiment, importances: Importances, prefix
         search_chapter(experiment, importances, prefix),
         cost_chapter(experiment, prefix),
     ]
-    return [part for part in chapters if part is not None]
+    return [chapter for chapter in chapters if chapter is not None]
 
 
 def warnings(experiment: Experiment) -> list[str]:
-    """What a reader must know before any number: `12 of 12 runs: drawn images, not photographs`."""
+    """Caveats to all numbers, such as `12 of 12 runs: drawn images, not photographs.`"""
     counts = Counter(mark for run in experiment.runs for mark in run.marks)
     total = len(experiment.runs)
     return [f"{counts[mark]} of {total} runs: {MARKS[mark]}." for mark in WARNED if counts[mark]]
 
 
 def overview_chapter(experiment: Experiment, prefix: str) -> Chapter:
-    """What was asked, data and code."""
+    """The search and its objectives, and the data, code and hardware of the runs."""
     objectives, parent, runs = experiment.objectives, experiment.parent, experiment.runs
     asked = f"ranked by {', '.join(objectives.goals)}"
     if objectives.constraints:
@@ -72,38 +71,34 @@ def overview_chapter(experiment: Experiment, prefix: str) -> Chapter:
         kind += f" ({search['algorithm']}, {search.get('trials')} trials)"
     if (repeats := search.get("repeats", 1)) > 1:
         kind += f", {repeats} seeds each"
-    states = Counter(run.state for run in runs)
-    dirty = _values([parent, *runs], "code.dirty")
+    everything = [parent, *runs]
+    dirty = _values(everything, "code.dirty")
+    packages = [f"{name} {_values(runs, f'env.{name}')}" for name in ("python", "torch", "ray", "mlflow")]
+    started = "-" if parent.started is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(parent.started))
     rows = [
         ["experiment", experiment.name],
         ["state", parent.state + (f": {parent.cause}" if parent.cause else "")],
         ["asked", f"{kind}, {asked}"],
         ["varied", ", ".join(experiment.searched) or "nothing beside the named runs"],
-        ["runs", ", ".join(f"{n} {state}" for state, n in states.items())],
+        ["runs", _count_states(runs)],
         ["network", _values(runs, "model.network", "params")],
-        ["data", _values(runs, "data.kind", "params") + ", " + _values(runs, "data.category", "params")],
-        ["data digest", _values([parent, *runs], "data.digest")],
+        ["data", f"{_values(runs, 'data.kind', 'params')}, {_values(runs, 'data.category', 'params')}"],
+        ["data digest", _values(everything, "data.digest")],
         ["pretrained layers", _values(runs, "model.weights")],
         ["seeds", _values(runs, "ipcnn.seed")],
-        [
-            "code",
-            f"version {_values([parent, *runs], 'code.version')}, commit {_values([parent, *runs], 'code.commit')}",
-        ],
+        ["code", f"version {_values(everything, 'code.version')}, commit {_values(everything, 'code.commit')}"],
         ["uncommitted changes", {"false": "none", "true": "yes"}.get(dirty, dirty)],
-        [
-            "packages",
-            ", ".join(f"{name} {_values(runs, f'env.{name}')}" for name in ("python", "torch", "ray", "mlflow")),
-        ],
+        ["packages", ", ".join(packages)],
         [
             "hardware",
             f"{_values(runs, 'host.cpu')}, {_values(runs, 'host.cores')} cores, GPU {_values(runs, 'host.gpu')}",
         ],
         ["precision", _values(runs, "ipcnn.precision")],
-        ["begun", "-" if parent.started is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(parent.started))],
+        ["begun", started],
     ]
     blocks: list[Block] = []
-    if told := warnings(experiment):
-        blocks.append(Paragraphs(tuple(f"Note: {line}" for line in told)))
+    if caveats := warnings(experiment):
+        blocks.append(Paragraphs(tuple(f"Note: {caveat}" for caveat in caveats)))
     caption = "As recorded when the runs were trained; several values stand where the runs differ."
     blocks.append(
         TableBlock(f"{prefix}asked", "What was asked, and from what", caption, Table(("what", "value"), rows, ()))
@@ -113,15 +108,20 @@ def overview_chapter(experiment: Experiment, prefix: str) -> Chapter:
     return Chapter(f"Experiment {experiment.name}", blocks)
 
 
-def _values(runs: Sequence[RecordedRun], key: str, where: str = "tags") -> str:
-    """All values that the runs have, each once."""
-    found = list(dict.fromkeys(one for run in runs if (one := getattr(run, where).get(key))))
-    shown = found[:6] + ([f"and {len(found) - 6} more"] if len(found) > 6 else [])
+def _values(runs: Sequence[RecordedRun], key: str, source: str = "tags") -> str:
+    """The distinct values of a tag or parameter; `source` is the attribute of the runs that holds it."""
+    values = list(dict.fromkeys(value for run in runs if (value := getattr(run, source).get(key))))
+    shown = values[:6] + ([f"and {len(values) - 6} more"] if len(values) > 6 else [])
     return ", ".join(shown) or "not recorded"
 
 
+def _count_states(runs: Sequence[RecordedRun]) -> str:
+    """`3 succeeded, 1 failed`"""
+    return ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in runs).items())
+
+
 def ranking_chapter(experiment: Experiment, prefix: str) -> Chapter:
-    """The settings best first, and what of their differences may be luck."""
+    """The settings, best first, the tests of their differences, and why runs did not succeed."""
     ranking = experiment.ranking
     caption = "Settings, best first" + (
         f"; the control is {ranking.objectives.control}." if ranking.objectives.control else "."
@@ -139,10 +139,9 @@ def ranking_chapter(experiment: Experiment, prefix: str) -> Chapter:
         measure = next((name for name, shown in HEADS.items() if shown == head), head)
         caption = "Mean of the differences paired by seed, ± their standard deviation; p as explained below."
         blocks.append(TableBlock(f"{prefix}luck_{measure}", f"May the differences in {head} be luck?", caption, table))
-    told, causes = ranking.causes(), [run for run in experiment.runs if run.cause]
-    blocks.append(Paragraphs(tuple(line for line in ranking.notes() if line not in told)))
-    if causes:
-        rows = [[run.label, run.template, run.state, run.cause] for run in causes]
+    causes = ranking.causes()  # a table here, so they are left out of the notes
+    blocks.append(Paragraphs(tuple(line for line in ranking.notes() if line not in causes)))
+    if rows := [[run.label, run.template, run.state, run.cause] for run in experiment.runs if run.cause]:
         table = Table(("run", "template", "state", "why"), rows, ())
         blocks.append(
             TableBlock(f"{prefix}causes", "Runs that did not end, and why", "As the runs recorded it.", table)
@@ -171,21 +170,24 @@ def measures_table(ranking: Ranking, prefix: str) -> TableBlock | None:
 
 
 def search_chapter(experiment: Experiment, importances: Importances, prefix: str) -> Chapter | None:
-    """What a grid or a space found; None without one."""
+    """Figures of a grid or space search; None without one."""
     if not experiment.trials:
         return None
     blocks: list[Block] = []
-    for goal in search_goals(experiment):
-        name = f"{prefix}{goal}_" if len(search_goals(experiment)) > 1 else prefix
+    goals = search_goals(experiment)
+    for goal in goals:
+        name = f"{prefix}{goal}_" if len(goals) > 1 else prefix
         trials = trials_of(experiment, goal)
-        blocks.append(history(experiment, trials, goal, name))
-        blocks += [plot for plot in (parallel(experiment, trials, goal, name),) if plot]
+        blocks.append(objective_figure(experiment, trials, goal, name))
+        if figure := parallel_coordinates(experiment, trials, goal, name):
+            blocks.append(figure)
         if shares := importances.get(goal):
             ended = sum(trial.ended and trial.value is not None for trial in trials)
             blocks.append(importance_figure(shares, rank_correlations(trials, list(shares)), goal, ended, name))
         else:
             blocks.append(Paragraphs((f"Importance for {goal}: not told; it needs eight trials trained to the end.",)))
-        blocks += [plot for plot in (beta_gamma_figure(experiment, goal, name),) if plot]
+        if figure := beta_gamma_figure(experiment, goal, name):
+            blocks.append(figure)
     if not blocks:
         blocks.append(Paragraphs(("No trial has a number.",)))
     blocks.append(savings_text([run for group in experiment.trials for run in experiment.by_group[group.name]]))
@@ -193,47 +195,47 @@ def search_chapter(experiment: Experiment, importances: Importances, prefix: str
 
 
 def runs_csv(experiments: Sequence[Experiment]) -> tuple[list[str], list[list[str]]]:
-    """Every run with every parameter and the last value of every metric, in full precision: head and rows."""
+    """Header and rows of runs.csv: all parameters and the last value of all metrics, in full precision."""
     entries = [(experiment, run) for experiment in experiments for run in experiment.runs]
     params = sorted({key for _, run in entries for key in run.params})
     metrics = sorted({key for _, run in entries for key in run.metrics})
-    head = ["run", "experiment", "state", "why", "template", "marks", *params, *metrics]
+    header = ["run", "experiment", "state", "why", "template", "marks", *params, *metrics]
     rows = []
     for experiment, run in entries:
-        first = [run.run_id, experiment.name, run.state, run.cause, run.template, " ".join(run.marks)]
-        values: list[Any] = [run.params.get(key, "") for key in params]
+        identity = [run.run_id, experiment.name, run.state, run.cause, run.template, " ".join(run.marks)]
+        values = [run.params.get(key, "") for key in params]
         numbers = [repr(run.metrics[key]) if key in run.metrics else "" for key in metrics]
-        rows.append([*first, *values, *numbers])
-    return head, rows
+        rows.append([*identity, *values, *numbers])
+    return header, rows
 
 
-CAUSES = {"lost": "worker or node lost", "memory": "out of memory", "error": "error in the code"}
+RETRY_CAUSES = {"lost": "worker or node lost", "memory": "out of memory", "error": "error in the code"}
 KINDS = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}
 
 
 @dataclass(frozen=True)
 class ComputeHours:
-    """What a run used."""
+    """Compute time of a run."""
 
     kind: str
     """Key of KINDS."""
     hours: float
     exact: bool
-    """The run recorded it; else it follows from the seconds of its epochs."""
+    """Whether the run recorded it; otherwise it is estimated from the seconds of its epochs."""
 
 
 def compute_hours(run: ReportedRun) -> ComputeHours | None:
-    """None where the record does not say; of a run that did not end, what its recorded epochs took."""
+    """Hours of all workers, estimated from the recorded epochs if no total is recorded; None without any."""
     for kind in KINDS:
         if kind in run.metrics:
             return ComputeHours(kind, run.metrics[kind], True)
     if not run.seconds:
         return None
     workers = _tag(run, "ipcnn.workers") or _tag(run, "ipcnn.compute.workers") or 1
-    on_gpu = run.tags.get("ipcnn.device", "cpu") != "cpu"
-    each = (_tag(run, "ipcnn.compute.gpus_per_worker" if on_gpu else "ipcnn.compute.cpus_per_worker")) or 1
+    device = "cpu" if run.tags.get("ipcnn.device", "cpu") == "cpu" else "gpu"
+    per_worker = _tag(run, f"ipcnn.compute.{device}s_per_worker") or 1
     total = sum(seconds for _, seconds in run.seconds)
-    return ComputeHours("gpu_hours" if on_gpu else "cpu_hours", total * workers * each / 3600, False)
+    return ComputeHours(f"{device}_hours", total * workers * per_worker / 3600, False)
 
 
 def _tag(run: ReportedRun, key: str) -> float | None:
@@ -244,45 +246,47 @@ def _tag(run: ReportedRun, key: str) -> float | None:
 
 
 def wall_seconds(runs: Sequence[ReportedRun]) -> float | None:
-    """From the first start to the last end; None where the record has no times."""
+    """Seconds from the first start to the last end; None if no times are recorded."""
     starts = [run.started for run in runs if run.started is not None]
     ends = [run.ended for run in runs if run.ended is not None]
     return max(ends) - min(starts) if starts and ends else None
 
 
 def retries(run: ReportedRun) -> dict[str, int]:
-    """Cause -> attempts that were begun again because of it."""
-    return {cause: int(_tag(run, f"ipcnn.attempts_{cause}") or 0) for cause in CAUSES}
+    """Cause -> number of retries."""
+    return {cause: int(_tag(run, f"ipcnn.attempts_{cause}") or 0) for cause in RETRY_CAUSES}
 
 
-def cost_chapter(experiment: Experiment, name: str) -> Chapter:
-    used = {run.run_id: compute_hours(run) for run in experiment.runs}
-    known = [one for one in used.values() if one is not None]
-    rates = [run.metrics["images_per_second"] for run in experiment.runs if "images_per_second" in run.metrics]
-    wall = wall_seconds(experiment.runs)
-    again = Counter[str]()
-    for run in experiment.runs:
-        again.update(retries(run))
-    states = Counter(run.state for run in experiment.runs)
-    rows = [["runs", str(len(experiment.runs)), ", ".join(f"{n} {state}" for state, n in states.items())]]
+def cost_chapter(experiment: Experiment, prefix: str) -> Chapter:
+    """Hours, wall time, speed and retries of all runs."""
+    runs = experiment.runs
+    used = [hours for run in runs if (hours := compute_hours(run)) is not None]
+    rates = [run.metrics["images_per_second"] for run in runs if "images_per_second" in run.metrics]
+    wall = wall_seconds(runs)
+    rows = [["runs", str(len(runs)), _count_states(runs)]]
     for kind, title in KINDS.items():
-        mine = [one for one in known if one.kind == kind]
-        if mine:
-            guessed = sum(not one.exact for one in mine)
-            note = f"of {_runs(len(mine))}" + (f"; {guessed} from the seconds of their epochs" if guessed else "")
-            rows.append([title, f"{sum(one.hours for one in mine):.4g}", note])
-    if len(known) < len(experiment.runs):
-        rows.append(["runs of unknown cost", str(len(experiment.runs) - len(known)), "no finished epoch is recorded"])
+        if of_kind := [hours for hours in used if hours.kind == kind]:
+            estimated = sum(not hours.exact for hours in of_kind)
+            note = f"of {_runs(len(of_kind))}" + (
+                f"; {estimated} from the seconds of their epochs" if estimated else ""
+            )
+            rows.append([title, f"{sum(hours.hours for hours in of_kind):.4g}", note])
+    if len(used) < len(runs):
+        rows.append(["runs of unknown cost", str(len(runs) - len(used)), "no finished epoch is recorded"])
     rows.append(["wall time", "-" if wall is None else duration(wall), "first start to last end, pauses included"])
     if rates:
         spread = f"median of {_runs(len(rates))}; {min(rates):.4g} to {max(rates):.4g}"
         rows.append(["images per second", f"{median(rates):.4g}", f"training, last epoch of each run; {spread}"])
-    rows += [[f"retries: {words}", str(again[cause]), ""] for cause, words in CAUSES.items()]
-    devices = Counter(run.tags["ipcnn.device"] for run in experiment.runs if "ipcnn.device" in run.tags)
+    by_run = [retries(run) for run in runs]
+    rows += [
+        [f"retries: {meaning}", str(sum(counts[cause] for counts in by_run)), ""]
+        for cause, meaning in RETRY_CAUSES.items()
+    ]
+    devices = Counter(run.tags["ipcnn.device"] for run in runs if "ipcnn.device" in run.tags)
     rows.append(["devices", ", ".join(devices) or "-", ", ".join(map(_runs, devices.values()))])
     caption = "Hours are those of training and evaluation, of all workers together, without the time in a queue."
-    table = TableBlock(f"{name}cost", "What it took", caption, Table(("what", "value", "note"), rows, ("value",)))
-    return Chapter("Cost", [table])
+    table = Table(("what", "value", "note"), rows, ("value",))
+    return Chapter("Cost", [TableBlock(f"{prefix}cost", "What it took", caption, table)])
 
 
 def _runs(count: int) -> str:
@@ -291,50 +295,45 @@ def _runs(count: int) -> str:
 
 @dataclass(frozen=True)
 class EarlyStoppingSavings:
-    """What early stopping did not train."""
+    """Epochs and hours that early stopping saved."""
 
-    stopped: int
+    pruned: int
     runs: int
-    """That could have been stopped or trained to the end."""
+    """Runs that were pruned or trained to the end."""
     epochs_trained: int
     epochs_saved: int
     hours_saved: float | None
-    """At the pace of each stopped run; None where no pace is known."""
+    """At the pace of each pruned run; None if the pace of one is unknown."""
     kind: str = "cpu_hours"
 
 
 def early_stopping_savings(runs: Sequence[ReportedRun]) -> EarlyStoppingSavings:
-    """Over the runs that a search drew and that were stopped early or trained to their end."""
+    """Savings over the sampled runs that were pruned or trained to the end."""
     counted = [run for run in runs if run.state in ("succeeded", "pruned")]
     trained = sum(int(run.metrics.get("epoch", 0)) for run in counted)
+    pruned = [run for run in counted if run.state == "pruned"]
     epochs, total, kind, unknown = 0, 0.0, "cpu_hours", False
-    for run in counted:
-        if run.state != "pruned":
-            continue
+    for run in pruned:
         done, planned, used = run.metrics.get("epoch", 0.0), run.number("train.epochs"), compute_hours(run)
-        if planned is None:
-            unknown = True
-            continue
-        epochs += int(planned - done)
-        if used is None or not done:
+        epochs += 0 if planned is None else int(planned - done)
+        if planned is None or used is None or not done:
             unknown = True
         else:
             kind, total = used.kind, total + used.hours / done * (planned - done)
-    stopped = sum(run.state == "pruned" for run in counted)
-    return EarlyStoppingSavings(stopped, len(counted), trained, epochs, None if unknown else total, kind)
+    return EarlyStoppingSavings(len(pruned), len(counted), trained, epochs, None if unknown else total, kind)
 
 
 def savings_text(runs: Sequence[ReportedRun]) -> Paragraphs:
-    """What early stopping saved, in sentences."""
-    found = early_stopping_savings(runs)
-    if not found.stopped:
+    """The savings of early stopping, as sentences."""
+    savings = early_stopping_savings(runs)
+    if not savings.pruned:
         return Paragraphs(("Early stopping ended no trial.",))
-    share = found.epochs_saved / (found.epochs_trained + found.epochs_saved)
-    cost = "" if found.hours_saved is None else f", about {found.hours_saved:.3g} {KINDS[found.kind]} at their own pace"
+    share, hours = savings.epochs_saved / (savings.epochs_trained + savings.epochs_saved), savings.hours_saved
+    cost = "" if hours is None else f", about {hours:.3g} {KINDS[savings.kind]} at their own pace"
     return Paragraphs(
         (
-            f"Early stopping ended {found.stopped} of {found.runs} trials: {found.epochs_trained} epochs were trained, "
-            f"{found.epochs_saved} ({100 * share:.0f} %) were not{cost}. Trials that failed or were "
+            f"Early stopping ended {savings.pruned} of {savings.runs} trials: {savings.epochs_trained} epochs were "
+            f"trained, {savings.epochs_saved} ({100 * share:.0f} %) were not{cost}. Trials that failed or were "
             "interrupted are not counted.",
         )
     )

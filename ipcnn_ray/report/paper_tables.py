@@ -1,4 +1,7 @@
-"""The papers' tables in their own layout: what was published, and below it what was recorded here."""
+"""The papers' tables in their own layout: the published numbers, and below them ours.
+
+Runs with a template that the papers do not have appear in none of them.
+"""
 
 from __future__ import annotations
 
@@ -26,33 +29,188 @@ ZHANG_TABLES = {
     "cub_instability": ("Location instability, CUB-200", "instability", "cub200"),
     "voc_part_interpretability": ("Part interpretability, VOC Part, one category", "part_interpretability", "voc_part"),
 }
-"""Key of `published.ZHANG` -> title, measure, kind of data."""
+"""Key of `published.ZHANG` -> title, metric, kind of data."""
+MISSING = "missing"
+"""Shown where there is no such run of ours."""
+UNPUBLISHED = "not printed"
+"""Shown where the paper has no such number."""
+
+
+class Setting(NamedTuple):
+    """One setting of one experiment, with its runs."""
+
+    experiment: str
+    group: Group
+    runs: tuple[ReportedRun, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.experiment}-{self.group.name}"
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Marks that apply to at least one of its runs."""
+        marks = dict.fromkeys(mark for run in self.runs for mark in run.marks)
+        tau = self.runs[0].number("template.tau")
+        return (*marks, *(["t"] if tau is not None else []), *(["x"] if self.group.order == 2 else []))
+
+
+def paper_template(params: Mapping[str, str]) -> str | None:
+    """Key of `published.TEMPLATES` for a recorded template; None for a template that the paper does not have.
+
+    Uniform templates are compared by gamma / beta, the only thing that matters for them.
+    """
+    shape, norm = params.get("template.shape"), params.get("template.norm")
+    if shape == "none":
+        return "none"
+    if norm not in ("l1", "l2"):
+        return None
+    try:
+        beta, gamma = float(params["template.beta"]), float(params.get("template.gamma", "nan"))
+    except (KeyError, ValueError):
+        return None
+    if shape == "gradient" and beta == BETA:
+        return norm
+    return f"uniform_{norm}" if shape == "uniform" and math.isclose(gamma / beta, GAMMA / BETA) else None
+
+
+def zhang_template(params: Mapping[str, str]) -> str | None:
+    """`original` without a template, `interpretable` with that of Zhang et al. or of their code; None for any other."""
+    shape = params.get("template.shape")
+    if shape == "none":
+        return "original"
+    gradient = shape == "gradient" and params.get("template.norm") == "l1"
+    return (
+        "interpretable"
+        if shape == "released" or (gradient and params.get("template.beta") == str(ZHANG_BETA))
+        else None
+    )
+
+
+def animal_categories(params: Mapping[str, str]) -> tuple[str, ...]:
+    """The categories of a run."""
+    return tuple(filter(None, params.get("data.category", "").split(", ")))
+
+
+@dataclass(frozen=True)
+class SettingIndex:
+    """Settings of all experiments by the cell of a table that they belong to."""
+
+    by_key: Mapping[tuple[str, ...], tuple[Setting, ...]]
+    """The first is shown: photographs before drawn images, complete weights before partial ones and none, succeeded
+    before failed; then in the order of the experiments and of their rankings."""
+
+    @classmethod
+    def of(
+        cls, experiments: Sequence[Experiment], key_of: Callable[[ReportedRun], tuple[str, ...] | None]
+    ) -> SettingIndex:
+        """`key_of` returns the cell of a run, or None if it belongs to none."""
+        by_key: dict[tuple[str, ...], list[Setting]] = {}
+        for experiment in experiments:
+            for group in experiment.ranking.groups:
+                runs = tuple(experiment.by_group[group.name])
+                if (key := key_of(runs[0])) is not None:
+                    by_key.setdefault(key, []).append(Setting(experiment.name, group, runs))
+        return cls({key: tuple(sorted(settings, key=_precedence)) for key, settings in by_key.items()})
+
+    def get(self, *key: str) -> Setting | None:
+        """The setting to show."""
+        return next(iter(self.by_key.get(key, ())), None)
+
+    def duplicates(self) -> list[str]:
+        """A sentence for each cell that several settings fit, with the one shown."""
+        return [
+            f"{' '.join(key)}: {len(settings)} settings fit, shown is {settings[0].name}."
+            for key, settings in self.by_key.items()
+            if len(settings) > 1
+        ]
+
+
+def _precedence(setting: Setting) -> tuple[bool, bool, bool, bool]:
+    marks = setting.marks
+    return (not setting.group.spreads, "d" in marks, "w" in marks, "s" in marks)
+
+
+def part_template_key(run: ReportedRun) -> tuple[str, ...] | None:
+    """(network, template, category) of a run in tables 1 to 5: one category of VOC Part, photographed or drawn."""
+    template, animals = paper_template(run.params), animal_categories(run.params)
+    fits = run.params.get("data.kind") in ("voc_part", "drawn_animals") and len(animals) == 1
+    return (run.params.get("model.network", "?"), template, animals[0]) if fits and template else None
+
+
+def measured_spread(setting: Setting | None, metric: str) -> Spread | None:
+    """Spread over seeds in the papers' unit: `accuracy` in per cent, from the validation error."""
+    if setting is None:
+        return None
+    if metric != "accuracy":
+        return setting.group.spreads.get(metric)
+    error = setting.group.spreads.get("val_error")
+    return error and Spread(error.n, 100 * (1 - error.mean), None if error.sd is None else 100 * error.sd)
+
+
+def format_cell(setting: Setting | None, metric: str) -> str:
+    """`0.1402 ± 0.0031 (n 3) [d]`: mean, standard deviation, number of seeds, marks; or why there is no number."""
+    if setting is None:
+        return MISSING
+    measured = measured_spread(setting, metric)
+    if measured is None:
+        return f"{MISSING} ({setting.group.state})" if not setting.group.spreads else f"{MISSING} (not measured)"
+    text = f"{measured.mean:.{_digits(metric)}f}"
+    if measured.sd is not None:
+        text += f" ± {measured.sd:.{_digits(metric)}f} (n {measured.n})"
+    return text + _brackets(setting.marks)
+
+
+def format_average(settings: Sequence[Setting | None], metric: str) -> str:
+    """Mean over the six categories of the means over seeds; if some are missing, with their number."""
+    means = [measured.mean for setting in settings if (measured := measured_spread(setting, metric)) is not None]
+    if not means:
+        return MISSING
+    text = f"{spread(means).mean:.{_digits(metric)}f}"
+    if len(means) < len(CATEGORIES):
+        text += f" ({len(means)} of {len(CATEGORIES)})"
+    return text + _brackets(dict.fromkeys(mark for setting in settings if setting for mark in setting.marks))
+
+
+def _digits(metric: str) -> int:
+    return 2 if metric == "accuracy" else 4
+
+
+def _brackets(marks: Iterable[str]) -> str:
+    """` [d w]`; empty without marks."""
+    return f" [{' '.join(marks)}]" if marks else ""
 
 
 def paper_chapter(experiments: Sequence[Experiment]) -> Chapter:
     """Tables 1 to 5 of the part-template paper, and the numbers of Zhang et al."""
-    index = SettingIndex.of(experiments, voc_cell)
+    index = SettingIndex.of(experiments, part_template_key)
     blocks: list[Block] = [
-        _six("table1", "Table 1. Location instability, plain and L1", index, "instability", ("none", "l1")),
-        _six("table2", "Table 2. Classification accuracy (%), plain and L1", index, "accuracy", ("none", "l1")),
-        _six("table3", "Table 3. Location instability", index, "instability", ("uniform_l1", "l2", "uniform_l2")),
-        _norms(index),
-        _six("table5", "Table 5. Classification accuracy (%)", index, "accuracy", ("uniform_l1", "l2", "uniform_l2")),
-        _zhang(experiments),
+        _category_table("table1", "Table 1. Location instability, plain and L1", index, "instability", ("none", "l1")),
+        _category_table(
+            "table2", "Table 2. Classification accuracy (%), plain and L1", index, "accuracy", ("none", "l1")
+        ),
+        _category_table(
+            "table3", "Table 3. Location instability", index, "instability", ("uniform_l1", "l2", "uniform_l2")
+        ),
+        _norm_table(index),
+        _category_table(
+            "table5", "Table 5. Classification accuracy (%)", index, "accuracy", ("uniform_l1", "l2", "uniform_l2")
+        ),
+        _zhang_table(experiments),
         Paragraphs(
             (
                 f"{MISSING}: no such run is recorded. {UNPUBLISHED}: the paper has no such number. ±: standard "
                 "deviation over seeds, n their number. (2 of 6): the mean of so many categories only.",
                 "Letters behind a number: " + "; ".join(f"{mark}: {words}" for mark, words in MARKS.items()) + ".",
-                *index.crowded(key for key in index.by_key),
+                *index.duplicates(),
             )
         ),
     ]
     return Chapter("The papers' tables", blocks)
 
 
-def _networks(index: SettingIndex) -> dict[str, str]:
-    """The papers' networks, and behind them any other that was trained."""
+def _all_networks(index: SettingIndex) -> dict[str, str]:
+    """Our name -> title: the papers' networks, then all others that were trained."""
     return {**NETWORKS, **{key[0]: key[0] for key in sorted(index.by_key) if key[0] not in NETWORKS}}
 
 
@@ -62,17 +220,17 @@ def model_name(network: str, template: str) -> str:
     return f"{NETWORKS.get(network, network)} ({word})" if word else NETWORKS.get(network, network)
 
 
-def _six(name: str, title: str, index: SettingIndex, measure: str, templates: Sequence[str]) -> TableBlock:
+def _category_table(name: str, title: str, index: SettingIndex, measure: str, templates: Sequence[str]) -> TableBlock:
     rows = []
-    for network in _networks(index):
+    for network in _all_networks(index):
         for template in templates:
             model = model_name(network, template)
             if network in NETWORKS:
                 rows.append([model, PUBLISHED, *_published(measure, network, template)])
             settings = [index.get(network, template, category) for category in CATEGORIES]
             if network in NETWORKS or any(settings):
-                cells = [cell(setting, measure) for setting in settings]
-                rows.append([model, OURS, *cells, average(settings, measure)])
+                cells = [format_cell(setting, measure) for setting in settings]
+                rows.append([model, OURS, *cells, format_average(settings, measure)])
     unit = (
         "Share of the image diagonal; lower is more stable."
         if measure == "instability"
@@ -90,11 +248,11 @@ def _published(measure: str, network: str, template: str) -> list[str]:
     return [*[UNPUBLISHED] * len(CATEGORIES), f"{accuracy:.1f}"]
 
 
-def _norms(index: SettingIndex) -> TableBlock:
-    """Table 4, with what the paper leaves open: whether the difference may be luck."""
+def _norm_table(index: SettingIndex) -> TableBlock:
+    """Table 4, with a significance test that the paper does not have."""
     columns = ("model", "numbers", "L1-norm", "L2-norm", "improvement", "pairs", "p", "verdict")
     rows = []
-    for network in _networks(index):
+    for network in _all_networks(index):
         if network in NETWORKS:
             printed = [f"{value:.3f}" for value in published.L1_AGAINST_L2[network]]
             rows.append([NETWORKS[network], PUBLISHED, *printed, *[UNPUBLISHED] * 3])
@@ -103,13 +261,15 @@ def _norms(index: SettingIndex) -> TableBlock:
             if network in NETWORKS:
                 rows.append([NETWORKS[network], OURS, *[MISSING] * 3, "0", "-", "-"])
             continue
-        p = sign_flip_p([one - other for one, other in pairs]) if 1 < len(pairs) <= 40 else None
-        l1, l2 = (spread([pair[i] for pair in pairs]).mean for i in (0, 1))
-        verdict = "one pair" if p is None else "more than luck" if p < LEVEL else "may be luck"
-        if p is not None and smallest_p(len(pairs)) >= LEVEL:
+        p = sign_flip_p([l1 - l2 for l1, l2 in pairs]) if 1 < len(pairs) <= 40 else None
+        l1, l2 = (spread(column).mean for column in zip(*pairs, strict=True))
+        if p is None:
+            verdict = "one pair"
+        elif smallest_p(len(pairs)) >= LEVEL:
             verdict = "too few pairs"
-        text = f" [{' '.join(marks)}]" if marks else ""
-        numbers = [f"{l1:.4f}{text}", f"{l2:.4f}{text}", f"{l1 - l2:+.4f}"]
+        else:
+            verdict = "more than luck" if p < LEVEL else "may be luck"
+        numbers = [f"{l1:.4f}{_brackets(marks)}", f"{l2:.4f}{_brackets(marks)}", f"{l1 - l2:+.4f}"]
         rows.append([NETWORKS.get(network, network), OURS, *numbers, str(len(pairs)), p_words(p), verdict])
     caption = (
         "Share of the image diagonal; a positive improvement says that L2 is more stable. Ours: means over the pairs, "
@@ -121,21 +281,21 @@ def _norms(index: SettingIndex) -> TableBlock:
 
 
 def _norm_pairs(index: SettingIndex, network: str) -> tuple[list[tuple[float, float]], list[str]]:
-    """(L1, L2) of equal category and seed, and the marks of both."""
+    """Pairs (L1, L2) of equal category and seed, and the marks of their settings."""
     pairs: list[tuple[float, float]] = []
     marks: dict[str, None] = {}
     for category in CATEGORIES:
-        one, other = index.get(network, "l1", category), index.get(network, "l2", category)
-        if one and other:
-            mine, theirs = one.group.values("instability"), other.group.values("instability")
-            found = [(mine[seed], theirs[seed]) for seed in mine if seed in theirs]
-            pairs += found
-            marks |= dict.fromkeys(mark for setting in (one, other) for mark in setting.marks) if found else {}
+        l1, l2 = index.get(network, "l1", category), index.get(network, "l2", category)
+        if l1 and l2:
+            by_seed_l1, by_seed_l2 = l1.group.values("instability"), l2.group.values("instability")
+            common = [(value, by_seed_l2[seed]) for seed, value in by_seed_l1.items() if seed in by_seed_l2]
+            pairs += common
+            marks |= dict.fromkeys((*l1.marks, *l2.marks)) if common else {}
     return pairs, list(marks)
 
 
 def _zhang_key(run: ReportedRun) -> tuple[str, ...] | None:
-    template, animals, kind = zhang_template(run.params), categories(run.params), run.params.get("data.kind")
+    template, animals, kind = zhang_template(run.params), animal_categories(run.params), run.params.get("data.kind")
     if template is None or kind is None:
         return None
     photographed = "voc_part" if kind == "drawn_animals" else kind
@@ -143,7 +303,7 @@ def _zhang_key(run: ReportedRun) -> tuple[str, ...] | None:
     return (run.params.get("model.network", "?"), template, photographed, several, ", ".join(animals))
 
 
-def _zhang(experiments: Sequence[Experiment]) -> TableBlock:
+def _zhang_table(experiments: Sequence[Experiment]) -> TableBlock:
     index = SettingIndex.of(experiments, _zhang_key)
     columns = ("measure", "network", "original", "original, ours", "interpretable", "interpretable, ours")
     rows = []
@@ -167,161 +327,16 @@ def _zhang(experiments: Sequence[Experiment]) -> TableBlock:
     return TableBlock("zhang", title, caption, Table(columns, rows, columns[2:]))
 
 
-def _zhang_cell(index: SettingIndex, network: str, which: str, kind: str, several: str, measure: str) -> str:
-    settings = [found[0] for where, found in index.by_key.items() if where[:4] == (network, which, kind, several)]
-    measures = [(setting, one) for setting in settings if (one := measured(setting, measure)) is not None]
-    if len(measures) < 2:
-        return cell(measures[0][0] if measures else next(iter(settings), None), measure) + (
-            f" ({categories(measures[0][0].runs[0].params)[0]})" if measures and several == "one" else ""
-        )
-    mean = spread([one.mean for _, one in measures]).mean
-    marks = dict.fromkeys(mark for setting, _ in measures for mark in setting.marks)
+def _zhang_cell(index: SettingIndex, network: str, template: str, kind: str, several: str, metric: str) -> str:
+    """Our number; the mean over the categories if several were trained."""
+    key = (network, template, kind, several)
+    settings = [candidates[0] for candidate_key, candidates in index.by_key.items() if candidate_key[:4] == key]
+    measured = [(setting, spread_) for setting in settings if (spread_ := measured_spread(setting, metric)) is not None]
+    if len(measured) < 2:
+        text = format_cell(measured[0][0] if measured else next(iter(settings), None), metric)
+        is_one = bool(measured) and several == "one"
+        return text + (f" ({animal_categories(measured[0][0].runs[0].params)[0]})" if is_one else "")
+    mean = spread([spread_.mean for _, spread_ in measured]).mean
     unit = "categories" if several == "one" else "sets of categories"
-    return f"{mean:.{2 if measure == 'accuracy' else 4}f} ({len(measures)} {unit})" + (
-        f" [{' '.join(marks)}]" if marks else ""
-    )
-
-
-MISSING = "missing"
-"""We have no such run."""
-UNPUBLISHED = "not printed"
-"""The paper has no such number."""
-
-
-class Setting(NamedTuple):
-    """The runs of one setting of one experiment."""
-
-    experiment: str
-    group: Group
-    runs: tuple[ReportedRun, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.experiment}-{self.group.name}"
-
-    @property
-    def marks(self) -> tuple[str, ...]:
-        """Of any of its runs."""
-        found = dict.fromkeys(mark for run in self.runs for mark in run.marks)
-        tau = self.runs[0].number("template.tau")
-        return (*found, *(["t"] if tau is not None else []), *(["x"] if self.group.order == 2 else []))
-
-
-def paper_template(params: Mapping[str, str]) -> str | None:
-    """Key of `published.TEMPLATES` that a run's recorded template is; None for a template that the paper has not.
-
-    Only gamma / beta counts of a uniform template.
-    """
-    shape, norm = params.get("template.shape"), params.get("template.norm")
-    if shape == "none":
-        return "none"
-    if norm not in ("l1", "l2"):
-        return None
-    try:
-        beta, gamma = float(params["template.beta"]), float(params.get("template.gamma", "nan"))
-    except (KeyError, ValueError):
-        return None
-    if shape == "gradient" and beta == BETA:
-        return norm
-    return f"uniform_{norm}" if shape == "uniform" and math.isclose(gamma / beta, GAMMA / BETA) else None
-
-
-def zhang_template(params: Mapping[str, str]) -> str | None:
-    """`original`, or `interpretable`: the template of Zhang et al., or that of their code; None for another."""
-    shape = params.get("template.shape")
-    if shape == "none":
-        return "original"
-    gradient = shape == "gradient" and params.get("template.norm") == "l1"
-    return (
-        "interpretable"
-        if shape == "released" or (gradient and params.get("template.beta") == str(ZHANG_BETA))
-        else None
-    )
-
-
-def categories(params: Mapping[str, str]) -> tuple[str, ...]:
-    """Of a run, one or several."""
-    return tuple(filter(None, params.get("data.category", "").split(", ")))
-
-
-@dataclass(frozen=True)
-class SettingIndex:
-    """Settings by what they are."""
-
-    by_key: Mapping[tuple[str, ...], tuple[Setting, ...]]
-    """The one to show first: photographs before drawn images, whole weights before partial ones and none, trained to
-    the end before failed; then as the experiments were given and as each ranks its settings."""
-
-    @classmethod
-    def of(
-        cls, experiments: Sequence[Experiment], key: Callable[[ReportedRun], tuple[str, ...] | None]
-    ) -> SettingIndex:
-        """`key` says where a run belongs; None: nowhere."""
-        found: dict[tuple[str, ...], list[Setting]] = {}
-        for experiment in experiments:
-            for group in experiment.ranking.groups:
-                runs = tuple(experiment.by_group[group.name])
-                where = key(runs[0])
-                if where is not None:
-                    found.setdefault(where, []).append(Setting(experiment.name, group, runs))
-        return cls({where: tuple(sorted(settings, key=_precedence)) for where, settings in found.items()})
-
-    def get(self, *key: str) -> Setting | None:
-        """The setting to show."""
-        return next(iter(self.by_key.get(key, ())), None)
-
-    def crowded(self, keys: Iterable[tuple[str, ...]]) -> list[str]:
-        """Of cells that several settings fit, which one is shown, as sentences."""
-        return [
-            f"{' '.join(key)}: {len(fit)} settings fit, shown is {fit[0].name}."
-            for key in keys
-            if len(fit := self.by_key.get(key, ())) > 1
-        ]
-
-
-def _precedence(setting: Setting) -> tuple[bool, bool, bool, bool]:
-    marks = setting.marks
-    return (not setting.group.spreads, "d" in marks, "w" in marks, "s" in marks)
-
-
-def voc_cell(run: ReportedRun) -> tuple[str, ...] | None:
-    """(network, template of the part-template paper, category): one animal, photographed or drawn."""
-    template, animals = paper_template(run.params), categories(run.params)
-    fits = run.params.get("data.kind") in ("voc_part", "drawn_animals") and len(animals) == 1
-    return (run.params.get("model.network", "?"), template, animals[0]) if fits and template else None
-
-
-def measured(setting: Setting | None, measure: str) -> Spread | None:
-    """A setting's measure over its seeds, in the unit of the papers: `accuracy` per cent, from the validation error."""
-    if setting is None:
-        return None
-    if measure != "accuracy":
-        return setting.group.spreads.get(measure)
-    error = setting.group.spreads.get("val_error")
-    return error and Spread(error.n, 100 * (1 - error.mean), None if error.sd is None else 100 * error.sd)
-
-
-def cell(setting: Setting | None, measure: str) -> str:
-    """`0.1402 ± 0.0031 (n 3) [d]`: mean, spread over seeds, their number, marks; or why there is none."""
-    if setting is None:
-        return MISSING
-    found = measured(setting, measure)
-    if found is None:
-        return f"{MISSING} ({setting.group.state})" if not setting.group.spreads else f"{MISSING} (not measured)"
-    digits = 2 if measure == "accuracy" else 4
-    text = f"{found.mean:.{digits}f}"
-    if found.sd is not None:
-        text += f" ± {found.sd:.{digits}f} (n {found.n})"
-    return text + (f" [{' '.join(setting.marks)}]" if setting.marks else "")
-
-
-def average(settings: Sequence[Setting | None], measure: str) -> str:
-    """Mean over the six categories of the means over seeds; where some are missing it says how many there are."""
-    found = [one for setting in settings if (one := measured(setting, measure)) is not None]
-    if not found:
-        return MISSING
-    text = f"{spread([one.mean for one in found]).mean:.{2 if measure == 'accuracy' else 4}f}"
-    marks = dict.fromkeys(mark for setting in settings if setting for mark in setting.marks)
-    if len(found) < len(CATEGORIES):
-        text += f" ({len(found)} of {len(CATEGORIES)})"
-    return text + (f" [{' '.join(marks)}]" if marks else "")
+    marks = dict.fromkeys(mark for setting, _ in measured for mark in setting.marks)
+    return f"{mean:.{_digits(metric)}f} ({len(measured)} {unit}){_brackets(marks)}"

@@ -1,4 +1,4 @@
-"""What a search found: objective over trials, parallel coordinates, importance, beta against gamma."""
+"""Figures of a search: objective over trials, parallel coordinates, field importance, beta against gamma."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, MAP, ORANGE, RED, n
 from ipcnn_ray.spec.objectives import lower_is_better, metric_info
 
 CELLS = 6
-"""Cells of the heat map along beta and along gamma."""
+"""Minimum number of cells of the heat map along beta and along gamma."""
 MOST_FOR_IMPORTANCE = 100
-"""Trials that importance is computed from; of more an even sample."""
+"""Importance is computed from at most this many trials, an even sample of them."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting that the search tried."""
+    """One setting that a grid or a search tried."""
 
     number: int
-    """From 1, in the order in which it was opened."""
+    """From 1, in the order in which the trials were opened."""
     group: Group
     values: Mapping[str, str]
-    """Searched field -> its value as recorded; a field that the trial has not is left out."""
+    """Searched field -> its recorded value; only the fields that the trial has."""
     value: float | None
-    """Mean of the goal over its runs trained to their end, or of those stopped early; None where it failed."""
+    """Mean of the goal over its succeeded runs or, without any, over the incomplete ones; None if all failed."""
 
     @property
     def ended(self) -> bool:
@@ -44,17 +44,17 @@ class Trial:
 
 
 def trials_of(experiment: Experiment, goal: str) -> list[Trial]:
-    """The search's trials; `goal` is one of its measures."""
-    found = []
+    """The trials of a search with their values of `goal`."""
+    trials = []
     for number, group in enumerate(experiment.trials, 1):
         params = experiment.by_group[group.name][0].params
         values = {path: params[path] for path in experiment.searched if path in params}
-        found.append(Trial(number, group, values, group.means.get(goal)))
-    return found
+        trials.append(Trial(number, group, values, group.means.get(goal)))
+    return trials
 
 
-def history(experiment: Experiment, trials: Sequence[Trial], goal: str, name: str) -> FigureBlock:
-    """Objective over trials."""
+def objective_figure(experiment: Experiment, trials: Sequence[Trial], goal: str, name: str) -> FigureBlock:
+    """Objective over trials, with the best so far and the control."""
     figure = new_figure(7, 3.8)
     axis = figure.subplots()
     kinds = {
@@ -98,8 +98,8 @@ def history(experiment: Experiment, trials: Sequence[Trial], goal: str, name: st
     return FigureBlock(f"{name}trials", f"{goal} over trials", caption, figure)
 
 
-def parallel(experiment: Experiment, trials: Sequence[Trial], goal: str, name: str) -> FigureBlock | None:
-    """Parallel coordinates; None without two axes or two trials with a number."""
+def parallel_coordinates(experiment: Experiment, trials: Sequence[Trial], goal: str, name: str) -> FigureBlock | None:
+    """Parallel coordinates; None with fewer than two trials with a value, or if they do not differ in any field."""
     shown = [t for t in trials if t.value is not None]
     paths = [path for path in experiment.searched if len({t.values.get(path) for t in shown}) > 1]
     if not paths or len(shown) < 2:
@@ -113,7 +113,7 @@ def parallel(experiment: Experiment, trials: Sequence[Trial], goal: str, name: s
     cmap = LinearSegmentedColormap.from_list("shown", colormaps[MAP](np.linspace(0, 0.85, 64)))  # no yellow on white
     drawn: dict[bool, list[tuple[np.ndarray, Any]]] = {False: [], True: []}
     for trial in sorted(shown, key=lambda t: (t.ended, _cost(t, goal)), reverse=False):
-        heights = [scale.place(trial.values.get(path)) for path, scale in zip(paths, scales, strict=False)]
+        heights = [scale.height(trial.values.get(path)) for path, scale in zip(paths, scales, strict=False)]
         heights.append(float(norm(trial.value)))
         drawn[trial.ended].append((np.column_stack([range(len(heights)), heights]), cmap(norm(trial.value))))
     for ended, lines in drawn.items():
@@ -122,7 +122,7 @@ def parallel(experiment: Experiment, trials: Sequence[Trial], goal: str, name: s
         axis.add_collection(LineCollection(segments, colors=colours, alpha=0.85, rasterized=len(shown) > 200, **style))
     winner = min((t for t in shown if t.ended), key=lambda t: _cost(t, goal), default=None)
     if winner is not None and winner.value is not None:
-        heights = [scale.place(winner.values.get(path)) for path, scale in zip(paths, scales, strict=False)]
+        heights = [scale.height(winner.values.get(path)) for path, scale in zip(paths, scales, strict=False)]
         axis.plot([*heights, float(norm(winner.value))], color=RED, linewidth=2.2, marker="o", zorder=4, label="best")
         axis.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0))
     for position, scale in enumerate(scales):
@@ -149,47 +149,52 @@ def parallel(experiment: Experiment, trials: Sequence[Trial], goal: str, name: s
 
 @dataclass(frozen=True)
 class _Scale:
-    """A vertical axis from 0 to 1."""
+    """Maps values to heights from 0 to 1 on a vertical axis, with tick labels."""
 
-    paths: Mapping[str | None, float]
+    heights: Mapping[str | None, float]
     ticks: Sequence[tuple[float, str]]
 
-    def place(self, value: str | None) -> float:
-        return self.paths[value]
+    def height(self, value: str | None) -> float:
+        return self.heights[value]
 
 
 def _scale(values: Sequence[str | None], logarithmic: bool) -> _Scale:
+    """A numeric scale for at least four numbers, one step per value otherwise. Absent values are below all others."""
     known = sorted({value for value in values if value is not None})
-    numbers = {value: _number(value) for value in known}
+    numbers = {value: number for value in known if (number := _number(value)) is not None}
     absent = {None: -0.03} if None in values else {}
     absent_tick = [(-0.03, "none")] if absent else []
-    if any(one is None for one in numbers.values()) or len(known) < 4:
-        order = sorted(known, key=lambda value: (numbers[value] is None, numbers[value] or 0.0, value))
-        step = 1 / max(len(order) - 1, 1)
-        paths = {value: (0.06 if absent else 0) + i * step * (0.94 if absent else 1) for i, value in enumerate(order)}
-        return _Scale({**paths, **absent}, [*((paths[v], v) for v in order), *absent_tick])
-    found = {value: one for value, one in numbers.items() if one is not None}
-    logarithmic = logarithmic and min(found.values()) > 0
-    turn = math.log if logarithmic else float
-    low, high = turn(min(found.values())), turn(max(found.values()))
     floor = 0.06 if absent else 0.0
-    paths = {value: floor + (1 - floor) * (turn(one) - low) / (high - low) for value, one in found.items()}
+    if len(numbers) < len(known) or len(known) < 4:
+        order = sorted(known, key=lambda value: (value not in numbers, numbers.get(value, 0.0), value))
+        step = (1 - floor) / max(len(order) - 1, 1)
+        heights = {value: floor + i * step for i, value in enumerate(order)}
+        return _Scale({**heights, **absent}, [*((heights[value], value) for value in order), *absent_tick])
+    logarithmic = logarithmic and min(numbers.values()) > 0
+    transform = math.log if logarithmic else float
+    low, high = transform(min(numbers.values())), transform(max(numbers.values()))
+    heights = {
+        value: floor + (1 - floor) * (transform(number) - low) / (high - low) for value, number in numbers.items()
+    }
     ticks = [(floor + (1 - floor) * i / 4, low + (high - low) * i / 4) for i in range(5)]
-    shown = [(height, f"{math.exp(one) if logarithmic else one:.3g}") for height, one in ticks]
-    return _Scale({**paths, **absent}, [*shown, *absent_tick])
+    labels = [(height, f"{math.exp(number) if logarithmic else number:.3g}") for height, number in ticks]
+    return _Scale({**heights, **absent}, [*labels, *absent_tick])
 
 
 def importance_figure(
     shares: Mapping[str, float], directions: Mapping[str, float], goal: str, trials: int, name: str
 ) -> FigureBlock:
-    """Bars of fANOVA. shares: field -> share of the goal's variance; directions: field -> rank correlation."""
+    """Bars of fANOVA importance.
+
+    shares: field -> share of the variance of the goal. directions: field -> rank correlation with the goal.
+    """
     figure = new_figure(7, 1.1 + 0.42 * len(shares))
     axis = figure.subplots()
     order = sorted(shares, key=lambda path: shares[path])
     axis.barh(order, [shares[path] for path in order], color=ORANGE, edgecolor=BLACK, linewidth=0.6)
     for index, path in enumerate(order):
-        known = directions.get(path)
-        text = f"{shares[path]:.2f}" + ("" if known is None else f"  (rank correlation {known:+.2f})")
+        direction = directions.get(path)
+        text = f"{shares[path]:.2f}" + ("" if direction is None else f"  (rank correlation {direction:+.2f})")
         axis.text(shares[path] + 0.01, index, text, va="center", fontsize="small")
     axis.set(xlabel=f"importance for {goal} (share of variance, fANOVA)", xlim=(0, 1.45))
     axis.set_xticks(np.linspace(0, 1, 6))
@@ -204,7 +209,7 @@ def importance_figure(
 
 
 def beta_gamma_figure(experiment: Experiment, goal: str, name: str) -> FigureBlock | None:
-    """Mean of the goal over cells of beta and gamma, logarithmic; None where not both vary over at least 4 settings."""
+    """Heat map of the goal over log beta and log gamma; None unless both vary over at least 4 settings."""
     points = []
     for group in experiment.ranking.groups:
         run = experiment.by_group[group.name][0]
@@ -216,7 +221,7 @@ def beta_gamma_figure(experiment: Experiment, goal: str, name: str) -> FigureBlo
         return None
     beta, gamma, value, ended = (np.array(column) for column in zip(*points, strict=True))
     ended = ended.astype(bool)
-    edges = [_edges(one, at) for one, at in ((beta, published.BETA), (gamma, published.GAMMA))]
+    edges = [_edges(beta, published.BETA), _edges(gamma, published.GAMMA)]
     total, count = (
         np.histogram2d(beta[ended], gamma[ended], bins=edges, weights=weights)[0] for weights in (value[ended], None)
     )
@@ -232,10 +237,10 @@ def beta_gamma_figure(experiment: Experiment, goal: str, name: str) -> FigureBlo
     paper = (published.BETA, published.GAMMA)
     axis.plot(*paper, "*", color=RED, markeredgecolor="white", markersize=17, label="the paper's point (2, 2)")
     axis.set(xscale="log", yscale="log", xlabel="beta (1)", ylabel="gamma (1)", facecolor="#e8e8e8")
-    for which, edge in ((axis.xaxis, edges[0]), (axis.yaxis, edges[1])):
-        ticks = [one for one in (0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32) if edge[0] <= one <= edge[-1]]
-        which.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
-        which.set_ticks([], minor=True)
+    for direction, edge in ((axis.xaxis, edges[0]), (axis.yaxis, edges[1])):
+        ticks = [tick for tick in (0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32) if edge[0] <= tick <= edge[-1]]
+        direction.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+        direction.set_ticks([], minor=True)
     axis.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     figure.colorbar(mesh, ax=axis, label=f"{_axis(goal)}, mean of the cell")
     side = "Darker" if lower_is_better(goal) else "Brighter"
@@ -251,7 +256,7 @@ def beta_gamma_figure(experiment: Experiment, goal: str, name: str) -> FigureBlo
 
 
 def _edges(values: Sequence[float], middle: float) -> np.ndarray:
-    """Borders of cells, equal on a logarithmic scale, that hold all values; `middle` lies in the middle of a cell."""
+    """Edges of cells that cover all values, equal on a logarithmic scale, with `middle` in the middle of a cell."""
     logs, at = np.log(np.asarray(values)), math.log(middle)
     low, high = min(logs.min(), at), max(logs.max(), at)
     step = max((high - low) / (CELLS - 1), 1e-6)
@@ -266,12 +271,12 @@ def _cost(trial: Trial, goal: str) -> float:
 
 
 def _unit(goal: str) -> str:
-    """A goal with its unit."""
+    """Goal, unit and direction."""
     return f"{goal} ({metric_info(goal).unit}, {metric_info(goal).better} is better)"
 
 
 def _axis(goal: str) -> str:
-    """A goal with its unit, in a few words."""
+    """Goal and unit, for an axis."""
     return f"{goal} ({metric_info(goal).unit})"
 
 
@@ -283,16 +288,16 @@ def _number(text: str) -> float | None:
 
 
 def rank_correlations(trials: Sequence[Trial], paths: Sequence[str]) -> dict[str, float]:
-    """Of numeric fields with the goal: Spearman's, over trials trained to the end; of at least 4 different values."""
+    """Spearman's correlation of each numeric field of at least 4 values with the goal, over succeeded trials."""
     from scipy.stats import spearmanr
 
-    found = {}
+    correlations = {}
     for path in paths:
         pairs = [
             (number, trial.value)
             for trial in trials
             if trial.ended and trial.value is not None and (number := _number(trial.values.get(path, ""))) is not None
         ]
-        if len({one for one, _ in pairs}) >= 4 and len({value for _, value in pairs}) > 1:
-            found[path] = float(spearmanr(*zip(*pairs, strict=True)).statistic)
-    return found
+        if len({number for number, _ in pairs}) >= 4 and len({value for _, value in pairs}) > 1:
+            correlations[path] = float(spearmanr(*zip(*pairs, strict=True)).statistic)
+    return correlations
