@@ -1,9 +1,9 @@
-"""`ipcnn pictures`: what the filters of finished runs look at, and why their location instability is what it is."""
+"""`ipcnn pictures`: figures of the filters of finished runs, which explain their location instability."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ipcnn_ray.cli import output
+from ipcnn_ray.cli.options import complete_experiment
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.report.experiment_record import find_runs
 from ipcnn_ray.spec.runs import named_runs
@@ -24,185 +25,203 @@ if TYPE_CHECKING:
     from ipcnn_ray.train.filter_activations import FilterActivations
 
 FOLDER = "pictures"
-"""Of the artifacts, in the record of a run and of its experiment."""
-MOST = 8
-"""Runs that are pictured where none is named."""
-SAME = 1e-6
-"""How far the instability may be from the recorded one without a remark."""
-WHICH = {"stable": "its most stable filter that fires", "median": "the median of its filters that fire"}
+"""Artifact folder of the figures, in the run and in its experiment."""
+MOST_RUNS = 8
+"""Runs that get figures unless --run names some."""
+INSTABILITY_TOLERANCE = 1e-6
+"""A larger difference from the recorded instability gets a note."""
+REPRESENTATIVES = {"stable": "its most stable filter that fires", "median": "the median of its filters that fire"}
+"""Which filter of each run a figure of receptive fields shows -> its description."""
 
-Experiment = Annotated[
-    str, typer.Argument(metavar="EXPERIMENT", help="Name or id of an experiment, or id of a run.", show_default=False)
+ExperimentArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="EXPERIMENT",
+        help="Name or id of an experiment, or id of a run.",
+        show_default=False,
+        autocompletion=complete_experiment,
+    ),
 ]
-Runs = Annotated[
+RunsOption = Annotated[
     list[str] | None,
     typer.Option("--run", metavar="LABEL", help="Only this run, such as l1. May be repeated."),
 ]
-Filters = Annotated[
+FiltersOption = Annotated[
     int,
     typer.Option("--filters", min=1, max=1000, help="Filters of each run that get a picture, from stable to unstable."),
 ]
-Out = Annotated[
+OutOption = Annotated[
     Path | None,
     typer.Option("--out", metavar="FOLDER", help="Where to write. Default: $IPCNN_HOME/pictures/<experiment>."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the files written as JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the files written as JSON.")]
 
 
 def pictures(
-    experiment: Experiment, run: Runs = None, filters: Filters = 6, out: Out = None, json: Json = False
+    experiment: ExperimentArgument,
+    run: RunsOption = None,
+    filters: FiltersOption = 6,
+    out: OutOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Draw the filters of finished runs on their images, in a folder and in the record. Nothing is trained."""
+    """Draw the filters of finished runs on their images.
+
+    The figures are written to a folder and stored with the runs in the record. Nothing is trained.
+    """
     from ipcnn_ray.train.data_sync import local_paths
     from ipcnn_ray.train.run_metadata import experiment_spec_of, run_spec_of
 
     paths = local_paths(Paths.from_environment())
     tracker = open_tracker(paths)
-    (parent, found), *older = find_runs(tracker, experiment)
+    (parent, runs), *older = find_runs(tracker, experiment)
     if older:
         output.print_note(f"{experiment} was submitted several times; of {parent.run_id}, the newest")
     spec = experiment_spec_of(tracker, parent)
-    by_label = {one.label if one.parent else named_runs(spec)[0].label: one for one in found}
-    labels = run or _worth_a_picture(parent, by_label, [one.label for one in named_runs(spec)])
+    named = [named_run.label for named_run in named_runs(spec)]
+    by_label = {recorded.label if recorded.parent else named[0]: recorded for recorded in runs}
+    labels = run or _default_labels(parent, by_label, named)
     _check_finished(parent, by_label, labels)
-    trained = {label: run_spec_of(spec, label, by_label[label]).spec for label in labels}
+    specs = {label: run_spec_of(spec, label, by_label[label]).spec for label in labels}
     _check_weights(paths, parent, labels)
-    album = _Album(tracker, parent, Path(out or paths.home / FOLDER / parent.run_id))
+    from ipcnn_ray.train.filter_activations import load_filter_activations
+    from ipcnn_ray.train.run_request import RunRequest
+
+    folder = _PictureFolder(tracker, parent, Path(out or paths.home / FOLDER / parent.run_id))
     drawn = []
     for label in labels:
-        from ipcnn_ray.train.filter_activations import load_filter_activations
-        from ipcnn_ray.train.run_request import RunRequest
-
         recorded = by_label[label]
-        home = _home(paths, parent, label)
-        seen = load_filter_activations(
-            RunRequest(recorded, trained[label], paths, recorded.handle, home),
+        activations = load_filter_activations(
+            RunRequest(recorded, specs[label], paths, recorded.handle, _run_folder(paths, parent, label)),
             recorded.tags.get("data.digest", ""),
             workers=int(recorded.tags.get("ipcnn.workers", "1")),
             data_progress=output.CountedProgress(f"{label}: data,", "images"),
             progress=output.CountedProgress(f"{label}: looking,", "images"),
         )
-        words = trained[label].template.label()
-        title = label if label == words else f"{label}: {words}"
-        drawn.append(_draw_run(album, _Drawn(label, title, recorded, seen), filters, quiet=json))
-    _draw_fields(album, drawn)
+        template = specs[label].template.label()
+        title = label if label == template else f"{label}: {template}"
+        drawn.append(_DrawnRun(label, title, recorded, activations))
+        _draw_run(folder, drawn[-1], filters, quiet=json)
+    _draw_receptive_fields(folder, drawn)
     if json:
         output.print_json(
             {
                 "experiment": parent.run_id,
-                "folder": str(album.folder),
-                "runs": [one.as_json() for one in drawn],
-                "files": [str(path) for path in album.files],
+                "folder": str(folder.path),
+                "runs": [each.as_json() for each in drawn],
+                "files": [str(path) for path in folder.files],
             }
         )
         return
-    output.print_line(f"{len(album.files)} files in {album.folder}")
+    output.print_line(f"{len(folder.files)} files in {folder.path}")
     output.print_line(f"the same in the record, under {FOLDER}/ of the experiment and of each run")
 
 
 @dataclass
-class _Album:
-    """The folder of the pictures, and the record."""
+class _PictureFolder:
+    """Writes files to a local folder and to the record."""
 
     tracker: Tracker
     parent: RecordedRun
-    folder: Path
+    path: Path
     files: list[Path] = field(default_factory=list)
 
-    def path(self, *parts: str) -> Path:
-        """Where a file is to be written."""
-        path = self.folder.joinpath(*parts)
+    @contextmanager
+    def file(self, run: RecordedRun, *parts: str) -> Iterator[Path]:
+        """Path of a file to write in the `with` block; afterwards it is stored with the run."""
+        path = self.path.joinpath(*parts)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise IpcnnError(
-                f"{path.parent} cannot be made: {error.strerror}\nGive another folder with --out."
-            ) from error
-        return path
-
-    def keep(self, path: Path, run: RecordedRun) -> None:
-        """A file that has been written goes into the record, too."""
+            advice = "Give another folder with --out."
+            raise IpcnnError(f"{path.parent} cannot be made: {error.strerror}\n{advice}") from error
+        yield path
         self.tracker.attach(run.handle).log_file(path, FOLDER)
         self.files.append(path)
 
 
 @dataclass
-class _Drawn:
-    """A run that is pictured."""
+class _DrawnRun:
+    """A run with figures."""
 
     label: str
     title: str
     recorded: RecordedRun
-    sight: FilterActivations
+    activations: FilterActivations
     filters: list[RankedFilter] = field(default_factory=list)
 
     @property
-    def number(self) -> float | None:
-        """The recorded location instability of the layer."""
-        return self.recorded.metrics.get(f"instability_{self.sight.layer}")
+    def recorded_instability(self) -> float | None:
+        """Location instability of the layer as recorded."""
+        return self.recorded.metrics.get(f"instability_{self.activations.layer}")
+
+    @property
+    def data(self) -> tuple[str, int]:
+        """Digest of the crops and number of object images. Runs with equal data share a figure."""
+        return self.activations.store.digest, len(self.activations.image_N)
 
     def as_json(self) -> dict[str, Any]:
-        mean = self.sight.instability.mean
         return {
             "run": self.recorded.run_id,
-            "layer": self.sight.layer,
-            "instability": mean if math.isfinite(mean) else None,
-            "recorded": self.number,
+            "layer": self.activations.layer,
+            "instability": self.activations.instability.mean,
+            "recorded": self.recorded_instability,
             "filters": len(self.filters),
-            "dropped": self.sight.instability.dropped,
+            "dropped": self.activations.instability.dropped,
         }
 
 
-def _worth_a_picture(parent: RecordedRun, by_label: dict[str, RecordedRun], named: Sequence[str]) -> list[str]:
-    """The named runs that have succeeded and the best of the search, of repeats the first; else the first that have."""
-    ended = [label for label, run in by_label.items() if run.state == "succeeded"]
-    best = [label for tag in ("ipcnn.best", "ipcnn.front") for label in parent.tags.get(tag, "").split(", ")]
-    wanted = [label for label in (*named, *best) if label in ended] or ended
-    firsts = list({by_label[label].group: label for label in reversed(wanted)}.values())[::-1]
-    if not firsts:
-        states = ", ".join(f"{label} {run.state}" for label, run in list(by_label.items())[:MOST])
+def _default_labels(parent: RecordedRun, by_label: dict[str, RecordedRun], named: Sequence[str]) -> list[str]:
+    """Labels of the succeeded named runs and the winners of the search, one per setting; without any, of all succeeded.
+
+    Raises IpcnnError if no run has succeeded.
+    """
+    succeeded = [label for label, run in by_label.items() if run.state == "succeeded"]
+    winners = [label for tag in ("ipcnn.best", "ipcnn.front") for label in parent.tags.get(tag, "").split(", ")]
+    candidates = [label for label in (*named, *winners) if label in succeeded] or succeeded
+    first_of_group = {by_label[label].group: label for label in reversed(candidates)}
+    labels = list(first_of_group.values())[::-1][:MOST_RUNS]
+    if not labels:
+        states = ", ".join(f"{label} {run.state}" for label, run in list(by_label.items())[:MOST_RUNS])
         raise IpcnnError(
             f"no run of {parent.run_id} has succeeded: {states}\n"
             "Pictures are made of finished runs. Wait for one, or submit the experiment again: it goes on."
         )
-    left = [label for label in by_label if label not in firsts[:MOST]]
-    if left:
-        words = f"{', '.join(left[:3])} and {len(left) - 3} more" if len(left) > 4 else ", ".join(left)
-        output.print_note(f"not pictured: {words} (--run LABEL pictures a run)")
-    return firsts[:MOST]
+    if others := [label for label in by_label if label not in labels]:
+        names = f"{', '.join(others[:3])} and {len(others) - 3} more" if len(others) > 4 else ", ".join(others)
+        output.print_note(f"not pictured: {names} (--run LABEL pictures a run)")
+    return labels
 
 
 def _check_finished(parent: RecordedRun, by_label: dict[str, RecordedRun], labels: Sequence[str]) -> None:
-    """Raises IpcnnError for labels that are unknown, given twice, or of runs that have not finished."""
-    wrong = []
+    """Raise IpcnnError for unknown and repeated labels, and for runs that have not finished."""
+    errors = []
     for label in labels:
         if label not in by_label:
             guess = did_you_mean(label, list(by_label)).strip()
-            wrong.append(f"no run {label!r} in {parent.run_id}\n{guess or 'It has ' + ', '.join(by_label) + '.'}")
+            errors.append(f"no run {label!r} in {parent.run_id}\n{guess or 'It has ' + ', '.join(by_label) + '.'}")
         elif by_label[label].state not in ("succeeded", "pruned", "stopped"):
             run = by_label[label]
-            why = f": {run.cause}" if run.cause else ""
-            wrong.append(
-                f"run {label} of {parent.run_id} is {run.state}{why}\n"
+            cause = f": {run.cause}" if run.cause else ""
+            errors.append(
+                f"run {label} of {parent.run_id} is {run.state}{cause}\n"
                 "Pictures are made of finished runs. Wait for it, or submit the experiment again: it goes on."
             )
         elif list(labels).count(label) > 1:
-            wrong.append(f"--run {label} is given more than once\nGive it once.")
-    if wrong:
-        raise IpcnnError("\n".join(dict.fromkeys(wrong)))
+            errors.append(f"--run {label} is given more than once\nGive it once.")
+    if errors:
+        raise IpcnnError("\n".join(dict.fromkeys(errors)))
 
 
-def _home(paths: Paths, parent: RecordedRun, label: str) -> str:
-    """Where the run keeps its weights."""
+def _run_folder(paths: Paths, parent: RecordedRun, label: str) -> str:
     return f"{paths.storage.rstrip('/')}/{parent.run_id}/{label}"
 
 
 def _check_weights(paths: Paths, parent: RecordedRun, labels: Sequence[str]) -> None:
-    """Raises IpcnnError for runs whose weights are not in the storage's folder; in a bucket, loading them tells."""
+    """Raise IpcnnError for runs without weights in a local storage. For buckets, loading the weights raises it."""
     from ipcnn_ray.train.run_dir import WEIGHTS_FILE
 
-    homes = [_home(paths, parent, label) for label in labels]
-    missing = [home for home in homes if "://" not in home and not Path(home, WEIGHTS_FILE).is_file()]
+    folders = [_run_folder(paths, parent, label) for label in labels]
+    missing = [folder for folder in folders if "://" not in folder and not Path(folder, WEIGHTS_FILE).is_file()]
     if missing:
         raise IpcnnError(
             f"{WEIGHTS_FILE} is missing in {', '.join(missing)}\n"
@@ -211,85 +230,80 @@ def _check_weights(paths: Paths, parent: RecordedRun, labels: Sequence[str]) -> 
         )
 
 
-def _draw_run(album: _Album, drawn: _Drawn, count: int, *, quiet: bool) -> _Drawn:
-    """The filters of one run: tables, the ranking, and a picture for some of them."""
+def _draw_run(folder: _PictureFolder, drawn: _DrawnRun, count: int, *, quiet: bool) -> None:
+    """Tables of all filters of a run, the figure of their ranking, and figures of `count` filters."""
     from ipcnn_ray.cli import filter_views as views
-    from ipcnn_ray.report import filter_figures as tables
-    from ipcnn_ray.report.filter_figures import save_filter_figure, save_ranking_figure
+    from ipcnn_ray.report import filter_figures as figures
 
-    sight, run = drawn.sight, drawn.recorded
-    names = sight.store.landmark_names
-    drawn.filters = views.rank_filters(sight)
-    able = views.measured_filters(drawn.filters)
-    shown = views.evenly_spaced(able, count)
-    _tell_instability(drawn)
-    if not able:
+    activations, run, label = drawn.activations, drawn.recorded, drawn.label
+    landmarks = activations.store.landmark_names
+    drawn.filters = views.rank_filters(activations)
+    measured = views.measured_filters(drawn.filters)
+    shown = views.evenly_spaced(measured, count)
+    _print_instability_notes(drawn)
+    if not measured:
         raise IpcnnError(
-            f"no filter of {sight.layer} of run {drawn.label} can be measured: every one has a landmark seen on fewer "
+            f"no filter of {activations.layer} of run {label} can be measured: every one has a landmark seen on fewer "
             f"than 2 images\nLook at the landmarks with `ipcnn data check`."
         )
-    output.print_progress(f"{drawn.label}: {len(shown)} pictures of filters")
-    path = album.path(drawn.label, "filters.csv")
-    tables.filters_csv(drawn.filters, names, path)
-    album.keep(path, run)
-    path = album.path(drawn.label, "distances.csv")
-    tables.distances_csv(views.distance_rows(sight, shown), path)
-    album.keep(path, run)
-    path = album.path(drawn.label, "filters_ranked.png")
-    save_ranking_figure(
-        [one.instability for one in able],
-        [one.deviation_K for one in able],
-        names,
-        [one.rank or 0 for one in shown],
-        f"{drawn.title}, {sight.layer}: {len(able)} filters from stable to unstable",
-        path,
-    )
-    album.keep(path, run)
-    for one in shown:
-        path = album.path(drawn.label, f"rank_{one.rank:04}_filter_{one.number:04}.png")
-        save_filter_figure(views.filter_view(sight, one, drawn.filters, drawn.title), path)
-        album.keep(path, run)
+    output.print_progress(f"{label}: {len(shown)} pictures of filters")
+    with folder.file(run, label, "filters.csv") as path:
+        figures.filters_csv(drawn.filters, landmarks, path)
+    with folder.file(run, label, "distances.csv") as path:
+        figures.distances_csv(views.distance_rows(activations, shown), path)
+    with folder.file(run, label, "filters_ranked.png") as path:
+        figures.save_ranking_figure(
+            [ranked.instability for ranked in measured],
+            [ranked.deviation_K for ranked in measured],
+            landmarks,
+            [ranked.rank or 0 for ranked in shown],
+            f"{drawn.title}, {activations.layer}: {len(measured)} filters from stable to unstable",
+            path,
+        )
+    for ranked in shown:
+        with folder.file(run, label, f"rank_{ranked.rank:04}_filter_{ranked.number:04}.png") as path:
+            figures.save_filter_figure(views.filter_view(activations, ranked, drawn.filters, drawn.title), path)
     if not quiet:
-        again = f"instability {sight.instability.mean:.4f}"
-        output.print_line(f"{drawn.title}, {sight.layer}: {len(able)} filters, {again}", style="bold")
-        table = tables.terminal_table(shown, names)
+        mean = f"instability {activations.instability.mean:.4f}"
+        output.print_line(f"{drawn.title}, {activations.layer}: {len(measured)} filters, {mean}", style="bold")
+        table = figures.terminal_table(shown, landmarks)
         output.print_table(table.columns, table.rows, right=table.numbers)
         output.print_line()
-    return drawn
 
 
-def _tell_instability(drawn: _Drawn) -> None:
-    """Whether the instability that is pictured is the recorded one, and what was left out."""
-    dropped, again = drawn.sight.instability.dropped, drawn.sight.instability.mean
-    if dropped:
-        output.print_note(f"{drawn.label}: {dropped} filters could not be measured; filters.csv lists them last")
-    if drawn.number is None or not abs(drawn.number - again) <= SAME:
-        recorded = "not recorded" if drawn.number is None else f"recorded as {drawn.number:.6f}"
-        trained = drawn.recorded.tags.get("ipcnn.device", "another machine")
+def _print_instability_notes(drawn: _DrawnRun) -> None:
+    """Notes on filters that could not be measured, and on a difference from the recorded instability."""
+    instability, recorded = drawn.activations.instability, drawn.recorded_instability
+    if instability.dropped:
+        count = f"{instability.dropped} filters"
+        output.print_note(f"{drawn.label}: {count} could not be measured; filters.csv lists them last")
+    if recorded is None or not abs(recorded - instability.mean) <= INSTABILITY_TOLERANCE:
+        expected = "not recorded" if recorded is None else f"recorded as {recorded:.6f}"
+        device = drawn.recorded.tags.get("ipcnn.device", "another machine")
         output.print_note(
-            f"{drawn.label}: instability {again:.6f} here, {recorded} (trained on {trained}): rounding on another "
-            "machine moves a few peaks; the pictures show what is measured here"
+            f"{drawn.label}: instability {instability.mean:.6f} here, {expected} (trained on {device}): rounding on "
+            "another machine moves a few peaks; the pictures show what is measured here"
         )
 
 
-def _draw_fields(album: _Album, drawn: Sequence[_Drawn]) -> None:
-    """Receptive fields of a filter of each run, one picture for the runs on the same data."""
+def _draw_receptive_fields(folder: _PictureFolder, drawn: Sequence[_DrawnRun]) -> None:
+    """Receptive fields of one filter per run, in one figure for all runs on the same data."""
     from ipcnn_ray.cli import filter_views as views
     from ipcnn_ray.report.receptive_field_figure import save_receptive_fields_figure
 
-    digests = list(dict.fromkeys((one.sight.store.digest, len(one.sight.image_N)) for one in drawn))
-    for which, words in WHICH.items():
-        for key in digests:
-            those = [one for one in drawn if (one.sight.store.digest, len(one.sight.image_N)) == key]
-            sights = [one.sight for one in those]
-            chosen = [views.representative_filter(one.filters, which) for one in those]
-            positions = views.common_images(sights, chosen)
-            output.print_progress(f"receptive fields of {len(those)} runs, {which}")
+    all_data = list(dict.fromkeys(run.data for run in drawn))
+    for which, description in REPRESENTATIVES.items():
+        for data in all_data:
+            runs = [run for run in drawn if run.data == data]
+            activations = [run.activations for run in runs]
+            filters = [views.representative_filter(run.filters, which) for run in runs]
+            positions = views.common_images(activations, filters)
+            output.print_progress(f"receptive fields of {len(runs)} runs, {which}")
             columns = [
-                views.run_column(one.sight, filter_, positions, one.title.replace(": ", "\n"))
-                for one, filter_ in zip(those, chosen, strict=True)
+                views.run_column(run.activations, ranked, positions, run.title.replace(": ", "\n"))
+                for run, ranked in zip(runs, filters, strict=True)
             ]
-            name = f"receptive_fields_{which}" + (f"_{those[0].label}" if len(digests) > 1 else "")
-            path = album.path(f"{name}.png")
-            save_receptive_fields_figure(sights[0].crops(positions), columns, key[1], words, path)
-            album.keep(path, album.parent)
+            suffix = f"_{runs[0].label}" if len(all_data) > 1 else ""
+            with folder.file(folder.parent, f"receptive_fields_{which}{suffix}.png") as path:
+                crops = activations[0].crops(positions)
+                save_receptive_fields_figure(crops, columns, data[1], description, path)

@@ -77,7 +77,7 @@ def test_the_printed_numbers_come_back_exactly(on_page):
         found = printed(on_page[table])
         assert len(found) == len(known)
         for key, row in known.items():
-            assert [float(text) for text in found[name(*key)]] == [*row.by_category, row.format_average]
+            assert [float(text) for text in found[name(*key)]] == [*row.by_category, row.average]
     for table, accuracies in (("table2", published.MIDWAY_ACCURACY), ("table5", published.FINAL_ACCURACY)):
         found = printed(on_page[table])
         assert {model: float(cells[-1]) for model, cells in found.items()} == {
