@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1] / "ipcnn_ray"
@@ -88,8 +89,40 @@ def prints(root: Path) -> list[str]:
     ]
 
 
+def repeated_names(root: Path) -> list[str]:
+    """Module names that occur twice."""
+    names = Counter(file.name for file in root.rglob("*.py") if file.name != "__init__.py")
+    return sorted(name for name, count in names.items() if count > 1)
+
+
+def cycles(root: Path) -> list[str]:
+    """Pairs of modules that import each other, directly or not, also inside functions or for type checks only."""
+    files = {".".join(file.relative_to(root).with_suffix("").parts): file for file in root.rglob("*.py")}
+    imports: dict[str, set[str]] = {}
+    for module, file in files.items():
+        nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+        names = {f"{node.module}.{name}" for node in nodes for name in ("", *(alias.name for alias in node.names))}
+        imports[module] = {name.rstrip(".").removeprefix("ipcnn_ray.") for name in names} & files.keys()
+
+    def reachable(module: str) -> set[str]:
+        found, open_ = set(), [module]
+        while open_:
+            new = imports[open_.pop()] - found
+            found |= new
+            open_ += new
+        return found
+
+    reach = {module: reachable(module) for module in files}
+    return sorted(f"{a} <-> {b}" for a in files for b in reach[a] if a < b and a in reach[b])
+
+
 def test_imports_only_go_down():
     assert broken_imports(ROOT) == []
+
+
+def test_no_module_name_twice_and_no_cycles():
+    assert repeated_names(ROOT) == []
+    assert cycles(ROOT) == []
 
 
 def test_only_the_cli_prints():
@@ -110,6 +143,12 @@ def test_these_checks_can_fail(tmp_path):
     )
     assert len(broken_imports(tmp_path)) == 4
     assert prints(tmp_path) == ["core/x.py:5"]
+    assert repeated_names(tmp_path) == [] == cycles(tmp_path)
+    (tmp_path / "x.py").write_text("def f():\n    from ipcnn_ray.core import x\n")
+    (tmp_path / "core/x.py").write_text("from ipcnn_ray.y import z\n")
+    (tmp_path / "y.py").write_text("from ipcnn_ray.x import f\n")
+    assert repeated_names(tmp_path) == ["x.py"]
+    assert cycles(tmp_path) == ["core.x <-> x", "core.x <-> y", "x <-> y"]
 
 
 def test_core_loads_without_vendors():
