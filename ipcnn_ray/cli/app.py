@@ -14,17 +14,22 @@ import typer
 
 from ipcnn_ray import __version__
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.datasets import data
-from ipcnn_ray.cli.doctor import doctor
 from ipcnn_ray.cli.exit_codes import RUN_FAILED, STOPPED, WRONG_REQUEST
-from ipcnn_ray.cli.jobs import list_, logs, stop
-from ipcnn_ray.cli.pictures import pictures
-from ipcnn_ray.cli.report import compare, report
-from ipcnn_ray.cli.specs import init, plan, schema, validate
-from ipcnn_ray.cli.status import status
-from ipcnn_ray.cli.submit import submit
-from ipcnn_ray.cli.ui import ui
 from ipcnn_ray.errors import IpcnnError, TrainingError
+
+try:
+    from ipcnn_ray.cli.datasets import data
+    from ipcnn_ray.cli.doctor import doctor
+    from ipcnn_ray.cli.jobs import list_, logs, stop
+    from ipcnn_ray.cli.pictures import pictures
+    from ipcnn_ray.cli.report import compare, report
+    from ipcnn_ray.cli.specs import init, plan, schema, validate
+    from ipcnn_ray.cli.status import status
+    from ipcnn_ray.cli.submit import submit
+    from ipcnn_ray.cli.ui import ui
+except IpcnnError as error:  # an entry point of another package is wrong
+    output.print_error(error)
+    sys.exit(WRONG_REQUEST)
 
 app = typer.Typer(name="ipcnn", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 for command in (

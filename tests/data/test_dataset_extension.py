@@ -195,6 +195,15 @@ def test_a_dataset_of_another_package_is_one_of_ours(package, tmp_path):
     assert results["doctor"]["categories"] == ["ground"] and results["doctor"]["there"]
 
 
+def test_a_command_with_a_package_that_does_not_import(package, tmp_path):
+    (package / "beetles_of_ours.py").write_text("import nothing_of_the_kind\n")
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{package}", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "ipcnn_ray.cli.app", "data", "list"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "the entry point ipcnn.datasets 'beetles' of beetles 1.0 cannot be imported: ModuleNotFo" in done.stderr
+
+
 class Moths(PhotographDataset):
     """A right one, whose reader returns what a test gives it."""
 
