@@ -6,7 +6,8 @@ computed when a metric needs them, once for all metrics and layers. No metric is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal, cast
@@ -87,7 +88,8 @@ class MetricsConfig:
 class Metrics:
     """The metrics of all interpretable layers in one evaluation.
 
-    Pass `rows` of every batch of the evaluation's forward pass on to the workers' merge, then call `compute`.
+    Call `rows` for every batch of the evaluation's forward pass, merge the results over the workers, then call
+    `compute`.
     """
 
     def __init__(
@@ -157,13 +159,8 @@ class Metrics:
         values = {name: self._input(name, metric.name, layer, validation) for name in metric.compute_inputs()}
         category_C = self._category(layer) if metric.images == "own_category" else torch.empty(0)
         filters = len(self._ablated(layer)) if metric.ablates() else self._net.shape(layer)[0]
-        try:
+        with _naming_package(metric):
             return metric.measure(values, filters, label_N=self._labels(validation), category_C=category_C)
-        except ValueError as error:
-            package = METRICS.provider(metric.name)
-            if not package:
-                raise
-            raise TrainingError(f"metric {metric.name!r} of {package}: {error}\nUpdate that package.") from error
 
     def _input(self, name: str, metric: str, layer: str, validation: bool) -> Tensor:
         """An input of `FilterMetric.compute`."""
@@ -309,14 +306,27 @@ def _is_late(metric: FilterMetric) -> bool:
 
 
 def _update(metric: FilterMetric, output: NetOutput, layer: str, extra: Mapping[str, Tensor] | None = None) -> Tensor:
-    """Call `update` with those of its inputs that it takes."""
-    make: dict[str, Callable[[], Tensor]] = {
-        "maps_NCHW": lambda: output.maps[layer],
-        "masked_maps_NCHW": lambda: masked_maps(output, layer),
-    }
-    return metric.update(
-        **{name: make[name]() if name in make else (extra or {})[name] for name in metric.update_inputs()}
-    )
+    """Call `update` with the inputs that it takes. extra: those of `LATE_INPUTS`."""
+    names, inputs = metric.update_inputs(), dict(extra or {})
+    if "maps_NCHW" in names:
+        inputs["maps_NCHW"] = output.maps[layer]
+    if "masked_maps_NCHW" in names:
+        inputs["masked_maps_NCHW"] = masked_maps(output, layer)
+    with _naming_package(metric):
+        return metric.update(**{name: inputs[name] for name in names})
+
+
+@contextmanager
+def _naming_package(metric: FilterMetric) -> Iterator[None]:
+    """Raise an error in a metric of another package as a TrainingError that names the package."""
+    try:
+        yield
+    except Exception as error:
+        package = METRICS.provider(metric.name)
+        if not package:
+            raise
+        text = f"{type(error).__name__}: {error}"
+        raise TrainingError(f"metric {metric.name!r} of {package}: {text}\nUpdate that package.") from error
 
 
 def peak_positions(peak_NC: Tensor, field: Field, n: int) -> Tensor:

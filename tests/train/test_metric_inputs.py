@@ -256,7 +256,7 @@ def test_metrics_of_another_package(scene, monkeypatch):
     """They get what they need, the same on any number of workers, and errors name the package."""
     install(monkeypatch, sparsity="Sparsity", upper_parts="UpperParts", wrong_shape="WrongShape")
     inputs, spec, _ = scene
-    with pytest.raises(TrainingError, match=r"metric 'wrong_shape' of fakes.metrics:WrongShape: WrongShape.compute"):
+    with pytest.raises(TrainingError, match=r"'wrong_shape' of fakes.metrics:WrongShape: ValueError: WrongShape.comp"):
         measure(inputs, spec, InProcess(), "wrong_shape")
     one = measure(inputs, spec, InProcess(), "sparsity", "upper_parts").metrics
     outputs = [Slowly(inputs, spec, "conv4").output(i) for i in inputs.store.objects]

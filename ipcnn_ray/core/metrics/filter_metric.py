@@ -74,7 +74,9 @@ class LayerContext:
     field: Field
     """Receptive fields of the cells."""
     top_images: int = 100
+    """`eval.top_images`: number of images with the strongest activation that location instability takes."""
     instability: Literal["paper", "released"] = "paper"
+    """`eval.instability`: how location instability chooses the category of a filter."""
 
 
 class FilterMetric(ABC):
