@@ -1,4 +1,4 @@
-"""A running experiment on the terminal: a live table, or one line per event where the output is piped."""
+"""Display of a running experiment: a live table on a terminal, one line per event when piped."""
 
 from __future__ import annotations
 
@@ -30,19 +30,18 @@ from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.progress import ProgressUpdate
 
 QUIET_S, FIRST_S = 20.0, 4.0
-"""Where the output is piped, a run that goes on is heard of so often, and so soon of what its first epoch is at."""
+"""Seconds between progress lines of a run when piped; delay before the first of each stage of its first epoch."""
 
 
 @dataclass
 class _Row:
-    """What is known of one run that is going on."""
+    """State of one running run."""
 
-    started: float
     epochs: int
     metrics: dict[str, float] = field(default_factory=dict)
     stage: ProgressUpdate | None = None
-    told: float = 0.0
-    """When its last line was printed, where the output is piped."""
+    printed_at: float = 0.0
+    """Time of its last line, when piped."""
 
 
 def _number(metrics: Mapping[str, float], key: str, form: str, scale: float = 1.0) -> str:
@@ -59,10 +58,12 @@ def _now(row: _Row) -> str:
 
 
 class Progress:
-    """Listener of an experiment's events; use as a context manager around the run."""
+    """Listener of the events of an experiment; a context manager around the experiment.
+
+    epochs: number of epochs of runs that have not reported theirs. goals: metrics printed at the end of each run.
+    """
 
     def __init__(self, console: Console, epochs: int, goals: Sequence[str] = ("combined",)) -> None:
-        """epochs: of a run that has not said how many it has. goals: what the runs are ranked by, told at their end."""
         self.console = console
         self.epochs = epochs
         self.goals = [goal for goal in goals if goal not in ("instability", "val_error")]
@@ -92,21 +93,21 @@ class Progress:
                 self._line(f"{event.name}: {event.total} {'run' if event.total == 1 else 'runs'}")
             case RunStarted():
                 again = event.label in self.rows
-                self.rows[event.label] = _Row(time.monotonic(), event.epochs, told=time.monotonic())
+                self.rows[event.label] = _Row(event.epochs, printed_at=time.monotonic())
                 if not self.live:
                     self._line(f"{event.label:<12} started{' again' if again else ''}")
             case StageReached():
-                row = self.rows.setdefault(event.label, _Row(time.monotonic(), self.epochs))
+                row = self.rows.setdefault(event.label, _Row(self.epochs))
                 new = not row.metrics and (row.stage is None or row.stage.what != event.stage.what)
                 row.stage = event.stage
-                if not self.live and time.monotonic() - row.told >= (FIRST_S if new else QUIET_S):
-                    row.told = time.monotonic()
+                if not self.live and time.monotonic() - row.printed_at >= (FIRST_S if new else QUIET_S):
+                    row.printed_at = time.monotonic()
                     self._line(f"{event.label:<12} {event.stage}")
             case EpochDone():
-                row = self.rows.setdefault(event.label, _Row(time.monotonic(), self.epochs))
+                row = self.rows.setdefault(event.label, _Row(self.epochs))
                 row.metrics, row.stage = dict(event.metrics), None
                 if not self.live:
-                    row.told = time.monotonic()
+                    row.printed_at = time.monotonic()
                     self._line(self._epoch_line(event.label, row))
             case RunEnded():
                 self.rows.pop(event.run.label, None)
@@ -122,7 +123,7 @@ class Progress:
             self.live.update(self._view())
 
     def _line(self, text: str) -> None:
-        """Whole where it is piped; a terminal breaks it between words."""
+        """Print a line; wrapped between words on a terminal."""
         if self.live:
             text = "\n".join(textwrap.wrap(text, self.console.width, subsequent_indent=" " * 13))
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -149,7 +150,7 @@ class Progress:
         return "  ".join(parts)
 
     def _left(self, row: _Row) -> str:
-        """Time left of a run, from the seconds of its last epoch."""
+        """Remaining time of a run, from the seconds of its last epoch."""
         if "seconds" not in row.metrics:
             return "-"
         return format_clock((row.epochs - row.metrics.get("epoch", 0)) * row.metrics["seconds"])

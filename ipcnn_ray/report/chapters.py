@@ -185,7 +185,9 @@ def search_chapter(experiment: Experiment, importances: Importances, prefix: str
             ended = sum(trial.ended and trial.value is not None for trial in trials)
             blocks.append(importance_figure(shares, rank_correlations(trials, list(shares)), goal, ended, name))
         else:
-            blocks.append(Paragraphs((f"Importance for {goal}: not told; it needs eight trials trained to the end.",)))
+            blocks.append(
+                Paragraphs((f"Importance for {goal}: not computed; it needs eight trials trained to the end.",))
+            )
         if figure := beta_gamma_figure(experiment, goal, name):
             blocks.append(figure)
     if not blocks:

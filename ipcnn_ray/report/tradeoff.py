@@ -117,7 +117,9 @@ def _words(
     more = f" and {len(best) - 12} more" if len(best) > 12 else ""
     lines = [f"On the Pareto front (error, instability): {names or 'none'}{more}."]
     if found is None:
-        lines.append(f"Correlation: not told; it needs {LEAST} settings with different numbers, there are {settings}.")
+        lines.append(
+            f"Correlation: not computed; it needs {LEAST} settings with different numbers, there are {settings}."
+        )
     else:
         meaning = "stability costs accuracy" if found.spearman < 0 else "stable settings are also the accurate ones"
         if found.spearman_p >= LEVEL:
