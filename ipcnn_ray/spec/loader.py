@@ -193,8 +193,15 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag.removeprefix(_TAG) not in ("timestamp", *_NUMBERS)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+class SpecDumper(yaml.SafeDumper):
+    """SafeDumper that puts quotes around texts which `read_yaml` would read as numbers."""
+
+
 for _name, _pattern in _NUMBERS.items():
-    _Loader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(f"^({_pattern})$"), list("-+.0123456789"))
+    for _yaml in (_Loader, SpecDumper):
+        _yaml.add_implicit_resolver(f"{_TAG}{_name}", re.compile(f"^({_pattern})$"), list("-+.0123456789"))
 
 
 class _Reader:

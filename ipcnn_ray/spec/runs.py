@@ -11,6 +11,7 @@ import yaml
 
 from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.loader import SpecDumper
 from ipcnn_ray.spec.search import GridSearch, SpaceSearch, early_stopping, points, settings_of
 
 SINGLE = "run"
@@ -94,7 +95,7 @@ def run_id(spec: ExperimentSpec, run: Run) -> str:
 
 def resolved_yaml(spec: ExperimentSpec) -> str:
     """Return the spec as YAML with every field, defaults included, below a comment with the experiment's id."""
-    body = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    body = yaml.dump(spec.model_dump(mode="json"), Dumper=SpecDumper, sort_keys=False, allow_unicode=True)
     return f"# Resolved spec of {experiment_id(spec)}\n{body}"
 
 

@@ -14,6 +14,7 @@ import yaml
 from ipcnn_ray.errors import SpecError
 from ipcnn_ray.spec import loader
 from ipcnn_ray.spec.loader import load, loads
+from ipcnn_ray.spec.runs import resolved_yaml
 
 TEXT = """\
 name: t
@@ -82,6 +83,13 @@ def test_other_scalars_of_yaml():
         "[010.5, 0, 0x10, 1_000, yes, off, ~, '1e4', 1e, 12:30:00, 1:30.5, 08, .inf]", loader.Source("")
     )
     assert read == [10.5, 0, 16, 1000, True, False, None, "1e4", "1e", "12:30:00", "1:30.5", "08", float("inf")]
+
+
+def test_a_text_that_looks_like_a_number_stays_text():
+    search = "search: {kind: named, runs: [{name: plain, set: {template.shape: none}}, {name: '1e4'}]}\n"
+    spec = loads(TEXT.replace("name: t", "name: '2e5'") + search, "s.yaml").spec
+    assert loads(resolved_yaml(spec), "r.yaml").spec == spec
+    assert (spec.name, spec.search.runs[1].name) == ("2e5", "1e4")
 
 
 def test_anchors_and_merges():
