@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fakes.metrics import install
+
 from ipcnn_ray.report.chapters import measures_table
 from ipcnn_ray.report.ranking_table import Ranking
 from ipcnn_ray.spec.objectives import Objectives
@@ -41,3 +43,12 @@ def test_repeats_have_a_mean_and_a_spread():
 def test_nothing_where_none_was_taken():
     bare = replace(PLAIN, metrics={"instability": 0.13})
     assert measures_table(Ranking.of([bare], AIMS), "") is None
+
+
+def test_a_metric_of_another_package_has_its_column_and_its_direction(monkeypatch):
+    install(monkeypatch, sparsity="Sparsity")
+    runs = [ended(name, name, sparsity=value, instability=0.1) for name, value in (("plain", 0.2), ("l1", 0.7))]
+    found = measures_table(Ranking.of(runs, Objectives(("sparsity",))), "")
+    assert found.table.columns == ("run", "template", "sparsity ↑")
+    assert [row[0] for row in found.table.rows] == ["l1", "plain"]  # higher is better
+    assert "sparsity, share of cells: cells of the filter's map that are zero" in found.caption
