@@ -1,4 +1,4 @@
-"""From the record to what a report takes."""
+"""Recorded experiments as `ipcnn report` and `compare` use them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ipcnn_ray.tracking.run_summary import ORIGIN, translate_earlier_record
 from ipcnn_ray.tracking.tracker import RecordedRun, Tracker
 from ipcnn_ray.train.run_metadata import SPEC_ARTIFACT
 
-Told = Callable[[int, int], None]
+ReadProgress = Callable[[int, int], None]
 
 
 def experiments(
@@ -25,12 +25,12 @@ def experiments(
     wanted: Sequence[str],
     *,
     curves: bool = True,
-    progress: Told = lambda done, total: None,
+    progress: ReadProgress = lambda done, total: None,
 ) -> list[Experiment]:
-    """Recorded experiments by name or id, each once, or with the one run that has an id, in the order given.
+    """Read recorded experiments by name or id, each once, or with the one run that has the id, in the order given.
 
-    curves: with the error of every epoch. progress: called with (runs read, runs in all) of each experiment. Raises
-    IpcnnError where nothing is recorded under a name.
+    curves: also read the histories that a report draws. progress: called with (runs read, all runs) per experiment.
+    Raises IpcnnError if nothing is recorded under a name.
     """
     found: dict[tuple[str, str], Experiment] = {}
     for name in wanted:
@@ -41,7 +41,7 @@ def experiments(
 
 
 def _experiment(
-    tracker: Tracker, parent: RecordedRun, runs: Sequence[RecordedRun], curves: bool, progress: Told
+    tracker: Tracker, parent: RecordedRun, runs: Sequence[RecordedRun], curves: bool, progress: ReadProgress
 ) -> Experiment:
     text = tracker.read(parent.handle, SPEC_ARTIFACT) or ""
     spec = _spec(text)
@@ -60,7 +60,7 @@ def _experiment(
 
 
 def _spec(text: str) -> Mapping[str, Any]:
-    """The recorded spec; unchecked, since another version of this package may have written it."""
+    """The recorded spec, not validated: another version may have written it. Empty if it cannot be read."""
     if not text:
         return {}
     try:
@@ -71,7 +71,7 @@ def _spec(text: str) -> Mapping[str, Any]:
 
 
 def _reported(run: RecordedRun, spec: Mapping[str, Any]) -> ReportedRun:
-    """A run without its histories. An earlier version did not record its origin: it follows from the spec."""
+    """A run without its histories. The origin of a run that an earlier version recorded follows from the spec."""
     origin = run.origin
     if ORIGIN not in run.tags and spec:
         named = {one["name"] for one in (spec.get("search") or {}).get("runs") or [{"name": SINGLE}]}

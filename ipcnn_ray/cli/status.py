@@ -1,4 +1,4 @@
-"""`ipcnn status`: what is recorded, and how far it is."""
+"""`ipcnn status`: recorded experiments and their runs."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def _show_experiments(tracker: Tracker, json: bool) -> None:
 
 
 def _json(parent: RecordedRun, runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
-    """Each run, and in each the setting that it is one of: its means, its spread and its comparisons."""
+    """The runs, each with its setting: means, spreads and comparisons."""
     from ipcnn_ray.report.ranking_table import Ranking, as_json, comparison_json
 
     ranking = Ranking.of(runs, Objectives.from_tags(parent.tags))
     groups = {group["group"]: group for group in cast(list[dict[str, Any]], as_json(ranking)["groups"])}
     for name, group in groups.items():
-        told = [one for one in [*ranking.against, *ranking.among] if name in (one.one, one.other)]
-        group["comparisons"] = [comparison_json(one) for one in told]
+        comparisons = [one for one in [*ranking.against, *ranking.among] if name in (one.one, one.other)]
+        group["comparisons"] = [comparison_json(one) for one in comparisons]
     return [
         {
             "run": run.run_id,
@@ -102,7 +102,7 @@ def _json(parent: RecordedRun, runs: Sequence[RecordedRun]) -> list[dict[str, An
 
 
 def _show_runs(chosen: Sequence[tuple[RecordedRun, list[RecordedRun]]]) -> None:
-    """All runs; below them their ranking where it says more than they do."""
+    """Print all runs, then the ranking of experiments with repeats, constraints or other goals than `combined`."""
     from ipcnn_ray.report.ranking_table import Ranking
 
     everything = [run for _, runs in chosen for run in runs]

@@ -1,4 +1,4 @@
-"""What happens in a running experiment, told to whoever listens; and how a run of Tune's ends for us."""
+"""Events of a running experiment, and the Tune callback that emits them and records how runs end."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from ipcnn_ray.train.checkpoint import read_result, write_result
 from ipcnn_ray.train.progress import ProgressFile, ProgressUpdate, write_interval_s
 
 LOST_WORKERS = 8
-"""Times that a run is started again after its worker vanished."""
+"""Maximum number of restarts of a run after a lost worker."""
 FAILED = "failed"
-"""Key of a last report to Tune: why the run has failed for good."""
+"""Key of the last report to Tune of a run that failed for good; its value is the cause."""
 STOPPED = "stopped"
-"""Key of a report to Tune: the run has ended its epoch, because somebody asked for it, and waits for Tune to end."""
+"""Key of reports to Tune of a run that ended its epoch on request and waits to be terminated."""
 
 
 @dataclass(frozen=True)
 class PhaseStarted:
-    """Named runs, or those of the search, begin."""
+    """The named runs, or those of the search, start."""
 
     name: str
     total: int
@@ -37,16 +37,16 @@ class PhaseStarted:
 
 @dataclass(frozen=True)
 class RunStarted:
-    """A run got its worker, for the first time or again."""
+    """A run has started, or restarted."""
 
     label: str
     epochs: int
-    """That it is trained for."""
+    """Epochs of the whole run."""
 
 
 @dataclass(frozen=True)
 class StageReached:
-    """Where a run is within an epoch, or on its way to its first."""
+    """Progress of a run within an epoch, or before its first."""
 
     label: str
     stage: ProgressUpdate
@@ -69,7 +69,7 @@ class RunEnded:
 
 @dataclass(frozen=True)
 class Warned:
-    """Something went otherwise than asked, and the experiment goes on."""
+    """A problem that does not end the experiment."""
 
     text: str
 
@@ -97,19 +97,19 @@ TUNES_OWN = {"time_this_iter_s", "time_total_s", "time_since_restore"}
 
 
 def numbers(result: Mapping[str, Any]) -> dict[str, float]:
-    """Our metrics in what Tune hands round, which adds times and identities of its own; those that are numbers."""
+    """The metrics in a Tune result without NaN and without the fields that Tune adds."""
     floats = {key: value for key, value in result.items() if isinstance(value, float) and key not in TUNES_OWN}
     return {key: value for key, value in floats.items() if not math.isnan(value)}
 
 
 class StopOnRequest(Stopper):
-    """Ends Tune's work when somebody asked for it and no run is within an epoch any more."""
+    """Stops Tune once a stop was requested and every running trial has ended its epoch."""
 
     def __init__(self, watcher: TuneCallback) -> None:
         self.watcher = watcher
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Tune writes it to disk, where nobody reads it."""
+        """Pickle as a no-op: Tune saves its state, which is never restored."""
         return NoopStopper, ()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -120,12 +120,12 @@ class StopOnRequest(Stopper):
 
 
 class TuneCallback(Callback):
-    """Tune's events as ours. Settles what only the driver can: early stopping, lost workers, errors that last."""
+    """Emits events for Tune's, and records pruned runs, lost workers and final failures, which only the driver sees."""
 
     def __init__(
         self, context: ExperimentContext, lock: TrialLock, listener: Listener, *, patient: bool = False
     ) -> None:
-        """patient: a run whose worker was lost while it started is left for later, not failed."""
+        """patient: do not fail a run whose worker was lost during start-up; a later pass trains it."""
         self.context = context
         self.patient = patient
         self.lock = lock
@@ -133,17 +133,17 @@ class TuneCallback(Callback):
         self.ended: dict[str, RunSummary] = {}
         """The runs that have ended, by label."""
         self.runs: dict[str, Run] = {}
-        """By Tune's id of a trial."""
+        """Tune trial id -> run."""
         self.training: set[str] = set()
-        """Tune's ids of the trials that have a worker and have not ended."""
+        """Ids of the trials that have a worker and have not ended."""
         self.stages: dict[str, tuple[str, ProgressFile, ProgressUpdate | None]] = {}
-        """By Tune's id of a trial that has a worker: its run's label, its file, and the stage that was told last."""
+        """Tune trial id -> label of the run, its progress file, and the progress reported last."""
         self._next_look = 0.0
         self.stopping = False
-        """Somebody asked the runs to end after their epoch."""
+        """Whether a trial reported that it stopped on request."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Tune writes its callbacks to disk with its own state, which nobody reads; a listener may hold a terminal."""
+        """Pickle as a no-op: Tune saves its state, which is never restored, and a listener may hold a terminal."""
         return Callback, ()
 
     def _run(self, trial: Any) -> Run:
@@ -161,7 +161,7 @@ class TuneCallback(Callback):
             self.listener(RunStarted(run.label, run.spec.train.epochs))
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Tune comes by several times a second."""
+        """Emit the progress within epochs. Tune calls this several times a second."""
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + write_interval_s(self.context.root)
@@ -205,7 +205,7 @@ class TuneCallback(Callback):
         run = self._run(trial)
         if run.label in self.ended:
             return
-        if self.patient and trial.should_recover():  # Tune does not, where a worker is lost before it has started
+        if self.patient and trial.should_recover():  # Tune itself does not restart a trial lost before it started
             self.listener(Warned(f"{run.label}: its worker was lost while it started; it is started again later"))
         else:
             self._fail(run, f"its worker was lost {trial.num_failures} times")

@@ -1,4 +1,4 @@
-"""Recorded experiments or runs against each other: what was asked, what came out, from what code and data."""
+"""`ipcnn compare`: differences of recorded experiments or runs in spec, lineage and metrics."""
 
 from __future__ import annotations
 
@@ -14,92 +14,82 @@ from ipcnn_ray.report.significance import Comparison, compare_family
 from ipcnn_ray.spec.objectives import ranked_names
 
 LINEAGE = ("code.", "env.", "host.", "data.", "model.", "ipcnn.device", "ipcnn.precision", "ipcnn.workers")
-"""How the names of tags begin that say from what a run was made."""
-OURS = ("data.drawn", "model.weights_report")
-"""Of these those that another tag says already, or that are too long."""
+"""Prefixes of the tags that describe code, data, weights and hardware."""
+IGNORED_TAGS = ("data.drawn", "model.weights_report")
+"""Lineage tags that repeat another tag or are too long for a table."""
 ABSENT = "-"
-MOST = 60
-"""Characters of a value in a table; the JSON has all."""
-FEW = 3
-"""Different numbers of one side that a table shows one by one."""
+MAX_CHARACTERS = 60
+"""Length of a value in a table; the JSON has all of it."""
+MAX_NUMBERS = 3
+"""Numbers of one side that a table lists; more are shown as a range."""
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
 WHOLE = "all"
-"""Name of the pair where each side is one setting."""
+"""Name of the pair if each side is a single setting."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A field or tag that is not the same on all sides."""
+    """A field or tag that differs between sides."""
 
     key: str
     values: tuple[str | None, ...]
-    """Of each side; several values of its runs together; None where it has none."""
+    """One per side: the values of its runs, joined; None without any."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One setting that two sides have, by a measure."""
+    """One metric of a setting that two sides share."""
 
     setting: str
-    """Its name; `all` where both sides are a single setting."""
+    """Its name; `all` if both sides are a single setting."""
     side: str
-    """The side that is compared with the first."""
+    """Name of the side that is compared with the first."""
     groups: tuple[Group, Group]
-    """Of this side and of the first."""
+    """The setting on this side and on the first."""
     comparison: Comparison
-    """This side less the first."""
+    """This side minus the first."""
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Everything in which sides differ."""
+    """All differences between two or more sides; each is an experiment or one of its runs."""
 
     names: tuple[str, ...]
     spec: list[Fact]
     lineage: list[Fact]
     pairs: list[Pair]
-    alone: list[list[str]]
-    """Of each side the settings that the first has not, or for the first those that no other has."""
+    unshared: list[list[str]]
+    """One per side: its settings that the first side lacks; of the first those that every other lacks."""
 
     @classmethod
     def of(cls, sides: Sequence[Experiment]) -> Differences:
-        """At least two sides; each is an experiment, or one of its runs."""
-        groups = [{group.name: group for group in side.ranking.groups} for side in sides]
-        spec = facts([{**_params(side.runs), **_search(side)} for side in sides])
-        tags = [_merged([_lineage(run) for run in side.runs]) for side in sides]
-        shared = [set(one) & set(groups[0]) for one in groups[1:]]
-        single = all(len(one) == 1 for one in groups)
-        if single:
-            alone: list[list[str]] = [[] for _ in sides]
-        else:
-            alone = [sorted(set(groups[0]) - set().union(*shared))]
-            alone += [sorted(set(one) - set(groups[0])) for one in groups[1:]]
-        names = _names(sides)
-        return cls(names, spec, facts(tags), _pairs(names, groups), alone)
+        by_name = [{group.name: group for group in side.ranking.groups} for side in sides]
+        params = [{**_merge([run.params for run in side.runs]), **_search(side)} for side in sides]
+        tags = [_merge([_lineage(run) for run in side.runs]) for side in sides]
+        first, *others = map(set, by_name)
+        unshared: list[list[str]] = [[] for _ in sides]
+        if any(len(groups) > 1 for groups in by_name):
+            unshared = [sorted(first - set().union(*others)), *(sorted(groups - first) for groups in others)]
+        names = tuple(side.runs[0].run_id if len(side.runs) == 1 else side.name for side in sides)
+        return cls(names, differing(params), differing(tags), _pairs(names, by_name), unshared)
 
     @property
     def letters(self) -> list[str]:
-        """Short names of the sides: A, B, ... in the order given."""
+        """Short names of the sides: A, B, ..."""
         return [chr(ord("A") + index) if index < 26 else f"side {index + 1}" for index in range(len(self.names))]
 
     def tables(self) -> list[tuple[str, Table]]:
-        """Titles and tables, those without rows left out."""
-        found = [
-            (
-                "Sides",
-                Table(
-                    ("side", "experiment or run"),
-                    [list(pair) for pair in zip(self.letters, self.names, strict=True)],
-                    (),
-                ),
-            ),
+        """Tables with their titles; empty ones are left out."""
+        sides = [list(side) for side in zip(self.letters, self.names, strict=True)]
+        tables = [
+            ("Sides", Table(("side", "experiment or run"), sides, ())),
             ("Spec", _facts_table("field", self.letters, self.spec)),
             ("Code, data and hardware", _facts_table("tag", self.letters, self.lineage)),
-            *[(f"{HEADS.get(measure, measure)}", table) for measure, table in self._measures()],
+            *self._metric_tables(),
         ]
-        return [(title, table) for title, table in found if table.rows]
+        return [(title, table) for title, table in tables if table.rows]
 
-    def _measures(self) -> list[tuple[str, Table]]:
+    def _metric_tables(self) -> list[tuple[str, Table]]:
         columns = ("setting", "sides", "n", "A", "other", "difference", "95 % CI", "p", "Holm", "verdict")
         letters = dict(zip(self.names, self.letters, strict=True))
         tables = []
@@ -122,20 +112,20 @@ class Differences:
                         one.verdict,
                     ]
                 )
-            tables.append((measure, Table(columns, rows, columns[2:9])))
+            tables.append((HEADS.get(measure, measure), Table(columns, rows, columns[2:9])))
         return tables
 
     def notes(self) -> list[str]:
-        """What a reader must know."""
+        """Sentences that explain the tables, and what is equal."""
         lines = []
         if not self.spec:
             lines.append("The specs are the same.")
         if not self.lineage:
             lines.append("Code, data and hardware are the same.")
-        for name, alone in zip(self.letters, self.alone, strict=True):
-            if alone:
-                shown = ", ".join(alone[:8]) + (f" and {len(alone) - 8} more" if len(alone) > 8 else "")
-                lines.append(f"Only {name} has {shown}.")
+        for letter, settings in zip(self.letters, self.unshared, strict=True):
+            if settings:
+                more = f" and {len(settings) - 8} more" if len(settings) > 8 else ""
+                lines.append(f"Only {letter} has {', '.join(settings[:8])}{more}.")
         if not self.pairs:
             lines.append("No setting of A was measured on another side, so no numbers are compared.")
         else:
@@ -149,7 +139,7 @@ class Differences:
         return lines
 
     def as_json(self) -> dict[str, Any]:
-        """For scripts."""
+        """The same for scripts, with all values in full."""
         return {
             "sides": list(self.names),
             "spec": [{"field": one.key, "values": list(one.values)} for one in self.spec],
@@ -158,33 +148,29 @@ class Differences:
                 {"setting": pair.setting, "side": pair.side, "first": self.names[0], **comparison_json(pair.comparison)}
                 for pair in self.pairs
             ],
-            "only": {name: alone for name, alone in zip(self.names, self.alone, strict=True)},
+            "only": dict(zip(self.names, self.unshared, strict=True)),
         }
 
 
-def facts(sides: Sequence[Mapping[str, str]]) -> list[Fact]:
-    """Keys whose values are not the same on all sides."""
+def differing(sides: Sequence[Mapping[str, str]]) -> list[Fact]:
+    """Keys whose values differ between sides."""
     keys = dict.fromkeys(key for side in sides for key in side)
-    found = [Fact(key, tuple(side.get(key) for side in sides)) for key in keys]
-    return [fact for fact in found if len(set(fact.values)) > 1]
+    facts = [Fact(key, tuple(side.get(key) for side in sides)) for key in keys]
+    return [fact for fact in facts if len(set(fact.values)) > 1]
 
 
-def _params(runs: Sequence[ReportedRun]) -> dict[str, str]:
-    return _merged([run.params for run in runs])
-
-
-def _merged(all_values: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Key -> value; where runs differ, all of their values, each once."""
+def _merge(all_values: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Key -> value; if runs differ, their distinct values, joined."""
     keys = dict.fromkeys(key for values in all_values for key in values)
     different = {key: dict.fromkeys(values.get(key, ABSENT) for values in all_values) for key in keys}
     return {key: ", ".join(sorted(values) if len(values) > 1 else values) for key, values in different.items()}
 
 
 def _search(side: Experiment) -> dict[str, str]:
-    """The search section of an experiment; a run has none of its own."""
+    """Fields of the search section by dotted path; empty for a single run."""
     if len(side.runs) == 1:
         return {}
-    return {key: value for key, value in _flat(side.spec.get("search") or {}, "search")}
+    return dict(_flat(side.spec.get("search") or {}, "search"))
 
 
 def _flat(value: Any, path: str) -> list[tuple[str, str]]:
@@ -194,17 +180,12 @@ def _flat(value: Any, path: str) -> list[tuple[str, str]]:
 
 
 def _lineage(run: ReportedRun) -> dict[str, str]:
-    return {key: text for key, text in run.tags.items() if key.startswith(LINEAGE) and key not in OURS and text}
-
-
-def _names(sides: Sequence[Experiment]) -> tuple[str, ...]:
-    """The id of each side: of its experiment, or of its one run."""
-    return tuple(side.runs[0].run_id if len(side.runs) == 1 else side.name for side in sides)
+    return {key: text for key, text in run.tags.items() if key.startswith(LINEAGE) and key not in IGNORED_TAGS and text}
 
 
 def _pairs(names: Sequence[str], groups: Sequence[Mapping[str, Group]]) -> list[Pair]:
-    """Settings of equal name; where all sides are one setting, those."""
-    single = all(len(one) == 1 for one in groups)
+    """Comparisons with the first side of settings with equal names, or of the only setting of each side."""
+    single = all(len(side) == 1 for side in groups)
     matched: list[tuple[str, str, Group, Group]] = []
     for name, side in zip(names[1:], groups[1:], strict=True):
         if single:
@@ -212,32 +193,31 @@ def _pairs(names: Sequence[str], groups: Sequence[Mapping[str, Group]]) -> list[
             matched.append((WHOLE, name, mine, first))
         else:
             matched += [(key, name, group, groups[0][key]) for key, group in side.items() if key in groups[0]]
-    found = []
+    pairs = []
     spreads = [group.spreads for side in groups for group in side.values()]
-    every = [measure for measure in ranked_names() if any(measure in one for one in spreads)]
-    for measure in every:
-        # the names make each comparison findable again: `family` leaves out pairs that lack the measure
+    for measure in (name for name in ranked_names() if any(name in metrics for metrics in spreads)):
+        # `compare_family` skips pairs without the metric: the names are indices into `matched`.
         numbered = [
             (replace(mine, name=str(index)), replace(first, name=f"first of {index}"))
             for index, (_, _, mine, first) in enumerate(matched)
         ]
-        for one in compare_family(numbered, measure):
-            setting, side_name, mine, first = matched[int(one.one)]
-            told = replace(one, one=f"{side_name} {setting}", other=f"{names[0]} {setting}")
-            found.append(Pair(setting, side_name, (mine, first), told))
-    return found
+        for comparison in compare_family(numbered, measure):
+            setting, side_name, mine, first = matched[int(comparison.one)]
+            comparison = replace(comparison, one=f"{side_name} {setting}", other=f"{names[0]} {setting}")
+            pairs.append(Pair(setting, side_name, (mine, first), comparison))
+    return pairs
 
 
-def _facts_table(head: str, names: Sequence[str], found: Sequence[Fact]) -> Table:
-    rows = [[one.key, *(ABSENT if value is None else _short(value) for value in one.values)] for one in found]
+def _facts_table(head: str, names: Sequence[str], facts: Sequence[Fact]) -> Table:
+    rows = [[fact.key, *(ABSENT if value is None else _shorten(value) for value in fact.values)] for fact in facts]
     return Table((head, *names), rows, ())
 
 
-def _short(value: str) -> str:
-    """Many numbers are told by their range: a search tried them."""
+def _shorten(value: str) -> str:
+    """The value with many numbers as their range, cut to MAX_CHARACTERS."""
     parts = value.split(", ")
     numbers = [float(part) for part in parts if NUMBER.fullmatch(part)]
-    if len(numbers) > FEW:
+    if len(numbers) > MAX_NUMBERS:
         rest = [part for part in parts if not NUMBER.fullmatch(part)]
         value = ", ".join([*rest, f"{min(numbers):.4g} to {max(numbers):.4g} ({len(numbers)} values)"])
-    return value if len(value) <= MOST else f"{value[: MOST - 3]}..."
+    return value if len(value) <= MAX_CHARACTERS else f"{value[: MAX_CHARACTERS - 3]}..."

@@ -111,7 +111,7 @@ def find_runs(tracker: Tracker, wanted: str) -> list[tuple[RecordedRun, list[Rec
 
     Raises IpcnnError if nothing is recorded under it.
     """
-    name = wanted.partition("-")[0]
+    name = wanted.partition("-")[0]  # ids begin with the name, which has no dash
     recorded = by_experiment(tracker.find(name))
     chosen = [
         (parent, [run for run in runs if wanted in {name, parent.run_id, run.run_id}]) for parent, runs in recorded

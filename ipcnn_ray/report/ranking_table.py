@@ -1,4 +1,4 @@
-"""The settings of an experiment in the order of their goal, and what of their differences may be luck, as text."""
+"""Ranking: the settings of an experiment and their comparisons as tables, sentences, Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -12,26 +12,24 @@ from ipcnn_ray.report.significance import LEVEL, Comparison, compare_groups, com
 from ipcnn_ray.spec.objectives import COMBINED, Objectives
 from ipcnn_ray.tracking.run_summary import RunSummary, State
 
-COMPARED = ("difference", "95 % CI", "p", "Holm", "t-test", "Holm ", "verdict")
+SIGNIFICANCE_COLUMNS = ("difference", "95 % CI", "p", "Holm", "t-test", "Holm ", "verdict")
 HEADS = {"val_error": "error"}
 DIGITS = {COMBINED: 3, "epoch": 0}
-"""Behind the point; 4 for all others."""
+"""Decimal places of a metric; 4 for all others."""
 MOST_AMONG = 10
-"""Settings whose comparisons among themselves are shown; those of more are in the JSON alone."""
-
-
+"""Maximum number of repeated settings whose comparisons among themselves are shown; the JSON has all."""
 MOST_NAMED = 12
-"""Runs of one cause that are named."""
+"""Maximum number of runs that are named with a cause."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text."""
+    """A table of text cells."""
 
     columns: tuple[str, ...]
     rows: list[list[str]]
     numbers: tuple[str, ...]
-    """Columns that are aligned to the right."""
+    """Columns that are right-aligned."""
 
     def markdown(self) -> list[str]:
         """Lines of a Markdown table."""
@@ -41,15 +39,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Everything that is said of the runs of an experiment when they have ended."""
+    """The ranked settings of an experiment with their comparisons."""
 
     objectives: Objectives
     groups: list[Group]
     """Best first."""
     against: list[Comparison]
-    """Each setting against the control."""
+    """Each setting with the control."""
     among: list[Comparison]
-    """The settings among themselves."""
+    """The other repeated settings with each other."""
 
     @classmethod
     def of(cls, runs: Sequence[RunSummary], objectives: Objectives) -> Ranking:
@@ -62,8 +60,10 @@ class Ranking:
         return any(len(group.runs) > 1 for group in self.groups)
 
     def table(self) -> Table:
-        """One row for each setting: its goals, instability, error; without repeats, which are compared in tables of
-        their own, also how far it is from the control."""
+        """One row per setting: goals, constrained metrics, instability, error and state.
+
+        Without repeats it also has the difference from the control; with repeats see `luck`.
+        """
         goals, control = self.objectives.goals, self.objectives.control
         shown = list(dict.fromkeys([*goals, *(one.measure for one in self.objectives.constraints)]))
         shown += [measure for measure in ("instability", "val_error") if measure not in shown]
@@ -90,11 +90,14 @@ class Ranking:
         return sum(len(group.runs) > 1 for group in self.groups if group.name != self.objectives.control) <= MOST_AMONG
 
     def luck(self) -> list[Table]:
-        """Where seeds are repeated, a table for each measure: each setting less the control, then the others' pairs."""
-        told = [one for one in self.against if one.p_exact is not None]
-        told += self.among if self._few else []
+        """One table of significance tests per metric: each setting minus the control, then the pairs of the others.
+
+        Empty without repeats.
+        """
+        shown = [comparison for comparison in self.against if comparison.p_exact is not None]
+        shown += self.among if self._few else []
         tables = []
-        for measure in dict.fromkeys(one.measure for one in told):
+        for measure in dict.fromkeys(one.measure for one in shown):
             rows = [
                 [
                     f"{one.one} - {one.other}",
@@ -103,15 +106,17 @@ class Ranking:
                     *map(p_words, (one.p_exact, one.holm_exact, one.p_t, one.holm_t)),
                     one.verdict,
                 ]
-                for one in told
+                for one in shown
                 if one.measure == measure
             ]
-            tables.append(Table((HEADS.get(measure, measure), *COMPARED), rows, COMPARED[:6]))
+            tables.append(Table((HEADS.get(measure, measure), *SIGNIFICANCE_COLUMNS), rows, SIGNIFICANCE_COLUMNS[:6]))
         return tables
 
     def headline(self) -> str:
-        """Which setting is the best, beside which other, and whether to believe it; empty where none is, and in a
-        Pareto search, whose front is among the notes."""
+        """One sentence: the best setting, its closest rival, and whether the difference is significant.
+
+        Empty if no setting is ranked, and in a Pareto search, whose front is in the notes.
+        """
         goal, ranked = self.objectives.goals[0], [group for group in self.groups if group.order == 0]
         best = next((group for group in self.groups if group.wins), None)
         if best is None or len(self.objectives.goals) > 1:
@@ -123,8 +128,8 @@ class Ranking:
             return f"{text}; nothing else was trained to its end to compare it with."
         text += f"; {self._called(rival)} has {spread_words(goal, rival.spreads[goal])}."
         pair = {best.name, rival.name}
-        found = next((x for x in (*self.against, *self.among) if x.measure == goal and {x.one, x.other} == pair), None)
-        return f"{text} {_belief(found)}"
+        comparisons = (one for one in (*self.against, *self.among) if one.measure == goal)
+        return f"{text} {_significance(next((one for one in comparisons if {one.one, one.other} == pair), None))}"
 
     def _called(self, group: Group) -> str:
         """`l1 (L1 β2)`, `the control plain`"""
@@ -134,7 +139,7 @@ class Ranking:
         return group.name if template == group.name else f"{group.name} ({template})"
 
     def notes(self) -> list[str]:
-        """What a reader must know to read the tables: units, what was tested and what the test cannot say, causes."""
+        """Sentences that explain the tables: units, tests and their limits, causes, violated constraints."""
         lines = []
         if COMBINED in self.objectives.goals:
             lines.append("combined: 1 is the control, lower is better. instability: share of the image diagonal.")
@@ -165,7 +170,7 @@ class Ranking:
         return lines
 
     def causes(self) -> list[str]:
-        """Why runs did not end, as sentences."""
+        """One sentence per cause of runs that failed, were stopped or were pruned."""
         return causes([run for group in self.groups for run in group.runs])
 
     def markdown(self) -> str:
@@ -192,19 +197,19 @@ def causes(runs: Sequence[RunSummary]) -> list[str]:
     return lines
 
 
-def _belief(found: Comparison | None) -> str:
-    """Whether the difference between the best and another is more than luck, in a sentence."""
-    if found is None or found.holm_exact is None:
+def _significance(comparison: Comparison | None) -> str:
+    """Whether a difference is significant, in a sentence."""
+    if comparison is None or comparison.holm_exact is None:
         return "One seed of each: the difference may be luck."
-    tested = f"p {p_words(found.holm_exact)} after Holm's correction, {found.difference.n} seeds"
+    tested = f"p {p_words(comparison.holm_exact)} after Holm's correction, {comparison.difference.n} seeds"
     return {
         "too few seeds": f"So few seeds cannot tell the difference from luck ({tested}).",
         "may be luck": f"The difference may be luck ({tested}).",
-    }.get(found.verdict, f"The difference is more than luck ({tested}).")
+    }.get(comparison.verdict, f"The difference is more than luck ({tested}).")
 
 
 def _limit(seeds: int, family: int) -> str:
-    """What so many seeds can tell, whatever the runs reach."""
+    """The smallest p that is possible with this number of seeds and comparisons, and the seeds that would suffice."""
     least, needed = smallest_p(seeds), 1
     while family * smallest_p(needed) >= LEVEL:
         needed += 1
@@ -214,7 +219,7 @@ def _limit(seeds: int, family: int) -> str:
 
 
 def state(ranking: Ranking, group: Group) -> str:
-    """A setting's state, and what became of it in the ranking."""
+    """State of a setting, with `beyond a bound` or `front` where that applies."""
     marks = []
     if group.violated:
         marks.append("beyond a bound")
@@ -224,7 +229,7 @@ def state(ranking: Ranking, group: Group) -> str:
 
 
 def number(measure: str, value: float | None, *, sign: bool = False) -> str:
-    """A value in its unit: errors per cent, all else as it is."""
+    """A metric as text: errors in per cent, all others as they are; `-` for None and NaN."""
     if value is None or math.isnan(value):
         return "-"
     plus = "+" if sign else ""
@@ -233,15 +238,12 @@ def number(measure: str, value: float | None, *, sign: bool = False) -> str:
     return f"{value:{plus}.{DIGITS.get(measure, 4)}f}"
 
 
-def spread_words(measure: str, found: Spread | None, *, sign: bool = False) -> str:
-    """Mean, and standard deviation where there are several values."""
-    if found is None:
+def spread_words(measure: str, spread: Spread | None, *, sign: bool = False) -> str:
+    """Mean and, of several values, standard deviation."""
+    if spread is None:
         return "-"
-    text = number(measure, found.mean, sign=sign)
-    if found.sd is None:
-        return text
-    sd = number(measure, found.sd)
-    return f"{text.removesuffix(' %')} ± {sd}"
+    mean = number(measure, spread.mean, sign=sign)
+    return mean if spread.sd is None else f"{mean.removesuffix(' %')} ± {number(measure, spread.sd)}"
 
 
 def interval_words(measure: str, interval: tuple[float, float] | None) -> str:
@@ -259,7 +261,7 @@ def p_words(p: float | None) -> str:
 
 
 def as_json(ranking: Ranking) -> dict[str, object]:
-    """Settings and comparisons, for scripts; what is not finite is null."""
+    """Settings and comparisons for scripts; numbers that are not finite are None."""
     return {
         "goals": list(ranking.objectives.goals),
         "winners": [group.name for group in ranking.groups if group.wins],
@@ -272,7 +274,7 @@ def as_json(ranking: Ranking) -> dict[str, object]:
                 "state": group.state,
                 "violated": list(group.violated),
                 "wins": group.wins,
-                "metrics": {key: found._asdict() for key, found in group.spreads.items()},
+                "metrics": {key: spread._asdict() for key, spread in group.spreads.items()},
             }
             for group in ranking.groups
         ],
@@ -283,7 +285,7 @@ def as_json(ranking: Ranking) -> dict[str, object]:
 
 
 def comparison_json(one: Comparison) -> dict[str, object]:
-    """One comparison, with the least p that its test could have given."""
+    """One comparison, with the smallest p that its test can give."""
     return {
         "group": one.one,
         "other": one.other,
