@@ -101,7 +101,7 @@ def test_two_runs(tracker):
         ["template.beta", "-", "2.0"],
     ]
     (line,) = [line.split() for line in out.splitlines() if line.startswith("all") and "0.1400" in line]
-    assert line == ["all", "B", "-", "A", "1", "0.1400", "0.1360", "-0.0040", "-", "-", "one", "seed"]
+    assert line == ["all", "B", "-", "A", "1", "0.1400", "0.1360", "-0.0040", "-", "-", "-", "one", "seed"]
     assert "With one seed each nothing says whether a difference is more than luck." in out
     assert "Code, data and hardware are the same." in out
 
