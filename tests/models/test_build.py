@@ -108,6 +108,7 @@ def test_networks_have_the_published_number_of_parameters(network, first, parame
     assert sum(p.numel() for p in net.parameters()) == parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", [L1, PLAIN], ids=["gradient", "plain"])
 def test_compact_learns_to_see_a_square(template):
     generator = torch.Generator().manual_seed(0)

@@ -10,7 +10,7 @@ from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.build import template_banks
 from ipcnn_ray.models.net import NetOutput
 from ipcnn_ray.train.filter_term import InformationTerm
-from ipcnn_ray.train.train_epoch import learning_rate, step_loss, train_epoch
+from ipcnn_ray.train.train_epoch import step_loss, train_epoch
 
 
 def layer_losses(spec, weight=0.1, schedule="constant"):
@@ -149,9 +149,3 @@ def test_no_thread_and_no_hook_stays_behind_an_error(bench):
     for module in inputs.net.modules():
         assert not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
     assert not any(p._backward_hooks for p in inputs.net.parameters())
-
-
-def test_learning_rate_falls_in_logarithmic_steps():
-    train = tiny(train={"epochs": 3, "learning_rate": 0.1, "final_learning_rate": 0.001}).train
-    assert [learning_rate(train, epoch) for epoch in (1, 2, 3)] == pytest.approx([0.1, 0.01, 0.001])
-    assert learning_rate(tiny(train={"epochs": 1, "learning_rate": 0.1}).train, 1) == 0.1

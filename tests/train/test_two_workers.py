@@ -1,4 +1,4 @@
-"""Workers are processes with gloo between them; one worker is this process."""
+"""Workers that are processes with gloo between them, compared with one worker in this process."""
 
 import pytest
 import torch
@@ -6,6 +6,8 @@ from fakes import training_worker
 from fakes.training import Bench
 from safetensors.torch import load
 from torch import multiprocessing
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
