@@ -75,8 +75,6 @@ def features_reader(
         TrainingError: If the disk is too small, or the file in the cache is damaged.
     """
     folder = cache / "features" / key
-    if not folder.is_dir():
-        progress(0, len(items))
     while not folder.is_dir():
         _build(folder, items, shape, compute, progress)
     features = rows_reader(_open(folder, (len(items), *shape)))

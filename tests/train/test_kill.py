@@ -14,6 +14,7 @@ from ipcnn_ray.train.retry_state import Attempts
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("when", "lasted"), [("5", 1), ("checkpoint", 1)])
 def test_a_killed_run_ends_as_if_it_had_not_been(bench, when, lasted):
     killed = subprocess.run(
