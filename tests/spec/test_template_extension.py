@@ -98,7 +98,7 @@ out = {
     "description": spec.template.describe(),
     "torch": "torch" in sys.modules,
 }
-from ipcnn_ray.cli.status import template_words
+from ipcnn_ray.report.experiment_record import template_words
 from ipcnn_ray.models.build import assemble, template_banks
 
 out["recorded"] = template_words({"template.shape": "star", "template.points": "2", "template.reach": "0.5"})
