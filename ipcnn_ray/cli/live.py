@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ipcnn_ray.cli.output import CountedProgress, format_clock
-from ipcnn_ray.on_ray.tune_callback import (
+from ipcnn_ray.on_ray.events import (
     DataProgress,
     EpochDone,
     Event,

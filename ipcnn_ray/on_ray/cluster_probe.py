@@ -22,17 +22,15 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import ray
-from ray.exceptions import AuthenticationError, GetTimeoutError, RayError
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import ipcnn_ray
 from ipcnn_ray import __version__
 from ipcnn_ray.data.datasets.dataset import Listing, registered
-from ipcnn_ray.errors import IpcnnError, ResourceError, TrackingError
+from ipcnn_ray.errors import ResourceError, TrackingError
+from ipcnn_ray.on_ray.job_client import JobClient, write_working_dir
 from ipcnn_ray.on_ray.ray_session import session
 from ipcnn_ray.tracking.self_test import probe_record, probe_storage
 from ipcnn_ray.tracking.storage import open_storage
@@ -43,11 +41,6 @@ NODE_TIMEOUT_S = 120.0
 """Seconds for the answer of a node, which includes the start of its first worker."""
 DASHBOARD_TIMEOUT_S = 15.0
 JOB_TIMEOUT_S = 240.0
-POLL_S = 0.5
-TOKEN_ADVICE = (
-    "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file that holds the cluster's token "
-    "(`source DIR/env.sh` for a local one)."
-)
 PACKAGES = ("torch", "torchvision", "mlflow", "boto3", "numpy")
 SAFETENSORS_HEADER = 8
 WEIGHTS = {".npz", ".safetensors", ".mat", ".pth", ".pt"}
@@ -63,19 +56,10 @@ def probe_embedded(paths: Paths) -> dict[str, Any]:
 
 def probe_cluster(address: str) -> dict[str, Any]:
     """Return the facts of the cluster with this dashboard address. Raises IpcnnError if it cannot run the probe."""
-    if urlsplit(address).scheme not in {"http", "https"}:
-        raise IpcnnError(
-            f"--address {address} is not the address of a cluster's dashboard\n"
-            "Give http://HOST:8265; a cluster behind SSH is at 127.0.0.1 through its tunnel."
-        )
-    access = dashboard_access(address)
-    if access == "away":
-        raise IpcnnError(
-            f"no cluster answers at {address}\n"
-            "Check that it is up and, if it is behind SSH, that the tunnel is: ray attach cluster/aws.yaml -p 8265"
-        )
+    client = JobClient(address)
+    access = dashboard_access(client.address)
     submitted = time.time()
-    facts = _run_probe_job(address.rstrip("/"))
+    facts = _run_probe_job(client)
     # The cluster read its clock after the submission and before now.
     ahead = max(0.0, facts["time"] - time.time()) + min(0.0, facts["time"] - submitted)
     return {"access": access, "client_skew": ahead, **facts}
@@ -93,50 +77,22 @@ def dashboard_access(dashboard: str) -> str:
     return "open"
 
 
-def _run_probe_job(address: str) -> dict[str, Any]:
+def _run_probe_job(client: JobClient) -> dict[str, Any]:
     """Run this module as a job of the cluster. It brings the package, which need not be installed there."""
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(ipcnn_ray.__file__).resolve().parent
-        shutil.copytree(source, Path(folder) / source.name, ignore=shutil.ignore_patterns("__pycache__"))
-        logging.getLogger("ray").setLevel(logging.ERROR)  # Ray logs every upload
-        try:
-            client = JobSubmissionClient(address)
-            job = client.submit_job(
-                entrypoint="python -m ipcnn_ray.on_ray.cluster_probe",
-                runtime_env={"working_dir": folder},
-                metadata={"kind": "ipcnn doctor"},
-            )
-        except (RuntimeError, ConnectionError, ValueError, AuthenticationError) as error:
-            raise _job_refused(address, str(error)) from error
-    deadline = time.monotonic() + JOB_TIMEOUT_S
-    status = JobStatus.PENDING
-    while time.monotonic() < deadline and not (status := client.get_job_status(job)).is_terminal():
-        time.sleep(POLL_S)
-    logs = client.get_job_logs(job)
-    if not status.is_terminal():
-        client.stop_job(job)
-        raise ResourceError(
-            f"the cluster at {address} did not run a small job within {JOB_TIMEOUT_S:.0f} s; it is {status.value}\n"
-            f"Look at it: RAY_API_SERVER_ADDRESS={address} ray job logs {job}"
-        )
-    line = next((line for line in logs.splitlines() if line.startswith(MARK)), None)
+        write_working_dir(Path(folder), "")
+        command = "python -m ipcnn_ray.on_ray.cluster_probe"
+        job = client.run("doctor", command, Path(folder), {}, JOB_TIMEOUT_S)
+    log = "".join(client.logs(job.id))
+    line = next((line for line in log.splitlines() if line.startswith(MARK)), None)
     if line is None:
-        last = [line for line in logs.strip().splitlines() if line.strip()][-1:] or ["its log is empty"]
+        last = [line for line in log.splitlines() if line.strip()][-1:] or ["its log is empty"]
         raise ResourceError(
-            f"a small job failed on the cluster at {address}: {last[0].strip()[:300]}\n"
+            f"a small job failed on the cluster at {client.address}: {last[0].strip()[:300]}\n"
             "Its Python must have the packages of ipcnn: use the image of the Dockerfile on every node."
         )
     facts: dict[str, Any] = json.loads(line.removeprefix(MARK))
     return facts
-
-
-def _job_refused(address: str, text: str) -> IpcnnError:
-    reason = next((line for line in text.splitlines() if line.strip()), "no reason given").strip()[:300]
-    refused = any(sign in text for sign in ("401", "403", "nauthorized", "uthentication", "token"))
-    advice = TOKEN_ADVICE if refused else "Check the address, and that the cluster runs the same Ray as this machine."
-    if "No available agent" in text:
-        advice = "The job agent of the head is down: its dashboard_agent.log says why; restart the head."
-    return IpcnnError(f"the cluster at {address} took no job: {reason}\n{advice}")
 
 
 def cluster_facts(paths: Paths) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 import ipcnn_ray
-from ipcnn_ray.errors import IpcnnError, UnreachableError
+from ipcnn_ray.errors import IpcnnError, ResourceError, UnreachableError
 from ipcnn_ray.on_ray.ray_session import RAY_VARIABLES
 from ipcnn_ray.tracking.lineage import PACKAGE, SHIPPED, code
 from ipcnn_ray.tracking.run_summary import State
@@ -104,7 +105,7 @@ class JobClient:
             logging.getLogger(name).setLevel(logging.ERROR)  # they log every upload and connection
         try:
             self._client = JobSubmissionClient(self.address, headers=_token_header())
-        except (ConnectionError, RuntimeError) as error:
+        except (ConnectionError, RuntimeError, AuthenticationError) as error:
             raise _request_failed(self.address, error) from error
 
     def jobs(self, experiment: str | None = None) -> list[ExperimentJob]:
@@ -144,10 +145,11 @@ class JobClient:
             return earlier[0], False
         attempt = max((job.attempt for job in earlier), default=0) + 1
         id = experiment if attempt == 1 else f"{experiment}-a{attempt}"
-        metadata = {EXPERIMENT: experiment, ATTEMPT: str(attempt)}
-        metadata[RECORD] = job_environment(env).get("MLFLOW_TRACKING_URI", "")
+        variables = job_environment(env)
+        metadata = {EXPERIMENT: experiment, ATTEMPT: str(attempt), RECORD: variables.get("MLFLOW_TRACKING_URI", "")}
+        command = shlex.join(["python", "-m", "ipcnn_ray.cli.app", *arguments])
         try:
-            self._start(id, folder, arguments, env, metadata)
+            self._start(id, command, folder, variables, metadata)
         except RuntimeError as error:
             if "already exists" not in str(error):
                 raise _request_failed(self.address, error) from error
@@ -155,18 +157,32 @@ class JobClient:
         return self.job(id), True
 
     def run_command(self, folder: Path, arguments: Sequence[str], env: Mapping[str, str]) -> None:
-        """Run a short `ipcnn` command on the cluster and wait for its end. Raises IpcnnError."""
-        id = f"ipcnn-{arguments[0]}-{secrets.token_hex(4)}"
-        self._start(id, folder, arguments, env, {})
-        end = time.monotonic() + COMMAND_TIMEOUT_S
-        while not (job := self.job(id)).finished:
-            if time.monotonic() > end:
-                raise IpcnnError(
-                    f"`ipcnn {arguments[0]}` on {self.address} has not ended in {COMMAND_TIMEOUT_S:.0f} s\nTry again."
-                )
-            time.sleep(0.5)
+        """Run a short `ipcnn` command on the cluster and wait for its end. Raises IpcnnError if it fails."""
+        command = shlex.join(["python", "-m", "ipcnn_ray.cli.app", *arguments])
+        job = self.run(arguments[0], command, folder, job_environment(env), COMMAND_TIMEOUT_S)
         if job.state != "succeeded":
             raise IpcnnError(f"`ipcnn {arguments[0]}` on {self.address} has {job.state}: {job.why}")
+
+    def run(self, name: str, command: str, folder: Path, env: Mapping[str, str], timeout: float) -> ExperimentJob:
+        """Run a command on the cluster, in a copy of `folder`, and wait for its end.
+
+        Raises IpcnnError if the cluster refuses the job, ResourceError if it has not ended after `timeout` seconds.
+        """
+        id = f"ipcnn-{name}-{secrets.token_hex(4)}"
+        try:
+            self._start(id, command, folder, env, {})
+        except (RuntimeError, ConnectionError, ValueError, AuthenticationError) as error:
+            raise _request_failed(self.address, error) from error
+        end = time.monotonic() + timeout
+        while not (job := self.job(id)).finished:
+            if time.monotonic() > end:
+                self.stop(id)
+                raise ResourceError(
+                    f"the cluster at {self.address} did not run a small job within {timeout:.0f} s; it is {job.state}\n"
+                    f"Look at it: RAY_API_SERVER_ADDRESS={self.address} ray job logs {id}"
+                )
+            time.sleep(0.5)
+        return job
 
     def stop(self, id: str) -> None:
         """Stop a job at once."""
@@ -215,15 +231,9 @@ class JobClient:
             loop.run_until_complete(pieces.aclose())
             loop.close()
 
-    def _start(
-        self, id: str, folder: Path, arguments: Sequence[str], env: Mapping[str, str], metadata: dict[str, str]
-    ) -> None:
-        self._client.submit_job(
-            entrypoint=shlex.join(["python", "-m", "ipcnn_ray.cli.app", *arguments]),
-            submission_id=id,
-            metadata=metadata,
-            runtime_env={"working_dir": str(folder), "env_vars": job_environment(env)},
-        )
+    def _start(self, id: str, command: str, folder: Path, env: Mapping[str, str], metadata: dict[str, str]) -> None:
+        runtime_env = {"working_dir": str(folder), "env_vars": dict(env)}
+        self._client.submit_job(entrypoint=command, submission_id=id, metadata=metadata, runtime_env=runtime_env)
 
 
 def job_environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -267,16 +277,21 @@ def _token_header() -> dict[str, str] | None:
 
 def _request_failed(address: str, error: Exception) -> IpcnnError:
     text = str(error)
-    if "401" in text or "403" in text or "nauthorized" in text or "token" in text.lower():
+    if isinstance(error, AuthenticationError) or re.search("401|403|unauthorized|token", text, re.I):
         return IpcnnError(
             f"the cluster at {address} asks for another token\n"
-            "Set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to its file; on the head: ray get-auth-token."
+            "Set RAY_AUTH_TOKEN, or RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to its file (`source DIR/env.sh` for a "
+            "local cluster); on the head: ray get-auth-token."
         )
     if isinstance(error, ConnectionError):
         return IpcnnError(
             f"no Ray cluster answers at {address}\nCheck that it is up, and the way to it (tunnel: {TUNNEL})."
         )
-    return IpcnnError(f"the cluster at {address} refuses: {shortened(text, 400)}")
+    if "No available agent" in text:
+        advice = "The job agent of the head is down: its dashboard_agent.log says why; restart the head."
+    else:
+        advice = "Check the address, and that the cluster runs the same Ray as this machine."
+    return IpcnnError(f"the cluster at {address} refuses: {shortened(' '.join(text.split()), 400)}\n{advice}")
 
 
 def _parse_job(job: Any) -> ExperimentJob:

@@ -14,10 +14,10 @@ from ipcnn_ray.models.build import interpretable_layers, unit_template
 from ipcnn_ray.models.model_card import model_card_markdown, usage_markdown
 from ipcnn_ray.models.model_checks import check_backbones, check_weights
 from ipcnn_ray.on_ray import experiment_dir
+from ipcnn_ray.on_ray.events import DataProgress, Listener, Logged, PhaseStarted, Warned
 from ipcnn_ray.on_ray.experiment_context import ExperimentContext
 from ipcnn_ray.on_ray.outcome import Outcome, RunOutcome
 from ipcnn_ray.on_ray.resources import gpus_per_worker, max_concurrent_runs, this_machine
-from ipcnn_ray.on_ray.tune_callback import DataProgress, Listener, Logged, PhaseStarted, Warned
 from ipcnn_ray.on_ray.tuner import Ended, ExperimentTuner, Interrupted
 from ipcnn_ray.report.ranking_table import Ranking
 from ipcnn_ray.report.template_figure import save_template_figure
@@ -194,7 +194,7 @@ def run_experiment(
             parent.set_state("failed", str(error))
             raise
         outcome = Outcome.of(experiment_id(spec), parent.handle, runs, context.objectives)
-        _conclude(outcome, spec, parent, tracker)
+        _record_outcome(outcome, spec, parent, tracker)
         return outcome
 
 
@@ -208,7 +208,7 @@ def _train_runs(
     named = _outcomes(context, context.named, ended, known)
     if search is None:
         return named
-    context = replace(context, references=_references(context, search, ended))
+    context = replace(context, references=_control_references(context, search, ended))
     named = [_with_objective(outcome, context) for outcome in named]
     if isinstance(search, SpaceSearch) and search.algorithm != "random":
         listener(PhaseStarted("search", search.trials))
@@ -219,7 +219,7 @@ def _train_runs(
     return named + _outcomes(context, runs, ended, known)
 
 
-def _references(context: ExperimentContext, search: Search, ended: Ended) -> dict[int, ControlReference]:
+def _control_references(context: ExperimentContext, search: Search, ended: Ended) -> dict[int, ControlReference]:
     """Return the control's metrics by seed; none if the objective does not need them. Raises TrainingError."""
     references: dict[int, ControlReference] = {}
     for label, run in context.named.items():
@@ -262,7 +262,7 @@ def _with_objective(outcome: RunOutcome, context: ExperimentContext) -> RunOutco
     return replace(outcome, metrics={**outcome.metrics, COMBINED: value})
 
 
-def _conclude(outcome: Outcome, spec: ExperimentSpec, parent: RunRecord, tracker: Tracker) -> None:
+def _record_outcome(outcome: Outcome, spec: ExperimentSpec, parent: RunRecord, tracker: Tracker) -> None:
     """Record the state, the best runs and their metrics with the experiment."""
     states = [run.state for run in outcome.runs]
     counts = {f"runs_{state}": float(states.count(state)) for state in ("succeeded", "failed", "pruned", "stopped")}

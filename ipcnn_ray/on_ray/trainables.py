@@ -28,7 +28,7 @@ from ipcnn_ray.errors import TrackingError
 from ipcnn_ray.on_ray.experiment_context import ExperimentContext
 from ipcnn_ray.on_ray.experiment_dir import ray_storage_dir, stop_requested
 from ipcnn_ray.on_ray.trial_lock import TrialLock
-from ipcnn_ray.on_ray.tune_callback import FAILED, LOST_WORKERS, STOPPED
+from ipcnn_ray.on_ray.tune_callback import FAILED, MAX_LOST_WORKERS, STOPPED
 from ipcnn_ray.train.checkpoint import read_result
 from ipcnn_ray.train.progress import ProgressFile, ProgressUpdate
 from ipcnn_ray.train.retry_state import RunTakenOver, failure_cause
@@ -37,67 +37,52 @@ from ipcnn_ray.train.runtime import InProcess, ProcessGroup, StopRun
 from ipcnn_ray.train.trainer import train_run
 
 
-class _EpochReports:
-    """Turns the metrics of epochs into reports to Tune, which requires every objective in each report.
-
-    An objective that an epoch did not measure has its last value, NaN before the first. The last epoch gives no report.
-    """
-
-    def __init__(self, epochs: int, goals: Sequence[str]) -> None:
-        self.epochs = epochs
-        self.latest = unmeasured(goals)
-
-    def __call__(self, metrics: Mapping[str, float]) -> dict[str, float] | None:
-        self.latest |= {goal: metrics[goal] for goal in self.latest if goal in metrics}
-        return None if metrics["epoch"] >= self.epochs else {**self.latest, **metrics}
-
-
 def unmeasured(goals: Sequence[str]) -> dict[str, float]:
-    """Return NaN for each objective."""
+    """Return NaN for each objective: Tune requires every objective in each report."""
     return dict.fromkeys(goals, math.nan)
 
 
-class _TrialRuntime(InProcess):
-    """Runtime of the single worker of a run, in the process of its trial."""
+class _TuneReports:
+    """Mixin of a runtime: reports epochs to Tune and progress to a file, and stops the run on request.
 
-    def __init__(self, device: torch.device, reports: _EpochReports, root: str, folder: str) -> None:
-        super().__init__(device)
-        self.reports = reports
+    An objective that an epoch did not measure is reported with its last value. The last epoch is not reported.
+    """
+
+    rank: int
+
+    def __init__(
+        self,
+        device: torch.device,
+        send: Callable[[dict[str, float]], None],
+        request: RunRequest,
+        goals: Sequence[str],
+        root: str,
+    ) -> None:
+        super().__init__(device)  # type: ignore[call-arg]
+        self.send = send
+        self.epochs = request.spec.train.epochs
+        self.latest = unmeasured(goals)
+        self.progress = ProgressFile(request.folder)
         self.root = root
-        self.progress = ProgressFile(folder)
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        if (report := self.reports(metrics)) is not None:
-            tune.report(report)
-        _check_stop_request(self.root)
-
-    def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
-        self.progress.write(ProgressUpdate(what, done, total, unit))
-
-
-class _RayTrainRuntime(ProcessGroup):
-    """Runtime of a Ray Train worker. The controller passes the reports of rank 0 on to Tune."""
-
-    def __init__(self, device: torch.device, reports: _EpochReports, root: str, folder: str) -> None:
-        super().__init__(device)
-        self.reports = reports
-        self.root = root
-        self.progress = ProgressFile(folder)
-
-    def report(self, metrics: Mapping[str, float]) -> None:
-        if (report := self.reports(metrics)) is not None:
-            ray.train.report(report)
-        if self.rank == 0:
-            _check_stop_request(self.root)
+        self.latest |= {goal: metrics[goal] for goal in self.latest if goal in metrics}
+        if metrics["epoch"] < self.epochs:
+            self.send({**self.latest, **metrics})
+        if self.rank == 0 and stop_requested(self.root):
+            raise StopRun("stopped on request; submitted again, it goes on", resumable=True)
 
     def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
         if self.rank == 0:
             self.progress.write(ProgressUpdate(what, done, total, unit))
 
 
-def _check_stop_request(root: str) -> None:
-    if stop_requested(root):
-        raise StopRun("stopped on request; submitted again, it goes on", resumable=True)
+class _TrialRuntime(_TuneReports, InProcess):
+    """Runtime of the single worker of a run, in the process of its trial."""
+
+
+class _RayTrainRuntime(_TuneReports, ProcessGroup):
+    """Runtime of a Ray Train worker. The controller passes the reports of rank 0 on to Tune."""
 
 
 class _WorkersLost(Exception):
@@ -149,7 +134,7 @@ def trial_resources(context: ExperimentContext) -> dict[str, float]:
 
 
 def _with_retries(attempt: Callable[[], object], retries: int) -> None:
-    """Call `attempt` until it succeeds: `retries` times after an error, LOST_WORKERS times after lost workers."""
+    """Call `attempt` until it succeeds: `retries` times after an error, MAX_LOST_WORKERS times after lost workers."""
     lost = errors = 0
     while True:
         try:
@@ -159,7 +144,7 @@ def _with_retries(attempt: Callable[[], object], retries: int) -> None:
             raise
         except _WorkersLost:
             lost += 1
-            if lost > LOST_WORKERS:
+            if lost > MAX_LOST_WORKERS:
                 raise
         except Exception:
             errors += 1
@@ -170,22 +155,25 @@ def _with_retries(attempt: Callable[[], object], retries: int) -> None:
 def format_error(error: Exception) -> str:
     """Return the cause of a failure as a sentence."""
     if isinstance(error, _WorkersLost):
-        return f"its workers were lost {LOST_WORKERS + 1} times; the last time: {error}"
+        return f"its workers were lost {MAX_LOST_WORKERS + 1} times; the last time: {error}"
     return f"{type(error).__name__}: {error}"
 
 
 def _run_in_trial(request: RunRequest, context: ExperimentContext) -> None:
     device = torch.device("cuda" if context.gpus else "cpu")
-    reports = _EpochReports(request.spec.train.epochs, context.objectives.goals)
-    train_run(request, _TrialRuntime(device, reports, context.root, request.folder), context.tracker)
+    train_run(
+        request,
+        _TrialRuntime(device, tune.report, request, context.objectives.goals, context.root),
+        context.tracker,
+    )
 
 
 def _run_ray_train(request: RunRequest, context: ExperimentContext) -> None:
     compute, tracker, goals, root = request.spec.compute, context.tracker, context.objectives.goals, context.root
 
     def worker() -> None:
-        reports = _EpochReports(request.spec.train.epochs, goals)
-        train_run(request, _RayTrainRuntime(ray.train.torch.get_device(), reports, root, request.folder), tracker)
+        runtime = _RayTrainRuntime(ray.train.torch.get_device(), ray.train.report, request, goals, root)
+        train_run(request, runtime, tracker)
 
     storage = ray_storage_dir(request.folder, request.paths)
     shutil.rmtree(storage, ignore_errors=True)  # Ray Train would resume the state of an earlier attempt

@@ -1,17 +1,18 @@
-"""Events of a running experiment, and the Tune callback that emits them and records how runs end."""
+"""Tune's callback: turns Tune's events into ours, and decides how a trial ends."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ray.tune import Callback, Stopper
 from ray.tune.stopper import NoopStopper
 
 from ipcnn_ray.errors import TrackingError
+from ipcnn_ray.on_ray.events import EpochDone, Listener, RunEnded, RunStarted, StageReached, Warned
 from ipcnn_ray.on_ray.experiment_context import ExperimentContext
 from ipcnn_ray.on_ray.trial_lock import TrialLock
 from ipcnn_ray.spec.runs import Run
@@ -19,131 +20,65 @@ from ipcnn_ray.tracking.run_summary import RunSummary, State
 from ipcnn_ray.train.checkpoint import read_result, write_result
 from ipcnn_ray.train.progress import ProgressFile, ProgressUpdate, write_interval_s
 
-LOST_WORKERS = 8
-"""Maximum number of restarts of a run after a lost worker."""
+MAX_LOST_WORKERS = 8
+"""Maximum number of restarts of a run whose worker was lost."""
 FAILED = "failed"
-"""Key of the last report to Tune of a run that failed for good; its value is the cause."""
+"""Key of the last report of a run to Tune: the cause of its final failure."""
 STOPPED = "stopped"
-"""Key of reports to Tune of a run that ended its epoch on request and waits to be terminated."""
+"""Key of a report to Tune: the run has stopped after its epoch, as requested, and waits for its termination."""
 
 
-@dataclass(frozen=True)
-class PhaseStarted:
-    """The named runs, or those of the search, start."""
-
-    name: str
-    total: int
+TUNE_TIMES = {"time_this_iter_s", "time_total_s", "time_since_restore"}
 
 
-@dataclass(frozen=True)
-class RunStarted:
-    """A run has started, or restarted."""
-
-    label: str
-    epochs: int
-    """Epochs of the whole run."""
-
-
-@dataclass(frozen=True)
-class StageReached:
-    """Progress of a run within an epoch, or before its first."""
-
-    label: str
-    stage: ProgressUpdate
-
-
-@dataclass(frozen=True)
-class EpochDone:
-    """An epoch of a run is recorded."""
-
-    label: str
-    metrics: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class RunEnded:
-    """A run has ended, in this submission or before it."""
-
-    run: RunSummary
-
-
-@dataclass(frozen=True)
-class Warned:
-    """A problem that does not end the experiment."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Logged:
-    """A step of the submission before its first run or after its last one."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class DataProgress:
-    """Images that are decoded or drawn so far."""
-
-    done: int
-    total: int
-
-
-Event = PhaseStarted | RunStarted | StageReached | EpochDone | RunEnded | Warned | Logged | DataProgress
-Listener = Callable[[Event], None]
-
-
-TUNES_OWN = {"time_this_iter_s", "time_total_s", "time_since_restore"}
-
-
-def numbers(result: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics in a Tune result without NaN and without the fields that Tune adds."""
-    floats = {key: value for key, value in result.items() if isinstance(value, float) and key not in TUNES_OWN}
+def measured_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return our metrics in a result of Tune, without NaN and without the fields that Tune adds."""
+    floats = {key: value for key, value in result.items() if isinstance(value, float) and key not in TUNE_TIMES}
     return {key: value for key, value in floats.items() if not math.isnan(value)}
 
 
 class StopOnRequest(Stopper):
-    """Stops Tune once a stop was requested and every running trial has ended its epoch."""
+    """Ends Tune's loop after a stop request, when no run is within an epoch any more."""
 
-    def __init__(self, watcher: TuneCallback) -> None:
-        self.watcher = watcher
+    def __init__(self, callback: TuneCallback) -> None:
+        self.callback = callback
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as a no-op: Tune saves its state, which is never restored."""
+        """Tune pickles its stopper to disk. It is never read."""
         return NoopStopper, ()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.watcher.stopping and not self.watcher.training
+        return self.callback.stopping and not self.callback.training
 
 
 class TuneCallback(Callback):
-    """Emits events for Tune's, and records pruned runs, lost workers and final failures, which only the driver sees."""
+    """Reports events to the listener and records the ends of runs that only the driver knows: pruned, lost, failed."""
 
     def __init__(
-        self, context: ExperimentContext, lock: TrialLock, listener: Listener, *, patient: bool = False
+        self, context: ExperimentContext, lock: TrialLock, listener: Listener, *, retry_lost_start: bool = False
     ) -> None:
-        """patient: do not fail a run whose worker was lost during start-up; a later pass trains it."""
+        """retry_lost_start: leave a run whose worker was lost during start-up to the next pass; else it fails."""
         self.context = context
-        self.patient = patient
+        self.retry_lost_start = retry_lost_start
         self.lock = lock
         self.listener = listener
         self.ended: dict[str, RunSummary] = {}
-        """The runs that have ended, by label."""
+        """Runs that have ended, by label."""
         self.runs: dict[str, Run] = {}
-        """Tune trial id -> run."""
+        """Runs by trial id."""
         self.training: set[str] = set()
         """Ids of the trials that have a worker and have not ended."""
         self.stages: dict[str, tuple[str, ProgressFile, ProgressUpdate | None]] = {}
-        """Tune trial id -> label of the run, its progress file, and the progress reported last."""
-        self._next_look = 0.0
+        """Label, progress file and last reported progress of each trial that has had a worker, by trial id."""
+        self._next_read = 0.0
         self.stopping = False
-        """Whether a trial reported that it stopped on request."""
+        """Whether a stop was requested."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as a no-op: Tune saves its state, which is never restored, and a listener may hold a terminal."""
+        """Tune pickles its callbacks to disk. They are never read, and a listener may hold a terminal."""
         return Callback, ()
 
     def _run(self, trial: Any) -> Run:
@@ -153,7 +88,7 @@ class TuneCallback(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if trial.trial_id not in self.runs:
-            trial.max_failures = trial.num_failures + LOST_WORKERS
+            trial.max_failures = trial.num_failures + MAX_LOST_WORKERS
         self.training.add(trial.trial_id)
         run = self._run(trial)
         self.stages[trial.trial_id] = run.label, ProgressFile(self.context.folder(run)), None
@@ -161,10 +96,10 @@ class TuneCallback(Callback):
             self.listener(RunStarted(run.label, run.spec.train.epochs))
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Emit the progress within epochs. Tune calls this several times a second."""
-        if time.monotonic() < self._next_look:
+        """Read the progress files. Tune calls this several times a second."""
+        if time.monotonic() < self._next_read:
             return
-        self._next_look = time.monotonic() + write_interval_s(self.context.root)
+        self._next_read = time.monotonic() + write_interval_s(self.context.root)
         for trial_id in self.training & set(self.stages):
             label, file, before = self.stages[trial_id]
             stage = file.read()
@@ -180,17 +115,17 @@ class TuneCallback(Callback):
             self.stopping = True
             self.training.discard(trial.trial_id)
         elif FAILED in result:
-            trial.max_failures = trial.num_failures  # the error that follows is the last
+            trial.max_failures = trial.num_failures  # Tune must not retry the error that follows
             self._fail(run, result[FAILED])
         else:
-            self.listener(EpochDone(run.label, numbers(result)))
+            self.listener(EpochDone(run.label, measured_metrics(result)))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.training.discard(trial.trial_id)
         self.lock.release(trial.trial_id)
         if STOPPED in (trial.last_result or {}):
             return
-        run, last = self._run(trial), numbers(trial.last_result or {})
+        run, last = self._run(trial), measured_metrics(trial.last_result or {})
         summary, folder = self.context.summary(run), self.context.folder(run)
         if (result := read_result(folder, summary)) is None:
             cause = f"early stopping at epoch {int(last.get('epoch', 0))} of {run.spec.train.epochs}"
@@ -205,7 +140,7 @@ class TuneCallback(Callback):
         run = self._run(trial)
         if run.label in self.ended:
             return
-        if self.patient and trial.should_recover():  # Tune itself does not restart a trial lost before it started
+        if self.retry_lost_start and trial.should_recover():  # Tune fails a trial whose worker is lost during start-up
             self.listener(Warned(f"{run.label}: its worker was lost while it started; it is started again later"))
         else:
             self._fail(run, f"its worker was lost {trial.num_failures} times")

@@ -14,6 +14,7 @@ from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import ASHAScheduler
 
+from ipcnn_ray.on_ray.events import Listener, RunEnded, Warned
 from ipcnn_ray.on_ray.experiment_context import LABEL, ExperimentContext
 from ipcnn_ray.on_ray.experiment_dir import ray_storage_dir
 from ipcnn_ray.on_ray.optuna_searcher import OptunaSearcher, directions, make_sampler, modes
@@ -22,7 +23,7 @@ from ipcnn_ray.on_ray.resources import Nodes, gpus_per_worker, max_concurrent_ru
 from ipcnn_ray.on_ray.search_space import Constraints, Settings, StudyStorage, silence_optuna
 from ipcnn_ray.on_ray.trainables import make_trainable, trial_resources
 from ipcnn_ray.on_ray.trial_lock import TrialLock
-from ipcnn_ray.on_ray.tune_callback import LOST_WORKERS, Listener, RunEnded, StopOnRequest, TuneCallback, Warned
+from ipcnn_ray.on_ray.tune_callback import MAX_LOST_WORKERS, StopOnRequest, TuneCallback
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.runs import Run
@@ -127,7 +128,7 @@ class ExperimentTuner:
         context = replace(context, gpus=gpus_per_worker(compute, self._nodes))
         keep_credentials_out_of_actor_env()
         lock = TrialLock(context.root)
-        callback = TuneCallback(context, lock, self.listener, patient=index + 1 < MAX_PASSES)
+        callback = TuneCallback(context, lock, self.listener, retry_lost_start=index + 1 < MAX_PASSES)
         tuner = tune.Tuner(
             tune.with_resources(make_trainable(context, lock), trial_resources(context)),
             param_space=space,
@@ -140,7 +141,7 @@ class ExperimentTuner:
                 name="tune",
                 storage_path=str(storage),
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=LOST_WORKERS),
+                failure_config=tune.FailureConfig(max_failures=MAX_LOST_WORKERS),
                 callbacks=[callback],
                 stop=StopOnRequest(callback),
             ),

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ipcnn_ray.data.prepare import prepare
+from ipcnn_ray.on_ray.events import Event, PhaseStarted, RunEnded
 from ipcnn_ray.on_ray.submission import run_experiment
-from ipcnn_ray.on_ray.tune_callback import Event, PhaseStarted, RunEnded
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.utils.paths import Paths

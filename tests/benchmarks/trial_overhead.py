@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from ipcnn_ray.data.prepare import prepare
+from ipcnn_ray.on_ray.events import Event, PhaseStarted, RunEnded
 from ipcnn_ray.on_ray.submission import run_experiment
-from ipcnn_ray.on_ray.tune_callback import Event, PhaseStarted, RunEnded
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import grid_runs, run_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker

@@ -287,7 +287,7 @@ def test_a_record_that_is_away():
 def test_addresses_that_are_none():
     with pytest.raises(IpcnnError, match=r"is not the address of a cluster's dashboard\nGive http://HOST:8265"):
         cluster_probe.probe_cluster("10.0.0.1:6379")
-    with pytest.raises(IpcnnError, match=r"no cluster answers at http://127\.0\.0\.1:9\nCheck that it is up"):
+    with pytest.raises(IpcnnError, match=r"no Ray cluster answers at http://127\.0\.0\.1:9\nCheck that it is up"):
         cluster_probe.probe_cluster("http://127.0.0.1:9")
 
 

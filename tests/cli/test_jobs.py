@@ -1,4 +1,4 @@
-"""`ipcnn submit --address`, `list`, `logs` and `stop`, against a cluster that is not there and against this machine."""
+"""`ipcnn submit --address`, `list`, `logs` and `stop`, with a fake job client and on this machine."""
 
 from __future__ import annotations
 
@@ -128,9 +128,9 @@ def test_a_submission_ends_as_its_job(cluster, spec, monkeypatch, ended, code):
     run("submit", spec, "--address", URL, code=code)
 
 
-def test_detached_and_again(cluster, spec):
-    told = json.loads(run("submit", spec, "--address", URL, "--detach", "--json"))
-    assert (told["id"], told["state"], told["submitted"]) == ("tiny-12345678", "running", True)
+def test_a_detached_submission_and_the_same_again(cluster, spec):
+    job = json.loads(run("submit", spec, "--address", URL, "--detach", "--json"))
+    assert (job["id"], job["state"], job["submitted"]) == ("tiny-12345678", "running", True)
     cluster.started = False
     assert json.loads(run("submit", spec, "--address", URL, "--detach", "--json"))["submitted"] is False
     with pytest.raises(IpcnnError, match=r"is under way on http://head:8265; --fresh would(.|\n)*ipcnn stop tiny-"):
@@ -179,14 +179,14 @@ def test_logs_of_a_cluster(cluster):
     assert run("logs", "-f", "tiny", "--address", URL) == "epoch 1\nepoch 2\n"
 
 
-def under_way(paths: Paths, until: threading.Event, ready: threading.Event) -> None:
+def hold_experiment(paths: Paths, until: threading.Event, ready: threading.Event) -> None:
     root = f"{paths.storage}/tiny-12345678"
     with experiment_dir.exclusive(root, lambda text: None):
         ready.set()
         until.wait(20)
 
 
-def submitted(paths: Paths) -> Path:
+def write_log(paths: Paths) -> Path:
     file = paths.home / "logs/tiny-12345678.log"
     file.parent.mkdir(parents=True)
     file.write_text("epoch 1\n")
@@ -194,18 +194,18 @@ def submitted(paths: Paths) -> Path:
 
 
 def test_logs_of_this_machine_follow_until_the_end(paths):
-    file, until, ready = submitted(paths), threading.Event(), threading.Event()
-    driver = threading.Thread(target=under_way, args=(paths, until, ready))
+    file, until, ready = write_log(paths), threading.Event(), threading.Event()
+    driver = threading.Thread(target=hold_experiment, args=(paths, until, ready))
     driver.start()
     ready.wait(20)
 
-    def goes_on() -> None:
+    def append_and_end() -> None:
         time.sleep(0.3)
         with file.open("a") as log:
             log.write("epoch 2\n")
         until.set()
 
-    threading.Thread(target=goes_on).start()
+    threading.Thread(target=append_and_end).start()
     assert run("logs", "tiny", "--follow") == "epoch 1\nepoch 2\n"
     driver.join()
     assert run("logs", "tiny-12345678") == "epoch 1\nepoch 2\n"
@@ -226,27 +226,27 @@ def test_stop_on_a_cluster(cluster):
 
 
 def test_stop_on_this_machine(paths):
-    submitted(paths)
+    write_log(paths)
     for words in (["stop", "tiny"], ["stop", "tiny", "--now"]):
         with pytest.raises(IpcnnError, match="tiny-12345678 is not under way in "):
             run(*words)
     until, ready = threading.Event(), threading.Event()
-    driver = threading.Thread(target=under_way, args=(paths, until, ready))
+    driver = threading.Thread(target=hold_experiment, args=(paths, until, ready))
     driver.start()
     ready.wait(20)
     root = f"{paths.storage}/tiny-12345678"
 
-    def obeys() -> None:
+    def end_on_request() -> None:
         while not experiment_dir.stop_requested(root):
             time.sleep(0.02)
         until.set()
 
-    threading.Thread(target=obeys).start()
+    threading.Thread(target=end_on_request).start()
     assert "has ended; submitted again, it goes on" in run("stop", "tiny")
     driver.join()
 
 
-def test_status_takes_the_record_of_the_cluster(cluster, paths, tmp_path):
+def test_status_uses_the_tracking_uri_of_the_job(cluster, paths, tmp_path):
     with pytest.raises(IpcnnError, match="no job on http://head:8265 was given a record\nSet MLFLOW_TRACKING_URI"):
         run("status", "--address", URL)
     uri = f"sqlite:///{tmp_path}/other.db"

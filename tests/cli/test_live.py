@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ipcnn_ray.cli import live, output
 from ipcnn_ray.cli.live import Progress
-from ipcnn_ray.on_ray.tune_callback import EpochDone, PhaseStarted, RunEnded, RunStarted, StageReached
+from ipcnn_ray.on_ray.events import EpochDone, PhaseStarted, RunEnded, RunStarted, StageReached
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.progress import ProgressUpdate
 

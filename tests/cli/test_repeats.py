@@ -64,7 +64,7 @@ def run(*words: str) -> str:
     return done.stdout
 
 
-def test_settings_with_their_spread_below_their_runs(home):
+def test_settings_have_their_spread_below_their_runs(home):
     text = run("status", "seeds")
     lines = [line.split() for line in text.splitlines()]
     # l1 less plain: -.01 -.02 -.01, all on one side: 2 of the 8 choices of signs.
@@ -95,7 +95,7 @@ def test_the_front_of_a_pareto_search(home):
     assert "plain, plain" in row  # the templates of both
 
 
-def test_a_plan_tells_the_seeds(home):
+def test_a_plan_lists_the_seeds(home):
     text = run("plan", str(SPECS / "templates_repeated.yaml"))
     assert "seeds           0 to 7, every run with each of them" in text
     assert "40 runs" in text

@@ -1,4 +1,4 @@
-"""`ipcnn submit` as a person runs it: a tiny search on drawn animals, again, and with a failing run."""
+"""`ipcnn submit` in a process of its own: a tiny search, the same again, and requests that start nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def submit(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_search_from_its_file_to_its_ranking_and_again(tmp_path):
+def test_a_search_from_spec_to_ranking_and_the_same_again(tmp_path):
     spec = tmp_path / "tiny.yaml"
     spec.write_text(SPEC)
     first = submit(tmp_path / "home", str(spec), "--json")
@@ -66,7 +66,7 @@ def test_a_wrong_spec_starts_nothing(tmp_path):
     assert not (tmp_path / "home").exists()
 
 
-def test_a_storage_that_cannot_be_written_is_told_before_anything_starts(tmp_path, monkeypatch):
+def test_an_unwritable_storage_is_reported_before_anything_starts(tmp_path, monkeypatch):
     spec = tmp_path / "tiny.yaml"
     spec.write_text(SPEC)
     (tmp_path / "file").write_text("")

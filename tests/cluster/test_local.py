@@ -170,7 +170,7 @@ def test_nodes_record_and_token(short, tmp_path):
 
     without = subprocess.run([*doctor, "--address", dashboard], capture_output=True, text=True, env=env, cwd=tmp_path)
     assert without.returncode == 2
-    assert "took no job" in without.stderr and "RAY_AUTH_TOKEN_PATH" in without.stderr
+    assert "asks for another token" in without.stderr and "RAY_AUTH_TOKEN_PATH" in without.stderr
 
     holds_no_credential(short, exports, env, tmp_path)
 

@@ -1,4 +1,4 @@
-"""One Ray, one record and one cache of crops for all tests of `on_ray/`."""
+"""One Ray, one home and one cache of crops for all tests of `on_ray/`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ipcnn_ray.utils.paths import Paths
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory) -> Bench:
-    """A home that all tests share; experiments differ by their names."""
+    """The home of all tests; their experiments have different names."""
     home = tmp_path_factory.mktemp("home")
     return Bench(Paths.from_environment({"IPCNN_HOME": str(home)}))
 
 
 @pytest.fixture(scope="session")
 def ray_here() -> Iterator[None]:
-    """Ray, started once: `run_experiment` uses one that is there."""
+    """An embedded Ray, started once: submissions in this process use it."""
     with session():
         yield

@@ -1,4 +1,4 @@
-"""Submits an experiment until somebody kills it: python killed_driver.py HOME SPEC.json"""
+"""Driver that a test kills: python killed_driver.py HOME SPEC.json"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny experiments, a home that all tests share, and ways to kill what they started."""
+"""Tiny experiments, a shared home to submit them in, and functions that kill their processes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 from safetensors.torch import load_file
 
 from ipcnn_ray.data.prepare import prepare
+from ipcnn_ray.on_ray.events import EpochDone, Event, RunEnded, RunStarted
 from ipcnn_ray.on_ray.submission import Outcome, run_experiment
-from ipcnn_ray.on_ray.tune_callback import EpochDone, Event, RunEnded, RunStarted
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
@@ -27,7 +27,7 @@ from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
 
 CLOCKS = {"seconds", "images_per_second", "cpu_hours"}
-"""Metrics that no two runs share."""
+"""Metrics that differ between equal runs."""
 
 
 def tiny(name: str, **sections: Mapping[str, Any]) -> ExperimentSpec:
@@ -46,7 +46,7 @@ def tiny(name: str, **sections: Mapping[str, Any]) -> ExperimentSpec:
 
 @dataclass
 class Bench:
-    """Where the tests submit."""
+    """The home that the tests submit in."""
 
     paths: Paths
 
@@ -54,41 +54,41 @@ class Bench:
     def tracker(self) -> MlflowTracker:
         return MlflowTracker(self.paths.tracking_uri, self.paths.artifacts)
 
-    def submit(self, spec: ExperimentSpec, hears: Hears | None = None, **how: Any) -> Outcome:
+    def submit(self, spec: ExperimentSpec, listener: EventLog | None = None, **how: Any) -> Outcome:
         prepare(spec.data, spec.model.table.image_size, self.paths)
         self.tracker.prepare(spec.name)
-        return run_experiment(spec, self.paths, self.tracker, listener=hears or Hears(), **how)
+        return run_experiment(spec, self.paths, self.tracker, listener=listener or EventLog(), **how)
 
     def folder(self, spec: ExperimentSpec, label: str = "run") -> Path:
         return Path(self.paths.storage) / experiment_id(spec) / label
 
     def recorded(self, spec: ExperimentSpec) -> dict[str, RecordedRun]:
-        """The experiment's runs in the record, by label; the experiment itself is ''."""
+        """Recorded runs of the experiment by label; the experiment's own run is ''."""
         found = self.tracker.find(spec.name)
         return {run.run_id.removeprefix(experiment_id(spec)).removeprefix("-"): run for run in found}
 
-    def undisturbed(self, spec: ExperimentSpec) -> tuple[RunSummary, Path]:
-        """The same single run trained in this process, and its folder."""
-        self.tracker.prepare("undisturbed")
-        record = self.tracker.open_parent("undisturbed", experiment_id(spec))
-        folder = self.paths.home / "undisturbed" / spec.name
+    def train_in_process(self, spec: ExperimentSpec) -> tuple[RunSummary, Path]:
+        """Train the same run in this process without Ray; return its result and its folder."""
+        self.tracker.prepare("in_process")
+        record = self.tracker.open_parent("in_process", experiment_id(spec))
+        folder = self.paths.home / "in_process" / spec.name
         request = RunRequest(RunSummary(experiment_id(spec), "run"), spec, self.paths, record.handle, str(folder))
         return train_run(request, InProcess(), self.tracker), folder
 
 
 @dataclass
-class Hears:
-    """A listener that remembers, and does something once at the end of an epoch."""
+class EventLog:
+    """Listener that stores all events, and calls `action` once after an epoch."""
 
-    after: int = 0
-    does: Any = None
+    epoch: int = 0
+    action: Any = None
     events: list[Event] = field(default_factory=list)
 
     def __call__(self, event: Event) -> None:
         self.events.append(event)
-        if isinstance(event, EpochDone) and self.does and event.metrics["epoch"] == self.after:
-            does, self.does = self.does, None
-            does()
+        if isinstance(event, EpochDone) and self.action and event.metrics["epoch"] == self.epoch:
+            action, self.action = self.action, None
+            action()
 
     def started(self) -> set[str]:
         return {event.label for event in self.events if isinstance(event, RunStarted)}
@@ -100,12 +100,12 @@ class Hears:
         return [int(e.metrics["epoch"]) for e in self.events if isinstance(e, EpochDone) and e.label == label]
 
 
-def same_numbers(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
-    return {k: v for k, v in one.items() if k not in CLOCKS} == {k: v for k, v in other.items() if k not in CLOCKS}
+def equal_metrics(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
+    return {k: v for k, v in a.items() if k not in CLOCKS} == {k: v for k, v in b.items() if k not in CLOCKS}
 
 
-def same_weights(one: Path, other: Path) -> bool:
-    a, b = load_file(one / WEIGHTS_FILE), load_file(other / WEIGHTS_FILE)
+def equal_weights(first: Path, second: Path) -> bool:
+    a, b = load_file(first / WEIGHTS_FILE), load_file(second / WEIGHTS_FILE)
     return a.keys() == b.keys() and all(bool((a[name] == b[name]).all()) for name in a)
 
 
@@ -123,7 +123,7 @@ def kill_second_worker() -> None:
 
 
 def wait_for_epoch(folder: Path, epoch: int, seconds: float = 200) -> None:
-    """Until the run in a folder has a checkpoint of this epoch or a later one."""
+    """Wait for a checkpoint of this epoch, or of a later one."""
     end, first = time.monotonic() + seconds, f"epoch-{epoch:04}"
     while not any(path.name >= first for path in (folder / "checkpoints").glob("epoch-*")):
         assert time.monotonic() < end, f"{folder} has no {first} after {seconds} s"

@@ -1,4 +1,4 @@
-"""Who may work on an experiment, in a folder and in a bucket; what is put aside; who is asked to stop."""
+"""Exclusive access, archive, stop requests and study of an experiment, in a file system and in S3."""
 
 from __future__ import annotations
 
@@ -24,68 +24,71 @@ def root(request, tmp_path, monkeypatch) -> str:
     return "s3://bucket/runs/sweep-12345678"
 
 
-def silent(text: str) -> None:
+def no_warning(text: str) -> None:
     raise AssertionError(text)
 
 
-def test_one_process_at_a_time(root):
+def test_one_process_holds_an_experiment(root):
     assert not experiment_dir.is_running(root)
-    with experiment_dir.exclusive(root, silent):
+    with experiment_dir.exclusive(root, no_warning):
         assert experiment_dir.is_running(root)
         caught: list[BaseException] = []
 
-        def another() -> None:
+        def second_driver() -> None:
             try:
                 with experiment_dir.exclusive(root, lambda text: None):
                     pass
             except BaseException as error:
                 caught.append(error)
 
-        second = threading.Thread(target=another)
-        second.start()
-        second.join()
+        thread = threading.Thread(target=second_driver)
+        thread.start()
+        thread.join()
         assert isinstance(caught[0], IpcnnError)
         assert str(caught[0]).startswith("sweep-12345678 is being trained by another process on this storage\nWait")
     assert not experiment_dir.is_running(root)
-    with experiment_dir.exclusive(root, silent):
+    with experiment_dir.exclusive(root, no_warning):
         pass
 
 
-def test_the_process_is_known_by_its_id(tmp_path):
+def test_the_lock_has_the_id_of_its_process(tmp_path):
     root = str(tmp_path / "sweep-1")
     assert experiment_dir.lock_holder_pid(root) is None
-    with experiment_dir.exclusive(root, silent):
+    with experiment_dir.exclusive(root, no_warning):
         assert experiment_dir.lock_holder_pid(root) == os.getpid()
     assert experiment_dir.lock_holder_pid(root) is None
 
 
-def test_a_lost_process_is_followed_when_its_pulse_has_stopped(fake_s3, monkeypatch):
+def test_a_lease_without_heartbeat_is_taken_over(fake_s3, monkeypatch):
     monkeypatch.setattr(experiment_dir, "HEARTBEAT_S", 0.02)
     monkeypatch.setattr(experiment_dir, "LEASE_S", 0.1)
-    root, told = "s3://bucket/runs/sweep-1", []
+    root, warnings = "s3://bucket/runs/sweep-1", []
     open_storage(root).put_bytes(json.dumps({"owner": "lost", "beat": 7}).encode(), experiment_dir.DRIVER)
-    with experiment_dir.exclusive(root, told.append):
+    with experiment_dir.exclusive(root, warnings.append):
         assert json.loads(open_storage(root).get(experiment_dir.DRIVER))["owner"] != "lost"
-    assert told == [f"{root} has a driver that may still be alive: waiting up to 0 s for its heartbeat"]
+    assert warnings == [f"{root} has a driver that may still be alive: waiting up to 0 s for its heartbeat"]
     assert open_storage(root).list() == []
 
 
-def test_of_two_that_come_at_once_one_goes_on(fake_s3, monkeypatch):
+def test_of_two_simultaneous_drivers_one_gets_the_lease(fake_s3, monkeypatch):
     monkeypatch.setattr(experiment_dir, "HEARTBEAT_S", 0.05)
     root = "s3://bucket/runs/sweep-1"
     real = experiment_dir.write_file
 
-    def and_then_another(place, name, data):
+    def write_and_lose(place, name, data):
         real(place, name, data)
         real(place, name, json.dumps({"owner": "other", "beat": 0}).encode())
 
-    monkeypatch.setattr(experiment_dir, "write_file", and_then_another)
-    with pytest.raises(IpcnnError, match="is being trained by another process"), experiment_dir.exclusive(root, silent):
-        raise AssertionError("two at work")
+    monkeypatch.setattr(experiment_dir, "write_file", write_and_lose)
+    with (
+        pytest.raises(IpcnnError, match="is being trained by another process"),
+        experiment_dir.exclusive(root, no_warning),
+    ):
+        raise AssertionError("two drivers hold the lease")
     assert json.loads(open_storage(root).get(experiment_dir.DRIVER))["owner"] == "other"
 
 
-def test_what_was_trained_is_put_aside(root):
+def test_archive(root):
     files = open_storage(root)
     experiment_dir.archive(root)
     files.put_bytes(b"1", "r1/result.json")
@@ -93,12 +96,12 @@ def test_what_was_trained_is_put_aside(root):
     assert experiment_dir.finished_runs(root) == {"r1"}
     experiment_dir.archive(root)
     assert files.list() == [] and experiment_dir.finished_runs(root) == set()
-    above = open_storage(root.rpartition("/")[0])
-    aside = {key.partition("/")[0] for key in above.list()}
-    assert len(aside) == 1 and aside.pop().startswith("sweep-12345678.before-2")
+    parent = open_storage(root.rpartition("/")[0])
+    archived = {key.partition("/")[0] for key in parent.list()}
+    assert len(archived) == 1 and archived.pop().startswith("sweep-12345678.before-2")
 
 
-def test_the_request_to_stop_is_seen_and_forgotten(root):
+def test_a_stop_request_is_set_and_cleared(root):
     assert not experiment_dir.stop_requested(root)
     experiment_dir.request_stop(root)
     assert experiment_dir.stop_requested(root)
@@ -111,7 +114,7 @@ def test_submissions_are_counted(root):
     assert [experiment_dir.count_submission(root) for _ in range(3)] == [1, 2, 3]
 
 
-def test_a_search_in_a_bucket_is_remembered_by_the_next_driver(fake_s3):
+def test_a_study_in_s3_is_resumed_by_the_next_driver(fake_s3):
     study_storage = StudyStorage("s3://bucket/runs/sweep-1/search")
     study = study_storage.study()
     for value in (0.5, 0.25):

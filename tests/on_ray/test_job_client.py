@@ -1,4 +1,4 @@
-"""Submissions over the Jobs API: one job per experiment, its states and causes, its log over lost connections."""
+"""Job client: one job per experiment, states and causes, logs across lost connections, environment of a job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ipcnn_ray.errors import IpcnnError, UnreachableError
+from ipcnn_ray.errors import IpcnnError, ResourceError, UnreachableError
 from ipcnn_ray.on_ray import job_client
 from ipcnn_ray.on_ray.job_client import JobClient, job_environment, write_working_dir
 
@@ -19,14 +19,15 @@ ENV = {"MLFLOW_TRACKING_URI": "http://mlflow:5000", "IPCNN_STORAGE": "s3://bucke
 
 
 class FakeClient:
-    """Ray's client of the Jobs API, with the jobs in memory."""
+    """Ray's JobSubmissionClient with the jobs in memory."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, Any] = {}
         self.submitted: list[dict[str, Any]] = []
+        self.stopped: list[str] = []
         self.log = ""
         self.breaks: list[int] = []
-        """After so many characters the connection to the log is lost, once each."""
+        """Numbers of characters after which the connection to the log is lost, one per connection."""
 
     def submit_job(self, *, entrypoint, submission_id, metadata, runtime_env):
         if submission_id in self.jobs:
@@ -45,6 +46,9 @@ class FakeClient:
         job.status = SimpleNamespace(value=status)
         for name, value in more.items():
             setattr(job, name, value)
+
+    def stop_job(self, id):
+        self.stopped.append(id)
 
     def list_jobs(self):
         return list(self.jobs.values())
@@ -68,17 +72,17 @@ class FakeClient:
 
 @pytest.fixture
 def client(monkeypatch) -> FakeClient:
-    made = FakeClient()
-    monkeypatch.setattr(job_client, "JobSubmissionClient", lambda address, headers: made)
+    client = FakeClient()
+    monkeypatch.setattr(job_client, "JobSubmissionClient", lambda address, headers: client)
     monkeypatch.setattr(job_client, "POLL_S", 0.0)
-    return made
+    return client
 
 
 def submit(folder, experiment="sweep-12345678"):
     return JobClient(URL).submit(experiment, folder, ["submit", "spec.yaml", "--on-cluster"], ENV)
 
 
-def test_the_same_experiment_is_one_job_while_it_is_under_way(client, tmp_path):
+def test_a_running_experiment_is_one_job(client, tmp_path):
     job, started = submit(tmp_path)
     assert started and (job.id, job.experiment, job.attempt, job.state) == (*["sweep-12345678"] * 2, 1, "queued")
     client.set(job.id, "RUNNING")
@@ -91,7 +95,7 @@ def test_the_same_experiment_is_one_job_while_it_is_under_way(client, tmp_path):
 
 
 @pytest.mark.parametrize("state", ["SUCCEEDED", "FAILED", "STOPPED"])
-def test_one_that_has_ended_is_submitted_again_under_a_new_id(client, tmp_path, state):
+def test_a_finished_job_is_submitted_again_under_a_new_id(client, tmp_path, state):
     for attempt, id in enumerate(["sweep-12345678", "sweep-12345678-a2", "sweep-12345678-a3"], start=1):
         job, started = submit(tmp_path)
         assert started and (job.id, job.attempt) == (id, attempt)
@@ -99,7 +103,7 @@ def test_one_that_has_ended_is_submitted_again_under_a_new_id(client, tmp_path, 
     assert [one.attempt for one in JobClient(URL).jobs("sweep-12345678")] == [3, 2, 1]
 
 
-def test_two_that_submit_at_the_same_moment_share_the_job(client, tmp_path, monkeypatch):
+def test_simultaneous_submissions_share_the_job(client, tmp_path, monkeypatch):
     submit(tmp_path)
     monkeypatch.setattr(JobClient, "jobs", lambda self, experiment=None: [])
     job, started = submit(tmp_path)
@@ -139,7 +143,7 @@ def test_states_and_causes(client, status, code, message, state, why):
     assert (job.state, job.why, job.exit_code) == (state, why, code)
 
 
-def test_jobs_of_others_and_helpers_are_not_listed(client):
+def test_foreign_jobs_are_not_listed(client):
     client.add("raysubmit_1", {}, "RUNNING")
     client.add("none", None, "RUNNING")
     client.add("sweep-12345678", {job_client.EXPERIMENT: "sweep-12345678"}, "RUNNING")
@@ -150,7 +154,7 @@ def test_jobs_of_others_and_helpers_are_not_listed(client):
         cluster.find("swep")
 
 
-def test_the_log_is_told_once_over_lost_connections(client):
+def test_a_log_is_yielded_once_across_lost_connections(client):
     client.add("a-1", {job_client.EXPERIMENT: "a-1"}, "SUCCEEDED")
     client.log = "".join(f"line {number}\n" for number in range(50))
     client.breaks = [0, 20, 25, 300]
@@ -159,7 +163,7 @@ def test_the_log_is_told_once_over_lost_connections(client):
     assert "".join(JobClient(URL).logs("a-1")) == client.log
 
 
-def test_a_cluster_that_stays_away_is_given_up(client, monkeypatch):
+def test_an_unreachable_cluster_is_given_up(client, monkeypatch):
     client.add("a-1", {job_client.EXPERIMENT: "a-1"}, "RUNNING")
     monkeypatch.setattr(job_client, "RECONNECT_S", -1.0)
     client.breaks = [0]
@@ -167,7 +171,7 @@ def test_a_cluster_that_stays_away_is_given_up(client, monkeypatch):
         list(JobClient(URL).logs("a-1", follow=True))
 
 
-def test_only_addresses_travel_and_no_secret(tmp_path):
+def test_a_job_gets_addresses_and_no_secrets(tmp_path):
     secrets = {
         "AWS_SECRET_ACCESS_KEY": "marked",
         "AWS_ACCESS_KEY_ID": "marked",
@@ -175,10 +179,10 @@ def test_only_addresses_travel_and_no_secret(tmp_path):
         "MLFLOW_TRACKING_PASSWORD": "marked",
         "RAY_AUTH_TOKEN": "marked",
     }
-    here = {"IPCNN_DATA": "/home/marked/data", "IPCNN_HOME": "/home/marked", "IPCNN_WEIGHTS": "s3://bucket/weights"}
-    found = job_environment({**ENV, **secrets, **here, "AWS_DEFAULT_REGION": "eu-west-1"})
-    assert "marked" not in json.dumps(found)
-    assert {key: found[key] for key in ("IPCNN_STORAGE", "IPCNN_WEIGHTS", "AWS_DEFAULT_REGION")} == {
+    local = {"IPCNN_DATA": "/home/marked/data", "IPCNN_HOME": "/home/marked", "IPCNN_WEIGHTS": "s3://bucket/weights"}
+    passed = job_environment({**ENV, **secrets, **local, "AWS_DEFAULT_REGION": "eu-west-1"})
+    assert "marked" not in json.dumps(passed)
+    assert {key: passed[key] for key in ("IPCNN_STORAGE", "IPCNN_WEIGHTS", "AWS_DEFAULT_REGION")} == {
         "IPCNN_STORAGE": "s3://bucket/runs",
         "IPCNN_WEIGHTS": "s3://bucket/weights",
         "AWS_DEFAULT_REGION": "eu-west-1",
@@ -186,7 +190,7 @@ def test_only_addresses_travel_and_no_secret(tmp_path):
     assert "MLFLOW_TRACKING_URI" not in job_environment({"MLFLOW_TRACKING_URI": "sqlite:////tmp/mlflow.db"})
 
 
-def test_an_address_with_a_password_does_not_travel():
+def test_an_address_with_a_password_is_refused():
     with pytest.raises(
         IpcnnError, match=r"MLFLOW_TRACKING_URI holds a user or a password(.|\n)*\(http://mlflow:5000\)"
     ) as e:
@@ -194,7 +198,7 @@ def test_an_address_with_a_password_does_not_travel():
     assert "marked" not in str(e.value)
 
 
-def test_the_package_that_travels_runs_and_knows_its_commit(tmp_path):
+def test_the_working_directory_runs_and_knows_its_commit(tmp_path):
     write_working_dir(tmp_path, "name: x\n")
     code = "import ipcnn_ray, sys; from ipcnn_ray.tracking.lineage import PACKAGE, code; print(PACKAGE, code(PACKAGE))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -204,36 +208,63 @@ def test_the_package_that_travels_runs_and_knows_its_commit(tmp_path):
     assert sum(file.stat().st_size for file in tmp_path.rglob("*") if "__pycache__" not in str(file)) < 5 << 20
 
 
+def test_a_command_on_the_cluster(client, tmp_path, monkeypatch):
+    submit_job = client.submit_job
+
+    def end_as(status, **facts):
+        def submit(**job):
+            submit_job(**job)
+            client.set(job["submission_id"], status, **facts)
+
+        monkeypatch.setattr(client, "submit_job", submit)
+
+    end_as("SUCCEEDED")
+    JobClient(URL).run_command(tmp_path, ["stop", "sweep-12345678", "--on-cluster"], ENV)
+    assert client.submitted[0]["entrypoint"] == "python -m ipcnn_ray.cli.app stop sweep-12345678 --on-cluster"
+    end_as("FAILED", message="error  sweep-12345678 is not under way", driver_exit_code=2)
+    with pytest.raises(IpcnnError, match=f"`ipcnn stop` on {URL} has failed: sweep-12345678 is not under way"):
+        JobClient(URL).run_command(tmp_path, ["stop", "sweep-12345678"], ENV)
+    end_as("PENDING")
+    with pytest.raises(ResourceError, match=r"did not run a small job within -1 s; it is queued\nLook at it: RAY_API"):
+        JobClient(URL).run("doctor", "true", tmp_path, {}, timeout=-1)
+    assert client.jobs[client.stopped[0]].submission_id.startswith("ipcnn-doctor-")
+
+
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (ConnectionError("refused"), "no Ray cluster answers at http://127.0.0.1:8265\nCheck that it is up"),
         (RuntimeError("Request failed with status code 401"), "asks for another token\nSet RAY_AUTH_TOKEN"),
+        (RuntimeError("No available agent to submit job"), "refuses: No available agent to submit job\nThe job agent"),
+        (
+            RuntimeError("Ray version mismatch"),
+            "refuses: Ray version mismatch\nCheck the address, and that",
+        ),
     ],
 )
-def test_a_cluster_that_does_not_let_us_in(monkeypatch, error, told):
+def test_a_refused_connection(monkeypatch, error, message):
     def refuses(address, headers):
         raise error
 
     monkeypatch.setattr(job_client, "JobSubmissionClient", refuses)
     with pytest.raises(IpcnnError) as caught:
         JobClient(URL)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_an_address_of_another_kind():
+def test_an_address_of_another_scheme_is_refused():
     with pytest.raises(
         IpcnnError, match="--address ray://h:10001 is not the address of a cluster's dashboard\nGive http"
     ):
         JobClient("ray://h:10001")
 
 
-@pytest.mark.parametrize("where", ["variable", "file"])
-def test_the_token_is_found_where_ray_looks_for_it(monkeypatch, tmp_path, where):
+@pytest.mark.parametrize("source", ["variable", "file"])
+def test_the_token_is_read_from_where_ray_reads_it(monkeypatch, tmp_path, source):
     (tmp_path / "token").write_text("abc\n")
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token") if where == "file" else "/nowhere")
-    if where == "variable":
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token") if source == "file" else "/nowhere")
+    if source == "variable":
         assert job_client._token_header() is None
         monkeypatch.setenv("RAY_AUTH_TOKEN", "abc")
     assert job_client._token_header() == {"Authorization": "Bearer abc"}

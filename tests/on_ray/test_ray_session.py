@@ -1,4 +1,4 @@
-"""The embedded Ray: who may talk to it, and what its workers know."""
+"""The embedded Ray: access, environment and priority of its workers, and what it prints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import ray
 from ipcnn_ray.on_ray import ray_session
 from ipcnn_ray.on_ray.ray_session import session
 
-pytestmark = pytest.mark.usefixtures("ray_here")
+pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
 
 
 @ray.remote(num_cpus=1)
@@ -42,7 +42,7 @@ def test_the_niceness_of_embedded_workers_is_zero_unless_the_user_sets_it(monkey
     assert "RAY_worker_niceness" not in ray_session.RAY_VARIABLES  # a cluster keeps its own
 
 
-def test_without_the_token_nobody_gets_in():
+def test_access_needs_the_token():
     url = f"http://{ray.get_runtime_context().worker.node.webui_url}/api/version"
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(url, timeout=10)
@@ -50,7 +50,7 @@ def test_without_the_token_nobody_gets_in():
     assert urllib.request.urlopen(request, timeout=10).status == 200
 
 
-def test_a_ray_that_is_there_is_used_and_left():
+def test_a_connected_ray_is_used_and_left_running():
     with session() as nodes:
         assert [int(node["CPU"]) for node in nodes] == [os.cpu_count()]
     assert ray.is_initialized()
@@ -63,7 +63,7 @@ def test_what_ray_prints_goes_to_the_log(capsys, caplog):
     assert "A worker died" in caplog.text
 
 
-def test_the_environment_is_put_back():
+def test_the_environment_is_restored():
     os.environ["IPCNN_TEST_THERE"] = "before"
     with ray_session._environment({"IPCNN_TEST_THERE": "now", "IPCNN_TEST_NEW": "now"}):
         assert os.environ["IPCNN_TEST_THERE"] == os.environ["IPCNN_TEST_NEW"] == "now"

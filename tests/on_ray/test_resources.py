@@ -1,9 +1,9 @@
-"""What fits on which nodes, in numbers that can be counted on fingers, and the texts of what does not."""
+"""How many runs fit on which nodes, and the messages for those that do not fit."""
 
 from __future__ import annotations
 
 import pytest
-from ray_bench import Hears, tiny
+from ray_bench import EventLog, tiny
 
 from ipcnn_ray.errors import IpcnnError, ResourceError
 from ipcnn_ray.on_ray.resources import gpus_per_worker, max_concurrent_runs, this_machine
@@ -76,4 +76,4 @@ def test_a_bucket_that_lets_nobody_in_is_refused(bench, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     paths = Paths.from_environment({"IPCNN_HOME": str(tmp_path), "IPCNN_STORAGE": "s3://bucket/runs"})
     with pytest.raises(IpcnnError, match=r"Unable to locate credentials\nSet AWS_ACCESS_KEY_ID"):
-        run_experiment(tiny("nowhere"), paths, bench.tracker, listener=Hears())
+        run_experiment(tiny("nowhere"), paths, bench.tracker, listener=EventLog())

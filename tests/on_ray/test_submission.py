@@ -1,4 +1,4 @@
-"""Whole experiments on a small Ray: what is trained, what is told, what is recorded, what is trained again."""
+"""Submissions on an embedded Ray: trained runs, events, records, and what a second submission trains."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from ray_bench import Hears, same_numbers, same_weights, tiny
+from ray_bench import EventLog, equal_metrics, equal_weights, tiny
 
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError, IpcnnError, TrainingError
+from ipcnn_ray.on_ray.events import Logged, PhaseStarted, RunEnded
 from ipcnn_ray.on_ray.experiment_dir import request_stop
 from ipcnn_ray.on_ray.submission import run_submission
-from ipcnn_ray.on_ray.tune_callback import Logged, PhaseStarted, RunEnded
 from ipcnn_ray.on_ray.tuner import ExperimentTuner, Interrupted
 from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
 from ipcnn_ray.tracking.run_summary import RunSummary
@@ -28,38 +28,38 @@ PLAIN = {"name": "plain", "set": {"template.shape": "none"}}
 WILD = {"name": "wild", "set": {"train.learning_rate": 1.0e30}}
 
 
-def test_one_run_is_the_run_that_this_process_would_train(bench, capfd):
-    spec, hears = tiny("one"), Hears()
-    outcome = bench.submit(spec, hears, tags={"code.commit": "abc"}, texts={"spec.yaml": "name: one\n"})
+def test_a_run_on_ray_equals_the_run_in_this_process(bench, capfd):
+    spec, events = tiny("one"), EventLog()
+    outcome = bench.submit(spec, events, tags={"code.commit": "abc"}, texts={"spec.yaml": "name: one\n"})
     (run,) = outcome.runs
     assert (run.label, run.state, run.cause, run.origin, run.fresh) == ("run", "succeeded", "", "named", True)
     assert outcome.best is run and outcome.control is None
-    assert hears.events[0] == PhaseStarted("training", 1)
-    assert hears.epochs() == [1, 2, 3] and hears.ended() == ["run"]
-    result, folder = bench.undisturbed(spec)
-    assert same_numbers(run.metrics, result.metrics)
-    assert same_weights(bench.folder(spec), folder)
+    assert events.events[0] == PhaseStarted("training", 1)
+    assert events.epochs() == [1, 2, 3] and events.ended() == ["run"]
+    result, folder = bench.train_in_process(spec)
+    assert equal_metrics(run.metrics, result.metrics)
+    assert equal_weights(bench.folder(spec), folder)
     recorded = bench.recorded(spec)
     assert recorded[""].state == recorded["run"].state == "succeeded"
     assert recorded["run"].parent == recorded[""].handle == outcome.parent
     assert recorded["run"].tags["code.commit"] == recorded[""].tags["code.commit"] == "abc"
     assert recorded[""].tags["ipcnn.best"] == "run"
-    assert capfd.readouterr() == ("", "")  # Ray itself says nothing
+    assert capfd.readouterr() == ("", "")  # Ray prints nothing
 
-    again = Hears()
+    again = EventLog()
     repeated = bench.submit(spec, again)
     assert again.started() == set() and again.ended() == ["run"]
     assert [one.fresh for one in repeated.runs] == [False]
     assert repeated.runs[0].metrics == run.metrics
 
-    renewed = bench.submit(spec, hears, fresh=True)
+    renewed = bench.submit(spec, events, fresh=True)
     assert renewed.runs[0].fresh and renewed.parent != outcome.parent
-    assert same_numbers(renewed.runs[0].metrics, run.metrics)
+    assert equal_metrics(renewed.runs[0].metrics, run.metrics)
     (archive,) = bench.folder(spec).parent.parent.glob(f"{experiment_id(spec)}.before-*")
     assert (archive / "run" / "result.json").is_file()
 
 
-def test_a_search_is_measured_against_its_control_and_survives_a_failing_run(bench, capfd):
+def test_a_search_is_relative_to_its_control_and_survives_a_failed_run(bench, capfd):
     spec = tiny(
         "searched",
         compute={"retries": 1},
@@ -71,17 +71,17 @@ def test_a_search_is_measured_against_its_control_and_survives_a_failing_run(ben
             "early_stopping": {"grace_epochs": 1, "reduction_factor": 2},
         },
     )
-    hears = Hears()
-    outcome = bench.submit(spec, hears)
+    events = EventLog()
+    outcome = bench.submit(spec, events)
     by_label = {run.label: run for run in outcome.runs}
     control, wild = by_label["plain"], by_label["wild"]
     drawn = [run for run in outcome.runs if run.origin == "sampled"]
     assert outcome.control == "plain"
     assert control.metrics["combined"] == 1.0
     assert wild.state == "failed" and wild.cause.startswith("TrainingError: the loss is not finite in epoch 1")
-    assert Attempts.read(bench.folder(spec, "wild")).error == 2  # it was tried again once, as compute.retries says
+    assert Attempts.read(bench.folder(spec, "wild")).error == 2  # one retry, as in compute.retries
     assert outcome.runs[-1] is wild and wild.metrics == {}
-    assert [event.total for event in hears.events if isinstance(event, PhaseStarted)] == [2, 4]
+    assert [event.total for event in events.events if isinstance(event, PhaseStarted)] == [2, 4]
     assert drawn and all(run.state in {"succeeded", "pruned"} for run in drawn)
     assert all(set(run.settings) == {"template.beta"} for run in drawn)
     for run in (run for run in drawn if run.state == "pruned"):
@@ -90,7 +90,7 @@ def test_a_search_is_measured_against_its_control_and_survives_a_failing_run(ben
     ranked = [run.metrics["combined"] for run in outcome.runs if run.state == "succeeded"]
     assert ranked == sorted(ranked) and outcome.best is outcome.runs[0]
 
-    assert capfd.readouterr() == ("", "")  # what failed is in the record, not on the terminal
+    assert capfd.readouterr() == ("", "")  # failures are recorded, not printed
     recorded = bench.recorded(spec)
     assert {label: run.state for label, run in recorded.items() if label} == {
         run.label: run.state for run in outcome.runs
@@ -102,14 +102,14 @@ def test_a_search_is_measured_against_its_control_and_survives_a_failing_run(ben
     assert parent.metrics["runs_failed"] == 1
     assert parent.metrics["best_combined"] == outcome.best.metrics["combined"]
 
-    again = Hears()
+    again = EventLog()
     repeated = bench.submit(spec, again)
-    assert again.started() == {"wild"}  # only what failed is tried again
+    assert again.started() == {"wild"}  # only failed runs are trained again
     assert {run.label: run.state for run in repeated.runs} == {run.label: run.state for run in outcome.runs}
     assert {run.label for run in repeated.runs if run.fresh} == {"wild"}
 
 
-def test_a_control_that_fails_ends_the_search(bench, monkeypatch):
+def test_a_failed_control_ends_the_search(bench, monkeypatch):
     search = {"kind": "grid", "runs": [PLAIN], "grid": {"template.beta": [1.0, 2.0]}}
     spec = tiny("uncontrolled", search=search)
     phases = []
@@ -136,39 +136,39 @@ def test_an_experiment_is_trained_by_one_process_at_a_time(bench):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_or_a_polite_kill_stops_and_the_next_submission_goes_on(bench, number):
+def test_sigint_or_sigterm_stops_and_the_next_submission_resumes(bench, number):
     spec = tiny(f"stopped{number:d}", train={"epochs": 8})
-    hears = Hears(after=2, does=lambda: signal.raise_signal(number))
+    events = EventLog(epoch=2, action=lambda: signal.raise_signal(number))
     before = signal.getsignal(number)
     with pytest.raises(Interrupted):
-        bench.submit(spec, hears)
+        bench.submit(spec, events)
     assert signal.getsignal(number) is before
     recorded = bench.recorded(spec)
     assert recorded[""].state == recorded["run"].state == "stopped"
-    assert not any(isinstance(event, RunEnded) for event in hears.events)
-    assert Attempts.read(bench.folder(spec)) == Attempts()  # nothing was lost, and nothing is going on
+    assert not any(isinstance(event, RunEnded) for event in events.events)
+    assert Attempts.read(bench.folder(spec)) == Attempts()  # no lost worker, no open attempt
 
-    again = Hears()
+    again = EventLog()
     outcome = bench.submit(spec, again)
     assert min(again.epochs()) > 2
-    result, folder = bench.undisturbed(spec)
-    assert same_numbers(outcome.runs[0].metrics, result.metrics)
-    assert same_weights(bench.folder(spec), folder)
+    result, folder = bench.train_in_process(spec)
+    assert equal_metrics(outcome.runs[0].metrics, result.metrics)
+    assert equal_weights(bench.folder(spec), folder)
     assert bench.recorded(spec)["run"].state == "succeeded"
     assert math.isfinite(bench.recorded(spec)["run"].metrics["instability"])
 
 
-def test_repeats_are_measured_against_the_control_of_their_seed(bench):
+def test_repeats_are_relative_to_the_control_of_their_seed(bench):
     spec = tiny(
         "repeated",
         train={"epochs": 1},
         search={"kind": "named", "runs": [PLAIN, {"name": "l1"}], "repeats": 2},
     )
-    hears = Hears()
-    outcome = bench.submit(spec, hears)
+    events = EventLog()
+    outcome = bench.submit(spec, events)
     by_label = {run.label: run for run in outcome.runs}
     assert set(by_label) == {"plain.seed0", "plain.seed1", "l1.seed0", "l1.seed1"}
-    assert [event.total for event in hears.events if isinstance(event, PhaseStarted)] == [4]
+    assert [event.total for event in events.events if isinstance(event, PhaseStarted)] == [4]
     for seed in (0, 1):
         control, l1 = by_label[f"plain.seed{seed}"].metrics, by_label[f"l1.seed{seed}"].metrics
         floor = 1 / control["val_images"]
@@ -183,16 +183,16 @@ def test_repeats_are_measured_against_the_control_of_their_seed(bench):
     assert recorded[""].metrics["best_combined"] == outcome.groups[0].means["combined"]
 
 
-class StopsAt(Hears):
-    """Presses Ctrl-C when so many runs have ended."""
+class InterruptsAfter(EventLog):
+    """Sends Ctrl-C when `epoch` runs have ended."""
 
     def __call__(self, event):
         super().__call__(event)
-        if isinstance(event, RunEnded) and len(self.ended()) == self.after:
+        if isinstance(event, RunEnded) and len(self.ended()) == self.epoch:
             signal.raise_signal(signal.SIGINT)
 
 
-def test_a_search_for_several_goals_shows_its_front_and_goes_on(bench):
+def test_a_pareto_search_records_its_front_and_resumes(bench):
     spec = tiny(
         "front",
         train={"epochs": 1},
@@ -205,13 +205,13 @@ def test_a_search_for_several_goals_shows_its_front_and_goes_on(bench):
             "constraints": [{"measure": "instability", "at_least": 0.001}],
         },
     )
-    stopped = StopsAt(after=2)  # the control and one that was drawn
+    stopped = InterruptsAfter(epoch=2)  # the control and one sampled run
     with pytest.raises(Interrupted):
         bench.submit(spec, stopped)
-    hears = Hears()
-    outcome = bench.submit(spec, hears)
-    assert not hears.started() & set(stopped.ended())
-    assert set(stopped.ended()) <= set(hears.ended())
+    events = EventLog()
+    outcome = bench.submit(spec, events)
+    assert not events.started() & set(stopped.ended())
+    assert set(stopped.ended()) <= set(events.ended())
     assert outcome.best is None and len([run for run in outcome.runs if run.origin == "sampled"]) == 3
     points = {run.label: (run.metrics["instability"], run.metrics["val_error"]) for run in outcome.runs}
     front = {
@@ -226,22 +226,22 @@ def test_a_search_for_several_goals_shows_its_front_and_goes_on(bench):
     assert recorded[""].tags["ipcnn.goals"] == "instability, val_error"
 
 
-def test_a_request_to_stop_lets_the_epoch_end(bench):
+def test_a_stop_request_lets_the_epoch_end(bench):
     search = {"kind": "grid", "runs": [PLAIN], "grid": {"template.beta": [1.0, 2.0, 3.0]}}
     spec = tiny("asked", train={"epochs": 6}, search=search)
     root = str(bench.folder(spec).parent)
-    hears = Hears(after=2, does=lambda: request_stop(root))
+    events = EventLog(epoch=2, action=lambda: request_stop(root))
     with pytest.raises(Interrupted):
-        bench.submit(spec, hears)
+        bench.submit(spec, events)
     recorded = bench.recorded(spec)
     assert recorded[""].state == recorded["plain"].state == "stopped"
     assert recorded["plain"].tags["ipcnn.attempts_lost"] == "0"
     assert recorded[""].tags["ipcnn.submissions"] == "1"
-    assert hears.ended() == [] and Attempts.read(bench.folder(spec, "plain")) == Attempts()
+    assert events.ended() == [] and Attempts.read(bench.folder(spec, "plain")) == Attempts()
 
-    again = Hears()
+    again = EventLog()
     outcome = bench.submit(spec, again)
-    assert min(again.epochs("plain")) > 2  # what was trained is not trained again
+    assert min(again.epochs("plain")) > 2  # resumed, not trained again
     assert [run.state for run in outcome.runs] == ["succeeded"] * 4
     assert bench.recorded(spec)[""].tags["ipcnn.submissions"] == "2"
 
@@ -257,7 +257,7 @@ def test_data_that_lack_what_a_metric_needs_start_nothing(bench, monkeypatch):
         run_submission(spec, bench.paths)
 
 
-def test_a_python_caller_gets_the_ranking_the_models_and_the_pictures(bench):
+def test_run_submission_stores_ranking_models_and_pictures(bench):
     search = {"kind": "named", "runs": [PLAIN, {"name": "l1"}]}
     spec = tiny("python", train={"epochs": 1}, search=search, compute={"models": "all"})
     events: list[object] = []

@@ -6,7 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ipcnn_ray.on_ray import tune_callback
-from ipcnn_ray.on_ray.tune_callback import RunStarted, StageReached, TuneCallback
+from ipcnn_ray.on_ray.events import RunStarted, StageReached
+from ipcnn_ray.on_ray.tune_callback import TuneCallback
 from ipcnn_ray.train.progress import ProgressFile, ProgressUpdate
 
 
