@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -68,7 +69,7 @@ def curves_to_draw(experiment: Experiment) -> list[Group]:
     groups = evaluated_groups(experiment)
     drawn = [group for group in groups if group.origin == "named"]
     styled: Counter[str] = Counter()
-    rest = []
+    rest: list[Group] = []
     for group in groups:
         if group not in drawn:
             kind = template_kind(experiment.by_group[group.name][0])
@@ -125,7 +126,7 @@ def _panel(axis: Axes, experiment: Experiment, groups: Sequence[Group], plain: S
     sampled = "" if len(curves) == len(rest) else f"{len(curves)} of "
     label = f"{sampled}{len(rest)} other setting{'s' if len(rest) > 1 else ''}"
     if lines := [np.column_stack(_xy(curve)) for curve in curves if len(curve) > 1]:
-        style = {"linewidths": 0.6, "alpha": 0.7, "label": label, "rasterized": len(rest) > 200}
+        style: dict[str, Any] = {"linewidths": 0.6, "alpha": 0.7, "label": label, "rasterized": len(rest) > 200}
         axis.add_collection(LineCollection(lines, colors=GREY, zorder=1, **style))
     if points := [_xy(curve) for curve in curves if len(curve) == 1]:
         axis.plot(*np.concatenate(points, axis=1), ".", color=GREY, label="others, 1 epoch")
@@ -146,7 +147,7 @@ def _line(axis: Axes, experiment: Experiment, group: Group, series: SeriesStyle)
         return
     sampled = group.origin == "sampled"
     label = f"{group.name}: {group.template}" if sampled else group.name
-    style = {"color": series.colour, "marker": series.marker}
+    style: dict[str, Any] = {"color": series.colour, "marker": series.marker}
     if len(curve) == 1:  # a line through one point is invisible
         axis.plot(*_xy(curve), linestyle="", markerfacecolor="none", label=f"{label}, 1 epoch", **style)
         return

@@ -86,7 +86,7 @@ def save_filter_figure(view: FilterView, path: Path) -> None:
     for tile in range(min(TILES, len(view.images_ISS3))):
         _tile(figure.add_subplot(grid[tile // across, tile % across]), view, tile)
     spread = figure.add_subplot(grid[:, across])
-    spread.set_position([0.793, 0.25, 0.2, 0.58])
+    spread.set_position((0.793, 0.25, 0.2, 0.58))
     _spread(spread, view)
     figure.suptitle(
         f"{view.run}, {view.layer}, filter {view.number}: location instability {view.instability:.4f}, "
