@@ -118,7 +118,7 @@ def logs(experiment: ExperimentArgument, follow: FollowOption = False, address: 
 
 
 def _local_log(experiment: str, follow: bool) -> Iterator[str]:
-    from ipcnn_ray.on_ray.experiment_dir import is_running
+    from ipcnn_ray.on_ray.experiment_lease import is_running
 
     paths = Paths.from_environment()
     identity = submitted_here(experiment, paths)
@@ -164,7 +164,8 @@ def stop(
 
 
 def _request_stop(identity: str, paths: Paths) -> None:
-    from ipcnn_ray.on_ray.experiment_dir import is_running, request_stop
+    from ipcnn_ray.on_ray.experiment_dir import request_stop
+    from ipcnn_ray.on_ray.experiment_lease import is_running
 
     root = join_path(paths.storage, identity)
     if not is_running(root):
@@ -189,7 +190,7 @@ def _stop_on_cluster(name: str, address: str, now: bool) -> None:
 
 
 def _stop_here(name: str, now: bool) -> None:
-    from ipcnn_ray.on_ray.experiment_dir import is_running, lock_holder_pid
+    from ipcnn_ray.on_ray.experiment_lease import is_running, lock_holder_pid
 
     paths = Paths.from_environment()
     identity = submitted_here(name, paths)

@@ -13,7 +13,7 @@ from ipcnn_ray.errors import IpcnnError, TrainingError
 from ipcnn_ray.models.build import interpretable_layers, unit_template
 from ipcnn_ray.models.model_card import model_card_markdown, usage_markdown
 from ipcnn_ray.models.model_checks import check_backbones, check_weights
-from ipcnn_ray.on_ray import experiment_dir
+from ipcnn_ray.on_ray import experiment_dir, experiment_lease
 from ipcnn_ray.on_ray.events import DataProgress, Listener, Logged, PhaseStarted, Warned
 from ipcnn_ray.on_ray.experiment_context import ExperimentContext
 from ipcnn_ray.on_ray.outcome import Outcome, RunOutcome
@@ -171,7 +171,7 @@ def run_experiment(
     if address is None:
         max_concurrent_runs(spec.compute, gpus_per_worker(spec.compute, this_machine()), this_machine())
     root = experiment_dir.experiment_folder(spec, paths)
-    with experiment_dir.exclusive(root, lambda text: listener(Warned(text))):
+    with experiment_lease.exclusive(root, lambda text: listener(Warned(text))):
         tracker.flush()
         if fresh:
             experiment_dir.archive(root)
