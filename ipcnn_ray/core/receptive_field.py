@@ -1,4 +1,9 @@
-"""Receptive fields: the pixels of the image that a cell of a map depends on."""
+"""Receptive fields: the pixels of the image that a cell of a map depends on, and those of a filter's strongest cells.
+
+The activation threshold T_f of network dissection is the value that a filter's strongest cells are above. Take
+`top_values` of one batch after the other with M = `cells_above` + 1; the threshold is the last column.
+Source: Bau et al., Network Dissection, CVPR 2017; Zhang et al., CVPR 2018, section 5.2.1.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from torch import Tensor
 
 DISC_DIAMETER = 72 / 224
 """Diameter of the round receptive field of a cell, as a share of the image's side: see `PartInterpretability`."""
+TOP_SHARE = 0.005
 
 
 @dataclass(frozen=True)
@@ -78,12 +84,21 @@ def discs(field: Field, n: int, size: int, diameter: float) -> Tensor:
     return (square_nnSS <= (diameter / 2) ** 2).reshape(n * n, size, size)
 
 
+def cells_above(images: int, n: int) -> int:
+    """Number of cells of a filter's n x n maps that may be above T_f: 0.5 % of those of all images, rounded down."""
+    return int(TOP_SHARE * images * n * n + 1e-9)
+
+
+def top_values(x_NCHW: Tensor, known_CM: Tensor) -> Tensor:
+    """The M largest values of `known_CM` and of the cells of `x_NCHW`, largest first, as [C, M]; start from -inf."""
+    return torch.cat([known_CM, x_NCHW.transpose(0, 1).flatten(1)], 1).topk(known_CM.shape[1], dim=1).values
+
+
 def activation_region(x_nn: Tensor, threshold: float, field: Field, size: int, diameter: float) -> Tensor:
     """The image-resolution receptive field of the activation above a threshold, [size, size] bool, on the CPU.
 
-    x_nn: one filter's map in one image, after ReLU and mask. threshold: T_f, see `activation_threshold`. field:
-    receptive fields of the map's cells. size: side of the image, pixels. diameter: of a cell's round receptive field,
-    pixels.
+    x_nn: one filter's map in one image, after ReLU and mask. threshold: T_f. field: receptive fields of
+    the map's cells. size: side of the image, pixels. diameter: of a cell's round receptive field, pixels.
 
     Nothing is interpolated. A pixel (row, col) belongs to the region when it lies within half a `diameter` of the
     centre of the receptive field of a cell above the threshold, the circle included. The region is the union of these

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ipcnn_ray.core.activation_threshold import cells_above, top_values
 from ipcnn_ray.core.mask import peak_NC
 from ipcnn_ray.core.metrics.location_instability import (
     InstabilityResult,
@@ -23,7 +22,7 @@ from ipcnn_ray.core.metrics.location_instability import (
     landmark_distances,
     location_instability_of_categories,
 )
-from ipcnn_ray.core.receptive_field import DISC_DIAMETER, Field, activation_region
+from ipcnn_ray.core.receptive_field import DISC_DIAMETER, Field, activation_region, cells_above, top_values
 from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.data.crop_store import CropStore, open_store, rows_reader
 from ipcnn_ray.data.datasets.dataset import Progress
@@ -57,7 +56,7 @@ class FilterActivations:
     strongest_NC: Tensor
     """Largest value after ReLU and mask."""
     threshold_C: Tensor
-    """T_f of the cells after ReLU and mask: see `activation_threshold`."""
+    """T_f of the cells after ReLU and mask: see `receptive_field`."""
 
     @property
     def store(self) -> CropStore:

@@ -17,13 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipcnn_ray.core.activation_threshold import cells_above, top_values
 from ipcnn_ray.core.classification import Form, classification_loss
 from ipcnn_ray.core.mask import peak_NC
 from ipcnn_ray.core.metrics.filter_metric import FilterMetric, LayerContext, MetricResult, filter_category
 from ipcnn_ray.core.metrics.part_positions import part_boxes
-from ipcnn_ray.core.pixel_noise import pixel_noise
-from ipcnn_ray.core.receptive_field import Field, centers
+from ipcnn_ray.core.metrics.stability import pixel_noise
+from ipcnn_ray.core.receptive_field import Field, cells_above, centers, top_values
 from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.data.split import Items

@@ -11,12 +11,12 @@ import torch
 from fakes.metrics import install
 from fakes.training import InProcess, MemoryTracker, as_threads, measure, tiny
 
-from ipcnn_ray.core.activation_threshold import cells_above
 from ipcnn_ray.core.mask import mask_maps
 from ipcnn_ray.core.metrics.filter_metric import COMPUTE_INPUTS, LayerContext
 from ipcnn_ray.core.metrics.part_interpretability import PartInterpretability
 from ipcnn_ray.core.metrics.part_positions import part_boxes
-from ipcnn_ray.core.pixel_noise import pixel_noise
+from ipcnn_ray.core.metrics.stability import pixel_noise
+from ipcnn_ray.core.receptive_field import cells_above
 from ipcnn_ray.data.batches import to_input
 from ipcnn_ray.errors import DataError, TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field

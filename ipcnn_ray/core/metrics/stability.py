@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ipcnn_ray.core.metrics.filter_metric import FilterMetric, LayerContext, check_shape
 from ipcnn_ray.core.metrics.part_positions import landmarks_shown, parts_at_peaks
+from ipcnn_ray.core.seeds import generator
+
+IMAGENET_DEVIATION = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+"""Standard deviation of the red, green and blue of ImageNet's pixels, 0..255: the unit of the source's noise."""
+NOISE, LIMIT = 0.2, 0.25
+"""Standard deviation of the noise, and the value at which it is cut off."""
 
 
 class Stability(FilterMetric):
@@ -34,3 +41,15 @@ class Stability(FilterMetric):
         noisy_at_NCK = parts_at_peaks(noisy_peaks_NC2, landmarks_NK2, half_side)
         same_NC = (at_NCK == noisy_at_NCK).all(2)
         return same_NC[landmarks_shown(landmarks_NK2).any(1)].double().mean(0)
+
+
+def pixel_noise(seed: int, image: int, size: int) -> Tensor:
+    """Noise for an image of a store, in units of a pixel's 0..255, as [3, size, size] RGB on the CPU.
+
+    Normal with a standard deviation of 0.2, cut off at 0.25 on either side, both times the deviation of ImageNet's
+    pixels. It depends on (seed, image) only: it is the same in every epoch, and for any number of workers.
+
+    Source: Huang et al., ICCV 2023 (arXiv 2212.05946), section 3.2; released util/eval_interpretability.py.
+    """
+    normal = torch.randn(3, size, size, generator=generator("noise", seed, image))
+    return (NOISE * normal).clamp_(-LIMIT, LIMIT) * torch.tensor(IMAGENET_DEVIATION)[:, None, None]

@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipcnn_ray.core.activation_threshold import cells_above, top_values
 from ipcnn_ray.core.metrics.filter_metric import LayerContext, MetricResult
 from ipcnn_ray.core.metrics.part_interpretability import PartInterpretability, part_hits
 from ipcnn_ray.core.metrics.part_positions import part_boxes
-from ipcnn_ray.core.receptive_field import Field, discs
+from ipcnn_ray.core.receptive_field import Field, cells_above, discs, top_values
 
 FIELD = Field(stride=4, size=9, first_center=1.5)
 SIZE = 32

@@ -13,8 +13,7 @@ from ipcnn_ray.core.metrics.consistency import Consistency
 from ipcnn_ray.core.metrics.filter_metric import MetricResult
 from ipcnn_ray.core.metrics.part_positions import parts_at_peaks
 from ipcnn_ray.core.metrics.purity import Purity
-from ipcnn_ray.core.metrics.stability import Stability
-from ipcnn_ray.core.pixel_noise import IMAGENET_DEVIATION, pixel_noise
+from ipcnn_ray.core.metrics.stability import IMAGENET_DEVIATION, Stability, pixel_noise
 
 NAN = math.nan
 
