@@ -37,7 +37,7 @@ class AnnotatedObject:
     sizes_K2: Sequence[Sequence[float]] | None = None
     """(height, width) of the parts' boxes as shares of the crop, NaN where unknown; None if none is known."""
     masks: Sequence[NDArray[np.float32] | None] = ()
-    """Patch of each part (see `data/part_masks.py`), None for one that is not seen; empty if there are no masks."""
+    """Patch of each part (see `STEPS` of crop_store.py), None for one that is not seen; empty if there are no masks."""
     mask_size: tuple[int, int] | None = None
     """(width, height) of the image that the masks were made for; it must be the photograph's."""
 

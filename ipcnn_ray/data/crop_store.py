@@ -1,6 +1,7 @@
 """The store of crops: a folder with all images of a data section, written once and mapped by every worker of a machine.
 
-The folder's name is the digest of the data, so a changed photograph or annotation gives another store.
+The folder's name is the digest of the data, so a changed photograph or annotation gives another store. Masks of parts
+are stored as their mean over the training objects (`MeanMasks`).
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
-from ipcnn_ray.data.part_masks import G
+from ipcnn_ray.data.annotations import UNSEEN, Box
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.utils.files import Stamps, atomic_folder, sha256_of, stamps, write_atomic
@@ -27,6 +29,13 @@ from ipcnn_ray.utils.files import Stamps, atomic_folder, sha256_of, stamps, writ
 FORMAT = 4
 SAMPLES, SAMPLE_BYTES = 64, 4096
 """Number and size of the blocks of the images that are checked when a store is opened."""
+
+STEPS = 32
+"""A mask of a part is a patch [G, G]: how much of the part covers the offsets -1 ... 1 from the center of its box, in
+steps of 1 / STEPS of the object's crop, rows and columns. What lies outside the crop is 0."""
+G = 2 * STEPS + 1
+SUPERSAMPLING = 4
+"""Outlines are filled on a grid this much finer."""
 
 Fill = Callable[[NDArray[np.uint8], NDArray[np.float32]], None]
 """Fills the mapped crops [N, 3, S, S]. May also fill the landmarks [N, K, 2], and the part sizes and mean masks that it
@@ -49,7 +58,7 @@ class CropStore:
     """(height, width) of the box around each landmark's part, shares of the crop; NaN where it is not known."""
     mean_masks_KGG: NDArray[np.float32]
     """Mean mask of each landmark's part over the training objects, by offset from the center of its box (see
-    `data/part_masks.py`); NaN where no mask is known."""
+    `STEPS`); NaN where no mask is known."""
     mean_3SS: NDArray[np.float32]
     """Mean over the training items, repeats and mirror images counted, 0..255."""
     train_items: Items
@@ -293,3 +302,68 @@ def remember(cache: Path, key: str, digest: str, made_from: Stamps) -> None:
 
 def _file(cache: Path, key: str) -> Path:
     return cache / "crops" / "index" / f"{key}.json"
+
+
+def part_of_mask(
+    mask: NDArray[np.bool_] | None, box: Box
+) -> tuple[tuple[float, float], tuple[float, float], NDArray[np.float32] | None]:
+    """Measure the part of a mask that lies inside an object's box.
+
+    Args:
+        mask: [rows, columns] of the whole photograph; None for a part that is not seen.
+        box: The object's box.
+
+    Returns:
+        Center and (height, width) of the smallest box around the part, shares of the object's box, and its patch;
+        NaN and None where nothing is seen.
+    """
+    xmin, ymin, xmax, ymax = box
+    inside = np.empty((0, 0), np.bool_) if mask is None else mask[max(0, ymin - 1) : ymax, max(0, xmin - 1) : xmax]
+    if not inside.any():
+        return UNSEEN, UNSEEN, None
+    rows, cols = np.nonzero(inside)
+    row, col = (rows.min() + rows.max()) / 2, (cols.min() + cols.max()) / 2
+    size = (np.ptp(rows) + 1) / (ymax - ymin + 1), (np.ptp(cols) + 1) / (xmax - xmin + 1)
+    return (row / (ymax - ymin), col / (xmax - xmin)), size, patch_of_mask(inside, (row, col))
+
+
+def patch_of_mask(inside: NDArray[np.bool_], center: tuple[float, float]) -> NDArray[np.float32]:
+    """Return the patch of a mask in its object's box. `center` is (row, col) in pixels, 0 the center of the first."""
+    rows, cols = (
+        np.floor(middle + np.arange(-STEPS, STEPS + 1) / STEPS * side + 0.5).astype(np.int64)
+        for middle, side in zip(center, inside.shape, strict=True)
+    )
+    on_box = ((rows >= 0) & (rows < inside.shape[0]))[:, None] & ((cols >= 0) & (cols < inside.shape[1]))
+    nearest = inside[np.clip(rows, 0, inside.shape[0] - 1)][:, np.clip(cols, 0, inside.shape[1] - 1)]
+    return (nearest & on_box).astype(np.float32)
+
+
+def patch_of_outline(points: NDArray[np.float64], center: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the patch of a closed outline of points (x, y) in the unit square, cut at its edges."""
+    image = Image.new("L", (G * SUPERSAMPLING, G * SUPERSAMPLING))
+    at = ((points - center) * STEPS + STEPS + 0.5) * SUPERSAMPLING - 0.5
+    ImageDraw.Draw(image).polygon(at.ravel().tolist(), fill=255)
+    patch = np.asarray(image.reduce(SUPERSAMPLING), np.float32) / 255
+    offsets = np.arange(-STEPS, STEPS + 1) / STEPS
+    on_row, on_col = ((center[axis] + offsets >= 0) & (center[axis] + offsets <= 1) for axis in (1, 0))
+    return patch * (on_row[:, None] & on_col)
+
+
+class MeanMasks:
+    """The mean patch of each of K landmarks."""
+
+    def __init__(self, count: int) -> None:
+        self.sums_KGG = np.zeros((count, G, G), np.float64)
+        self.seen_K = np.zeros(count, np.int64)
+
+    def add(self, patches: Sequence[NDArray[np.float32] | None]) -> None:
+        """Add the patches of one object by landmark, None where a part is not seen."""
+        for k, patch in enumerate(patches):
+            if patch is not None:
+                self.sums_KGG[k] += patch
+                self.seen_K[k] += 1
+
+    def mean(self) -> NDArray[np.float32]:
+        """Return [K, G, G]; NaN for a landmark that was never seen."""
+        with np.errstate(invalid="ignore"):
+            return (self.sums_KGG / self.seen_K[:, None, None]).astype(np.float32)

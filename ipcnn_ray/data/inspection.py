@@ -29,10 +29,7 @@ def summary(store: CropStore) -> dict[str, Any]:
         "objects_of": {name: int((store.labels_N == k).sum()) for k, name in enumerate(store.categories)},
         "negatives": int((~labels).sum()),
         "left_out": dict(store.left_out),
-        "splits": {
-            "training": _split(store.train_items, labels),
-            "validation": _split(store.val_items, labels),
-        },
+        "splits": {"training": _split(store.train_items, labels), "validation": _split(store.val_items, labels)},
         "landmarks": {name: _landmark(store, k) for k, name in enumerate(store.landmark_names)},
         "brightness": _brightness(store, labels),
     }

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ipcnn_ray.data.annotations import AGAIN, AnnotatedObject, Annotations, Box
-from ipcnn_ray.data.crop_store import Contents, StorePlan
-from ipcnn_ray.data.part_masks import G, MeanMasks
+from ipcnn_ray.data.crop_store import Contents, G, MeanMasks, StorePlan
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.utils.files import Stamps, sha256_of, stamps
@@ -45,7 +44,7 @@ class Crop:
     sizes_K2: NDArray[np.float64] | None = None
     """(height, width) of the parts' boxes as shares of the crop, NaN where unknown; None if none is known."""
     masks: Sequence[NDArray[np.float32] | None] = ()
-    """Patch of each part (`data/part_masks.py`); empty if there are no masks."""
+    """Patch of each part (see `STEPS` of crop_store.py); empty if there are no masks."""
 
 
 @dataclass(frozen=True)
@@ -164,10 +163,7 @@ def plan_of_photographs(
         mean_masks_KGG=mean.mean(),
     )
     return StorePlan(
-        source.content_digest,
-        contents,
-        lambda images, _landmarks: decode(source, images, progress),
-        source.made_from,
+        source.content_digest, contents, lambda images, _landmarks: decode(source, images, progress), source.made_from
     )
 
 
@@ -204,12 +200,7 @@ def _content_digest(files: list[Path], root: Path) -> str:
 
 
 def _check_use(
-    category: str,
-    landmarks: Sequence[str],
-    min_side: float,
-    annotations: Annotations,
-    crops: list[Crop],
-    where: Path,
+    category: str, landmarks: Sequence[str], min_side: float, annotations: Annotations, crops: list[Crop], where: Path
 ) -> None:
     """Add an issue if there is no object, and for each landmark of the category that is hardly seen."""
     if not crops:

@@ -5,7 +5,6 @@ Run as a job of a cluster (`python -m ipcnn_ray.on_ray.cluster_probe`) it prints
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -32,8 +31,8 @@ from ipcnn_ray.data.datasets.dataset import Listing, registered
 from ipcnn_ray.errors import ResourceError, TrackingError
 from ipcnn_ray.on_ray.job_client import JobClient, write_working_dir
 from ipcnn_ray.on_ray.ray_session import session
-from ipcnn_ray.tracking.self_test import probe_record, probe_storage
-from ipcnn_ray.tracking.storage import open_storage
+from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+from ipcnn_ray.tracking.storage import open_storage, preflight
 from ipcnn_ray.utils.paths import Paths
 
 MARK = "ipcnn-doctor-facts:"
@@ -45,6 +44,9 @@ PACKAGES = ("torch", "torchvision", "mlflow", "boto3", "numpy")
 SAFETENSORS_HEADER = 8
 WEIGHTS = {".npz", ".safetensors", ".mat", ".pth", ".pt"}
 """Endings of weight files."""
+EXPERIMENT = "ipcnn_doctor"
+DESCRIPTION = "Runs that `ipcnn doctor` writes, reads back and deletes. It may be deleted for good."
+VALUE = 0.125
 
 
 def probe_embedded(paths: Paths) -> dict[str, Any]:
@@ -100,7 +102,6 @@ def cluster_facts(paths: Paths) -> dict[str, Any]:
     rows: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     pending = [(row, _start_node_tasks(row, paths)) for row in rows if row["Alive"]]
     nodes = [_collect(row, facts, clock) for row, (facts, clock) in pending]
-    record = probe_record(paths.tracking_uri, paths.artifacts, f"doctor-{secrets.token_hex(8)}")
     return {
         "version": __version__,
         "ray": ray.__version__,
@@ -108,7 +109,7 @@ def cluster_facts(paths: Paths) -> dict[str, Any]:
         "time": time.time(),
         "storage": paths.storage,
         "tracking_uri": paths.tracking_uri,
-        "record": dataclasses.asdict(record),
+        "record": probe_record(paths.tracking_uri, paths.artifacts, f"doctor-{secrets.token_hex(8)}"),
         "nodes": nodes,
     }
 
@@ -165,10 +166,48 @@ def node_facts(paths: Paths) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "cuda": cuda_devices(),
         "disk": {str(path): free_bytes(path) for path in {paths.home, paths.cache, Path("/tmp")}},
-        "storage": dataclasses.asdict(probe_storage(paths.storage)),
+        "storage": probe_storage(paths.storage),
         "data": data_facts(paths),
         "weights": weights_facts(paths),
     }
+
+
+def probe_storage(url: str) -> dict[str, Any]:
+    """Write, read, compare and delete 1 MiB. Returns the result as `_timed` does."""
+    return _timed(lambda: preflight(url))
+
+
+def probe_record(uri: str, artifacts: str | None, run_id: str) -> dict[str, Any]:
+    """Write, read, compare and delete a run with a metric and a file. `run_id` must be unique. Returns as `_timed`."""
+
+    def write_and_read() -> None:
+        tracker = MlflowTracker(uri, artifacts)
+        tracker.prepare(EXPERIMENT, DESCRIPTION)
+        run = tracker.open_parent(EXPERIMENT, run_id)
+        try:
+            run.log_metrics([{"epoch": 1.0, "number": VALUE}])
+            run.log_text("written by ipcnn doctor\n", "doctor.txt")
+            run.set_state("succeeded")
+            values = [recorded.metrics.get("number") for recorded in tracker.find(EXPERIMENT, run_id)]
+            if values != [VALUE]:
+                raise TrackingError(
+                    f"MLflow: {VALUE} was recorded and {values} came back\n"
+                    "The store loses what is written. Set MLFLOW_TRACKING_URI to another one."
+                )
+        finally:
+            tracker.delete(run.handle)
+
+    return _timed(write_and_read)
+
+
+def _timed(test: Callable[[], object]) -> dict[str, Any]:
+    """Return the seconds that a self-test took, and its error with advice on the next line; empty if it passed."""
+    start, error = time.monotonic(), ""
+    try:
+        test()
+    except TrackingError as failure:
+        error = str(failure)
+    return {"seconds": time.monotonic() - start, "error": error}
 
 
 def _version(name: str) -> str:

@@ -17,13 +17,15 @@ from ipcnn_ray.cli.doctor import CheckResult, check_results, doctor
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.on_ray import cluster_probe
 from ipcnn_ray.on_ray.cluster_probe import (
+    EXPERIMENT,
     clock_skew,
     damage_of,
     data_facts,
     free_bytes,
+    probe_record,
+    probe_storage,
     weights_facts,
 )
-from ipcnn_ray.tracking.self_test import EXPERIMENT, probe_record, probe_storage
 from ipcnn_ray.tracking.storage import open_storage
 from ipcnn_ray.utils.paths import Paths
 
@@ -259,15 +261,15 @@ def test_free_space_of_a_folder_that_is_not_made_yet(tmp_path):
 
 
 def test_the_storage_is_left_as_it_was(tmp_path):
-    assert probe_storage(str(tmp_path)).error == ""
+    assert probe_storage(str(tmp_path))["error"] == ""
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_storage_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     probe = probe_storage(str(tmp_path / "file" / "runs"))
-    assert probe.error
-    assert "was not stored" in probe.error and "IPCNN_STORAGE" in probe.error
+    assert probe["error"]
+    assert "was not stored" in probe["error"] and "IPCNN_STORAGE" in probe["error"]
 
 
 def test_the_record_is_written_read_and_tidied_up(tmp_path):
@@ -275,13 +277,13 @@ def test_the_record_is_written_read_and_tidied_up(tmp_path):
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     for _ in range(2):
-        assert probe_record(uri, str(tmp_path / "artifacts"), "doctor-1").error == ""
+        assert probe_record(uri, str(tmp_path / "artifacts"), "doctor-1")["error"] == ""
     assert MlflowTracker(uri).find(EXPERIMENT) == []
 
 
 def test_a_record_that_is_away():
     probe = probe_record("http://127.0.0.1:9", None, "doctor-1")
-    assert "MLflow at http://127.0.0.1:9" in probe.error and "MLFLOW_TRACKING_URI" in probe.error
+    assert "MLflow at http://127.0.0.1:9" in probe["error"] and "MLFLOW_TRACKING_URI" in probe["error"]
 
 
 def test_addresses_that_are_none():

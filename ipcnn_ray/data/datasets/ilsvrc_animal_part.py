@@ -67,14 +67,11 @@ class IlsvrcAnimalPart(PhotographDataset):
             (("*/n*_obj", "detanimalpart"),),
         ),
         released_archive(
-            ("*/code/data_input/data_input_DET-2015-subset-ILSVRC2013train/n*", "detanimalpart/landmarks"),
+            ("*/code/data_input/data_input_DET-2015-subset-ILSVRC2013train/n*", "detanimalpart/landmarks")
         ),
     )
     folders: ClassVar = ("detanimalpart", "detanimalpart/landmarks", NEGATIVES)
-    counts: ClassVar = {
-        "photographs": "detanimalpart/*_obj/img/img/*.jpg",
-        "negatives": f"{NEGATIVES}/*.JPEG",
-    }
+    counts: ClassVar = {"photographs": "detanimalpart/*_obj/img/img/*.jpg", "negatives": f"{NEGATIVES}/*.JPEG"}
     annotated: ClassVar = "detanimalpart/landmarks/*/truth_part*.mat"
 
     def issues(self) -> Iterator[FieldIssue]:

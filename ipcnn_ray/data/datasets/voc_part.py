@@ -251,7 +251,7 @@ def from_part_masks(data: VocPart, voc: Path, category: str) -> Annotations:
 def _add_masked(
     where: str, image: str, number: int, element: Any, data: VocPart, category: str, annotations: Annotations
 ) -> None:
-    from ipcnn_ray.data.part_masks import part_of_mask
+    from ipcnn_ray.data.crop_store import part_of_mask
 
     box = box_of(numbers(element["bbox"]))
     if not annotations.is_upright(where, box):

@@ -89,8 +89,7 @@ class DrawnAnimals(Dataset):
     def store_plan(self, root: Path | None, image_size: int, progress: Progress | None) -> StorePlan:
         import numpy as np
 
-        from ipcnn_ray.data.crop_store import Contents, StorePlan
-        from ipcnn_ray.data.part_masks import G, MeanMasks
+        from ipcnn_ray.data.crop_store import Contents, G, MeanMasks, StorePlan
         from ipcnn_ray.data.split import items_of_categories
 
         names, landmarks = self.names(), len(self.landmarks)
