@@ -27,7 +27,7 @@ from ipcnn_ray.on_ray.events import (
     Warned,
 )
 from ipcnn_ray.tracking.run_summary import RunSummary
-from ipcnn_ray.train.progress import ProgressUpdate
+from ipcnn_ray.train.run_dir import ProgressUpdate
 
 QUIET_S, FIRST_S = 20.0, 4.0
 """Seconds between progress lines of a run when piped; delay before the first of each stage of its first epoch."""

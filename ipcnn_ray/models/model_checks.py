@@ -14,7 +14,7 @@ from ipcnn_ray.errors import Issue, SpecError
 from ipcnn_ray.models.backbones import BackboneCutError, backbone_blocks
 from ipcnn_ray.models.build import assemble
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.models.weights import load_weights
+from ipcnn_ray.models.pretrained_weights import load_weights
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import Loaded
 from ipcnn_ray.spec.messages import FieldIssue, value_issue

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ipcnn_ray.tracking.run_summary import RunSummary
-from ipcnn_ray.train.progress import ProgressUpdate
+from ipcnn_ray.train.run_dir import ProgressUpdate
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ from ipcnn_ray.tracking.storage import is_url, join_path, preflight
 from ipcnn_ray.tracking.tracker import RunRecord, Tracker
 from ipcnn_ray.tracking.tracking_uri import is_server
 from ipcnn_ray.train.data_sync import local_paths
+from ipcnn_ray.train.evaluate import MetricsConfig
 from ipcnn_ray.train.final_model import final_model
-from ipcnn_ray.train.metric_inputs import MetricsConfig
 from ipcnn_ray.train.run_dir import TEMPLATE_FILE, read_file
 from ipcnn_ray.train.run_metadata import SPEC_ARTIFACT, run_description
 from ipcnn_ray.train.run_metrics import objective

@@ -18,7 +18,7 @@ from ipcnn_ray.on_ray.trial_lock import TrialLock
 from ipcnn_ray.spec.runs import Run
 from ipcnn_ray.tracking.run_summary import RunSummary, State
 from ipcnn_ray.train.checkpoint import read_result, write_result
-from ipcnn_ray.train.progress import ProgressFile, ProgressUpdate, write_interval_s
+from ipcnn_ray.train.run_dir import ProgressFile, ProgressUpdate, write_interval_s
 
 MAX_LOST_WORKERS = 8
 """Maximum number of restarts of a run whose worker was lost."""

@@ -1,23 +1,89 @@
-"""Evaluation after an epoch: validation error and the metrics of interpretability."""
+"""Evaluation after an epoch: validation error and the metrics of interpretability.
+
+The inputs of the metrics have the names of `core/metrics/filter_metric.py`. Peaks, activations and pooled maps come
+from the evaluation's own forward pass; the inputs that take further passes are computed when a metric needs them, once
+for all metrics and layers. No metric is named here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipcnn_ray.core.classification import ClassificationCounts
-from ipcnn_ray.core.metrics.filter_metric import MetricResult
-from ipcnn_ray.core.receptive_field import Field
+from ipcnn_ray.core.classification import ClassificationCounts, Form, classification_loss
+from ipcnn_ray.core.mask import peak_NC
+from ipcnn_ray.core.metrics.filter_metric import FilterMetric, LayerContext, MetricResult, filter_category
+from ipcnn_ray.core.metrics.part_positions import part_boxes
+from ipcnn_ray.core.metrics.stability import pixel_noise
+from ipcnn_ray.core.receptive_field import Field, cells_above, centers, top_values
 from ipcnn_ray.data.batches import Batch
+from ipcnn_ray.data.crop_store import CropStore
+from ipcnn_ray.data.split import Items
+from ipcnn_ray.errors import DataError, Issue, TrainingError
+from ipcnn_ray.models.net import InterpretableNet, NetOutput
+from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
 from ipcnn_ray.train.distributed_inference import EvaluationPlan, infer
 from ipcnn_ray.train.feature_cache import InputPipeline
-from ipcnn_ray.train.metric_inputs import Metrics, MetricsConfig
 from ipcnn_ray.train.runtime import Runtime
+
+LATE_INPUTS = frozenset({"threshold_C", "part_masks_NKSS"})
+"""Inputs of `update` that are not there in the evaluation's own forward pass."""
+
+
+@dataclass(frozen=True)
+class MetricsConfig:
+    """The metrics of an evaluation, and the settings that they depend on."""
+
+    names: tuple[str, ...] = ()
+    """Metrics beside location instability, which is always there."""
+    seed: int = 0
+    """Of the noise on the images."""
+    ablation_filters: int | None = None
+    """Number of filters of a layer that are ablated; None for all."""
+    classification: Form = "logistic"
+    """Form of the classification loss."""
+    top_images: int = 100
+    instability: Literal["paper", "released"] = "paper"
+
+    @classmethod
+    def of(cls, spec: ExperimentSpec) -> MetricsConfig:
+        return cls(
+            spec.eval.measures,
+            spec.seed,
+            spec.eval.ablation_filters,
+            spec.loss.classification,
+            spec.eval.top_images,
+            spec.eval.instability,
+        )
+
+    def classes(self) -> dict[str, type[FilterMetric]]:
+        """All metrics by name."""
+        return {name: METRICS.load(name) for name in (INSTABILITY, *self.names)}
+
+    def check(self, store: CropStore) -> None:
+        """Raise DataError when the data lack what a metric needs."""
+        issues = []
+        for name, metric in self.classes().items():
+            if metric.needs_part_sizes() and bool(np.isnan(store.part_sizes_NK2).all()):
+                what = f"{name} needs the size of every part, and these data tell only where parts are"
+                advice = f"Take data with part sizes, or leave {name} out of eval.measures."
+                issues.append(Issue("eval.measures", what, advice))
+            if metric.images == "validation" and len(np.unique(store.labels_N[store.val_items[:, 0]])) < 2:
+                what = f"{name} compares categories, and the validation items are all of one"
+                advice = f"Take data with negatives or several categories, or leave {name} out of eval.measures."
+                issues.append(Issue("eval.measures", what, advice))
+        if issues:
+            raise DataError(issues)
+
 
 ONLY_INSTABILITY = MetricsConfig()
 
@@ -61,3 +127,283 @@ def evaluate(
         rows["logits"][validation], label_I[validation], plan.weight_I[validation], config.classification
     )
     return Evaluation(counts, metrics.compute(rows))
+
+
+class Metrics:
+    """The metrics of all interpretable layers in one evaluation.
+
+    Call `rows` for every batch of the evaluation's forward pass, merge the results over the workers, then call
+    `compute`.
+    """
+
+    def __init__(
+        self,
+        config: MetricsConfig,
+        inputs: InputPipeline,
+        plan: EvaluationPlan,
+        fields: Mapping[str, Field],
+        runtime: Runtime,
+        *,
+        epoch: int,
+        batch_size: int,
+    ) -> None:
+        self._config, self._inputs, self._net, self._store = config, inputs, inputs.net, inputs.store
+        self._plan, self._fields, self._runtime = plan, fields, runtime
+        self._infer = partial(infer, inputs, runtime=runtime, epoch=epoch, batch_size=batch_size)
+        self._metrics = {
+            name: {
+                layer: metric(
+                    LayerContext(
+                        self._store.size,
+                        self._net.shape(layer)[1],
+                        fields[layer],
+                        config.top_images,
+                        config.instability,
+                    )
+                )
+                for layer in self._net.interpretable
+            }
+            for name, metric in config.classes().items()
+        }
+        self._rows: Mapping[str, Tensor] = {}
+        # Each pass runs once. A cached method would keep the object alive.
+        self._noisy_peaks = cache(self._noisy_pass)
+        self._loss_changes = cache(self._ablation_passes)
+        self._thresholds = cache(self._threshold_pass)
+        self._late_states = cache(self._late_update_pass)
+
+    def rows(self, output: NetOutput) -> dict[str, Tensor]:
+        """What the metrics need of each image of a batch, by name and layer."""
+        rows = {}
+        for layer, score_NCHW in output.scores.items():
+            rows[f"peak {layer}"] = peak_NC(score_NCHW)
+            rows[f"activation {layer}"] = score_NCHW.amax((2, 3))
+            if self._config.names:
+                rows[f"pooled {layer}"] = output.maps[layer].mean((2, 3))
+            for name, by_layer in self._metrics.items():
+                metric = by_layer[layer]
+                if metric.update_inputs() and not _is_late(metric):
+                    rows[f"state {name} {layer}"] = _update(metric, output, layer)
+        return rows
+
+    def compute(self, rows: Mapping[str, Tensor]) -> dict[str, dict[str, MetricResult]]:
+        """Metric -> interpretable layer -> result, the same on every rank.
+
+        rows: what `rows` gave, of all items of the plan.
+        Raises TrainingError when a metric does not give one number per filter.
+        """
+        self._rows = rows
+        return {
+            name: {layer: self._measure(metric, layer) for layer, metric in by_layer.items()}
+            for name, by_layer in self._metrics.items()
+        }
+
+    def _measure(self, metric: FilterMetric, layer: str) -> MetricResult:
+        validation = metric.images == "validation"
+        values = {name: self._input(name, metric.name, layer, validation) for name in metric.compute_inputs()}
+        category_C = self._category(layer) if metric.images == "own_category" else torch.empty(0)
+        filters = len(self._ablated(layer)) if metric.ablates() else self._net.shape(layer)[0]
+        with _naming_package(metric):
+            return metric.measure(values, filters, label_N=self._labels(validation), category_C=category_C)
+
+    def _input(self, name: str, metric: str, layer: str, validation: bool) -> Tensor:
+        """An input of `FilterMetric.compute`."""
+        positions, items = self._positions(validation), self._items(validation)
+        match name:
+            case "state" if _is_late(self._metrics[metric][layer]):
+                return self._late_states(validation)[f"state {metric} {layer}"]
+            case "state":
+                return self._rows[f"state {metric} {layer}"][positions]
+            case "peaks_NC2":
+                return self._peaks(self._rows[f"peak {layer}"][positions], layer)
+            case "activation_NC":
+                return self._rows[f"activation {layer}"][positions]
+            case "pooled_NC":
+                return self._rows[f"pooled {layer}"][positions]
+            case "label_N":
+                return self._labels(validation)
+            case "landmarks_NK2":
+                return torch.from_numpy(self._store.landmarks_of(items))
+            case "parts_shown_NK":
+                return ~torch.stack(_boxes(self._store, items)).isnan().any(3).any(0)
+            case "noisy_peaks_NC2":
+                return self._peaks(self._noisy_peaks(validation)[layer], layer)
+            case "loss_change_NC":
+                return self._loss_changes(validation)[layer]
+            case "own_NC":
+                filters = self._ablated(layer) if self._metrics[metric][layer].ablates() else slice(None)
+                return self._labels(validation)[:, None] == self._category(layer)[filters]
+        raise AssertionError(name)
+
+    def _positions(self, validation: bool) -> Tensor:
+        return self._plan.validation_positions if validation else self._plan.object_positions
+
+    def _items(self, validation: bool) -> Items:
+        items: Items = self._plan.items[self._positions(validation).numpy()]
+        return items
+
+    def _labels(self, validation: bool) -> Tensor:
+        return torch.from_numpy(self._store.labels_N[self._items(validation)[:, 0]])
+
+    def _peaks(self, peak_NC: Tensor, layer: str) -> Tensor:
+        return peak_positions(peak_NC, self._fields[layer], self._net.shape(layer)[1])
+
+    def _category(self, layer: str) -> Tensor:
+        """The category of each filter, [C]."""
+        label_N = self._labels(False)
+        pooled_NC = self._rows[f"pooled {layer}"][self._plan.object_positions]
+        return filter_category(pooled_NC, label_N, torch.unique(label_N))
+
+    def _ablated(self, layer: str) -> Tensor:
+        return ablated_filters(self._net.shape(layer)[0], self._config.ablation_filters)
+
+    def _noisy_pass(self, validation: bool) -> dict[str, Tensor]:
+        """By layer the cell of each map's peak in images with noise, [N, C]."""
+        items = self._items(validation)
+
+        def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
+            indices = items[position_b % len(items), 0].tolist()
+            noise_b3SS = torch.stack([pixel_noise(self._config.seed, index, self._store.size) for index in indices])
+            output = self._net(self._inputs.perturbed_net_input(batch, noise_b3SS), from_features=True, full=True)
+            return {layer: peak_NC(score_NCHW) for layer, score_NCHW in output.scores.items()}
+
+        return self._infer(items, forward=forward, crops=True)
+
+    def _ablation_passes(self, validation: bool) -> dict[str, Tensor]:
+        """By layer the change of the classification loss without one filter each, [N, F] float64."""
+
+        def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
+            output = self._net(self._inputs.net_input(batch), from_features=True, full=True)
+            logits = {"intact": output.logits_NL}
+            for layer, x_NCHW in output.passed.items():
+                filters = self._ablated(layer).tolist()
+                without = [_logits_without(self._net, layer, x_NCHW, c, output.logits_NL) for c in filters]
+                logits[layer] = torch.stack(without, 1)
+            return logits
+
+        form, label_N = self._config.classification, self._labels(validation)
+        logits = self._infer(self._items(validation), forward=forward)
+        loss_N = classification_loss(logits.pop("intact").double(), label_N, form)
+        changes = {}
+        for layer, ablated_NFL in logits.items():
+            N, F, _ = ablated_NFL.shape
+            label_X = label_N.repeat_interleave(F)
+            ablated_loss_X = classification_loss(ablated_NFL.double().flatten(0, 1), label_X, form)
+            changes[layer] = ablated_loss_X.view(N, F) - loss_N[:, None]
+        return changes
+
+    def _threshold_pass(self, validation: bool) -> dict[str, Tensor]:
+        """By layer T_f of each filter over all images of all workers, [C]."""
+        items, top_by_layer = self._items(validation), {}
+        for layer in self._net.interpretable:
+            C, n, _ = self._net.shape(layer)
+            top_by_layer[layer] = torch.full(
+                (C, cells_above(len(items), n) + 1), -torch.inf, device=self._inputs.device
+            )
+
+        def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
+            real = torch.from_numpy(position_b < len(items)).to(self._inputs.device)
+            output = self._net(self._inputs.net_input(batch), from_features=True, full=True)
+            for layer, top_CM in top_by_layer.items():
+                top_by_layer[layer] = top_values(masked_maps(output, layer)[real], top_CM)
+            return {}
+
+        self._infer(items, forward=forward)
+        thresholds = {}
+        for layer, top_CM in top_by_layer.items():
+            all_CM = self._runtime.gather(top_CM).transpose(0, 1).flatten(1)
+            thresholds[layer] = all_CM.topk(top_CM.shape[1], dim=1).values[:, -1]
+        return thresholds
+
+    def _late_update_pass(self, validation: bool) -> dict[str, Tensor]:
+        """The states of the metrics whose `update` needs some of `LATE_INPUTS`, by metric and layer."""
+        items, device = self._items(validation), self._inputs.device
+        late = {
+            name: by_layer
+            for name, by_layer in self._metrics.items()
+            if _is_late(metric := next(iter(by_layer.values()))) and (metric.images == "validation") == validation
+        }
+        needs = {need for by_layer in late.values() for metric in by_layer.values() for need in metric.update_inputs()}
+        thresholds = self._thresholds(validation) if "threshold_C" in needs else {}
+        boxes = _boxes(self._store, items) if "part_masks_NKSS" in needs else None
+
+        def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
+            output = self._net(self._inputs.net_input(batch), from_features=True, full=True)
+            extra = {}
+            if boxes is not None:
+                rows = (position_b % len(items)).tolist()
+                masks = [part_boxes(boxes[0][row], boxes[1][row], self._store.size) for row in rows]
+                extra["part_masks_NKSS"] = torch.stack(masks).to(device)
+            states = {}
+            for name, by_layer in late.items():
+                for layer, metric in by_layer.items():
+                    if layer in thresholds:
+                        extra["threshold_C"] = thresholds[layer]
+                    states[f"state {name} {layer}"] = _update(metric, output, layer, extra)
+            return states
+
+        return self._infer(items, forward=forward)
+
+
+def _is_late(metric: FilterMetric) -> bool:
+    return bool(LATE_INPUTS & set(metric.update_inputs()))
+
+
+def _update(metric: FilterMetric, output: NetOutput, layer: str, extra: Mapping[str, Tensor] | None = None) -> Tensor:
+    """Call `update` with the inputs that it takes. extra: those of `LATE_INPUTS`."""
+    names, inputs = metric.update_inputs(), dict(extra or {})
+    if "maps_NCHW" in names:
+        inputs["maps_NCHW"] = output.maps[layer]
+    if "masked_maps_NCHW" in names:
+        inputs["masked_maps_NCHW"] = masked_maps(output, layer)
+    with _naming_package(metric):
+        return metric.update(**{name: inputs[name] for name in names})
+
+
+@contextmanager
+def _naming_package(metric: FilterMetric) -> Iterator[None]:
+    """Raise an error in a metric of another package as a TrainingError that names the package."""
+    try:
+        yield
+    except Exception as error:
+        package = METRICS.provider(metric.name)
+        if not package:
+            raise
+        text = f"{type(error).__name__}: {error}"
+        raise TrainingError(f"metric {metric.name!r} of {package}: {text}\nUpdate that package.") from error
+
+
+def peak_positions(peak_NC: Tensor, field: Field, n: int) -> Tensor:
+    """(row, col) in pixels, [N, C, 2] float64, of the centres of the receptive fields of cells row * n + col."""
+    center_n = centers(field, n)
+    return torch.stack([center_n[peak_NC // n], center_n[peak_NC % n]], 2)
+
+
+def masked_maps(output: NetOutput, layer: str) -> Tensor:
+    """The maps that a layer passes on. Where it is pooled before the mask, its maps after ReLU, whose cells have the
+    layer's receptive fields."""
+    passed, scores = output.passed[layer], output.scores[layer]
+    return passed if passed.shape == scores.shape else torch.relu(scores)
+
+
+def ablated_filters(C: int, count: int | None) -> Tensor:
+    """Indices of the filters to ablate: all C, or `count` of them at equal distances, the first among them."""
+    if count is None or count >= C:
+        return torch.arange(C)
+    return torch.arange(count) * C // count
+
+
+def _logits_without(net: InterpretableNet, layer: str, x_NCHW: Tensor, c: int, intact_NL: Tensor) -> Tensor:
+    """Logits with the map of filter c set to zero. Those of images in which it is zero already are not recomputed."""
+    live_N = x_NCHW[:, c].flatten(1).any(1)
+    ablated_NL = intact_NL.clone()
+    if bool(live_N.any()):
+        changed = x_NCHW[live_N]
+        changed[:, c] = 0
+        ablated_NL[live_N] = cast(NetOutput, net(changed, above=layer, full=True)).logits_NL
+    return ablated_NL
+
+
+def _boxes(store: CropStore, items: Items) -> tuple[Tensor, Tensor]:
+    """Centres and (height, width) in pixels of the boxes around the parts, each [N, K, 2]; NaN where unknown."""
+    return torch.from_numpy(store.landmarks_of(items)), torch.from_numpy(store.part_sizes_NK2[items[:, 0]] * store.size)

@@ -30,9 +30,9 @@ from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError, IpcnnError, Issue, TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.train.distributed_inference import EvaluationPlan, infer
+from ipcnn_ray.train.evaluate import masked_maps, peak_positions
 from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.final_model import final_model
-from ipcnn_ray.train.metric_inputs import masked_maps, peak_positions
 from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import InProcess
 

@@ -1,8 +1,8 @@
-"""The directory of a run: the names of its files, and access to them on a file system or in a bucket.
+"""The directory of a run: its files, on a file system or in a bucket, and the progress within an epoch.
 
 checkpoints/epoch-0007/   state.pt and meta.json, one folder per epoch (checkpoint.py)
 attempts.json             failed attempts by cause, and the owner of the directory (retry_state.py)
-stage.json                what the run does at the moment (progress.py)
+stage.json                progress of the run within an epoch (ProgressFile)
 template.json             the template that a tailored template was fitted to (tailored_template.py)
 weights.safetensors       final weights
 result.json               state and metrics of a run that has ended
@@ -10,8 +10,12 @@ result.json               state and metrics of a run that has ended
 
 from __future__ import annotations
 
+import json
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.tracking.storage import Storage, is_url, open_storage
 
 ATTEMPTS_FILE = "attempts.json"
@@ -27,6 +31,8 @@ Folder = str | Path
 """A path, or an s3://bucket/prefix URL."""
 STORAGE_TIMEOUT_S = 1800.0
 """Seconds that a run waits for a storage that does not answer before it fails."""
+LOCAL_INTERVAL_S, BUCKET_INTERVAL_S = 2.0, 15.0
+"""Seconds between two writes of the progress file."""
 
 
 def open_run_dir(folder: Folder) -> Storage:
@@ -48,3 +54,58 @@ def write_file(folder: Folder, name: str, data: bytes) -> None:
 def local_path(folder: Folder) -> Path | None:
     """Return the directory as a path, or None if it is in a bucket."""
     return None if is_url(folder) else Path(folder)
+
+
+@dataclass(frozen=True)
+class ProgressUpdate:
+    """A phase of a run and how far it is, such as `training epoch 3`, 10 of 56 steps."""
+
+    what: str
+    done: int
+    total: int
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.what}, {self.done} of {self.total} {self.unit}"
+
+
+def write_interval_s(folder: Folder) -> float:
+    """Return the seconds between two writes, or two reads, of the progress file in this directory."""
+    return BUCKET_INTERVAL_S if local_path(folder) is None else LOCAL_INTERVAL_S
+
+
+class ProgressFile:
+    """The progress file of one run, for `ipcnn submit` to show; written at most every `write_interval_s` seconds.
+
+    Progress is optional: a file that cannot be written or read is ignored.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._files = open_storage(str(folder))  # no retries: progress is not worth waiting for
+        self._interval_s = write_interval_s(folder)
+        self._next_write = 0.0
+
+    def write(self, update: ProgressUpdate) -> None:
+        """Store an update, unless the last one was stored less than the interval ago."""
+        if time.monotonic() < self._next_write:
+            return
+        self._next_write = time.monotonic() + self._interval_s
+        try:
+            self._files.put_bytes(json.dumps(asdict(update)).encode(), PROGRESS_FILE)
+        except IpcnnError:
+            self._next_write += 10 * self._interval_s
+
+    def read(self) -> ProgressUpdate | None:
+        """Return the latest update, or None if there is none that can be read."""
+        try:
+            raw = self._files.get(PROGRESS_FILE) if self._files.exists(PROGRESS_FILE) else None
+            return ProgressUpdate(**json.loads(raw)) if raw is not None else None
+        except (IpcnnError, ValueError, TypeError):
+            return None
+
+    def clear(self) -> None:
+        """Delete the file, when the run has ended or is about to be retried."""
+        try:
+            self._files.delete(PROGRESS_FILE)
+        except IpcnnError:
+            return

@@ -23,7 +23,7 @@ from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.build import build
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.models.weights import LoadReport, load_weights, weights_tags
+from ipcnn_ray.models.pretrained_weights import LoadReport, load_weights, weights_tags
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.tracking.run_summary import RunSummary, State
 from ipcnn_ray.tracking.tracker import RunRecord, Tracker
@@ -31,10 +31,9 @@ from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train.checkpoint import Origin
 from ipcnn_ray.train.data_sync import fetch_to_node
 from ipcnn_ray.train.distributed_inference import EvaluationPlan
-from ipcnn_ray.train.evaluate import evaluate
+from ipcnn_ray.train.evaluate import MetricsConfig, evaluate
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.filter_term import filter_terms
-from ipcnn_ray.train.metric_inputs import MetricsConfig
 from ipcnn_ray.train.retry_state import Attempts, RunTakenOver, failure_cause, format_error
 from ipcnn_ray.train.run_dir import MEAN_KEY, TEMPLATE_FILE, WEIGHTS_FILE, open_run_dir, write_file
 from ipcnn_ray.train.run_metadata import lineage_tags, run_description, run_params

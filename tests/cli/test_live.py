@@ -11,7 +11,7 @@ from ipcnn_ray.cli import live, output
 from ipcnn_ray.cli.live import Progress
 from ipcnn_ray.on_ray.events import EpochDone, PhaseStarted, RunEnded, RunStarted, StageReached
 from ipcnn_ray.tracking.run_summary import RunSummary
-from ipcnn_ray.train.progress import ProgressUpdate
+from ipcnn_ray.train.run_dir import ProgressUpdate
 
 METRICS = {
     "epoch": 1.0,

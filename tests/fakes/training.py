@@ -18,9 +18,8 @@ from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.distributed_inference import EvaluationPlan
-from ipcnn_ray.train.evaluate import Evaluation, evaluate
+from ipcnn_ray.train.evaluate import Evaluation, MetricsConfig, evaluate
 from ipcnn_ray.train.feature_cache import InputPipeline
-from ipcnn_ray.train.metric_inputs import MetricsConfig
 from ipcnn_ray.train.run_request import RunRequest
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.trainer import train_run

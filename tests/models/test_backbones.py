@@ -14,7 +14,7 @@ from ipcnn_ray.models.build import assemble, build
 from ipcnn_ray.models.layer_geometry import layer_receptive_field, map_side
 from ipcnn_ray.models.model_card import layer_rows
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.models.weights import LoadReport, load_weights
+from ipcnn_ray.models.pretrained_weights import LoadReport, load_weights
 from ipcnn_ray.spec.model import Model, Weights
 from ipcnn_ray.spec.networks import IMAGE_SIZES, Trunk
 from ipcnn_ray.spec.template import GradientTemplate, NoTemplate

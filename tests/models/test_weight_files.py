@@ -11,8 +11,8 @@ from fakes.matlab import cell, write_mat
 
 from ipcnn_ray.errors import DataError
 from ipcnn_ray.models.build import assemble, build
+from ipcnn_ray.models.pretrained_weights import load_weights
 from ipcnn_ray.models.weight_files import read_simplenn
-from ipcnn_ray.models.weights import load_weights
 from ipcnn_ray.spec.model import Model, Weights
 from ipcnn_ray.spec.networks import NETWORKS
 from ipcnn_ray.spec.template import NoTemplate

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from ipcnn_ray.on_ray import tune_callback
 from ipcnn_ray.on_ray.events import RunStarted, StageReached
 from ipcnn_ray.on_ray.tune_callback import TuneCallback
-from ipcnn_ray.train.progress import ProgressFile, ProgressUpdate
+from ipcnn_ray.train.run_dir import ProgressFile, ProgressUpdate
 
 
 class ExperimentContext:

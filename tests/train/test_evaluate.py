@@ -1,15 +1,163 @@
+"""Evaluation: error, loss and metrics against one image at a time, over workers, through a run's record."""
+
+from __future__ import annotations
+
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from fakes.training import InProcess, as_threads, measure, tiny
+from fakes.metrics import install
+from fakes.training import InProcess, MemoryTracker, as_threads, measure, tiny
 
+from ipcnn_ray.core.mask import mask_maps
+from ipcnn_ray.core.metrics.filter_metric import COMPUTE_INPUTS, LayerContext
+from ipcnn_ray.core.metrics.part_interpretability import PartInterpretability
+from ipcnn_ray.core.metrics.part_positions import part_boxes
+from ipcnn_ray.core.metrics.stability import pixel_noise
+from ipcnn_ray.core.receptive_field import cells_above
 from ipcnn_ray.data.batches import to_input
-from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.errors import DataError, TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
+from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
 from ipcnn_ray.train.distributed_inference import EvaluationPlan
-from ipcnn_ray.train.evaluate import evaluate
+from ipcnn_ray.train.evaluate import MetricsConfig, ablated_filters, evaluate
+from ipcnn_ray.train.trainer import train_run
+
+ALL = tuple(name for name in METRICS.built_in if name != INSTABILITY)
+WITHOUT_PARTS = tuple(name for name in ALL if name != "part_interpretability")
+
+
+def with_part_sizes(inputs):
+    """The same inputs; every part is a box of 18 x 22 of the 64 pixels."""
+    store = inputs.store
+    sizes = np.where(np.isnan(store.landmarks_NK2), np.nan, np.float32([18 / 64, 22 / 64])).astype(np.float32)
+    inputs.store = replace(store, part_sizes_NK2=sizes)
+    return inputs
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory, crops):
+    """Inputs with part sizes, their spec, and all metrics of one worker."""
+    from fakes.training import Bench
+
+    bench, spec = Bench(tmp_path_factory.mktemp("measures"), crops), tiny(model={"dropout": 0.0})
+    inputs = with_part_sizes(bench.inputs(spec))
+    return inputs, spec, measure(inputs, spec, InProcess(), *ALL).metrics
+
+
+class Slowly:
+    """One image at a time."""
+
+    def __init__(self, inputs, spec, layer):
+        self.inputs, self.store, self.layer = inputs, inputs.store, layer
+        self.rf = layer_receptive_field(spec.model, layer)
+        inputs.net.eval()
+
+    @torch.no_grad()
+    def output(self, index, mirrored=0, noise=None):
+        image = torch.from_numpy(self.store.images_N3SS[index : index + 1].copy())
+        x = to_input(
+            image, torch.tensor([bool(mirrored)]), self.inputs.mean_3SS, self.inputs.scale, torch.device("cpu")
+        )
+        return self.inputs.net(x if noise is None else x + noise * self.inputs.scale, full=True)
+
+    def peaks(self, output):
+        """(row, col) of each filter's peak, in pixels."""
+        score_CHW = output.scores[self.layer][0]
+        cells = [divmod(int(one.argmax()), one.shape[1]) for one in score_CHW]
+        return [tuple(self.rf.first_center + self.rf.stride * i for i in cell) for cell in cells]
+
+    def parts_at(self, peak, index, half):
+        """Numbers of the landmarks in the square around a peak."""
+        return {
+            k
+            for k, (row, col) in enumerate(self.store.landmarks_NK2[index].tolist())
+            if abs(row - peak[0]) <= half and abs(col - peak[1]) <= half
+        }
+
+    def shown(self, index):
+        return {k for k, place in enumerate(self.store.landmarks_NK2[index]) if not np.isnan(place).any()}
+
+    def evaluation(self, top_images):
+        """(error, loss, instability): every repeat again, loops for the metric."""
+        wrong, losses = [], []
+        for index, mirrored in self.store.val_items.tolist():
+            logit, sign = float(self.output(index, mirrored).logits_NL), 2 * (self.store.labels_N[index] >= 0) - 1
+            wrong.append((logit > 0) != (sign > 0))
+            losses.append(math.log1p(math.exp(-sign * logit)))
+        images = [(i, self.output(i)) for i in self.store.objects]
+        images = [(i, output.scores[self.layer][0].amax((1, 2)).tolist(), self.peaks(output)) for i, output in images]
+        per_filter = []
+        for c in range(len(images[0][1])):
+            per_landmark = []
+            for k in range(self.store.landmarks_NK2.shape[1]):
+                seen = [
+                    (activations[c], math.dist(peaks[c], self.store.landmarks_NK2[i, k]))
+                    for i, activations, peaks in images
+                    if k in self.shown(i)
+                ]
+                best = [distance for _, distance in sorted(seen, key=lambda pair: -pair[0])[:top_images]]
+                per_landmark.append(np.std(best, ddof=1))
+            per_filter.append(np.mean(per_landmark))
+        return np.mean(wrong), np.mean(losses), np.mean(per_filter) / (self.store.size * math.sqrt(2))
+
+    def consistency(self):
+        outputs = {i: self.peaks(self.output(i)) for i in self.store.objects}
+        consistent = []
+        for c in range(len(outputs[0])):
+            rates = []
+            for k in range(self.store.landmarks_NK2.shape[1]):
+                images = [i for i in outputs if k in self.shown(i)]
+                rates.append(np.mean([k in self.parts_at(outputs[i][c], i, 64 * 36 / 224) for i in images]))
+            consistent.append(max(rates) >= 0.8)
+        return np.mean(consistent)
+
+    def stability(self, seed):
+        same = []
+        for i in (i for i in self.store.objects if self.shown(i)):
+            plain, noisy = self.peaks(self.output(i)), self.peaks(self.output(i, noise=pixel_noise(seed, i, 64)))
+            half = 64 * 36 / 224
+            same += [self.parts_at(p, i, half) == self.parts_at(q, i, half) for p, q in zip(plain, noisy, strict=True)]
+        return np.mean(same)
+
+    def entropy(self):
+        found = []
+        for c in range(32):
+            entropies = []
+            for i in self.store.objects:
+                x = self.output(i).maps[self.layer][0, c].double().flatten()
+                if x.sum() > 0:
+                    p = (x / x.sum())[x > 0]
+                    entropies.append(float(-(p * p.log()).sum()) / math.log(len(x)))
+            if entropies:
+                found.append(np.mean(entropies))
+        return np.mean(found)
+
+    @torch.no_grad()
+    def ablation(self):
+        """(own, others) by a hook on the convolution: -inf in a channel is 0 after ReLU and mask."""
+        own, others, net = [], [], self.inputs.net
+        for index, mirrored in np.unique(self.store.val_items, axis=0).tolist():
+            sign = 1 if self.store.labels_N[index] >= 0 else -1
+            intact = float(self.output(index, mirrored).logits_NL)
+            changes = []
+            for c in range(32):
+
+                def erase(module, args, result, c=c):
+                    result[:, c] = -1.0
+                    return result
+
+                hook = net.conv(self.layer).register_forward_hook(erase)
+                without = float(self.output(index, mirrored).logits_NL)
+                hook.remove()
+                changes.append(math.log1p(math.exp(-sign * without)) - math.log1p(math.exp(-sign * intact)))
+            if sign > 0:
+                own.append(np.mean(changes))
+            else:
+                others.append(np.mean(np.abs(changes)))
+        return np.mean(own), np.mean(others)
 
 
 class Repeats:
@@ -33,49 +181,11 @@ def test_only_objects_of_the_validation_split():
     assert plan.items[plan.object_positions].tolist() == [[1, 0], [2, 0]]
 
 
-def slowly(inputs, spec, layer, top_images):
-    """(error, loss, instability): one image at a time, every repeat again, loops for the metric."""
-    store, net = inputs.store, inputs.net.eval()
-
-    def output(index, mirrored):
-        image = torch.from_numpy(store.images_N3SS[index : index + 1].copy())
-        x = to_input(image, torch.tensor([bool(mirrored)]), inputs.mean_3SS, inputs.scale, inputs.device)
-        with torch.no_grad():
-            return net(x, full=True)
-
-    wrong, losses = [], []
-    for index, mirrored in store.val_items.tolist():
-        logit, sign = float(output(index, mirrored).logits_NL), 2 * (store.labels_N[index] >= 0) - 1
-        wrong.append((logit > 0) != (sign > 0))
-        losses.append(math.log1p(math.exp(-sign * logit)))
-    rf, rows = layer_receptive_field(spec.model, layer), []
-    for index in store.objects:
-        scores = output(index, 0).scores[layer][0]
-        for c, score in enumerate(scores):
-            row, col = divmod(int(score.argmax()), score.shape[1])
-            rows.append(
-                (index, c, float(score.max()), rf.first_center + rf.stride * row, rf.first_center + rf.stride * col)
-            )
-    per_filter = []
-    for c in range(len(scores)):
-        per_landmark = []
-        for k in range(store.landmarks_NK2.shape[1]):
-            seen = []
-            for index, filter_, activation, row, col in rows:
-                at = store.landmarks_NK2[index, k]
-                if filter_ == c and not np.isnan(at).any():
-                    seen.append((activation, math.dist((row, col), at)))
-            best = [distance for _, distance in sorted(seen, key=lambda pair: -pair[0])[:top_images]]
-            per_landmark.append(np.std(best, ddof=1))
-        per_filter.append(np.mean(per_landmark))
-    return np.mean(wrong), np.mean(losses), np.mean(per_filter) / (store.size * math.sqrt(2))
-
-
-def test_agrees_with_one_image_at_a_time(bench):
+def test_error_loss_and_instability_agree_with_one_image_at_a_time(bench):
     spec = tiny()
     inputs = bench.inputs(spec)
     found = measure(inputs, spec, InProcess())
-    error, loss, instability = slowly(inputs, spec, "conv5", 4)
+    error, loss, instability = Slowly(inputs, spec, "conv5").evaluation(4)
     assert found.counts.seen == len(inputs.store.val_items)
     assert found.counts.error == pytest.approx(error)
     assert found.counts.loss == pytest.approx(loss, rel=1e-5)
@@ -99,16 +209,9 @@ def test_the_network_goes_back_to_training_even_after_an_error(bench):
     spec = tiny()
     inputs = bench.inputs(spec)
     fields = {layer: layer_receptive_field(spec.model, layer) for layer in inputs.net.interpretable}
-    inputs.rows = lambda batch: 1 / 0
+    inputs.net_input = lambda batch: 1 / 0
     with pytest.raises(ZeroDivisionError, match="division"):
-        evaluate(
-            inputs,
-            EvaluationPlan.of(inputs.store, "all"),
-            fields,
-            InProcess(),
-            epoch=1,
-            batch_size=4,
-        )
+        evaluate(inputs, EvaluationPlan.of(inputs.store, "all"), fields, InProcess(), epoch=1, batch_size=4)
     assert inputs.net.training
 
 
@@ -119,3 +222,142 @@ def test_outputs_that_are_not_finite(bench):
         inputs.net.conv("conv4").weight[0, 0, 0, 0] = torch.nan
     with pytest.raises(TrainingError, match=r"outputs are not finite after epoch 1: lower train.learning_rate"):
         measure(inputs, spec, InProcess())
+
+
+@pytest.mark.parametrize("layer", ["conv4", "conv5"])
+def test_agree_with_one_image_at_a_time(scene, layer):
+    inputs, spec, found = scene
+    slowly = Slowly(inputs, spec, layer)
+    assert found["consistency"][layer].mean == pytest.approx(slowly.consistency())
+    assert found["stability"][layer].mean == pytest.approx(slowly.stability(5))
+    assert found["activation_entropy"][layer].mean == pytest.approx(slowly.entropy(), rel=1e-5)
+    own, others = slowly.ablation()
+    assert abs(own) > 1e-7 and others > 1e-7
+    assert found["ablation_own"][layer].mean == pytest.approx(own, rel=1e-3, abs=1e-7)
+    assert found["ablation_others"][layer].mean == pytest.approx(others, rel=1e-3, abs=1e-7)
+
+
+def test_part_interpretability_of_all_images_at_once(scene):
+    inputs, spec, found = scene
+    slowly, store = Slowly(inputs, spec, "conv5"), inputs.store
+    passed = []
+    for index in store.objects:
+        maps = slowly.output(index).maps["conv5"]
+        passed.append(mask_maps(maps, inputs.net.mask("conv5").unit_Pnn)[0])
+    x_NCHW = torch.stack(passed)
+    count = cells_above(*x_NCHW.shape[::2])
+    threshold_C = x_NCHW.transpose(0, 1).flatten(1).sort(1, descending=True).values[:, count]
+    landmarks, sizes = torch.from_numpy(store.landmarks_NK2), torch.from_numpy(store.part_sizes_NK2 * 64)
+    masks = torch.stack([part_boxes(landmarks[i], sizes[i], 64) for i in store.objects])
+    metric = PartInterpretability(LayerContext(64, 16, slowly.rf))
+    shown_NK = ~landmarks[store.objects].isnan().any(2)
+    expected = float(metric.compute(metric.update(x_NCHW, threshold_C, masks), shown_NK).mean())
+    assert 0 < expected < 1
+    assert found["part_interpretability"]["conv5"].mean == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("world", "batch_size"), [(2, 3), (5, 2)])
+def test_workers_find_what_one_finds(scene, world, batch_size):
+    inputs, spec, alone = scene
+
+    def work(runtime):
+        return measure(inputs, spec, runtime, *ALL, batch_size=batch_size).metrics
+
+    for found in as_threads(world, work):
+        assert set(found) == {INSTABILITY, *ALL}
+        for name, by_layer in alone.items():
+            for layer, one in by_layer.items():
+                torch.testing.assert_close(
+                    found[name][layer].per_filter_C,
+                    one.per_filter_C,
+                    equal_nan=True,
+                    rtol=1e-4,
+                    atol=1e-6,
+                    msg=lambda text, name=name, layer=layer: f"{name} {layer}: {text}",
+                )
+
+
+def test_only_some_filters_are_ablated(scene):
+    inputs, spec, alone = scene
+    some = measure(inputs, spec, InProcess(), "ablation_own", ablation_filters=4).metrics
+    assert set(some) == {INSTABILITY, "ablation_own"}
+    for layer, found in some["ablation_own"].items():
+        torch.testing.assert_close(found.per_filter_C, alone["ablation_own"][layer].per_filter_C[[0, 8, 16, 24]])
+
+
+@pytest.mark.parametrize(("count", "expected"), [(None, [0, 1, 2, 3, 4]), (9, [0, 1, 2, 3, 4]), (2, [0, 2]), (1, [0])])
+def test_filters_at_equal_distances(count, expected):
+    assert ablated_filters(5, count).tolist() == expected
+
+
+def test_the_cache_of_frozen_layers_changes_nothing(bench):
+    bench.pretrained(("conv1", "conv2", "conv3"))
+    weights = {"file": "w.npz", "layers": ["conv1", "conv2", "conv3"]}
+    spec = tiny(
+        model={"weights": weights},
+        train={"freeze_through": "conv2", "epochs": 1},
+        eval={"measures": list(WITHOUT_PARTS)},
+    )
+    computed = bench.run(spec.model_copy(update={"compute": spec.compute.model_copy(update={"cache_frozen": False})}))
+    cached = bench.run(spec, "cached")
+    for name in WITHOUT_PARTS:
+        assert cached.metrics[name] == computed.metrics[name], name
+
+
+def test_a_run_records_them_by_name_and_layer(bench):
+    spec = tiny(train={"epochs": 2}, eval={"measures": ["purity", "activation_entropy"], "layer": "conv4"})
+    tracker = MemoryTracker()
+    train_run(bench.request(spec), InProcess(), tracker)
+    for metrics in tracker.record.epochs.values():
+        for name in ("purity", "activation_entropy"):
+            assert 0 <= metrics[name] <= 1
+            assert metrics[name] == metrics[f"{name}_conv4"]
+            assert f"{name}_conv5" in metrics and f"{name}_dropped" in metrics
+        assert not set(metrics) & set(ALL) - {"purity", "activation_entropy"}
+
+
+def test_metrics_do_not_change_the_training(bench):
+    bench.run(tiny(train={"epochs": 2}), "plain")
+    bench.run(tiny(train={"epochs": 2}, eval={"measures": list(WITHOUT_PARTS)}), "measured")
+    assert bench.weights("plain") == bench.weights("measured")
+
+
+def test_data_that_lack_what_a_metric_needs(bench):
+    store = bench.inputs(tiny()).store
+    config = MetricsConfig(ALL)
+    config.check(store)
+    without = replace(store, part_sizes_NK2=np.full_like(store.part_sizes_NK2, np.nan))
+    with pytest.raises(DataError, match="part_interpretability needs the size of every part, and these data tell only"):
+        config.check(without)
+    of_cows = replace(store, val_items=store.val_items[store.labels_N[store.val_items[:, 0]] == 0])
+    with pytest.raises(DataError, match="ablation_own compares categories, and the validation items are all of one"):
+        config.check(of_cows)
+
+
+def test_metrics_of_another_package(scene, monkeypatch):
+    """They get what they need, the same on any number of workers, and errors name the package."""
+    install(monkeypatch, sparsity="Sparsity", upper_parts="UpperParts", wrong_shape="WrongShape")
+    inputs, spec, _ = scene
+    with pytest.raises(TrainingError, match=r"'wrong_shape' of fakes.metrics:WrongShape: ValueError: WrongShape.comp"):
+        measure(inputs, spec, InProcess(), "wrong_shape")
+    one = measure(inputs, spec, InProcess(), "sparsity", "upper_parts").metrics
+    outputs = [Slowly(inputs, spec, "conv4").output(i) for i in inputs.store.objects]
+    zero_C = torch.stack([(output.maps["conv4"][0] == 0).double().mean((1, 2)) for output in outputs]).mean(0)
+    assert 0 < float(zero_C.mean()) < 1
+    torch.testing.assert_close(one["sparsity"]["conv4"].per_filter_C, zero_C)
+    assert 0 < one["upper_parts"]["conv4"].mean < 1
+    for two in as_threads(2, lambda runtime: measure(inputs, spec, runtime, "sparsity", "upper_parts")):
+        for name in ("sparsity", "upper_parts"):
+            torch.testing.assert_close(two.metrics[name]["conv5"].per_filter_C, one[name]["conv5"].per_filter_C)
+    bare = replace(inputs.store, part_sizes_NK2=np.full_like(inputs.store.part_sizes_NK2, np.nan))
+    with pytest.raises(DataError, match="upper_parts needs the size of every part"):
+        MetricsConfig(("upper_parts",)).check(bare)
+
+
+def test_every_input_is_provided(scene, monkeypatch):
+    """A metric that takes all inputs of `compute`, on validation items and on object images."""
+    inputs, spec, _ = scene
+    for attribute in ("Everything", "EverythingOfObjects"):
+        install(monkeypatch, everything=attribute)
+        found = measure(inputs, spec, InProcess(), "everything", ablation_filters=5).metrics
+        assert found["everything"]["conv5"].per_filter_C.tolist() == [len(COMPUTE_INPUTS)] * 5

@@ -17,7 +17,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from ipcnn_ray.errors import DataError
 from ipcnn_ray.models.build import assemble, build
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.models.weights import LoadReport, load_weights
+from ipcnn_ray.models.pretrained_weights import LoadReport, load_weights
 from ipcnn_ray.spec.model import Model, Weights
 from ipcnn_ray.spec.networks import NETWORKS
 from ipcnn_ray.spec.template import GradientTemplate, NoTemplate

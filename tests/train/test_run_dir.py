@@ -7,10 +7,8 @@ import pytest
 import torch
 from fakes.training import InProcess, tiny
 
-from ipcnn_ray.train import progress as stage_module
 from ipcnn_ray.train.feature_cache import features_reader
-from ipcnn_ray.train.progress import ProgressFile, ProgressUpdate
-from ipcnn_ray.train.run_dir import PROGRESS_FILE
+from ipcnn_ray.train.run_dir import PROGRESS_FILE, ProgressFile, ProgressUpdate
 
 
 @pytest.fixture
@@ -22,7 +20,7 @@ def clock(monkeypatch):
             return self.now
 
     found = Clock()
-    monkeypatch.setattr(stage_module, "time", found)
+    monkeypatch.setattr("ipcnn_ray.train.run_dir.time", found)
     return found
 
 
