@@ -14,7 +14,7 @@ import typer
 
 from ipcnn_ray import __version__
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.exit_codes import RUN_FAILED, STOPPED, WRONG_REQUEST
+from ipcnn_ray.cli.options import RUN_FAILED, STOPPED, WRONG_REQUEST
 from ipcnn_ray.errors import IpcnnError, TrainingError
 
 try:
@@ -58,7 +58,7 @@ def options(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the `ipcnn` script; exits with one of the codes of `exit_codes`."""
+    """Entry point of the `ipcnn` script; exits with one of the codes of `cli/options.py`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     # --debug belongs to `ipcnn` itself but is accepted anywhere.
     words.sort(key=lambda word: word != "--debug")

@@ -10,8 +10,7 @@ import typer
 
 from ipcnn_ray import __version__
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.exit_codes import RUN_FAILED
-from ipcnn_ray.cli.options import AddressOption, JsonOption
+from ipcnn_ray.cli.options import RUN_FAILED, AddressOption, JsonOption
 from ipcnn_ray.tracking.tracking_uri import without_password
 from ipcnn_ray.utils.paths import Paths
 

@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ipcnn_ray.report.filter_figures import TILES, FilterView, RankedFilter
-from ipcnn_ray.report.receptive_field_figure import RunColumn
+from ipcnn_ray.report.filter_figures import TILES, FilterView, RankedFilter, RunColumn
 from ipcnn_ray.train.filter_activations import FilterActivations
 
 ROWS = 6

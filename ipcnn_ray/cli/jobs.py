@@ -16,8 +16,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.exit_codes import RUN_FAILED, STOPPED
-from ipcnn_ray.cli.options import AddressOption, ExperimentArgument, JsonOption, submitted_experiments
+from ipcnn_ray.cli.options import (
+    RUN_FAILED,
+    STOPPED,
+    AddressOption,
+    ExperimentArgument,
+    JsonOption,
+    submitted_experiments,
+)
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id, resolved_yaml

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and how the shell completes them."""
+"""Arguments and options that several commands share, how the shell completes them, and the exit codes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from typing import Annotated
 import typer
 
 from ipcnn_ray.utils.paths import Paths
+
+RUN_FAILED = 1
+"""A run failed, or `doctor` found something wrong."""
+WRONG_REQUEST = 2
+"""The request was wrong: a spec, an argument or a setting of the environment."""
+STOPPED = 130
+"""Stopped by a person; the code that shells give to Ctrl-C."""
 
 
 def submitted_experiments(paths: Paths) -> list[str]:

@@ -289,7 +289,7 @@ def _print_instability_notes(drawn: _DrawnRun) -> None:
 def _draw_receptive_fields(folder: _PictureFolder, drawn: Sequence[_DrawnRun]) -> None:
     """Receptive fields of one filter per run, in one figure for all runs on the same data."""
     from ipcnn_ray.cli import filter_views as views
-    from ipcnn_ray.report.receptive_field_figure import save_receptive_fields_figure
+    from ipcnn_ray.report.filter_figures import save_receptive_fields_figure
 
     all_data = list(dict.fromkeys(run.data for run in drawn))
     for which, description in REPRESENTATIVES.items():

@@ -74,9 +74,9 @@ def report(
 
 def find_experiments(tracker: Tracker, names: list[str]) -> list[Experiment]:
     """Complete experiments by name or id. Raises IpcnnError for an unknown name and for the id of a single run."""
-    from ipcnn_ray.cli.recorded_runs import experiments
+    from ipcnn_ray.report.experiment_record import read_experiments
 
-    found = experiments(tracker, names, progress=output.CountedProgress("  read", "runs"))
+    found = read_experiments(tracker, names, progress=output.CountedProgress("  read", "runs"))
     for experiment in found:
         for name in names:
             if any(run.run_id == name != experiment.name for run in experiment.runs):
@@ -142,7 +142,8 @@ def _store_page(page: Page, experiments: list[Experiment], tracker: Tracker) -> 
 
 
 def _as_json(experiments: list[Experiment], files: list[Path], stored: bool) -> dict[str, Any]:
-    from ipcnn_ray.report.chapters import KINDS, compute_hours, early_stopping_savings, wall_seconds, warnings
+    from ipcnn_ray.report.chapters import compute_hours, early_stopping_savings, wall_seconds, warnings
+    from ipcnn_ray.report.experiment_record import KINDS
     from ipcnn_ray.report.ranking_table import as_json
 
     return {
@@ -194,9 +195,9 @@ def find_sides(tracker: Tracker, names: list[str]) -> list[Experiment]:
 
     Raises IpcnnError if there is only one, or if a name is not recorded.
     """
-    from ipcnn_ray.cli.recorded_runs import experiments
+    from ipcnn_ray.report.experiment_record import read_experiments
 
-    sides = [side for name in names for side in reversed(experiments(tracker, [name], curves=False))]
+    sides = [side for name in names for side in reversed(read_experiments(tracker, [name], curves=False))]
     if len({side.runs[0].handle if len(side.runs) == 1 else side.parent.handle for side in sides}) < 2:
         recorded = ", ".join(tracker.experiments())
         raise IpcnnError(

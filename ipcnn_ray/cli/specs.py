@@ -12,8 +12,7 @@ from typing import Annotated
 import typer
 
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.exit_codes import WRONG_REQUEST
-from ipcnn_ray.cli.options import JsonOption, OverridesOption, SpecArgument
+from ipcnn_ray.cli.options import WRONG_REQUEST, JsonOption, OverridesOption, SpecArgument
 from ipcnn_ray.errors import IpcnnError, Issue, SpecError
 from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.experiment import ExperimentSpec

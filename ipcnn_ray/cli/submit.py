@@ -12,9 +12,8 @@ import typer
 from rich.console import Console
 
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.exit_codes import RUN_FAILED, STOPPED
 from ipcnn_ray.cli.jobs import log_file, submit_job
-from ipcnn_ray.cli.options import AddressOption
+from ipcnn_ray.cli.options import RUN_FAILED, STOPPED, AddressOption
 from ipcnn_ray.errors import IpcnnError
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from ipcnn_ray.on_ray.experiment_context import ExperimentContext
 from ipcnn_ray.on_ray.outcome import Outcome, RunOutcome
 from ipcnn_ray.on_ray.resources import gpus_per_worker, max_concurrent_runs, this_machine
 from ipcnn_ray.on_ray.tuner import Ended, ExperimentTuner, Interrupted
+from ipcnn_ray.report.filter_figures import save_template_figure
 from ipcnn_ray.report.ranking_table import Ranking
-from ipcnn_ray.report.template_figure import save_template_figure
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import Loaded, Source
 from ipcnn_ray.spec.objectives import COMBINED, Objectives
@@ -29,13 +29,13 @@ from ipcnn_ray.spec.search import Combined, Search, SpaceSearch
 from ipcnn_ray.tracking import RETRY_S, open_tracker
 from ipcnn_ray.tracking.lineage import lineage
 from ipcnn_ray.tracking.storage import is_url, join_path, preflight
-from ipcnn_ray.tracking.tracker import RunRecord, Tracker
+from ipcnn_ray.tracking.tracker import SPEC_ARTIFACT, RunRecord, Tracker
 from ipcnn_ray.tracking.tracking_uri import is_server
 from ipcnn_ray.train.data_sync import local_paths
 from ipcnn_ray.train.evaluate import MetricsConfig
 from ipcnn_ray.train.final_model import final_model
 from ipcnn_ray.train.run_dir import TEMPLATE_FILE, read_file
-from ipcnn_ray.train.run_metadata import SPEC_ARTIFACT, run_description
+from ipcnn_ray.train.run_metadata import run_description
 from ipcnn_ray.train.run_metrics import objective
 from ipcnn_ray.train.run_request import ControlReference
 from ipcnn_ray.train.tailored_template import trained_template

@@ -10,7 +10,7 @@ from statistics import median
 
 from ipcnn_ray.report.document import Block, Chapter, Paragraphs, SourceBlock, TableBlock
 from ipcnn_ray.report.error_curves import convergence_chapter
-from ipcnn_ray.report.experiment_record import MARKS, Experiment, ReportedRun
+from ipcnn_ray.report.experiment_record import KINDS, MARKS, Experiment, ReportedRun
 from ipcnn_ray.report.ranking_table import HEADS, Ranking, Table, spread_words
 from ipcnn_ray.report.search_figures import (
     beta_gamma_figure,
@@ -212,7 +212,6 @@ def runs_csv(experiments: Sequence[Experiment]) -> tuple[list[str], list[list[st
 
 
 RETRY_CAUSES = {"lost": "worker or node lost", "memory": "out of memory", "error": "error in the code"}
-KINDS = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}
 
 
 @dataclass(frozen=True)

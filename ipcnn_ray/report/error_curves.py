@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,68 +14,26 @@ from matplotlib.ticker import MaxNLocator
 from ipcnn_ray.core.statistics import spread
 from ipcnn_ray.report import published
 from ipcnn_ray.report.document import Block, Chapter, FigureBlock, Paragraphs, TableBlock
-from ipcnn_ray.report.experiment_record import Experiment, ReportedRun
+from ipcnn_ray.report.experiment_record import PLAIN, STYLED_CURVES, Experiment, ReportedRun
 from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.ranking_table import Table, number, spread_words
 from ipcnn_ray.report.style import BLACK, CONTROL_STYLE, GREY, SERIES_STYLES, SeriesStyle, new_figure
 
-PLAIN = "plain"
-"""Kind of the network without templates."""
 PANEL_TITLES = {"gradient": "Templates that fall off", "uniform": "Uniform templates", PLAIN: "Plain network"}
 """Figures 7 and 8, which come first; the panel of any other shape is named after it."""
 PANELS_PER_ROW = 3
-STYLED = len(SERIES_STYLES)
-"""Settings of a panel with a colour of their own; the others are thin and grey."""
-MOST_GREY_CURVES = 200
-"""Grey curves of the figure; an even sample, best to worst, if there are more."""
 Curve = list[tuple[int, float]]
 """(epoch, validation error as a share)"""
 
 
-def template_kind(run: ReportedRun) -> str:
-    """The shape of the run's template, as recorded; `plain` without one.
-
-    The template of the authors' code, `released`, counts as the gradient template that it is.
-    """
-    shape = run.params.get("template.shape", "not recorded")
-    return {"none": PLAIN, "released": "gradient"}.get(shape, shape)
-
-
 def convergence_chapter(experiment: Experiment, prefix: str) -> Chapter | None:
     """None if no run was evaluated. `prefix` begins the file names."""
-    groups = evaluated_groups(experiment)
+    groups = experiment.evaluated
     if not groups:
         return None
     blocks: list[Block] = [_figure(experiment, groups, prefix), _table(experiment, groups, prefix)]
     comparison = _against_the_paper(experiment)
     return Chapter("Convergence", [*blocks, Paragraphs((comparison,))] if comparison else blocks)
-
-
-def evaluated_groups(experiment: Experiment) -> list[Group]:
-    """Settings with a validation error, in the order of the ranking."""
-    return [
-        group
-        for group in experiment.ranking.groups
-        if any("val_error" in run.metrics for run in experiment.by_group[group.name])
-    ]
-
-
-def curves_to_draw(experiment: Experiment) -> list[Group]:
-    """Settings whose curve is drawn, so that only their errors are read from the record.
-
-    These are the named ones, the best of every panel, and the others, or an even sample of them.
-    """
-    groups = evaluated_groups(experiment)
-    drawn = [group for group in groups if group.origin == "named"]
-    styled: Counter[str] = Counter()
-    rest: list[Group] = []
-    for group in groups:
-        if group not in drawn:
-            kind = template_kind(experiment.by_group[group.name][0])
-            styled[kind] += 1
-            (drawn if styled[kind] <= STYLED else rest).append(group)
-    step = max(1.0, len(rest) / MOST_GREY_CURVES)
-    return [*drawn, *(rest[int(i * step)] for i in range(int(len(rest) / step)))]
 
 
 def mean_curve(runs: Sequence[ReportedRun]) -> Curve:
@@ -90,12 +47,12 @@ def mean_curve(runs: Sequence[ReportedRun]) -> Curve:
 def _figure(experiment: Experiment, groups: Sequence[Group], prefix: str) -> FigureBlock:
     by_kind: dict[str, list[Group]] = {}
     for group in groups:
-        by_kind.setdefault(template_kind(experiment.by_group[group.name][0]), []).append(group)
+        by_kind.setdefault(experiment.by_group[group.name][0].template_kind, []).append(group)
     order = [*PANEL_TITLES, *sorted(by_kind.keys() - PANEL_TITLES.keys())]
     panels = [kind for kind in order if kind in by_kind and kind != PLAIN] or [PLAIN]
     columns = min(len(panels), PANELS_PER_ROW)
     rows = math.ceil(len(panels) / columns)
-    most = max(min(len(by_kind[kind]), STYLED) for kind in panels)
+    most = max(min(len(by_kind[kind]), STYLED_CURVES) for kind in panels)
     figure = new_figure(4.6 * columns + 0.4, rows * (4.4 + 0.16 * most))
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axis, kind in zip(axes.flat, panels, strict=False):
@@ -120,7 +77,7 @@ def _figure(experiment: Experiment, groups: Sequence[Group], prefix: str) -> Fig
 
 def _panel(axis: Axes, experiment: Experiment, groups: Sequence[Group], plain: Sequence[Group]) -> None:
     named = [group for group in groups if group.origin == "named"]
-    styled = [*named, *(group for group in groups if group not in named)][:STYLED]
+    styled = [*named, *(group for group in groups if group not in named)][:STYLED_CURVES]
     rest = [group for group in groups if group not in styled]
     curves = [curve for group in rest if (curve := mean_curve(experiment.by_group[group.name]))]
     sampled = "" if len(curves) == len(rest) else f"{len(curves)} of "
@@ -174,7 +131,7 @@ def _table(experiment: Experiment, groups: Sequence[Group], prefix: str) -> Tabl
             epochs = f"{converged.mean:.1f}" + ("" if converged.sd is None else f" ± {converged.sd:.1f}")
         errors = [spread_words("val_error", group.spreads.get(key)) for key in ("best_val_error", "area_under_error")]
         trained = number("epoch", group.means.get("epoch"))
-        rows.append([group.name, run.template, template_kind(run), epochs, *errors, trained, group.state])
+        rows.append([group.name, run.template, run.template_kind, epochs, *errors, trained, group.state])
     share = next((run.params[key] for run in experiment.runs if (key := "eval.convergence_share") in run.params), "?")
     caption = (
         f"Epochs to converge: the first evaluated epoch whose error is at most the run's best error / {share}. Best "
@@ -189,7 +146,7 @@ def _against_the_paper(experiment: Experiment) -> str:
     """Epochs to converge of gradient and uniform templates beside the published ones; empty without any of ours."""
     comparisons, measured = [], False
     for kind, published_epochs in published.EPOCHS_TO_CONVERGE.items():
-        runs = [run for run in experiment.runs if template_kind(run) == kind and run.state == "succeeded"]
+        runs = [run for run in experiment.runs if run.template_kind == kind and run.state == "succeeded"]
         epochs = [run.metrics["epochs_to_converge"] for run in runs if "epochs_to_converge" in run.metrics]
         ours = "missing"
         if epochs:

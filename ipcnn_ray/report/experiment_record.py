@@ -1,22 +1,35 @@
-"""ReportedRun and Experiment: recorded runs as reports use them, independent of the tracker."""
+"""ReportedRun and Experiment: recorded experiments as reports use them, and reading them from the tracker."""
 
 from __future__ import annotations
 
 from ast import literal_eval
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ipcnn_ray.errors import IpcnnError
+from ipcnn_ray.errors import IpcnnError, SpecError
 from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.ranking_table import Ranking
+from ipcnn_ray.spec.loader import Source, read_yaml
 from ipcnn_ray.spec.objectives import Objectives
+from ipcnn_ray.spec.runs import SINGLE
 from ipcnn_ray.spec.template import Template
-from ipcnn_ray.tracking.tracker import RecordedRun, Tracker
+from ipcnn_ray.tracking.run_summary import ORIGIN, translate_earlier_record
+from ipcnn_ray.tracking.tracker import SPEC_ARTIFACT, RecordedRun, Tracker
 from ipcnn_ray.utils.text import did_you_mean
+
+KINDS = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}
+"""Metric of the compute time of a run -> its title."""
+PLAIN = "plain"
+"""Kind of the network without templates."""
+STYLED_CURVES = 6
+"""Settings of each kind of template whose error curve has a colour of its own; the others are thin and grey."""
+MOST_GREY_CURVES = 200
+"""Grey curves of the figure; an even sample, best to worst, if there are more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +51,15 @@ class ReportedRun(RecordedRun):
             "u": self.tags.get("code.dirty") == "true",
         }
         return tuple(mark for mark, holds in tests.items() if holds)
+
+    @property
+    def template_kind(self) -> str:
+        """The shape of the template, as recorded; `plain` without one.
+
+        The template of the authors' code, `released`, counts as the gradient template that it is.
+        """
+        shape = self.params.get("template.shape", "not recorded")
+        return {"none": PLAIN, "released": "gradient"}.get(shape, shape)
 
     def number(self, param: str) -> float | None:
         """A recorded parameter as a number; None if it is not one."""
@@ -87,6 +109,31 @@ class Experiment:
             groups.setdefault(run.group, []).append(run)
         return groups
 
+    @cached_property
+    def evaluated(self) -> list[Group]:
+        """Settings with a validation error, in the order of the ranking."""
+        return [
+            group
+            for group in self.ranking.groups
+            if any("val_error" in run.metrics for run in self.by_group[group.name])
+        ]
+
+    def curves_to_draw(self) -> list[Group]:
+        """Settings whose curve is drawn, so that only their errors are read from the record.
+
+        These are the named ones, the best of every panel, and the others, or an even sample of them.
+        """
+        drawn = [group for group in self.evaluated if group.origin == "named"]
+        styled: Counter[str] = Counter()
+        rest: list[Group] = []
+        for group in self.evaluated:
+            if group not in drawn:
+                kind = self.by_group[group.name][0].template_kind
+                styled[kind] += 1
+                (drawn if styled[kind] <= STYLED_CURVES else rest).append(group)
+        step = max(1.0, len(rest) / MOST_GREY_CURVES)
+        return [*drawn, *(rest[int(i * step)] for i in range(int(len(rest) / step)))]
+
     @property
     def trials(self) -> list[Group]:
         """The sampled settings, in the order in which they were opened."""
@@ -104,6 +151,62 @@ class Experiment:
         """Whether a searched field is sampled on a logarithmic scale."""
         space = (self.spec.get("search") or {}).get("space") or {}
         return bool((space.get(path) or {}).get("log_uniform"))
+
+
+def read_experiments(
+    tracker: Tracker,
+    names: Sequence[str],
+    *,
+    curves: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Experiment]:
+    """Read recorded experiments by name or id, each once, or with the one run that has the id, in the order given.
+
+    curves: also read the histories that a report draws. progress: called with (runs read, all runs) per experiment.
+    Raises IpcnnError if nothing is recorded under a name.
+    """
+    experiments: dict[tuple[str, str], Experiment] = {}
+    for name in names:
+        for parent, runs in find_runs(tracker, name):
+            experiment = _read_experiment(tracker, parent, runs)
+            if curves:
+                experiment = _with_histories(tracker, experiment, progress)
+            single = len(runs) == 1 and runs[0].run_id == name
+            experiments.setdefault((parent.handle, name if single else ""), experiment)
+    return list(experiments.values())
+
+
+def _read_experiment(tracker: Tracker, parent: RecordedRun, runs: Sequence[RecordedRun]) -> Experiment:
+    """An experiment without histories. Its spec is not validated: another version may have written it."""
+    text = tracker.read(parent.handle, SPEC_ARTIFACT) or ""
+    try:
+        raw = read_yaml(text, Source(SPEC_ARTIFACT)) if text else None
+    except SpecError:
+        raw = None
+    spec = raw if isinstance(raw, dict) else {}
+    reported = tuple(_reported(run, spec) for run in runs)
+    return Experiment(parent, reported, Objectives.from_tags(parent.tags), spec, text)
+
+
+def _reported(run: RecordedRun, spec: Mapping[str, Any]) -> ReportedRun:
+    """The origin of a run that an earlier version recorded follows from the spec."""
+    origin = run.origin
+    if ORIGIN not in run.tags and spec:
+        named = {entry["name"] for entry in (spec.get("search") or {}).get("runs") or [{"name": SINGLE}]}
+        origin = translate_earlier_record(run.run_id, run.state, run.cause, named).origin
+    return ReportedRun(**{**vars(run), "origin": origin})
+
+
+def _with_histories(tracker: Tracker, experiment: Experiment, progress: Callable[[int, int], None]) -> Experiment:
+    drawn = {run.run_id for group in experiment.curves_to_draw() for run in experiment.by_group[group.name]}
+    runs = []
+    for run in experiment.runs:
+        errors = tracker.history(run.handle, "val_error") if run.run_id in drawn else ()
+        unknown = "seconds" in run.metrics and not any(kind in run.metrics for kind in KINDS)
+        seconds = tracker.history(run.handle, "seconds") if unknown else ()
+        runs.append(replace(run, errors=tuple(errors), seconds=tuple(seconds)))
+        progress(len(runs), len(experiment.runs))
+    return replace(experiment, runs=tuple(runs))
 
 
 def find_runs(tracker: Tracker, wanted: str) -> list[tuple[RecordedRun, list[RecordedRun]]]:

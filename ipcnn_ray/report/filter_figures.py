@@ -1,4 +1,7 @@
-"""Figures and tables that explain location instability: peaks, landmarks and distances on the strongest images."""
+"""Figures and tables of filters: distances of peaks and landmarks, receptive fields, and the part templates.
+
+The distances on the strongest images explain the location instability of a filter.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ipcnn_ray.report.ranking_table import Table
-from ipcnn_ray.report.style import BLUE, GREEN, ORANGE, PURPLE, RED, SKY
+from ipcnn_ray.report.style import BLUE, GREEN, MAP, ORANGE, PURPLE, RED, SKY
 
 COLORS = (ORANGE, SKY, GREEN, "#F0E442", BLUE, RED, PURPLE)
 """One per landmark; in grey print the markers distinguish them."""
@@ -293,3 +296,109 @@ def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[object]]
         writer = csv.writer(file)
         writer.writerow(head)
         writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
+
+
+CELL = 1.55
+"""Side of an image in the figure, inches."""
+
+
+@dataclass(frozen=True)
+class RunColumn:
+    """Receptive fields of one filter of a run."""
+
+    title: str
+    """Label of the run and its template, on one line each."""
+    filter: int
+    instability: float
+    """Location instability of the filter, share of the image diagonal."""
+    fires: int
+    """Number of object images in which the filter has a region."""
+    regions_ISS: NDArray[np.bool_]
+    """Region in each image; all False if no cell is above the threshold."""
+
+
+def save_receptive_fields_figure(
+    images_ISS3: NDArray[np.uint8], columns: Sequence[RunColumn], of: int, which: str, path: Path
+) -> None:
+    """Write a PNG. Regions keep their colours and are outlined; the rest of an image is dark and grey.
+
+    of: number of object images. which: how the filter of each run was chosen, for the caption.
+    """
+    rows, wide = len(images_ISS3), len(columns)
+    width, height = max(wide * CELL + 0.3, 5.2), rows * CELL + 1.7
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, wide, squeeze=False)
+    left = (width - wide * CELL) / 2 / width
+    figure.subplots_adjust(left, 0.8 / height, 1 - left, 1 - 0.86 / height, wspace=0.04, hspace=0.04)
+    for row, image_SS3 in enumerate(images_ISS3):
+        for axis, column in zip(axes[row], columns, strict=True):
+            _draw_region(axis, image_SS3, column.regions_ISS[row])
+    for axis, column in zip(axes[0], columns, strict=True):
+        words = f"filter {column.filter}, {column.instability:.3f}\nfires in {column.fires} of {of}"
+        axis.set_title(f"{_narrow(column.title)}\n{words}", fontsize=7, linespacing=1.25)
+    text = (
+        f"Rows: images, the same for all runs. Columns: runs, of each {which}, with its location instability (share of "
+        "the image diagonal). Lit: the filter's receptive field, round fields of the cells above its top 0.5 % (the "
+        "paper's share; the released code takes 0.3 %); dark image: no cell above. A filter that stands for a part "
+        "is lit at the same part from top to bottom."
+    )
+    caption(figure, text, width)
+    figure.savefig(path, dpi=110)
+
+
+def _narrow(title: str) -> str:
+    """Wrap a title to the width of a cell."""
+    return "\n".join(part for line in title.splitlines() for part in textwrap.wrap(line, 24))
+
+
+def _draw_region(axis: Axes, image_SS3: NDArray[np.uint8], region_SS: NDArray[np.bool_]) -> None:
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    grey_SS3 = np.repeat((image_SS3 @ np.array([0.299, 0.587, 0.114]))[:, :, None], 3, axis=2)
+    shown = np.where(region_SS[:, :, None], image_SS3, 40 + 0.42 * grey_SS3).astype(np.uint8)
+    axis.imshow(shown, interpolation="bilinear")
+    if region_SS.any():
+        # A border of False closes the outline of a region that meets the edge of the image.
+        padded = np.pad(region_SS, 1).astype(float)
+        along = np.arange(-1, len(region_SS) + 1)
+        for color, line in (("black", 2.4), ("white", 1.1)):
+            axis.contour(along, along, padded, levels=[0.5], colors=color, linewidths=line)
+    axis.set(xlim=(-0.5, len(region_SS) - 0.5), ylim=(len(region_SS) - 0.5, -0.5))
+
+
+def save_template_figure(unit_Pnn: NDArray[np.floating], title: str, path: Path) -> None:
+    """Write a PNG: templates of an n x n map at three centres, outlined where they are positive, and their profiles.
+
+    unit_Pnn: [n^2, n, n], divided by tau. The profiles are the middle row and the middle column of the middle template;
+    they differ if the shape is not round.
+    """
+    n = unit_Pnn.shape[-1]
+    middle = n // 2
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.35))
+    for axis, (row, col) in zip(axes, ((middle, middle), (0, 0), (middle, n - 1)), strict=False):
+        unit_nn = unit_Pnn[row * n + col]
+        image = axis.imshow(unit_nn, cmap=MAP, vmin=-1, vmax=1)
+        _edge(axis, unit_nn > 0)
+        axis.plot(col, row, "+", color=RED, markersize=8)
+        axis.set(title=f"centre ({row}, {col})", xlabel="column, cells", ylabel="row, cells")
+    figure.colorbar(image, ax=axes[:3], label="template / tau", shrink=0.8)
+    unit_nn, cells = unit_Pnn[middle * n + middle], np.arange(n) - middle
+    axes[3].plot(cells, unit_nn[middle], "o-", markersize=3, color="black", label="row")
+    axes[3].plot(cells, unit_nn[:, middle], "s--", markersize=3, color=ORANGE, label="column")
+    axes[3].axhline(0, color="grey", linewidth=0.8)
+    axes[3].set(title="profile", xlabel="cells from the centre", ylabel="template / tau", ylim=(-1.1, 1.5))
+    axes[3].legend(fontsize="small", frameon=False, loc="upper center", ncols=2)
+    figure.suptitle(f"Part templates {title}, {n} x {n} cells: inside the line activation counts as the part")
+    figure.savefig(path, dpi=110)
+
+
+def _edge(axis: Axes, inside_nn: NDArray[np.bool_]) -> None:
+    """Draw the border between cells inside and outside, except along the edge of the map."""
+    for rows, cols in zip(*np.nonzero(inside_nn[:, 1:] != inside_nn[:, :-1]), strict=True):
+        axis.plot((cols + 0.5, cols + 0.5), (rows - 0.5, rows + 0.5), color="white", linewidth=1)
+    for rows, cols in zip(*np.nonzero(inside_nn[1:] != inside_nn[:-1]), strict=True):
+        axis.plot((cols - 0.5, cols + 0.5), (rows + 0.5, rows + 0.5), color="white", linewidth=1)

@@ -9,8 +9,7 @@ import numpy as np
 
 from ipcnn_ray.core.multi_objective import pareto_front
 from ipcnn_ray.report.document import Chapter, FigureBlock, Paragraphs
-from ipcnn_ray.report.error_curves import PLAIN, template_kind
-from ipcnn_ray.report.experiment_record import Experiment, ReportedRun
+from ipcnn_ray.report.experiment_record import PLAIN, Experiment, ReportedRun
 from ipcnn_ray.report.ranking_table import p_words
 from ipcnn_ray.report.significance import LEVEL
 from ipcnn_ray.report.style import BLACK, GREY, RED, kind_styles, new_figure
@@ -76,10 +75,10 @@ def _figure(
     figure = new_figure(7, 4.6)
     axis = figure.subplots()
     many = len(measured) > 300
-    for kind, style in kind_styles(template_kind(run) for run, _ in measured).items():
+    for kind, style in kind_styles(run.template_kind for run, _ in measured).items():
         for ended in (True, False):
             points = [
-                point for run, point in measured if template_kind(run) == kind and (run.state == "succeeded") is ended
+                point for run, point in measured if run.template_kind == kind and (run.state == "succeeded") is ended
             ]
             if points:
                 x, y = np.array(points).T

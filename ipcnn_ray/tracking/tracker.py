@@ -9,6 +9,9 @@ from typing import Any, Protocol, Self, cast
 
 from ipcnn_ray.tracking.run_summary import ORIGIN, Origin, RunSummary, State, translate_earlier_record
 
+SPEC_ARTIFACT = "spec.yaml"
+"""Artifact of an experiment's parent run: its resolved spec."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedRun(RunSummary):

@@ -14,12 +14,9 @@ from ipcnn_ray.spec.loader import loads
 from ipcnn_ray.spec.runs import Run, grid_runs, named_runs, run_for
 from ipcnn_ray.spec.search import Choice, Distribution, SpaceSearch, active
 from ipcnn_ray.tracking.lineage import host
-from ipcnn_ray.tracking.tracker import RecordedRun, Tracker
+from ipcnn_ray.tracking.tracker import SPEC_ARTIFACT, RecordedRun, Tracker
 from ipcnn_ray.tracking.tracking_uri import without_password
 from ipcnn_ray.train.run_request import RunRequest
-
-SPEC_ARTIFACT = "spec.yaml"
-"""Artifact of an experiment's parent run: its resolved spec."""
 
 
 def run_params(spec: ExperimentSpec) -> dict[str, str]:

@@ -12,7 +12,7 @@ from PIL import Image
 from ipcnn_ray.core.templates import SHAPES, part_templates
 from ipcnn_ray.models.build import assemble, template_banks
 from ipcnn_ray.models.model_card import model_card_markdown
-from ipcnn_ray.report.template_figure import save_template_figure
+from ipcnn_ray.report.filter_figures import save_template_figure
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.section import sections
 from ipcnn_ray.spec.template import MaskTemplate, PartTemplate, TailoredTemplate, Template

@@ -8,22 +8,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ipcnn_ray.report.filter_figures import (
     COLORS,
     FilterView,
     RankedFilter,
+    RunColumn,
     distances_csv,
     filters_csv,
     format_distance,
     save_filter_figure,
     save_ranking_figure,
+    save_receptive_fields_figure,
+    save_template_figure,
     terminal_table,
 )
 from ipcnn_ray.report.filter_figures import _color as color
 from ipcnn_ray.report.filter_figures import _lines as lines
 from ipcnn_ray.report.filter_figures import _marker as marker
-from ipcnn_ray.report.receptive_field_figure import RunColumn, save_receptive_fields_figure
 
 NAN = math.nan
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -116,3 +119,15 @@ def test_tables(tmp_path):
     distances_csv([(7, "cow-1", 1.5, 2.0, 3.5, "head", 1 / 3, True)], tmp_path / "distances.csv")
     (row,) = csv.DictReader((tmp_path / "distances.csv").open())
     assert (row["image"], float(row["distance"]), row["counted"]) == ("cow-1", 1 / 3, "1")
+
+
+def test_a_positive_template_is_brighter_at_its_centre(tmp_path):
+    n = 5
+    unit = np.full((n * n, n, n), -1.0)
+    for position in range(n * n):
+        unit[position, position // n, position % n] = 1.0
+    save_template_figure(unit, "point", tmp_path / "a.png")
+    save_template_figure(np.full((n * n, n, n), -1.0), "point", tmp_path / "b.png")
+    with Image.open(tmp_path / "a.png") as a, Image.open(tmp_path / "b.png") as b:
+        assert a.size[0] > 600
+        assert np.asarray(a.convert("L"), float).sum() > np.asarray(b.convert("L"), float).sum()

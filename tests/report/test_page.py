@@ -12,12 +12,11 @@ from itertools import pairwise
 import pytest
 from fakes.tracker import PLAIN, FakeTracker, gradient, half_failed_search, many_runs, repeated_templates, uniform
 
-from ipcnn_ray.cli.recorded_runs import experiments
 from ipcnn_ray.cli.report import build_page
 from ipcnn_ray.on_ray.param_importance import importances
 from ipcnn_ray.report.chapters import compute_hours, duration, early_stopping_savings
 from ipcnn_ray.report.error_curves import convergence_chapter, mean_curve
-from ipcnn_ray.report.experiment_record import ReportedRun
+from ipcnn_ray.report.experiment_record import ReportedRun, read_experiments
 from ipcnn_ray.report.page import LONG, Page
 from ipcnn_ray.report.search_figures import CELLS, _edges, trials_of
 from ipcnn_ray.report.tradeoff import correlation
@@ -26,7 +25,7 @@ from ipcnn_ray.report.tradeoff import correlation
 @pytest.fixture(scope="module")
 def half_failed() -> Page:
     tracker = half_failed_search(60)
-    return build_page(experiments(tracker, ["sweep"]))
+    return build_page(read_experiments(tracker, ["sweep"]))
 
 
 def blocks(page: Page, kind: str) -> dict[str, object]:
@@ -50,7 +49,7 @@ def test_a_search_that_a_person_interrupted_is_not_called_stopped_early():
     tracker = half_failed_search(2)
     why = "interrupted; submitted again, it goes on"
     tracker.child("sweep", "r0000000f", uniform("l2"), epochs=1, state="stopped", why=why, origin="sampled")
-    html = build_page(experiments(tracker, ["sweep"])).html
+    html = build_page(read_experiments(tracker, ["sweep"])).html
     assert "0 trained to the end, 2 stopped before, 1 without a number" in html
     assert "Early stopping ended 1 of 1 trials" in html
 
@@ -60,7 +59,7 @@ def test_no_table_hides_rows_in_a_page_that_is_printed_or_looked_at(half_failed)
     tables too long to look at have one, and they say so."""
     rows = {name: len(table.table.rows) for name, table in blocks(half_failed, "tables").items()}
     assert max(rows.values()) < LONG and 'class="long"' not in half_failed.html
-    many = build_page(experiments(many_runs(120), ["many"]))
+    many = build_page(read_experiments(many_runs(120), ["many"]))
     assert many.html.count('class="long"') == 2  # the ranking and the convergence of 120 settings
     assert "120 rows: scroll in the table, or open ranking.csv." in many.html
 
@@ -69,7 +68,7 @@ def test_a_setting_of_one_epoch_is_seen_and_epochs_are_whole():
     tracker = FakeTracker()
     tracker.parent("short")
     tracker.child("short", "plain", PLAIN, epochs=1, state="stopped", why="interrupted")
-    figure = blocks(build_page(experiments(tracker, ["short"])), "figures")["convergence"].figure
+    figure = blocks(build_page(read_experiments(tracker, ["short"])), "figures")["convergence"].figure
     axis = figure.axes[0]
     assert [(line.get_marker(), line.get_xydata().tolist()) for line in axis.lines] == [("o", [[1.0, 10.0]])]
     shown = [tick for tick in axis.get_xticks() if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]]
@@ -82,7 +81,7 @@ def test_every_shape_of_template_has_its_own_panel_and_points():
     tracker.parent("shapes")
     for shape in ("none", "gradient", "released", "uniform", "star", "ring", "cross"):
         tracker.child("shapes", shape, {"template.shape": shape})
-    page = build_page(experiments(tracker, ["shapes"]))
+    page = build_page(read_experiments(tracker, ["shapes"]))
     titles = [axis.get_title() for axis in blocks(page, "figures")["convergence"].figure.axes]
     others = ["Cross templates", "Ring templates", "Star templates"]
     assert titles == ["Templates that fall off", "Uniform templates", *others]
@@ -117,7 +116,7 @@ def test_text_from_the_record_cannot_become_markup():
     tracker = FakeTracker()
     tracker.parent("x")
     tracker.child("x", "plain", PLAIN, state="failed", why="<img src=http://a.example/x> | a")
-    page = build_page(experiments(tracker, ["x"]))
+    page = build_page(read_experiments(tracker, ["x"]))
     assert "<img src=http" not in page.html
     assert r"\| a" in page.markdown("x/")
 
@@ -136,13 +135,13 @@ def test_files(half_failed, tmp_path):
 
 
 def test_the_same_record_gives_the_same_page():
-    one, again = (build_page(experiments(half_failed_search(8), ["sweep"])) for _ in range(2))
+    one, again = (build_page(read_experiments(half_failed_search(8), ["sweep"])) for _ in range(2))
     assert one.html == again.html
 
 
 def test_a_thousand_runs_in_twenty_seconds():
     begun = time.process_time()
-    page = build_page(experiments(many_runs(1000), ["many"]))
+    page = build_page(read_experiments(many_runs(1000), ["many"]))
     size = len(page.html) + sum(map(len, page.files.values()))
     assert time.process_time() - begun < 20
     assert size < 20e6
@@ -154,7 +153,7 @@ def test_of_many_curves_an_even_sample_is_read_and_the_figure_says_so():
     tracker.history = lambda handle, metric: (
         asked.append((handle, metric)) or FakeTracker.history(tracker, handle, metric)
     )
-    (experiment,) = experiments(tracker, ["many"])
+    (experiment,) = read_experiments(tracker, ["many"])
     assert len(asked) == len(set(asked)) == 1 + 6 + 200
     part = convergence_chapter(experiment, "")
     axis = part.figures[0].figure.axes[0]
@@ -166,7 +165,7 @@ def test_of_many_curves_an_even_sample_is_read_and_the_figure_says_so():
 
 
 def test_repeats_are_tested_and_their_curves_are_means():
-    page = build_page(experiments(repeated_templates(6), ["templates"]))
+    page = build_page(read_experiments(repeated_templates(6), ["templates"]))
     assert {"luck_instability", "luck_val_error", "luck_combined"} <= set(blocks(page, "tables"))
     assert "gradient templates: published about 115, ours" in page.html
     assert "(mean of 12 runs)" in page.html
@@ -181,7 +180,7 @@ def reported(label: str, state: str = "succeeded", **more) -> ReportedRun:
 
 def test_two_experiments_on_one_page():
     tracker = repeated_templates(1, ("cow", "dog"))
-    page = build_page(experiments(tracker, tracker.experiments()))
+    page = build_page(read_experiments(tracker, tracker.experiments()))
     assert {"1_ranking", "2_ranking", "table1"} <= set(blocks(page, "tables"))
     assert len({one.name for part in page.chapters for one in part.tables}) == sum(
         len(part.tables) for part in page.chapters
@@ -192,11 +191,11 @@ def test_an_experiment_that_has_nothing_yet():
     tracker = FakeTracker()
     tracker.parent("new")
     tracker.child("new", "plain", {}, state="failed", why="killed")
-    page = build_page(experiments(tracker, ["new"]))
+    page = build_page(read_experiments(tracker, ["new"]))
     assert blocks(page, "figures") == {}
     assert "runs of unknown cost" in page.html
     tracker.parent("empty")
-    assert "Report of empty-12345678" in build_page(experiments(tracker, ["empty"])).html
+    assert "Report of empty-12345678" in build_page(read_experiments(tracker, ["empty"])).html
 
 
 def test_hours():
@@ -247,6 +246,6 @@ def test_the_papers_point_is_in_the_middle_of_a_cell():
 def test_named_runs_are_not_trials():
     tracker = half_failed_search(4)
     tracker.child("sweep", "r1234abcd", gradient("l1"))
-    (experiment,) = experiments(tracker, ["sweep"])
+    (experiment,) = read_experiments(tracker, ["sweep"])
     assert [trial.number for trial in trials_of(experiment, "combined")] == [1, 2, 3, 4]
     assert trials_of(experiment, "combined")[1].value is None

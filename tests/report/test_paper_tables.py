@@ -9,8 +9,8 @@ import pytest
 from check_vectors import SHARED
 from fakes.tracker import PLAIN, FakeTracker, gradient, repeated_templates, uniform
 
-from ipcnn_ray.cli.recorded_runs import experiments
 from ipcnn_ray.report import published
+from ipcnn_ray.report.experiment_record import read_experiments
 from ipcnn_ray.report.page import Page
 from ipcnn_ray.report.paper_tables import paper_chapter, paper_template, zhang_template
 from ipcnn_ray.report.published import CATEGORIES, NETWORKS, TEMPLATES
@@ -48,13 +48,13 @@ class Tables(HTMLParser):
 
 
 def page(tracker: FakeTracker) -> Page:
-    found = experiments(tracker, tracker.experiments())
+    found = read_experiments(tracker, tracker.experiments())
     return Page.of(found, [{}] * len(found))
 
 
 def tables(tracker: FakeTracker) -> dict[str, list[list[str]]]:
     """Of a page that holds nothing else: figures take seconds to draw."""
-    part = paper_chapter(experiments(tracker, tracker.experiments()))
+    part = paper_chapter(read_experiments(tracker, tracker.experiments()))
     return Tables(Page("the papers' tables", [part], ([], [])).html).found
 
 

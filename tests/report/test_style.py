@@ -15,9 +15,9 @@ from matplotlib import colormaps
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex, to_rgb
 
-from ipcnn_ray.cli.recorded_runs import experiments
 from ipcnn_ray.cli.report import build_page
 from ipcnn_ray.report import filter_figures, style
+from ipcnn_ray.report.experiment_record import read_experiments
 from ipcnn_ray.report.style import CONTROL_STYLE, SERIES_STYLES, kind_styles
 
 EYES = {
@@ -93,8 +93,8 @@ def test_figures_use_no_other_colours():
     shades = colormaps[style.MAP](np.linspace(0, 1, 2048))[:, :3]
     seen: set[str] = set()
     pages = [
-        build_page(experiments(half_failed_search(20), ["sweep"])),
-        build_page(experiments(repeated_templates(2), ["templates"])),
+        build_page(read_experiments(half_failed_search(20), ["sweep"])),
+        build_page(read_experiments(repeated_templates(2), ["templates"])),
     ]
     for axes in (
         axes for page in pages for part in page.chapters for plot in part.figures for axes in plot.figure.axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fakes.tracker import PARAMS, FakeTracker, uniform
 
-from ipcnn_ray.cli.recorded_runs import experiments
+from ipcnn_ray.report.experiment_record import read_experiments
 from ipcnn_ray.tracking.tracker import RecordedRun
 
 SPEC = {"search": {"kind": "space", "runs": [{"name": "plain"}, {"name": "r1234abcd"}], "space": {}}}
@@ -26,7 +26,7 @@ def test_origin_and_state_of_runs_that_an_earlier_version_recorded(spec, sampled
         run = RecordedRun.from_tags(run_id, state, why, {"ipcnn.seed": "0"}, {**PARAMS, **uniform("l1")},
                                     handle=run_id, **facts)  # fmt: skip
         tracker.runs["sweep"].append(run)
-    (experiment,) = experiments(tracker, ["sweep"], curves=False)
+    (experiment,) = read_experiments(tracker, ["sweep"], curves=False)
     assert [run.label for run in experiment.runs] == list(RUNS)
     assert [group.name for group in experiment.trials] == sampled
     assert [run.state for run in experiment.runs] == ["succeeded", "succeeded", "pruned", "stopped"]
