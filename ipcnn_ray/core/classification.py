@@ -70,16 +70,12 @@ class ClassificationCounts:
         Raises ValueError for shapes that do not fit and labels outside the categories.
         """
         if logit_NL.ndim != 2 or label_N.shape != logit_NL.shape[:1]:
-            raise ValueError(
-                f"logit_NL has shape {tuple(logit_NL.shape)} and label_N {tuple(label_N.shape)}: "
-                "expected [N, L] and [N]"
-            )
+            shapes = f"logit_NL has shape {tuple(logit_NL.shape)} and label_N {tuple(label_N.shape)}"
+            raise ValueError(f"{shapes}: expected [N, L] and [N]")
         last, least = logit_NL.shape[1] - 1, 0 if form == "softmax" else -1
         if label_N.dtype != torch.int64 or not bool(((label_N >= least) & (label_N <= last)).all()):
-            raise ValueError(
-                f"label_N has {label_N.dtype} values {sorted(set(label_N.tolist()))}: "
-                f"expected int64 from {least} to {last}"
-            )
+            values = f"{label_N.dtype} values {sorted(set(label_N.tolist()))}"
+            raise ValueError(f"label_N has {values}: expected int64 from {least} to {last}")
         if weight_N is not None and weight_N.shape != label_N.shape:
             raise ValueError(f"weight_N has shape {tuple(weight_N.shape)}: expected {list(label_N.shape)}")
         logits = logit_NL.double()

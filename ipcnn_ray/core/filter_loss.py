@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ipcnn_ray.core.mask import peak_NC
+
 Form = Literal["exact", "zconst", "single"]
 """The gradient of the loss; its value is the same for all forms."""
 Gather = Callable[[Tensor], Tensor]
@@ -194,13 +196,11 @@ def matching_template(x_NCHW: Tensor, positive_NC: Tensor) -> Tensor:
     if positive_NC.dtype != torch.bool or positive_NC.shape not in ((N, C), (N, 1)):
         shape = tuple(positive_NC.shape)
         raise ValueError(f"positive_NC is {positive_NC.dtype} {shape}: expected bool [{N}, {C}] or [{N}, 1]")
-    return torch.where(positive_NC, x_NCHW.detach().flatten(2).argmax(2), n * n)
+    return torch.where(positive_NC, peak_NC(x_NCHW.detach()), n * n)
 
 
 def mean_sums(sums_BC: Tensor, class_B: Tensor, categories: int) -> Tensor:
-    """Return the mean activation sum of each filter on the images of each category, [C, L] float64.
-
-    NaN for a category without images.
+    """Return the mean activation sum of each filter on the images of each category, [C, L] float64; NaN without images.
 
     sums_BC: sum over the cells of each map. class_B: category of each image, -1 for none.
     A filter's category is the argmax over categories. Source: Zhang et al., CVPR 2018, section 3.2.

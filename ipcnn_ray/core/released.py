@@ -48,7 +48,9 @@ def centroids(x_NCHW: Tensor) -> Centroids:
     A map that is zero everywhere has its centroid in cell (0, 0) and sigma 0.
     Source: getMu.m (there 1-based, at least 1; sums below 1e-9 count as 1e-9).
     """
-    n = _side(x_NCHW)
+    if x_NCHW.ndim != 4 or x_NCHW.shape[2] != x_NCHW.shape[3]:
+        raise ValueError(f"x_NCHW has shape {tuple(x_NCHW.shape)}: expected [N, C, n, n]")
+    n = x_NCHW.shape[2]
     axis_n = torch.arange(1, n + 1, dtype=x_NCHW.dtype, device=x_NCHW.device)
     middle_n = axis_n - (n + 1) / 2
     row_P, col_P = axis_n.repeat_interleave(n), axis_n.repeat(n)
@@ -127,11 +129,9 @@ def groups(class_B: Tensor, filters: int, magnitude_CL: Tensor | None, density_L
         group_C = torch.zeros(filters, dtype=torch.long, device=class_B.device)
         return Groups((class_B >= 0)[:, None], one_1, one_1, group_C)
     group_C = magnitude_CL.argmax(1)
-    density_C = (
-        density_L.double()[group_C]
-        if categories <= 10
-        else torch.full_like(group_C, 1 / categories, dtype=torch.float64)
-    )
+    if categories > 10:
+        density_L = torch.full_like(density_L, 1 / categories, dtype=torch.float64)
+    density_C = density_L.double()[group_C]
     return Groups(class_B[:, None] == group_C, 0.5 / density_C, 0.5 / (1 - density_C), group_C)
 
 
@@ -247,9 +247,3 @@ def width_gradient(
     target_C = torch.where(target_C.isnan(), WIDTH_RANGE[1], target_C).clamp(*WIDTH_RANGE)
     pull_C = -WIDTH_PULL * (target_C - width_C.detach().double())
     return (pull_C if on_C is None else pull_C * on_C).to(width_C.dtype)
-
-
-def _side(x_NCHW: Tensor) -> int:
-    if x_NCHW.ndim != 4 or x_NCHW.shape[2] != x_NCHW.shape[3]:
-        raise ValueError(f"x_NCHW has shape {tuple(x_NCHW.shape)}: expected [N, C, n, n]")
-    return x_NCHW.shape[2]

@@ -62,11 +62,7 @@ def axes_of_spacing(position_N2: Tensor, others_NK2: Tensor) -> HalfAxes:
 def ellipse_of(axes: HalfAxes) -> dict[str, float]:
     """Return beta, aspect and angle of the `ellipse` shape that is 0 on these half-axes."""
     long, short = max(axes.rows, axes.cols), min(axes.rows, axes.cols)
-    return {
-        "beta": (long * short) ** -0.5,
-        "aspect": long / short,
-        "angle": 90.0 if axes.rows > axes.cols else 0.0,
-    }
+    return {"beta": (long * short) ** -0.5, "aspect": long / short, "angle": 90.0 if axes.rows > axes.cols else 0.0}
 
 
 def table_of_mask(mean_GG: Tensor, span: float) -> tuple[Tensor, float]:

@@ -16,29 +16,12 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ipcnn_ray.utils.registry import import_object
-
-__all__ = ["Norm", "default_tau", "distances", "log_prior", "negative_template", "part_templates", "template_bank"]
-
-
-def distances(
-    n: int,
-    norm: Norm,
-    *,
-    p: float | None = None,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | None = None,
-) -> Tensor:
-    """Return the distance in cells of every cell [i, j] from every centre mu, [P, n, n].
-
-    `l1`: |di| + |dj|; `l2`: Euclidean; `linf`: max(|di|, |dj|); `lp`: (|di|^p + |dj|^p)^(1/p).
-    """
-    return Offsets.of(n, dtype, device).distance(norm, p)
 
 
 def default_tau(n: int) -> float:
@@ -59,21 +42,17 @@ def part_templates(
 ) -> Tensor:
     """Return the positive templates T_mu of an n x n map, [P, n, n]: tau times the unit template of each cell.
 
-    Args:
-        n: Side of the map, cells.
-        shape: Name of a shape of this module, or the function of any shape as ``module:function``.
-        tau: Height; None is 0.5 / n^2.
-        parameters: Parameters of the shape's function; None is the same as a parameter that is not given. A number can
-            be a tensor [C], one value per filter. The result is then [C, P, n, n], and a gradient flows to the
-            parameter if the shape has one (beta of a uniform template has none).
+    n: side of the map, cells. shape: name of a shape of this module, or the function of any shape as
+    ``module:function``. tau: height; None is 0.5 / n^2. parameters: of the shape's function; None is the same as a
+    parameter that is not given. A number can be a tensor [C], one value per filter. The result is then [C, P, n, n],
+    and a gradient flows to the parameter if the shape has one (beta of a uniform template has none).
 
     Numbers are computed in float64 and rounded to `dtype` once; tensors in `dtype`.
 
     Source: part-template paper, sections 2 and 4.2 (gradient and uniform, norms l1 and l2); others ours.
 
-    Raises:
-        ValueError: For an unknown shape or parameter, a missing one, and one out of its range.
-        IpcnnError: If the function of another package cannot be imported.
+    Raises ValueError for an unknown shape or parameter, a missing one, and one out of its range; IpcnnError if the
+    function of another package cannot be imported.
     """
     height = default_tau(n) if tau is None else tau
     check_positive("tau", height)
@@ -104,28 +83,14 @@ def _function(shape: str) -> Callable[..., Tensor]:
     return SHAPES[shape]
 
 
-def negative_template(
-    n: int, tau: float | None = None, *, dtype: torch.dtype = torch.float32, device: torch.device | None = None
-) -> Tensor:
-    """Return the template of images without the object, [n, n]: -tau in every cell."""
-    return torch.full((n, n), -(default_tau(n) if tau is None else tau), dtype=dtype, device=device)
-
-
-def template_bank(
-    n: int,
-    *,
-    shape: str,
-    tau: float | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | None = None,
-    **parameters: object,
-) -> Tensor:
+def template_bank(n: int, *, tau: float | None = None, **options: Any) -> Tensor:
     """Return all templates of an n x n map, [T, n, n]: the positive ones by position, then the negative one.
 
-    The arguments are those of `part_templates`; with a parameter per filter the result is [C, T, n, n].
+    The negative template, of images without the object, is -tau in every cell. The arguments are those of
+    `part_templates`; with a parameter per filter the result is [C, T, n, n].
     """
-    positives = part_templates(n, shape=shape, tau=tau, dtype=dtype, device=device, **parameters)
-    negative = negative_template(n, tau, dtype=dtype, device=device).expand(*positives.shape[:-3], 1, n, n)
+    positives = part_templates(n, tau=tau, **options)
+    negative = torch.full_like(positives[..., :1, :, :], -(default_tau(n) if tau is None else tau))
     return torch.cat([positives, negative], dim=-3)
 
 
@@ -169,8 +134,11 @@ class Offsets:
         return cls(n, rows.reshape(n * n, n, n), cols.reshape(n * n, n, n))
 
     def distance(self, norm: Norm, p: float | None = None) -> Tensor:
-        """Return the distance in cells from the centre, [P, n, n]. `p` is the exponent of the norm `lp`: 1, 2 and
-        infinity are l1, l2 and linf to the last bit, and below 1 it gives stars with hollow sides (not a norm)."""
+        """Return the distance in cells of every cell [i, j] from every centre mu, [P, n, n].
+
+        `l1`: |di| + |dj|; `l2`: Euclidean; `linf`: max(|di|, |dj|); `lp`: (|di|^p + |dj|^p)^(1/p). With p 1, 2 and
+        infinity `lp` is l1, l2 and linf to the last bit; below 1 it gives stars with hollow sides (not a norm).
+        """
         if isinstance(p, Tensor):
             raise ValueError("p is a tensor: all filters share one exponent, a number")
         if (p is None) == (norm == "lp"):

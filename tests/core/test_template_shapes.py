@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ipcnn_ray.core.templates import SHAPES, Offsets, distances, part_templates, template_bank
+from ipcnn_ray.core.templates import SHAPES, Offsets, part_templates, template_bank
 from ipcnn_ray.errors import IpcnnError
 
 CROSS = [[-1, 0.5, -1], [0.5, 1, 0.5], [-1, 0.5, -1]]
@@ -140,19 +140,20 @@ def test_one_cell():
 
 @pytest.mark.parametrize("n", [1, 6, 13, 14, 16])
 def test_p_of_1_2_and_infinity_are_the_named_norms_to_the_last_bit(n):
+    distance = Offsets.of(n).distance
     for p, norm in ((1, "l1"), (2, "l2"), (2.0, "l2"), (math.inf, "linf")):
-        assert torch.equal(distances(n, "lp", p=p), distances(n, norm))
+        assert torch.equal(distance("lp", p=p), distance(norm))
         for given in ({"shape": "gradient"}, {"shape": "uniform", "gamma": 0.7}):
             assert torch.equal(
                 template_bank(n, **given, norm="lp", p=p, beta=1.7), template_bank(n, **given, norm=norm, beta=1.7)
             )
-    near = distances(n, "lp", p=1 + 1e-9), distances(n, "lp", p=2 + 1e-9), distances(n, "lp", p=1e4)
+    near = distance("lp", p=1 + 1e-9), distance("lp", p=2 + 1e-9), distance("lp", p=1e4)
     for found, norm in zip(near, ("l1", "l2", "linf"), strict=True):
-        torch.testing.assert_close(found, distances(n, norm), rtol=1e-3, atol=0)
+        torch.testing.assert_close(found, distance(norm), rtol=1e-3, atol=0)
 
 
 def test_a_tiny_p_is_finite_only_along_the_axes():
-    far = distances(3, "lp", p=1e-4)[4]
+    far = Offsets.of(3).distance("lp", p=1e-4)[4]
     assert far.tolist() == [[math.inf, 1, math.inf], [1, 0, 1], [math.inf, 1, math.inf]]
     assert part_templates(3, shape="gradient", norm="lp", p=1e-4, beta=1.5, tau=1.0)[4, 0].tolist() == [-1, 0.5, -1]
 

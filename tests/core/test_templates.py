@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ipcnn_ray.core.templates import default_tau, distances, log_prior, negative_template, part_templates, template_bank
+from ipcnn_ray.core.templates import Offsets, default_tau, log_prior, part_templates, template_bank
 
 
 def test_gradient_l1_by_hand():
@@ -56,7 +56,7 @@ def test_the_papers_uniform_template_covers_the_map_but_for_far_corners():
     # beta = gamma = 2: the radius is n cells, so only L1 distances of n and more are outside.
     bank = part_templates(13, shape="uniform", norm="l1", beta=2.0, gamma=2.0, tau=1.0)
     assert bool((bank[6 * 13 + 6] > 0).sum() == 169)
-    assert torch.equal(bank > 0, distances(13, "l1") < 13)
+    assert torch.equal(bank > 0, Offsets.of(13).distance("l1") < 13)
 
 
 def test_bank_is_the_positive_templates_then_the_negative_one():
@@ -65,7 +65,7 @@ def test_bank_is_the_positive_templates_then_the_negative_one():
     assert bank.shape == (17, 4, 4) and bank.dtype == torch.float32
     assert torch.equal(bank[:16], part_templates(4, **arguments))
     assert torch.equal(bank[16], torch.full((4, 4), -0.5 / 16))
-    assert torch.equal(negative_template(4, 2.0), torch.full((4, 4), -2.0))
+    assert torch.equal(template_bank(4, **arguments, tau=2.0)[16], torch.full((4, 4), -2.0))
 
 
 def test_default_tau_and_one_cell():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ipcnn_ray.core.templates import negative_template, part_templates
+from ipcnn_ray.core.templates import part_templates
 from ipcnn_ray.models.build import assemble, build, template_banks
 from ipcnn_ray.spec.model import Model, Weights
 from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, UniformTemplate
@@ -72,9 +72,8 @@ def test_masks_take_the_template_without_its_tau():
 def test_the_filter_loss_takes_the_template_with_its_tau():
     banks = template_banks(COMPACT, GradientTemplate(shape="gradient", norm="l2", beta=3, tau=7))
     assert list(banks) == ["conv4", "conv5"]
-    expected = torch.cat(
-        [part_templates(16, shape="gradient", norm="l2", beta=3, tau=7), negative_template(16, 7)[None]]
-    )
+    positives = part_templates(16, shape="gradient", norm="l2", beta=3, tau=7)
+    expected = torch.cat([positives, torch.full((1, 16, 16), -7.0)])
     assert torch.equal(banks["conv5"], expected)
     assert template_banks(COMPACT, PLAIN) == {}
 

@@ -91,8 +91,26 @@ class FilterMetric(ABC):
     images: ClassVar[Images] = "own_category"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Raise ValueError for a metric that is not complete."""
         super().__init_subclass__(**kwargs)
-        _check_class(cls)
+        for attribute in ("name", "unit", "description"):
+            value = getattr(cls, attribute, None)
+            if not isinstance(value, str) or not value or "\n" in value:
+                raise ValueError(f"{cls.__name__}.{attribute} = {value!r}: expected one line of text")
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", cls.name):
+            raise ValueError(f"{cls.__name__}.name = {cls.name!r}: expected a name of a-z, 0-9 and _")
+        for attribute, options in (("better", get_args(Direction)), ("images", get_args(Images))):
+            value = getattr(cls, attribute, None)
+            if value not in options:
+                raise ValueError(f"{cls.__name__}.{attribute} = {value!r}: expected one of {', '.join(options)}")
+        inputs = (("update", cls.update_inputs(), UPDATE_INPUTS), ("compute", cls.compute_inputs(), COMPUTE_INPUTS))
+        for method, given, known in inputs:
+            for name in given:
+                if name not in known:
+                    expected = f"expected some of {', '.join(known)}.{did_you_mean(name, list(known))}"
+                    raise ValueError(f"{cls.__name__}.{method} takes {name!r}: {expected}")
+        if bool(cls.update_inputs()) != ("state" in cls.compute_inputs()):
+            raise ValueError(f"{cls.__name__}: `update` and the input `state` of `compute` belong together")
 
     def __init__(self, layer: LayerContext) -> None:
         self.layer = layer
@@ -150,11 +168,12 @@ class FilterMetric(ABC):
 
         if self.images != "own_category":
             return MetricResult(checked(inputs))
-        return MetricResult(
-            over_own_category(
-                lambda mask_N: checked({name: value[mask_N] for name, value in inputs.items()}), label_N, category_C
-            )
-        )
+        per_filter_C = torch.full((len(category_C),), torch.nan, dtype=torch.float64)
+        for category in sorted(set(category_C.tolist())):
+            mask_N = label_N == category
+            value_C = checked({name: value[mask_N] for name, value in inputs.items()})
+            per_filter_C = torch.where(category_C == category, value_C, per_filter_C)
+        return MetricResult(per_filter_C)
 
 
 @dataclass(frozen=True)
@@ -175,18 +194,6 @@ class MetricResult:
         return int(self.per_filter_C.isnan().sum())
 
 
-def over_own_category(compute: Callable[[Tensor], Tensor], label_N: Tensor, category_C: Tensor) -> Tensor:
-    """Compute a metric for each filter over the images of its own category, as [C] float64.
-
-    compute: from a bool mask [N] of images to the metric of all filters over these images, [C]. label_N: category of
-    each image. category_C: category of each filter. NaN for a category without images.
-    """
-    per_filter_C = torch.full((len(category_C),), torch.nan, dtype=torch.float64)
-    for category in sorted(set(category_C.tolist())):
-        per_filter_C = torch.where(category_C == category, compute(label_N == category), per_filter_C)
-    return per_filter_C
-
-
 def filter_category(pooled_NC: Tensor, label_N: Tensor, categories: Tensor) -> Tensor:
     """Category of each filter, one of `categories`: that whose images activate it the most on average, as [C].
 
@@ -205,29 +212,3 @@ def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
 
 def _parameters(method: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(inspect.signature(method).parameters)[1:]
-
-
-def _check_class(cls: type[FilterMetric]) -> None:
-    """Raise ValueError for a metric that is not complete."""
-    for attribute in ("name", "unit", "description"):
-        value = getattr(cls, attribute, None)
-        if not isinstance(value, str) or not value or "\n" in value:
-            raise ValueError(f"{cls.__name__}.{attribute} = {value!r}: expected one line of text")
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", cls.name):
-        raise ValueError(f"{cls.__name__}.name = {cls.name!r}: expected a name of a-z, 0-9 and _")
-    for attribute, options in (("better", get_args(Direction)), ("images", get_args(Images))):
-        value = getattr(cls, attribute, None)
-        if value not in options:
-            raise ValueError(f"{cls.__name__}.{attribute} = {value!r}: expected one of {', '.join(options)}")
-    for method, given, known in (
-        ("update", cls.update_inputs(), UPDATE_INPUTS),
-        ("compute", cls.compute_inputs(), COMPUTE_INPUTS),
-    ):
-        for name in given:
-            if name not in known:
-                raise ValueError(
-                    f"{cls.__name__}.{method} takes {name!r}: expected some of {', '.join(known)}."
-                    f"{did_you_mean(name, list(known))}"
-                )
-    if bool(cls.update_inputs()) != ("state" in cls.compute_inputs()):
-        raise ValueError(f"{cls.__name__}: `update` and the input `state` of `compute` belong together")

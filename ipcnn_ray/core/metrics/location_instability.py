@@ -142,12 +142,8 @@ def location_instability_of_categories(
     most_active_C, most_stable_C = torch.stack(scores).argmax(0), per_filter_LC.nan_to_num(torch.inf).argmin(0)
     chosen_C = most_active_C if variant == "released" else most_stable_C
     filters_C = torch.arange(per_filter_LC.shape[1])
-    per_filter_C = per_filter_LC[chosen_C, filters_C]
-    return InstabilityResult(
-        per_filter_C,
-        torch.stack(deviations)[chosen_C, filters_C],
-        torch.tensor(categories)[chosen_C],
-    )
+    deviation_CK = torch.stack(deviations)[chosen_C, filters_C]
+    return InstabilityResult(per_filter_LC[chosen_C, filters_C], deviation_CK, torch.tensor(categories)[chosen_C])
 
 
 @dataclass(frozen=True)
