@@ -43,32 +43,40 @@ gave to `Contents`, where they are known only then."""
 
 
 @dataclass(frozen=True)
-class CropStore:
-    """N square crops of side S with their annotations, objects first, then negatives."""
+class Contents:
+    """Everything in a store but its N crops, which are objects first, then negatives."""
 
-    digest: str
-    images_N3SS: NDArray[np.uint8]
-    """RGB, memory-mapped."""
     labels_N: NDArray[np.int64]
     """Index of the category, -1 for a negative."""
     categories: tuple[str, ...]
     landmarks_NK2: NDArray[np.float32]
     """(row, col) in pixels of the crop, pixel centers at whole numbers; NaN where the landmark is not seen."""
-    part_sizes_NK2: NDArray[np.float32]
-    """(height, width) of the box around each landmark's part, shares of the crop; NaN where it is not known."""
-    mean_masks_KGG: NDArray[np.float32]
-    """Mean mask of each landmark's part over the training objects, by offset from the center of its box (see
-    `STEPS`); NaN where no mask is known."""
-    mean_3SS: NDArray[np.float32]
-    """Mean over the training items, repeats and mirror images counted, 0..255."""
     train_items: Items
     val_items: Items
     names: tuple[str, ...]
     landmark_names: tuple[str, ...]
-    tags: Mapping[str, str]
+    tags: Mapping[str, str] = field(default_factory=dict)
     """Tags of runs on this data."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Number of objects left out of the store, by reason."""
+    part_sizes_NK2: NDArray[np.float32] | None = None
+    """(height, width) of the box around each landmark's part, shares of the crop; NaN where it is not known."""
+    mean_masks_KGG: NDArray[np.float32] | None = None
+    """Mean mask of each landmark's part over the training objects, by offset from the center of its box (see
+    `STEPS`); NaN where no mask is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropStore(Contents):
+    """N square crops of side S with their annotations."""
+
+    digest: str
+    images_N3SS: NDArray[np.uint8]
+    """RGB, memory-mapped."""
+    mean_3SS: NDArray[np.float32]
+    """Mean over the training items, repeats and mirror images counted, 0..255."""
+    part_sizes_NK2: NDArray[np.float32]
+    mean_masks_KGG: NDArray[np.float32]
 
     @property
     def size(self) -> int:
@@ -86,23 +94,6 @@ class CropStore:
         mirrored = items[:, 1] == 1
         landmarks_IK2[mirrored, :, 1] = self.size - 1 - landmarks_IK2[mirrored, :, 1]
         return landmarks_IK2
-
-
-@dataclass(frozen=True)
-class Contents:
-    """Everything in a store but its crops. The fields are those of `CropStore`."""
-
-    labels_N: NDArray[np.int64]
-    categories: tuple[str, ...]
-    landmarks_NK2: NDArray[np.float32]
-    train_items: Items
-    val_items: Items
-    names: tuple[str, ...]
-    landmark_names: tuple[str, ...]
-    tags: Mapping[str, str] = field(default_factory=dict)
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    part_sizes_NK2: NDArray[np.float32] | None = None
-    mean_masks_KGG: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,12 @@ LINE = 14
 
 def contact_sheet(store: CropStore, path: Path, *, per_category: int = 24, columns: int = 8) -> None:
     """Write a PNG of up to `per_category` crops of each category and of the negatives, evenly spread."""
-    shown = [_spread(np.flatnonzero(store.labels_N == label), per_category) for label in _labels(store)]
-    rows = [chunk for rows_N in shown for chunk in _chunks(rows_N, columns)]
+    rows = [
+        shown[start : start + columns]
+        for label in (*range(len(store.categories)), -1)
+        for shown in [_spread(np.flatnonzero(store.labels_N == label), per_category)]
+        for start in range(0, len(shown), columns)
+    ]
     width, height = columns * TILE, LINE + 6 + len(rows) * (TILE + LINE)
     page = Image.new("RGB", (width, height), "#202020")
     pen = ImageDraw.Draw(page)
@@ -101,17 +105,9 @@ def contact_sheet(store: CropStore, path: Path, *, per_category: int = 24, colum
     page.save(path)
 
 
-def _labels(store: CropStore) -> list[int]:
-    return [label for label in [*range(len(store.categories)), -1] if (store.labels_N == label).any()]
-
-
 def _spread(numbers: np.ndarray, count: int) -> np.ndarray:
     """Return at most `count` of the numbers, evenly spread, with the first and the last."""
     return np.unique(numbers[np.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().astype(int)])
-
-
-def _chunks(numbers: np.ndarray, columns: int) -> list[np.ndarray]:
-    return [numbers[start : start + columns] for start in range(0, len(numbers), columns)]
 
 
 def _mark(pen: ImageDraw.ImageDraw, store: CropStore, number: int, left: int, top: int) -> None:

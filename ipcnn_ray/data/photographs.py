@@ -30,27 +30,26 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Crop:
-    """One object, or one negative (no box, no landmarks)."""
+    """One object, or one negative."""
 
     path: Path
-    box: Box | None
-    landmarks_K2: NDArray[np.float64]
-    """(row, col) as shares of the box, 0 at the center of its first pixel and 1 at that of its last; NaN unseen."""
     name: str
     label: int
     """Index of the category, -1 for a negative."""
-    in_training: bool | None = None
-    """Whether the dataset's own split has it in training; None if the dataset has no split."""
-    sizes_K2: NDArray[np.float64] | None = None
-    """(height, width) of the parts' boxes as shares of the crop, NaN where unknown; None if none is known."""
-    masks: Sequence[NDArray[np.float32] | None] = ()
-    """Patch of each part (see `STEPS` of crop_store.py); empty if there are no masks."""
+    item: AnnotatedObject | None = None
+    """None for a negative, which is the whole photograph."""
+
+    @property
+    def box(self) -> Box | None:
+        return self.item.box if self.item else None
 
 
 @dataclass(frozen=True)
 class Source:
     """Crops to decode, checked."""
 
+    categories: tuple[str, ...]
+    landmarks: tuple[str, ...]
     crops: tuple[Crop, ...]
     """The objects of each category, then the negatives."""
     objects_L: tuple[int, ...]
@@ -73,13 +72,15 @@ def gather(
     digest_root: Path,
     photographs: Path,
     negatives_folder: Path,
-    categories: Sequence[str],
-    landmarks: Sequence[str],
+    categories: tuple[str, ...],
+    landmarks: tuple[str, ...],
     min_side: float,
     negatives: int,
     reader: str,
 ) -> Source:
     """Collect the objects whose boxes cover at least min_side^2 pixels, and the first negatives, and check them.
+
+    Raises DataError with every issue of the annotations of each category and of the images that they name.
 
     Args:
         annotations_L: The annotations of each category.
@@ -87,13 +88,10 @@ def gather(
         photographs: Folder of the photographs.
         negatives_folder: Folder of the negatives, 00001.JPEG and so on.
         categories: Names of the categories.
-        landmarks: Names of the K landmarks.
+        landmarks: Names of the landmarks.
         min_side: Root of the smallest area of a box, pixels.
         negatives: Number of negatives.
         reader: Name of the method that made the annotations, for messages.
-
-    Raises:
-        DataError: With every issue of the annotations and of the images that they name.
     """
     if len(annotations_L) != len(categories):
         what = f"returned annotations of {len(annotations_L)} categories, expected {len(categories)}"
@@ -101,7 +99,6 @@ def gather(
     total = Annotations()
     crops: list[Crop] = []
     objects_L = []
-    mask_sizes: dict[Path, tuple[int, int]] = {}
     for label, (category, read) in enumerate(zip(categories, annotations_L, strict=True)):
         total.files += read.files
         total.made_from |= read.made_from
@@ -109,55 +106,47 @@ def gather(
         large = [item for item in read.objects if _area(item.box) >= min_side**2]
         if len(large) < len(read.objects):
             total.left_out[f"smaller than {min_side:g}^2 pixels"] += len(read.objects) - len(large)
-        mask_sizes |= {photographs / item.image: item.mask_size for item in large if item.mask_size}
         for item in large:
             if what := _wrong_shape(item, len(landmarks)):
                 advice = "Return one entry for each of self.landmarks."
                 raise DataError([Issue(reader, f"returned for {item.name!r} {what}", advice)])
-        of_category = [_crop(item, label, photographs) for item in large]
         if not read.issues:
-            _check_use(category, landmarks, min_side, read, of_category, digest_root)
+            _check_use(category, landmarks, min_side, read, large, digest_root)
         total.issues += read.issues
-        crops += of_category
-        objects_L.append(len(of_category))
-    crops += _negatives(negatives_folder, negatives, len(landmarks), total)
-    _check_images(crops, mask_sizes, total)
+        crops += [Crop(photographs / item.image, item.name, label, item) for item in large]
+        objects_L.append(len(large))
+    crops += _negatives(negatives_folder, negatives, total)
+    _check_images(crops, total)
     if total.issues:
         raise DataError(list(dict.fromkeys([*total.issues, *_decoding_issues(crops)])))
     used = list(dict.fromkeys(crop.path for crop in crops))
     digest = _content_digest([*dict.fromkeys(total.files), *used], digest_root)
-    return Source(tuple(crops), tuple(objects_L), digest, {**total.made_from, **stamps(used)}, dict(total.left_out))
+    made_from = {**total.made_from, **stamps(used)}
+    return Source(categories, landmarks, tuple(crops), tuple(objects_L), digest, made_from, dict(total.left_out))
 
 
 def plan_of_photographs(
-    source: Source,
-    image_size: int,
-    progress: Callable[[int, int], None] | None,
-    *,
-    categories: tuple[str, ...],
-    landmarks: tuple[str, ...],
-    train: Items,
-    validation: Items,
+    source: Source, image_size: int, progress: Callable[[int, int], None] | None, train: Items, validation: Items
 ) -> StorePlan:
     """Return the plan of a store of a checked source; its crops are decoded when the store is written."""
-    landmarks_NK2 = np.full((len(source.crops), len(landmarks), 2), np.nan, np.float32)
-    sizes_NK2, mean = np.full_like(landmarks_NK2, np.nan), MeanMasks(len(landmarks))
+    landmarks_NK2 = np.full((len(source.crops), len(source.landmarks), 2), np.nan, np.float32)
+    sizes_NK2, mean = np.full_like(landmarks_NK2, np.nan), MeanMasks(len(source.landmarks))
     in_training = set(train[:, 0].tolist())
     for i, crop in enumerate(source.crops):
-        if crop.box is not None:
-            landmarks_NK2[i] = place_in_crop(crop.landmarks_K2, crop.box, image_size)
-            if crop.sizes_K2 is not None:
-                sizes_NK2[i] = crop.sizes_K2
+        if item := crop.item:
+            landmarks_NK2[i] = place_in_crop(np.asarray(item.landmarks_K2, np.float64), item.box, image_size)
+            if item.sizes_K2 is not None:
+                sizes_NK2[i] = np.asarray(item.sizes_K2, np.float64)
             if i in in_training:
-                mean.add(crop.masks)
+                mean.add(item.masks)
     contents = Contents(
         labels_N=np.array([crop.label for crop in source.crops], np.int64),
-        categories=categories,
+        categories=source.categories,
         landmarks_NK2=landmarks_NK2,
         train_items=train,
         val_items=validation,
         names=tuple(crop.name for crop in source.crops),
-        landmark_names=landmarks,
+        landmark_names=source.landmarks,
         left_out=source.left_out,
         part_sizes_NK2=sizes_NK2,
         mean_masks_KGG=mean.mean(),
@@ -165,12 +154,6 @@ def plan_of_photographs(
     return StorePlan(
         source.content_digest, contents, lambda images, _landmarks: decode(source, images, progress), source.made_from
     )
-
-
-def _crop(item: AnnotatedObject, label: int, photographs: Path) -> Crop:
-    sizes = None if item.sizes_K2 is None else np.asarray(item.sizes_K2, np.float64)
-    landmarks = np.asarray(item.landmarks_K2, np.float64)
-    return Crop(photographs / item.image, item.box, landmarks, item.name, label, item.in_training, sizes, item.masks)
 
 
 def _wrong_shape(item: AnnotatedObject, count: int) -> str:
@@ -200,22 +183,27 @@ def _content_digest(files: list[Path], root: Path) -> str:
 
 
 def _check_use(
-    category: str, landmarks: Sequence[str], min_side: float, annotations: Annotations, crops: list[Crop], where: Path
+    category: str,
+    landmarks: Sequence[str],
+    min_side: float,
+    annotations: Annotations,
+    large: list[AnnotatedObject],
+    where: Path,
 ) -> None:
     """Add an issue if there is no object, and for each landmark of the category that is hardly seen."""
-    if not crops:
+    if not large:
         what = f"no {category} with a box of at least {min_side:g}^2 pixels"
         smaller = f"{len(annotations.objects)} smaller ones were left out"
         annotations.add_issue(where, what, f"{smaller}; lower data.min_side or choose another data.category.")
         return
-    for k, landmark in enumerate(landmarks):
-        seen = sum(not np.isnan(crop.landmarks_K2[k]).any() for crop in crops)
+    unseen_NK2 = np.isnan(np.array([item.landmarks_K2 for item in large], np.float64))
+    for landmark, seen in zip(landmarks, (~unseen_NK2.any(2)).sum(0).tolist(), strict=True):
         if seen < 2 and landmark not in annotations.lacks:
-            what = f"landmark {landmark!r} is seen on {seen} of {len(crops)} objects of {category}"
+            what = f"landmark {landmark!r} is seen on {seen} of {len(large)} objects of {category}"
             annotations.add_issue(where, what, "Location instability needs at least 2; take it out of data.landmarks.")
 
 
-def _negatives(folder: Path, count: int, landmarks: int, total: Annotations) -> list[Crop]:
+def _negatives(folder: Path, count: int, total: Annotations) -> list[Crop]:
     paths = [folder / f"{i:05}.JPEG" for i in range(1, count + 1)]
     existing = [path for path in paths if path.is_file()]
     if len(existing) < len(paths):
@@ -223,11 +211,10 @@ def _negatives(folder: Path, count: int, landmarks: int, total: Annotations) -> 
         what = f"{len(paths) - len(existing)} of {count} negative images are missing, first {first:05}.JPEG"
         fewer = f", or set data.negatives to at most {first - 1}" if first > 1 else ""
         total.add_issue(folder, what, f"Add them{fewer}.")
-    unseen = np.full((landmarks, 2), np.nan)
-    return [Crop(path, None, unseen, f"negative {path.stem}", -1) for path in existing]
+    return [Crop(path, f"negative {path.stem}", -1) for path in existing]
 
 
-def _check_images(crops: list[Crop], mask_sizes: Mapping[Path, tuple[int, int]], total: Annotations) -> None:
+def _check_images(crops: list[Crop], total: Annotations) -> None:
     """Add an issue for each photograph that is not there, and each box that leaves its own."""
     for crop in crops:
         if not crop.path.is_file():
@@ -238,14 +225,14 @@ def _check_images(crops: list[Crop], mask_sizes: Mapping[Path, tuple[int, int]],
         except ImageFileError as error:
             total.add_issue(crop.path, str(error), AGAIN)
             continue
-        if (masks := mask_sizes.get(crop.path)) and masks != (width, height):
+        if crop.item is None:
+            continue
+        if (masks := crop.item.mask_size) and masks != (width, height):
             what = f"is {width} x {height} pixels and the masks of {crop.name!r} are {masks[0]} x {masks[1]}"
             total.add_issue(crop.path, what, "Photograph and annotation must be of one release of Pascal VOC.")
-        if crop.box is None:
-            continue
-        xmin, ymin, xmax, ymax = crop.box
+        xmin, ymin, xmax, ymax = crop.item.box
         if xmin < 1 or ymin < 1 or xmax > width or ymax > height:
-            what = f"box (xmin, ymin, xmax, ymax) = {crop.box} of {crop.name!r} is not inside the image"
+            what = f"box (xmin, ymin, xmax, ymax) = {crop.item.box} of {crop.name!r} is not inside the image"
             total.add_issue(crop.path, what, f"The image is {width} x {height} pixels, the first of them 1.")
 
 

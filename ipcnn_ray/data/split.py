@@ -38,8 +38,9 @@ def _repeated(first: int, objects: int, wanted: int) -> Pairs:
     return [(first + i % (2 * objects) // 2, i % 2) for i in range(wanted)]
 
 
-def _arrays(train: Pairs, validation: Pairs) -> tuple[Items, Items]:
-    return np.array(train, np.int64).reshape(-1, 2), np.array(validation, np.int64).reshape(-1, 2)
+def _divided(everything: Pairs, trained: Sequence[bool]) -> tuple[Items, Items]:
+    items_I2, trained_I = np.array(everything, np.int64).reshape(-1, 2), np.array(trained, np.bool_)
+    return items_I2[trained_I], items_I2[~trained_I]
 
 
 def items(objects: int, negatives: int, train_share: float, positive_share: float | None) -> tuple[Items, Items]:
@@ -85,10 +86,7 @@ def items_of_categories(
         return _by_object(positives, objects_L, negatives, train_share)
     everything = positives + [(sum(objects_L) + j, 0) for j in range(negatives)]
     trained = set(train_indices(len(everything), train_share))
-    return _arrays(
-        [item for i, item in enumerate(everything) if i in trained],
-        [item for i, item in enumerate(everything) if i not in trained],
-    )
+    return _divided(everything, [i in trained for i in range(len(everything))])
 
 
 def items_as_given(in_training_N: Sequence[bool], negatives: int, repeats: int) -> tuple[Items, Items]:
@@ -102,8 +100,8 @@ def items_as_given(in_training_N: Sequence[bool], negatives: int, repeats: int) 
     objects = len(in_training_N)
     repeated = [(objects + j, 0) for j in range(negatives) for _ in range(repeats)]
     half = _round(negatives * 0.5) * repeats
-    train = [(i, 0) for i, trained in enumerate(in_training_N) if trained] + repeated[:half]
-    return _arrays(train, [(i, 0) for i, trained in enumerate(in_training_N) if not trained] + repeated[half:])
+    everything = [(i, 0) for i in range(objects)] + repeated
+    return _divided(everything, [*in_training_N, *(j < half for j in range(len(repeated)))])
 
 
 def _by_object(positives: Pairs, objects_L: Sequence[int], negatives: int, train_share: float) -> tuple[Items, Items]:
@@ -113,6 +111,4 @@ def _by_object(positives: Pairs, objects_L: Sequence[int], negatives: int, train
         trained |= {first + i for i in train_indices(count, train_share)}
         first += count
     everything = positives + [(sum(objects_L) + j, 0) for j in range(negatives)]
-    return _arrays(
-        [item for item in everything if item[0] in trained], [item for item in everything if item[0] not in trained]
-    )
+    return _divided(everything, [index in trained for index, _ in everything])

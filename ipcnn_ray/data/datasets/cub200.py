@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -90,7 +90,7 @@ class Cub200(PhotographDataset):
     def split_items(self, source: Source) -> tuple[Items, Items]:
         from ipcnn_ray.data.split import items_as_given
 
-        in_training = [bool(crop.in_training) for crop in source.crops[: sum(source.objects_L)]]
+        in_training = [bool(crop.item.in_training) for crop in source.crops if crop.item]
         return items_as_given(in_training, source.negatives, self.negative_repeats)
 
 
@@ -98,39 +98,44 @@ class Cub200(PhotographDataset):
 class Tables:
     """The text files, by image number."""
 
-    images: dict[int, str] = field(default_factory=dict)
-    """Path below images/."""
-    species: dict[int, int] = field(default_factory=dict)
-    boxes: dict[int, tuple[float, ...]] = field(default_factory=dict)
-    """x, y, width, height in pixels, the first of them 1."""
-    in_training: dict[int, bool] = field(default_factory=dict)
-    locations: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
-    """(x, y) of visible parts, by (image, part)."""
-    classes: dict[str, int] = field(default_factory=dict)
-    parts: dict[str, int] = field(default_factory=dict)
-    source: Annotations = field(default_factory=Annotations)
+    source: Annotations
     """The files and their issues."""
+    images: dict[int, str]
+    """Path below images/."""
+    classes: dict[str, int]
+    parts: dict[str, int]
+    species: dict[int, int]
+    in_training: dict[int, bool]
+    boxes: dict[int, tuple[float, ...]]
+    """x, y, width, height in pixels, the first of them 1."""
+    locations: dict[tuple[int, int], tuple[float, float]]
+    """(x, y) of visible parts, by (image, part)."""
 
 
 def read_tables(folder: Path) -> Tables:
     """Read all text files. Their issues are in `source`, each with the number of its line."""
-    tables = Tables()
-    source = tables.source
-    for number, (name,) in _lines(folder / "images.txt", 1, source):
-        tables.images[number] = name
-    for number, (name,) in _lines(folder / "classes.txt", 1, source):
-        tables.classes[name] = number
-    for number, (name,) in _lines(folder / "parts/parts.txt", 1, source):
-        tables.parts[name.replace(" ", "_")] = number
-    for number, (label,) in _lines(folder / "image_class_labels.txt", 1, source, numbers=True):
-        tables.species[number] = int(label)
-    for number, (used,) in _lines(folder / "train_test_split.txt", 1, source, numbers=True):
-        tables.in_training[number] = float(used) == 1
-    for number, sides in _lines(folder / "bounding_boxes.txt", 4, source, numbers=True):
-        tables.boxes[number] = tuple(map(float, sides))
-    for number, (part, x, y, visible) in _lines(folder / "parts/part_locs.txt", 4, source, numbers=True):
-        if float(visible) == 1:
-            tables.locations[number, int(part)] = (float(x), float(y))
+    source = Annotations()
+
+    def names(file: str) -> list[tuple[int, str]]:
+        return [(number, name) for number, (name,) in _lines(folder / file, 1, source)]
+
+    def values(file: str, fields: int) -> list[tuple[int, list[str]]]:
+        return _lines(folder / file, fields, source, numbers=True)
+
+    tables = Tables(
+        source,
+        images=dict(names("images.txt")),
+        classes={name: number for number, name in names("classes.txt")},
+        parts={name.replace(" ", "_"): number for number, name in names("parts/parts.txt")},
+        species={number: int(label) for number, (label,) in values("image_class_labels.txt", 1)},
+        in_training={number: float(used) == 1 for number, (used,) in values("train_test_split.txt", 1)},
+        boxes={number: tuple(map(float, sides)) for number, sides in values("bounding_boxes.txt", 4)},
+        locations={
+            (number, int(part)): (float(x), float(y))
+            for number, (part, x, y, visible) in values("parts/part_locs.txt", 4)
+            if float(visible) == 1
+        },
+    )
     if not source.issues:
         for name, table in (
             ("image_class_labels.txt", tables.species),

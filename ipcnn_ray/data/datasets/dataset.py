@@ -201,14 +201,15 @@ class PhotographDataset(Dataset):
         return items_of_categories(objects_L, source.negatives, share, repeat=True, split=split)
 
     def read(self, root: Path | None) -> Source:
-        """Read the annotations and check them and the photographs together.
-
-        Raises:
-            DataError: With every issue.
-        """
+        """Read the annotations and check them and the photographs together. Raises DataError with every issue."""
         from ipcnn_ray.data.photographs import gather
 
-        root = self._checked_root(root)
+        if root is None:
+            what, advice = "IPCNN_DATA is not set", f"Set it to the folder that holds {self.folder}/."
+            raise DataError([Issue(f"data.kind = {self.kind}", what, advice)])
+        if not (root / self.folder).is_dir():
+            advice = f"IPCNN_DATA must name the folder that holds {self.folder}/."
+            raise DataError([Issue(str(root / self.folder), "no such folder", advice)])
         return gather(
             self.annotations(root / self.folder),
             digest_root=root / self.digest_root,
@@ -221,29 +222,11 @@ class PhotographDataset(Dataset):
             reader=f"{type(self).__module__}.{type(self).__qualname__}.annotations",
         )
 
-    def _checked_root(self, root: Path | None) -> Path:
-        if root is None:
-            what, advice = "IPCNN_DATA is not set", f"Set it to the folder that holds {self.folder}/."
-            raise DataError([Issue(f"data.kind = {self.kind}", what, advice)])
-        if not (root / self.folder).is_dir():
-            advice = f"IPCNN_DATA must name the folder that holds {self.folder}/."
-            raise DataError([Issue(str(root / self.folder), "no such folder", advice)])
-        return root
-
     def store_plan(self, root: Path | None, image_size: int, progress: Progress | None) -> StorePlan:
         from ipcnn_ray.data.photographs import plan_of_photographs
 
         source = self.read(root)
-        train, validation = self.split_items(source)
-        return plan_of_photographs(
-            source,
-            image_size,
-            progress,
-            categories=self.categories,
-            landmarks=self.landmarks,
-            train=train,
-            validation=validation,
-        )
+        return plan_of_photographs(source, image_size, progress, *self.split_items(source))
 
     def count_train_items(self, root: Path | None) -> int | None:
         return None if root is None else len(self.split_items(self.read(root))[0])

@@ -14,7 +14,7 @@ between processors, and an edge pixel with them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,7 +214,7 @@ class _Scene:
     def animal(self, figure: Figure, to_crop: Callable[[Points], Points]) -> None:
         canvas = self.canvas
         for part in figure.coat:
-            canvas.part(_moved(part, to_crop(part.points)))
+            canvas.part(replace(part, points=to_crop(part.points)))
         if figure.pattern:
             coat = Canvas(Image.new("L", canvas.image.size))
             for part in figure.coat:
@@ -222,10 +222,10 @@ class _Scene:
                     coat.fill(to_crop(part.points), 255)
             over = Canvas(canvas.image.copy())
             for part in figure.pattern:
-                over.part(_moved(part, to_crop(part.points)))
+                over.part(replace(part, points=to_crop(part.points)))
             canvas.image.paste(over.image, mask=coat.image)
         for part in figure.details:
-            canvas.part(_moved(part, to_crop(part.points)))
+            canvas.part(replace(part, points=to_crop(part.points)))
 
     def taken_apart(self) -> None:
         """Draw scattered parts of an animal of this category, none of its head: the same shapes and colors."""
@@ -235,10 +235,9 @@ class _Scene:
         for chosen in rng.permutation(len(parts))[: rng.integers(3, 7)]:
             part = parts[chosen]
             middle = box_of([part.points]).mean(axis=0)
-            points = rotate(part.points - middle, rng.uniform(0, 360)) * rng.uniform(0.5, 0.8) + rng.uniform(
-                0.08, 0.92, 2
-            )
-            self.canvas.part(_moved(part, points))
+            turned = rotate(part.points - middle, rng.uniform(0, 360))
+            points = turned * rng.uniform(0.5, 0.8) + rng.uniform(0.08, 0.92, 2)
+            self.canvas.part(replace(part, points=points))
 
     def sticks_and_stones(self) -> None:
         """Draw ellipses, sticks and triangles in coat colors."""
@@ -261,14 +260,12 @@ class _Scene:
             for _ in range(rng.integers(1, 3)):
                 kind, center = rng.random(), rng.uniform(0, 1, 2)
                 if kind < 0.4:  # a trunk or a pole
-                    shape = limb(
-                        np.array([center[0], -0.1]), np.array([center[0], 1.1]) + (rng.normal(0, 0.1), 0), 0.1, 0.13
-                    )
+                    top, foot = np.array([center[0], -0.1]), np.array([center[0] + rng.normal(0, 0.1), 1.1])
+                    shape = limb(top, foot, 0.1, 0.13)
                 elif kind < 0.75:  # a bush or a stone
                     shape = blob(rng, center, *rng.uniform(0.08, 0.19, 2), 0.25)
                 else:  # tall grass or a fence along the lower edge
-                    top = rng.uniform(0.78, 0.95) + rng.normal(0, 0.03, 6)
-                    edge = np.stack([np.linspace(0, 1, 6), top], axis=1)
+                    edge = np.stack([np.linspace(0, 1, 6), rng.uniform(0.78, 0.95) + rng.normal(0, 0.03, 6)], axis=1)
                     shape = np.concatenate([edge, [[1.0, 1.1], [0.0, 1.1]]])
                 self.canvas.part(Part("occluder", shape, self._ground()))
                 shapes.append(shape)
@@ -283,7 +280,3 @@ class _Scene:
         tint = (1 + rng.normal(0, 0.04, 3)).astype(np.float32)
         lit = pixels * light[:, :, None] * tint + grain[:, :, None]
         return np.clip(np.rint(lit), 0, 255).astype(np.uint8)
-
-
-def _moved(part: Part, points: Points) -> Part:
-    return Part(part.name, points, part.color, part.outlined)
