@@ -7,7 +7,6 @@ one layer.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,6 +17,7 @@ from ipcnn_ray.core.receptive_field import Window
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.models.fx_receptive_field import NoReceptiveField, module_window, strip_final_relu
 from ipcnn_ray.spec.networks import Trunk
+from ipcnn_ray.utils.text import did_you_mean
 
 
 class BackboneCutError(IpcnnError):
@@ -83,10 +83,9 @@ def backbone_blocks(trunk: Trunk, image_size: int) -> tuple[Block, ...]:
     network = _network(trunk.name)
     names = _chain(network)
     if trunk.cut not in names:
-        close = difflib.get_close_matches(trunk.cut, names, n=1)
         inside = next((name for name in names if trunk.cut.startswith(f"{name}.")), None)
         groups = [name for name in names if name.startswith(f"{trunk.cut}.")]
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(trunk.cut, names)
         if inside:
             hint = f" It lies inside {inside}, which is one layer."
         elif groups:
@@ -111,17 +110,10 @@ def backbone_blocks(trunk: Trunk, image_size: int) -> tuple[Block, ...]:
                 f"cannot be reached with images of {image_size} x {image_size} pixels: at {name} the map is too small. "
                 "Cut lower, or take a larger model.image_size"
             ) from error
-        layers.append(
-            Block(
-                name,
-                type(module).__name__,
-                x.shape[1],
-                x.shape[2],
-                window,
-                has_parameters=any(True for _ in module.parameters()),
-                ends_in_relu=strip_final_relu(module) is not None,
-            )
-        )
+        has_parameters = next(module.parameters(), None) is not None
+        ends_in_relu = strip_final_relu(module) is not None
+        kind, (_, channels, side, _) = type(module).__name__, x.shape
+        layers.append(Block(name, kind, channels, side, window, has_parameters, ends_in_relu))
     if layers[-1].side < 2:
         raise BackboneCutError(
             f"has a map of one cell for images of {image_size} x {image_size} pixels, in which nothing can be "

@@ -34,6 +34,7 @@ TORCHVISION_POINTWISE = {"torchvision.models.convnext.LayerNorm2d", "torchvision
 """More such modules, by name: importing torchvision is as slow as importing torch, and most runs do not need it."""
 JOINS = {operator.add, operator.iadd, operator.mul, operator.imul, torch.add, torch.mul}
 ACTIVATIONS = {F.relu, torch.relu, F.relu6, F.gelu, F.silu, torch.sigmoid, F.dropout}
+METHODS = {"relu", "relu_", "sigmoid", "contiguous", "add_", "mul_"}
 RELUS = {F.relu, torch.relu}
 
 
@@ -52,6 +53,9 @@ class _AxisWindow:
     def through(self, kernel: int, stride: int, pad: int, dilation: int) -> _AxisWindow:
         last = dilation * (kernel - 1)
         return _AxisWindow(self.stride * stride, self.low - self.stride * pad, self.high + self.stride * (last - pad))
+
+    def union(self, other: _AxisWindow) -> _AxisWindow:
+        return _AxisWindow(self.stride, min(self.low, other.low), max(self.high, other.high))
 
 
 @dataclass(frozen=True)
@@ -133,9 +137,8 @@ def _propagate(module: nn.Module, node: fx.Node, fields: dict[fx.Node, _FieldOfV
     target = node.target
     if target is torch.permute or target == "permute":
         return _through_permute(node, inputs[0])
-    if target in JOINS or (target is torch.cat and _axis(node) == 1):
-        return _merge(inputs)
-    if target in ACTIVATIONS or target in ("relu", "relu_", "sigmoid", "contiguous", "add_", "mul_"):
+    concatenates = target is torch.cat and (node.args[1:] or (node.kwargs.get("dim", 0),))[0] == 1
+    if concatenates or target in JOINS | ACTIVATIONS | METHODS:
         return _merge(inputs)
     if target in (F.max_pool2d, F.avg_pool2d):
         return _through_pool(node, inputs[0])
@@ -145,20 +148,17 @@ def _propagate(module: nn.Module, node: fx.Node, fields: dict[fx.Node, _FieldOfV
 
 
 def _through_module(module: nn.Module, name: str, field: _FieldOfView) -> _FieldOfView:
-    if isinstance(module, nn.Conv2d):
-        if isinstance(module.padding, str):
-            raise NoReceptiveField(f"{name} pads by {module.padding!r}")
-        return field.through(module.kernel_size, module.stride, module.padding, module.dilation)
-    if isinstance(module, nn.MaxPool2d):
+    if isinstance(module, nn.Conv2d) and isinstance(module.padding, str):
+        raise NoReceptiveField(f"{name} pads by {module.padding!r}")
+    if isinstance(module, nn.Conv2d | nn.MaxPool2d):
         return field.through(module.kernel_size, module.stride, module.padding, module.dilation)
     if isinstance(module, nn.AvgPool2d):
         return field.through(module.kernel_size, module.stride, module.padding)
-    if _is_torchvision_pointwise(module):
-        return field
     over_channels = isinstance(module, nn.Linear) or (
         isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1
     )
-    if isinstance(module, POINTWISE) or (over_channels and field.channels_last):
+    pointwise = isinstance(module, POINTWISE) or _is_torchvision_pointwise(module)
+    if pointwise or (over_channels and field.channels_last):
         return field
     kind, reason = type(module).__name__, "has no receptive field that is known here"
     if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
@@ -173,12 +173,8 @@ def _merge(inputs: list[_FieldOfView]) -> _FieldOfView:
             raise NoReceptiveField("its branches have different strides")
         if other.channels_last != first.channels_last:
             raise NoReceptiveField("its branches have their channels in different places")
-        first = replace(first, rows=_union(first.rows, other.rows), cols=_union(first.cols, other.cols))
+        first = replace(first, rows=first.rows.union(other.rows), cols=first.cols.union(other.cols))
     return first
-
-
-def _union(a: _AxisWindow, b: _AxisWindow) -> _AxisWindow:
-    return _AxisWindow(a.stride, min(a.low, b.low), max(a.high, b.high))
 
 
 def _through_permute(node: fx.Node, field: _FieldOfView) -> _FieldOfView:
@@ -197,10 +193,6 @@ def _through_pool(node: fx.Node, field: _FieldOfView) -> _FieldOfView:
     if given.get("dilation", 1) not in (1, (1, 1), [1, 1]):
         raise NoReceptiveField("it pools with a dilation")
     return field.through(kernel, given.get("stride") or kernel, given.get("padding", 0))
-
-
-def _axis(node: fx.Node) -> Any:
-    return node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
 
 
 def _submodule_name(node: fx.Node) -> str:

@@ -28,14 +28,18 @@ class MaskOutput(NamedTuple):
     """Centres of the mask; only with `mask_NCHW`."""
 
 
-class PeakMask(nn.Module):
-    """The paper's mask: the template centred on each map's peak. unit_Pnn: positive templates divided by tau."""
+class _TemplateMask(nn.Module):
+    """Holds `unit_Pnn`, the positive templates divided by tau."""
 
     unit_Pnn: Tensor
 
     def __init__(self, unit_Pnn: Tensor) -> None:
         super().__init__()
         self.register_buffer("unit_Pnn", unit_Pnn, persistent=False)
+
+
+class PeakMask(_TemplateMask):
+    """The paper's mask: the template centred on each map's peak."""
 
     def forward(self, x_NCHW: Tensor) -> MaskOutput:
         return MaskOutput(mask_maps(x_NCHW, self.unit_Pnn))
@@ -65,14 +69,8 @@ class LearnedBetaMask(nn.Module):
         return (1 - log_beta_C.exp()[:, None, None, None] * self.distance_Pnn).clamp(min=-1)
 
 
-class CentroidMask(nn.Module):
+class CentroidMask(_TemplateMask):
     """A template of any shape, centred on the activation-weighted centroid as in the released code."""
-
-    unit_Pnn: Tensor
-
-    def __init__(self, unit_Pnn: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("unit_Pnn", unit_Pnn, persistent=False)
 
     def mask(self, mu: Centroids) -> Tensor:
         """Return the mask with these centres, [N, C, n, n]."""

@@ -59,18 +59,9 @@ def _body_row(net: InterpretableNet, model: Model, name: str) -> LayerRow:
     field, module = layer_receptive_field(model, name), net.layer(name)
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     total = sum(p.numel() for p in module.parameters())
-    channels, side, _ = net.shape(name)
-    return LayerRow(
-        name,
-        _kind(module, net.kind(name)),
-        channels,
-        side,
-        field.size,
-        field.stride,
-        trainable,
-        total - trainable,
-        name in net.interpretable,
-    )
+    kind, (channels, side, _) = _kind(module, net.kind(name)), net.shape(name)
+    marked = name in net.interpretable
+    return LayerRow(name, kind, channels, side, field.size, field.stride, trainable, total - trainable, marked)
 
 
 def _kind(module: nn.Module, block: str = "") -> str:
@@ -106,8 +97,7 @@ def usage_markdown(model: Model, categories: Sequence[str]) -> str:
         "```",
         "",
         f"A crop is the bounding box of one object, resized to {size} x {size} pixels; the mean image is taken off "
-        "inside. "
-        'For any other language: `mlflow models serve -m "{uri}"`.',
+        'inside. For any other language: `mlflow models serve -m "{uri}"`.',
     ]
     return "\n".join(lines) + "\n"
 

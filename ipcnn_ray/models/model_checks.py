@@ -74,10 +74,8 @@ def _check_interpretable(model: Model, allowed: list[str], order: list[str]) -> 
         else:
             yield from _check_known((*loc, index), name, allowed, "to be interpretable")
     known = [name for name in dict.fromkeys(names) if name in order]
-    if known != sorted(known, key=order.index):
-        yield value_issue(
-            loc, names, f"must be listed lowest first: {sorted(known, key=order.index)}", ("model.network",)
-        )
+    if known != (ordered := sorted(known, key=order.index)):
+        yield value_issue(loc, names, f"must be listed lowest first: {ordered}", ("model.network",))
 
 
 def _check_statistics(net: InterpretableNet, model: Model) -> Iterator[FieldIssue]:

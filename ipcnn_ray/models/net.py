@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +143,7 @@ class InterpretableNet(nn.Module):
                 scores[name] = x
                 x = torch.relu(x)
                 if name == self._pooled:
-                    x = self._head_pool(x)
+                    x = next(iter(self.head.values()))(x)
                 maps[name] = x
                 if _key(name) in self.masks:
                     masked[name] = self.masks[_key(name)](x)
@@ -155,7 +155,7 @@ class InterpretableNet(nn.Module):
             if isinstance(module, nn.Linear) and x.ndim > 2:
                 x = x.flatten(1)
             x = module(x)
-            if isinstance(module, nn.Linear) and name != self._last:
+            if isinstance(module, nn.Linear) and name != list(self.head)[-1]:
                 x = torch.relu(x)
         return NetOutput(x, maps, scores, passed, masked) if full else x.squeeze(1)
 
@@ -257,9 +257,6 @@ class InterpretableNet(nn.Module):
         """Return the name of a layer's class; for a backbone that in torchvision, such as Fire or BasicBlock."""
         return self._kinds.get(name) or type(self.layer(name)).__name__
 
-    def conv(self, name: str) -> nn.Conv2d:
-        return cast(nn.Conv2d, self.layer(name))
-
     def shape(self, name: str) -> tuple[int, int, int]:
         """Return (C, H, W) of the output map of layer `name` of the body."""
         return self._shapes[self.names.index(name) + 1]
@@ -267,23 +264,12 @@ class InterpretableNet(nn.Module):
     def _layers(self) -> list[tuple[str, nn.Module]]:
         return list(zip(self.names, self.body.values(), strict=True))
 
-    @property
-    def _head_pool(self) -> nn.Module:
-        return next(iter(self.head.values()))
-
-    @property
-    def _last(self) -> str:
-        return list(self.head)[-1]
-
 
 def _check_interpretable(layers: Sequence[Layer | Block], interpretable: Sequence[str]) -> None:
     """A layer of a backbone that does not end in a ReLU would change the network with one, unless it is the highest."""
     blocks = [layer for layer in layers if isinstance(layer, Block)]
-    able = [
-        la.name
-        for la in layers
-        if isinstance(la, Conv) or (isinstance(la, Block) and (la.ends_in_relu or la is blocks[-1]))
-    ]
+    able = [block.name for block in blocks if block.ends_in_relu or block is blocks[-1]]
+    able += [layer.name for layer in layers if isinstance(layer, Conv)]
     if not set(interpretable) <= set(able):
         reason = ", which end in a ReLU or lie at the cut" if blocks else ""
         raise ValueError(f"interpretable = {tuple(interpretable)}: expected some of {', '.join(able)}{reason}")

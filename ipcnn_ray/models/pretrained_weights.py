@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ipcnn_ray.models.weight_files import SUFFIXES, WeightFile, read_weights
 from ipcnn_ray.spec.model import Weights, channels_of, pixels_of
 from ipcnn_ray.spec.networks import Conv, Network, Pool
 from ipcnn_ray.utils.files import sha256_of
+from ipcnn_ray.utils.text import did_you_mean
 
 STD = (0.229, 0.224, 0.225)
 """Standard deviations that torchvision divides its inputs of 0 to 1 by: red, green, blue."""
@@ -100,28 +100,15 @@ def load_weights(net: InterpretableNet, network: Network, weights: Weights, fold
 
 
 def _find_file(weights: Weights, folder: Path | None) -> Path:
+    given = f"model.weights.file = {weights.file!r}"
     if folder is None:
-        raise DataError(
-            [
-                Issue(
-                    "IPCNN_WEIGHTS",
-                    f"model.weights.file = {weights.file!r}, and IPCNN_WEIGHTS is not set",
-                    "Set IPCNN_WEIGHTS to the folder that holds the file, on every machine that trains.",
-                )
-            ]
-        )
+        advice = "Set IPCNN_WEIGHTS to the folder that holds the file, on every machine that trains."
+        raise DataError([Issue("IPCNN_WEIGHTS", f"{given}, and IPCNN_WEIGHTS is not set", advice)])
     path = folder / weights.file
     if not path.is_file():
         here = sorted(p.name for p in folder.glob("*") if p.suffix in SUFFIXES) if folder.is_dir() else []
-        raise DataError(
-            [
-                Issue(
-                    str(path),
-                    f"model.weights.file = {weights.file!r}: no such file",
-                    f"IPCNN_WEIGHTS = {folder} holds {', '.join(here) or 'no .npz or .safetensors file'}.",
-                )
-            ]
-        )
+        advice = f"IPCNN_WEIGHTS = {folder} holds {', '.join(here) or 'no .npz or .safetensors file'}."
+        raise DataError([Issue(str(path), f"{given}: no such file", advice)])
     return path
 
 
@@ -198,8 +185,7 @@ def _issues(
 
     for layer in layers:
         if layer not in net.convs:
-            close = difflib.get_close_matches(layer, net.convs, n=1)
-            advice = f"It has {', '.join(net.convs)}." + (f" Did you mean {close[0]!r}?" if close else "")
+            advice = f"It has {', '.join(net.convs)}.{did_you_mean(layer, list(net.convs))}"
             add(f"model.weights.layers has {layer!r}: the network has no such convolution", advice)
             continue
         for key, wanted in _tensors(net, layer).items():

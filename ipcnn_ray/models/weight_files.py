@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pickle
 import re
-import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -22,6 +22,17 @@ from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.utils.matlab import MatFileError, as_list, read_variables
 
 Order = Literal["rgb", "bgr"]
+DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    RuntimeError,
+    BadZipFile,
+    zlib.error,
+    SafetensorError,
+)
 SUFFIXES = (".npz", ".safetensors", ".mat", ".pth", ".pt")
 IMAGENET_RGB = (122.7, 116.7, 104.0)
 """Mean of ImageNet's training images, red, green, blue, 0..255."""
@@ -60,21 +71,9 @@ def read_weights(path: Path, wanted: Iterable[str]) -> WeightFile:
             "Only tensors are read, never code: save the state dict alone, torch.save(network.state_dict(), file), "
             "or write it as .safetensors."
         )
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        TypeError,
-        KeyError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-        SafetensorError,
-    ) as error:
-        what, advice = (
-            f"cannot be read: {error}",
-            f"A whole {path.suffix} file of plain numbers is needed; fetch or write it again.",
-        )
+    except DAMAGED as error:
+        what = f"cannot be read: {error}"
+        advice = f"A whole {path.suffix} file of plain numbers is needed; fetch or write it again."
     raise DataError([Issue(str(path), what, advice)])
 
 
@@ -87,9 +86,8 @@ def _npz(path: Path, wanted: set[str]) -> WeightFile:
     if len(orders) != 1:  # a text that names both decides nothing
         return WeightFile(names, arrays)
     sentence = next(part for part in re.split(r"[.;]\s", meta) if re.search(rf"\b{orders[0]}\b", part, re.IGNORECASE))
-    return WeightFile(
-        names, arrays, orders[0], f"its `meta` says {shorten(sentence.strip(), 60, placeholder=' ...')!r}"
-    )
+    because = f"its `meta` says {shorten(sentence.strip(), 60, placeholder=' ...')!r}"
+    return WeightFile(names, arrays, orders[0], because)
 
 
 def _safetensors(path: Path, wanted: set[str]) -> WeightFile:

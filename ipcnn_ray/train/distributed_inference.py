@@ -68,7 +68,7 @@ def infer(
     """Results of `forward` for all items, in their order, as [I, ...] tensors on the CPU of every rank.
 
     The network of `inputs` is in evaluation mode while `forward` is called. Worker r of W takes the items r, r + W, ...
-    batch_size: of one worker. crops: the batches hold the crops themselves, for `Inputs.perturbed_net_input`.
+    batch_size: of one worker. crops: see `InputPipeline.loader`.
     Raises TrainingError when a result is infinite or NaN, unless its name begins with `MAY_BE_NAN`.
     """
     count = len(items)
@@ -77,7 +77,7 @@ def infer(
     results: dict[str, list[Tensor]] = {}
     inputs.net.eval()
     try:
-        with (inputs.crop_loader if crops else inputs.loader)([items[part % count] for part in parts]) as loader:
+        with inputs.loader([items[part % count] for part in parts], crops=crops) as loader:
             for batch, part in zip(loader, parts, strict=True):
                 runtime.report_progress(f"evaluating epoch {epoch}", int(part[0]), count, "images")
                 for name, rows in forward(batch, part).items():

@@ -56,14 +56,8 @@ class MetricsConfig:
 
     @classmethod
     def of(cls, spec: ExperimentSpec) -> MetricsConfig:
-        return cls(
-            spec.eval.measures,
-            spec.seed,
-            spec.eval.ablation_filters,
-            spec.loss.classification,
-            spec.eval.top_images,
-            spec.eval.instability,
-        )
+        eval, form = spec.eval, spec.loss.classification
+        return cls(eval.measures, spec.seed, eval.ablation_filters, form, eval.top_images, eval.instability)
 
     def classes(self) -> dict[str, type[FilterMetric]]:
         """All metrics by name."""
@@ -150,19 +144,13 @@ class Metrics:
         self._config, self._inputs, self._net, self._store = config, inputs, inputs.net, inputs.store
         self._plan, self._fields, self._runtime = plan, fields, runtime
         self._infer = partial(infer, inputs, runtime=runtime, epoch=epoch, batch_size=batch_size)
+        size, shape = self._store.size, self._net.shape
+        contexts = {
+            layer: LayerContext(size, shape(layer)[1], fields[layer], config.top_images, config.instability)
+            for layer in self._net.interpretable
+        }
         self._metrics = {
-            name: {
-                layer: metric(
-                    LayerContext(
-                        self._store.size,
-                        self._net.shape(layer)[1],
-                        fields[layer],
-                        config.top_images,
-                        config.instability,
-                    )
-                )
-                for layer in self._net.interpretable
-            }
+            name: {layer: metric(context) for layer, context in contexts.items()}
             for name, metric in config.classes().items()
         }
         self._rows: Mapping[str, Tensor] = {}
@@ -297,9 +285,8 @@ class Metrics:
         items, top_by_layer = self._items(validation), {}
         for layer in self._net.interpretable:
             C, n, _ = self._net.shape(layer)
-            top_by_layer[layer] = torch.full(
-                (C, cells_above(len(items), n) + 1), -torch.inf, device=self._inputs.device
-            )
+            size = (C, cells_above(len(items), n) + 1)
+            top_by_layer[layer] = torch.full(size, -torch.inf, device=self._inputs.device)
 
         def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
             real = torch.from_numpy(position_b < len(items)).to(self._inputs.device)

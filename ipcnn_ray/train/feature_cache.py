@@ -193,9 +193,13 @@ class InputPipeline:
         key = feature_key(self.store.digest, self.net, self.scale, self.device.type, items)
         self._features = features_reader(folder, key, items, self.net.feature_shape(), compute, progress)
 
-    def loader(self, parts: list[Items]) -> closing[Generator[Batch, None, None]]:
-        """Return a generator of batches as a context manager, which ends its reader thread."""
-        generator = batches(parts, self.store.labels_N, self._features or self._crops)
+    def loader(self, parts: list[Items], *, crops: bool = False) -> closing[Generator[Batch, None, None]]:
+        """Return a generator of batches as a context manager, which ends its reader thread.
+
+        crops: The batches hold crops even if there is a cache, for `perturbed_net_input`.
+        """
+        read = self._crops if crops or self._features is None else self._features
+        generator = batches(parts, self.store.labels_N, read)
         return closing(cast("Generator[Batch, None, None]", generator))
 
     def net_input(self, batch: Batch) -> Tensor:
@@ -204,13 +208,8 @@ class InputPipeline:
             return batch.rows.to(self.device)
         return self._frozen(batch.rows, batch.mirrored)
 
-    def crop_loader(self, parts: list[Items]) -> closing[Generator[Batch, None, None]]:
-        """Like `loader`, but always of crops and not from the cache, for `perturbed_net_input`."""
-        generator = batches(parts, self.store.labels_N, self._crops)
-        return closing(cast("Generator[Batch, None, None]", generator))
-
     def perturbed_net_input(self, batch: Batch, added_b3SS: Tensor) -> Tensor:
-        """Like `net_input`, for a batch of `crop_loader` with `added_b3SS` added to the pixels (0..255)."""
+        """Like `net_input`, for a batch of crops with `added_b3SS` added to the pixels (0..255)."""
         images = to_input(batch.rows, batch.mirrored, self.mean_3SS, self.scale, self.device)
         return self.net.frozen_features(images + added_b3SS.to(self.device) * self.scale)
 

@@ -102,10 +102,8 @@ class FilterActivations:
             output = self.inputs.net(self.inputs.net_input(batch), from_features=True, full=True)
             return {"maps": masked_maps(output, self.layer)[:, list(filters)]}
 
-        maps = infer(self.inputs, items, _in_process(), forward, epoch=self.request.spec.train.epochs, batch_size=32)[
-            "maps"
-        ]
-        size = self.store.size
+        runtime, epoch, size = InProcess(self.inputs.device), self.request.spec.train.epochs, self.store.size
+        maps = infer(self.inputs, items, runtime, forward, epoch=epoch, batch_size=32)["maps"]
 
         def region(c: int, x_nn: Tensor) -> NDArray[np.bool_]:
             return activation_region(x_nn, float(self.threshold_C[c]), self.field, size, DISC_DIAMETER * size).numpy()
@@ -162,10 +160,6 @@ def _load_store(request: RunRequest, recorded: str, progress: Progress | None) -
     return store
 
 
-def _in_process() -> InProcess:
-    return InProcess("cuda" if torch.cuda.is_available() else "cpu")
-
-
 @torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 def _filter_activations(
     request: RunRequest, inputs: InputPipeline, batch_size: int, progress: Progress | None
@@ -197,7 +191,7 @@ def _filter_activations(
             "strongest": passed_NCHW.amax((2, 3)),
         }
 
-    rows = infer(inputs, plan.items, _in_process(), forward, epoch=spec.train.epochs, batch_size=batch_size)
+    rows = infer(inputs, plan.items, InProcess(inputs.device), forward, epoch=spec.train.epochs, batch_size=batch_size)
     assert top_CM is not None  # there is at least one batch
     rows = {name: rows_I[plan.object_positions] for name, rows_I in rows.items()}
     image_N = plan.items[objects, 0]
@@ -212,15 +206,7 @@ def _filter_activations(
         variant=spec.eval.instability,
         top_images=spec.eval.top_images,
     )
+    activation_NC, strongest_NC, threshold_C = rows["activation"], rows["strongest"], top_CM[:, -1].cpu()
     return FilterActivations(
-        request,
-        inputs,
-        layer,
-        field,
-        image_N,
-        instability,
-        peaks_NC2,
-        rows["activation"],
-        rows["strongest"],
-        top_CM[:, -1].cpu(),
+        request, inputs, layer, field, image_N, instability, peaks_NC2, activation_NC, strongest_NC, threshold_C
     )

@@ -6,6 +6,7 @@ N images of this worker, C filters, T templates, L categories.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -68,38 +69,25 @@ class FilterTerm(Protocol):
         ...
 
 
+@dataclass(eq=False)
 class InformationTerm:
-    """The paper's filter loss, in a form with any of its gradients.
+    """The paper's filter loss, in a form with any of its gradients."""
 
-    Args:
-        bank_Tnn: Templates, the negative one last.
-        learned: If given, each filter has its own positive templates with a learned beta, and only the height of
-            `bank_Tnn` is used.
-        categories: Number L. With several, the form `single` assigns each filter the category whose images activate it
-            most, by a moving average over batches.
-    """
-
-    def __init__(
-        self,
-        bank_Tnn: Tensor,
-        log_prior_T: Tensor,
-        weight: float,
-        schedule: Schedule,
-        form: Form = "exact",
-        *,
-        learned: LearnedBetaMask | None = None,
-        categories: int = 1,
-    ) -> None:
-        self.has_value = True
-        self.bank_Tnn = bank_Tnn
-        self.log_prior_T = log_prior_T
-        self.weight = weight
-        self.schedule = schedule
-        self.form = form
-        self.learned = learned
-        self.categories = categories
-        self._log_beta_C: Tensor | None = None
-        self._sums_CL: Tensor | None = None
+    bank_Tnn: Tensor
+    """Templates, the negative one last."""
+    log_prior_T: Tensor
+    weight: float
+    schedule: Schedule
+    form: Form = "exact"
+    learned: LearnedBetaMask | None = None
+    """If given, each filter has its own positive templates with a learned beta, and only the height of `bank_Tnn` is
+    used."""
+    categories: int = 1
+    """Number L. With several, the form `single` assigns each filter the category whose images activate it most, by a
+    moving average over batches."""
+    has_value = True
+    _log_beta_C: Tensor | None = field(default=None, init=False)
+    _sums_CL: Tensor | None = field(default=None, init=False)
 
     def __call__(self, maps_NCHW: Tensor, masked: MaskOutput | None, step: StepContext) -> TermValue:
         gather = step.runtime.gather
@@ -148,33 +136,21 @@ class InformationTerm:
             self._sums_CL = state["sums_CL"].to(self.log_prior_T.device)
 
 
+@dataclass(eq=False)
 class ReleasedTerm:
-    """The gradient of the authors' released code, which has no loss value.
+    """The gradient of the authors' released code, which has no loss value."""
 
-    Args:
-        mask: Mask of the layer.
-        density_L: Share of all items that are of each category.
-        weight: `mag` in the released code, 0.1.
-        learns: Whether the widths of a `ReleasedMask` are learned.
-    """
-
-    def __init__(
-        self,
-        mask: CentroidMask | ReleasedMask,
-        density_L: Tensor,
-        weight: float,
-        schedule: Literal["constant", "epoch"],
-        *,
-        learns: bool,
-    ) -> None:
-        self.has_value = False
-        self.mask = mask
-        self.density_L = density_L
-        self.weight = weight
-        self.schedule = schedule
-        self.learns = learns
-        self._magnitude_CL: Tensor | None = None
-        self._width_grad_C: Tensor | None = None
+    mask: CentroidMask | ReleasedMask
+    density_L: Tensor
+    """Share of all items that are of each category."""
+    weight: float
+    """`mag` in the released code, 0.1."""
+    schedule: Literal["constant", "epoch"]
+    learns: bool
+    """Whether the widths of a `ReleasedMask` are learned."""
+    has_value = False
+    _magnitude_CL: Tensor | None = field(default=None, init=False)
+    _width_grad_C: Tensor | None = field(default=None, init=False)
 
     def __call__(self, maps_NCHW: Tensor, masked: MaskOutput | None, step: StepContext) -> TermValue:
         assert masked is not None and masked.mask_NCHW is not None and masked.mu is not None
@@ -231,15 +207,11 @@ def filter_terms(
         mask = net.mask(layer)
         if loss.form == "released":
             assert isinstance(mask, CentroidMask | ReleasedMask) and loss.schedule != "paper"
-            terms[layer] = ReleasedTerm(mask, density_L.to(device), loss.weight, loss.schedule, learns=loss.learn_beta)
+            terms[layer] = ReleasedTerm(mask, density_L.to(device), loss.weight, loss.schedule, loss.learn_beta)
         else:
+            learned = mask if isinstance(mask, LearnedBetaMask) else None
+            bank_Tnn, log_prior_T = bank_Tnn.to(device), log_prior(bank_Tnn.shape[-1]).to(device)
             terms[layer] = InformationTerm(
-                bank_Tnn.to(device),
-                log_prior(bank_Tnn.shape[-1]).to(device),
-                loss.weight,
-                loss.schedule,
-                loss.form,
-                learned=mask if isinstance(mask, LearnedBetaMask) else None,
-                categories=len(density_L),
+                bank_Tnn, log_prior_T, loss.weight, loss.schedule, loss.form, learned, len(density_L)
             )
     return terms

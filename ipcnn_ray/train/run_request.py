@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.tracking.run_summary import RunSummary
@@ -44,9 +43,3 @@ class RunRequest:
     @property
     def run_id(self) -> str:
         return self.run.run_id
-
-    @property
-    def path(self) -> Path:
-        """`folder` as a path; not for one in a bucket."""
-        assert "://" not in self.folder
-        return Path(self.folder)

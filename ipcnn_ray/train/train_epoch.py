@@ -130,11 +130,7 @@ def train_epoch(
 
 
 def _epoch_metrics(
-    all_WS3: Tensor,
-    epoch: int,
-    batch_size: int,
-    optimizer: torch.optim.Optimizer,
-    terms: Mapping[str, FilterTerm],
+    all_WS3: Tensor, epoch: int, batch_size: int, optimizer: torch.optim.Optimizer, terms: Mapping[str, FilterTerm]
 ) -> EpochMetrics:
     """Reduce [W, S, 3]: for each worker and step the classification loss, filter loss (equal on all), wrong share."""
     classification_S, information_S, wrong_S = all_WS3[:, :, 0].sum(0), all_WS3[0, :, 1], all_WS3[:, :, 2].sum(0)

@@ -132,7 +132,7 @@ def test_the_map_of_fire9_is_the_references():
         239,
     )
     net = assemble(model, PLAIN, device="meta")
-    assert net.interpretable == ("features.12", "appended") and net.conv("appended").weight.shape == (512, 512, 3, 3)
+    assert net.interpretable == ("features.12", "appended") and net.layer("appended").weight.shape == (512, 512, 3, 3)
     net.freeze_through("features.11")
     assert net.feature_shape() == (512, 14, 14)
     net.freeze_through("features.7")

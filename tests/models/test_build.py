@@ -34,14 +34,14 @@ def test_layers_keep_their_weights_without_the_appended_one():
     full, original = build(COMPACT, L1, 0), build(COMPACT.model_copy(update={"appended_layer": False}), L1, 0)
     assert "conv5" not in original.body
     for name in ("conv1", "conv2", "conv3", "conv4"):
-        assert torch.equal(full.conv(name).weight, original.conv(name).weight)
+        assert torch.equal(full.layer(name).weight, original.layer(name).weight)
     assert list(full.head) == ["pool5", "fc6", "drop6", "fc7"]
     assert list(original.head) == ["pool5", "fc5", "drop5", "fc6"]
 
 
 def test_weights_are_he_normal_but_for_the_last_layer():
     net = build(COMPACT, PLAIN, 0)
-    assert net.conv("conv4").weight.std().item() == pytest.approx(math.sqrt(2 / (32 * 9)), rel=0.05)
+    assert net.layer("conv4").weight.std().item() == pytest.approx(math.sqrt(2 / (32 * 9)), rel=0.05)
     assert net.head["fc6"].weight.std().item() == pytest.approx(math.sqrt(2 / 512), rel=0.05)
     assert net.head["fc7"].weight.std().item() == pytest.approx(0.01, rel=0.3)
     assert all(not p.any() for name, p in net.named_parameters() if name.endswith("bias"))
@@ -50,13 +50,13 @@ def test_weights_are_he_normal_but_for_the_last_layer():
 def test_weights_that_will_lie_behind_pretrained_layers_are_the_released_ones():
     weights = Weights(file="w.npz", layers=("conv1",))
     net = build(COMPACT.model_copy(update={"weights": weights}), PLAIN, 0)
-    for layer in (net.conv("conv4"), net.conv("conv5"), net.head["fc6"]):
+    for layer in (net.layer("conv4"), net.layer("conv5"), net.head["fc6"]):
         assert layer.weight.std().item() == pytest.approx(0.01, rel=0.05)
 
 
 def test_the_fan_in_of_a_grouped_convolution_is_that_of_one_group():
     net = build(Model(network="alexnet", appended_layer=False), PLAIN, 0)
-    assert net.conv("conv2").weight.std().item() == pytest.approx(math.sqrt(2 / (48 * 25)), rel=0.01)
+    assert net.layer("conv2").weight.std().item() == pytest.approx(math.sqrt(2 / (48 * 25)), rel=0.01)
 
 
 def test_masks_take_the_template_without_its_tau():

@@ -35,8 +35,8 @@ RED = torch.tensor([[1.0, 2.0, 1.0], [1.0, 4.0, 1.0], [1.0, 1.0, 3.0]])
 @torch.no_grad()
 def tiny(mask_factory: MaskFactory | None = None) -> InterpretableNet:
     net = InterpretableNet(TINY, appended=False, interpretable=["conv1"], mask_factory=mask_factory)
-    net.conv("conv1").weight.copy_(torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1))
-    net.conv("conv1").bias.fill_(-1.5)
+    net.layer("conv1").weight.copy_(torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1))
+    net.layer("conv1").bias.fill_(-1.5)
     net.head["fc2"].weight.fill_(1)
     net.head["fc2"].bias.fill_(10)
     return net
@@ -160,9 +160,9 @@ def test_a_step_of_alexnet_behind_frozen_layers_is_finite():
     out = net(features, from_features=True, full=True)
     nn.functional.softplus(-out.logits_NL).mean().backward()
     assert out.maps["conv5"].shape == out.scores["conv6"].shape == (2, 256, 13, 13)
-    assert net.conv("conv3").weight.grad is None
+    assert net.layer("conv3").weight.grad is None
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
-    assert net.conv("conv4").weight.grad.any()
+    assert net.layer("conv4").weight.grad.any()
 
 
 def test_misuse_is_told():

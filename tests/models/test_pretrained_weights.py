@@ -35,8 +35,8 @@ def arrays() -> dict[str, np.ndarray]:
     net = build(Model(network="compact"), NoTemplate(shape="none"), 9)
     found = {}
     for name in ALL:
-        found[f"{name}_w"] = net.conv(name).weight.detach().numpy()
-        found[f"{name}_b"] = np.full(net.conv(name).out_channels, 0.5, np.float32)
+        found[f"{name}_w"] = net.layer(name).weight.detach().numpy()
+        found[f"{name}_b"] = np.full(net.layer(name).out_channels, 0.5, np.float32)
     return found
 
 
@@ -65,10 +65,10 @@ def test_listed_layers_come_from_the_file_and_the_others_stay(tmp_path, file):
     assert report.loaded == ("conv1", "conv3") and report.random == ("conv2", "conv4", "conv5")
     assert report.digest == hashlib.sha256((tmp_path / file).read_bytes()).hexdigest()
     for name in ("conv1", "conv3"):
-        assert np.array_equal(net.conv(name).weight.detach(), arrays()[f"{name}_w"])
-        assert np.array_equal(net.conv(name).bias.detach(), arrays()[f"{name}_b"])
+        assert np.array_equal(net.layer(name).weight.detach(), arrays()[f"{name}_w"])
+        assert np.array_equal(net.layer(name).bias.detach(), arrays()[f"{name}_b"])
     for name in ("conv2", "conv4", "conv5"):
-        assert torch.equal(net.conv(name).weight, fresh.conv(name).weight)
+        assert torch.equal(net.layer(name).weight, fresh.layer(name).weight)
 
 
 def test_partial_asks_for_the_original_networks_convolutions_only(tmp_path):
@@ -84,7 +84,7 @@ def test_bgr_weights_see_the_same_in_a_network_that_sees_rgb(tmp_path):
     load(bgr, tmp_path, channels="bgr")
     x = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(bgr(x), rgb(x.flip(1)))
-    assert torch.equal(rgb.conv("conv2").weight, bgr.conv("conv2").weight)
+    assert torch.equal(rgb.layer("conv2").weight, bgr.layer("conv2").weight)
 
 
 def test_every_wrong_array_is_told_at_once(tmp_path):
@@ -200,8 +200,8 @@ def test_a_state_dict_is_read_without_unpickling(tmp_path):
     torch.save({"state_dict": state}, tmp_path / "w.pt")
     net = compact()
     load(net, tmp_path, file="w.pt", pixels="raw", channels="rgb")
-    assert np.array_equal(net.conv("conv2").weight.detach(), arrays()["conv2_w"])
-    assert np.array_equal(net.conv("conv1").weight.detach(), arrays()["conv1_w"])
+    assert np.array_equal(net.layer("conv2").weight.detach(), arrays()["conv2_w"])
+    assert np.array_equal(net.layer("conv1").weight.detach(), arrays()["conv1_w"])
     torch.save({"conv1.weight": Trap()}, tmp_path / "w.pt")
     (found,) = issues(tmp_path, file="w.pt")
     assert "w.pt  cannot be read: Weights only load failed" in found
@@ -254,7 +254,7 @@ def test_alexnet_with_caffes_weights_equals_the_plain_program(real_weights):
     assert report.partial
     with np.load(real_weights / model.weights.file, allow_pickle=False) as file:
         w = {key: torch.from_numpy(file[key]) for key in file if key != "meta"}
-    w["conv4_w"], w["conv4_b"] = net.conv("conv4").weight.detach(), net.conv("conv4").bias.detach()
+    w["conv4_w"], w["conv4_b"] = net.layer("conv4").weight.detach(), net.layer("conv4").bias.detach()
     x = 255 * torch.rand(2, 3, 227, 227, generator=torch.Generator().manual_seed(0)) - 110
     expected = plain_alexnet(w, x)
     net.freeze_through("conv3")

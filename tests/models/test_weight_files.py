@@ -66,8 +66,8 @@ def test_listed_layers_are_loaded_and_the_report_says_what_was_not(tmp_path, ver
     net = build(model, PLAIN, 0)
     report = load_weights(net, model.table, model.weights, tmp_path)
     conv1, _, conv4, *_ = layers(old=True)
-    assert np.array_equal(net.conv("conv1").weight.detach(), conv1["filters"].transpose(3, 2, 0, 1))
-    assert np.array_equal(net.conv("conv4").bias.detach(), conv4["biases"][0])
+    assert np.array_equal(net.layer("conv1").weight.detach(), conv1["filters"].transpose(3, 2, 0, 1))
+    assert np.array_equal(net.layer("conv4").bias.detach(), conv4["biases"][0])
     assert report.partial and report.random == ("conv2", "conv3", "conv5")
     assert report.text.splitlines()[:3] == [
         "loaded from w.mat: conv1, conv4",
@@ -81,14 +81,14 @@ def test_a_wrong_channel_order_is_told_where_the_file_shows_it(tmp_path):
     write_mat(tmp_path / "w.mat", "v5", content("new", RGB.reshape(1, 1, 3)))
     model = Model(network="compact", weights=Weights(file="w.mat", layers=("conv1",), channels="bgr"))
     net = build(model, PLAIN, 0)
-    before = net.conv("conv1").weight.clone()
+    before = net.layer("conv1").weight.clone()
     told = (
         r"model\.weights\.channels = 'bgr', but its averageImage has channel means 123\.7, 116\.8, 103\.9, as "
         r"ImageNet's in that order\n       Say channels: rgb, or name the file that was meant\."
     )
     with pytest.raises(DataError, match=told):
         load_weights(net, model.table, model.weights, tmp_path)
-    assert torch.equal(net.conv("conv1").weight, before)
+    assert torch.equal(net.layer("conv1").weight, before)
     write_mat(tmp_path / "w.mat", "v5", content("new", np.full((1, 1, 3), 110.0)))
     assert "as stated; the file does not say" in load_weights(net, model.table, model.weights, tmp_path).text
 
@@ -100,7 +100,7 @@ def test_the_four_networks_have_matconvnets_names_and_shapes(tmp_path, name, ver
     net = assemble(Model(network=name), PLAIN, device="meta")
     held = []
     for layer in NETWORKS[name].convs:
-        out, inputs, rows, cols = net.conv(layer).weight.shape
+        out, inputs, rows, cols = net.layer(layer).weight.shape
         filters = np.zeros((rows, cols, inputs, out), np.float32)
         held.append({"type": "conv", "name": layer, "weights": cell([filters, np.zeros((1, out), np.float32)])})
     held[-1]["weights"][0, 0] = held[-1]["weights"][0, 0][..., :-1]
@@ -109,7 +109,7 @@ def test_the_four_networks_have_matconvnets_names_and_shapes(tmp_path, name, ver
     with pytest.raises(DataError) as caught:
         load_weights(net, model.table, model.weights, tmp_path)
     (problem,) = caught.value.issues
-    out, *rest = net.conv(NETWORKS[name].last_conv).weight.shape
+    out, *rest = net.layer(NETWORKS[name].last_conv).weight.shape
     assert problem.what == f"{NETWORKS[name].last_conv}_w has shape {(out - 1, *rest)}"
 
 
@@ -135,8 +135,8 @@ def test_alexnets_mat_is_its_npz(tmp_path, real_weights):
         assert "(confirmed: " in load_weights(net, model.table, model.weights, folder).text
         nets.append(net)
     for name in names:
-        assert torch.equal(nets[0].conv(name).weight, nets[1].conv(name).weight)
-        assert torch.equal(nets[0].conv(name).bias, nets[1].conv(name).bias)
+        assert torch.equal(nets[0].layer(name).weight, nets[1].layer(name).weight)
+        assert torch.equal(nets[0].layer(name).bias, nets[1].layer(name).bias)
 
 
 @pytest.mark.parametrize(

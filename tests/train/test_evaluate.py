@@ -149,7 +149,7 @@ class Slowly:
                     result[:, c] = -1.0
                     return result
 
-                hook = net.conv(self.layer).register_forward_hook(erase)
+                hook = net.layer(self.layer).register_forward_hook(erase)
                 without = float(self.output(index, mirrored).logits_NL)
                 hook.remove()
                 changes.append(math.log1p(math.exp(-sign * without)) - math.log1p(math.exp(-sign * intact)))
@@ -219,7 +219,7 @@ def test_outputs_that_are_not_finite(bench):
     spec = tiny()
     inputs = bench.inputs(spec)
     with torch.no_grad():
-        inputs.net.conv("conv4").weight[0, 0, 0, 0] = torch.nan
+        inputs.net.layer("conv4").weight[0, 0, 0, 0] = torch.nan
     with pytest.raises(TrainingError, match=r"outputs are not finite after epoch 1: lower train.learning_rate"):
         measure(inputs, spec, InProcess())
 

@@ -166,10 +166,10 @@ def test_the_key_follows_all_that_the_numbers_depend_on(bench):
     keys.add(feature_key("data", net, 1.0, "cuda", ITEMS))
     keys.add(feature_key("data", net, 1.0, "cpu", ITEMS[:3]))
     with torch.no_grad():
-        net.conv("conv4").weight.zero_()  # behind the cut
+        net.layer("conv4").weight.zero_()  # behind the cut
     assert feature_key("data", net, 1.0, "cpu", ITEMS) in keys
     with torch.no_grad():
-        net.conv("conv1").weight[0] += 1
+        net.layer("conv1").weight[0] += 1
     keys.add(feature_key("data", net, 1.0, "cpu", ITEMS))
     net.freeze_through("conv3")
     keys.add(feature_key("data", net, 1.0, "cpu", ITEMS))

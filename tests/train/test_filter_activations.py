@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_thresholds_and_regions(finished):
 
 def test_weights_that_are_missing_or_damaged(finished):
     request, digest = finished
-    path = request.path / WEIGHTS_FILE
+    path = Path(request.folder) / WEIGHTS_FILE
     whole = path.read_bytes()
     path.write_bytes(whole[:1000])
     with pytest.raises(IpcnnError, match=r"the weights of run run in .* cannot be read: .*\nThe file is damaged"):

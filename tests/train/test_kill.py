@@ -24,7 +24,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(bench, when, lasted):
     )
     assert killed.returncode == -signal.SIGKILL
     request = bench.request(tiny(), f"killed-{when}")
-    names = sorted(path.name for path in (request.path / "checkpoints").glob("epoch-*"))
+    names = sorted(path.name for path in (Path(request.folder) / "checkpoints").glob("epoch-*"))
     assert names == [f"epoch-{epoch:04}" for epoch in range(1, lasted + 1)]
 
     trackers = {name: MemoryTracker() for name in (f"killed-{when}", "whole")}
@@ -33,5 +33,5 @@ def test_a_killed_run_ends_as_if_it_had_not_been(bench, when, lasted):
     resumed, whole = (timeless(tracker.record.epochs.values()) for tracker in trackers.values())
     assert resumed == whole
     assert bench.weights(f"killed-{when}") == bench.weights("whole")
-    assert Attempts.read(request.path) == Attempts(lost=1)
+    assert Attempts.read(request.folder) == Attempts(lost=1)
     assert trackers[f"killed-{when}"].record.said_tags["ipcnn.attempts_lost"] == "1"

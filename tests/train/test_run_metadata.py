@@ -42,10 +42,7 @@ def recorded(experiment: ExperimentSpec, settings: dict, label: str | None = Non
         ({"template": {"shape": "none"}}, "plain"),
         ({"template.shape": "gradient", "template.beta": 1.7320508075688772, "train.batch_size": 10}, None),
         ({"template.shape": "gradient", "template.beta": 2.0, "train.batch_size": 8}, None),
-        (
-            {"template.shape": "uniform", "template.beta": 2.5, "template.gamma": 1, "train.batch_size": 8},
-            None,
-        ),
+        ({"template.shape": "uniform", "template.beta": 2.5, "template.gamma": 1, "train.batch_size": 8}, None),
     ],
 )
 def test_named_and_drawn_runs(settings, label):

@@ -16,15 +16,7 @@ from ipcnn_ray.train.run_metadata import run_description, run_title
 from ipcnn_ray.train.run_request import ControlReference
 from ipcnn_ray.train.runtime import StopRun
 
-EVERY_EPOCH = {
-    "epoch",
-    "train_loss",
-    "filter_loss",
-    "train_error",
-    "learning_rate",
-    "images_per_second",
-    "seconds",
-}
+EVERY_EPOCH = {"epoch", "train_loss", "filter_loss", "train_error", "learning_rate", "images_per_second", "seconds"}
 EVALUATED = {
     "val_error",
     "val_loss",
