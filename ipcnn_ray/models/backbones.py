@@ -75,11 +75,8 @@ def _chain(network: nn.Module) -> list[str]:
 
 @cache
 def backbone_blocks(trunk: Trunk, image_size: int) -> tuple[Block, ...]:
-    """Return the layers of the trunk up to the cut, for a square image of `image_size` pixels.
-
-    Raises:
-        BackboneCutError: If there is no such layer, or it has no receptive field.
-    """
+    """Return the layers of the trunk up to the cut, for a square image of `image_size` pixels. Raises
+    BackboneCutError if there is no such layer, or it has no receptive field."""
     network = _network(trunk.name)
     names = _chain(network)
     if trunk.cut not in names:

@@ -19,15 +19,8 @@ from ipcnn_ray.spec.training import FilterLoss
 def build(
     model: Model, template: Template, seed: int, categories: int = 1, filter_loss: FilterLoss | None = None
 ) -> InterpretableNet:
-    """Return the network of a spec on the CPU with its initial weights; `load_weights` loads pretrained ones.
-
-    Args:
-        model: The model section.
-        template: The template section, with its shape known.
-        seed: Seed of the initial weights.
-        categories: Number of output scores.
-        filter_loss: The filter loss; its form determines the centre of the masks and their learned parameters.
-    """
+    """Return the network of a spec on the CPU with the initial weights of `seed` (see `initialise`), for a concrete
+    template. `load_weights` loads pretrained ones."""
     net = assemble(model, template, categories, filter_loss)
     initialise(net, seed, he_normal=model.weights is None)
     return net

@@ -85,11 +85,8 @@ def _is_torchvision_pointwise(module: nn.Module) -> bool:
 
 
 def trace_operations(module: nn.Module) -> fx.Graph:
-    """Trace the operations of a module in evaluation mode.
-
-    Raises:
-        NoReceptiveField: If they depend on values of tensors.
-    """
+    """Trace the operations of a module in evaluation mode. Raises NoReceptiveField if they depend on values of
+    tensors."""
 
     class Holder(nn.Module):
         def __init__(self) -> None:
@@ -108,10 +105,7 @@ def trace_operations(module: nn.Module) -> fx.Graph:
 
 def module_window(module: nn.Module) -> Window:
     """Return the window of a module's input that an output cell depends on: the union over channels and branches.
-
-    Raises:
-        NoReceptiveField: If there is no such window.
-    """
+    Raises NoReceptiveField if there is no such window."""
     fields: dict[fx.Node, _FieldOfView | None] = {}
     for node in trace_operations(module).nodes:
         if node.op == "placeholder":

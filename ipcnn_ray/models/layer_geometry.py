@@ -14,10 +14,7 @@ from ipcnn_ray.spec.networks import LRN, Conv, Layer, Network, Pool
 
 def spatial_layers(network: Network, appended: bool) -> tuple[Layer | Block, ...]:
     """Return the layers from the image to the highest convolution, including the appended one if there is one.
-
-    Raises:
-        IpcnnError: If a torchvision network cannot be cut where the row says.
-    """
+    Raises IpcnnError if a torchvision network cannot be cut where the row says."""
     layers: tuple[Layer | Block, ...] = network.layers
     last = network.appended
     if network.trunk is not None:
@@ -47,11 +44,8 @@ def _up_to(network: Network, name: str, appended: bool) -> list[Layer | Block]:
 
 
 def windows(network: Network, layer: str, appended: bool = True) -> list[Window]:
-    """Return the windows from the image up to and including `layer`; normalisation has none.
-
-    Raises:
-        IpcnnError: If the network has no such layer.
-    """
+    """Return the windows from the image up to and including `layer`; normalisation has none. Raises IpcnnError if
+    the network has no such layer."""
     parts = _up_to(network, layer, appended)
     return [part.window if isinstance(part, Block) else window(part) for part in parts if not isinstance(part, LRN)]
 

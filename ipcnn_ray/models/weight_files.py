@@ -55,11 +55,8 @@ class WeightFile:
 
 
 def read_weights(path: Path, wanted: Iterable[str]) -> WeightFile:
-    """Read the names of all arrays, and those arrays of `wanted` that the file has.
-
-    Raises:
-        DataError: If the file is damaged or of another kind than its ending says.
-    """
+    """Read the names of all arrays, and those arrays of `wanted` that the file has. Raises DataError if the file is
+    damaged or of another kind than its ending says."""
     reader = {".npz": _npz, ".safetensors": _safetensors, ".mat": _mat}.get(path.suffix, _state_dict)
     try:
         return reader(path, set(wanted))
@@ -135,10 +132,7 @@ class SimpleNN:
 
 def read_simplenn(path: Path) -> SimpleNN:
     """Read a SimpleNN network from a .mat file, v5 or v7.3; its parts are at the top level or in a struct `net`.
-
-    Raises:
-        MatFileError: If the file is damaged or holds no such network.
-    """
+    Raises MatFileError if the file is damaged or holds no such network."""
     content = read_variables(path, ("net", "layers", "meta", "normalization", "params"))
     net = content["net"] if isinstance(content.get("net"), dict) else content
     layers = as_list(net.get("layers"))

@@ -137,11 +137,8 @@ def _stored(keys: Sequence[str]) -> list[int]:
 
 
 def newest(folder: Folder, origin: Origin) -> Restored:
-    """Load the newest intact checkpoint to the CPU. Damaged ones are skipped and listed.
-
-    Raises:
-        TrainingError: If it was made from another experiment, other data or weights, or has another format.
-    """
+    """Load the newest intact checkpoint to the CPU. Damaged ones are skipped and listed. Raises TrainingError if it
+    was made from another experiment, other data or weights, or has another format."""
     damaged: list[str] = []
     with closing(_copies(folder)) as copies:
         for copy in copies:

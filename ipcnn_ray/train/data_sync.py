@@ -48,11 +48,8 @@ def _digest(sums: dict[str, str]) -> str:
 
 
 def fetch_to_node(paths: Paths) -> None:
-    """Download what this machine does not have. One process downloads while the others wait.
-
-    Raises:
-        DataError: If the bucket has changed since `resolve_bucket_paths`.
-    """
+    """Download what this machine does not have. One process downloads while the others wait. Raises DataError if the
+    bucket has changed since `resolve_bucket_paths`."""
     for url, folder in ((paths.data_url, paths.data), (paths.weights_url, paths.weights)):
         if url and folder is not None and not folder.is_dir():
             with file_lock(folder.with_name(f"{folder.name}.lock")):

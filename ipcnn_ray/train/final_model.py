@@ -33,10 +33,7 @@ class Classifier(nn.Module):
 
 def final_model(request: RunRequest) -> tuple[Classifier, Tensor]:
     """Return the model of a run that has ended, in evaluation mode on the CPU, and an example batch of two crops.
-
-    Raises:
-        TrainingError: If the run has not ended.
-    """
+    Raises TrainingError if the run has not ended."""
     weights = read_file(request.folder, WEIGHTS_FILE)
     if weights is None:
         raise TrainingError(f"run {request.run_id} has no {WEIGHTS_FILE} in {request.folder}: it has not ended yet")

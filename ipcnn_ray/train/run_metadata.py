@@ -81,11 +81,7 @@ def lineage_tags(
 
 
 def experiment_spec_of(tracker: Tracker, parent: RecordedRun) -> ExperimentSpec:
-    """Return the spec that an experiment was submitted with.
-
-    Raises:
-        TrackingError: If its artifact cannot be read.
-    """
+    """Return the spec that an experiment was submitted with. Raises TrackingError if its artifact cannot be read."""
     text = tracker.read(parent.handle, SPEC_ARTIFACT)
     if text is None:
         raise TrackingError(

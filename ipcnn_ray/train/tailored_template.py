@@ -90,10 +90,7 @@ def _round(value: float) -> float:
 
 def trained_template(request: RunRequest) -> Template:
     """Return the template that a run was trained with: that of its spec, or the fitted one in the run's directory.
-
-    Raises:
-        TrainingError: If a tailored template has not been fitted yet.
-    """
+    Raises TrainingError if a tailored template has not been fitted yet."""
     template = request.spec.template
     if not isinstance(template, TailoredTemplate):
         return template

@@ -63,7 +63,7 @@ def train_run(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunSum
         record.set_state("running")
         trainer = _fit(request, runtime, record, attempts)
         if trainer.ended:
-            _store_weights(trainer.weights(), folder, record)
+            trainer.store_weights(record)
     except RunTakenOver:
         raise
     except Exception as error:
@@ -92,14 +92,6 @@ def _fit(
     trainer.restore()
     trainer.fit()
     return trainer
-
-
-def _store_weights(weights: dict[str, Tensor], folder: str, record: RunRecord) -> None:
-    with tempfile.TemporaryDirectory(prefix="ipcnn-") as scratch:
-        file = Path(scratch) / WEIGHTS_FILE
-        save_file(weights, file)
-        open_run_dir(folder).put_file(file, WEIGHTS_FILE)
-        record.log_file(file, "weights")
 
 
 class Trainer:
@@ -197,10 +189,14 @@ class Trainer:
         cause = self.stop.why if self.stop else ""
         return replace(self.request.run, state=state, cause=cause, metrics=self.history[-1])
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return the state dict and the mean image, on the CPU."""
+    def store_weights(self, record: RunRecord) -> None:
+        """Store the state dict and the mean image in the run's directory and in the tracked run."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.net.state_dict().items()}
-        return {**tensors, MEAN_KEY: self.inputs.mean_3SS.cpu()}
+        with tempfile.TemporaryDirectory(prefix="ipcnn-") as scratch:
+            file = Path(scratch) / WEIGHTS_FILE
+            save_file({**tensors, MEAN_KEY: self.inputs.mean_3SS.cpu()}, file)
+            open_run_dir(self.request.folder).put_file(file, WEIGHTS_FILE)
+            record.log_file(file, "weights")
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch, evaluate if it is due, and return the metrics."""
