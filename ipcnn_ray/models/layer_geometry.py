@@ -24,7 +24,6 @@ def spatial_layers(network: Network, appended: bool) -> tuple[Layer | Block, ...
 
 
 def window(layer: Conv | Pool) -> Window:
-    """Return the geometry of a layer."""
     return Window(layer.kernel, layer.stride, layer.pad, isinstance(layer, Pool) and layer.ceil)
 
 

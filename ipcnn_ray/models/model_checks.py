@@ -130,11 +130,7 @@ def _distinct_models(spec: ExperimentSpec) -> list[tuple[str, ExperimentSpec]]:
 
 
 def check_backbones(loaded: Loaded) -> None:
-    """Check the layers of torchvision networks in all runs of an experiment.
-
-    Raises:
-        SpecError: Lists all issues.
-    """
+    """Check the layers of torchvision networks in all runs of an experiment. Raises SpecError with all issues."""
     label_of: dict[FieldIssue, str] = {}
     for label, run in _distinct_models(loaded.spec):
         for issue in backbone_issues(run.model, run.train.freeze_through):
@@ -146,13 +142,8 @@ def check_backbones(loaded: Loaded) -> None:
 
 
 def check_weights(spec: ExperimentSpec, folder: Path | None) -> list[str]:
-    """Check all weight files that the runs of an experiment load, and return their reports.
-
-    The networks are on torch's meta device: nothing is copied.
-
-    Raises:
-        DataError: If a file does not fit its network.
-    """
+    """Check all weight files that the runs of an experiment load, and return their reports. Nothing is copied. Raises
+    DataError if a file does not fit its network."""
     reports: dict[str, None] = {}
     for _, run in _distinct_models(spec):
         if run.model.weights:

@@ -203,11 +203,8 @@ class InterpretableNet(nn.Module):
         `rate` is a factor on the learning rate. Weights of convolutions and fully connected layers decay; biases and
         the scales of a backbone's normalisation do not. The parameters of masks have the rate `beta_rate`.
 
-        Args:
-            loaded: Layers that start from pretrained weights.
-            new_bias_rate: Rate of the biases of all other layers.
-            last_bias_rate: Rate of the bias of the highest loaded layer.
-            decay_loaded_biases: Whether the biases of loaded layers decay.
+        `loaded` are the layers that start from pretrained weights; `decay_loaded_biases`: whether their biases decay.
+        The bias of the highest of them has the rate `last_bias_rate`, those of all other layers `new_bias_rate`.
         """
         highest = next((name for name in reversed(self.names) if name in loaded), None)
         keys = {_key(name): name for name in self.names}
@@ -246,7 +243,6 @@ class InterpretableNet(nn.Module):
         return tuple(name for name, module in self._layers() if _has_parameters(module))
 
     def layer(self, name: str) -> nn.Module:
-        """Return the layer of the body with this name."""
         return self.body[_key(name)]
 
     def mask(self, name: str) -> nn.Module:

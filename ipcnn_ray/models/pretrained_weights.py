@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was loaded from a weight file."""
-
     loaded: tuple[str, ...]
     """Layers with weights from the file, lowest first."""
     random: tuple[str, ...]
@@ -63,13 +61,9 @@ def load_weights(net: InterpretableNet, network: Network, weights: Weights, fold
     1 / (255 * std * input_scale). For an image minus a mean the layer then computes what it did in its own
     preprocessing with that mean, padding included, since both pad with the mean.
 
-    Args:
-        network: Row of the table that `net` was built from.
-        folder: Folder of the file (IPCNN_WEIGHTS).
-
-    Raises:
-        DataError: Lists every layer that is missing, has another shape or is not finite, and a file that contradicts
-            the stated channel order. No parameter is changed then.
+    `network` is the row of the table that `net` was built from, `folder` that of the file (IPCNN_WEIGHTS). Raises
+    DataError with every layer that is missing, has another shape or is not finite, and for a file that contradicts the
+    stated channel order. No parameter is changed then.
 
     Deviations: the mean is that of the training split's images (as in the released code), not the file's.
     """
@@ -165,7 +159,6 @@ def _torchvision_features(network: Network) -> dict[str, str]:
 
 
 def _fold_preprocessing(weight: Tensor, weights: Weights, network: Network) -> Tensor:
-    """Convert the first layer's weights to our preprocessing."""
     if (weights.channels or channels_of(weights.file)) == "bgr":
         weight = weight.flip(1)
     if (weights.pixels or pixels_of(weights.file)) == "torchvision":
@@ -210,7 +203,6 @@ def _issues(
 
 
 def _channel_order_issues(weights: Weights, path: Path, file: WeightFile) -> list[Issue]:
-    """Check the stated channel order against what the file says."""
     stated = weights.channels or channels_of(weights.file)
     if file.order in (None, stated):
         return []

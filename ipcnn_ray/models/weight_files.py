@@ -42,8 +42,6 @@ MEAN_TOLERANCE = 9.0
 
 @dataclass(frozen=True)
 class WeightFile:
-    """The content of a weight file."""
-
     names: tuple[str, ...]
     """Names of all its arrays."""
     arrays: Mapping[str, Tensor]
@@ -122,8 +120,6 @@ def _state_dict(path: Path, wanted: set[str]) -> WeightFile:
 
 @dataclass(frozen=True)
 class SimpleNN:
-    """Parameters of a SimpleNN network of MatConvNet."""
-
     arrays: dict[str, NDArray[Any]]
     """`<layer>_w`, OIHW, and `<layer>_b` of every layer that has both, in the file's order."""
     average_image: NDArray[np.float64] | None

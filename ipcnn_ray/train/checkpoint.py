@@ -54,8 +54,6 @@ class Origin:
 
 @dataclass(frozen=True)
 class Restored:
-    """Content of the newest intact checkpoint."""
-
     epoch: int
     """0 if there is none."""
     state: dict[str, Any]
@@ -65,12 +63,8 @@ class Restored:
 
 
 def save(folder: Folder, origin: Origin, history: History, state: Mapping[str, Any]) -> None:
-    """Write the checkpoint of the last epoch in `history`, and delete all but the newest `KEEP`.
-
-    Raises:
-        TrainingError: If the disk is full.
-        TrackingError: If the bucket cannot be written.
-    """
+    """Write the checkpoint of the last epoch in `history`, and delete all but the newest `KEEP`. Raises TrainingError
+    if the disk is full, TrackingError if the bucket cannot be written."""
     epoch = int(history[-1]["epoch"])
     local = local_path(folder)
     try:

@@ -25,12 +25,8 @@ PARALLEL_DOWNLOADS = 16
 
 
 def resolve_bucket_paths(paths: Paths) -> Paths:
-    """Return the paths with a local folder for each URL. `fetch_to_node` fills these folders on each machine.
-
-    Raises:
-        DataError: If there are no files at a URL.
-        TrackingError: If a bucket cannot be read.
-    """
+    """Return the paths with a local folder for each URL. `fetch_to_node` fills these folders on each machine. Raises
+    DataError if there are no files at a URL, TrackingError if a bucket cannot be read."""
     data = _local_folder(paths, "IPCNN_DATA", paths.data_url) if paths.data_url else paths.data
     weights = _local_folder(paths, "IPCNN_WEIGHTS", paths.weights_url) if paths.weights_url else paths.weights
     return replace(paths, data=data, weights=weights)

@@ -60,7 +60,6 @@ class MetricsConfig:
         return cls(eval.measures, spec.seed, eval.ablation_filters, form, eval.top_images, eval.instability)
 
     def classes(self) -> dict[str, type[FilterMetric]]:
-        """All metrics by name."""
         return {name: METRICS.load(name) for name in (INSTABILITY, *self.names)}
 
     def check(self, store: CropStore) -> None:
@@ -84,8 +83,6 @@ ONLY_INSTABILITY = MetricsConfig()
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results of an evaluation."""
-
     counts: ClassificationCounts
     """Over the validation items, repeats counted."""
     metrics: Mapping[str, Mapping[str, MetricResult]]
@@ -195,7 +192,6 @@ class Metrics:
             return metric.measure(values, filters, label_N=self._labels(validation), category_C=category_C)
 
     def _input(self, name: str, metric: str, layer: str, validation: bool) -> Tensor:
-        """An input of `FilterMetric.compute`."""
         positions, items = self._positions(validation), self._items(validation)
         match name:
             case "state" if _is_late(self._metrics[metric][layer]):

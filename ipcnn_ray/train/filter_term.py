@@ -37,8 +37,6 @@ class StepContext(NamedTuple):
 
 
 class TermValue(NamedTuple):
-    """Output of a filter term in one step."""
-
     loss: Tensor
     """Loss to differentiate: its gradient is that of the global loss with respect to the local images."""
     filter_loss: Tensor | None
@@ -193,10 +191,8 @@ def filter_terms(
 ) -> dict[str, FilterTerm]:
     """Build the filter term of every interpretable layer, by name; empty without a filter loss.
 
-    Args:
-        template: Concrete template: a tailored one must have been fitted.
-        net: On its device.
-        density_L: Share of all items that are of each category.
+    `template` is concrete (a tailored one has been fitted), `net` on its device. `density_L` is the share of all items
+    that are of each category.
     """
     loss = spec.loss.filter
     if loss is None:

@@ -69,7 +69,6 @@ class Attempts:
             raise RunTakenOver(f"{folder} has been taken over by another process; this one writes no more")
 
     def tags(self) -> dict[str, str]:
-        """Return the counts as tags of the tracked run."""
         return {f"ipcnn.attempts_{cause}": str(getattr(self, cause)) for cause in ("lost", "memory", "error")}
 
     def _write(self, folder: Folder) -> None:

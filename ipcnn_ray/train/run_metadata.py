@@ -92,13 +92,8 @@ def experiment_spec_of(tracker: Tracker, parent: RecordedRun) -> ExperimentSpec:
 
 
 def run_spec_of(experiment: ExperimentSpec, label: str, run: RecordedRun) -> Run:
-    """Return a run of an experiment with the spec that it was trained with.
-
-    Of a sampled run, the values of the search space are read from its params.
-
-    Raises:
-        IpcnnError: If the digest of that spec is not that of the trained one; another version of ipcnn recorded it.
-    """
+    """Return a run of an experiment with the spec that it was trained with; of a sampled run, the values of the search
+    space are read from its params. Raises IpcnnError if the digest of that spec is not that of the trained one."""
     by_label = {planned.label: planned for planned in (*named_runs(experiment), *grid_runs(experiment))}
     found = by_label.get(label)
     if found is None and isinstance(experiment.search, SpaceSearch):

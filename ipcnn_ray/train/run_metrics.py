@@ -35,7 +35,6 @@ def training_metrics(epoch: int, rate: float, sums: EpochMetrics, seconds: float
 
 
 def evaluation_metrics(request: RunRequest, evaluation: Evaluation) -> dict[str, float]:
-    """Return the metrics of one evaluation."""
     metrics: dict[str, float] = {
         "val_error": evaluation.counts.error,
         "val_loss": evaluation.counts.loss,

@@ -18,8 +18,6 @@ from ipcnn_ray.train.run_request import RunRequest
 
 @dataclass(frozen=True)
 class FittedTemplate:
-    """Result of the fit of a tailored template."""
-
     template: EllipseTemplate | MaskTemplate
     """A concrete template, which a spec may contain as it is."""
     images: int

@@ -97,8 +97,7 @@ def train_epoch(
         bfloat16: Run the trained layers under autocast. Losses are always float32.
         form: Form of the classification loss.
 
-    Raises:
-        TrainingError: If the training split is smaller than a batch, or a loss is not finite.
+    Raises TrainingError if the training split is smaller than a batch, or a loss is not finite.
     """
     net, items = inputs.net, inputs.store.train_items
     order = epoch_order(len(items), seed, epoch)

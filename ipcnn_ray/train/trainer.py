@@ -199,7 +199,6 @@ class Trainer:
             record.log_file(file, "weights")
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train one epoch, evaluate if it is due, and return the metrics."""
         spec, start = self.spec, time.perf_counter()
         rate = learning_rate(spec.train, epoch)
         for group in self.optimizer.param_groups:
@@ -284,7 +283,6 @@ class Trainer:
         return lambda done, total: self.runtime.report_progress(phase, done, total, "images")
 
     def _gather_int(self, value: int) -> list[int]:
-        """Return the value of every rank."""
         return self.runtime.gather(torch.tensor([value], device=self.runtime.device)).flatten().tolist()
 
 
