@@ -81,12 +81,9 @@ class ExperimentSpec(Section):
     def run_spec(self, settings: Settings) -> Self:
         """Return the spec of one run: this experiment without its search and with these fields set.
 
-        Raises:
-            ValidationError: If the settings do not make a valid run.
-            NotASection: If a path leads through a value that is not a section.
+        Raises ValidationError if the settings do not make a valid run, NotASection as `apply_settings`.
         """
-        raw = without_defaults(self.model_dump(mode="json"))
-        raw["search"] = None
+        raw = {**without_defaults(self.model_dump(mode="json")), "search": None}
         raw["compute"] = {**raw["compute"], "concurrent_runs": None}
         return type(self).model_validate(apply_settings(raw, settings, type(self)))
 

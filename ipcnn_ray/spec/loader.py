@@ -71,17 +71,12 @@ class Loaded:
 
 
 def load(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
-    """Read and check a spec file.
+    """Read and check a spec file; `overrides` are settings of the form `a.b=value`, with the value in YAML.
 
-    Args:
-        path: Path of the file.
-        overrides: Settings of the form `a.b=value`, with the value in YAML.
-
-    Raises:
-        SpecError: With every issue of the file and the overrides.
+    Raises SpecError with every issue of the file and the overrides.
     """
     name = fspath(path)
-    return loads(read_text(Path(name), name), name, overrides)
+    return loads(_read_text(name), name, overrides)
 
 
 def loads(text: str, name: str, overrides: Sequence[str] = ()) -> Loaded:
@@ -135,11 +130,10 @@ def _overridden(raw: dict[str, Any], overrides: Sequence[str], source: Source) -
 
 
 def _cross_field_issues(raw: dict[str, Any], error: ValidationError) -> list[FieldIssue]:
-    """Check across fields those sections that are valid without their wrong values.
-
-    Issues that follow from a wrong value are left out.
-    """
-    removed = [_whole_list(locate(ExperimentSpec, item["loc"])[0]) for item in error.errors()]
+    """Check across fields those sections that are valid without their wrong values, except what follows from these."""
+    # Of a wrong entry the whole list is removed: without the entry, the others would move.
+    locs = [locate(ExperimentSpec, item["loc"])[0] for item in error.errors()]
+    removed = [loc[:-1] if isinstance(loc[-1], int) else loc for loc in locs]
     rest = _without(raw, removed)
     for above, needed, stand_in in STAND_INS:
         if isinstance(rest.get(above), dict):
@@ -158,11 +152,6 @@ def _cross_field_issues(raw: dict[str, Any], error: ValidationError) -> list[Fie
 
     issues = run_issues(valid) + search_issues(valid, ExperimentSpec)
     return [issue for issue in issues if not any(map(follows, (dotted(issue.loc), *issue.follows_from)))]
-
-
-def _whole_list(loc: Loc) -> Loc:
-    """Return the location of the list of an entry: without the entry, the others would move."""
-    return loc[:-1] if isinstance(loc[-1], int) else loc
 
 
 def _without(value: Any, removed: Sequence[Loc]) -> Any:
@@ -289,8 +278,7 @@ class _Reader:
 def read_yaml(text: str, source: Source) -> Any:
     """Return the document's value and store the lines of its values in `source`.
 
-    Raises:
-        SpecError: With every issue of the YAML.
+    Raises SpecError with every issue of the YAML.
     """
     try:
         loader = _Loader(text)
@@ -305,9 +293,8 @@ def read_yaml(text: str, source: Source) -> Any:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         character = f"U+{error.character:04X}" if isinstance(error.character, int) else repr(error.character)
-        raise SpecError(
-            [Issue(f"{source.name}:{line}", f"the character {character}", "YAML does not allow it; delete it")]
-        ) from error
+        issue = Issue(f"{source.name}:{line}", f"the character {character}", "YAML does not allow it; delete it")
+        raise SpecError([issue]) from error
     except yaml.MarkedYAMLError as error:
         raise SpecError([_syntax_issue(error, source)]) from error
     if reader.issues:
@@ -328,14 +315,9 @@ def _syntax_issue(error: yaml.MarkedYAMLError, source: Source) -> Issue:
     return Issue(where, f"not YAML: {problem}", f"{context}correct it here or on a line above")
 
 
-def read_text(path: Path, name: str) -> str:
-    """Return the text of a file.
-
-    Raises:
-        SpecError: If it cannot be read.
-    """
+def _read_text(name: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return Path(name).read_text(encoding="utf-8")
     except FileNotFoundError:
         issue = Issue(name, "there is no such file", "give the path of a spec, such as specs/uniform_sweep.yaml")
     except IsADirectoryError:

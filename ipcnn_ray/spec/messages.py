@@ -25,8 +25,6 @@ from ipcnn_ray.utils.text import did_you_mean
 
 CHECK = "ipcnn_check"
 """Type of the pydantic errors that carry a FieldIssue."""
-
-
 NUMBER = re.compile(r"(?=.*[0-9])[-+]?(0|[1-9][0-9]*)?\.?[0-9]*([eE][-+]?[0-9]+)?")
 
 

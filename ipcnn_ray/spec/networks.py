@@ -41,8 +41,6 @@ IMAGE_SIZES: dict[str, int] = dict.fromkeys(get_args(BackboneName), 224) | {
     "inception_v3": 299,
 }
 """Default of `model.image_size`, pixels."""
-
-
 NetworkName = Literal["compact", "alexnet", "vgg_m", "vgg_s", "vgg16", BackboneName]
 
 
@@ -119,10 +117,8 @@ class Network:
 def row(name: str, cut: str | None = None, image_size: int | None = None) -> Network | None:
     """Return the row of a network of the table, or one for a torchvision network; None for an unknown name.
 
-    Args:
-        name: Name of the network.
-        cut: Highest layer of a torchvision network that is kept.
-        image_size: Side of a torchvision network's square input, pixels; None is the one in `IMAGE_SIZES`.
+    cut: highest layer of a torchvision network that is kept. image_size: side of a torchvision network's square input,
+    pixels; None is the one in `IMAGE_SIZES`.
     """
     if name in NETWORKS:
         return NETWORKS[name]

@@ -76,10 +76,9 @@ class Objectives:
 
     def tags(self) -> dict[str, str]:
         """Return the tags of the experiment's record."""
-        constraints = "; ".join(map(str, self.constraints))
         return {
             "ipcnn.goals": ", ".join(self.goals),
-            "ipcnn.constraints": constraints,
+            "ipcnn.constraints": "; ".join(map(str, self.constraints)),
             "ipcnn.control": self.control or "",
         }
 

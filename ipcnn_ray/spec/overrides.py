@@ -28,8 +28,7 @@ class NotASection(ValueError):
 def apply_settings(raw: Mapping[str, Any], settings: Settings, root: type[Section]) -> dict[str, Any]:
     """Return a copy of the raw spec with these fields set.
 
-    Raises:
-        NotASection: If a path leads through a value that is not a section.
+    Raises NotASection if a path leads through a value that is not a section.
     """
     result: dict[str, Any] = deepcopy(dict(raw))
     kinds = {path: _kinds(root, path) for path in settings}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from operator import methodcaller
 from typing import Any, Literal
 
@@ -38,11 +39,8 @@ class Run:
 def run_for(spec: ExperimentSpec, settings: Mapping[str, Any], label: str | None = None) -> Run:
     """Return the run of an experiment with these fields set: a named run with a label, else a sampled one.
 
-    Equal settings give sampled runs equal labels.
-
-    Raises:
-        ValidationError, NotASection: As `ExperimentSpec.run_spec`; never for the settings of a checked spec's own
-            runs, grid and space.
+    Equal settings give sampled runs equal labels. Raises as `ExperimentSpec.run_spec`; never for the settings of a
+    checked spec's own runs, grid and space.
     """
     run_spec = spec.run_spec(settings)
     name = label or f"r{run_spec.digest()}"
@@ -58,13 +56,11 @@ def _repeated(spec: ExperimentSpec, runs: Sequence[Run]) -> tuple[Run, ...]:
     """Return these runs with every seed, one seed after the other."""
     if len(seeds(spec)) == 1:
         return tuple(runs)
-    return tuple(
-        replace(
-            run_for(spec, {**run.settings, "seed": seed}, f"{run.label}.seed{seed}"), group=run.group, origin=run.origin
-        )
-        for seed in seeds(spec)
-        for run in runs
-    )
+    repeats = []
+    for seed, run in product(seeds(spec), runs):
+        repeat = run_for(spec, {**run.settings, "seed": seed}, f"{run.label}.seed{seed}")
+        repeats.append(replace(repeat, group=run.group, origin=run.origin))
+    return tuple(repeats)
 
 
 def named_runs(spec: ExperimentSpec) -> tuple[Run, ...]:
@@ -84,12 +80,10 @@ def grid_runs(spec: ExperimentSpec) -> tuple[Run, ...]:
 
 
 def experiment_id(spec: ExperimentSpec) -> str:
-    """Return <name>-<digest>."""
     return f"{spec.name}-{spec.digest()}"
 
 
 def run_id(spec: ExperimentSpec, run: Run) -> str:
-    """Return <name>-<digest>-<label>, with the name and digest of the whole experiment."""
     return f"{experiment_id(spec)}-{run.label}"
 
 

@@ -273,7 +273,8 @@ def points(search: Search) -> list[dict[str, Point]]:
         return []
     if isinstance(search, GridSearch):
         return list(_product({path: _located(values, "grid", path) for path, values in search.grid.items()}))
-    values = {path: _distribution_points(path, distribution) for path, distribution in search.space.items()}
+    keys = {path: key for path, distribution in search.space.items() if (key := _key(distribution))}
+    values = {path: _located(getattr(search.space[path], key), "space", path, key) for path, key in keys.items()}
     if prod(map(len, values.values())) <= MAX_CORNERS:
         corners = _product(values)
     else:
@@ -288,12 +289,6 @@ def points(search: Search) -> list[dict[str, Point]]:
 
 def _located(values: Sequence[Any], *loc: str) -> list[Point]:
     return [Point(value, ("search", *loc, index)) for index, value in enumerate(values)]
-
-
-def _distribution_points(path: str, distribution: Distribution) -> list[Point]:
-    key = _key(distribution)
-    assert key is not None
-    return _located(getattr(distribution, key), "space", path, key)
 
 
 def _product(values: Mapping[str, Sequence[Point]]) -> Iterator[dict[str, Point]]:

@@ -14,8 +14,6 @@ from ipcnn_ray.spec.search import (
     Distribution,
     EarlyStopping,
     GridSearch,
-    LogUniform,
-    NamedSearch,
     OneMeasure,
     Pareto,
     Search,
@@ -48,16 +46,13 @@ class Expandable(Protocol):
 def search_issues(values: Mapping[str, Any], root: type[Section]) -> list[FieldIssue]:
     """Return the issues of the search section itself.
 
-    Args:
-        values: The valid sections of an experiment by name; checks that need another one are left out.
-        root: The class of the experiment.
+    values: the valid sections of an experiment by name; checks that need another one are left out. root: the class of
+    the experiment.
     """
-    search = values.get("search")
-    issues: list[FieldIssue] = []
-    if not isinstance(search, NamedSearch | GridSearch | SpaceSearch):
-        return issues
-    issues += _named(search, root)
-    issues += objective_issues(search, values)
+    search: Search | None = values.get("search")
+    if search is None:
+        return []
+    issues = [*_named(search, root), *objective_issues(search, values)]
     if isinstance(search, GridSearch):
         issues += _grid(search.grid, root)
     elif isinstance(search, SpaceSearch):
@@ -112,7 +107,8 @@ def _space(space: Mapping[str, Distribution], root: type[Section]) -> Iterator[F
         if isinstance(distribution, Choice):
             yield from duplicate_issues((*loc, "choice"), distribution.choice)
         else:
-            key, low, high = _range(distribution)
+            key = "uniform" if isinstance(distribution, Uniform) else "log_uniform"
+            low, high = getattr(distribution, key)
             if low >= high:
                 yield value_issue((*loc, key), (low, high), "must go from its lower to its upper end: [lower, upper]")
             if any(unwrapped(annotation) is int for annotation in annotations_at(root, path)):
@@ -121,12 +117,6 @@ def _space(space: Mapping[str, Distribution], root: type[Section]) -> Iterator[F
         yield from _needs_condition(space, path, root)
         for on, value in (distribution.when or {}).items():
             yield from _condition(space, path, on, value)
-
-
-def _range(distribution: Uniform | LogUniform) -> tuple[str, float, float]:
-    if isinstance(distribution, Uniform):
-        return ("uniform", *distribution.uniform)
-    return ("log_uniform", *distribution.log_uniform)
 
 
 def _needs_condition(space: Mapping[str, Distribution], path: str, root: type[Section]) -> Iterator[FieldIssue]:
@@ -209,8 +199,8 @@ def _pareto(search: Search) -> Iterator[FieldIssue]:
     yield from duplicate_issues(("search", "objective", "measures"), search.objective.measures)
     if (stopping := early_stopping(search)) is not None:
         advice = "early stopping ranks runs by one number, and a Pareto search has several; drop one of the two"
-        loc = ("search", "early_stopping")
-        yield value_issue(loc, stopping.model_dump(mode="json"), advice, ("search.objective.kind",))
+        given = stopping.model_dump(mode="json")
+        yield value_issue(("search", "early_stopping"), given, advice, ("search.objective.kind",))
 
 
 def _genetic(search: Search) -> Iterator[FieldIssue]:
@@ -231,19 +221,16 @@ def _repeats(search: Search, seed: object) -> Iterator[FieldIssue]:
     if isinstance(search, GridSearch) and search.early_stopping is not None:
         advice = "a repeat that is stopped early leaves its seed without a pair; drop search.early_stopping"
         yield value_issue(loc, search.repeats, advice, ("search.early_stopping",))
-    explicit: list[tuple[Loc, Any]] = [
-        (("search", "runs", index, "set", "seed"), run.set["seed"])
-        for index, run in enumerate(search.runs)
-        if "seed" in run.set
-    ]
+    advice = "search.repeats gives the runs their seeds; drop one of the two"
+    for index, run in enumerate(search.runs):
+        if "seed" in run.set:
+            loc = ("search", "runs", index, "set", "seed")
+            yield value_issue(loc, run.set["seed"], advice, ("search.repeats",))
     if isinstance(search, GridSearch) and "seed" in search.grid:
-        explicit.append((("search", "grid", "seed"), search.grid["seed"]))
+        yield value_issue(("search", "grid", "seed"), search.grid["seed"], advice, ("search.repeats",))
     if isinstance(search, SpaceSearch) and "seed" in search.space:
         distribution = search.space["seed"].model_dump(mode="json", exclude_defaults=True)
-        explicit.append((("search", "space", "seed"), distribution))
-    for loc, value in explicit:
-        advice = "search.repeats gives the runs their seeds; drop one of the two"
-        yield value_issue(loc, value, advice, ("search.repeats",))
+        yield value_issue(("search", "space", "seed"), distribution, advice, ("search.repeats",))
 
 
 def _measured(search: Search, evaluation: Eval | None) -> Iterator[FieldIssue]:
@@ -263,12 +250,10 @@ def _measured(search: Search, evaluation: Eval | None) -> Iterator[FieldIssue]:
 
 
 def run_expansion_issues(spec: Expandable) -> list[FieldIssue]:
-    """Return the issues of the runs of a valid search section: of every named run and every combination of
-    `search.points`."""
-    search = spec.search
+    """Return the issues of the runs of a valid search section: the named ones and the combinations of `points`."""
+    search, issues = spec.search, list[FieldIssue]()
     if search is None:
-        return []
-    issues: list[FieldIssue] = []
+        return issues
     for index, named in enumerate(search.runs):
         whole: Loc = ("search", "runs", index, "set")
         issues += _run_issues(spec, named.set, {path: (*whole, path) for path in named.set}, whole)
@@ -309,7 +294,6 @@ def _equal_runs(spec: Expandable, search: Search) -> Iterator[FieldIssue]:
     for index, named in enumerate(search.runs):
         digest = spec.run_spec(named.set).digest()
         if digest in first:
-            loc = ("search", "runs", index)
-            fact = f"{dotted(loc)}.name = {named.name!r}"
-            yield FieldIssue(loc, fact, f"trains the same as {first[digest]}; drop one")
+            fact = f"search.runs.{index}.name = {named.name!r}"
+            yield FieldIssue(("search", "runs", index), fact, f"trains the same as {first[digest]}; drop one")
         first.setdefault(digest, named.name)

@@ -111,11 +111,7 @@ class RegisteredKinds:
     """Class that the sections of other packages must inherit from."""
 
     def sections(self) -> dict[str, type[Section]]:
-        """Return the sections by name.
-
-        Raises:
-            IpcnnError: If an entry point is not a section of this kind.
-        """
+        """Return the sections by name. Raises IpcnnError if an entry point is not a section of this kind."""
         return {name: self._checked(name, self.registry.load(name)) for name in self.registry.names()}
 
     def _checked(self, name: str, section: Any) -> type[Section]:
@@ -132,9 +128,8 @@ class RegisteredKinds:
             raise IpcnnError(f"{fact}\nDeclare {self.field}: Literal[{name!r}], without a default.")
         if isabstract(section):
             missing = ", ".join(sorted(section.__abstractmethods__))
-            raise IpcnnError(
-                f"{entry} is {section.__name__}, which lacks {missing}\nDefine what its base class asks for."
-            )
+            fact = f"{entry} is {section.__name__}, which lacks {missing}"
+            raise IpcnnError(f"{fact}\nDefine what its base class asks for.")
         return section
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -40,7 +40,6 @@ HEAD = """\
 # A line that begins with `# ` and a field is that field's default: remove the `# ` to set it.
 # `ipcnn validate {file}` lists every mistake at once; `ipcnn plan {file}` the runs.
 """
-ONE_RUN = "Without this section the experiment is a single run."
 
 
 def starter(name: str, file: str) -> str:
@@ -50,7 +49,7 @@ def starter(name: str, file: str) -> str:
     for field, info in ExperimentSpec.model_fields.items():
         lines.append("")
         if field == "search":
-            lines += _comment(ONE_RUN, 0)
+            lines += _comment("Without this section the experiment is a single run.", 0)
         lines += _field(field, info, values, 0)
     return "\n".join(lines) + "\n"
 
@@ -61,17 +60,15 @@ def _field(name: str, info: FieldInfo, values: Mapping[str, Any], depth: int) ->
     value = values.get(name, PydanticUndefined)
     lines = _comment(_description(info, options), depth)
     if options and isinstance(value, Mapping):
-        return [*lines, f"{_indent(depth)}{name}:", *_section(_chosen(options, value), value, depth + 1)]
+        fields = _chosen(options, value).model_fields.items()
+        below = [line for key, field in fields for line in _field(key, field, value, depth + 1)]
+        return [*lines, f"{'  ' * depth}{name}:", *below]
     if value is not PydanticUndefined:
         return [*lines, *_yaml(name, value, depth)]
     if info.is_required():
         return lines  # needed by a kind of section that is not in STARTER
     default = _yaml(name, info.get_default(call_default_factory=True), depth)
-    return [*lines, *(f"{_indent(depth)}# {line[2 * depth :]}" for line in default)]
-
-
-def _section(section: type[Section], values: Mapping[str, Any], depth: int) -> list[str]:
-    return [line for name, info in section.model_fields.items() for line in _field(name, info, values, depth)]
+    return [*lines, *(f"{'  ' * depth}# {line[2 * depth :]}" for line in default)]
 
 
 def _chosen(options: Mapping[str, type[Section]], values: Mapping[str, Any]) -> type[Section]:
@@ -96,13 +93,9 @@ def _first_sentence(section: type[Section]) -> str:
     return cleandoc(section.__doc__ or "").split("\n\n")[0].replace("\n", " ").partition(". ")[0].rstrip(".")
 
 
-def _indent(depth: int) -> str:
-    return "  " * depth
-
-
 def _comment(text: str, depth: int) -> list[str]:
     """Return text as comments that begin with `##`; those with `# ` are fields that can be set."""
-    start = f"{_indent(depth)}## "
+    start = f"{'  ' * depth}## "
     paragraph = " ".join(text.split())
     return textwrap.wrap(paragraph, WIDTH, initial_indent=start, subsequent_indent=start, break_on_hyphens=False)
 
@@ -111,7 +104,7 @@ def _yaml(name: str, value: Any, depth: int) -> list[str]:
     plain = _plain(value)
     flow = isinstance(plain, list) and not any(isinstance(item, dict) for item in plain)
     text = yaml.safe_dump({name: plain}, sort_keys=False, default_flow_style=None if flow else False, width=WIDTH)
-    return [f"{_indent(depth)}{line}" for line in text.splitlines()]
+    return [f"{'  ' * depth}{line}" for line in text.splitlines()]
 
 
 def _plain(value: Any) -> Any:

@@ -47,7 +47,7 @@ class PartTemplate(Section):
 
     function: ClassVar[str] = ""
     """Function of the unit template, as `module:function`; its arguments and result are those of
-    `core.templates.gradient`."""
+    `core.templates.gradient`. Default: the function of `core.templates` with the name of the shape."""
     form: ClassVar[str] = "exact"
     """Default form of the filter loss."""
     learned: ClassVar[str] = ""
@@ -56,7 +56,7 @@ class PartTemplate(Section):
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `core.templates.part_templates` except n and tau."""
-        return {"shape": self.function, **self.model_dump(exclude={"shape", "tau"}, exclude_none=True)}
+        return {"shape": self.function or self.shape, **self.model_dump(exclude={"shape", "tau"}, exclude_none=True)}
 
     def issues(self) -> Iterator[FieldIssue]:
         """Yield the issues of fields that contradict each other."""
@@ -67,12 +67,9 @@ class PartTemplate(Section):
         yield from ()
 
     def issue(self, field: str, advice: str, follows_from: str = "template.shape") -> FieldIssue:
-        """Return an issue of a field. Its advice continues a sentence that begins with the field's value.
+        """Return an issue of a field; it is left out if the field at the path `follows_from` is wrong itself.
 
-        Args:
-            field: Name of the field.
-            advice: What is allowed.
-            follows_from: Path of another field; the issue is left out if that field itself is wrong.
+        advice: what is allowed; it continues a sentence that begins with the field's value.
         """
         return value_issue(("template", field), getattr(self, field), advice, (follows_from,))
 
@@ -89,9 +86,8 @@ class PartTemplate(Section):
         """Return a description, such as `uniform L2 template, beta 2, gamma 0.5, tau 0.5 / n^2`."""
         norm = self._norm()
         words = [f"{name} {_formatted(value, 'g')}" for name, value in self._parameters().items()]
-        return ", ".join(
-            [f"{self.shape} {norm} template" if norm else f"{self.shape} template", *words, self._height()]
-        )
+        title = f"{self.shape} {norm} template" if norm else f"{self.shape} template"
+        return ", ".join([title, *words, self._height()])
 
     def _norm(self) -> str:
         parameters = self.arguments()
@@ -136,7 +132,6 @@ class GradientTemplate(NormedTemplate):
     beta: Positive = 2.0
     """Slope. The template crosses zero at a distance of n / beta cells. Part-template paper: 2; Zhang et al.: 4."""
 
-    function: ClassVar[str] = "ipcnn_ray.core.templates:gradient"
     learned: ClassVar[str] = "beta"
 
     def label(self) -> str:
@@ -153,8 +148,6 @@ class UniformTemplate(NormedTemplate):
     gamma: Positive = 2.0
     """Threshold of the scaled distance: the radius is n * gamma / beta cells."""
 
-    function: ClassVar[str] = "ipcnn_ray.core.templates:uniform"
-
 
 class ReleasedTemplate(PartTemplate):
     """The template of the authors' code: a gradient template of norm l1 in coordinates from -1 to 1 over the map."""
@@ -165,7 +158,6 @@ class ReleasedTemplate(PartTemplate):
     """Slope in those coordinates: beta is 2 * width * n / (n - 1). Initial value of every filter with
     loss.filter.learn_beta."""
 
-    function: ClassVar[str] = "ipcnn_ray.core.templates:released"
     form: ClassVar[str] = "released"
     learned: ClassVar[str] = "width"
 
@@ -178,8 +170,6 @@ class GaussianTemplate(PartTemplate):
     sigma: Positive = 0.425
     """Standard deviation, share of n. The template crosses zero at 1.177 sigma n; with 0.425 that is where a gradient
     template with beta 2 does."""
-
-    function: ClassVar[str] = "ipcnn_ray.core.templates:gaussian"
 
 
 class EllipseTemplate(PartTemplate):
@@ -196,7 +186,6 @@ class EllipseTemplate(PartTemplate):
     """Angle of the long axis, degrees: 0 along the columns (horizontal), 90 along the rows (vertical), 45 rising to the
     right."""
 
-    function: ClassVar[str] = "ipcnn_ray.core.templates:ellipse"
     learned: ClassVar[str] = "beta"
 
 
@@ -211,8 +200,6 @@ class RingTemplate(PartTemplate):
     width: Positive = 0.25
     """Distance of the circle's two zero crossings, share of n. Below 1 / n the circle breaks into single cells."""
 
-    function: ClassVar[str] = "ipcnn_ray.core.templates:ring"
-
 
 class MaskTemplate(PartTemplate):
     """Any shape, given as a table."""
@@ -223,8 +210,6 @@ class MaskTemplate(PartTemplate):
     """Square unit template as rows of values from -1 to 1, its middle on mu."""
     extent: Positive = 1.0
     """Side of the table, share of n. Values are interpolated linearly inside it, and -1 outside."""
-
-    function: ClassVar[str] = "ipcnn_ray.core.templates:mask"
 
     def issues(self) -> Iterator[FieldIssue]:
         if any(len(row) != len(self.values) for row in self.values):
@@ -281,11 +266,9 @@ class NoTemplate(Section):
     """No template: the plain network."""
 
     def label(self) -> str:
-        """Return a short label."""
         return "plain"
 
     def describe(self) -> str:
-        """Return a description."""
         return "no template (the plain network)"
 
 

@@ -16,7 +16,6 @@ from ipcnn_ray.report.filter_figures import save_template_figure
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.section import sections
 from ipcnn_ray.spec.template import MaskTemplate, PartTemplate, TailoredTemplate, Template
-from ipcnn_ray.utils.registry import import_object
 
 COMPACT = Model(network="compact")
 SECTIONS = {
@@ -35,7 +34,7 @@ def of_shape(name: str) -> PartTemplate:
 def test_every_function_has_its_section_with_the_same_parameters():
     assert SECTIONS.keys() == SHAPES.keys()
     for name, kind in SECTIONS.items():
-        assert import_object(kind.function) is SHAPES[name]
+        assert of_shape(name).arguments()["shape"] == name
         parameters = list(inspect.signature(SHAPES[name]).parameters)[1:]
         assert set(kind.model_fields) - {"shape", "tau"} == set(parameters), name
         assert kind.__doc__ and SHAPES[name].__doc__ and "Source" in SHAPES[name].__doc__
