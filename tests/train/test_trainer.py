@@ -177,7 +177,7 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(bench, whole, monkey
     assert (result.state, result.metrics["epoch"]) == ("succeeded", 3)
     assert bench.weights() == whole[0]
     assert timeless(record.epochs.values()) == whole[1]
-    assert Attempts.read(bench.request(tiny()).path) == Attempts(error=1)
+    assert Attempts.read(bench.request(tiny()).folder) == Attempts(error=1)
     assert record.said_tags["ipcnn.attempts_error"] == "1"
 
 
@@ -232,7 +232,7 @@ def test_a_pruned_run_has_ended(bench):
     assert (result.state, result.cause, result.metrics["epoch"]) == ("pruned", "early stopping", 2)
     assert tracker.record.states[-1] == ("pruned", "early stopping")
     assert set(tracker.record.epochs[2]) >= AT_THE_END
-    assert Attempts.read(bench.request(tiny()).path) == Attempts()
+    assert Attempts.read(bench.request(tiny()).folder) == Attempts()
     assert bench.run(tiny()) == result
 
 
