@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipcnn_ray.errors import Issue
 from ipcnn_ray.utils.files import Stamps, stamps
+from ipcnn_ray.utils.matlab import MatFileError, read_mat
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +64,23 @@ class Annotations:
     def stamp(self, *paths: Path) -> None:
         """Record the state of files and folders that are about to be read."""
         self.made_from |= stamps(paths)
+
+    def read_structs(self, path: Path, variable: str, *fields: str) -> list[dict[str, Any]] | None:
+        """Return the elements of a struct array of a .mat file; None, with an issue added, if it cannot be read."""
+        if path.is_file():
+            self.stamp(path)
+        try:
+            content = read_mat(path, variable)
+        except MatFileError as error:
+            self.add_issue(path, str(error), AGAIN)
+            return None
+        elements = content if isinstance(content, list) else [content]
+        if not all(isinstance(element, dict) and all(name in element for name in fields) for element in elements):
+            what = f"{variable!r} is not a struct array with the fields {' and '.join(fields)}"
+            self.add_issue(path, what, AGAIN)
+            return None
+        self.files.append(path)
+        return elements
 
     def is_upright(self, where: str, box: Box) -> bool:
         """Return whether a box has an inside; add an issue if it has none."""

@@ -116,8 +116,7 @@ def folder_of(cache: Path, digest: str) -> Path:
 def write_store(cache: Path, digest: str, size: int, contents: Contents, fill: Fill) -> None:
     """Write a store of crops of side `size` (pixels), completely or not at all. The caller holds the digest's lock.
 
-    Raises:
-        DataError: If the disk is too small. Exceptions of `fill` pass through and leave nothing behind.
+    Raises DataError if the disk is too small. Exceptions of `fill` pass through and leave nothing behind.
     """
     final, count = folder_of(cache, digest), len(contents.labels_N)
     with atomic_folder(final) as making:
@@ -159,12 +158,9 @@ def write_store(cache: Path, digest: str, size: int, contents: Contents, fill: F
 
 
 def open_store(cache: Path, digest: str, *, thorough: bool = False) -> CropStore | None:
-    """Open the store with this digest; return None if there is none.
+    """Open the store with this digest; return None if there is none. Raises DataError if it is damaged.
 
     The images are checked by their length and a sample of their bytes; `thorough` reads all of them.
-
-    Raises:
-        DataError: If the store is damaged.
     """
     folder = folder_of(cache, digest)
     if not folder.is_dir():
@@ -207,9 +203,8 @@ def _check(folder: Path, digest: str, meta: dict[str, Any], thorough: bool) -> N
     size = images.stat().st_size
     if size != meta["images_bytes"]:
         raise ValueError(f"images.npy has {size} bytes, expected {meta['images_bytes']}")
-    if _samples_sum(images) != meta["images_samples_sha256"] or (
-        thorough and sha256_of(images) != meta["images_sha256"]
-    ):
+    changed = _samples_sum(images) != meta["images_samples_sha256"]
+    if changed or (thorough and sha256_of(images) != meta["images_sha256"]):
         raise ValueError("images.npy has changed since it was written")
     if sha256_of(folder / "arrays.npz") != meta["arrays_sha256"]:
         raise ValueError("arrays.npz has changed since it was written")

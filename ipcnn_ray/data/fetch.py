@@ -26,7 +26,6 @@ CHUNK = 1 << 20
 TIMEOUT_S = 60
 """Seconds without a byte after which a connection counts as broken."""
 
-
 Progress = Callable[[str, int, int | None], None]
 """Called with (address, bytes received, bytes in total or None)."""
 
@@ -34,8 +33,7 @@ Progress = Callable[[str, int, int | None], None]
 def fetch(archives: Sequence[Archive], root: Path, progress: Progress | None = None) -> list[Path]:
     """Download and unpack archives into `root`, each once; return the folders and files that were put in place.
 
-    Raises:
-        DataError: If an address cannot be read, a file is not what it should be, or another process fetches, too.
+    Raises DataError if an address cannot be read, a file is not what it should be, or another process fetches, too.
     """
     downloads = root / DOWNLOADS
     downloads.mkdir(parents=True, exist_ok=True)

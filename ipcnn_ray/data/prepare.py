@@ -20,8 +20,7 @@ from ipcnn_ray.utils.paths import Paths
 def prepare(section: DataSection, image_size: int, paths: Paths, progress: Progress | None = None) -> CropStore:
     """Return the store of a data section at this crop size (pixels); decode or draw it first if it is not in the cache.
 
-    Raises:
-        DataError: With every issue of the source. Nothing has been written.
+    Raises DataError with every issue of the source. Nothing has been written then.
     """
     data = as_dataset(section)
     fields, version = data.model_dump(mode="json"), f"{FORMAT}/{data.version}"

@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -165,10 +165,7 @@ class MlflowTracker:
                 raise
 
     def open_parent(self, experiment: str, run_id: str, *, fresh: bool = False) -> RunRecord:
-        return self._open(experiment, run_id, "", fresh)
-
-    def open_child(self, experiment: str, run_id: str, parent: str, *, fresh: bool = False) -> RunRecord:
-        return self._open(experiment, run_id, parent, fresh)
+        return self.open_child(experiment, run_id, "", fresh=fresh)
 
     def attach(self, handle: str) -> RunRecord:
         return _MlflowRun(self.uri, handle)
@@ -195,14 +192,9 @@ class MlflowTracker:
     def experiments(self) -> list[str]:
         if not exists(self.uri):
             return []
-        names: list[str] = []
         with _store_errors(self.uri):
-            token: str | None = None
-            while token != "":
-                page = _client(self.uri).search_experiments(page_token=token, order_by=["creation_time DESC"])
-                names += [entry.name for entry in page if entry.name != "Default"]
-                token = page.token or ""
-        return names
+            entries = list(_all_pages(_client(self.uri).search_experiments, order_by=["creation_time DESC"]))
+        return [entry.name for entry in entries if entry.name != "Default"]
 
     def history(self, handle: str, metric: str) -> list[tuple[int, float]]:
         with _store_errors(self.uri):
@@ -218,15 +210,10 @@ class MlflowTracker:
             return Path(_client(self.uri).download_artifacts(handle, path, temporary)).read_text(encoding="utf-8")
 
     def _search(self, experiment_id: str, query: str) -> Iterator[Any]:
-        token: str | None = None
-        while token != "":
-            page = _client(self.uri).search_runs(
-                [experiment_id], query, order_by=["attributes.start_time DESC"], page_token=token
-            )
-            yield from page
-            token = page.token or ""
+        order = ["attributes.start_time DESC"]
+        return _all_pages(_client(self.uri).search_runs, [experiment_id], query, order_by=order)
 
-    def _open(self, experiment: str, run_id: str, parent: str, fresh: bool) -> RunRecord:
+    def open_child(self, experiment: str, run_id: str, parent: str, *, fresh: bool = False) -> RunRecord:
         with exclusive_launcher(self.uri), _store_errors(self.uri):
             client = _client(self.uri)
             entry = client.get_experiment_by_name(experiment)
@@ -322,7 +309,11 @@ class _MlflowRun:
             raise
 
     def _log_new(self, values: Sequence[tuple[str, int, float]], when: int) -> None:
-        logged = self._logged if self._logged is not None else self._read_logged()
+        logged = self._logged
+        if logged is None:
+            client = _client(self.uri)
+            keys = client.get_run(self.handle).data.metrics
+            logged = {(key, value.step) for key in keys for value in client.get_metric_history(self.handle, key)}
         new = [value for value in values if value[:2] not in logged]
         metric = _mlflow().entities.Metric
         finite = [metric(key, value, when, epoch) for key, epoch, value in new if math.isfinite(value)]
@@ -336,11 +327,6 @@ class _MlflowRun:
             tags = []
         self._logged = logged | {value[:2] for value in new}
 
-    def _read_logged(self) -> set[tuple[str, int]]:
-        client = _client(self.uri)
-        keys = client.get_run(self.handle).data.metrics
-        return {(key, value.step) for key in keys for value in client.get_metric_history(self.handle, key)}
-
     def log_text(self, content: str, path: str) -> None:
         with _store_errors(self.uri):
             _client(self.uri).log_text(self.handle, content, path)
@@ -351,7 +337,6 @@ class _MlflowRun:
 
     def log_model(self, module: Any, example: Any, readme: str) -> None:
         models, pytorch = _mlflow().models, _mlflow().pytorch
-
         if len(example) < 2:
             raise ValueError(
                 f"example has {len(example)} images; a batch of 1 would be the only size that the model takes"
@@ -405,6 +390,14 @@ class _MlflowRun:
                 _client(self.uri).set_terminated(self.handle, STATUS[state], when)
             else:
                 _client(self.uri).update_run(self.handle, status=STATUS[state])
+
+
+def _all_pages(search: Callable[..., Any], *query: Any, order_by: list[str]) -> Iterator[Any]:
+    token: str | None = None
+    while token != "":
+        page = search(*query, order_by=order_by, page_token=token)
+        yield from page
+        token = page.token or ""
 
 
 def _tags(values: Mapping[str, str]) -> list[Any]:

@@ -6,6 +6,8 @@ A key is the relative path of a file, such as `uniform-1a2b3c4d-r1/checkpoints/e
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -62,30 +64,20 @@ class LocalStorage:
         self.url = str(self.folder)
 
     def put_file(self, local: Path, key: str) -> None:
-        try:
-            with local.open("rb") as source:
-                write_atomic(self._path(key), source)
-        except OSError as error:
-            raise self._error(f"{key} was not stored", error) from error
+        with self._errors(f"{key} was not stored"), local.open("rb") as source:
+            write_atomic(self._path(key), source)
 
     def put_bytes(self, data: bytes, key: str) -> None:
-        try:
+        with self._errors(f"{key} was not stored"):
             write_atomic(self._path(key), data)
-        except OSError as error:
-            raise self._error(f"{key} was not stored", error) from error
 
     def get(self, key: str) -> bytes:
-        try:
+        with self._errors(f"{key} cannot be read"):
             return self._path(key).read_bytes()
-        except OSError as error:
-            raise self._error(f"{key} cannot be read", error) from error
 
     def get_file(self, key: str, local: Path) -> None:
-        try:
-            with self._path(key).open("rb") as source:
-                write_atomic(local, source)
-        except OSError as error:
-            raise self._error(f"{key} cannot be copied to {local}", error) from error
+        with self._errors(f"{key} cannot be copied to {local}"), self._path(key).open("rb") as source:
+            write_atomic(local, source)
 
     def list(self, prefix: str = "") -> list[str]:
         top = self._path(prefix) if prefix else self.folder
@@ -100,26 +92,27 @@ class LocalStorage:
         return self._path(key).is_file()
 
     def delete(self, key: str) -> None:
-        try:
+        with self._errors(f"{key} was not deleted"):
             self._path(key).unlink(missing_ok=True)
-        except OSError as error:
-            raise self._error(f"{key} was not deleted", error) from error
 
     def move(self, prefix: str, target: str) -> None:
-        try:
+        with self._errors(f"{prefix} was not moved to {target}"):
             self._path(target).parent.mkdir(parents=True, exist_ok=True)
             self._path(prefix).rename(self._path(target))
-        except OSError as error:
-            raise self._error(f"{prefix} was not moved to {target}", error) from error
 
     def _path(self, key: str) -> Path:
         return self.folder / checked_key(key)
 
-    def _error(self, what: str, error: OSError) -> TrackingError:
-        return TrackingError(
-            f"storage {self.url}: {what}: {error.strerror or error}\n"
-            "Check that the folder may be written and the disk has room, or set IPCNN_STORAGE to another place."
-        )
+    @contextmanager
+    def _errors(self, failure: str) -> Iterator[None]:
+        """Raise OSError as TrackingError, which begins with `failure`."""
+        try:
+            yield
+        except OSError as error:
+            raise TrackingError(
+                f"storage {self.url}: {failure}: {error.strerror or error}\n"
+                "Check that the folder may be written and the disk has room, or set IPCNN_STORAGE to another place."
+            ) from error
 
 
 def is_url(location: str | Path) -> bool:

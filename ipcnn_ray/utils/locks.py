@@ -28,14 +28,11 @@ class LockedError(Exception):
 
 @contextmanager
 def file_lock(path: Path, timeout: float | None = None) -> Iterator[None]:
-    """Hold an exclusive lock.
+    """Hold an exclusive lock. Raises LockedError if it is not free within `timeout`.
 
     Args:
         path: Lock file. It and its folder are created if missing.
         timeout: Seconds to wait for another process; None waits without limit, and logs that it does.
-
-    Raises:
-        LockedError: If the lock is not free within `timeout`.
     """
     lock = FileLock(path)
     try:
@@ -53,11 +50,8 @@ def file_lock(path: Path, timeout: float | None = None) -> Iterator[None]:
 
 @contextmanager
 def pid_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock whose file contains this process's id. Does not wait.
-
-    Raises:
-        LockedError: If another process holds the lock.
-    """
+    """Hold an exclusive lock whose file contains this process's id. Does not wait: raises LockedError if another
+    process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         _flock(file.fileno(), path)

@@ -17,11 +17,8 @@ class MatFileError(ValueError):
 
 
 def read_mat(path: Path, variable: str) -> Any:
-    """Return one variable of a .mat file.
-
-    Raises:
-        MatFileError: If the file is damaged, neither v5 nor v7.3, or has no such variable.
-    """
+    """Return one variable of a .mat file. Raises MatFileError if the file is damaged, neither v5 nor v7.3, or has no
+    such variable."""
     values, names = _read(path, [variable])
     if variable not in values:
         raise MatFileError(f"has no variable {variable!r}; it has {', '.join(sorted(names)) or 'none'}")
@@ -29,11 +26,8 @@ def read_mat(path: Path, variable: str) -> Any:
 
 
 def read_variables(path: Path, variables: Iterable[str]) -> dict[str, Any]:
-    """Return those of the named variables that a .mat file has.
-
-    Raises:
-        MatFileError: If the file is damaged, or neither v5 nor v7.3.
-    """
+    """Return those of the named variables that a .mat file has. Raises MatFileError if it is damaged, or neither v5
+    nor v7.3."""
     return _read(path, list(variables))[0]
 
 

@@ -14,11 +14,7 @@ from ipcnn_ray.utils.text import did_you_mean
 
 
 def import_object(path: str) -> Any:
-    """Import and return the object at ``module:attribute``.
-
-    Raises:
-        IpcnnError: If the module cannot be imported or has no such attribute.
-    """
+    """Import and return the object at ``module:attribute``. Raises IpcnnError if there is none."""
     module, _, attribute = path.partition(":")
     try:
         return getattr(import_module(module), attribute)
@@ -66,12 +62,8 @@ class Registry:
         return (*self.built_in, *self._external)
 
     def load(self, name: str) -> Any:
-        """Import and return the implementation of this name.
-
-        Raises:
-            IpcnnError: If there is none, or if that of another package cannot be imported or is not a subclass of
-                the base.
-        """
+        """Import and return the implementation of this name. Raises IpcnnError if there is none, or if that of another
+        package cannot be imported or is not a subclass of the base."""
         if name in self.built_in:
             return import_object(self.built_in[name])
         if name not in self._external:

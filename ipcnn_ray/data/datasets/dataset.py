@@ -159,11 +159,8 @@ class Dataset(DataSection):
         return {**facts, "counts": counts, "categories": categories, "there": there}
 
     def count_train_items(self, root: Path | None) -> int | None:
-        """Return the number of training items, reading annotations if needed; None if they are not there.
-
-        Raises:
-            DataError: As `store_plan`.
-        """
+        """Return the number of training items, reading annotations if needed; None if they are not there. Raises
+        DataError as `store_plan`."""
         return self.train_items()
 
 

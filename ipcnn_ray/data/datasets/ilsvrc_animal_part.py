@@ -17,7 +17,7 @@ from ipcnn_ray.data.datasets.dataset import NEGATIVES, Archive, PhotographDatase
 from ipcnn_ray.spec.data import Negatives, OneOrMore, Split
 from ipcnn_ray.spec.messages import FieldIssue
 from ipcnn_ray.spec.section import NotNegative, OpenShare
-from ipcnn_ray.utils.matlab import MatFileError, numbers, read_mat
+from ipcnn_ray.utils.matlab import numbers
 
 Synset = Literal[
     "n01443537", "n01503061", "n01639765", "n01662784", "n01674464", "n01882714", "n01982650", "n02084071",
@@ -126,7 +126,7 @@ def from_samples(data: IlsvrcAnimalPart, folder: Path, category: str) -> Annotat
 
 
 def _boxes(path: Path, annotations: Annotations) -> list[Box]:
-    samples = _structs(path, "samples", ("obj",), annotations)
+    samples = annotations.read_structs(path, "samples", "obj") or []
     try:
         return [box_of(sample["obj"]["bndbox"][side] for side in SIDES) for sample in samples]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -139,25 +139,7 @@ def _truth(path: Path, name: str, annotations: Annotations) -> list[dict[str, An
         advice = f"It holds the landmark {name!r}; take it out of data.landmarks, or add it."
         annotations.add_issue(path, "no such file", advice)
         return []
-    return _structs(path, "truth", ("obj", "pHW_center"), annotations)
-
-
-def _structs(path: Path, variable: str, fields: tuple[str, ...], annotations: Annotations) -> list[dict[str, Any]]:
-    """Return the elements of a struct array; empty, with an issue added, if there is none."""
-    if path.is_file():
-        annotations.stamp(path)
-    try:
-        content = read_mat(path, variable)
-    except MatFileError as error:
-        annotations.add_issue(path, str(error), AGAIN)
-        return []
-    elements = content if isinstance(content, list) else [content]
-    if not all(isinstance(element, dict) and all(name in element for name in fields) for element in elements):
-        what = f"{variable!r} is not a struct array with the fields {' and '.join(fields)}"
-        annotations.add_issue(path, what, AGAIN)
-        return []
-    annotations.files.append(path)
-    return elements
+    return annotations.read_structs(path, "truth", "obj", "pHW_center") or []
 
 
 def _position(truth: dict[str, Any], box: Box, where: str, annotations: Annotations) -> tuple[float, float]:

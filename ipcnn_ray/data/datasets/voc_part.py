@@ -143,19 +143,8 @@ def from_landmark_files(data: VocPart, voc: Path, category: str) -> Annotations:
 
 
 def _read_truth(path: Path, truths: dict[str, list[Any]], annotations: Annotations) -> None:
-    annotations.stamp(path)
-    try:
-        truth = read_mat(path, "truth")
-    except MatFileError as error:
-        annotations.add_issue(path, str(error), AGAIN)
-        return
-    elements = as_list(truth)
-    complete = all(isinstance(element, dict) and {"obj", "pHW_center"} <= set(element) for element in elements)
-    if not complete or (not elements and not isinstance(truth, list)):
-        annotations.add_issue(path, "'truth' is not a struct array with the fields obj and pHW_center", AGAIN)
-        return
-    truths[path.name] = elements
-    annotations.files.append(path)
+    if (elements := annotations.read_structs(path, "truth", "obj", "pHW_center")) is not None:
+        truths[path.name] = elements
 
 
 def _length(truths: dict[str, list[Any]]) -> int:
