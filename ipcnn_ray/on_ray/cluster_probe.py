@@ -31,7 +31,7 @@ from ipcnn_ray.data.datasets.dataset import Listing, registered
 from ipcnn_ray.errors import ResourceError, TrackingError
 from ipcnn_ray.on_ray.job_client import JobClient, write_working_dir
 from ipcnn_ray.on_ray.ray_session import session
-from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+from ipcnn_ray.tracking.mlflow_tracker import check_record
 from ipcnn_ray.tracking.storage import open_storage, preflight
 from ipcnn_ray.utils.paths import Paths
 
@@ -44,9 +44,6 @@ PACKAGES = ("torch", "torchvision", "mlflow", "boto3", "numpy")
 SAFETENSORS_HEADER = 8
 WEIGHTS = {".npz", ".safetensors", ".mat", ".pth", ".pt"}
 """Endings of weight files."""
-EXPERIMENT = "ipcnn_doctor"
-DESCRIPTION = "Runs that `ipcnn doctor` writes, reads back and deletes. It may be deleted for good."
-VALUE = 0.125
 
 
 def probe_embedded(paths: Paths) -> dict[str, Any]:
@@ -179,25 +176,7 @@ def probe_storage(url: str) -> dict[str, Any]:
 
 def probe_record(uri: str, artifacts: str | None, run_id: str) -> dict[str, Any]:
     """Write, read, compare and delete a run with a metric and a file. `run_id` must be unique. Returns as `_timed`."""
-
-    def write_and_read() -> None:
-        tracker = MlflowTracker(uri, artifacts)
-        tracker.prepare(EXPERIMENT, DESCRIPTION)
-        run = tracker.open_parent(EXPERIMENT, run_id)
-        try:
-            run.log_metrics([{"epoch": 1.0, "number": VALUE}])
-            run.log_text("written by ipcnn doctor\n", "doctor.txt")
-            run.set_state("succeeded")
-            values = [recorded.metrics.get("number") for recorded in tracker.find(EXPERIMENT, run_id)]
-            if values != [VALUE]:
-                raise TrackingError(
-                    f"MLflow: {VALUE} was recorded and {values} came back\n"
-                    "The store loses what is written. Set MLFLOW_TRACKING_URI to another one."
-                )
-        finally:
-            tracker.delete(run.handle)
-
-    return _timed(write_and_read)
+    return _timed(lambda: check_record(uri, artifacts, run_id))
 
 
 def _timed(test: Callable[[], object]) -> dict[str, Any]:

@@ -48,6 +48,8 @@ COPIED_TAGS = {"code.commit": "mlflow.source.git.commit"}
 SOURCE_TAGS = {"mlflow.source.name": "ipcnn submit", "mlflow.source.type": "LOCAL"}
 """MLflow shows the commit only beside a source."""
 
+CHECKS = "ipcnn_doctor"
+"""Experiment of `check_record`."""
 CLIENT_PACKAGES = {"mlflow", "requests", "urllib3", "boto3", "botocore", "s3transfer"}
 """Packages whose exceptions concern the tracking server or its artifact store."""
 
@@ -236,6 +238,25 @@ class MlflowTracker:
                 for superseded in [old, *(run.info.run_id for run in trials)]:
                     client.set_tag(superseded, "ipcnn.superseded", handle)
             return _MlflowRun(self.uri, handle)
+
+
+def check_record(uri: str, artifacts: str | None, run_id: str) -> None:
+    """Write, read, compare and delete a run with a metric and a file. `run_id` must be unique. Raises TrackingError."""
+    tracker, value = MlflowTracker(uri, artifacts), 0.125
+    tracker.prepare(CHECKS, "Runs that `ipcnn doctor` writes, reads back and deletes. It may be deleted for good.")
+    run = tracker.open_parent(CHECKS, run_id)
+    try:
+        run.log_metrics([{"epoch": 1.0, "number": value}])
+        run.log_text("written by ipcnn doctor\n", "doctor.txt")
+        run.set_state("succeeded")
+        values = [recorded.metrics.get("number") for recorded in tracker.find(CHECKS, run_id)]
+        if values != [value]:
+            raise TrackingError(
+                f"MLflow: {value} was recorded and {values} came back\n"
+                "The store loses what is written. Set MLFLOW_TRACKING_URI to another one."
+            )
+    finally:
+        tracker.delete(run.handle)
 
 
 def _recorded(run: Any) -> RecordedRun:

@@ -17,7 +17,6 @@ from ipcnn_ray.cli.doctor import CheckResult, check_results, doctor
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.on_ray import cluster_probe
 from ipcnn_ray.on_ray.cluster_probe import (
-    EXPERIMENT,
     clock_skew,
     damage_of,
     data_facts,
@@ -273,12 +272,12 @@ def test_a_storage_that_cannot_be_written(tmp_path):
 
 
 def test_the_record_is_written_read_and_tidied_up(tmp_path):
-    from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+    from ipcnn_ray.tracking.mlflow_tracker import CHECKS, MlflowTracker
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     for _ in range(2):
         assert probe_record(uri, str(tmp_path / "artifacts"), "doctor-1")["error"] == ""
-    assert MlflowTracker(uri).find(EXPERIMENT) == []
+    assert MlflowTracker(uri).find(CHECKS) == []
 
 
 def test_a_record_that_is_away():
