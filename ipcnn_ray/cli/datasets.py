@@ -101,9 +101,8 @@ def _store(spec: str, set_: list[str] | None) -> tuple[Any, Paths]:
     from ipcnn_ray.train.data_sync import local_paths
 
     experiment, paths = load(spec, set_ or ()).spec, local_paths(Paths.from_environment())
-    return make(
-        experiment.data, experiment.model.table.image_size, paths, output.CountedProgress("data:", "images")
-    ), paths
+    progress = output.CountedProgress("data:", "images")
+    return make(experiment.data, experiment.model.table.image_size, paths, progress), paths
 
 
 @data.command()

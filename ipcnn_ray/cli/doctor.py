@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -71,19 +71,8 @@ def _print_results(results: list[CheckResult]) -> None:
 
 def check_results(facts: Facts) -> list[CheckResult]:
     """The results of all checks, in the order in which to repair what is wrong."""
-    checks: tuple[Callable[[Facts], Iterator[CheckResult]], ...] = (
-        _versions,
-        _access,
-        _nodes,
-        _gpus,
-        _clocks,
-        _storage,
-        _record,
-        _data,
-        _weights,
-        _disks,
-    )
-    return [line for check in checks for line in check(facts)]
+    checks = [_versions, _access, _nodes, _gpus, _clocks, _storage, _record, _data, _weights, _disks]
+    return [result for check in checks for result in check(facts)]
 
 
 def _reachable(facts: Facts) -> list[Facts]:

@@ -49,12 +49,12 @@ def _number(metrics: Mapping[str, float], key: str, form: str, scale: float = 1.
     return "-" if value is None else format(value * scale, form)
 
 
-def _now(row: _Row) -> str:
+def _format_stage(row: _Row) -> str:
     """`training 40%`"""
     if row.stage is None:
         return "starting" if not row.metrics else ""
-    what = row.stage.what.partition(" epoch")[0]
-    return f"{what} {100 * row.stage.done // max(1, row.stage.total)}%"
+    name = row.stage.what.partition(" epoch")[0]
+    return f"{name} {100 * row.stage.done // max(1, row.stage.total)}%"
 
 
 class Progress:
@@ -166,7 +166,7 @@ class Progress:
             table.add_row(
                 label,
                 f"{int(m.get('epoch', 0))}/{row.epochs}",
-                _now(row),
+                _format_stage(row),
                 _number(m, "train_loss", ".3f"),
                 _number(m, "filter_loss", ".2f"),
                 _number(m, "val_error", ".1f", 100) + ("%" if "val_error" in m else ""),

@@ -76,12 +76,12 @@ def find_experiments(tracker: Tracker, names: list[str]) -> list[Experiment]:
     """Complete experiments by name or id. Raises IpcnnError for an unknown name and for the id of a single run."""
     from ipcnn_ray.report.experiment_record import read_experiments
 
-    found = read_experiments(tracker, names, progress=output.CountedProgress("  read", "runs"))
-    for experiment in found:
+    experiments = read_experiments(tracker, names, progress=output.CountedProgress("  read", "runs"))
+    for experiment in experiments:
         for name in names:
             if any(run.run_id == name != experiment.name for run in experiment.runs):
                 raise IpcnnError(f"{name} is one run\nReport its experiment: ipcnn report {experiment.name}")
-    return found
+    return experiments
 
 
 def build_page(experiments: list[Experiment]) -> Page:

@@ -49,13 +49,13 @@ def status(experiment: Experiment = None, json: JsonOption = False, address: Add
     else:
         chosen = find_runs(tracker, experiment)
         if json:
-            output.print_json([one for parent, runs in chosen for one in _json(parent, runs)])
+            output.print_json([run for parent, runs in chosen for run in _json(parent, runs)])
         else:
             _show_runs(chosen)
 
 
 def _show_experiments(tracker: Tracker, json: bool) -> None:
-    found = [one for name in tracker.experiments() for one in by_experiment(tracker.find(name))]
+    recorded = [entry for name in tracker.experiments() for entry in by_experiment(tracker.find(name))]
     if json:
         output.print_json(
             [
@@ -66,14 +66,14 @@ def _show_experiments(tracker: Tracker, json: bool) -> None:
                     "why": parent.cause,
                     "runs": dict(Counter(run.state for run in trials)),
                 }
-                for parent, trials in found
+                for parent, trials in recorded
             ]
         )
         return
-    if not found:
+    if not recorded:
         output.print_line(f"nothing is recorded yet in {without_password(tracker.uri)}")
         return
-    output.print_table(EXPERIMENT_COLUMNS, [_experiment_row(parent, trials) for parent, trials in found], right=NUMBERS)
+    output.print_table(EXPERIMENT_COLUMNS, [_experiment_row(*entry) for entry in recorded], right=NUMBERS)
 
 
 def _json(parent: RecordedRun, runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
@@ -120,11 +120,11 @@ def _show_runs(chosen: Sequence[tuple[RecordedRun, list[RecordedRun]]]) -> None:
 
 def _experiment_row(parent: RecordedRun, trials: Sequence[RecordedRun]) -> list[str]:
     counts = Counter(run.state for run in trials)
-    words = ", ".join(f"{counts[state]} {state}" for state in get_args(State) if counts[state])
+    states = ", ".join(f"{counts[state]} {state}" for state in get_args(State) if counts[state])
     winners = [group for group in rank(trials, Objectives.from_tags(parent.tags)) if group.wins]
     best = ", ".join(group.template for group in winners) or "-"
     combined = number(COMBINED, winners[0].means.get(COMBINED)) if len(winners) == 1 else "-"
-    return [parent.run_id, parent.state, words, best, combined, parent.cause]
+    return [parent.run_id, parent.state, states, best, combined, parent.cause]
 
 
 def _run_row(run: RecordedRun) -> list[str]:

@@ -105,7 +105,7 @@ def overview_chapter(experiment: Experiment, prefix: str) -> Chapter:
     )
     if experiment.spec_text:
         blocks.append(SourceBlock("The resolved spec", experiment.spec_text))
-    return Chapter(f"Experiment {experiment.name}", blocks)
+    return Chapter(f"Experiment {experiment.name}", blocks, starts_line=True)
 
 
 def _values(runs: Sequence[RecordedRun], key: str, source: str = "tags") -> str:

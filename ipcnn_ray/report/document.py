@@ -54,6 +54,8 @@ class Chapter:
 
     title: str
     blocks: Sequence[Block]
+    starts_line: bool = False
+    """Whether its link starts a line of the contents: the first of an experiment, and the papers' tables."""
 
     @property
     def tables(self) -> list[TableBlock]:

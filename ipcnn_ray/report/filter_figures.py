@@ -75,17 +75,8 @@ def save_filter_figure(view: FilterView, path: Path) -> None:
     figure = Figure(figsize=(12.4, 5.5))
     FigureCanvasAgg(figure)
     across = TILES // 2
-    grid = figure.add_gridspec(
-        2,
-        across + 1,
-        width_ratios=[1] * across + [2.0],
-        left=0.012,
-        right=0.99,
-        top=0.89,
-        bottom=0.17,
-        wspace=0.06,
-        hspace=0.27,
-    )
+    margins = {"left": 0.012, "right": 0.99, "top": 0.89, "bottom": 0.17, "wspace": 0.06, "hspace": 0.27}
+    grid = figure.add_gridspec(2, across + 1, width_ratios=[1] * across + [2.0], **margins)
     for tile in range(min(TILES, len(view.images_ISS3))):
         _tile(figure.add_subplot(grid[tile // across, tile % across]), view, tile)
     spread = figure.add_subplot(grid[:, across])
@@ -184,30 +175,14 @@ def save_ranking_figure(
     axis = figure.add_axes((0.11, 0.25, 0.87, 0.67))
     rank_F = np.arange(1, len(instability_F) + 1)
     for k, name in enumerate(names):
-        axis.plot(
-            rank_F,
-            deviation_FK[:, k],
-            _marker(k),
-            color=_color(k),
-            markersize=3.5,
-            alpha=0.75,
-            markeredgewidth=0,
-            label=name,
-        )
+        style = {"color": _color(k), "markersize": 3.5, "alpha": 0.75, "markeredgewidth": 0}
+        axis.plot(rank_F, deviation_FK[:, k], _marker(k), label=name, **style)
     axis.plot(rank_F, instability_F, color="black", linewidth=2, label="location instability")
     shown = np.array(pictured, int) - 1
-    axis.plot(
-        rank_F[shown],
-        instability_F[shown],
-        "o",
-        color="white",
-        markeredgecolor="black",
-        markersize=7,
-        label="has a picture",
-    )
-    axis.axhline(
-        instability_F.mean(), color="0.4", linewidth=1, linestyle=":", label=f"mean {instability_F.mean():.4f}"
-    )
+    circle = {"color": "white", "markeredgecolor": "black", "markersize": 7}
+    axis.plot(rank_F[shown], instability_F[shown], "o", label="has a picture", **circle)
+    mean = instability_F.mean()
+    axis.axhline(mean, color="0.4", linewidth=1, linestyle=":", label=f"mean {mean:.4f}")
     axis.set(ylim=(0, None), xlabel="rank of the filter (1 is the most stable)", ylabel="deviation / image diagonal")
     axis.set_title(title, fontsize=10)
     axis.grid(axis="y", color="0.9", linewidth=0.7)
@@ -228,10 +203,6 @@ def _color(k: int) -> str:
 def _marker(k: int) -> str:
     """Changes with the colour, and shifts by one with every cycle of colours."""
     return MARKERS[(k + k // len(COLORS)) % len(MARKERS)]
-
-
-COLUMNS = ("rank", "filter", "instability", "steadiest landmark", "least steady landmark")
-RIGHT = ("rank", "filter", "instability")
 
 
 @dataclass(frozen=True)
@@ -260,7 +231,8 @@ def terminal_table(filters: Sequence[RankedFilter], landmarks: Sequence[str]) ->
         best, worst = known[ranked.deviation_K[known].argmin()], known[ranked.deviation_K[known].argmax()]
         words = [f"{landmarks[k]} {ranked.mean_K[k]:.3f} ± {ranked.deviation_K[k]:.3f}" for k in (best, worst)]
         rows.append([str(ranked.rank), str(ranked.number), f"{ranked.instability:.4f}", *words])
-    return Table(COLUMNS, rows, RIGHT)
+    numbers = ("rank", "filter", "instability")
+    return Table((*numbers, "steadiest landmark", "least steady landmark"), rows, numbers)
 
 
 def filters_csv(filters: Sequence[RankedFilter], landmarks: Sequence[str], path: Path) -> None:
@@ -277,10 +249,7 @@ def filters_csv(filters: Sequence[RankedFilter], landmarks: Sequence[str], path:
     _write_csv(path, head, rows)
 
 
-def distances_csv(
-    rows: Sequence[tuple[int, str, float, float, float, str, float, bool]],
-    path: Path,
-) -> None:
+def distances_csv(rows: Sequence[tuple[int, str, float, float, float, str, float, bool]], path: Path) -> None:
     """Write one row per distance: filter, image, activation, peak (row, col; pixels), landmark, distance, counted."""
     head = ["filter", "image", "activation", "peak_row", "peak_col", "landmark", "distance", "counted"]
     _write_csv(path, head, [[*row[:2], *map(_cell, row[2:5]), row[5], _cell(row[6]), int(row[7])] for row in rows])
@@ -335,8 +304,9 @@ def save_receptive_fields_figure(
         for axis, column in zip(axes[row], columns, strict=True):
             _draw_region(axis, image_SS3, column.regions_ISS[row])
     for axis, column in zip(axes[0], columns, strict=True):
-        words = f"filter {column.filter}, {column.instability:.3f}\nfires in {column.fires} of {of}"
-        axis.set_title(f"{_narrow(column.title)}\n{words}", fontsize=7, linespacing=1.25)
+        lines = [part for line in column.title.splitlines() for part in textwrap.wrap(line, 24)]
+        lines += [f"filter {column.filter}, {column.instability:.3f}", f"fires in {column.fires} of {of}"]
+        axis.set_title("\n".join(lines), fontsize=7, linespacing=1.25)
     text = (
         f"Rows: images, the same for all runs. Columns: runs, of each {which}, with its location instability (share of "
         "the image diagonal). Lit: the filter's receptive field, round fields of the cells above its top 0.5 % (the "
@@ -345,11 +315,6 @@ def save_receptive_fields_figure(
     )
     caption(figure, text, width)
     figure.savefig(path, dpi=110)
-
-
-def _narrow(title: str) -> str:
-    """Wrap a title to the width of a cell."""
-    return "\n".join(part for line in title.splitlines() for part in textwrap.wrap(line, 24))
 
 
 def _draw_region(axis: Axes, image_SS3: NDArray[np.uint8], region_SS: NDArray[np.bool_]) -> None:

@@ -15,7 +15,6 @@ from ipcnn_ray.report.chapters import Importances, experiment_chapters, runs_csv
 from ipcnn_ray.report.document import Block, Chapter, FigureBlock, Paragraphs, SourceBlock, TableBlock
 from ipcnn_ray.report.experiment_record import Experiment
 from ipcnn_ray.report.paper_tables import MISSING, UNPUBLISHED, paper_chapter
-from ipcnn_ray.report.ranking_table import Table
 from ipcnn_ray.report.style import to_png, to_svg
 
 CSS = """
@@ -67,7 +66,7 @@ class Page:
         """The HTML file; it refers to nothing outside itself."""
         links, body = [], []
         for index, chapter in enumerate(self.chapters):
-            new_line = "<br>" if index and _starts_line(chapter) else ""
+            new_line = "<br>" if index and chapter.starts_line else ""
             links.append(f'{new_line}<a href="#p{index}">{escape(chapter.title.partition(": ")[0])}</a>')
             body.append(f'<h2 id="p{index}">{escape(chapter.title)}</h2>')
             body += [_html(block) for block in chapter.blocks]
@@ -117,11 +116,6 @@ class Page:
         return list(written)
 
 
-def _starts_line(chapter: Chapter) -> bool:
-    """Whether the chapter starts a line of links: the first of an experiment, and the papers' tables."""
-    return chapter.title.startswith(("Experiment ", "The papers"))
-
-
 def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([head, *rows])
@@ -143,12 +137,8 @@ def _html(block: Block) -> str:
     if isinstance(block, SourceBlock):
         return f"<details><summary>{escape(block.title)}</summary><pre>{escape(block.text)}</pre></details>"
     assert isinstance(block, Paragraphs)
-    return "\n".join(_paragraph(line) for line in block.lines)
-
-
-def _paragraph(line: str) -> str:
-    kind = ' class="note"' if line.startswith("Note: ") else ""
-    return f"<p{kind}>{escape(line)}</p>"
+    kinds = [' class="note"' if line.startswith("Note: ") else "" for line in block.lines]
+    return "\n".join(f"<p{kind}>{escape(line)}</p>" for kind, line in zip(kinds, block.lines, strict=True))
 
 
 def _html_table(block: TableBlock) -> str:
@@ -176,15 +166,11 @@ def _cell(tag: str, text: str, is_number: bool) -> str:
 
 def _markdown(block: Block, folder: str) -> list[str]:
     if isinstance(block, TableBlock):
-        return [f"### {block.title}", "", *_escape_pipes(block).markdown(), "", block.caption]
+        rows = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in block.table.rows]
+        return [f"### {block.title}", "", *replace(block.table, rows=rows).markdown(), "", block.caption]
     if isinstance(block, FigureBlock):
         return [f"### {block.title}", "", f"![{block.title}]({folder}{block.name}.png)", "", block.caption]
     if isinstance(block, SourceBlock):
         return [f"### {block.title}", "", "```yaml", *block.text.splitlines(), "```"]
     assert isinstance(block, Paragraphs)
-    return [line for one in block.lines for line in (one, "")][:-1]
-
-
-def _escape_pipes(block: TableBlock) -> Table:
-    rows = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in block.table.rows]
-    return Table(block.table.columns, rows, block.table.numbers)
+    return [text for line in block.lines for text in (line, "")][:-1]

@@ -206,7 +206,7 @@ def paper_chapter(experiments: Sequence[Experiment]) -> Chapter:
             )
         ),
     ]
-    return Chapter("The papers' tables", blocks)
+    return Chapter("The papers' tables", blocks, starts_line=True)
 
 
 def _all_networks(index: SettingIndex) -> dict[str, str]:

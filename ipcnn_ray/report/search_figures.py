@@ -112,7 +112,7 @@ def parallel_coordinates(experiment: Experiment, trials: Sequence[Trial], goal: 
     scales.append(_Scale({}, [(float(norm(v)), f"{v:.3g}") for v in np.linspace(norm.vmin, norm.vmax, 5)]))
     cmap = LinearSegmentedColormap.from_list("shown", colormaps[MAP](np.linspace(0, 0.85, 64)))  # no yellow on white
     drawn: dict[bool, list[tuple[np.ndarray, Any]]] = {False: [], True: []}
-    for trial in sorted(shown, key=lambda t: (t.ended, _cost(t, goal)), reverse=False):
+    for trial in sorted(shown, key=lambda t: (t.ended, _cost(t, goal))):
         heights = [scale.height(trial.values.get(path)) for path, scale in zip(paths, scales, strict=False)]
         heights.append(float(norm(trial.value)))
         drawn[trial.ended].append((np.column_stack([range(len(heights)), heights]), cmap(norm(trial.value))))
@@ -231,9 +231,8 @@ def beta_gamma_figure(experiment: Experiment, goal: str, name: str) -> FigureBlo
     mesh = axis.pcolormesh(*edges, mean.T, cmap=MAP, edgecolor="white", linewidth=0.5)
     axis.scatter(beta[ended], gamma[ended], s=14, c="white", edgecolor=BLACK, linewidth=0.7, label="trained to the end")
     if not ended.all():
-        axis.scatter(
-            beta[~ended], gamma[~ended], s=22, marker="x", c=BLACK, linewidth=1, label="stopped before its end"
-        )
+        stopped = {"s": 22, "marker": "x", "c": BLACK, "linewidth": 1}
+        axis.scatter(beta[~ended], gamma[~ended], label="stopped before its end", **stopped)
     paper = (published.BETA, published.GAMMA)
     axis.plot(*paper, "*", color=RED, markeredgecolor="white", markersize=17, label="the paper's point (2, 2)")
     axis.set(xscale="log", yscale="log", xlabel="beta (1)", ylabel="gamma (1)", facecolor="#e8e8e8")
@@ -246,9 +245,8 @@ def beta_gamma_figure(experiment: Experiment, goal: str, name: str) -> FigureBlo
     side = "Darker" if lower_is_better(goal) else "Brighter"
     caption = (
         f"{_unit(goal)} of uniform templates by beta and gamma (both without a unit), the mean of the settings in each "
-        f"cell "
-        f"that were trained to their end; in light grey cells none was. {side} is better. "
-        f"The star is the part-template paper's beta 2, gamma 2. "
+        f"cell that were trained to their end; in light grey cells none was. {side} is better. The star is the "
+        "part-template paper's beta 2, gamma 2. "
         "Only gamma / beta, the radius as a share of the map's side, changes the template, so cells along a rising "
         "diagonal should be alike: how much they differ is how much luck there is."
     )

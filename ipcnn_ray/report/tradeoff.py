@@ -39,16 +39,13 @@ def correlation(points: Sequence[tuple[float, float]]) -> Correlation | None:
     return Correlation(len(points), float(linear[0]), float(linear[1]), float(ranks.statistic), float(ranks.pvalue))
 
 
-def error_and_instability(run: ReportedRun) -> tuple[float, float] | None:
-    """(error, instability) as shares; None unless both are recorded."""
-    if "val_error" in run.metrics and "instability" in run.metrics:
-        return run.metrics["val_error"], run.metrics["instability"]
-    return None
-
-
 def tradeoff_chapter(experiment: Experiment, prefix: str) -> Chapter | None:
     """None if no run has both numbers. `prefix` begins the file name."""
-    measured = [(run, point) for run in experiment.runs if (point := error_and_instability(run)) is not None]
+    measured = [
+        (run, (run.metrics["val_error"], run.metrics["instability"]))
+        for run in experiment.runs
+        if {"val_error", "instability"} <= run.metrics.keys()
+    ]
     ended = [(run, point) for run, point in measured if run.state == "succeeded"]
     if not measured:
         return None
@@ -60,10 +57,7 @@ def tradeoff_chapter(experiment: Experiment, prefix: str) -> Chapter | None:
         for group in experiment.ranking.groups
         if group.order < 2 and {"val_error", "instability"} <= set(group.means)
     ]
-    found = correlation(means)
-    return Chapter(
-        "Trade-off", [_figure(experiment, measured, best, prefix), Paragraphs(_words(best, found, len(means)))]
-    )
+    return Chapter("Trade-off", [_figure(experiment, measured, best, prefix), Paragraphs(_sentences(best, means))])
 
 
 def _figure(
@@ -109,23 +103,24 @@ def _figure(
     return FigureBlock(f"{prefix}tradeoff", "Instability against error", caption, figure)
 
 
-def _words(
-    best: Sequence[tuple[ReportedRun, tuple[float, float]]], found: Correlation | None, settings: int
+def _sentences(
+    best: Sequence[tuple[ReportedRun, tuple[float, float]]], means: Sequence[tuple[float, float]]
 ) -> tuple[str, ...]:
-    names = ", ".join(f"{run.label} ({100 * error:.1f} %, {one:.4f})" for run, (error, one) in best[:12])
+    points = [f"{run.label} ({100 * error:.1f} %, {instability:.4f})" for run, (error, instability) in best[:12]]
     more = f" and {len(best) - 12} more" if len(best) > 12 else ""
-    lines = [f"On the Pareto front (error, instability): {names or 'none'}{more}."]
-    if found is None:
+    lines = [f"On the Pareto front (error, instability): {', '.join(points) or 'none'}{more}."]
+    measured = correlation(means)
+    if measured is None:
         lines.append(
-            f"Correlation: not computed; it needs {LEAST} settings with different numbers, there are {settings}."
+            f"Correlation: not computed; it needs {LEAST} settings with different numbers, there are {len(means)}."
         )
     else:
-        meaning = "stability costs accuracy" if found.spearman < 0 else "stable settings are also the accurate ones"
-        if found.spearman_p >= LEVEL:
+        meaning = "stability costs accuracy" if measured.spearman < 0 else "stable settings are also the accurate ones"
+        if measured.spearman_p >= LEVEL:
             meaning = "no relation that could not be luck"
         lines.append(
-            f"Correlation of instability with error over {found.n} settings (means over seeds): Spearman "
-            f"{found.spearman:+.2f} (p {p_words(found.spearman_p)}), Pearson {found.pearson:+.2f} (p "
-            f"{p_words(found.pearson_p)}): {meaning}."
+            f"Correlation of instability with error over {measured.n} settings (means over seeds): Spearman "
+            f"{measured.spearman:+.2f} (p {p_words(measured.spearman_p)}), Pearson {measured.pearson:+.2f} (p "
+            f"{p_words(measured.pearson_p)}): {meaning}."
         )
     return tuple(lines)
