@@ -16,9 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
     [
         ("ruff", "check", "ipcnn_ray", "tests"),
         ("ruff", "format", "--check", "ipcnn_ray", "tests"),
-        ("mypy", "--strict", "ipcnn_ray/core", "ipcnn_ray/spec", "ipcnn_ray/errors.py"),
+        pytest.param(
+            ("mypy", "--strict", "ipcnn_ray/core", "ipcnn_ray/spec", "ipcnn_ray/errors.py"), marks=pytest.mark.slow
+        ),
     ],
-    ids=" ".join,
+    ids=lambda arguments: " ".join(arguments[:2]),
 )
 def test_style(arguments: tuple[str, ...]):
     done = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True)

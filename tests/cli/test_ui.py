@@ -72,6 +72,7 @@ def children(pid: int) -> list[int]:
     return [*direct, *(below for child in direct for below in children(child))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_ui_serves_the_record_and_ends_with_its_process(home, number):
     tracker = MlflowTracker(f"sqlite:///{home}/mlflow.db", str(home / "artifacts"))

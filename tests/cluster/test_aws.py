@@ -93,6 +93,7 @@ def test_ray_admits_it(raw):
     validate_config(prepare_config(copy.deepcopy(raw)))
 
 
+@pytest.mark.slow
 def test_ray_bootstraps_it(launched):
     types = launched["available_node_types"]
     assert types["head"]["resources"]["CPU"] == 0
@@ -106,6 +107,7 @@ def test_ray_bootstraps_it(launched):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["head", "gpu_spot", "gpu_on_demand"])
 def test_a_misspelled_instance_type_is_found(raw, aws, name):
     raw["available_node_types"][name]["node_config"]["InstanceType"] = "g5.2xlagre"
@@ -120,16 +122,19 @@ def test_a_misspelled_field_is_found(raw):
         jsonschema.validate(raw, SCHEMA)
 
 
+@pytest.mark.slow
 def test_only_ssh_is_open(launched):
     assert open_to_others(launched) == {("tcp", 22, 22)}
 
 
+@pytest.mark.slow
 def test_an_open_dashboard_would_be_found(raw, aws):
     rule = {"IpProtocol": "tcp", "FromPort": 8265, "ToPort": 8265, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
     raw["provider"]["security_group"] = {"GroupName": "another", "IpPermissions": [rule]}
     assert open_to_others(bootstrapped(raw)) == {("tcp", 22, 22), ("tcp", 8265, 8265)}
 
 
+@pytest.mark.slow
 def test_every_type_has_a_profile_after_the_bootstrap(launched):
     types = launched["available_node_types"]
     arns = {name: kind["node_config"]["IamInstanceProfile"]["Arn"] for name, kind in types.items()}

@@ -179,7 +179,7 @@ def test_repeats_are_relative_to_the_control_of_their_seed(bench):
     assert {group.name: len(group.runs) for group in outcome.groups} == {"plain": 2, "l1": 2}
     recorded = bench.recorded(spec)
     assert recorded["l1.seed1"].tags["ipcnn.seed"] == "1"
-    assert recorded[""].tags["ipcnn.best"] == outcome.best.run.label == f"{outcome.groups[0].name}.seed0"
+    assert recorded[""].tags["ipcnn.best"] == outcome.best.label == f"{outcome.groups[0].name}.seed0"
     assert recorded[""].metrics["best_combined"] == outcome.groups[0].means["combined"]
 
 

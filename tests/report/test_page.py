@@ -139,6 +139,7 @@ def test_the_same_record_gives_the_same_page():
     assert one.html == again.html
 
 
+@pytest.mark.slow
 def test_a_thousand_runs_in_twenty_seconds():
     begun = time.process_time()
     page = build_page(read_experiments(many_runs(1000), ["many"]))

@@ -169,6 +169,7 @@ def damaged(raw: Any) -> Iterator[tuple[str, Any]]:
             yield f"{place} {strange!r}", copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [GRID, (SPECS / "uniform_sweep.yaml").read_text()], ids=["grid", "space"])
 def test_any_damage(text):
     sound = loads(text, "s.yaml").spec

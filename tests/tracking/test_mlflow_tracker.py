@@ -372,6 +372,7 @@ def together(target: Any, arguments: list[tuple[Any, ...]]) -> None:
     assert [process.exitcode for process in processes] == [0] * len(processes)
 
 
+@pytest.mark.slow
 def test_four_writers_lose_nothing(tracker, name):
     parent = tracker.open_parent(name, "x")
     handles = [tracker.open_child(name, f"x-r{i}", parent.handle).handle for i in range(4)]
@@ -384,6 +385,7 @@ def test_four_writers_lose_nothing(tracker, name):
     assert {run.tags["last"] for run in tracker.find(name) if run.parent} == {"15"}
 
 
+@pytest.mark.slow
 def test_two_launchers_make_one_record_and_nothing_else(tmp_path, monkeypatch, capfd):
     tracker = tracker_in(tmp_path / "record")
     (tmp_path / "work").mkdir()
