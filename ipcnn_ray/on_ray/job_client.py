@@ -25,7 +25,7 @@ from ray.job_submission import JobSubmissionClient
 
 import ipcnn_ray
 from ipcnn_ray.errors import IpcnnError, ResourceError, UnreachableError
-from ipcnn_ray.on_ray.ray_session import RAY_VARIABLES
+from ipcnn_ray.on_ray.ray_session import RAY_VARIABLES, environment_variables
 from ipcnn_ray.tracking.lineage import PACKAGE, SHIPPED, code
 from ipcnn_ray.tracking.run_summary import State
 from ipcnn_ray.tracking.storage import is_url
@@ -104,7 +104,9 @@ class JobClient:
         ):
             logging.getLogger(name).setLevel(logging.ERROR)  # they log every upload and connection
         try:
-            self._client = JobSubmissionClient(self.address, headers=_token_header())
+            # Ray prefers RAY_API_SERVER_ADDRESS and RAY_ADDRESS to the address that it is given.
+            with environment_variables({"RAY_API_SERVER_ADDRESS": self.address}):
+                self._client = JobSubmissionClient(self.address, headers=_token_header())
         except (ConnectionError, RuntimeError, AuthenticationError) as error:
             raise _request_failed(self.address, error) from error
 

@@ -83,7 +83,7 @@ def session(address: str | None = None) -> Iterator[Nodes]:
         options["runtime_env"] = {"env_vars": {**variables, "PYTHONPATH": python_path}}
     if address is None:
         variables |= _embedded_variables()
-    with _environment(variables):
+    with environment_variables(variables):
         _reload_authentication()
         if address is None:
             _start_embedded(options)
@@ -100,7 +100,7 @@ def session(address: str | None = None) -> Iterator[Nodes]:
 
 
 @contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+def environment_variables(variables: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables of this process for the length of the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)

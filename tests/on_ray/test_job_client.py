@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -268,3 +269,12 @@ def test_the_token_is_read_from_where_ray_reads_it(monkeypatch, tmp_path, source
         assert job_client._token_header() is None
         monkeypatch.setenv("RAY_AUTH_TOKEN", "abc")
     assert job_client._token_header() == {"Authorization": "Bearer abc"}
+
+
+@pytest.mark.parametrize("variable", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"])
+def test_the_given_address_goes_before_the_environment(monkeypatch, variable):
+    monkeypatch.setenv(variable, "http://127.0.0.1:10")
+    with pytest.raises(IpcnnError, match=r"no Ray cluster answers at http://127\.0\.0\.1:9\n") as raised:
+        JobClient("http://127.0.0.1:9")
+    assert "http://127.0.0.1:9" in str(raised.value.__cause__)
+    assert os.environ[variable] == "http://127.0.0.1:10"
