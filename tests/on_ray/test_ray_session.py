@@ -65,7 +65,7 @@ def test_what_ray_prints_goes_to_the_log(capsys, caplog):
 
 def test_the_environment_is_restored():
     os.environ["IPCNN_TEST_THERE"] = "before"
-    with ray_session._environment({"IPCNN_TEST_THERE": "now", "IPCNN_TEST_NEW": "now"}):
+    with ray_session.environment_variables({"IPCNN_TEST_THERE": "now", "IPCNN_TEST_NEW": "now"}):
         assert os.environ["IPCNN_TEST_THERE"] == os.environ["IPCNN_TEST_NEW"] == "now"
     assert os.environ.pop("IPCNN_TEST_THERE") == "before"
     assert "IPCNN_TEST_NEW" not in os.environ
