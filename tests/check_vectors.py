@@ -14,10 +14,10 @@ ERRORS: dict[str, tuple[int, float]] = {}
 """Of each kind of check vector: how many numbers were compared, and the largest error as a share of the largest."""
 
 
-def record_error(kind: str, error: float) -> None:
+def record_error(kind: str, error: float, arrays: int = 1) -> None:
     """Keep the largest error of this kind for the summary."""
     count, largest = ERRORS.get(kind, (0, 0.0))
-    ERRORS[kind] = (count + 1, max(largest, error))
+    ERRORS[kind] = (count + arrays, max(largest, error))
 
 
 def golden_folders() -> list[Path]:

@@ -6,9 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-from check_vectors import ERRORS, SHARED
+from check_vectors import ERRORS, SHARED, record_error
 from fakes.s3 import fake_s3
 from snapshots import Snapshot
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
 
 __all__ = ["fake_s3"]
 
@@ -19,10 +22,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start clusters are slow, too: `-m "not slow"` takes the place of the default `-m "not cluster"`."""
+    """Mark tests that start clusters as slow, and put files with slow tests first.
+
+    `-m "not slow"` takes the place of the default `-m "not cluster"`. With `-n 2` a file is one unit of work: a long
+    one that began last would leave the other process idle.
+    """
+    slow_files = set()
     for item in items:
         if item.get_closest_marker("cluster"):
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("slow"):
+            slow_files.add(item.path)
+    items.sort(key=lambda item: item.path not in slow_files)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """With `-n`, one process runs all tests of a file, so that a module's fixtures are made once."""
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Send the errors of the check vectors from a process of pytest-xdist to the one that prints the summary."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["check_vectors"] = ERRORS
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: WorkerController) -> None:
+    for kind, (count, largest) in getattr(node, "workeroutput", {}).get("check_vectors", {}).items():
+        record_error(kind, largest, count)
 
 
 @pytest.fixture
