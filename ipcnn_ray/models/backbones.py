@@ -16,7 +16,7 @@ from torch import fx, nn
 from ipcnn_ray.core.receptive_field import Window
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.models.fx_receptive_field import NoReceptiveField, module_window, strip_final_relu
-from ipcnn_ray.spec.networks import Trunk
+from ipcnn_ray.spec.networks import Layer, Trunk
 from ipcnn_ray.utils.text import did_you_mean
 
 
@@ -26,20 +26,21 @@ class BackboneCutError(IpcnnError):
 
 @dataclass(frozen=True)
 class Block:
-    """One layer of a torchvision network."""
+    """One layer between the image and the head."""
 
     name: str
-    """Its name in torchvision."""
     kind: str
-    """Its class, such as Fire, BasicBlock, Conv2d."""
+    """Its class: in torchvision, such as Fire, BasicBlock, Conv2d; in the table of networks Conv, Pool, LRN."""
     channels: int
     """Output channels."""
     side: int
     """Side of the output map, cells."""
-    window: Window
-    """Receptive field in the input map. The map may be smaller than `pad` implies."""
+    window: Window | None
+    """Receptive field in the input map; None for normalisation. The map may be smaller than `pad` implies."""
     has_parameters: bool
     ends_in_relu: bool
+    row: Layer | None = None
+    """What it is built from in the table of networks; None for a layer of a torchvision network."""
 
 
 class _Chain(fx.Tracer):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ipcnn_ray.core.receptive_field import map_side
 from ipcnn_ray.models.backbones import Block, backbone_modules
-from ipcnn_ray.models.layer_geometry import output_side, spatial_layers, window
+from ipcnn_ray.models.layer_geometry import body_layers, window
 from ipcnn_ray.models.layers import MaskOutput, SampleDropout
 from ipcnn_ray.spec.networks import Conv, Layer, Network, Pool
 
@@ -78,34 +78,29 @@ class InterpretableNet(nn.Module):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
-        layers = spatial_layers(network, appended)
-        _check_interpretable(layers, interpretable)
-        self.interpretable = tuple(layer.name for layer in layers if layer.name in interpretable)
-        self.names = tuple(layer.name for layer in layers)
+        blocks = body_layers(network, appended)
+        _check_interpretable(blocks, interpretable)
+        self._blocks = {block.name: block for block in blocks}
+        self.names = tuple(self._blocks)
+        self.interpretable = tuple(name for name in self.names if name in interpretable)
         # Layers that this class applies a ReLU to; other layers of a backbone contain theirs.
-        self._relu = {la.name for la in layers if isinstance(la, Conv)} | set(self.interpretable)
-        self._kinds = {layer.name: layer.kind for layer in layers if isinstance(layer, Block)}
-        trunk = (
-            backbone_modules(network.trunk, list(self._kinds), frozenset(self.interpretable)) if network.trunk else {}
-        )
+        self._relu = {block.name for block in blocks if isinstance(block.row, Conv)} | set(self.interpretable)
+        self._image_shape = (3, network.image_size, network.image_size)
+        trunk: dict[str, nn.Module] = {}
+        if network.trunk is not None:
+            own = [block.name for block in blocks if block.row is None]
+            trunk = backbone_modules(network.trunk, own, frozenset(self.interpretable))
         self.body = nn.ModuleDict()
-        # Input shape of each layer of the body, and last that of the head's pooling.
-        self._shapes: list[tuple[int, int, int]] = [(3, network.image_size, network.image_size)]
-        for layer in layers:
-            channels, side, _ = self._shapes[-1]
-            module = trunk[layer.name] if isinstance(layer, Block) else _build_module(channels, layer)
-            self.body[_key(layer.name)] = module.to_empty(device=device)
-            if isinstance(layer, Block):
-                channels = layer.channels
-            elif isinstance(layer, Conv):
-                channels = layer.out or channels
-            side = output_side(layer, side)
-            self._shapes.append((channels, side, side))
+        channels = 3
+        for block in blocks:
+            module = trunk[block.name] if block.row is None else _build_module(channels, block.channels, block.row)
+            self.body[_key(block.name)] = module.to_empty(device=device)
+            channels = block.channels
         self.body.eval()
-        channels, side, _ = self._shapes[-1]
         self.head = nn.ModuleDict({network.head_pool.name: _pool(network.head_pool)})
-        width = channels * map_side(side, [window(network.head_pool)]) ** 2
-        first = 1 if network.trunk else int(layers[-1].name.removeprefix("conv").split("_")[0]) + 1
+        pooled_side = map_side(blocks[-1].side, [window(network.head_pool)])
+        width = channels * pooled_side**2
+        first = 1 if network.trunk else int(blocks[-1].name.removeprefix("conv").split("_")[0]) + 1
         for number, out in enumerate((*network.head, categories), start=first):
             self.head[f"fc{number}"] = nn.Linear(width, out, device="meta").to_empty(device=device)
             if number < first + len(network.head):
@@ -113,11 +108,10 @@ class InterpretableNet(nn.Module):
             width = out
         self._pooled = network.appended.name if appended and pooled and mask_factory is not None else ""
         self.masks = nn.ModuleDict()
-        for name in self.interpretable if mask_factory is not None else ():
-            filters, side, _ = self.shape(name)
-            if name == self._pooled:
-                side = map_side(side, [window(network.head_pool)])
-            self.masks[_key(name)] = mask_factory(filters, side).to(device)
+        if mask_factory is not None:
+            for name in self.interpretable:
+                side = pooled_side if name == self._pooled else self._blocks[name].side
+                self.masks[_key(name)] = mask_factory(self._blocks[name].channels, side).to(device)
         self.cut = 0
 
     def forward(
@@ -186,7 +180,7 @@ class InterpretableNet(nn.Module):
 
     def feature_shape(self) -> tuple[int, int, int]:
         """Return (C, H, W) of one image's `frozen_features`."""
-        return self._shapes[self.cut]
+        return self.shape(self.names[self.cut - 1]) if self.cut else self._image_shape
 
     def parameter_groups(
         self,
@@ -250,24 +244,24 @@ class InterpretableNet(nn.Module):
         return self.masks[_key(name)]
 
     def kind(self, name: str) -> str:
-        """Return the name of a layer's class; for a backbone that in torchvision, such as Fire or BasicBlock."""
-        return self._kinds.get(name) or type(self.layer(name)).__name__
+        """Return the name of a layer's class: see `Block.kind`."""
+        return self._blocks[name].kind
 
     def shape(self, name: str) -> tuple[int, int, int]:
         """Return (C, H, W) of the output map of layer `name` of the body."""
-        return self._shapes[self.names.index(name) + 1]
+        block = self._blocks[name]
+        return block.channels, block.side, block.side
 
     def _layers(self) -> list[tuple[str, nn.Module]]:
         return list(zip(self.names, self.body.values(), strict=True))
 
 
-def _check_interpretable(layers: Sequence[Layer | Block], interpretable: Sequence[str]) -> None:
+def _check_interpretable(blocks: Sequence[Block], interpretable: Sequence[str]) -> None:
     """A layer of a backbone that does not end in a ReLU would change the network with one, unless it is the highest."""
-    blocks = [layer for layer in layers if isinstance(layer, Block)]
-    able = [block.name for block in blocks if block.ends_in_relu or block is blocks[-1]]
-    able += [layer.name for layer in layers if isinstance(layer, Conv)]
+    cut = next((block for block in reversed(blocks) if block.row is None), None)
+    able = [block.name for block in blocks if block.ends_in_relu or block is cut]
     if not set(interpretable) <= set(able):
-        reason = ", which end in a ReLU or lie at the cut" if blocks else ""
+        reason = ", which end in a ReLU or lie at the cut" if cut else ""
         raise ValueError(f"interpretable = {tuple(interpretable)}: expected some of {', '.join(able)}{reason}")
 
 
@@ -280,14 +274,13 @@ def _has_parameters(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
-def _build_module(channels: int, layer: Layer) -> nn.Module:
+def _build_module(channels: int, out: int, row: Layer) -> nn.Module:
     """Build a layer on the meta device, where its initialisation takes no time and draws no random numbers."""
-    if isinstance(layer, Conv):
-        out, kernel = layer.out or channels, layer.kernel
-        return nn.Conv2d(channels, out, kernel, layer.stride, layer.pad, groups=layer.groups, device="meta")
-    if isinstance(layer, Pool):
-        return _pool(layer)
-    return nn.LocalResponseNorm(layer.size, layer.alpha, layer.beta, layer.k)
+    if isinstance(row, Conv):
+        return nn.Conv2d(channels, out, row.kernel, row.stride, row.pad, groups=row.groups, device="meta")
+    if isinstance(row, Pool):
+        return _pool(row)
+    return nn.LocalResponseNorm(row.size, row.alpha, row.beta, row.k)
 
 
 def _pool(layer: Pool) -> nn.MaxPool2d:

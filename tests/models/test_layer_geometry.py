@@ -6,7 +6,7 @@ from torch import nn
 
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.models.build import assemble
-from ipcnn_ray.models.layer_geometry import layer_receptive_field, map_side, spatial_layers, windows
+from ipcnn_ray.models.layer_geometry import body_layers, layer_receptive_field, map_side
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.networks import NETWORKS, Conv
 from ipcnn_ray.spec.template import NoTemplate
@@ -39,7 +39,7 @@ def test_sides_are_those_of_the_maps_that_torch_computes(network):
     model = Model(network=network)
     net = assemble(model, PLAIN, device="meta")
     x = torch.empty(1, 3, model.table.image_size, model.table.image_size, device="meta")
-    for layer in spatial_layers(model.table, True):
+    for layer in body_layers(model.table, True):
         x = net.body[layer.name](x)
         assert x.shape[1:] == net.shape(layer.name), layer.name
         assert x.shape[2] == map_side(model, layer.name), layer.name
@@ -53,7 +53,7 @@ def test_a_cell_looks_at_its_receptive_field(network):
     seen, cell = layer_receptive_field(model, layer), map_side(model, layer) // 2
     x = torch.rand(1, 1, model.table.image_size, model.table.image_size).double().requires_grad_()
     y = x
-    for part in spatial_layers(model.table, True):
+    for part in (block.row for block in body_layers(model.table, True)):
         if isinstance(part, Conv):
             y = nn.functional.conv2d(
                 y, torch.ones(1, 1, part.kernel, part.kernel).double(), None, part.stride, part.pad
@@ -67,9 +67,10 @@ def test_a_cell_looks_at_its_receptive_field(network):
     assert (rows.min().item(), rows.max().item()) == (center - (seen.size - 1) / 2, center + (seen.size - 1) / 2)
 
 
-def test_windows_leave_normalisation_out_and_stop_at_the_layer():
-    found = windows(NETWORKS["alexnet"], "conv2")
-    assert [(w.kernel, w.stride, w.pad, w.ceil) for w in found] == [
+def test_windows_by_hand():
+    found = {block.name: block.window for block in body_layers(NETWORKS["alexnet"], appended=False)}
+    assert found.pop("norm1") is None and found.pop("norm2") is None
+    assert [(w.kernel, w.stride, w.pad, w.ceil) for w in found.values()][:3] == [
         (11, 4, 0, False),
         (3, 2, 0, True),
         (5, 1, 2, False),

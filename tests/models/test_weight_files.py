@@ -11,8 +11,7 @@ from fakes.matlab import cell, write_mat
 
 from ipcnn_ray.errors import DataError
 from ipcnn_ray.models.build import assemble, build
-from ipcnn_ray.models.pretrained_weights import load_weights
-from ipcnn_ray.models.weight_files import read_simplenn
+from ipcnn_ray.models.pretrained_weights import load_weights, read_simplenn
 from ipcnn_ray.spec.model import Model, Weights
 from ipcnn_ray.spec.networks import NETWORKS
 from ipcnn_ray.spec.template import NoTemplate
@@ -48,14 +47,14 @@ def content(form: str, average: np.ndarray) -> dict[str, Any]:
 @pytest.mark.parametrize("form", ["old", "new", "net"])
 def test_the_same_network_in_every_form(tmp_path, version, form):
     write_mat(tmp_path / "w.mat", version, content(form, RGB.reshape(1, 1, 3)))
-    found = read_simplenn(tmp_path / "w.mat")
-    assert list(found.arrays) == ["conv1_w", "conv1_b", "conv4_w", "conv4_b", "fc8_w", "fc8_b"]
+    arrays, average_image = read_simplenn(tmp_path / "w.mat")
+    assert list(arrays) == ["conv1_w", "conv1_b", "conv4_w", "conv4_b", "fc8_w", "fc8_b"]
     for layer in layers(old=True)[::2]:
         name = layer["name"]
-        weight = found.arrays[f"{name}_w"]
+        weight = arrays[f"{name}_w"]
         assert weight.dtype == np.float32 and np.array_equal(weight, layer["filters"].transpose(3, 2, 0, 1))
-        assert np.array_equal(found.arrays[f"{name}_b"], layer["biases"][0])
-    assert np.allclose(found.average_image, RGB)
+        assert np.array_equal(arrays[f"{name}_b"], layer["biases"][0])
+    assert np.allclose(average_image, RGB)
 
 
 @pytest.mark.parametrize("version", ["v5", "v7.3"])
