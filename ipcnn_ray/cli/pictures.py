@@ -84,7 +84,7 @@ def pictures(
     specs = {label: run_spec_of(spec, label, by_label[label]).spec for label in labels}
     _check_weights(paths, parent, labels)
     from ipcnn_ray.train.filter_activations import load_filter_activations
-    from ipcnn_ray.train.run_request import RunRequest
+    from ipcnn_ray.train.run_metadata import RunRequest
 
     folder = _PictureFolder(tracker, parent, Path(out or paths.home / FOLDER / parent.run_id))
     drawn = []

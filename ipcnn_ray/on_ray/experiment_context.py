@@ -16,7 +16,7 @@ from ipcnn_ray.spec.search import SpaceSearch, active
 from ipcnn_ray.tracking.run_summary import RunSummary, State
 from ipcnn_ray.tracking.storage import join_path
 from ipcnn_ray.tracking.tracker import RunRecord, Tracker
-from ipcnn_ray.train.run_request import ControlReference, RunRequest
+from ipcnn_ray.train.run_metadata import ControlReference, RunRequest
 from ipcnn_ray.utils.paths import Paths
 
 LABEL = "label"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipcnn_ray.report.ranking import Group, rank
 from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.tracking.run_summary import RunSummary
-from ipcnn_ray.train.run_request import RunRequest
+from ipcnn_ray.train.run_metadata import RunRequest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,13 +32,11 @@ from ipcnn_ray.tracking.storage import is_url, join_path, preflight
 from ipcnn_ray.tracking.tracker import SPEC_ARTIFACT, RunRecord, Tracker
 from ipcnn_ray.tracking.tracking_uri import is_server
 from ipcnn_ray.train.data_sync import local_paths
-from ipcnn_ray.train.evaluate import MetricsConfig
-from ipcnn_ray.train.final_model import final_model
+from ipcnn_ray.train.evaluate import check_metrics
+from ipcnn_ray.train.final_model import final_model, trained_template
 from ipcnn_ray.train.run_dir import TEMPLATE_FILE, read_file
-from ipcnn_ray.train.run_metadata import run_description
+from ipcnn_ray.train.run_metadata import ControlReference, run_description
 from ipcnn_ray.train.run_metrics import objective
-from ipcnn_ray.train.run_request import ControlReference
-from ipcnn_ray.train.tailored_template import trained_template
 from ipcnn_ray.utils.paths import Paths
 
 __all__ = ["Interrupted", "Outcome", "RunOutcome", "check_shared", "run_experiment", "run_submission"]
@@ -97,7 +95,7 @@ def run_submission(
     listener(Logged(f"{experiment_id(spec)}: data"))
     image_size = spec.model.table.image_size
     crops = prepare(spec.data, image_size, paths, lambda done, total: listener(DataProgress(done, total)))
-    MetricsConfig.of(spec).check(crops)
+    check_metrics(spec, crops)
     spool = join_path(experiment_dir.experiment_folder(spec, paths), "spool")
     tracker = open_tracker(paths, buffer=spool)
     tracker.prepare(spec.name, description=EXPERIMENT_DESCRIPTION)

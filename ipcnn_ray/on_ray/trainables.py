@@ -30,10 +30,9 @@ from ipcnn_ray.on_ray.experiment_dir import ray_storage_dir, stop_requested
 from ipcnn_ray.on_ray.trial_lock import TrialLock
 from ipcnn_ray.on_ray.tune_callback import FAILED, MAX_LOST_WORKERS, STOPPED
 from ipcnn_ray.train.checkpoint import read_result
-from ipcnn_ray.train.retry_state import RunTakenOver, failure_cause
-from ipcnn_ray.train.run_dir import ProgressFile, ProgressUpdate
-from ipcnn_ray.train.run_request import RunRequest
-from ipcnn_ray.train.runtime import InProcess, ProcessGroup, StopRun
+from ipcnn_ray.train.run_dir import ProgressFile, ProgressUpdate, RunTakenOver
+from ipcnn_ray.train.run_metadata import RunRequest
+from ipcnn_ray.train.runtime import InProcess, ProcessGroup, StopRun, failure_cause
 from ipcnn_ray.train.trainer import train_run
 
 

@@ -31,7 +31,7 @@ from ipcnn_ray.spec.search import SpaceSearch, early_stopping
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.tracking.storage import join_path
 from ipcnn_ray.train.checkpoint import read_result
-from ipcnn_ray.train.retry_state import Attempts
+from ipcnn_ray.train.run_dir import Attempts
 
 MAX_PASSES = 4
 """Maximum passes over a list of runs or a search when workers die during start-up."""

@@ -237,7 +237,7 @@ class TailoredTemplate(PartTemplate):
     """Factor on the fitted size."""
 
     def arguments(self) -> dict[str, Any]:
-        raise TypeError("a tailored template has no shape before train.tailored_template.fitted")
+        raise TypeError("a tailored template has no shape before train.final_model.fit_template")
 
     def data_issues(self, data: Data) -> Iterator[FieldIssue]:
         names = ", ".join(data.landmarks)

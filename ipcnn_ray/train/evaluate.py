@@ -7,18 +7,18 @@ for all metrics and layers. No metric is named here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipcnn_ray.core.classification import ClassificationCounts, Form, classification_loss
+from ipcnn_ray.core.classification import ClassificationCounts, classification_loss
 from ipcnn_ray.core.mask import peak_NC
 from ipcnn_ray.core.metrics.filter_metric import FilterMetric, LayerContext, MetricResult, filter_category
 from ipcnn_ray.core.metrics.part_positions import part_boxes
@@ -28,6 +28,7 @@ from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import DataError, Issue, TrainingError
+from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.models.net import InterpretableNet, NetOutput
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
@@ -39,46 +40,25 @@ LATE_INPUTS = frozenset({"threshold_C", "part_masks_NKSS"})
 """Inputs of `update` that are not there in the evaluation's own forward pass."""
 
 
-@dataclass(frozen=True)
-class MetricsConfig:
-    """The metrics of an evaluation, and the settings that they depend on."""
-
-    names: tuple[str, ...] = ()
-    """Metrics beside location instability, which is always there."""
-    seed: int = 0
-    """Of the noise on the images."""
-    ablation_filters: int | None = None
-    """Number of filters of a layer that are ablated; None for all."""
-    classification: Form = "logistic"
-    """Form of the classification loss."""
-    top_images: int = 100
-    instability: Literal["paper", "released"] = "paper"
-
-    @classmethod
-    def of(cls, spec: ExperimentSpec) -> MetricsConfig:
-        eval, form = spec.eval, spec.loss.classification
-        return cls(eval.measures, spec.seed, eval.ablation_filters, form, eval.top_images, eval.instability)
-
-    def classes(self) -> dict[str, type[FilterMetric]]:
-        return {name: METRICS.load(name) for name in (INSTABILITY, *self.names)}
-
-    def check(self, store: CropStore) -> None:
-        """Raise DataError when the data lack what a metric needs."""
-        issues = []
-        for name, metric in self.classes().items():
-            if metric.needs_part_sizes() and bool(np.isnan(store.part_sizes_NK2).all()):
-                what = f"{name} needs the size of every part, and these data tell only where parts are"
-                advice = f"Take data with part sizes, or leave {name} out of eval.measures."
-                issues.append(Issue("eval.measures", what, advice))
-            if metric.images == "validation" and len(np.unique(store.labels_N[store.val_items[:, 0]])) < 2:
-                what = f"{name} compares categories, and the validation items are all of one"
-                advice = f"Take data with negatives or several categories, or leave {name} out of eval.measures."
-                issues.append(Issue("eval.measures", what, advice))
-        if issues:
-            raise DataError(issues)
+def metric_classes(spec: ExperimentSpec) -> dict[str, type[FilterMetric]]:
+    """Return the metrics of a spec by name: location instability, and those of `eval.measures`."""
+    return {name: METRICS.load(name) for name in (INSTABILITY, *spec.eval.measures)}
 
 
-ONLY_INSTABILITY = MetricsConfig()
+def check_metrics(spec: ExperimentSpec, store: CropStore) -> None:
+    """Raise DataError when the data lack what a metric needs."""
+    issues = []
+    for name, metric in metric_classes(spec).items():
+        if metric.needs_part_sizes() and bool(np.isnan(store.part_sizes_NK2).all()):
+            what = f"{name} needs the size of every part, and these data tell only where parts are"
+            advice = f"Take data with part sizes, or leave {name} out of eval.measures."
+            issues.append(Issue("eval.measures", what, advice))
+        if metric.images == "validation" and len(np.unique(store.labels_N[store.val_items[:, 0]])) < 2:
+            what = f"{name} compares categories, and the validation items are all of one"
+            advice = f"Take data with negatives or several categories, or leave {name} out of eval.measures."
+            issues.append(Issue("eval.measures", what, advice))
+    if issues:
+        raise DataError(issues)
 
 
 @dataclass(frozen=True)
@@ -90,65 +70,68 @@ class Evaluation:
 
 
 def evaluate(
-    inputs: InputPipeline,
-    plan: EvaluationPlan,
-    fields: Mapping[str, Field],
-    runtime: Runtime,
-    *,
-    epoch: int,
-    batch_size: int,
-    config: MetricsConfig = ONLY_INSTABILITY,
+    inputs: InputPipeline, plan: EvaluationPlan, spec: ExperimentSpec, runtime: Runtime, *, epoch: int
 ) -> Evaluation:
     """Evaluate the network of `inputs` in float32; every rank gets the same numbers.
 
-    fields: receptive fields of the interpretable layers. batch_size: of one worker.
     Raises TrainingError when the network's outputs are not finite, or when a metric does not give one number per
     filter.
     """
-    metrics = Metrics(config, inputs, plan, fields, runtime, epoch=epoch, batch_size=batch_size)
+    batch_size = max(1, spec.train.batch_size // runtime.world_size)
+    run = partial(infer, inputs, runtime=runtime, epoch=epoch, batch_size=batch_size)
+    metrics = Metrics(spec, inputs, plan, runtime, run)
 
     def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
-        output = inputs.net(inputs.net_input(batch), from_features=True, full=True)
+        output = inputs.output(batch)
         return {"logits": output.logits_NL, **metrics.rows(output)}
 
-    rows = infer(inputs, plan.items, runtime, forward, epoch=epoch, batch_size=batch_size)
+    rows = run(plan.items, forward=forward)
     label_I = torch.from_numpy(inputs.store.labels_N[plan.items[:, 0]])
     validation = plan.validation_positions
     counts = ClassificationCounts.of(
-        rows["logits"][validation], label_I[validation], plan.weight_I[validation], config.classification
+        rows["logits"][validation], label_I[validation], plan.weight_I[validation], spec.loss.classification
     )
     return Evaluation(counts, metrics.compute(rows))
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The images that a metric is computed on: the object images, or the validation items."""
+
+    positions: Tensor
+    """In the items of the evaluation."""
+    items: Items
+    label_N: Tensor
 
 
 class Metrics:
     """The metrics of all interpretable layers in one evaluation.
 
     Call `rows` for every batch of the evaluation's forward pass, merge the results over the workers, then call
-    `compute`.
+    `compute`. infer: `distributed_inference.infer` of these inputs.
     """
 
     def __init__(
         self,
-        config: MetricsConfig,
+        spec: ExperimentSpec,
         inputs: InputPipeline,
         plan: EvaluationPlan,
-        fields: Mapping[str, Field],
         runtime: Runtime,
-        *,
-        epoch: int,
-        batch_size: int,
+        infer: Callable[..., dict[str, Tensor]],
     ) -> None:
-        self._config, self._inputs, self._net, self._store = config, inputs, inputs.net, inputs.store
-        self._plan, self._fields, self._runtime = plan, fields, runtime
-        self._infer = partial(infer, inputs, runtime=runtime, epoch=epoch, batch_size=batch_size)
-        size, shape = self._store.size, self._net.shape
+        self._spec, self._inputs, self._net, self._store = spec, inputs, inputs.net, inputs.store
+        self._runtime, self._infer = runtime, infer
+        self._objects = self._images(plan, plan.object_positions)
+        self._validation = self._images(plan, plan.validation_positions)
+        self._fields = {layer: layer_receptive_field(spec.model, layer) for layer in self._net.interpretable}
+        size, eval = self._store.size, spec.eval
         contexts = {
-            layer: LayerContext(size, shape(layer)[1], fields[layer], config.top_images, config.instability)
-            for layer in self._net.interpretable
+            layer: LayerContext(size, self._net.shape(layer)[1], field, eval.top_images, eval.instability)
+            for layer, field in self._fields.items()
         }
         self._metrics = {
             name: {layer: metric(context) for layer, context in contexts.items()}
-            for name, metric in config.classes().items()
+            for name, metric in metric_classes(spec).items()
         }
         self._rows: Mapping[str, Tensor] = {}
         # Each pass runs once. A cached method would keep the object alive.
@@ -157,13 +140,20 @@ class Metrics:
         self._thresholds = cache(self._threshold_pass)
         self._late_states = cache(self._late_update_pass)
 
+    def _images(self, plan: EvaluationPlan, positions: Tensor) -> Images:
+        items = plan.items[positions.numpy()]
+        return Images(positions, items, torch.from_numpy(self._store.labels_N[items[:, 0]]))
+
+    def _images_of(self, metric: FilterMetric) -> Images:
+        return self._validation if metric.images == "validation" else self._objects
+
     def rows(self, output: NetOutput) -> dict[str, Tensor]:
-        """What the metrics need of each image of a batch, by name and layer."""
+        """Return what the metrics need of each image of a batch, by name and layer."""
         rows = {}
         for layer, score_NCHW in output.scores.items():
             rows[f"peak {layer}"] = peak_NC(score_NCHW)
             rows[f"activation {layer}"] = score_NCHW.amax((2, 3))
-            if self._config.names:
+            if self._spec.eval.measures:
                 rows[f"pooled {layer}"] = output.maps[layer].mean((2, 3))
             for name, by_layer in self._metrics.items():
                 metric = by_layer[layer]
@@ -184,80 +174,68 @@ class Metrics:
         }
 
     def _measure(self, metric: FilterMetric, layer: str) -> MetricResult:
-        validation = metric.images == "validation"
-        values = {name: self._input(name, metric.name, layer, validation) for name in metric.compute_inputs()}
+        images = self._images_of(metric)
+        values = {name: self._input(name, metric, layer, images) for name in metric.compute_inputs()}
         category_C = self._category(layer) if metric.images == "own_category" else torch.empty(0)
         filters = len(self._ablated(layer)) if metric.ablates() else self._net.shape(layer)[0]
         with _naming_package(metric):
-            return metric.measure(values, filters, label_N=self._labels(validation), category_C=category_C)
+            return metric.measure(values, filters, label_N=images.label_N, category_C=category_C)
 
-    def _input(self, name: str, metric: str, layer: str, validation: bool) -> Tensor:
-        positions, items = self._positions(validation), self._items(validation)
+    def _input(self, name: str, metric: FilterMetric, layer: str, images: Images) -> Tensor:
         match name:
-            case "state" if _is_late(self._metrics[metric][layer]):
-                return self._late_states(validation)[f"state {metric} {layer}"]
+            case "state" if _is_late(metric):
+                return self._late_states(images)[f"state {metric.name} {layer}"]
             case "state":
-                return self._rows[f"state {metric} {layer}"][positions]
+                return self._rows[f"state {metric.name} {layer}"][images.positions]
             case "peaks_NC2":
-                return self._peaks(self._rows[f"peak {layer}"][positions], layer)
+                return self._peaks(self._rows[f"peak {layer}"][images.positions], layer)
             case "activation_NC":
-                return self._rows[f"activation {layer}"][positions]
+                return self._rows[f"activation {layer}"][images.positions]
             case "pooled_NC":
-                return self._rows[f"pooled {layer}"][positions]
+                return self._rows[f"pooled {layer}"][images.positions]
             case "label_N":
-                return self._labels(validation)
+                return images.label_N
             case "landmarks_NK2":
-                return torch.from_numpy(self._store.landmarks_of(items))
+                return torch.from_numpy(self._store.landmarks_of(images.items))
             case "parts_shown_NK":
-                return ~torch.stack(_boxes(self._store, items)).isnan().any(3).any(0)
+                return ~torch.stack(_boxes(self._store, images.items)).isnan().any(3).any(0)
             case "noisy_peaks_NC2":
-                return self._peaks(self._noisy_peaks(validation)[layer], layer)
+                return self._peaks(self._noisy_peaks(images)[layer], layer)
             case "loss_change_NC":
-                return self._loss_changes(validation)[layer]
+                return self._loss_changes(images)[layer]
             case "own_NC":
-                filters = self._ablated(layer) if self._metrics[metric][layer].ablates() else slice(None)
-                return self._labels(validation)[:, None] == self._category(layer)[filters]
+                filters = self._ablated(layer) if metric.ablates() else slice(None)
+                return images.label_N[:, None] == self._category(layer)[filters]
         raise AssertionError(name)
-
-    def _positions(self, validation: bool) -> Tensor:
-        return self._plan.validation_positions if validation else self._plan.object_positions
-
-    def _items(self, validation: bool) -> Items:
-        items: Items = self._plan.items[self._positions(validation).numpy()]
-        return items
-
-    def _labels(self, validation: bool) -> Tensor:
-        return torch.from_numpy(self._store.labels_N[self._items(validation)[:, 0]])
 
     def _peaks(self, peak_NC: Tensor, layer: str) -> Tensor:
         return peak_positions(peak_NC, self._fields[layer], self._net.shape(layer)[1])
 
     def _category(self, layer: str) -> Tensor:
-        """The category of each filter, [C]."""
-        label_N = self._labels(False)
-        pooled_NC = self._rows[f"pooled {layer}"][self._plan.object_positions]
+        """Return the category of each filter, [C]."""
+        pooled_NC, label_N = self._rows[f"pooled {layer}"][self._objects.positions], self._objects.label_N
         return filter_category(pooled_NC, label_N, torch.unique(label_N))
 
     def _ablated(self, layer: str) -> Tensor:
-        return ablated_filters(self._net.shape(layer)[0], self._config.ablation_filters)
+        return ablated_filters(self._net.shape(layer)[0], self._spec.eval.ablation_filters)
 
-    def _noisy_pass(self, validation: bool) -> dict[str, Tensor]:
+    def _noisy_pass(self, images: Images) -> dict[str, Tensor]:
         """By layer the cell of each map's peak in images with noise, [N, C]."""
-        items = self._items(validation)
+        items = images.items
 
         def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
             indices = items[position_b % len(items), 0].tolist()
-            noise_b3SS = torch.stack([pixel_noise(self._config.seed, index, self._store.size) for index in indices])
-            output = self._net(self._inputs.perturbed_net_input(batch, noise_b3SS), from_features=True, full=True)
+            noise_b3SS = torch.stack([pixel_noise(self._spec.seed, index, self._store.size) for index in indices])
+            output = self._inputs.output(batch, noise_b3SS)
             return {layer: peak_NC(score_NCHW) for layer, score_NCHW in output.scores.items()}
 
         return self._infer(items, forward=forward, crops=True)
 
-    def _ablation_passes(self, validation: bool) -> dict[str, Tensor]:
+    def _ablation_passes(self, images: Images) -> dict[str, Tensor]:
         """By layer the change of the classification loss without one filter each, [N, F] float64."""
 
         def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
-            output = self._net(self._inputs.net_input(batch), from_features=True, full=True)
+            output = self._inputs.output(batch)
             logits = {"intact": output.logits_NL}
             for layer, x_NCHW in output.passed.items():
                 filters = self._ablated(layer).tolist()
@@ -265,8 +243,8 @@ class Metrics:
                 logits[layer] = torch.stack(without, 1)
             return logits
 
-        form, label_N = self._config.classification, self._labels(validation)
-        logits = self._infer(self._items(validation), forward=forward)
+        form, label_N = self._spec.loss.classification, images.label_N
+        logits = self._infer(images.items, forward=forward)
         loss_N = classification_loss(logits.pop("intact").double(), label_N, form)
         changes = {}
         for layer, ablated_NFL in logits.items():
@@ -276,47 +254,46 @@ class Metrics:
             changes[layer] = ablated_loss_X.view(N, F) - loss_N[:, None]
         return changes
 
-    def _threshold_pass(self, validation: bool) -> dict[str, Tensor]:
+    def _threshold_pass(self, images: Images) -> dict[str, Tensor]:
         """By layer T_f of each filter over all images of all workers, [C]."""
-        items, top_by_layer = self._items(validation), {}
+        count, top_by_layer = len(images.items), {}
         for layer in self._net.interpretable:
             C, n, _ = self._net.shape(layer)
-            size = (C, cells_above(len(items), n) + 1)
-            top_by_layer[layer] = torch.full(size, -torch.inf, device=self._inputs.device)
+            top_by_layer[layer] = torch.full((C, cells_above(count, n) + 1), -torch.inf, device=self._inputs.device)
 
         def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
-            real = torch.from_numpy(position_b < len(items)).to(self._inputs.device)
-            output = self._net(self._inputs.net_input(batch), from_features=True, full=True)
+            real = torch.from_numpy(position_b < count).to(self._inputs.device)
+            output = self._inputs.output(batch)
             for layer, top_CM in top_by_layer.items():
                 top_by_layer[layer] = top_values(masked_maps(output, layer)[real], top_CM)
             return {}
 
-        self._infer(items, forward=forward)
+        self._infer(images.items, forward=forward)
         thresholds = {}
         for layer, top_CM in top_by_layer.items():
             all_CM = self._runtime.gather(top_CM).transpose(0, 1).flatten(1)
             thresholds[layer] = all_CM.topk(top_CM.shape[1], dim=1).values[:, -1]
         return thresholds
 
-    def _late_update_pass(self, validation: bool) -> dict[str, Tensor]:
+    def _late_update_pass(self, images: Images) -> dict[str, Tensor]:
         """The states of the metrics whose `update` needs some of `LATE_INPUTS`, by metric and layer."""
-        items, device = self._items(validation), self._inputs.device
+        items = images.items
         late = {
             name: by_layer
             for name, by_layer in self._metrics.items()
-            if _is_late(metric := next(iter(by_layer.values()))) and (metric.images == "validation") == validation
+            if _is_late(metric := next(iter(by_layer.values()))) and self._images_of(metric) is images
         }
         needs = {need for by_layer in late.values() for metric in by_layer.values() for need in metric.update_inputs()}
-        thresholds = self._thresholds(validation) if "threshold_C" in needs else {}
+        thresholds = self._thresholds(images) if "threshold_C" in needs else {}
         boxes = _boxes(self._store, items) if "part_masks_NKSS" in needs else None
 
         def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
-            output = self._net(self._inputs.net_input(batch), from_features=True, full=True)
+            output = self._inputs.output(batch)
             extra = {}
             if boxes is not None:
                 rows = (position_b % len(items)).tolist()
                 masks = [part_boxes(boxes[0][row], boxes[1][row], self._store.size) for row in rows]
-                extra["part_masks_NKSS"] = torch.stack(masks).to(device)
+                extra["part_masks_NKSS"] = torch.stack(masks).to(self._inputs.device)
             states = {}
             for name, by_layer in late.items():
                 for layer, metric in by_layer.items():

@@ -28,7 +28,7 @@ from ipcnn_ray.data.crop_store import CropStore, rows_reader
 from ipcnn_ray.data.datasets.dataset import Progress
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import TrainingError
-from ipcnn_ray.models.net import InterpretableNet
+from ipcnn_ray.models.net import InterpretableNet, NetOutput
 from ipcnn_ray.utils.files import sync_folder
 from ipcnn_ray.utils.locks import ChunkClaims, file_lock
 
@@ -196,7 +196,7 @@ class InputPipeline:
     def loader(self, parts: list[Items], *, crops: bool = False) -> closing[Generator[Batch, None, None]]:
         """Return a generator of batches as a context manager, which ends its reader thread.
 
-        crops: The batches hold crops even if there is a cache, for `perturbed_net_input`.
+        crops: The batches hold crops even if there is a cache, for `output` with `added_b3SS`.
         """
         read = self._crops if crops or self._features is None else self._features
         generator = batches(parts, self.store.labels_N, read)
@@ -208,10 +208,17 @@ class InputPipeline:
             return batch.rows.to(self.device)
         return self._frozen(batch.rows, batch.mirrored)
 
-    def perturbed_net_input(self, batch: Batch, added_b3SS: Tensor) -> Tensor:
-        """Like `net_input`, for a batch of crops with `added_b3SS` added to the pixels (0..255)."""
-        images = to_input(batch.rows, batch.mirrored, self.mean_3SS, self.scale, self.device)
-        return self.net.frozen_features(images + added_b3SS.to(self.device) * self.scale)
+    def output(self, batch: Batch, added_b3SS: Tensor | None = None) -> NetOutput:
+        """Return the output of the network for a batch.
+
+        added_b3SS: Added to the pixels (0..255) of a batch of crops.
+        """
+        if added_b3SS is None:
+            rows = self.net_input(batch)
+        else:
+            images = to_input(batch.rows, batch.mirrored, self.mean_3SS, self.scale, self.device)
+            rows = self.net.frozen_features(images + added_b3SS.to(self.device) * self.scale)
+        return cast(NetOutput, self.net(rows, from_features=True, full=True))
 
     def _frozen(self, crops_u8: Tensor, mirrored: Tensor) -> Tensor:
         return self.net.frozen_features(to_input(crops_u8, mirrored, self.mean_3SS, self.scale, self.device))

@@ -33,7 +33,7 @@ from ipcnn_ray.train.distributed_inference import EvaluationPlan, infer
 from ipcnn_ray.train.evaluate import masked_maps, peak_positions
 from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.final_model import final_model
-from ipcnn_ray.train.run_request import RunRequest
+from ipcnn_ray.train.run_metadata import RunRequest
 from ipcnn_ray.train.runtime import InProcess
 
 
@@ -99,8 +99,7 @@ class FilterActivations:
         items = np.stack([self.image_N[list(positions)], np.zeros(len(positions), np.int64)], 1)
 
         def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
-            output = self.inputs.net(self.inputs.net_input(batch), from_features=True, full=True)
-            return {"maps": masked_maps(output, self.layer)[:, list(filters)]}
+            return {"maps": masked_maps(self.inputs.output(batch), self.layer)[:, list(filters)]}
 
         runtime, epoch, size = InProcess(self.inputs.device), self.request.spec.train.epochs, self.store.size
         maps = infer(self.inputs, items, runtime, forward, epoch=epoch, batch_size=32)["maps"]
@@ -177,7 +176,7 @@ def _filter_activations(
 
     def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
         nonlocal top_CM
-        output = net(inputs.net_input(batch), from_features=True, full=True)
+        output = inputs.output(batch)
         score_NCHW, passed_NCHW = output.scores[layer], masked_maps(output, layer)
         if top_CM is None:
             cells = cells_above(len(objects), passed_NCHW.shape[-1])

@@ -1,17 +1,111 @@
-"""The final model of a run: its trained network, with the input normalisation, as one module."""
+"""What a run is trained to: a tailored template, fitted to the training split, and the final model.
+
+The final model is the trained network with the input normalisation, as one module.
+"""
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.core.template_fit import axes_of_sizes, axes_of_spacing, ellipse_of, table_of_mask
+from ipcnn_ray.data.crop_store import CropStore
+from ipcnn_ray.errors import DataError, Issue, TrainingError
 from ipcnn_ray.models.build import assemble
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.train.run_dir import MEAN_KEY, WEIGHTS_FILE, read_file
-from ipcnn_ray.train.run_request import RunRequest
-from ipcnn_ray.train.tailored_template import trained_template
+from ipcnn_ray.spec.template import EllipseTemplate, MaskTemplate, TailoredTemplate, Template
+from ipcnn_ray.train.run_dir import MEAN_KEY, TEMPLATE_FILE, WEIGHTS_FILE, read_file
+from ipcnn_ray.train.run_metadata import RunRequest
+
+
+@dataclass(frozen=True)
+class FittedTemplate:
+    template: EllipseTemplate | MaskTemplate
+    """A concrete template, which a spec may contain as it is."""
+    images: int
+    """Number of training objects that it was fitted to."""
+
+    def params(self) -> dict[str, str]:
+        """Return its fields as params of the tracked run; of a table only the size, the values are in the artifact."""
+        fields = self.template.model_dump(exclude_none=True)
+        return {
+            f"template_fitted.{key}": f"{len(value)}x{len(value)}" if isinstance(value, tuple) else str(value)
+            for key, value in fields.items()
+        }
+
+    def tags(self) -> dict[str, str]:
+        return {"template.fitted": self.template.label(), "template.fitted_objects": str(self.images)}
+
+    def as_json(self) -> str:
+        return json.dumps(self.template.model_dump(mode="json"))
+
+
+def fit_template(template: Template, store: CropStore) -> FittedTemplate | None:
+    """Fit a tailored template to the training objects; None for any other template.
+
+    Numbers are rounded to 6 digits, values of a mask to 3 decimals, so that all machines agree.
+
+    Raises:
+        DataError: If the training split lacks what the fit needs.
+    """
+    if not isinstance(template, TailoredTemplate):
+        return None
+    k = store.landmark_names.index(template.landmark)
+    objects = np.unique(store.train_items[:, 0])
+    objects = objects[store.labels_N[objects] >= 0]
+    try:
+        if template.fitted_to == "part_masks":
+            seen = ~np.isnan(store.part_sizes_NK2[objects, k]).any(1)
+            # A patch extends by one crop to each side.
+            values, extent = table_of_mask(torch.from_numpy(store.mean_masks_KGG[k]), 1.0)
+            rows = tuple(tuple(round(value, 3) for value in row) for row in values.tolist())
+            concrete: EllipseTemplate | MaskTemplate = MaskTemplate(
+                shape="mask", values=rows, extent=_round(extent * template.scale), tau=template.tau
+            )
+            return FittedTemplate(concrete, int(seen.sum()))
+        if template.fitted_to == "part_sizes":
+            axes = axes_of_sizes(torch.from_numpy(store.part_sizes_NK2[objects, k]))
+        else:
+            paths = torch.from_numpy(store.landmarks_NK2[objects] / store.size)
+            others = [other for other in range(len(store.landmark_names)) if other != k]
+            axes = axes_of_spacing(paths[:, k], paths[:, others])
+    except ValueError as error:
+        where = f"template.fitted_to = {template.fitted_to}, landmark {template.landmark!r}"
+        what = f"cannot be fitted to the {len(objects)} training objects: {error}"
+        raise DataError([Issue(where, what, "Take another landmark or another template.fitted_to.")]) from error
+    ellipse = ellipse_of(axes)
+    concrete = EllipseTemplate(
+        shape="ellipse",
+        beta=_round(ellipse["beta"] / template.scale),
+        aspect=_round(ellipse["aspect"]),
+        angle=ellipse["angle"],
+        tau=template.tau,
+    )
+    return FittedTemplate(concrete, axes.images)
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def trained_template(request: RunRequest) -> Template:
+    """Return the template that a run was trained with: that of its spec, or the fitted one in the run's directory.
+    Raises TrainingError if a tailored template has not been fitted yet."""
+    template = request.spec.template
+    if not isinstance(template, TailoredTemplate):
+        return template
+    raw = read_file(request.folder, TEMPLATE_FILE)
+    if raw is None:
+        raise TrainingError(
+            f"run {request.run_id} has no {TEMPLATE_FILE} in {request.folder}: its template is not fitted yet"
+        )
+    kind = MaskTemplate if json.loads(raw)["shape"] == "mask" else EllipseTemplate
+    return kind.model_validate_json(raw)
 
 
 class Classifier(nn.Module):

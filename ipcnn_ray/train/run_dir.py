@@ -1,9 +1,9 @@
-"""The directory of a run: its files, on a file system or in a bucket, and the progress within an epoch.
+"""The directory of a run: its files, on a file system or in a bucket, its failed attempts, and its progress.
 
 checkpoints/epoch-0007/   state.pt and meta.json, one folder per epoch (checkpoint.py)
-attempts.json             failed attempts by cause, and the owner of the directory (retry_state.py)
+attempts.json             failed attempts by cause, and the owner of the directory (Attempts)
 stage.json                progress of the run within an epoch (ProgressFile)
-template.json             the template that a tailored template was fitted to (tailored_template.py)
+template.json             the template that a tailored template was fitted to (final_model.py)
 weights.safetensors       final weights
 result.json               state and metrics of a run that has ended
 """
@@ -11,11 +11,13 @@ result.json               state and metrics of a run that has ended
 from __future__ import annotations
 
 import json
+import secrets
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
-from ipcnn_ray.errors import IpcnnError
+from ipcnn_ray.errors import IpcnnError, TrainingError
 from ipcnn_ray.tracking.storage import Storage, is_url, open_storage
 
 ATTEMPTS_FILE = "attempts.json"
@@ -54,6 +56,73 @@ def write_file(folder: Folder, name: str, data: bytes) -> None:
 def local_path(folder: Folder) -> Path | None:
     """Return the directory as a path, or None if it is in a bucket."""
     return None if is_url(folder) else Path(folder)
+
+
+Cause = Literal["lost", "memory", "error"]
+
+
+class RunTakenOver(TrainingError):
+    """Another process has started to train this run."""
+
+
+@dataclass
+class Attempts:
+    """Number of failed attempts of one run by cause, and the attempt that owns the run's directory.
+
+    Lost workers are counted apart from errors: they do not use up `compute.retries`.
+    """
+
+    lost: int = 0
+    """The process, or another worker of the run, died without an error: killed, preempted, node lost."""
+    memory: int = 0
+    """Out of memory, on the device or on the host, in a process that survived to report it."""
+    error: int = 0
+    """Any other error."""
+    open: bool = False
+    """An attempt is under way, or was lost."""
+    reason: str = ""
+    """Error of the last attempt; empty if it had none."""
+    token: str = field(default="", compare=False)
+    """Identifies the attempt that owns the directory: the latest one."""
+
+    @classmethod
+    def read(cls, folder: Folder) -> Attempts:
+        """Return the stored counts. A lost attempt that nothing has counted yet is still `open`."""
+        raw = read_file(folder, ATTEMPTS_FILE)
+        if raw is None:
+            return cls()
+        values = json.loads(raw)
+        return cls(reason=values.pop("why", ""), **values)
+
+    @classmethod
+    def begin(cls, folder: Folder) -> Attempts:
+        """Start an attempt, which owns the directory from now on. An attempt that is still open counts as lost."""
+        attempts = cls.read(folder)
+        attempts.lost += attempts.open
+        attempts.open, attempts.reason, attempts.token = True, "", secrets.token_hex(8)
+        attempts._write(folder)
+        return attempts
+
+    def finish(self, folder: Folder, cause: Cause | None = None, reason: str = "") -> None:
+        """End the attempt: in success, or for a cause."""
+        self.open, self.reason = False, reason
+        if cause:
+            setattr(self, cause, getattr(self, cause) + 1)
+        self._write(folder)
+
+    def check_owner(self, folder: Folder) -> None:
+        """Raise RunTakenOver if a later attempt owns the directory. This process was then taken for dead, because the
+        network or the head node was, and must write no more."""
+        if Attempts.read(folder).token != self.token:
+            raise RunTakenOver(f"{folder} has been taken over by another process; this one writes no more")
+
+    def tags(self) -> dict[str, str]:
+        return {f"ipcnn.attempts_{cause}": str(getattr(self, cause)) for cause in get_args(Cause)}
+
+    def _write(self, folder: Folder) -> None:
+        values = asdict(self)
+        values["why"] = values.pop("reason")
+        write_file(folder, ATTEMPTS_FILE, json.dumps(values).encode())
 
 
 @dataclass(frozen=True)

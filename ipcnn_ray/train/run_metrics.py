@@ -1,7 +1,8 @@
 """The metrics of an epoch and of a run, by their names in the record.
 
-Each epoch: epoch (from 1), train_loss (nats per image), filter_loss (nats, sum over filters), train_error,
-learning_rate, images_per_second, seconds.
+Each epoch: epoch (from 1), train_loss (nats per image), filter_loss (nats, summed over filters and layers, mean over
+steps, unweighted; not of a form that has no value), train_error (logistic: mean share of wrong categories per image,
+softmax: share of wrong images), learning_rate, images_per_second, seconds.
 Each evaluation: val_loss, val_error, val_images, combined; and of `instability` and each metric of `eval.measures`
 (units: `core/metrics/`) <metric> of `eval.layer`, <metric>_<layer>, and <metric>_dropped, the number of filters of
 `eval.layer` that could not be measured.
@@ -16,22 +17,8 @@ from ipcnn_ray.core.classification import area_under_error, epochs_to_converge
 from ipcnn_ray.core.multi_objective import combined_objective
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.train.evaluate import Evaluation
-from ipcnn_ray.train.run_request import ControlReference, RunRequest
+from ipcnn_ray.train.run_metadata import ControlReference, RunRequest
 from ipcnn_ray.train.runtime import Runtime
-from ipcnn_ray.train.train_epoch import EpochMetrics
-
-
-def training_metrics(epoch: int, rate: float, sums: EpochMetrics, seconds: float) -> dict[str, float]:
-    """Return the metrics of one epoch of training that took `seconds`."""
-    filter_loss = {} if sums.filter_loss is None else {"filter_loss": sums.filter_loss}
-    return {
-        "epoch": float(epoch),
-        "train_loss": sums.train_loss,
-        **filter_loss,
-        "train_error": sums.train_error,
-        "learning_rate": rate,
-        "images_per_second": sums.images / seconds,
-    }
 
 
 def evaluation_metrics(request: RunRequest, evaluation: Evaluation) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Runtime protocol: what the training loop needs from its process, device and worker group."""
+"""Runtime protocol: what the training loop needs from its process, device and worker group; causes of failures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from ipcnn_ray.train.run_dir import Cause
 
 
 class StopRun(Exception):
@@ -23,6 +25,21 @@ class StopRun(Exception):
         self.why = why
         self.resumable = resumable
         super().__init__(why)
+
+
+def failure_cause(error: BaseException) -> Cause:
+    """Classify an error. A worker that dies makes the others fail in their next collective."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "memory"
+    if isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error):
+        return "lost"
+    return "error"
+
+
+def format_error(error: BaseException) -> str:
+    """Return the type and text of an error in one sentence, marked if memory ran out."""
+    prefix = "out of memory: " if failure_cause(error) == "memory" else ""
+    return f"{prefix}{type(error).__name__}: {error}"
 
 
 class Runtime(Protocol):

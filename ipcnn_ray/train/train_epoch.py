@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,23 +13,11 @@ from ipcnn_ray.core.classification import Form, classification_loss, wrong_share
 from ipcnn_ray.data.batches import epoch_order, shares
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.net import NetOutput
+from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.training import Train
 from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.filter_term import FilterTerm, StepContext
 from ipcnn_ray.train.runtime import Runtime
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """Metrics of one epoch over the images of all workers, computed before each step's update."""
-
-    train_loss: float
-    """Mean classification loss, nats per image."""
-    filter_loss: float | None
-    """Filter loss, nats, summed over filters and layers, mean over steps, unweighted; None for a form that has none."""
-    train_error: float
-    """Mean share of wrong categories per image (logistic), or share of wrong images (softmax)."""
-    images: int
 
 
 def step_loss(
@@ -83,24 +71,25 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     terms: Mapping[str, FilterTerm],
     runtime: Runtime,
-    *,
-    seed: int,
+    spec: ExperimentSpec,
     epoch: int,
-    batch_size: int,
-    bfloat16: bool,
-    form: Form = "logistic",
-) -> EpochMetrics:
-    """Train one epoch and return its metrics.
+    *,
+    bfloat16: bool = False,
+) -> dict[str, float]:
+    """Train one epoch and return its metrics, computed before each step's update: see `run_metrics`.
 
     Args:
         model: The network of `inputs` as the runtime wraps it.
         bfloat16: Run the trained layers under autocast. Losses are always float32.
-        form: Form of the classification loss.
 
     Raises TrainingError if the training split is smaller than a batch, or a loss is not finite.
     """
+    start, rate = time.perf_counter(), learning_rate(spec.train, epoch)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate"]
+    batch_size, form = spec.train.batch_size, spec.loss.classification
     net, items = inputs.net, inputs.store.train_items
-    order = epoch_order(len(items), seed, epoch)
+    order = epoch_order(len(items), spec.seed, epoch)
     parts = [items[share] for share in shares(order, batch_size, runtime.rank, runtime.world_size)]
     if not parts:
         raise TrainingError(
@@ -113,7 +102,7 @@ def train_epoch(
     with inputs.loader(parts) as loader:
         for step, batch in enumerate(loader):
             runtime.report_progress(f"training epoch {epoch}", step, len(parts), "steps")
-            net.set_step(seed, epoch, step, first_row, batch_size)
+            net.set_step(spec.seed, epoch, step, first_row, batch_size)
             label_N = batch.labels.to(runtime.device)
             with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bfloat16):
                 output = model(inputs.net_input(batch), from_features=True, full=True)
@@ -125,12 +114,14 @@ def train_epoch(
             optimizer.step()
             wrong = wrong_share(output.logits_NL.detach().float(), label_N, form).sum()
             steps.append(torch.stack([classification, information, wrong]).double())
-    return _epoch_metrics(runtime.gather(torch.stack(steps)), epoch, batch_size, optimizer, terms)
+    means = _epoch_means(runtime.gather(torch.stack(steps)), epoch, batch_size, optimizer, terms)
+    images_per_second = len(parts) * batch_size / (time.perf_counter() - start)
+    return {"epoch": float(epoch), **means, "learning_rate": rate, "images_per_second": images_per_second}
 
 
-def _epoch_metrics(
+def _epoch_means(
     all_WS3: Tensor, epoch: int, batch_size: int, optimizer: torch.optim.Optimizer, terms: Mapping[str, FilterTerm]
-) -> EpochMetrics:
+) -> dict[str, float]:
     """Reduce [W, S, 3]: for each worker and step the classification loss, filter loss (equal on all), wrong share."""
     classification_S, information_S, wrong_S = all_WS3[:, :, 0].sum(0), all_WS3[0, :, 1], all_WS3[:, :, 2].sum(0)
     steps = len(wrong_S)
@@ -146,12 +137,12 @@ def _epoch_metrics(
             f"{advice}"
         )
     images = steps * batch_size
-    return EpochMetrics(
-        train_loss=float(classification_S.sum()) / images,
-        filter_loss=None if any(not term.has_value for term in terms.values()) else float(information_S.mean()),
-        train_error=float(wrong_S.sum()) / images,
-        images=images,
-    )
+    has_value = all(term.has_value for term in terms.values())
+    return {
+        "train_loss": float(classification_S.sum()) / images,
+        **({"filter_loss": float(information_S.mean())} if has_value else {}),
+        "train_error": float(wrong_S.sum()) / images,
+    }
 
 
 def learning_rate(train: Train, epoch: int) -> float:

@@ -21,7 +21,6 @@ from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.data.prepare import Progress, prepare
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.build import build
-from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.pretrained_weights import LoadReport, load_weights, weights_tags
 from ipcnn_ray.spec.experiment import ExperimentSpec
@@ -31,17 +30,23 @@ from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train.checkpoint import Origin
 from ipcnn_ray.train.data_sync import fetch_to_node
 from ipcnn_ray.train.distributed_inference import EvaluationPlan
-from ipcnn_ray.train.evaluate import MetricsConfig, evaluate
+from ipcnn_ray.train.evaluate import check_metrics, evaluate
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.filter_term import filter_terms
-from ipcnn_ray.train.retry_state import Attempts, RunTakenOver, failure_cause, format_error
-from ipcnn_ray.train.run_dir import MEAN_KEY, TEMPLATE_FILE, WEIGHTS_FILE, open_run_dir, write_file
-from ipcnn_ray.train.run_metadata import lineage_tags, run_description, run_params
-from ipcnn_ray.train.run_metrics import evaluation_metrics, summary, training_metrics
-from ipcnn_ray.train.run_request import RunRequest
-from ipcnn_ray.train.runtime import Runtime, StopRun
-from ipcnn_ray.train.tailored_template import fit_template
-from ipcnn_ray.train.train_epoch import learning_rate, train_epoch, warm_up_ddp
+from ipcnn_ray.train.final_model import fit_template
+from ipcnn_ray.train.run_dir import (
+    MEAN_KEY,
+    TEMPLATE_FILE,
+    WEIGHTS_FILE,
+    Attempts,
+    RunTakenOver,
+    open_run_dir,
+    write_file,
+)
+from ipcnn_ray.train.run_metadata import RunRequest, lineage_tags, run_description, run_params
+from ipcnn_ray.train.run_metrics import evaluation_metrics, summary
+from ipcnn_ray.train.runtime import Runtime, StopRun, failure_cause, format_error
+from ipcnn_ray.train.train_epoch import train_epoch, warm_up_ddp
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +112,7 @@ class Trainer:
 
         fetch_to_node(request.paths)
         self.store = store = prepare(spec.data, table.image_size, request.paths, self._image_progress("data"))
-        self.metrics = MetricsConfig.of(spec)
-        self.metrics.check(store)
+        check_metrics(spec, store)
 
         self.fitted = fit_template(spec.template, store)
         template = self.fitted.template if self.fitted else spec.template
@@ -199,33 +203,11 @@ class Trainer:
             record.log_file(file, "weights")
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
-        spec, start = self.spec, time.perf_counter()
-        rate = learning_rate(spec.train, epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["rate"]
-        trained = train_epoch(
-            self.model,
-            self.inputs,
-            self.optimizer,
-            self.filter_terms,
-            self.runtime,
-            seed=spec.seed,
-            epoch=epoch,
-            batch_size=spec.train.batch_size,
-            bfloat16=self.bfloat16,
-            form=spec.loss.classification,
-        )
-        metrics = training_metrics(epoch, rate, trained, time.perf_counter() - start)
+        spec, runtime, start = self.spec, self.runtime, time.perf_counter()
+        terms, bfloat16 = self.filter_terms, self.bfloat16
+        metrics = train_epoch(self.model, self.inputs, self.optimizer, terms, runtime, spec, epoch, bfloat16=bfloat16)
         if epoch % spec.eval.every == 0 or epoch == spec.train.epochs:
-            evaluation = evaluate(
-                self.inputs,
-                self.evaluation_plan,
-                {layer: layer_receptive_field(spec.model, layer) for layer in self.net.interpretable},
-                self.runtime,
-                epoch=epoch,
-                batch_size=max(1, spec.train.batch_size // self.runtime.world_size),
-                config=self.metrics,
-            )
+            evaluation = evaluate(self.inputs, self.evaluation_plan, spec, runtime, epoch=epoch)
             metrics |= evaluation_metrics(self.request, evaluation)
         return {**metrics, "seconds": time.perf_counter() - start}
 

@@ -19,15 +19,12 @@ from pathlib import Path
 
 import torch
 
-from ipcnn_ray.core.templates import log_prior
 from ipcnn_ray.data.batches import epoch_order, shares
-from ipcnn_ray.data.datasets.drawn.drawn_animals import DrawnAnimals
 from ipcnn_ray.data.prepare import prepare
-from ipcnn_ray.models.build import build, template_banks
-from ipcnn_ray.spec.model import Model
-from ipcnn_ray.spec.template import GradientTemplate
+from ipcnn_ray.models.build import build
+from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
-from ipcnn_ray.train.filter_term import InformationTerm
+from ipcnn_ray.train.filter_term import filter_terms
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.train_epoch import train_epoch
 from ipcnn_ray.utils.paths import Paths
@@ -44,16 +41,21 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
 
 def candidates(folder: Path, images: int, batch: int, device: torch.device) -> dict[str, Callable[[], object]]:
     """Name -> one epoch of it; building the cache is done before."""
-    model, template = Model(network="alexnet"), GradientTemplate(shape="gradient")
-    data = DrawnAnimals(kind="drawn_animals", objects=images // 3, negatives=images // 3)
-    store = prepare(data, model.table.image_size, Paths.from_environment({"IPCNN_HOME": str(folder)}))
-    losses = {
-        layer: InformationTerm(bank.to(device), log_prior(bank.shape[-1]).to(device), 0.1, "constant")
-        for layer, bank in template_banks(model, template).items()
-    }
+    spec = ExperimentSpec.model_validate(
+        {
+            "name": "frozen",
+            "data": {"kind": "drawn_animals", "objects": images // 3, "negatives": images // 3},
+            "model": {"network": "alexnet"},
+            "template": {"shape": "gradient"},
+            "train": {"epochs": 1, "batch_size": batch, "learning_rate": 1e-4},
+        }
+    )
+    model = spec.model
+    store = prepare(spec.data, model.table.image_size, Paths.from_environment({"IPCNN_HOME": str(folder)}))
     found: dict[str, Callable[[], object]] = {}
     for name in ("crops", "cache"):
-        net = build(model, template, 0).to(device)
+        net = build(model, spec.template, 0, 1, spec.loss.filter).to(device)
+        losses = filter_terms(spec, spec.template, net, torch.tensor([0.5]))
         net.freeze_through("conv3")
         inputs = InputPipeline(store, net, model.table.input_scale, device)
         if name == "cache":
@@ -70,9 +72,11 @@ def candidates(folder: Path, images: int, batch: int, device: torch.device) -> d
                 for one in loader:
                     inputs.net_input(one)
 
-        def epoch(inputs: InputPipeline = inputs, optimizer: torch.optim.Optimizer = optimizer) -> None:
-            named = {"seed": 0, "epoch": 1, "batch_size": batch, "bfloat16": device.type == "cuda"}
-            train_epoch(inputs.net, inputs, optimizer, losses, InProcess(device), **named)
+        def epoch(
+            inputs: InputPipeline = inputs, optimizer: torch.optim.Optimizer = optimizer, losses: dict = losses
+        ) -> None:
+            bfloat16 = device.type == "cuda"
+            train_epoch(inputs.net, inputs, optimizer, losses, InProcess(device), spec, 1, bfloat16=bfloat16)
 
         found[f"frozen part from {name}"] = frozen
         found[f"whole epoch from {name}"] = epoch

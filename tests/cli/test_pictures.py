@@ -19,7 +19,7 @@ from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id, named_runs, resolved_yaml, run_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.tracking.run_summary import RunSummary
-from ipcnn_ray.train.run_request import RunRequest
+from ipcnn_ray.train.run_metadata import RunRequest
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths

@@ -14,13 +14,12 @@ import torch
 from fakes.ranks import on_ranks
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.models.build import build
-from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.distributed_inference import EvaluationPlan
-from ipcnn_ray.train.evaluate import Evaluation, MetricsConfig, evaluate
+from ipcnn_ray.train.evaluate import Evaluation, evaluate
 from ipcnn_ray.train.feature_cache import InputPipeline
-from ipcnn_ray.train.run_request import RunRequest
+from ipcnn_ray.train.run_metadata import RunRequest
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
@@ -176,7 +175,8 @@ def copy_of(inputs: InputPipeline) -> InputPipeline:
 def measure(
     inputs: InputPipeline, spec: ExperimentSpec, runtime: InProcess, *metrics: str, batch_size: int = 5, **settings: Any
 ) -> Evaluation:
-    """Evaluate a copy of the network on all objects. settings: of MetricsConfig."""
-    fields = {layer: layer_receptive_field(spec.model, layer) for layer in inputs.net.interpretable}
-    plan, config = EvaluationPlan.of(inputs.store, "all"), MetricsConfig(metrics, seed=5, top_images=4, **settings)
-    return evaluate(copy_of(inputs), plan, fields, runtime, epoch=1, batch_size=batch_size, config=config)
+    """Evaluate a copy of the network on all objects. batch_size: of a worker. settings: of `eval`."""
+    eval = spec.eval.model_copy(update={"measures": metrics, "top_images": 4, **settings})
+    train = spec.train.model_copy(update={"batch_size": batch_size * runtime.world_size})
+    spec = spec.model_copy(update={"seed": 5, "eval": eval, "train": train})
+    return evaluate(copy_of(inputs), EvaluationPlan.of(inputs.store, "all"), spec, runtime, epoch=1)

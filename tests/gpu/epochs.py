@@ -56,14 +56,8 @@ def epoch_rate(network: str, store: CropStore, batch: int, device: str, folder: 
     terms = filter_terms(spec, spec.template, net, torch.tensor([0.5]))
     bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported()
     for epoch in (1, 2):
-        began = time.perf_counter()
-        sums = train_epoch(
-            net, inputs, optimizer, terms, InProcess(device), seed=0, epoch=epoch, batch_size=batch, bfloat16=bfloat16
-        )
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - began
-    return sums.images / seconds
+        metrics = train_epoch(net, inputs, optimizer, terms, InProcess(device), spec, epoch, bfloat16=bfloat16)
+    return metrics["images_per_second"]
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from rows import number
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.tracking.run_summary import RunSummary
-from ipcnn_ray.train.run_request import RunRequest
+from ipcnn_ray.train.run_metadata import RunRequest
 from ipcnn_ray.train.runtime import InProcess, StopRun
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths

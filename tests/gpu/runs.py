@@ -10,7 +10,7 @@ import torch
 from fakes.training import MemoryTracker, tiny
 
 from ipcnn_ray.tracking.run_summary import RunSummary
-from ipcnn_ray.train.run_request import RunRequest
+from ipcnn_ray.train.run_metadata import RunRequest
 from ipcnn_ray.train.runtime import InProcess, Runtime, StopRun
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths

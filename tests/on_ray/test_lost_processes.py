@@ -16,8 +16,7 @@ from ray_bench import EventLog, equal_metrics, equal_weights, kill_second_worker
 from safetensors.torch import load_file
 
 from ipcnn_ray.on_ray.events import EpochDone, Warned
-from ipcnn_ray.train.retry_state import Attempts
-from ipcnn_ray.train.run_dir import WEIGHTS_FILE
+from ipcnn_ray.train.run_dir import WEIGHTS_FILE, Attempts
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
 

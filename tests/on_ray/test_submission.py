@@ -20,7 +20,7 @@ from ipcnn_ray.on_ray.submission import run_submission
 from ipcnn_ray.on_ray.tuner import ExperimentTuner, Interrupted
 from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
 from ipcnn_ray.tracking.run_summary import RunSummary
-from ipcnn_ray.train.retry_state import Attempts
+from ipcnn_ray.train.run_dir import Attempts
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
 

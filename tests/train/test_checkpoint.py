@@ -15,7 +15,8 @@ from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train.checkpoint import Origin
-from ipcnn_ray.train.retry_state import Attempts, failure_cause
+from ipcnn_ray.train.run_dir import Attempts
+from ipcnn_ray.train.runtime import failure_cause
 
 EARLY_STOPPING = "early stopping at epoch 4 of 12"
 HERE = Origin("digest01", "data01", "weights01")
@@ -175,7 +176,7 @@ def test_a_result_of_an_earlier_version(tmp_path, state, why, now):
 def test_attempts_are_counted_by_cause(tmp_path):
     Attempts.begin(tmp_path)  # vanishes
     Attempts.begin(tmp_path).finish(tmp_path, "error", "KeyError: 'x'")
-    assert Attempts.read(tmp_path) == Attempts(lost=1, error=1, why="KeyError: 'x'")
+    assert Attempts.read(tmp_path) == Attempts(lost=1, error=1, reason="KeyError: 'x'")
     Attempts.begin(tmp_path).finish(tmp_path, "memory", "out of memory")
     Attempts.begin(tmp_path).finish(tmp_path)
     assert Attempts.read(tmp_path) == Attempts(lost=1, memory=1, error=1)

@@ -22,7 +22,7 @@ from ipcnn_ray.errors import DataError, TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
 from ipcnn_ray.train.distributed_inference import EvaluationPlan
-from ipcnn_ray.train.evaluate import MetricsConfig, ablated_filters, evaluate
+from ipcnn_ray.train.evaluate import ablated_filters, check_metrics, evaluate
 from ipcnn_ray.train.trainer import train_run
 
 ALL = tuple(name for name in METRICS.built_in if name != INSTABILITY)
@@ -206,12 +206,10 @@ def test_padding_of_the_last_deal_changes_no_metric(bench, world):
 
 
 def test_the_network_goes_back_to_training_even_after_an_error(bench):
-    spec = tiny()
-    inputs = bench.inputs(spec)
-    fields = {layer: layer_receptive_field(spec.model, layer) for layer in inputs.net.interpretable}
-    inputs.net_input = lambda batch: 1 / 0
+    inputs = bench.inputs(tiny())
+    inputs.output = lambda batch: 1 / 0
     with pytest.raises(ZeroDivisionError, match="division"):
-        evaluate(inputs, EvaluationPlan.of(inputs.store, "all"), fields, InProcess(), epoch=1, batch_size=4)
+        evaluate(inputs, EvaluationPlan.of(inputs.store, "all"), tiny(), InProcess(), epoch=1)
     assert inputs.net.training
 
 
@@ -324,14 +322,14 @@ def test_metrics_do_not_change_the_training(bench):
 
 def test_data_that_lack_what_a_metric_needs(bench):
     store = bench.inputs(tiny()).store
-    config = MetricsConfig(ALL)
-    config.check(store)
+    spec = tiny(eval={"measures": list(ALL)})
+    check_metrics(spec, store)
     without = replace(store, part_sizes_NK2=np.full_like(store.part_sizes_NK2, np.nan))
     with pytest.raises(DataError, match="part_interpretability needs the size of every part, and these data tell only"):
-        config.check(without)
+        check_metrics(spec, without)
     of_cows = replace(store, val_items=store.val_items[store.labels_N[store.val_items[:, 0]] == 0])
     with pytest.raises(DataError, match="ablation_own compares categories, and the validation items are all of one"):
-        config.check(of_cows)
+        check_metrics(spec, of_cows)
 
 
 def test_metrics_of_another_package(scene, monkeypatch):
@@ -351,7 +349,7 @@ def test_metrics_of_another_package(scene, monkeypatch):
             torch.testing.assert_close(two.metrics[name]["conv5"].per_filter_C, one[name]["conv5"].per_filter_C)
     bare = replace(inputs.store, part_sizes_NK2=np.full_like(inputs.store.part_sizes_NK2, np.nan))
     with pytest.raises(DataError, match="upper_parts needs the size of every part"):
-        MetricsConfig(("upper_parts",)).check(bare)
+        check_metrics(tiny(eval={"measures": ["upper_parts"]}), bare)
 
 
 def test_every_input_is_provided(scene, monkeypatch):

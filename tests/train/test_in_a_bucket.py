@@ -15,7 +15,7 @@ from ipcnn_ray.tracking.storage import open_storage
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train.checkpoint import Origin
 from ipcnn_ray.train.final_model import final_model
-from ipcnn_ray.train.retry_state import Attempts, RunTakenOver
+from ipcnn_ray.train.run_dir import Attempts, RunTakenOver
 
 HERE = Origin("digest01", "data01", "weights01")
 FOLDER = "s3://bucket/runs/a"
@@ -97,7 +97,7 @@ def test_result_and_attempts(fake_s3):
     first = Attempts.begin(FOLDER)
     first.check_owner(FOLDER)
     Attempts.begin(FOLDER).finish(FOLDER, "error", "KeyError: 'x'")
-    assert Attempts.read(FOLDER) == Attempts(lost=1, error=1, why="KeyError: 'x'")
+    assert Attempts.read(FOLDER) == Attempts(lost=1, error=1, reason="KeyError: 'x'")
     with pytest.raises(RunTakenOver, match="s3://bucket/runs/a has been taken over by another process"):
         first.check_owner(FOLDER)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fakes.training import InProcess, MemoryTracker, timeless, tiny, train_run
 
-from ipcnn_ray.train.retry_state import Attempts
+from ipcnn_ray.train.run_dir import Attempts
 
 ROOT = Path(__file__).resolve().parents[2]
 

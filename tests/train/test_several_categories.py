@@ -40,7 +40,7 @@ def test_softmax_starts_at_the_loss_of_guessing(bench):
     inputs = bench.inputs(spec)
     with torch.no_grad():
         inputs.net.head["fc7"].weight.zero_()
-    found = measure(inputs, spec, InProcess(), classification="softmax")
+    found = measure(inputs, spec, InProcess())
     assert found.counts.loss == pytest.approx(math.log(3), rel=1e-6)
     assert found.counts.error == pytest.approx(2 / 3)  # always the first category
 

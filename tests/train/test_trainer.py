@@ -10,10 +10,8 @@ from ipcnn_ray.tracking.lineage import host
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train import trainer as run
 from ipcnn_ray.train.final_model import final_model
-from ipcnn_ray.train.retry_state import Attempts
-from ipcnn_ray.train.run_dir import MEAN_KEY
-from ipcnn_ray.train.run_metadata import run_description, run_title
-from ipcnn_ray.train.run_request import ControlReference
+from ipcnn_ray.train.run_dir import MEAN_KEY, Attempts
+from ipcnn_ray.train.run_metadata import ControlReference, run_description, run_title
 from ipcnn_ray.train.runtime import StopRun
 
 EVERY_EPOCH = {"epoch", "train_loss", "filter_loss", "train_error", "learning_rate", "images_per_second", "seconds"}

@@ -15,7 +15,7 @@ from ipcnn_ray.data.datasets.voc_part import VocPart
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError, TrainingError
 from ipcnn_ray.spec.template import EllipseTemplate, GradientTemplate, MaskTemplate, TailoredTemplate
-from ipcnn_ray.train.tailored_template import fit_template, trained_template
+from ipcnn_ray.train.final_model import fit_template, trained_template
 from ipcnn_ray.utils.paths import Paths
 
 
