@@ -17,11 +17,10 @@ from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.pretrained_weights import load_weights
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import Loaded
-from ipcnn_ray.spec.messages import FieldIssue, value_issue
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.runs import grid_runs, named_runs, run_for
 from ipcnn_ray.spec.search import SpaceSearch, points
-from ipcnn_ray.spec.section import Loc
+from ipcnn_ray.spec.section import FieldIssue, Loc, value_issue
 from ipcnn_ray.spec.template import NoTemplate
 from ipcnn_ray.utils.text import did_you_mean
 
@@ -39,7 +38,7 @@ def backbone_issues(model: Model, freeze_through: str | None = None) -> list[Fie
     try:
         layers = backbone_blocks(trunk, model.table.image_size)
     except BackboneCutError as error:
-        return [value_issue(("model", "cut"), trunk.cut, str(error), ("model.network",))]
+        return [model.issue("cut", str(error))]
     learning = [layer.name for layer in layers if layer.has_parameters]
     appended = [model.table.appended.name] if model.appended_layer else []
     allowed = [layer.name for layer in layers if layer.ends_in_relu or layer is layers[-1]] + appended
@@ -57,7 +56,7 @@ def backbone_issues(model: Model, freeze_through: str | None = None) -> list[Fie
 def _check_known(loc: Loc, name: str, names: list[str], purpose: str) -> Iterator[FieldIssue]:
     if name not in names:
         advice = f"is no layer {purpose}; there are {', '.join(names)}.{did_you_mean(name, names)}".removesuffix(".")
-        yield value_issue(loc, name, advice, ("model.network", "model.cut"))
+        yield value_issue(loc, name, advice)
 
 
 def _check_interpretable(model: Model, allowed: list[str], order: list[str]) -> Iterator[FieldIssue]:
@@ -70,12 +69,12 @@ def _check_interpretable(model: Model, allowed: list[str], order: list[str]) -> 
                 "ends in no ReLU, and one in its place would change what the layers above it see; "
                 f"take {', '.join(allowed)}"
             )
-            yield value_issue((*loc, index), name, advice, ("model.cut",))
+            yield value_issue((*loc, index), name, advice)
         else:
             yield from _check_known((*loc, index), name, allowed, "to be interpretable")
     known = [name for name in dict.fromkeys(names) if name in order]
     if known != (ordered := sorted(known, key=order.index)):
-        yield value_issue(loc, names, f"must be listed lowest first: {ordered}", ("model.network",))
+        yield value_issue(loc, names, f"must be listed lowest first: {ordered}")
 
 
 def _check_statistics(net: InterpretableNet, model: Model) -> Iterator[FieldIssue]:
@@ -89,7 +88,7 @@ def _check_statistics(net: InterpretableNet, model: Model) -> Iterator[FieldIssu
             f"batch normalisation keeps the statistics that were loaded, and {', '.join(missing)} would have none; "
             f"{'add them to' if model.weights else 'add'} model.weights{'.layers' if model.weights else ''}"
         )
-        yield value_issue(("model", "network"), model.network, advice, ("model.weights",))
+        yield model.issue("network", advice)
 
 
 def _check_frozen(model: Model, name: str, learning: list[str], order: list[str]) -> Iterator[FieldIssue]:
@@ -101,12 +100,12 @@ def _check_frozen(model: Model, name: str, learning: list[str], order: list[str]
     interpretable = [layer for layer in model.interpretable_layers or order[-1:] if layer in below]
     if interpretable:
         advice = f"would keep the interpretable layer {interpretable[0]} from learning; freeze through a lower layer"
-        yield value_issue(loc, name, advice, ("model.interpretable_layers",))
+        yield value_issue(loc, name, advice)
     loaded = (model.weights and model.weights.layers) or learning
     random = [layer for layer in below if layer in learning and layer not in loaded]
     if random:
         advice = f"would freeze random weights in {', '.join(random)}; add them to model.weights.layers"
-        yield value_issue(loc, name, advice, ("model.weights.layers",))
+        yield value_issue(loc, name, advice)
 
 
 def _runs(spec: ExperimentSpec) -> dict[str, ExperimentSpec]:
@@ -114,7 +113,7 @@ def _runs(spec: ExperimentSpec) -> dict[str, ExperimentSpec]:
     specs = {f"in run {run.label}, ": run.spec for run in (*named_runs(spec), *grid_runs(spec))}
     if isinstance(spec.search, SpaceSearch):
         for corner in points(spec.search):
-            run = run_for(spec, {path: point.value for path, point in corner.items()})
+            run = run_for(spec, corner)
             specs[f"in a run that can be drawn ({run.label}), "] = run.spec
     return {"": spec, **specs}
 

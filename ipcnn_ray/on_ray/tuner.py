@@ -27,7 +27,7 @@ from ipcnn_ray.on_ray.tune_callback import MAX_LOST_WORKERS, StopOnRequest, Tune
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.runs import Run
-from ipcnn_ray.spec.search import SpaceSearch, early_stopping
+from ipcnn_ray.spec.search import SpaceSearch
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.tracking.storage import join_path
 from ipcnn_ray.train.checkpoint import read_result
@@ -214,7 +214,7 @@ def _trial_outcome(
 
 
 def _asha(spec: ExperimentSpec) -> ASHAScheduler | None:
-    early, objectives = early_stopping(spec.search), Objectives.of(spec.search)
+    early, objectives = spec.search and spec.search.early_stopping, Objectives.of(spec.search)
     if early is None:
         return None
     return ASHAScheduler(

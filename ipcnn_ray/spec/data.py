@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from ipcnn_ray.spec.extensions import DATASETS
-from ipcnn_ray.spec.messages import FieldIssue, value_issue
-from ipcnn_ray.spec.section import Integer, OmitDefaultFromDigest, RegisteredKinds, Section
+from ipcnn_ray.spec.section import FieldIssue, Integer, OmitDefaultFromDigest, RegisteredKinds, Section
 
 Name = TypeVar("Name")
 OneOrMore = Annotated[
@@ -32,6 +31,7 @@ class DataSection(Section):
     The fields `kind`, `category`, `landmarks` and `negatives` are declared by each dataset.
     """
 
+    location: ClassVar = ("data",)
     least_negatives: ClassVar[int] = 1
     """Smallest number of negatives for a single category."""
     drawn: ClassVar[bool] = False
@@ -65,10 +65,6 @@ class DataSection(Section):
     def issues(self) -> Iterator[FieldIssue]:
         """Yield what is wrong with this section though every field by itself is right."""
         yield from ()
-
-    def issue(self, field: str, advice: str, *follows_from: str) -> FieldIssue:
-        """Return an issue of one field. `follows_from` names fields of this section that it follows from."""
-        return value_issue(("data", field), getattr(self, field), advice, [f"data.{name}" for name in follows_from])
 
     def train_items(self) -> int | None:
         """Return the number of training items; None if the images must be read to count them."""

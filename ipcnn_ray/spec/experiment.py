@@ -9,16 +9,14 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from ipcnn_ray.spec.data import Data
-from ipcnn_ray.spec.defaults import Recipe, with_defaults, without_defaults
+from ipcnn_ray.spec.defaults import Recipe, Settings, apply_settings, with_defaults, without_defaults
 from ipcnn_ray.spec.messages import as_validation_error
 from ipcnn_ray.spec.model import Model
-from ipcnn_ray.spec.overrides import Settings, apply_settings
 from ipcnn_ray.spec.search import Search
-from ipcnn_ray.spec.search_validation import run_expansion_issues, search_issues
 from ipcnn_ray.spec.section import Integer, OmitDefaultFromDigest, Section, Slug
 from ipcnn_ray.spec.template import Template
 from ipcnn_ray.spec.training import Compute, Eval, Loss, Train
-from ipcnn_ray.spec.validation import run_issues
+from ipcnn_ray.spec.validation import cross_field_issues, run_expansion_issues
 
 DIGEST_LENGTH = 8
 """Hexadecimal characters of a digest."""
@@ -73,7 +71,9 @@ class ExperimentSpec(Section):
     def _check(self) -> Self:
         """Raise pydantic's ValidationError with every issue across fields, at its location."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
-        issues = run_issues(values) + search_issues(values, type(self)) or run_expansion_issues(self)
+        issues = cross_field_issues(values, type(self))
+        if self.search is not None and not issues:
+            issues = run_expansion_issues(self.search, type(self), self.run_spec)
         if issues:
             raise as_validation_error("ExperimentSpec", issues)
         return self

@@ -22,13 +22,11 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ipcnn_ray.errors import Issue, SpecError
-from ipcnn_ray.spec.defaults import with_defaults
+from ipcnn_ray.spec.defaults import NotASection, apply_settings, with_defaults
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.messages import CHECK, FieldIssue, as_yaml, field_issues
-from ipcnn_ray.spec.overrides import NotASection, apply_settings
-from ipcnn_ray.spec.search_validation import search_issues
-from ipcnn_ray.spec.section import Loc, dotted, locate
-from ipcnn_ray.spec.validation import run_issues
+from ipcnn_ray.spec.messages import CHECK, field_issues
+from ipcnn_ray.spec.section import FieldIssue, Loc, as_yaml, dotted, locate
+from ipcnn_ray.spec.validation import cross_field_issues
 
 STAND_INS = (("train", "epochs", 1), ("search", "trials", 1))
 """Values of required fields that are wrong or missing, so that the rest of their section can still be checked."""
@@ -150,7 +148,7 @@ def _cross_field_issues(raw: dict[str, Any], error: ValidationError) -> list[Fie
     def follows(path: str) -> bool:
         return any(path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.") for other in wrong)
 
-    issues = run_issues(valid) + search_issues(valid, ExperimentSpec)
+    issues = cross_field_issues(valid, ExperimentSpec)
     return [issue for issue in issues if not any(map(follows, (dotted(issue.loc), *issue.follows_from)))]
 
 

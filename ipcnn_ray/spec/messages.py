@@ -1,18 +1,19 @@
-"""Issues of a spec: pydantic's errors and our own checks in one form and in plain words."""
+"""Pydantic's errors as issues of a spec in plain words, and issues as pydantic's error."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from ipcnn_ray.spec.section import (
+    FieldIssue,
     Loc,
     Section,
+    annotations_at,
     child_annotation,
     dotted,
     field_paths,
@@ -20,45 +21,13 @@ from ipcnn_ray.spec.section import (
     locate,
     sections,
     unwrapped,
+    value_issue,
 )
 from ipcnn_ray.utils.text import did_you_mean
 
 CHECK = "ipcnn_check"
 """Type of the pydantic errors that carry a FieldIssue."""
 NUMBER = re.compile(r"(?=.*[0-9])[-+]?(0|[1-9][0-9]*)?\.?[0-9]*([eE][-+]?[0-9]+)?")
-
-
-@dataclass(frozen=True)
-class FieldIssue:
-    """An issue with a field of a spec, before its line in the file is known."""
-
-    loc: Loc
-    what: str
-    """The fact with its offending value, such as `train.epochs = 0`."""
-    advice: str
-    """What is allowed, and the ways out."""
-    follows_from: tuple[str, ...] = ()
-    """Dotted paths of other fields. If one of them is wrong itself, this issue is left out."""
-
-
-def as_yaml(value: object, limit: int = 60) -> str:
-    """Return a value as a person writes it in YAML, shortened to `limit` characters."""
-    if value is None or isinstance(value, bool):
-        text = {None: "null", True: "true", False: "false"}[value]
-    elif isinstance(value, dict):
-        text = "{" + ", ".join(f"{key}: {as_yaml(item)}" for key, item in value.items()) + "}"
-    elif isinstance(value, list | tuple):
-        text = "[" + ", ".join(map(as_yaml, value)) + "]"
-    elif isinstance(value, Section):
-        text = as_yaml(value.model_dump(mode="json"))
-    else:
-        text = repr(value)
-    return text if len(text) <= limit else text[: limit - 4] + " ..."
-
-
-def value_issue(loc: Loc, value: object, advice: str, follows_from: Iterable[str] = ()) -> FieldIssue:
-    """Return the issue of a value that is not allowed."""
-    return FieldIssue(loc, f"{dotted(loc)} = {as_yaml(value)}", advice, tuple(follows_from))
 
 
 def as_validation_error(title: str, issues: list[FieldIssue]) -> ValidationError:
@@ -132,7 +101,7 @@ def _unknown_field(loc: Loc, parent: Any, value: object, root: type[Section]) ->
     near = did_you_mean(name, names)
     elsewhere = list(dict.fromkeys(path for path in field_paths(root) if path.endswith(f".{name}")))
     if f"{above}.{name}" in elsewhere:
-        others = sections(_annotation(root, loc[:-1]))
+        others = {tag: other for union in annotations_at(root, above) for tag, other in sections(union).items()}
         key = next((f"{other[0]}: " for other in map(kind_field, others.values()) if other), "")
         having = [f"{key}{tag}" for tag, other in others.items() if name in other.model_fields]
         advice += f"; it belongs to {' or '.join(having)}"
@@ -145,15 +114,8 @@ def _unknown_field(loc: Loc, parent: Any, value: object, root: type[Section]) ->
     return value_issue(loc, value, advice)
 
 
-def _annotation(root: type[Section], loc: Loc) -> Any:
-    annotation: Any = root
-    for key in loc:
-        annotation = child_annotation(annotation, key)
-    return annotation
-
-
-def _unknown_kind(loc: Loc, value: object, root: type[Section]) -> FieldIssue:
-    options = sections(_annotation(root, loc))
+def _unknown_kind(loc: Loc, parent: Any, value: object) -> FieldIssue:
+    options = sections(child_annotation(parent, loc[-1]))
     kind = kind_field(next(iter(options.values())))
     tags = ", ".join(options)
     if not kind:
@@ -196,7 +158,7 @@ def field_issues(error: ValidationError, root: type[Section]) -> list[FieldIssue
         elif kind == "missing":
             issues.append(_missing(loc, parent))
         elif kind in ("union_tag_not_found", "union_tag_invalid", "model_attributes_type"):
-            issues.append(_unknown_kind(loc, value, root))
+            issues.append(_unknown_kind(loc, parent, value))
         else:
             advice = ADVICE[kind](item) if kind in ADVICE else item["msg"].replace("Input should", "must", 1)
             issues.append(value_issue(loc, value, advice))

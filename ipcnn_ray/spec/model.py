@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,7 @@ def pixels_of(file: str) -> Literal["raw", "torchvision"]:
 class Weights(Section):
     """Pretrained weights: a file in the folder IPCNN_WEIGHTS."""
 
+    location: ClassVar = ("model", "weights")
     file: Annotated[
         str,
         Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.(npz|safetensors|mat|pth|pt)$"),
@@ -48,6 +49,7 @@ class Weights(Section):
 class Model(Section):
     """The network, and its interpretable layers."""
 
+    location: ClassVar = ("model",)
     network: NetworkName
     """compact (four small convolutions, 64 px), alexnet (Caffe's), vgg_m, vgg_s, vgg16, or a torchvision network such
     as squeezenet1_1, resnet50, convnext_tiny, with `cut`."""

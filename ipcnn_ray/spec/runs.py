@@ -13,7 +13,7 @@ import yaml
 from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import SpecDumper
-from ipcnn_ray.spec.search import GridSearch, SpaceSearch, early_stopping, points, settings_of
+from ipcnn_ray.spec.search import GridSearch, SpaceSearch, points
 
 SINGLE = "run"
 """Label of the one run of an experiment without a search."""
@@ -75,7 +75,7 @@ def grid_runs(spec: ExperimentSpec) -> tuple[Run, ...]:
     if not isinstance(spec.search, GridSearch):
         return ()
     named = {spec.run_spec(run.set).digest() for run in spec.search.runs}
-    runs = [run_for(spec, settings_of(combination)) for combination in points(spec.search)]
+    runs = [run_for(spec, combination) for combination in points(spec.search)]
     return _repeated(spec, [run for run in runs if run.spec.digest() not in named])
 
 
@@ -162,10 +162,10 @@ def plan(spec: ExperimentSpec, count: Callable[[Data], int | None] = methodcalle
     """Return the runs of an experiment and their cost; `count` returns the number of training items of a data
     section."""
     search = spec.search
-    drawn, largest, stopping = 0, None, early_stopping(search)
+    drawn, largest, stopping = 0, None, search and search.early_stopping
     if isinstance(search, SpaceSearch):
         drawn = search.trials
-        corners = (plan_run(run_for(spec, settings_of(corner)), count) for corner in points(search))
+        corners = (plan_run(run_for(spec, corner), count) for corner in points(search))
         largest = max(corners, key=lambda run: (run.images or 0, run.epochs))
     return Plan(
         runs=tuple(plan_run(run, count) for run in (*named_runs(spec), *grid_runs(spec))),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from math import isfinite, prod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
@@ -15,7 +14,6 @@ from ipcnn_ray.spec.section import (
     Count,
     FieldPath,
     Integer,
-    Loc,
     NameIn,
     Number,
     OmitDefaultFromDigest,
@@ -29,19 +27,27 @@ from ipcnn_ray.spec.section import (
 Ranked = Annotated[str, NameIn(METRICS, besides=(INSTABILITY, "val_error"))]
 """What runs can be ranked by, and constrained: location instability (share of the image diagonal), validation error
 (a share), and every metric of `eval.measures`."""
-Repeats = Annotated[Integer, Field(ge=1, le=40), OmitDefaultFromDigest()]
 
 
 class Drawn(Section):
     """A field of the space."""
 
+    key: ClassVar[str]
+    """Name of the field that holds the values, by which distributions are told apart."""
     when: Annotated[dict[FieldPath, Scalar], Field(min_length=1)] | None = None
     """Sample the field only if these other fields of the space have these values; otherwise it keeps its own value."""
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The options of a choice, or the two ends of a range."""
+        values: tuple[Any, ...] = getattr(self, self.key)
+        return values
 
 
 class Choice(Drawn):
     """One of several values."""
 
+    key: ClassVar[str] = "choice"
     choice: Annotated[tuple[Scalar, ...], Field(min_length=1)]
     """The values, equally likely at first."""
 
@@ -49,6 +55,7 @@ class Choice(Drawn):
 class Uniform(Drawn):
     """A number from a uniform distribution."""
 
+    key: ClassVar[str] = "uniform"
     uniform: tuple[Number, Number]
     """Lower and upper end."""
 
@@ -56,14 +63,16 @@ class Uniform(Drawn):
 class LogUniform(Drawn):
     """A positive number from a log-uniform distribution."""
 
+    key: ClassVar[str] = "log_uniform"
     log_uniform: tuple[Positive, Positive]
     """Lower and upper end."""
 
 
 def _key(value: object) -> str | None:
     """Return the key of a distribution, which is its tag."""
-    keys = value if isinstance(value, dict) else getattr(value, "__dict__", {})
-    return next((key for key in ("choice", "uniform", "log_uniform") if key in keys), None)
+    if isinstance(value, dict):
+        return next((key for key in ("choice", "uniform", "log_uniform") if key in value), None)
+    return getattr(value, "key", None)
 
 
 Distribution = Annotated[
@@ -81,7 +90,16 @@ class NamedRun(Section):
     """Fields that differ from the experiment; a mapping replaces the whole section."""
 
 
-class Combined(Section):
+class ObjectiveSection(Section):
+    """Base class of the objectives."""
+
+    location: ClassVar = ("search", "objective")
+    kind: str
+    control: Slug = "plain"
+    """Name of the run that the others are compared with, one of `runs`."""
+
+
+class Combined(ObjectiveSection):
     """combined = w * instability / control's instability + (1 - w) * error / control's error; lower is better.
 
     Both errors are at least one validation image.
@@ -89,32 +107,26 @@ class Combined(Section):
 
     kind: Annotated[Literal["combined"], OmitDefaultFromDigest()] = "combined"
     """Instability and error in one number, relative to the control."""
-    control: Slug = "plain"
-    """Name of the run that both metrics are relative to, one of `runs`."""
     instability_weight: Share = 0.5
     """w: 1 is location instability only, 0 the validation error only."""
 
 
-class OneMeasure(Section):
+class OneMeasure(ObjectiveSection):
     """A single metric."""
 
     kind: Literal["measure"]
     """A single metric."""
     measure: Ranked
     """The metric. It determines whether higher or lower is better."""
-    control: Slug = "plain"
-    """Name of the run that the others are compared with, one of `runs`."""
 
 
-class Pareto(Section):
+class Pareto(ObjectiveSection):
     """Several metrics without weights. The result is the Pareto front: the runs that no other run beats in all."""
 
     kind: Literal["pareto"]
     """Several metrics without weights."""
     measures: Annotated[tuple[Ranked, ...], Field(min_length=2)]
     """The metrics. Each determines whether higher or lower is better."""
-    control: Slug = "plain"
-    """Name of the run that the others are compared with, one of `runs`."""
 
 
 def _objective(value: object) -> str | None:
@@ -160,49 +172,55 @@ class Constraint(Section):
 class EarlyStopping(Section):
     """Asynchronous successive halving (ASHA) on the objective, which must be a single one."""
 
+    location: ClassVar = ("search", "early_stopping")
     grace_epochs: Count = 2
     """No run is stopped before this epoch."""
     reduction_factor: Annotated[Integer, Field(ge=2)] = 3
     """One in this many runs that reach a rung continues."""
 
 
-class NamedSearch(Section):
+class SearchSection(Section):
+    """Base class of the searches."""
+
+    location: ClassVar = ("search",)
+    kind: str
+    runs: Annotated[tuple[NamedRun, ...], Field(min_length=1)]
+    """Named runs, trained first and in full; the control is one of them."""
+    repeats: Annotated[Integer, Field(ge=1, le=40), OmitDefaultFromDigest()] = 1
+    """Number of seeds that every named run and every combination of a grid is trained with: `seed`, `seed` + 1, ... A
+    repeat is compared with the control's repeat of the same seed. Runs sampled from a space are trained once, with
+    `seed`; to repeat the best of them, name it in another spec."""
+    objective: Objective = Combined()
+    """The objective that ranks the runs and that a search of a space optimises."""
+    constraints: Annotated[tuple[Constraint, ...], OmitDefaultFromDigest()] = ()
+    """Constraints that the best run must satisfy, and that a search of a space learns to satisfy."""
+
+
+class NamedSearch(SearchSection):
     """Named runs only: a comparison of a few settings, or one setting with several seeds."""
 
     kind: Literal["named"]
     """Named runs only."""
-    runs: Annotated[tuple[NamedRun, ...], Field(min_length=1)]
-    """Named runs; the control is one of them."""
-    repeats: Repeats = 1
-    """Number of seeds that every run is trained with: `seed`, `seed` + 1, ... A repeat is compared with the control's
-    repeat of the same seed."""
-    objective: Objective = Combined()
-    """The objective that ranks the runs."""
-    constraints: Annotated[tuple[Constraint, ...], OmitDefaultFromDigest()] = ()
-    """Constraints that the best run must satisfy."""
+    early_stopping: ClassVar[None] = None
 
 
-class GridSearch(Section):
-    """Every combination of the listed values."""
+class StoppableSearch(SearchSection):
+    """Base class of the searches with runs that can be stopped early."""
 
-    kind: Literal["grid"]
-    """Every combination of listed values."""
-    runs: Annotated[tuple[NamedRun, ...], Field(min_length=1)]
-    """Named runs, trained first and in full; the control is one of them."""
-    grid: Annotated[dict[FieldPath, Annotated[tuple[Scalar, ...], Field(min_length=1)]], Field(min_length=1)]
-    """Field -> values; every combination is one run."""
-    repeats: Repeats = 1
-    """Number of seeds that every named run and every combination is trained with: `seed`, `seed` + 1, ... A repeat is
-    compared with the control's repeat of the same seed."""
-    objective: Objective = Combined()
-    """The objective that ranks the runs."""
-    constraints: Annotated[tuple[Constraint, ...], OmitDefaultFromDigest()] = ()
-    """Constraints that the best run must satisfy."""
     early_stopping: EarlyStopping | None = None
     """Early stopping of bad runs. Default: every run is trained in full."""
 
 
-class SpaceSearch(Section):
+class GridSearch(StoppableSearch):
+    """Every combination of the listed values."""
+
+    kind: Literal["grid"]
+    """Every combination of listed values."""
+    grid: Annotated[dict[FieldPath, Annotated[tuple[Scalar, ...], Field(min_length=1)]], Field(min_length=1)]
+    """Field -> values; every combination is one run."""
+
+
+class SpaceSearch(StoppableSearch):
     """Runs sampled from a space of distributions."""
 
     kind: Literal["space"]
@@ -212,43 +230,14 @@ class SpaceSearch(Section):
     which is a quarter of the trials (4 to 50); `random`: independent draws."""
     trials: Count
     """Number of sampled runs, besides the named ones."""
-    runs: Annotated[tuple[NamedRun, ...], Field(min_length=1)]
-    """Named runs, trained first and in full; the control is one of them."""
     space: Annotated[dict[FieldPath, Distribution], Field(min_length=1)]
     """Field -> distribution."""
-    repeats: Repeats = 1
-    """Number of seeds that every named run is trained with: `seed`, `seed` + 1, ... Sampled runs are trained once, with
-    `seed`, and compared with the control's repeat of that seed. To repeat the best of them, name it in another spec."""
-    objective: Objective = Combined()
-    """The objective that ranks the runs and that the search optimises."""
-    constraints: Annotated[tuple[Constraint, ...], OmitDefaultFromDigest()] = ()
-    """Constraints that the best run must satisfy, and that the search learns to satisfy."""
-    early_stopping: EarlyStopping | None = None
-    """Early stopping of bad runs. Default: every run is trained in full."""
 
 
 Search = Annotated[NamedSearch | GridSearch | SpaceSearch, Field(discriminator="kind")]
 
 
-def early_stopping(search: Search | None) -> EarlyStopping | None:
-    """Return the early stopping of a search; None if it has none, as a search of named runs only."""
-    return None if search is None or isinstance(search, NamedSearch) else search.early_stopping
-
-
 MAX_CORNERS = 1000
-
-
-@dataclass(frozen=True)
-class Point:
-    """A value that a searched field can take, and its location in the spec."""
-
-    value: Any
-    loc: Loc
-
-
-def settings_of(combination: Mapping[str, Point]) -> dict[str, Any]:
-    """Return the values of a combination by dotted path."""
-    return {path: point.value for path, point in combination.items()}
 
 
 def active(space: Mapping[str, Distribution], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,8 +251,8 @@ def active(space: Mapping[str, Distribution], values: Mapping[str, Any]) -> dict
             del kept[path]
 
 
-def points(search: Search) -> list[dict[str, Point]]:
-    """Return the combinations that represent a search.
+def points(search: Search) -> list[dict[str, Any]]:
+    """Return the combinations that represent a search, as values by dotted path.
 
     Of a grid, every combination. Of a space, every combination of choices and of the ends of ranges; if there are more
     than MAX_CORNERS, one field is varied at a time, all others at their first value, with the `when` conditions of
@@ -272,36 +261,27 @@ def points(search: Search) -> list[dict[str, Point]]:
     if isinstance(search, NamedSearch):
         return []
     if isinstance(search, GridSearch):
-        return list(_product({path: _located(values, "grid", path) for path, values in search.grid.items()}))
-    keys = {path: key for path, distribution in search.space.items() if (key := _key(distribution))}
-    values = {path: _located(getattr(search.space[path], key), "space", path, key) for path, key in keys.items()}
+        return list(_product(search.grid))
+    values = {path: distribution.values for path, distribution in search.space.items()}
     if prod(map(len, values.values())) <= MAX_CORNERS:
         corners = _product(values)
     else:
-        corners = (_varied(path, point, values, search.space) for path in values for point in values[path])
-    kept: list[dict[str, Point]] = []
-    for corner in corners:
-        combination = {path: corner[path] for path in active(search.space, settings_of(corner))}
-        if combination not in kept:
-            kept.append(combination)
-    return kept
+        corners = (_varied(path, value, values, search.space) for path in values for value in values[path])
+    combinations = [active(search.space, corner) for corner in corners]
+    return list({repr(combination): combination for combination in combinations}.values())  # 1 and true are not equal
 
 
-def _located(values: Sequence[Any], *loc: str) -> list[Point]:
-    return [Point(value, ("search", *loc, index)) for index, value in enumerate(values)]
-
-
-def _product(values: Mapping[str, Sequence[Point]]) -> Iterator[dict[str, Point]]:
+def _product(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     for combination in product(*values.values()):
         yield dict(zip(values, combination, strict=True))
 
 
 def _varied(
-    path: str, point: Point, values: Mapping[str, Sequence[Point]], space: Mapping[str, Distribution]
-) -> dict[str, Point]:
-    corner, pending = {**{other: points[0] for other, points in values.items()}, path: point}, [path]
+    path: str, value: Any, values: Mapping[str, Sequence[Any]], space: Mapping[str, Distribution]
+) -> dict[str, Any]:
+    corner, pending = {**{other: options[0] for other, options in values.items()}, path: value}, [path]
     while pending:
-        for on, value in (space[pending.pop()].when or {}).items():
-            corner[on] = next(other for other in values[on] if other.value == value)
+        for on, needed in (space[pending.pop()].when or {}).items():
+            corner[on] = next(option for option in values[on] if option == needed)
             pending.append(on)
     return corner

@@ -1,4 +1,4 @@
-"""Base class and field types of the sections of a spec, and their inspection: kinds, paths, annotations."""
+"""Base class and field types of the sections of a spec, their issues, and the inspection of their fields."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import reduce
 from inspect import isabstract
 from operator import or_
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Strict, Tag
 from pydantic.fields import FieldInfo
@@ -90,10 +90,63 @@ Scalar = Annotated[
 ]
 
 
+Loc = tuple[int | str, ...]
+"""Location of a value: keys of mappings and indices of lists, from the top of the spec."""
+
+
+def dotted(loc: Loc) -> str:
+    return ".".join(map(str, loc))
+
+
+@dataclass(frozen=True)
+class FieldIssue:
+    """An issue with a field of a spec, before its line in the file is known."""
+
+    loc: Loc
+    what: str
+    """The fact with its offending value, such as `train.epochs = 0`."""
+    advice: str
+    """What is allowed, and the ways out."""
+    follows_from: tuple[str, ...] = ()
+    """Dotted paths of other fields. If one of them is wrong itself, this issue is left out."""
+
+
+def value_issue(loc: Loc, value: object, advice: str, *follows_from: str) -> FieldIssue:
+    """Return the issue of a value that is not allowed."""
+    return FieldIssue(loc, f"{dotted(loc)} = {as_yaml(value)}", advice, follows_from)
+
+
+def as_yaml(value: object, limit: int = 60) -> str:
+    """Return a value as a person writes it in YAML, shortened to `limit` characters."""
+    if value is None or isinstance(value, bool):
+        text = {None: "null", True: "true", False: "false"}[value]
+    elif isinstance(value, dict):
+        text = "{" + ", ".join(f"{key}: {as_yaml(item)}" for key, item in value.items()) + "}"
+    elif isinstance(value, list | tuple):
+        text = "[" + ", ".join(map(as_yaml, value)) + "]"
+    elif isinstance(value, Section):
+        text = as_yaml(value.model_dump(mode="json"))
+    else:
+        text = repr(value)
+    return text if len(text) <= limit else text[: limit - 4] + " ..."
+
+
 class Section(BaseModel):
     """A frozen model without unknown fields. The docstring of a field is its description in the JSON Schema."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    location: ClassVar[Loc] = ()
+    """Location of the section in a spec."""
+
+    def issue(self, field: str, advice: str, *follows_from: str) -> FieldIssue:
+        """Return the issue of one field.
+
+        advice: what is allowed; it continues a sentence that begins with the field's value. follows_from: paths of
+        other fields, those of this section without its name. If one of them is wrong itself, the issue is left out.
+        """
+        paths = [path if "." in path else dotted((*self.location, path)) for path in follows_from]
+        return value_issue((*self.location, field), getattr(self, field), advice, *paths)
 
 
 @dataclass(frozen=True)
@@ -135,14 +188,6 @@ class RegisteredKinds:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         union = reduce(or_, self.sections().values())
         return handler.generate_schema(Annotated[union, Field(discriminator=self.field)])
-
-
-Loc = tuple[int | str, ...]
-"""Location of a value: keys of mappings and indices of lists, from the top of the spec."""
-
-
-def dotted(loc: Loc) -> str:
-    return ".".join(map(str, loc))
 
 
 def annotation_of(field: FieldInfo) -> Any:

@@ -14,8 +14,7 @@ from pydantic import Field
 
 from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.extensions import TEMPLATES
-from ipcnn_ray.spec.messages import FieldIssue, value_issue
-from ipcnn_ray.spec.section import Number, OmitDefaultFromDigest, Positive, RegisteredKinds, Section
+from ipcnn_ray.spec.section import FieldIssue, Number, OmitDefaultFromDigest, Positive, RegisteredKinds, Section
 
 Norm = Literal["l1", "l2", "linf", "lp"]
 SYMBOLS = {"beta": "β", "gamma": "γ", "sigma": "σ", "tau": "τ"}
@@ -40,6 +39,7 @@ class PartTemplate(Section):
     without it.
     """
 
+    location: ClassVar = ("template",)
     shape: str
     """Shape of the template; a `Literal` with the name of the entry point."""
     tau: Positive | None = None
@@ -65,13 +65,6 @@ class PartTemplate(Section):
     def data_issues(self, data: Data) -> Iterator[FieldIssue]:
         """Yield the issues of fields that contradict the data section."""
         yield from ()
-
-    def issue(self, field: str, advice: str, follows_from: str = "template.shape") -> FieldIssue:
-        """Return an issue of a field; it is left out if the field at the path `follows_from` is wrong itself.
-
-        advice: what is allowed; it continues a sentence that begins with the field's value.
-        """
-        return value_issue(("template", field), getattr(self, field), advice, (follows_from,))
 
     def label(self) -> str:
         """Return a short label, such as `uniform L2 β2 γ0.5`; it has tau only if tau is set."""

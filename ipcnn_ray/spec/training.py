@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -25,6 +25,7 @@ MetricName = Annotated[str, NameIn(METRICS, without=(INSTABILITY,))]
 class FilterLoss(Section):
     """Minus the mutual information between a filter's maps and the part templates, in nats, summed over filters."""
 
+    location: ClassVar = ("loss", "filter")
     form: Literal["exact", "zconst", "single", "released"] = "exact"
     """`exact`: the paper's loss with its exact gradient over the global batch. `zconst`, `single`: the gradients of the
     two lines of the paper's equation 4. `released`: the gradient of the authors' code, with its centroid in place of
@@ -46,6 +47,7 @@ class FilterLoss(Section):
 class Loss(Section):
     """The classification loss (mean over images) and the filter loss."""
 
+    location: ClassVar = ("loss",)
     classification: Annotated[Literal["logistic", "softmax"], OmitDefaultFromDigest()] = "logistic"
     """`logistic`: log(1 + exp(-label * score)), summed over the categories, each against all others. `softmax`: for
     several categories without negatives."""
@@ -57,6 +59,7 @@ class Loss(Section):
 class Train(Section):
     """Stochastic gradient descent."""
 
+    location: ClassVar = ("train",)
     # ExperimentSpec requires the fields that a recipe does not provide.
     model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required"))
 
@@ -95,6 +98,7 @@ class Train(Section):
 class Eval(Section):
     """What is measured after an epoch."""
 
+    location: ClassVar = ("eval",)
     every: Count = 1
     """Epochs between evaluations. The last epoch is always evaluated."""
     top_images: Annotated[Integer, Field(ge=2)] = 100
@@ -120,6 +124,7 @@ class Eval(Section):
 class Compute(Section):
     """Resources of a run. Not part of the digest: they do not change what is computed."""
 
+    location: ClassVar = ("compute",)
     workers: Count = 1
     """Data-parallel workers of one run."""
     cpus_per_worker: Count = 1

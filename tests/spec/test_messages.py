@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import yaml
 from snapshots import Snapshot, message_of
 
+from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import loads
 from ipcnn_ray.spec.search import NamedSearch
-from ipcnn_ray.spec.search_validation import objective_issues
+from ipcnn_ray.spec.training import Eval
+from ipcnn_ray.spec.validation import cross_field_issues
 
 BASE = """\
 name: t
@@ -52,11 +53,15 @@ def test_a_measure_that_no_run_takes():
         "objective": {"kind": "pareto", "measures": ["instability", "purity"]},
         "constraints": [{"measure": "stability", "at_least": 0.5}, {"measure": "val_error", "at_most": 0.1}],
     }
-    search, evaluation = NamedSearch.model_validate(raw), SimpleNamespace(measures=("consistency",))
-    issues = [(issue.what, issue.advice) for issue in objective_issues(search, {"eval": evaluation})]
+    search = NamedSearch.model_validate(raw)
+
+    def issues(*measures: str) -> list[tuple[str, str]]:
+        given = {"search": search, "eval": Eval(measures=measures)}
+        return [(issue.what, issue.advice) for issue in cross_field_issues(given, ExperimentSpec)]
+
     advice = "is not measured: add it to eval.measures, ['consistency']"
-    assert issues == [
+    assert issues("consistency") == [
         ("search.objective.measures.1 = 'purity'", advice),
         ("search.constraints.0.measure = 'stability'", advice),
     ]
-    assert not list(objective_issues(search, {"eval": SimpleNamespace(measures=("purity", "stability"))}))
+    assert not issues("purity", "stability")

@@ -127,7 +127,7 @@ def test_corners_are_ends_and_choices_with_conditions():
     space += "    template.gamma: {uniform: [0.5, 2], when: {template.shape: uniform}}\n"
     search = spec(BASE + SPACE + space).search
     assert isinstance(search, SpaceSearch)
-    found = [tuple(point.value for point in corner.values()) for corner in points(search)]
+    found = [tuple(corner.values()) for corner in points(search)]
     gradient = [("gradient", 1.0), ("gradient", 4.0)]
     uniform = [("uniform", low, high) for low in (1.0, 4.0) for high in (0.5, 2.0)]
     assert found == gradient + uniform
@@ -160,7 +160,7 @@ def test_every_value_is_tried_even_in_a_large_space():
     found = points(search)
     assert len(found) < MAX_CORNERS < 4**6
     for field in fields:
-        assert {corner[field].value for corner in found} == {0.1, 0.2, 0.3, 0.4}
+        assert {corner[field] for corner in found} == {0.1, 0.2, 0.3, 0.4}
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_large_space_is_reduced_to_corners_that_still_draw_every_field(monkeyp
     }
     spec = ExperimentSpec.model_validate(raw)
     monkeypatch.setattr(search_module, "MAX_CORNERS", 3)
-    values = [{path: point.value for path, point in corner.items()} for corner in points(spec.search)]
+    values = points(spec.search)
     for radius in (0.1, 0.4):
         assert any(one.get("template.shape") == "ring" and one.get("template.radius") == radius for one in values)
     assert all("template.radius" not in one for one in values if one["template.shape"] != "ring")

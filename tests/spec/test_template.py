@@ -151,7 +151,7 @@ search:
     )
     spec = loads(text, "s.yaml").spec
     assert spec.search is not None
-    drawn = [run_for(spec, {path: point.value for path, point in chosen.items()}) for chosen in points(spec.search)]
+    drawn = [run_for(spec, chosen) for chosen in points(spec.search)]
     labels = {run.spec.template.label() for run in drawn}
     assert {
         "L8 β2",

@@ -57,7 +57,7 @@ from ipcnn_ray.errors import SpecError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import loads
 from ipcnn_ray.spec.runs import plan, resolved_yaml, run_for
-from ipcnn_ray.spec.search import points, settings_of
+from ipcnn_ray.spec.search import points
 from ipcnn_ray.spec.starter import starter
 
 TEXT = '''name: t
@@ -94,7 +94,7 @@ out = {
     "mapping": "star" in json.dumps(schema["properties"]["template"]),
     "starter": "star (A star)" in " ".join(starter("a", "a.yaml").replace("##", "").split()),
     "plan": [run.template for run in plan(spec).runs],
-    "corners": [run_for(search, settings_of(corner)).spec.template.label() for corner in points(search.search)],
+    "corners": [run_for(search, corner).spec.template.label() for corner in points(search.search)],
     "description": spec.template.describe(),
     "torch": "torch" in sys.modules,
 }

@@ -18,8 +18,7 @@ from ipcnn_ray.data.annotations import AGAIN, UNSEEN, AnnotatedObject, Annotatio
 from ipcnn_ray.data.datasets.dataset import NEGATIVES, Archive, PhotographDataset, released_archive
 from ipcnn_ray.errors import DataError
 from ipcnn_ray.spec.data import Negatives, OneOrMore
-from ipcnn_ray.spec.messages import FieldIssue
-from ipcnn_ray.spec.section import Count, ErrorMessage, NotNegative
+from ipcnn_ray.spec.section import Count, ErrorMessage, FieldIssue, NotNegative
 from ipcnn_ray.utils.text import did_you_mean
 
 if TYPE_CHECKING:

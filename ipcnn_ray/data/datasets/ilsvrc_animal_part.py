@@ -15,8 +15,7 @@ from pydantic import Field
 from ipcnn_ray.data.annotations import AGAIN, UNSEEN, AnnotatedObject, Annotations, Box, box_of
 from ipcnn_ray.data.datasets.dataset import NEGATIVES, Archive, PhotographDataset, released_archive
 from ipcnn_ray.spec.data import Negatives, OneOrMore, Split
-from ipcnn_ray.spec.messages import FieldIssue
-from ipcnn_ray.spec.section import NotNegative, OpenShare
+from ipcnn_ray.spec.section import FieldIssue, NotNegative, OpenShare
 from ipcnn_ray.utils.matlab import numbers
 
 Synset = Literal[

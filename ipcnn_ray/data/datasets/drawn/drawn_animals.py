@@ -10,8 +10,7 @@ from pydantic import Field
 
 from ipcnn_ray.data.datasets.dataset import Dataset, Progress
 from ipcnn_ray.spec.data import Negatives, OneOrMore, Provided, in_training
-from ipcnn_ray.spec.messages import FieldIssue
-from ipcnn_ray.spec.section import Integer, OpenShare
+from ipcnn_ray.spec.section import FieldIssue, Integer, OpenShare
 
 if TYPE_CHECKING:
     import numpy as np
