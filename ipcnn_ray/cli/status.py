@@ -16,7 +16,7 @@ from ipcnn_ray.cli.options import AddressOption, JsonOption, complete_experiment
 from ipcnn_ray.report.experiment_record import by_experiment, find_runs
 from ipcnn_ray.report.ranking import rank
 from ipcnn_ray.report.ranking_table import causes, number
-from ipcnn_ray.spec.objectives import COMBINED, Objectives
+from ipcnn_ray.spec.search import COMBINED, Objectives
 from ipcnn_ray.tracking import open_tracker
 from ipcnn_ray.tracking.run_summary import State
 from ipcnn_ray.tracking.tracker import RecordedRun, Tracker

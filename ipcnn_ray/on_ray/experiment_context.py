@@ -10,9 +10,8 @@ from typing import Any
 from ipcnn_ray.on_ray.experiment_dir import experiment_folder
 from ipcnn_ray.on_ray.search_space import random_settings
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.runs import Run, grid_runs, named_runs, run_for, run_id
-from ipcnn_ray.spec.search import SpaceSearch, active
+from ipcnn_ray.spec.search import Objectives, SpaceSearch, active
 from ipcnn_ray.tracking.run_summary import RunSummary, State
 from ipcnn_ray.tracking.storage import join_path
 from ipcnn_ray.tracking.tracker import RunRecord, Tracker

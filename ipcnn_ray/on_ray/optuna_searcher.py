@@ -11,8 +11,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from ipcnn_ray.on_ray.search_space import Constraints, Direction, SearchSpace, Settings, StudyStorage
 from ipcnn_ray.on_ray.tune_callback import STOPPED
-from ipcnn_ray.spec.objectives import Objectives, lower_is_better
-from ipcnn_ray.spec.search import SpaceSearch
+from ipcnn_ray.spec.search import Objectives, SpaceSearch, lower_is_better
 
 
 def modes(objectives: Objectives) -> list[str]:

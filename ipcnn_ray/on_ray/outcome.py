@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ipcnn_ray.report.ranking import Group, rank
-from ipcnn_ray.spec.objectives import Objectives
+from ipcnn_ray.spec.search import Objectives
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.run_metadata import RunRequest
 

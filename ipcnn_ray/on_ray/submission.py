@@ -23,9 +23,8 @@ from ipcnn_ray.report.filter_figures import save_template_figure
 from ipcnn_ray.report.ranking_table import Ranking
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import Loaded, Source
-from ipcnn_ray.spec.objectives import COMBINED, Objectives
 from ipcnn_ray.spec.runs import Run, experiment_id, resolved_yaml
-from ipcnn_ray.spec.search import Combined, Search, SpaceSearch
+from ipcnn_ray.spec.search import COMBINED, Combined, Objectives, Search, SpaceSearch
 from ipcnn_ray.tracking import RETRY_S, open_tracker
 from ipcnn_ray.tracking.lineage import lineage
 from ipcnn_ray.tracking.storage import is_url, join_path, preflight

@@ -25,9 +25,8 @@ from ipcnn_ray.on_ray.trainables import make_trainable, trial_resources
 from ipcnn_ray.on_ray.trial_lock import TrialLock
 from ipcnn_ray.on_ray.tune_callback import MAX_LOST_WORKERS, StopOnRequest, TuneCallback
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.runs import Run
-from ipcnn_ray.spec.search import SpaceSearch
+from ipcnn_ray.spec.search import Objectives, SpaceSearch
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.tracking.storage import join_path
 from ipcnn_ray.train.checkpoint import read_result

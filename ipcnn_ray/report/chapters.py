@@ -22,7 +22,7 @@ from ipcnn_ray.report.search_figures import (
 )
 from ipcnn_ray.report.tradeoff import tradeoff_chapter
 from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
-from ipcnn_ray.spec.objectives import metric_info
+from ipcnn_ray.spec.search import metric_info
 from ipcnn_ray.tracking.tracker import RecordedRun
 
 WARNED = ("d", "w", "u")

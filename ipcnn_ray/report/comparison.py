@@ -11,7 +11,7 @@ from ipcnn_ray.report.experiment_record import Experiment, ReportedRun
 from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.ranking_table import HEADS, Table, comparison_json, interval_words, p_words, spread_words
 from ipcnn_ray.report.significance import Comparison, compare_family
-from ipcnn_ray.spec.objectives import ranked_names
+from ipcnn_ray.spec.search import ranked_names
 
 LINEAGE = ("code.", "env.", "host.", "data.", "model.", "ipcnn.device", "ipcnn.precision", "ipcnn.workers")
 """Prefixes of the tags that describe code, data, weights and hardware."""

@@ -15,8 +15,8 @@ from ipcnn_ray.errors import IpcnnError, SpecError
 from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.ranking_table import Ranking
 from ipcnn_ray.spec.loader import Source, read_yaml
-from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.runs import SINGLE
+from ipcnn_ray.spec.search import Objectives
 from ipcnn_ray.spec.template import Template
 from ipcnn_ray.tracking.run_summary import ORIGIN, translate_earlier_record
 from ipcnn_ray.tracking.tracker import SPEC_ARTIFACT, RecordedRun, Tracker

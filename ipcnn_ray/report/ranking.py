@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from ipcnn_ray.core.multi_objective import pareto_front
 from ipcnn_ray.core.statistics import Spread, spread
-from ipcnn_ray.spec.objectives import Objectives
+from ipcnn_ray.spec.search import Objectives
 from ipcnn_ray.tracking.run_summary import Origin, RunSummary, State
 
 COUNTED: tuple[tuple[State, ...], ...] = (("succeeded",), ("pruned", "stopped"))

@@ -18,7 +18,7 @@ from ipcnn_ray.report.document import FigureBlock
 from ipcnn_ray.report.experiment_record import Experiment
 from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, MAP, ORANGE, RED, new_figure
-from ipcnn_ray.spec.objectives import lower_is_better, metric_info
+from ipcnn_ray.spec.search import lower_is_better, metric_info
 
 CELLS = 6
 """Minimum number of cells of the heat map along beta and along gamma."""

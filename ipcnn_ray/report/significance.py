@@ -12,7 +12,7 @@ from itertools import combinations
 
 from ipcnn_ray.core.statistics import Spread, holm, paired_t, sign_flip_p, smallest_p, spread
 from ipcnn_ray.report.ranking import Group
-from ipcnn_ray.spec.objectives import Objectives, lower_is_better
+from ipcnn_ray.spec.search import Objectives, lower_is_better
 
 LEVEL = 0.05
 """Significance level of a corrected p."""

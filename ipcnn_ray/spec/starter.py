@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.section import Section, annotation_of, sections, unwrapped
@@ -60,7 +60,8 @@ def _field(name: str, info: FieldInfo, values: Mapping[str, Any], depth: int) ->
     value = values.get(name, PydanticUndefined)
     lines = _comment(_description(info, options), depth)
     if options and isinstance(value, Mapping):
-        fields = _chosen(options, value).model_fields.items()
+        section = next(option for tag, option in options.items() if tag in ("", *value.values()))
+        fields = section.model_fields.items()
         below = [line for key, field in fields for line in _field(key, field, value, depth + 1)]
         return [*lines, f"{'  ' * depth}{name}:", *below]
     if value is not PydanticUndefined:
@@ -69,12 +70,6 @@ def _field(name: str, info: FieldInfo, values: Mapping[str, Any], depth: int) ->
         return lines  # needed by a kind of section that is not in STARTER
     default = _yaml(name, info.get_default(call_default_factory=True), depth)
     return [*lines, *(f"{'  ' * depth}# {line[2 * depth :]}" for line in default)]
-
-
-def _chosen(options: Mapping[str, type[Section]], values: Mapping[str, Any]) -> type[Section]:
-    if len(options) == 1:
-        return next(iter(options.values()))
-    return next(option for tag, option in options.items() if tag in values.values())
 
 
 def _description(info: FieldInfo, options: Mapping[str, type[Section]]) -> str:
@@ -101,15 +96,7 @@ def _comment(text: str, depth: int) -> list[str]:
 
 
 def _yaml(name: str, value: Any, depth: int) -> list[str]:
-    plain = _plain(value)
+    plain = to_jsonable_python(value)
     flow = isinstance(plain, list) and not any(isinstance(item, dict) for item in plain)
     text = yaml.safe_dump({name: plain}, sort_keys=False, default_flow_style=None if flow else False, width=WIDTH)
     return [f"{'  ' * depth}{line}" for line in text.splitlines()]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Section):
-        return value.model_dump(mode="json")
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

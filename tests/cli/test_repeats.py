@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ipcnn_ray.cli.specs import plan
 from ipcnn_ray.cli.status import status
-from ipcnn_ray.spec.objectives import Objectives
+from ipcnn_ray.spec.search import Objectives
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 
 app = typer.Typer(pretty_exceptions_enable=False)

@@ -10,8 +10,7 @@ import pytest
 
 from ipcnn_ray.on_ray.optuna_searcher import OptunaSearcher, directions, make_sampler
 from ipcnn_ray.on_ray.search_space import UNKNOWN_VIOLATION, Constraints, SearchSpace, StudyStorage, random_settings
-from ipcnn_ray.spec.objectives import Objectives
-from ipcnn_ray.spec.search import SpaceSearch
+from ipcnn_ray.spec.search import Objectives, SpaceSearch
 
 SEARCH = SpaceSearch.model_validate(
     {

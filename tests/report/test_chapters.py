@@ -8,7 +8,7 @@ from fakes.metrics import install
 
 from ipcnn_ray.report.chapters import measures_table
 from ipcnn_ray.report.ranking_table import Ranking
-from ipcnn_ray.spec.objectives import Objectives
+from ipcnn_ray.spec.search import Objectives
 from ipcnn_ray.tracking.run_summary import RunSummary
 
 AIMS = Objectives(("instability",), ())

@@ -13,8 +13,8 @@ from ipcnn_ray.errors import SpecError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
 from ipcnn_ray.spec.loader import loads
-from ipcnn_ray.spec.objectives import Objectives, lower_is_better, metric_info, ranked_names
 from ipcnn_ray.spec.runs import resolved_yaml
+from ipcnn_ray.spec.search import Objectives, lower_is_better, metric_info, ranked_names
 
 TEXT = """\
 name: t

@@ -6,8 +6,8 @@ import pytest
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import loads
-from ipcnn_ray.spec.objectives import Objectives
 from ipcnn_ray.spec.runs import grid_runs, named_runs, plan, resolved_yaml, seeds
+from ipcnn_ray.spec.search import Objectives
 
 BASE = """\
 name: t

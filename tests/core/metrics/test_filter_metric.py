@@ -8,7 +8,7 @@ import pytest
 import torch
 from fakes.metrics import LAYER, Sparsity, WrongShape
 
-from ipcnn_ray.core.metrics.ablation_own import AblationOwn
+from ipcnn_ray.core.metrics.ablation import AblationOwn
 from ipcnn_ray.core.metrics.filter_metric import FilterMetric, filter_category
 
 

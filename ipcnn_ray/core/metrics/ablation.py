@@ -1,4 +1,4 @@
-"""Ablation, own category: how much the classification of a filter's own category rests on the filter."""
+"""Ablation: how much the classification of a filter's own category, and of the others, rests on the filter."""
 
 from __future__ import annotations
 
@@ -30,3 +30,22 @@ class AblationOwn(FilterMetric):
     def compute(self, loss_change_NC: Tensor, own_NC: Tensor) -> Tensor:
         check_shape("own_NC", own_NC, tuple(loss_change_NC.shape))
         return torch.where(own_NC, loss_change_NC, torch.nan).nanmean(0)
+
+
+class AblationOthers(FilterMetric):
+    """Mean absolute change of the classification loss on all other images when the filter's map is set to zero.
+
+    A filter whose category all images show is dropped. Source and deviations: see `AblationOwn`.
+    """
+
+    name = "ablation_others"
+    unit = "nats per image"
+    better = "lower"
+    description = (
+        "change of the classification loss on images of other classes without the filter (after arXiv 1806.02891)"
+    )
+    images = "validation"
+
+    def compute(self, loss_change_NC: Tensor, own_NC: Tensor) -> Tensor:
+        check_shape("own_NC", own_NC, tuple(loss_change_NC.shape))
+        return torch.where(own_NC, torch.nan, loss_change_NC.abs()).nanmean(0)

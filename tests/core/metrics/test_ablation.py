@@ -9,8 +9,7 @@ import torch
 from fakes.metrics import LAYER
 from torch import Tensor
 
-from ipcnn_ray.core.metrics.ablation_others import AblationOthers
-from ipcnn_ray.core.metrics.ablation_own import AblationOwn
+from ipcnn_ray.core.metrics.ablation import AblationOthers, AblationOwn
 from ipcnn_ray.core.metrics.filter_metric import MetricResult
 
 
