@@ -1,7 +1,7 @@
 """The store of crops: a folder with all images of a data section, written once and mapped by every worker of a machine.
 
 The folder's name is the digest of the data, so a changed photograph or annotation gives another store. Masks of parts
-are stored as their mean over the training objects (`MeanMasks`).
+are stored as their mean over the training objects (`MeanMasks` of crops.py).
 """
 
 from __future__ import annotations
@@ -10,36 +10,37 @@ import hashlib
 import json
 import os
 import shutil
-import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
-from ipcnn_ray.data.annotations import UNSEEN, Box
+from ipcnn_ray.data.crops import G
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import DataError, Issue
-from ipcnn_ray.utils.files import Stamps, atomic_folder, sha256_of, stamps, write_atomic
+from ipcnn_ray.utils.files import Stamps, atomic_folder, sha256_of
 
 FORMAT = 4
 SAMPLES, SAMPLE_BYTES = 64, 4096
 """Number and size of the blocks of the images that are checked when a store is opened."""
+ARRAYS = {
+    "labels_N": ("labels", np.int64),
+    "landmarks_NK2": ("landmarks", np.float32),
+    "part_sizes_NK2": ("part_sizes", np.float32),
+    "mean_masks_KGG": ("mean_masks", np.float32),
+    "mean_3SS": ("mean", np.float32),
+    "train_items": ("train_items", np.int64),
+    "val_items": ("val_items", np.int64),
+}
+"""Field of `CropStore` -> its name and type in arrays.npz. All others but the images are in meta.json."""
 
-STEPS = 32
-"""A mask of a part is a patch [G, G]: how much of the part covers the offsets -1 ... 1 from the center of its box, in
-steps of 1 / STEPS of the object's crop, rows and columns. What lies outside the crop is 0."""
-G = 2 * STEPS + 1
-SUPERSAMPLING = 4
-"""Outlines are filled on a grid this much finer."""
-
-Fill = Callable[[NDArray[np.uint8], NDArray[np.float32]], None]
-"""Fills the mapped crops [N, 3, S, S]. May also fill the landmarks [N, K, 2], and the part sizes and mean masks that it
-gave to `Contents`, where they are known only then."""
+Fill = Callable[[NDArray[np.uint8]], None]
+"""Fills the mapped crops [N, 3, S, S]. May also fill the landmarks, part sizes and mean masks that it gave to
+`Contents`, where they are known only then."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Contents:
     """(height, width) of the box around each landmark's part, shares of the crop; NaN where it is not known."""
     mean_masks_KGG: NDArray[np.float32] | None = None
     """Mean mask of each landmark's part over the training objects, by offset from the center of its box (see
-    `STEPS`); NaN where no mask is known."""
+    `STEPS` of crops.py); NaN where no mask is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,20 +127,15 @@ def write_store(cache: Path, digest: str, size: int, contents: Contents, fill: F
             advice = "Free some space, or set IPCNN_CACHE to a folder on a larger disk."
             raise DataError([Issue(str(final.parent), what, advice)])
         images = np.lib.format.open_memmap(making / "images.npy", "w+", np.uint8, (count, 3, size, size))
-        landmarks = contents.landmarks_NK2.astype(np.float32)
-        fill(images, landmarks)
+        fill(images)
         images.flush()
-        np.savez(
-            making / "arrays.npz",
-            allow_pickle=False,
-            labels=contents.labels_N.astype(np.int64),
-            landmarks=landmarks,
-            part_sizes=_or_nan(contents.part_sizes_NK2, landmarks.shape),
-            mean_masks=_or_nan(contents.mean_masks_KGG, (landmarks.shape[1], G, G)),
-            mean=_mean(images, contents.train_items),
-            train_items=contents.train_items,
-            val_items=contents.val_items,
-        )
+        values = {**vars(contents), "mean_3SS": _mean(images, contents.train_items)}
+        shape = contents.landmarks_NK2.shape
+        for name, unknown in (("part_sizes_NK2", shape), ("mean_masks_KGG", (shape[1], G, G))):
+            if values[name] is None:
+                values[name] = np.full(unknown, np.nan)
+        arrays = {key: np.asarray(values[name], dtype) for name, (key, dtype) in ARRAYS.items()}
+        np.savez(making / "arrays.npz", allow_pickle=False, **arrays)
         del images
         meta = {
             "format": FORMAT,
@@ -173,14 +169,8 @@ def open_store(cache: Path, digest: str, *, thorough: bool = False) -> CropStore
             return CropStore(
                 digest=digest,
                 images_N3SS=images,
-                labels_N=arrays["labels"],
+                **{name: arrays[key] for name, (key, _) in ARRAYS.items()},
                 categories=tuple(meta["categories"]),
-                landmarks_NK2=arrays["landmarks"],
-                part_sizes_NK2=arrays["part_sizes"],
-                mean_masks_KGG=arrays["mean_masks"],
-                mean_3SS=arrays["mean"],
-                train_items=arrays["train_items"],
-                val_items=arrays["val_items"],
                 names=tuple(meta["names"]),
                 landmark_names=tuple(meta["landmark_names"]),
                 tags=meta["tags"],
@@ -243,10 +233,6 @@ def _whole_file(array: NDArray[Any]) -> tuple[Path, int] | None:
     return (path, array.offset) if path.stat().st_size == array.offset + array.nbytes else None
 
 
-def _or_nan(given: NDArray[np.float32] | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    return np.full(shape, np.nan, np.float32) if given is None else given.astype(np.float32)
-
-
 def _samples_sum(path: Path) -> str:
     total = hashlib.sha256()
     with path.open("rb") as stream:
@@ -264,92 +250,3 @@ def _mean(images: NDArray[np.uint8], items: Items) -> NDArray[np.float32]:
         image = images[index]
         total += count * (image[:, :, ::-1] if mirrored else image)
     return (total / len(items)).astype(np.float32)
-
-
-FRESH_SECONDS = 2
-"""A file changed this recently can change again without a new time of change: file systems have coarse clocks."""
-
-
-def recall(cache: Path, key: str) -> str | None:
-    """Return the digest remembered under `key`; None if there is none or a stamp of its files has changed."""
-    try:
-        entry = json.loads(_file(cache, key).read_text())
-        return str(entry["digest"]) if stamps(map(Path, entry["stamps"])) == entry["stamps"] else None
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def remember(cache: Path, key: str, digest: str, made_from: Stamps) -> None:
-    """Remember the digest under `key`. `made_from` are stamps taken before the files were read."""
-    if any(changed > (time.time() - FRESH_SECONDS) * 1e9 for _, changed in made_from.values()):
-        return
-    write_atomic(_file(cache, key), json.dumps({"digest": digest, "stamps": made_from}).encode())
-
-
-def _file(cache: Path, key: str) -> Path:
-    return cache / "crops" / "index" / f"{key}.json"
-
-
-def part_of_mask(
-    mask: NDArray[np.bool_] | None, box: Box
-) -> tuple[tuple[float, float], tuple[float, float], NDArray[np.float32] | None]:
-    """Measure the part of a mask that lies inside an object's box.
-
-    Args:
-        mask: [rows, columns] of the whole photograph; None for a part that is not seen.
-        box: The object's box.
-
-    Returns:
-        Center and (height, width) of the smallest box around the part, shares of the object's box, and its patch;
-        NaN and None where nothing is seen.
-    """
-    xmin, ymin, xmax, ymax = box
-    inside = np.empty((0, 0), np.bool_) if mask is None else mask[max(0, ymin - 1) : ymax, max(0, xmin - 1) : xmax]
-    if not inside.any():
-        return UNSEEN, UNSEEN, None
-    rows, cols = np.nonzero(inside)
-    row, col = (rows.min() + rows.max()) / 2, (cols.min() + cols.max()) / 2
-    size = (np.ptp(rows) + 1) / (ymax - ymin + 1), (np.ptp(cols) + 1) / (xmax - xmin + 1)
-    return (row / (ymax - ymin), col / (xmax - xmin)), size, patch_of_mask(inside, (row, col))
-
-
-def patch_of_mask(inside: NDArray[np.bool_], center: tuple[float, float]) -> NDArray[np.float32]:
-    """Return the patch of a mask in its object's box. `center` is (row, col) in pixels, 0 the center of the first."""
-    rows, cols = (
-        np.floor(middle + np.arange(-STEPS, STEPS + 1) / STEPS * side + 0.5).astype(np.int64)
-        for middle, side in zip(center, inside.shape, strict=True)
-    )
-    on_box = ((rows >= 0) & (rows < inside.shape[0]))[:, None] & ((cols >= 0) & (cols < inside.shape[1]))
-    nearest = inside[np.clip(rows, 0, inside.shape[0] - 1)][:, np.clip(cols, 0, inside.shape[1] - 1)]
-    return (nearest & on_box).astype(np.float32)
-
-
-def patch_of_outline(points: NDArray[np.float64], center: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return the patch of a closed outline of points (x, y) in the unit square, cut at its edges."""
-    image = Image.new("L", (G * SUPERSAMPLING, G * SUPERSAMPLING))
-    at = ((points - center) * STEPS + STEPS + 0.5) * SUPERSAMPLING - 0.5
-    ImageDraw.Draw(image).polygon(at.ravel().tolist(), fill=255)
-    patch = np.asarray(image.reduce(SUPERSAMPLING), np.float32) / 255
-    offsets = np.arange(-STEPS, STEPS + 1) / STEPS
-    on_row, on_col = ((center[axis] + offsets >= 0) & (center[axis] + offsets <= 1) for axis in (1, 0))
-    return patch * (on_row[:, None] & on_col)
-
-
-class MeanMasks:
-    """The mean patch of each of K landmarks."""
-
-    def __init__(self, count: int) -> None:
-        self.sums_KGG = np.zeros((count, G, G), np.float64)
-        self.seen_K = np.zeros(count, np.int64)
-
-    def add(self, patches: Sequence[NDArray[np.float32] | None]) -> None:
-        """Add the patches of one object by landmark, None where a part is not seen."""
-        for k, patch in enumerate(patches):
-            if patch is not None:
-                self.sums_KGG[k] += patch
-                self.seen_K[k] += 1
-
-    def mean(self) -> NDArray[np.float32]:
-        """Return [K, G, G]; NaN for a landmark that was never seen."""
-        with np.errstate(invalid="ignore"):
-            return (self.sums_KGG / self.seen_K[:, None, None]).astype(np.float32)

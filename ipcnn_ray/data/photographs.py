@@ -1,31 +1,112 @@
-"""From annotated objects to crops of photographs: checked together first, decoded later.
+"""Datasets of photographs: annotated objects become crops, checked together first and decoded later.
 
-Everything is checked before anything is written, and all issues are reported at once.
+Everything is checked before anything is written, and all issues are reported at once. The commands import this module:
+numpy, PIL and what needs them are imported where they are used.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
+import math
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
-
-from ipcnn_ray.data.annotations import AGAIN, AnnotatedObject, Annotations, Box
-from ipcnn_ray.data.crop_store import Contents, G, MeanMasks, StorePlan
-from ipcnn_ray.data.split import Items
+from ipcnn_ray.data.datasets.dataset import Dataset, Progress
 from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.utils.files import Stamps, sha256_of, stamps
+from ipcnn_ray.utils.matlab import MatFileError, read_mat
 
-T = TypeVar("T")
-R = TypeVar("R")
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ipcnn_ray.data.crop_store import StorePlan
+    from ipcnn_ray.data.crops import Box
+    from ipcnn_ray.data.split import Items
+
+AGAIN = "Fetch the file again."
+NEGATIVES = "voc/neg"
+"""Folder of Zhang et al.'s negative images, 00001.JPEG and so on."""
+UNSEEN = (float("nan"), float("nan"))
+"""Position or size of a landmark that is not seen."""
+
+
+@dataclass(frozen=True)
+class AnnotatedObject:
+    """One object of a photograph with its K landmarks."""
+
+    image: str
+    """Name of the photograph's file, below the folder of photographs."""
+    box: Box
+    landmarks_K2: Sequence[Sequence[float]]
+    """(row, col) as shares of the box, 0 at the center of its first pixel and 1 at that of its last; NaN unseen."""
+    name: str
+    in_training: bool | None = None
+    """Whether the dataset's own split has it in training; None if the dataset has no split."""
+    sizes_K2: Sequence[Sequence[float]] | None = None
+    """(height, width) of the parts' boxes as shares of the crop, NaN where unknown; None if none is known."""
+    masks: Sequence[NDArray[np.float32] | None] = ()
+    """Patch of each part (see `STEPS` of crops.py), None for one that is not seen; empty if there are no masks."""
+    mask_size: tuple[int, int] | None = None
+    """(width, height) of the image that the masks were made for; it must be the photograph's."""
+
+
+@dataclass
+class Annotations:
+    """All objects of a category, and the files that they were read from."""
+
+    objects: list[AnnotatedObject] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    """Files whose content is part of the data digest."""
+    made_from: Stamps = field(default_factory=dict)
+    """Stamps of those files, and of folders whose listing matters, taken before they were read."""
+    lacks: tuple[str, ...] = ()
+    """Landmarks that this category does not have."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Number of objects left out, by reason."""
+    issues: list[Issue] = field(default_factory=list)
+
+    def add_issue(self, where: Path | str, what: str, advice: str) -> None:
+        self.issues.append(Issue(str(where), what, advice))
+
+    def stamp(self, *paths: Path) -> None:
+        """Record the state of files and folders that are about to be read."""
+        self.made_from |= stamps(paths)
+
+    def read_structs(self, path: Path, variable: str, *fields: str) -> list[dict[str, Any]] | None:
+        """Return the elements of a struct array of a .mat file; None, with an issue added, if it cannot be read."""
+        if path.is_file():
+            self.stamp(path)
+        try:
+            content = read_mat(path, variable)
+        except MatFileError as error:
+            self.add_issue(path, str(error), AGAIN)
+            return None
+        elements = content if isinstance(content, list) else [content]
+        if not all(isinstance(element, dict) and all(name in element for name in fields) for element in elements):
+            what = f"{variable!r} is not a struct array with the fields {' and '.join(fields)}"
+            self.add_issue(path, what, AGAIN)
+            return None
+        self.files.append(path)
+        return elements
+
+    def is_upright(self, where: str, box: Box) -> bool:
+        """Return whether a box has an inside; add an issue if it has none."""
+        if box[0] < box[2] and box[1] < box[3]:
+            return True
+        what = f"box (xmin, ymin, xmax, ymax) = {box} is inverted or flat"
+        self.add_issue(where, what, "Expected xmin < xmax and ymin < ymax.")
+        return False
+
+
+def box_of(sides: Iterable[Any]) -> Box:
+    """Return xmin, ymin, xmax, ymax of text, numbers, or arrays of one number. Raises TypeError or ValueError."""
+    xmin, ymin, xmax, ymax = (round(float(side if isinstance(side, str | float) else side.item())) for side in sides)
+    return xmin, ymin, xmax, ymax
 
 
 @dataclass(frozen=True)
@@ -48,8 +129,6 @@ class Crop:
 class Source:
     """Crops to decode, checked."""
 
-    categories: tuple[str, ...]
-    landmarks: tuple[str, ...]
     crops: tuple[Crop, ...]
     """The objects of each category, then the negatives."""
     objects_L: tuple[int, ...]
@@ -66,98 +145,154 @@ class Source:
         return len(self.crops) - sum(self.objects_L)
 
 
-def gather(
-    annotations_L: Sequence[Annotations],
-    *,
-    digest_root: Path,
-    photographs: Path,
-    negatives_folder: Path,
-    categories: tuple[str, ...],
-    landmarks: tuple[str, ...],
-    min_side: float,
-    negatives: int,
-    reader: str,
-) -> Source:
-    """Collect the objects whose boxes cover at least min_side^2 pixels, and the first negatives, and check them.
+class PhotographDataset(Dataset):
+    """Base class of datasets of photographs in which objects have boxes and landmarks.
 
-    Raises DataError with every issue of the annotations of each category and of the images that they name.
-
-    Args:
-        annotations_L: The annotations of each category.
-        digest_root: Folder that the names of files in the digest begin in.
-        photographs: Folder of the photographs.
-        negatives_folder: Folder of the negatives, 00001.JPEG and so on.
-        categories: Names of the categories.
-        landmarks: Names of the landmarks.
-        min_side: Root of the smallest area of a box, pixels.
-        negatives: Number of negatives.
-        reader: Name of the method that made the annotations, for messages.
+    A crop is the box of an object. Negatives are whole photographs, `voc/neg/00001.JPEG` and so on.
     """
-    if len(annotations_L) != len(categories):
-        what = f"returned annotations of {len(annotations_L)} categories, expected {len(categories)}"
-        raise DataError([Issue(reader, what, "Return one for each of self.categories.")])
-    total = Annotations()
-    crops: list[Crop] = []
-    objects_L = []
-    for label, (category, read) in enumerate(zip(categories, annotations_L, strict=True)):
-        total.files += read.files
-        total.made_from |= read.made_from
-        total.left_out += read.left_out
-        large = [item for item in read.objects if _area(item.box) >= min_side**2]
-        if len(large) < len(read.objects):
-            total.left_out[f"smaller than {min_side:g}^2 pixels"] += len(read.objects) - len(large)
-        for item in large:
-            if what := _wrong_shape(item, len(landmarks)):
-                advice = "Return one entry for each of self.landmarks."
-                raise DataError([Issue(reader, f"returned for {item.name!r} {what}", advice)])
-        if not read.issues:
-            _check_use(category, landmarks, min_side, read, large, digest_root)
-        total.issues += read.issues
-        crops += [Crop(photographs / item.image, item.name, label, item) for item in large]
-        objects_L.append(len(large))
-    crops += _negatives(negatives_folder, negatives, total)
-    _check_images(crops, total)
-    if total.issues:
-        raise DataError(list(dict.fromkeys([*total.issues, *_decoding_issues(crops)])))
-    used = list(dict.fromkeys(crop.path for crop in crops))
-    digest = _content_digest([*dict.fromkeys(total.files), *used], digest_root)
-    made_from = {**total.made_from, **stamps(used)}
-    return Source(categories, landmarks, tuple(crops), tuple(objects_L), digest, made_from, dict(total.left_out))
 
+    folder: ClassVar[str]
+    """Folder below IPCNN_DATA that `annotations` reads."""
+    photographs: ClassVar[str]
+    """Folder below IPCNN_DATA that the names of images begin in."""
+    digest_root: ClassVar[str] = ""
+    """Folder below IPCNN_DATA that the names of files in the data digest begin in."""
+    _declared: ClassVar = ("title", "folder", "photographs")
 
-def plan_of_photographs(
-    source: Source, image_size: int, progress: Callable[[int, int], None] | None, train: Items, validation: Items
-) -> StorePlan:
-    """Return the plan of a store of a checked source; its crops are decoded when the store is written."""
-    landmarks_NK2 = np.full((len(source.crops), len(source.landmarks), 2), np.nan, np.float32)
-    sizes_NK2, mean = np.full_like(landmarks_NK2, np.nan), MeanMasks(len(source.landmarks))
-    in_training = set(train[:, 0].tolist())
-    for i, crop in enumerate(source.crops):
-        if item := crop.item:
-            landmarks_NK2[i] = place_in_crop(np.asarray(item.landmarks_K2, np.float64), item.box, image_size)
-            if item.sizes_K2 is not None:
-                sizes_NK2[i] = np.asarray(item.sizes_K2, np.float64)
-            if i in in_training:
-                mean.add(item.masks)
-    contents = Contents(
-        labels_N=np.array([crop.label for crop in source.crops], np.int64),
-        categories=source.categories,
-        landmarks_NK2=landmarks_NK2,
-        train_items=train,
-        val_items=validation,
-        names=tuple(crop.name for crop in source.crops),
-        landmark_names=source.landmarks,
-        left_out=source.left_out,
-        part_sizes_NK2=sizes_NK2,
-        mean_masks_KGG=mean.mean(),
-    )
-    return StorePlan(
-        source.content_digest, contents, lambda images, _landmarks: decode(source, images, progress), source.made_from
-    )
+    @abstractmethod
+    def annotations(self, folder: Path) -> list[Annotations]:
+        """Read the annotated objects of each category, in the order of `categories`.
+
+        Issues of single files and objects are collected in `Annotations.issues`. Raises DataError for what leaves
+        nothing to check.
+        """
+
+    def split_items(self, source: Source) -> tuple[Items, Items]:
+        """Return the training and the validation items. Reads the fields `train_share`, `positive_share` and `split`
+        of a section that declares them."""
+        from ipcnn_ray.data.split import items, items_of_categories
+
+        objects_L, share = source.objects_L, getattr(self, "train_share", 0.9)
+        if len(objects_L) == 1:
+            return items(objects_L[0], source.negatives, share, getattr(self, "positive_share", 0.75))
+        split = getattr(self, "split", "objects")
+        return items_of_categories(objects_L, source.negatives, share, repeat=True, split=split)
+
+    def read(self, root: Path | None) -> Source:
+        """Read the annotations and check them and the photographs together. Raises DataError with every issue."""
+        if root is None:
+            what, advice = "IPCNN_DATA is not set", f"Set it to the folder that holds {self.folder}/."
+            raise DataError([Issue(f"data.kind = {self.kind}", what, advice)])
+        if not (root / self.folder).is_dir():
+            advice = f"IPCNN_DATA must name the folder that holds {self.folder}/."
+            raise DataError([Issue(str(root / self.folder), "no such folder", advice)])
+        return self._gather(self.annotations(root / self.folder), root)
+
+    def store_plan(self, root: Path | None, image_size: int, progress: Progress | None) -> StorePlan:
+        import numpy as np
+
+        from ipcnn_ray.data.crop_store import Contents, StorePlan
+        from ipcnn_ray.data.crops import MeanMasks, decode, place_in_crop
+
+        source = self.read(root)
+        train, validation = self.split_items(source)
+        landmarks_NK2 = np.full((len(source.crops), len(self.landmarks), 2), np.nan, np.float32)
+        sizes_NK2, mean = np.full_like(landmarks_NK2, np.nan), MeanMasks(len(self.landmarks))
+        in_training = set(train[:, 0].tolist())
+        for i, crop in enumerate(source.crops):
+            if item := crop.item:
+                landmarks_NK2[i] = place_in_crop(np.asarray(item.landmarks_K2, np.float64), item.box, image_size)
+                if item.sizes_K2 is not None:
+                    sizes_NK2[i] = np.asarray(item.sizes_K2, np.float64)
+                if i in in_training:
+                    mean.add(item.masks)
+        contents = Contents(
+            labels_N=np.array([crop.label for crop in source.crops], np.int64),
+            categories=self.categories,
+            landmarks_NK2=landmarks_NK2,
+            train_items=train,
+            val_items=validation,
+            names=tuple(crop.name for crop in source.crops),
+            landmark_names=self.landmarks,
+            left_out=source.left_out,
+            part_sizes_NK2=sizes_NK2,
+            mean_masks_KGG=mean.mean(),
+        )
+
+        def fill(images_N3SS: NDArray[np.uint8]) -> None:
+            if failures := decode([(crop.path, crop.box) for crop in source.crops], images_N3SS, progress):
+                raise DataError(_decoding_issues(failures))
+
+        return StorePlan(source.content_digest, contents, fill, source.made_from)
+
+    def count_train_items(self, root: Path | None) -> int | None:
+        return None if root is None else len(self.split_items(self.read(root))[0])
+
+    def _gather(self, annotations_L: Sequence[Annotations], root: Path) -> Source:
+        """Collect the objects whose boxes cover at least min_side^2 pixels, and the first negatives, and check them."""
+        import numpy as np
+
+        from ipcnn_ray.data.crops import decode
+
+        reader = f"{type(self).__module__}.{type(self).__qualname__}.annotations"
+        if len(annotations_L) != len(self.categories):
+            what = f"returned annotations of {len(annotations_L)} categories, expected {len(self.categories)}"
+            raise DataError([Issue(reader, what, "Return one for each of self.categories.")])
+        min_side: float = getattr(self, "min_side", 0)
+        total = Annotations()
+        crops: list[Crop] = []
+        objects_L = []
+        for label, (category, read) in enumerate(zip(self.categories, annotations_L, strict=True)):
+            total.files += read.files
+            total.made_from |= read.made_from
+            total.left_out += read.left_out
+            large = [item for item in read.objects if _area(item.box) >= min_side**2]
+            if len(large) < len(read.objects):
+                total.left_out[f"smaller than {min_side:g}^2 pixels"] += len(read.objects) - len(large)
+            for item in large:
+                if what := _wrong_shape(item, len(self.landmarks)):
+                    advice = "Return one entry for each of self.landmarks."
+                    raise DataError([Issue(reader, f"returned for {item.name!r} {what}", advice)])
+            if not read.issues:
+                self._check_use(category, min_side, read, large, root / self.digest_root)
+            total.issues += read.issues
+            crops += [Crop(root / self.photographs / item.image, item.name, label, item) for item in large]
+            objects_L.append(len(large))
+        crops += _negatives(root / NEGATIVES, self.negatives, total)
+        _check_images(crops, total)
+        if total.issues:
+            # With those that decoding would find later.
+            paths = [path for path in dict.fromkeys(crop.path for crop in crops) if path.is_file()]
+            failures = decode([(path, None) for path in paths], np.empty((len(paths), 3, 1, 1), np.uint8))
+            raise DataError(list(dict.fromkeys([*total.issues, *_decoding_issues(failures)])))
+        used = list(dict.fromkeys(crop.path for crop in crops))
+        digest = _content_digest([*dict.fromkeys(total.files), *used], root / self.digest_root)
+        made_from = {**total.made_from, **stamps(used)}
+        return Source(tuple(crops), tuple(objects_L), digest, made_from, dict(total.left_out))
+
+    def _check_use(
+        self, category: str, min_side: float, annotations: Annotations, large: list[AnnotatedObject], where: Path
+    ) -> None:
+        """Add an issue if there is no object, and for each landmark of the category that is hardly seen."""
+        if not large:
+            what = f"no {category} with a box of at least {min_side:g}^2 pixels"
+            smaller = f"{len(annotations.objects)} smaller ones were left out"
+            annotations.add_issue(where, what, f"{smaller}; lower data.min_side or choose another data.category.")
+            return
+        for k, landmark in enumerate(self.landmarks):
+            seen = sum(not any(map(math.isnan, item.landmarks_K2[k])) for item in large)
+            if seen < 2 and landmark not in annotations.lacks:
+                what = f"landmark {landmark!r} is seen on {seen} of {len(large)} objects of {category}"
+                advice = "Location instability needs at least 2; take it out of data.landmarks."
+                annotations.add_issue(where, what, advice)
 
 
 def _wrong_shape(item: AnnotatedObject, count: int) -> str:
     """Return what has the wrong shape in an object that a reader returned; empty if nothing has."""
+    import numpy as np
+
+    from ipcnn_ray.data.crops import G
+
     for name, values in (("landmarks", item.landmarks_K2), ("sizes", item.sizes_K2)):
         try:
             shape = (count, 2) if values is None else np.asarray(values, np.float64).shape
@@ -182,27 +317,6 @@ def _content_digest(files: list[Path], root: Path) -> str:
     return total.hexdigest()
 
 
-def _check_use(
-    category: str,
-    landmarks: Sequence[str],
-    min_side: float,
-    annotations: Annotations,
-    large: list[AnnotatedObject],
-    where: Path,
-) -> None:
-    """Add an issue if there is no object, and for each landmark of the category that is hardly seen."""
-    if not large:
-        what = f"no {category} with a box of at least {min_side:g}^2 pixels"
-        smaller = f"{len(annotations.objects)} smaller ones were left out"
-        annotations.add_issue(where, what, f"{smaller}; lower data.min_side or choose another data.category.")
-        return
-    unseen_NK2 = np.isnan(np.array([item.landmarks_K2 for item in large], np.float64))
-    for landmark, seen in zip(landmarks, (~unseen_NK2.any(2)).sum(0).tolist(), strict=True):
-        if seen < 2 and landmark not in annotations.lacks:
-            what = f"landmark {landmark!r} is seen on {seen} of {len(large)} objects of {category}"
-            annotations.add_issue(where, what, "Location instability needs at least 2; take it out of data.landmarks.")
-
-
 def _negatives(folder: Path, count: int, total: Annotations) -> list[Crop]:
     paths = [folder / f"{i:05}.JPEG" for i in range(1, count + 1)]
     existing = [path for path in paths if path.is_file()]
@@ -216,6 +330,8 @@ def _negatives(folder: Path, count: int, total: Annotations) -> list[Crop]:
 
 def _check_images(crops: list[Crop], total: Annotations) -> None:
     """Add an issue for each photograph that is not there, and each box that leaves its own."""
+    from ipcnn_ray.data.crops import ImageFileError, image_size
+
     for crop in crops:
         if not crop.path.is_file():
             total.add_issue(crop.path, "no such image", f"The annotation of {crop.name!r} names it.")
@@ -236,90 +352,5 @@ def _check_images(crops: list[Crop], total: Annotations) -> None:
             total.add_issue(crop.path, what, f"The image is {width} x {height} pixels, the first of them 1.")
 
 
-def _decoding_issues(crops: list[Crop]) -> list[Issue]:
-    """Return the issues that decoding would raise later, to report them with the others."""
-    paths = list(dict.fromkeys(crop.path for crop in crops if crop.path.is_file()))
-    with closing(_in_threads(lambda path: _decode_one(path, None, 1)[1], paths)) as results:
-        return [issue for issue in results if issue]
-
-
-def _decode_one(path: Path, box: Box | None, size: int) -> tuple[NDArray[np.uint8] | None, Issue | None]:
-    try:
-        return square_crop(path, box, size), None
-    except ImageFileError as error:
-        return None, Issue(str(path), str(error), AGAIN)
-
-
-def decode(source: Source, images_N3SS: NDArray[np.uint8], progress: Callable[[int, int], None] | None) -> None:
-    """Decode every crop into the store's array. Raises DataError with every file that does not decode to its end."""
-    size, count = images_N3SS.shape[-1], len(source.crops)
-
-    def decode_into(i: int) -> Issue | None:
-        image, issue = _decode_one(source.crops[i].path, source.crops[i].box, size)
-        if image is not None:
-            images_N3SS[i] = image
-        return issue
-
-    issues = []
-    with closing(_in_threads(decode_into, range(count))) as results:
-        for done, issue in enumerate(results, start=1):
-            if issue:
-                issues.append(issue)
-            if progress:
-                progress(done, count)
-    if issues:
-        raise DataError(list(dict.fromkeys(issues)))
-
-
-def _in_threads(function: Callable[[T], R], arguments: Sequence[T]) -> Generator[R, None, None]:
-    """Yield results in order. Calls that have not begun are dropped when the generator is closed."""
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode") as pool:
-        try:
-            yield from pool.map(function, arguments)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-class ImageFileError(ValueError):
-    """A file that does not decode to an image. The text says how it fails, without the path."""
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) from the file's header. Raises ImageFileError."""
-    with _opened(path) as image:
-        return image.size
-
-
-def square_crop(path: Path, box: Box | None, size: int) -> NDArray[np.uint8]:
-    """Return the box of a photograph (all of it for None) as [3, size, size] RGB; gray becomes RGB.
-
-    Bilinear, antialiased when it shrinks, the aspect ratio not kept (released `getI`). Raises ImageFileError for a
-    file that does not decode to its end.
-    """
-    with _opened(path) as image:
-        try:
-            rgb = image.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ImageFileError(f"does not decode to its end: {error}") from error
-    if box is not None:
-        xmin, ymin, xmax, ymax = box
-        rgb = rgb.crop((xmin - 1, ymin - 1, xmax, ymax))
-    return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-
-
-def place_in_crop(landmarks_K2: NDArray[np.float64], box: Box, size: int) -> NDArray[np.float64]:
-    """Map positions in a box to its `square_crop`: (row, col) in crop pixels, pixel centers at whole numbers.
-
-    `landmarks_K2` are (row, col) as shares of the box, 0 at the center of its first pixel and 1 at that of its last.
-    """
-    extent = np.array([box[3] - box[1] + 1, box[2] - box[0] + 1], np.float64)
-    return (landmarks_K2 * (extent - 1) + 0.5) * size / extent - 0.5
-
-
-def _opened(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except UnidentifiedImageError as error:
-        raise ImageFileError("is not an image") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageFileError(f"cannot be opened as an image: {error}") from error
+def _decoding_issues(failures: Mapping[Path, str]) -> list[Issue]:
+    return [Issue(str(path), failure, AGAIN) for path, failure in failures.items()]

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ipcnn_ray.data.crop_store import FORMAT, CropStore, StorePlan, open_store, recall, remember, write_store
+from ipcnn_ray.data.crop_store import FORMAT, CropStore, StorePlan, open_store, write_store
 from ipcnn_ray.data.datasets.dataset import Dataset, Progress, as_dataset
 from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.spec.data import DataSection
+from ipcnn_ray.utils.files import Stamps, stamps, write_atomic
 from ipcnn_ray.utils.locks import file_lock
 from ipcnn_ray.utils.paths import Paths
+
+FRESH_SECONDS = 2
+"""A file changed this recently can change again without a new time of change: file systems have coarse clocks."""
 
 
 def prepare(section: DataSection, image_size: int, paths: Paths, progress: Progress | None = None) -> CropStore:
@@ -91,3 +96,23 @@ def _check_plan(data: Dataset, plan: StorePlan) -> None:
                 issues.append(Issue(data.split_source, what, "Use more images, or another data.train_share."))
     if issues:
         raise DataError(issues)
+
+
+def recall(cache: Path, key: str) -> str | None:
+    """Return the digest remembered under `key`; None if there is none or a stamp of its files has changed."""
+    try:
+        entry = json.loads(_file(cache, key).read_text())
+        return str(entry["digest"]) if stamps(map(Path, entry["stamps"])) == entry["stamps"] else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def remember(cache: Path, key: str, digest: str, made_from: Stamps) -> None:
+    """Remember the digest under `key`. `made_from` are stamps taken before the files were read."""
+    if any(changed > (time.time() - FRESH_SECONDS) * 1e9 for _, changed in made_from.values()):
+        return
+    write_atomic(_file(cache, key), json.dumps({"digest": digest, "stamps": made_from}).encode())
+
+
+def _file(cache: Path, key: str) -> Path:
+    return cache / "crops" / "index" / f"{key}.json"

@@ -54,7 +54,7 @@ def make_store(cache: Path, count: int) -> None:
     )
     rng = np.random.default_rng(0)
 
-    def fill(images: np.ndarray, _landmarks: np.ndarray) -> None:
+    def fill(images: np.ndarray) -> None:
         for i in range(count):
             images[i] = rng.integers(0, 256, images.shape[1:], np.uint8)
 

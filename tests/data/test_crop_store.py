@@ -18,6 +18,7 @@ PIXELS = np.random.default_rng(1).integers(0, 256, (N, 3, S, S), np.uint8)
 def contents() -> Contents:
     landmarks = np.full((N, 2, 2), np.nan, np.float32)
     landmarks[:4, 0] = [[1, 2], [3, 4], [5, 6], [7, 8]]
+    landmarks[3, 1] = [9, 10]
     return Contents(
         labels_N=np.where(np.arange(N) < 4, 0, -1),
         categories=("cow",),
@@ -31,9 +32,8 @@ def contents() -> Contents:
     )
 
 
-def fill(images, landmarks):
+def fill(images):
     images[:] = PIXELS
-    landmarks[3, 1] = [9, 10]
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_one_changed_pixel_of_many_is_found_by_a_thorough_look(tmp_path):
     many = dataclasses.replace(
         contents(), labels_N=np.zeros(200, np.int64), landmarks_NK2=np.zeros((200, 1, 2), np.float32)
     )
-    write_store(tmp_path, DIGEST, S, many, lambda images, landmarks: None)
+    write_store(tmp_path, DIGEST, S, many, lambda images: None)
     flip_byte(folder_of(tmp_path, DIGEST) / "images.npy", 8000)  # between two samples
     assert open_store(tmp_path, DIGEST) is not None
     with pytest.raises(DataError, match=r"images\.npy has changed"):
@@ -127,7 +127,7 @@ def test_one_changed_pixel_of_many_is_found_by_a_thorough_look(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_preparation_leaves_nothing(tmp_path, error):
-    def interrupted(images, landmarks):
+    def interrupted(images):
         images[:2] = 1
         raise error
 
@@ -183,7 +183,7 @@ def test_reading_a_store_keeps_none_of_it_in_memory(tmp_path):
     big = dataclasses.replace(
         contents(), labels_N=np.zeros(8000, np.int64), landmarks_NK2=np.zeros((8000, 1, 2), np.float32)
     )
-    write_store(tmp_path, DIGEST, S, big, lambda images, landmarks: None)
+    write_store(tmp_path, DIGEST, S, big, lambda images: None)
     images = open_store(tmp_path, DIGEST).images_N3SS
     assert images.nbytes > 36 * 2**20
     read = rows_reader(images)

@@ -16,9 +16,9 @@ from fakes.datasets import photograph
 from pydantic import Field
 from snapshots import message_of
 
-from ipcnn_ray.data.annotations import AnnotatedObject, Annotations
 from ipcnn_ray.data.crop_store import Contents, StorePlan
-from ipcnn_ray.data.datasets.dataset import Dataset, PhotographDataset
+from ipcnn_ray.data.datasets.dataset import Dataset
+from ipcnn_ray.data.photographs import AnnotatedObject, Annotations, PhotographDataset
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.spec.data import DataSection, Negatives
 from ipcnn_ray.spec.extensions import DATASETS
@@ -35,8 +35,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ipcnn_ray.data.annotations import AGAIN, UNSEEN, AnnotatedObject, Annotations
-from ipcnn_ray.data.datasets.dataset import PhotographDataset
+from ipcnn_ray.data.photographs import AGAIN, UNSEEN, AnnotatedObject, Annotations
+from ipcnn_ray.data.photographs import PhotographDataset
 from ipcnn_ray.spec.data import Negatives, OneOrMore
 from ipcnn_ray.spec.section import NotNegative, OpenShare
 
@@ -252,7 +252,7 @@ class Planned(Moths):
             "names": ("a", "b"),
             "landmark_names": self.landmarks,
         }
-        return StorePlan("moths", Contents(**{**good, **self.contents}), lambda images, _: images.fill(0))
+        return StorePlan("moths", Contents(**{**good, **self.contents}), lambda images: images.fill(0))
 
 
 def undeclared() -> None:

@@ -11,8 +11,7 @@ import pytest
 from fakes.drawings import draw
 from PIL import Image
 
-from ipcnn_ray.data import crop_store as index
-from ipcnn_ray.data import photographs
+from ipcnn_ray.data import crops
 from ipcnn_ray.data import prepare as prepare_module
 from ipcnn_ray.data.datasets.drawn.drawn_animals import DrawnAnimals
 from ipcnn_ray.data.datasets.voc_part import VocPart
@@ -83,7 +82,7 @@ def test_progress_counts_every_image(folder):
 
 def test_the_second_time_nothing_is_made(folder, monkeypatch):
     first = prepare(folder.spec(), S, folder.paths)
-    monkeypatch.setattr(photographs, "decode", None)
+    monkeypatch.setattr(crops, "decode", None)
     assert prepare(folder.spec(), S, folder.paths).digest == first.digest
 
 
@@ -174,7 +173,7 @@ def test_a_spoilt_index_is_not_believed(folder):
     (entry,) = (folder.paths.cache / "crops/index").iterdir()
     entry.write_text('{"digest": "x"')
     assert prepare(folder.spec(), S, folder.paths).digest == first
-    assert index.recall(folder.paths.cache, entry.stem) == first
+    assert prepare_module.recall(folder.paths.cache, entry.stem) == first
 
 
 def test_two_at_once_make_it_once(folder, monkeypatch):

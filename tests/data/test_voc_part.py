@@ -8,9 +8,9 @@ import pytest
 from fakes.matlab import write_mat
 from PIL import Image
 
-from ipcnn_ray.data.annotations import Annotations
 from ipcnn_ray.data.datasets.voc_part import NOSE, VocPart
 from ipcnn_ray.data.inspection import summary
+from ipcnn_ray.data.photographs import Annotations
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.utils.paths import Paths
 

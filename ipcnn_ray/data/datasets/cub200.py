@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ipcnn_ray.data.annotations import AGAIN, UNSEEN, AnnotatedObject, Annotations, Box
-from ipcnn_ray.data.datasets.dataset import NEGATIVES, Archive, PhotographDataset, released_archive
+from ipcnn_ray.data.datasets.dataset import Archive, released_archive
+from ipcnn_ray.data.photographs import AGAIN, NEGATIVES, UNSEEN, AnnotatedObject, Annotations, PhotographDataset, Source
 from ipcnn_ray.errors import DataError
 from ipcnn_ray.spec.data import Negatives, OneOrMore
 from ipcnn_ray.spec.section import Count, ErrorMessage, FieldIssue, NotNegative
 from ipcnn_ray.utils.text import did_you_mean
 
 if TYPE_CHECKING:
-    from ipcnn_ray.data.photographs import Source
     from ipcnn_ray.data.split import Items
 
 ALL = "bird"
@@ -203,7 +202,7 @@ def of_category(data: Cub200, tables: Tables, folder: Path, category: str) -> An
 
 
 def _add(number: int, image: str, tables: Tables, parts: list[int], folder: Path, annotations: Annotations) -> None:
-    from ipcnn_ray.data.photographs import ImageFileError, image_size
+    from ipcnn_ray.data.crops import ImageFileError, image_size
 
     path = folder / "images" / image
     try:
@@ -213,7 +212,7 @@ def _add(number: int, image: str, tables: Tables, parts: list[int], folder: Path
         annotations.add_issue(path, missing, f"images.txt names it as number {number}. {AGAIN}")
         return
     x, y, wide, high = (math.floor(side) for side in tables.boxes[number])
-    box: Box = (max(x, 1), max(y, 1), min(x + wide, width), min(y + high, height))
+    box = (max(x, 1), max(y, 1), min(x + wide, width), min(y + high, height))
     if box[0] >= box[2] or box[1] >= box[3]:
         what = f"its box {tables.boxes[number]} is not inside the {width} x {height} image"
         annotations.add_issue(path, what, f"Number {number} of bounding_boxes.txt: x, y, width, height. {AGAIN}")

@@ -1,23 +1,8 @@
 """Base classes of datasets: a section of a spec that knows its files and how crops are made of them.
 
-A package adds a dataset with an entry point in ``ipcnn.datasets``, named as the dataset's `kind`. Its object is a
-subclass of `PhotographDataset` (or of `Dataset`, for images that are not photographs with boxes)::
-
-    class Beetles(PhotographDataset):
-        \"""Beetles from above.\"""
-
-        kind: Literal["beetles"]
-        category: OneOrMore[str] = "beetle"
-        landmarks: tuple[Literal["head", "wing"], ...] = ("head", "wing")
-        negatives: Negatives = 100
-
-        title: ClassVar[str] = "Beetles: 200 photographs"
-        folder: ClassVar[str] = "beetles"
-        photographs: ClassVar[str] = "beetles/images"
-
-        def annotations(self, folder: Path) -> list[Annotations]: ...
-
-The commands import these modules. Import numpy, scipy, h5py and PIL inside the methods that read.
+A package adds a dataset with an entry point in ``ipcnn.datasets``, named as the dataset's `kind`: a subclass of
+`PhotographDataset` (photographs.py), or of `Dataset` for images that are not photographs with boxes. See
+CONTRIBUTING.md. The commands import these modules: numpy, scipy, h5py and PIL are imported in the methods that read.
 """
 
 from __future__ import annotations
@@ -31,20 +16,15 @@ from inspect import isabstract
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ipcnn_ray.data.annotations import Annotations
-from ipcnn_ray.errors import DataError, IpcnnError, Issue
+from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.data import Data, DataSection
 from ipcnn_ray.spec.section import sections
 
 if TYPE_CHECKING:
     from ipcnn_ray.data.crop_store import StorePlan
-    from ipcnn_ray.data.photographs import Source
-    from ipcnn_ray.data.split import Items
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
-NEGATIVES = "voc/neg"
-"""Folder of Zhang et al.'s negative images, 00001.JPEG and so on."""
 
 
 @dataclass(frozen=True)
@@ -162,71 +142,6 @@ class Dataset(DataSection):
         """Return the number of training items, reading annotations if needed; None if they are not there. Raises
         DataError as `store_plan`."""
         return self.train_items()
-
-
-class PhotographDataset(Dataset):
-    """Base class of datasets of photographs in which objects have boxes and landmarks.
-
-    A crop is the box of an object. Negatives are whole photographs, `voc/neg/00001.JPEG` and so on.
-    """
-
-    folder: ClassVar[str]
-    """Folder below IPCNN_DATA that `annotations` reads."""
-    photographs: ClassVar[str]
-    """Folder below IPCNN_DATA that the names of images begin in."""
-    digest_root: ClassVar[str] = ""
-    """Folder below IPCNN_DATA that the names of files in the data digest begin in."""
-    _declared: ClassVar = ("title", "folder", "photographs")
-
-    @abstractmethod
-    def annotations(self, folder: Path) -> list[Annotations]:
-        """Read the annotated objects of each category, in the order of `categories`.
-
-        Issues of single files and objects are collected in `Annotations.issues`. Raises DataError for what leaves
-        nothing to check.
-        """
-
-    def split_items(self, source: Source) -> tuple[Items, Items]:
-        """Return the training and the validation items. Reads the fields `train_share`, `positive_share` and `split`
-        of a section that declares them."""
-        from ipcnn_ray.data.split import items, items_of_categories
-
-        objects_L, share = source.objects_L, getattr(self, "train_share", 0.9)
-        if len(objects_L) == 1:
-            return items(objects_L[0], source.negatives, share, getattr(self, "positive_share", 0.75))
-        split = getattr(self, "split", "objects")
-        return items_of_categories(objects_L, source.negatives, share, repeat=True, split=split)
-
-    def read(self, root: Path | None) -> Source:
-        """Read the annotations and check them and the photographs together. Raises DataError with every issue."""
-        from ipcnn_ray.data.photographs import gather
-
-        if root is None:
-            what, advice = "IPCNN_DATA is not set", f"Set it to the folder that holds {self.folder}/."
-            raise DataError([Issue(f"data.kind = {self.kind}", what, advice)])
-        if not (root / self.folder).is_dir():
-            advice = f"IPCNN_DATA must name the folder that holds {self.folder}/."
-            raise DataError([Issue(str(root / self.folder), "no such folder", advice)])
-        return gather(
-            self.annotations(root / self.folder),
-            digest_root=root / self.digest_root,
-            photographs=root / self.photographs,
-            negatives_folder=root / NEGATIVES,
-            categories=self.categories,
-            landmarks=self.landmarks,
-            min_side=getattr(self, "min_side", 0),
-            negatives=self.negatives,
-            reader=f"{type(self).__module__}.{type(self).__qualname__}.annotations",
-        )
-
-    def store_plan(self, root: Path | None, image_size: int, progress: Progress | None) -> StorePlan:
-        from ipcnn_ray.data.photographs import plan_of_photographs
-
-        source = self.read(root)
-        return plan_of_photographs(source, image_size, progress, *self.split_items(source))
-
-    def count_train_items(self, root: Path | None) -> int | None:
-        return None if root is None else len(self.split_items(self.read(root))[0])
 
 
 def as_dataset(section: DataSection) -> Dataset:

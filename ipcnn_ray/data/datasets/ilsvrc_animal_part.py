@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ipcnn_ray.data.annotations import AGAIN, UNSEEN, AnnotatedObject, Annotations, Box, box_of
-from ipcnn_ray.data.datasets.dataset import NEGATIVES, Archive, PhotographDataset, released_archive
+from ipcnn_ray.data.datasets.dataset import Archive, released_archive
+from ipcnn_ray.data.photographs import AGAIN, NEGATIVES, UNSEEN, AnnotatedObject, Annotations, PhotographDataset, box_of
 from ipcnn_ray.spec.data import Negatives, OneOrMore, Split
 from ipcnn_ray.spec.section import FieldIssue, NotNegative, OpenShare
 from ipcnn_ray.utils.matlab import numbers
+
+if TYPE_CHECKING:
+    from ipcnn_ray.data.crops import Box
 
 Synset = Literal[
     "n01443537", "n01503061", "n01639765", "n01662784", "n01674464", "n01882714", "n01982650", "n02084071",

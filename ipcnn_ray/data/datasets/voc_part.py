@@ -8,15 +8,18 @@ voc/neg/NNNNN.JPEG.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ipcnn_ray.data.annotations import AGAIN, UNSEEN, AnnotatedObject, Annotations, Box, box_of
-from ipcnn_ray.data.datasets.dataset import NEGATIVES, Archive, PhotographDataset, released_archive
+from ipcnn_ray.data.datasets.dataset import Archive, released_archive
+from ipcnn_ray.data.photographs import AGAIN, NEGATIVES, UNSEEN, AnnotatedObject, Annotations, PhotographDataset, box_of
 from ipcnn_ray.spec.data import Negatives, OneOrMore, Provided, Split
 from ipcnn_ray.spec.section import NotNegative, OpenShare
 from ipcnn_ray.utils.matlab import MatFileError, as_list, numbers, read_mat
+
+if TYPE_CHECKING:
+    from ipcnn_ray.data.crops import Box
 
 FRAME = 224
 """The landmark files have a share of the box times this."""
@@ -240,7 +243,7 @@ def from_part_masks(data: VocPart, voc: Path, category: str) -> Annotations:
 def _add_masked(
     where: str, image: str, number: int, element: Any, data: VocPart, category: str, annotations: Annotations
 ) -> None:
-    from ipcnn_ray.data.crop_store import part_of_mask
+    from ipcnn_ray.data.crops import part_of_mask
 
     box = box_of(numbers(element["bbox"]))
     if not annotations.is_upright(where, box):

@@ -88,18 +88,19 @@ class DrawnAnimals(Dataset):
     def store_plan(self, root: Path | None, image_size: int, progress: Progress | None) -> StorePlan:
         import numpy as np
 
-        from ipcnn_ray.data.crop_store import Contents, G, MeanMasks, StorePlan
+        from ipcnn_ray.data.crop_store import Contents, StorePlan
+        from ipcnn_ray.data.crops import G, MeanMasks
         from ipcnn_ray.data.split import items_of_categories
 
         names, landmarks = self.names(), len(self.landmarks)
         objects_L = [self.objects] * len(self.categories)
         train, validation = items_of_categories(objects_L, self.negatives, self.train_share, repeat=False)
         labels_N = np.repeat([*range(len(objects_L)), -1], [*objects_L, self.negatives])
-        sizes_NK2 = np.full((len(names), landmarks, 2), np.nan, np.float32)
+        landmarks_NK2, sizes_NK2 = np.full((2, len(names), landmarks, 2), np.nan, np.float32)
         masks_KGG = np.full((landmarks, G, G), np.nan, np.float32)
         trained = set(train[:, 0].tolist())
 
-        def fill(images_N3SS: NDArray[np.uint8], landmarks_NK2: NDArray[np.float32]) -> None:
+        def fill(images_N3SS: NDArray[np.uint8]) -> None:
             mean = MeanMasks(landmarks)
             for i in range(len(names)):
                 image = self.draw(i, image_size)
@@ -114,7 +115,7 @@ class DrawnAnimals(Dataset):
         contents = Contents(
             labels_N=labels_N,
             categories=self.categories,
-            landmarks_NK2=np.full_like(sizes_NK2, np.nan),
+            landmarks_NK2=landmarks_NK2,
             train_items=train,
             val_items=validation,
             names=names,

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ipcnn_ray.data.crop_store import patch_of_outline
+from ipcnn_ray.data.crops import patch_of_outline
 from ipcnn_ray.data.datasets.drawn.bodies import PLANS, Figure, Poser
 from ipcnn_ray.data.datasets.drawn.canvas import (
     Canvas,
@@ -60,7 +60,7 @@ class DrawnImage:
     sizes_K2: NDArray[np.float32]
     """(height, width) of the box of the part's share inside the image, shares of it; NaN where mostly cut off."""
     masks: Sequence[NDArray[np.float32] | None] = ()
-    """Patch of each part (see `STEPS` of crop_store.py), occluders not counted; None where mostly cut off."""
+    """Patch of each part (see `STEPS` of crops.py), occluders not counted; None where mostly cut off."""
 
 
 def draw_animal(

@@ -8,8 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ipcnn_ray.data.annotations import AnnotatedObject, Annotations
-from ipcnn_ray.data.datasets.dataset import NEGATIVES, PhotographDataset
+from ipcnn_ray.data.photographs import NEGATIVES, AnnotatedObject, Annotations, PhotographDataset
 from ipcnn_ray.spec.data import Negatives, OneOrMore
 
 

@@ -7,7 +7,7 @@ import pytest
 from fakes.datasets import photograph
 from PIL import Image
 
-from ipcnn_ray.data.photographs import ImageFileError, image_size, place_in_crop, square_crop
+from ipcnn_ray.data.crops import ImageFileError, image_size, place_in_crop, square_crop
 
 
 def test_a_crop_of_its_own_size_is_the_pixels_of_the_box(tmp_path):

@@ -1,0 +1,161 @@
+"""Crops of photographs: decoding, positions in a crop, and the masks of parts."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, UnidentifiedImageError
+
+Box = tuple[int, int, int, int]
+"""xmin, ymin, xmax, ymax; 1-based and inclusive, as in VOC."""
+
+STEPS = 32
+"""A mask of a part is a patch [G, G]: how much of the part covers the offsets -1 ... 1 from the center of its box, in
+steps of 1 / STEPS of the object's crop, rows and columns. What lies outside the crop is 0."""
+G = 2 * STEPS + 1
+SUPERSAMPLING = 4
+"""Outlines are filled on a grid this much finer."""
+
+
+class ImageFileError(ValueError):
+    """A file that does not decode to an image. The text says how it fails, without the path."""
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) from the file's header. Raises ImageFileError."""
+    with _opened(path) as image:
+        return image.size
+
+
+def square_crop(path: Path, box: Box | None, size: int) -> NDArray[np.uint8]:
+    """Return the box of a photograph (all of it for None) as [3, size, size] RGB; gray becomes RGB.
+
+    Bilinear, antialiased when it shrinks, the aspect ratio not kept (released `getI`). Raises ImageFileError for a
+    file that does not decode to its end.
+    """
+    with _opened(path) as image:
+        try:
+            rgb = image.convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ImageFileError(f"does not decode to its end: {error}") from error
+    if box is not None:
+        xmin, ymin, xmax, ymax = box
+        rgb = rgb.crop((xmin - 1, ymin - 1, xmax, ymax))
+    return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+
+
+def place_in_crop(landmarks_K2: NDArray[np.float64], box: Box, size: int) -> NDArray[np.float64]:
+    """Map positions in a box to its `square_crop`: (row, col) in crop pixels, pixel centers at whole numbers.
+
+    `landmarks_K2` are (row, col) as shares of the box, 0 at the center of its first pixel and 1 at that of its last.
+    """
+    extent = np.array([box[3] - box[1] + 1, box[2] - box[0] + 1], np.float64)
+    return (landmarks_K2 * (extent - 1) + 0.5) * size / extent - 0.5
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except UnidentifiedImageError as error:
+        raise ImageFileError("is not an image") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageFileError(f"cannot be opened as an image: {error}") from error
+
+
+def decode(
+    crops: Sequence[tuple[Path, Box | None]],
+    images_N3SS: NDArray[np.uint8],
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[Path, str]:
+    """Decode the `square_crop` of each photograph and box into an array, in threads. Return how files fail that do not
+    decode to their end."""
+
+    def decode_into(i: int) -> str:
+        try:
+            images_N3SS[i] = square_crop(*crops[i], images_N3SS.shape[-1])
+        except ImageFileError as error:
+            return str(error)
+        return ""
+
+    failures: dict[Path, str] = {}
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode") as pool:
+        try:
+            for i, failure in enumerate(pool.map(decode_into, range(len(crops)))):
+                if failure:
+                    failures.setdefault(crops[i][0], failure)
+                if progress:
+                    progress(i + 1, len(crops))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return failures
+
+
+def part_of_mask(
+    mask: NDArray[np.bool_] | None, box: Box
+) -> tuple[tuple[float, float], tuple[float, float], NDArray[np.float32] | None]:
+    """Measure the part of a mask that lies inside an object's box.
+
+    Args:
+        mask: [rows, columns] of the whole photograph; None for a part that is not seen.
+        box: The object's box.
+
+    Returns:
+        Center and (height, width) of the smallest box around the part, shares of the object's box, and its patch;
+        NaN and None where nothing is seen.
+    """
+    xmin, ymin, xmax, ymax = box
+    inside = np.empty((0, 0), np.bool_) if mask is None else mask[max(0, ymin - 1) : ymax, max(0, xmin - 1) : xmax]
+    if not inside.any():
+        return (math.nan, math.nan), (math.nan, math.nan), None
+    rows, cols = np.nonzero(inside)
+    row, col = (rows.min() + rows.max()) / 2, (cols.min() + cols.max()) / 2
+    size = (np.ptp(rows) + 1) / (ymax - ymin + 1), (np.ptp(cols) + 1) / (xmax - xmin + 1)
+    return (row / (ymax - ymin), col / (xmax - xmin)), size, patch_of_mask(inside, (row, col))
+
+
+def patch_of_mask(inside: NDArray[np.bool_], center: tuple[float, float]) -> NDArray[np.float32]:
+    """Return the patch of a mask in its object's box. `center` is (row, col) in pixels, 0 the center of the first."""
+    rows, cols = (
+        np.floor(middle + np.arange(-STEPS, STEPS + 1) / STEPS * side + 0.5).astype(np.int64)
+        for middle, side in zip(center, inside.shape, strict=True)
+    )
+    on_box = ((rows >= 0) & (rows < inside.shape[0]))[:, None] & ((cols >= 0) & (cols < inside.shape[1]))
+    nearest = inside[np.clip(rows, 0, inside.shape[0] - 1)][:, np.clip(cols, 0, inside.shape[1] - 1)]
+    return (nearest & on_box).astype(np.float32)
+
+
+def patch_of_outline(points: NDArray[np.float64], center: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the patch of a closed outline of points (x, y) in the unit square, cut at its edges."""
+    image = Image.new("L", (G * SUPERSAMPLING, G * SUPERSAMPLING))
+    at = ((points - center) * STEPS + STEPS + 0.5) * SUPERSAMPLING - 0.5
+    ImageDraw.Draw(image).polygon(at.ravel().tolist(), fill=255)
+    patch = np.asarray(image.reduce(SUPERSAMPLING), np.float32) / 255
+    offsets = np.arange(-STEPS, STEPS + 1) / STEPS
+    on_row, on_col = ((center[axis] + offsets >= 0) & (center[axis] + offsets <= 1) for axis in (1, 0))
+    return patch * (on_row[:, None] & on_col)
+
+
+class MeanMasks:
+    """The mean patch of each of K landmarks."""
+
+    def __init__(self, count: int) -> None:
+        self.sums_KGG = np.zeros((count, G, G), np.float64)
+        self.seen_K = np.zeros(count, np.int64)
+
+    def add(self, patches: Sequence[NDArray[np.float32] | None]) -> None:
+        """Add the patches of one object by landmark, None where a part is not seen."""
+        for k, patch in enumerate(patches):
+            if patch is not None:
+                self.sums_KGG[k] += patch
+                self.seen_K[k] += 1
+
+    def mean(self) -> NDArray[np.float32]:
+        """Return [K, G, G]; NaN for a landmark that was never seen."""
+        with np.errstate(invalid="ignore"):
+            return (self.sums_KGG / self.seen_K[:, None, None]).astype(np.float32)
