@@ -51,24 +51,41 @@ def photographs(root: Path) -> None:
         Image.fromarray(rng.integers(0, 80, (90, 110, 3), np.uint8)).save(root / "voc/neg" / f"{number:05}.JPEG")
 
 
+COMMANDS = """
+import contextlib, io, json, sys
+from ipcnn_ray.cli.app import main
+
+results = []
+for words in json.load(sys.stdin):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(words)
+        except SystemExit as ended:
+            code = ended.code or 0
+    results.append((code, out.getvalue(), " ".join(err.getvalue().split())))
+json.dump(results, sys.stdout)
+"""
+
+
 class Place:
-    """A home with data, in which commands run with the package installed."""
+    """A home with data, in which commands run in a process with the package installed."""
 
     def __init__(self, folder: Path) -> None:
         photographs(folder / "data")
         self.folder = folder
-        self.spec = folder / "squares.yaml"
-        self.spec.write_text(yaml.safe_dump(SPEC))
+        (folder / "squares.yaml").write_text(yaml.safe_dump(SPEC))
         path = os.pathsep.join([str(ROOT), str(PACKAGE)])
         home = {"IPCNN_HOME": str(folder / "home"), "IPCNN_DATA": str(folder / "data"), "PYTHONPATH": path}
         self.env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | home
 
-    def ipcnn(self, *arguments: str, code: int = 0) -> str:
-        """What a command prints; its exit code is checked."""
-        command = [sys.executable, "-m", "ipcnn_ray.cli.app", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, env=self.env, cwd=self.folder, check=False)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout if code == 0 else done.stderr
+    def ipcnn(self, *commands: str) -> list[tuple[int, str, str]]:
+        """Exit code, output and errors of commands, which one process runs."""
+        words = json.dumps([command.split(" ") for command in commands])
+        done = subprocess.run([sys.executable, "-c", COMMANDS], input=words, capture_output=True, text=True,
+                              env=self.env, cwd=self.folder)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return [tuple(result) for result in json.loads(done.stdout)]
 
 
 @pytest.fixture(scope="module")
@@ -76,46 +93,44 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(tmp_path_factory.mktemp("squares"))
 
 
+WRONG = {
+    "template.base=-1": "template.base = -1",
+    "template.bass=1": "Did you mean 'base'?",
+    "template.shape=pyramide": "Did you mean 'pyramid'?",
+    "data.kind=square": "Did you mean 'squares'?",
+    "data.landmarks=[centre]": "must be one of corner, middle",
+    "eval.measures=[sparsety]": "Did you mean 'sparsity'?",
+}
+
+
 def test_commands_that_train_nothing(place: Place) -> None:
-    plan = json.loads(place.ipcnn("plan", "squares.yaml", "--json"))
-    assert [run["template"] for run in plan["runs"]] == ["plain", "pyramid base 0.25"]
-    schema = json.loads(place.ipcnn("schema"))
+    commands = ("plan squares.yaml --json", "schema", "data list --json", "data check squares.yaml --json")
+    results = place.ipcnn(*commands, *(f"validate squares.yaml --set {setting}" for setting in WRONG))
+    assert [code for code, _, _ in results] == [0] * len(commands) + [2] * len(WRONG)
+    plan, schema, listed, checked = (json.loads(out) for _, out, _ in results[: len(commands)])
+    assert [run["template"] for run in plan["runs"]] == ["plain", "pyramid base 0.25 power 1"]
     assert {"Squares", "PyramidTemplate"} <= set(schema["$defs"])
     assert '"sparsity"' in json.dumps(schema)
-    listed = {one["kind"]: one["there"] for one in json.loads(place.ipcnn("data", "list", "--json"))["datasets"]}
-    assert listed["squares"] is True
-    checked = json.loads(place.ipcnn("data", "check", "squares.yaml", "--json"))
+    assert {dataset["kind"]: dataset["there"] for dataset in listed["datasets"]}["squares"] is True
     assert checked["objects_of"] == {"square": 20}
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("template.base=-1", "template.base = -1"),
-        ("template.bass=1", "Did you mean 'base'?"),
-        ("template.shape=pyramide", "Did you mean 'pyramid'?"),
-        ("data.kind=square", "Did you mean 'squares'?"),
-        ("data.landmarks=[centre]", "must be one of corner, middle"),
-        ("eval.measures=[sparsety]", "Did you mean 'sparsity'?"),
-    ],
-)
-def test_wrong_values_are_told_as_ours_are(place: Place, setting: str, message: str) -> None:
-    assert message in place.ipcnn("validate", "squares.yaml", "--set", setting, code=2)
+    for (_, _, error), (setting, message) in zip(results[len(commands) :], WRONG.items(), strict=True):
+        assert message in error, setting
 
 
 @pytest.mark.slow
 def test_training_with_two_workers_to_the_report(place: Place) -> None:
-    outcome = json.loads(place.ipcnn("submit", "squares.yaml", "--json"))
+    submitted, reported = place.ipcnn("submit squares.yaml --json", "report squares --no-store --out page.html")
+    assert submitted[0] == reported[0] == 0, (submitted[2], reported[2])
+    outcome = json.loads(submitted[1])
     runs = {run["group"]: run for run in outcome["runs"]}
     assert {run["state"] for run in runs.values()} == {"succeeded"}
-    assert runs["pyramid"]["template"] == "pyramid base 0.25"
+    assert runs["pyramid"]["template"] == "pyramid base 0.25 power 1"
     for run in runs.values():
         assert 0 < run["metrics"]["sparsity"] < 1
         assert run["metrics"]["sparsity_conv5"] == run["metrics"]["sparsity"]
     best = max(runs, key=lambda name: runs[name]["metrics"]["sparsity"])
     assert outcome["best"] == best
-    place.ipcnn("report", "squares", "--no-store", "--out", "page.html")
     page = (place.folder / "page.md").read_text()
-    assert "pyramid base 0.25" in page
+    assert "pyramid base 0.25 power 1" in page
     assert "cells of the filter's map that are zero" in page
     assert "other" not in {line.strip("| ").partition(" |")[0] for line in page.splitlines()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
@@ -25,17 +24,13 @@ train: {epochs: 4, batch_size: 32}
 eval: {measures: [purity, ablation_own], ablation_filters: 8}
 """
 
-
-SEARCH = (
-    TEXT.replace("ablation_own", "sparsity").replace(", ablation_filters: 8", "")
-    + """\
+SEARCH = TEXT.replace("ablation_own], ablation_filters: 8", "sparsity]") + """\
 search:
   kind: named
   objective: {kind: pareto, measures: [sparsity, purity]}
   constraints: [{measure: sparsity, at_least: 0.2}]
   runs: [{name: plain, set: {template.shape: none}}]
-"""
-)
+"""  # fmt: skip
 
 
 def test_every_metric_has_a_unit_a_direction_and_a_description():
@@ -94,9 +89,6 @@ def test_a_metric_that_is_wrong_is_an_error_of_the_spec(monkeypatch, name, attri
 
 def test_checking_a_spec_does_not_import_torch():
     text = SEARCH.replace("sparsity", "stability")
-    code = (
-        f"import json, sys\nfrom ipcnn_ray.spec.loader import loads\nloads({text!r}, 's')\n"
-        "print(json.dumps('torch' in sys.modules))"
-    )
+    code = f"import sys\nfrom ipcnn_ray.spec.loader import loads\nloads({text!r}, 's')\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) is False
+    assert done.stdout == "False\n"

@@ -13,6 +13,7 @@ import yaml
 
 from ipcnn_ray.errors import SpecError
 from ipcnn_ray.spec import loader
+from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import load, loads
 from ipcnn_ray.spec.runs import resolved_yaml
 
@@ -30,28 +31,22 @@ train:
 """
 
 
-def test_an_override_is_yaml():
-    spec = loads(TEXT, "s.yaml", ["train.epochs=7", "data.landmarks=[neck]", "eval={every: 2}", "seed=3"]).spec
+def overridden(*overrides: str) -> ExperimentSpec:
+    return loads(TEXT, "s.yaml", overrides).spec
+
+
+def test_an_override_is_yaml_and_makes_a_section_that_was_absent():
+    spec = overridden("train.epochs=7", "data.landmarks=[neck]", "eval={every: 2}", "seed=3", "compute.workers=2")
     assert (spec.train.epochs, spec.data.landmarks, spec.eval.every, spec.seed) == (7, ("neck",), 2, 3)
+    assert spec.compute.workers == 2
 
 
-def test_an_override_makes_a_section_that_was_absent():
-    assert loads(TEXT, "s.yaml", ["compute.workers=2"]).spec.compute.workers == 2
-
-
-def test_an_override_of_the_shape_keeps_what_the_new_shape_has():
-    template = loads(TEXT, "s.yaml", ["template.shape=gradient"]).spec.template
-    assert template.model_dump() == {"shape": "gradient", "norm": "l2", "p": None, "beta": 2.0, "tau": None}
-
-
-def test_an_override_to_no_template_takes_the_filter_loss_away():
-    spec = loads(TEXT, "s.yaml", ["template.shape=none"]).spec
-    assert spec.loss.filter is None
-    assert spec.template.model_dump() == {"shape": "none"}
-
-
-def test_an_overridden_mapping_replaces_the_whole_section():
-    assert loads(TEXT, "s.yaml", ["template={shape: gradient}"]).spec.template.model_dump()["norm"] == "l1"
+def test_an_override_of_the_shape():
+    kept = {"shape": "gradient", "norm": "l2", "p": None, "beta": 2.0, "tau": None}
+    assert overridden("template.shape=gradient").template.model_dump() == kept, "what the new shape has, too"
+    assert overridden("template={shape: gradient}").template.model_dump() == kept | {"norm": "l1"}, "a whole section"
+    for plain in (overridden("template.shape=none"), overridden("template={shape: none}")):
+        assert plain.loss.filter is None and plain.template.model_dump() == {"shape": "none"}
 
 
 def test_a_value_knows_its_line():
@@ -99,10 +94,6 @@ def test_anchors_and_merges():
     search = loads(text, "s.yaml").spec.search
     assert search is not None
     assert search.runs[1].set == {"template.shape": "none", "seed": 2}
-
-
-def test_none_is_text():
-    assert loads(TEXT, "s.yaml", ["template={shape: none}"]).spec.template.shape == "none"
 
 
 @pytest.mark.parametrize(

@@ -6,25 +6,15 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from ipcnn_ray.data.datasets.drawn.drawn_animals import DrawnAnimals
 from ipcnn_ray.data.datasets.voc_part import VocPart
 from ipcnn_ray.spec.data import in_training
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import load, loads
-from ipcnn_ray.spec.runs import (
-    Run,
-    experiment_id,
-    grid_runs,
-    named_runs,
-    plan,
-    resolved_yaml,
-    run_for,
-    run_id,
-)
+from ipcnn_ray.spec.runs import experiment_id, grid_runs, named_runs, plan, resolved_yaml, run_for, run_id
 from ipcnn_ray.spec.search import MAX_CORNERS, SpaceSearch, active, points
-from ipcnn_ray.spec.template import Template
 
 BASE = """\
 name: t
@@ -42,10 +32,6 @@ SPACE = "search:\n  kind: space\n  trials: 2\n" + RUNS + "  space:\n"
 
 def spec(text: str) -> ExperimentSpec:
     return loads(text, "s.yaml").spec
-
-
-def beta(run: Run) -> object:
-    return getattr(run.spec.template, "beta", None)
 
 
 def test_without_a_search_there_is_one_run():
@@ -68,12 +54,8 @@ def test_a_grid_is_every_combination():
     experiment = spec(BASE + GRID)
     runs = grid_runs(experiment)
     assert [tuple(run.settings.values()) for run in runs] == list(product(["gradient", "uniform"], ["l1", "l2"]))
-    assert [run.spec.template.label() for run in runs] == [
-        "L1 β2",
-        "L2 β2",
-        "uniform L1 β2 γ0.5",
-        "uniform L2 β2 γ0.5",
-    ]
+    labels = ["L1 β2", "L2 β2", "uniform L1 β2 γ0.5", "uniform L2 β2 γ0.5"]
+    assert [run.spec.template.label() for run in runs] == labels
     assert all(run.spec.loss.filter is not None and run.spec.loss.filter.weight == 0.3 for run in runs)
     assert len({run.label for run in runs}) == 4
     assert all(run.label == f"r{run.spec.digest()}" for run in runs)
@@ -146,14 +128,8 @@ def test_a_condition_on_an_inactive_field_does_not_hold():
 
 
 def test_every_value_is_tried_even_in_a_large_space():
-    fields = [
-        "template.beta",
-        "template.gamma",
-        "template.tau",
-        "train.learning_rate",
-        "train.momentum",
-        "loss.filter.weight",
-    ]
+    fields = [f"template.{name}" for name in ("beta", "gamma", "tau")]
+    fields += ["train.learning_rate", "train.momentum", "loss.filter.weight"]
     space = "".join(f"    {field}: {{choice: [0.1, 0.2, 0.3, 0.4]}}\n" for field in fields)
     search = spec(BASE + SPACE + space).search
     assert isinstance(search, SpaceSearch)
@@ -163,41 +139,15 @@ def test_every_value_is_tried_even_in_a_large_space():
         assert {corner[field] for corner in found} == {0.1, 0.2, 0.3, 0.4}
 
 
-@pytest.mark.parametrize(
-    ("raw", "label"),
-    [
-        ({"shape": "none"}, "plain"),
-        ({"shape": "gradient", "norm": "l1", "beta": 2}, "L1 β2"),
-        ({"shape": "gradient", "norm": "l2", "beta": 4.25, "tau": 0.01}, "L2 β4.25 τ0.01"),
-        ({"shape": "uniform", "norm": "l2", "beta": 2, "gamma": 0.5}, "uniform L2 β2 γ0.5"),
-    ],
-)
-def test_template_labels(raw, label):
-    assert TypeAdapter(Template).validate_python(raw).label() == label
-
-
 def test_a_large_space_is_reduced_to_corners_that_still_draw_every_field(monkeypatch):
     """A field that waits for a later value of another one is looked at beside that value."""
-    from ipcnn_ray.spec import search as search_module
-
-    space = {
-        "template.shape": {"choice": ["gradient", "uniform", "ring"]},
-        "template.beta": {"uniform": [1.0, 3.0], "when": {"template.shape": "gradient"}},
-        "template.radius": {"uniform": [0.1, 0.4], "when": {"template.shape": "ring"}},
-        "train.learning_rate": {"log_uniform": [0.001, 0.01]},
-    }
-    search = {"kind": "space", "trials": 3, "runs": [{"name": "plain", "set": {"template": {"shape": "none"}}}]}
-    raw = {
-        "name": "t",
-        "data": {"kind": "drawn_animals"},
-        "model": {"network": "compact"},
-        "template": {"shape": "gradient"},
-        "train": {"epochs": 4},
-        "search": search | {"space": space},
-    }
-    spec = ExperimentSpec.model_validate(raw)
-    monkeypatch.setattr(search_module, "MAX_CORNERS", 3)
-    values = points(spec.search)
+    space = "    template.shape: {choice: [gradient, uniform, ring]}\n"
+    space += "    train.learning_rate: {log_uniform: [0.001, 0.01]}\n"
+    space += "    template.beta: {uniform: [1.0, 3.0], when: {template.shape: gradient}}\n"
+    space += "    template.radius: {uniform: [0.1, 0.4], when: {template.shape: ring}}\n"
+    search = spec(BASE + SPACE + space).search
+    monkeypatch.setattr("ipcnn_ray.spec.search.MAX_CORNERS", 3)
+    values = points(search)
     for radius in (0.1, 0.4):
         assert any(one.get("template.shape") == "ring" and one.get("template.radius") == radius for one in values)
     assert all("template.radius" not in one for one in values if one["template.shape"] != "ring")
