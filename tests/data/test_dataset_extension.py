@@ -138,6 +138,7 @@ def package(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_dataset_of_another_package_is_one_of_ours(package, tmp_path):
     data = tmp_path / "data"
     for i in range(6):
@@ -195,6 +196,7 @@ def test_a_dataset_of_another_package_is_one_of_ours(package, tmp_path):
     assert results["doctor"]["categories"] == ["ground"] and results["doctor"]["there"]
 
 
+@pytest.mark.slow
 def test_a_command_with_a_package_that_does_not_import(package, tmp_path):
     (package / "beetles_of_ours.py").write_text("import nothing_of_the_kind\n")
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{package}", "COLUMNS": "200"}

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from fakes.drawings import draw
 
-from ipcnn_ray.data.datasets.drawn.bodies import PLANS, Poser
-from ipcnn_ray.data.datasets.drawn.canvas import Canvas, contains
+from ipcnn_ray.data.datasets.drawn.bodies import PLANS, Poser, contains
 from ipcnn_ray.data.datasets.drawn.drawn_animals import DrawnAnimals
-from ipcnn_ray.data.datasets.drawn.scene import SCATTERED, _crop, _generator, _landmark
+from ipcnn_ray.data.datasets.drawn.scene import SCATTERED, Canvas, _crop, _generator, _landmark
 
 SIZE = 48
 

@@ -39,6 +39,7 @@ def test_several_categories_one_of_them_without_limbs(animals):
     assert len(store.train_items) + len(store.val_items) == 2 * 1500
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_the_foxes_as_released(real_data, tmp_path):
     if not (real_data / f"detanimalpart/{FOX}_obj").is_dir():

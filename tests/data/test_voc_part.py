@@ -200,6 +200,7 @@ def spec() -> VocPart:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_cow_as_released(paths, spec):
     found = summary(prepare(spec, SIZE, paths))
@@ -216,6 +217,7 @@ def test_cow_as_released(paths, spec):
     assert splits["training"]["objects"] == 175
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_the_first_cow_by_hand(paths, spec, real_data):
     """Its box is columns 219..292 and rows 162..220, its head rows 195..214 and columns 219..236, its neck rows
@@ -232,6 +234,7 @@ def test_the_first_cow_by_hand(paths, spec, real_data):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_landmarks_lie_in_their_crops_and_heads_beside_torsos(paths, spec):
     store = prepare(spec, SIZE, paths)

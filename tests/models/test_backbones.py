@@ -169,7 +169,9 @@ def test_statistics_stay_as_they_are_and_the_world_size_changes_nothing():
     assert net.layer("bn1").weight.grad is not None and net.layer("conv1").weight.grad is None
 
 
-@pytest.mark.parametrize("model", [SQUEEZE, RESNET], ids=["squeezenet", "resnet"])
+@pytest.mark.parametrize(
+    "model", [pytest.param(SQUEEZE, id="squeezenet", marks=pytest.mark.slow), pytest.param(RESNET, id="resnet")]
+)
 def test_an_exported_backbone_takes_any_batch(model):
     net, size = build(model, L1, 0).eval(), model.table.image_size
     example = torch.randn(2, 3, size, size)

@@ -114,7 +114,7 @@ def test_compact_learns_to_see_a_square(template):
     net = build(COMPACT, template, 0).train()
     optimiser = torch.optim.SGD(net.parameter_groups(5e-4), lr=0.01, momentum=0.9)
     losses = []
-    for step in range(100):
+    for step in range(60):
         x = 0.3 * torch.randn(16, 3, 64, 64, generator=generator)
         sign = torch.tensor([1.0, -1.0]).repeat(8)
         for image in x[::2]:

@@ -31,6 +31,10 @@ def of_shape(name: str) -> PartTemplate:
     return SECTIONS[name](shape=name, **more)
 
 
+def unit_of(name: str, n: int) -> torch.Tensor:
+    return part_templates(n, **of_shape(name).arguments(), tau=1.0)
+
+
 def test_every_function_has_its_section_with_the_same_parameters():
     assert SECTIONS.keys() == SHAPES.keys()
     for name, kind in SECTIONS.items():
@@ -41,11 +45,19 @@ def test_every_function_has_its_section_with_the_same_parameters():
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-@pytest.mark.parametrize("n", [1, 6, 13])
-def test_every_shape_is_built_and_drawn(name, n, tmp_path):
-    unit = _unit(of_shape(name), n)
-    assert unit.shape == (n * n, n, n) and unit.dtype == torch.float32
-    save_template_figure(unit.numpy(), of_shape(name).label(), tmp_path / "a.png")
+def test_every_shape_is_built(name):
+    for n in (1, 6, 13):
+        unit = unit_of(name, n)
+        assert unit.shape == (n * n, n, n) and unit.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [("gradient", 6), *(pytest.param(name, 6, marks=pytest.mark.slow) for name in SECTIONS if name != "gradient"),
+     *(pytest.param("gradient", n, marks=pytest.mark.slow) for n in (1, 13))],
+)  # fmt: skip
+def test_every_shape_is_drawn(name, n, tmp_path):
+    save_template_figure(unit_of(name, n).numpy(), of_shape(name).label(), tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 10
 
@@ -78,7 +90,3 @@ def test_no_other_file_names_a_shape():
     ]
     assert found == []
     assert MaskTemplate.__name__ in (root / "spec/template.py").read_text()
-
-
-def _unit(template, n):
-    return part_templates(n, **template.arguments(), tau=1.0)

@@ -1,1 +1,1 @@
-"""The dataset of drawn animals: its section, the body plans, the scene, and the canvas."""
+"""The dataset of drawn animals: its section, the bodies of the animals, and the scene."""

@@ -18,15 +18,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ipcnn_ray.data.crops import patch_of_outline
-from ipcnn_ray.data.datasets.drawn.bodies import PLANS, Figure, Poser
-from ipcnn_ray.data.datasets.drawn.canvas import (
-    Canvas,
+from ipcnn_ray.data.datasets.drawn.bodies import (
+    PLANS,
     Color,
+    Figure,
     Part,
     Points,
+    Poser,
     blob,
     box_of,
     contains,
@@ -34,12 +35,12 @@ from ipcnn_ray.data.datasets.drawn.canvas import (
     ribbon,
     rotate,
     round_shape,
-    soft_colors,
-    soft_field,
+    shade,
     toward,
     varied,
 )
 
+BILINEAR = Image.Resampling.BILINEAR
 SUPERSAMPLING = 2
 SCATTERED = ("torso", "neck", "leg", "hoof", "toe", "tail", "tuft")
 """Parts that images without an animal may show."""
@@ -157,6 +158,39 @@ def _crop(figure: Figure, rng: np.random.Generator) -> Callable[[Points], Points
     share = rng.random(2)
     low, high = low - missing * share, high + missing * (1 - share)
     return lambda points: (stand(points) - low) / (high - low)
+
+
+class Canvas:
+    """A square image whose unit square outlines are filled on."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self.image = image
+        self.side = image.width
+        self.pen = ImageDraw.Draw(image)
+
+    def _at(self, points: Points) -> list[float]:
+        flat: list[float] = (points * self.side - 0.5).ravel().tolist()
+        return flat
+
+    def fill(self, points: Points, color: Color | int, edge: Color | None = None) -> None:
+        self.pen.polygon(self._at(points), fill=color, outline=edge)
+
+    def part(self, part: Part) -> None:
+        self.fill(part.points, part.color, shade(part.color, 0.62) if part.outlined else None)
+
+    def line(self, points: Points, color: Color, width: float) -> None:
+        """Draw a line. `width` is a share of the image's side."""
+        self.pen.line(self._at(points), fill=color, width=max(1, round(width * self.side)))
+
+
+def soft_colors(colors: NDArray[np.uint8], side: int) -> Image.Image:
+    """Return a small grid of colors [rows, columns, 3], interpolated over side x side pixels."""
+    return Image.fromarray(colors, "RGB").resize((side, side), BILINEAR)
+
+
+def soft_field(values: NDArray[np.float64], side: int) -> NDArray[np.float32]:
+    """Return a small grid of numbers [rows, columns], interpolated over side x side pixels."""
+    return np.asarray(Image.fromarray(values.astype(np.float32)).resize((side, side), BILINEAR))
 
 
 class _Scene:
