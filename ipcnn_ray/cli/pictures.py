@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from ipcnn_ray.utils.paths import Paths
 from ipcnn_ray.utils.text import did_you_mean
 
 if TYPE_CHECKING:
-    from ipcnn_ray.report.filter_figures import RankedFilter
+    from ipcnn_ray.report.filter_figures import FilterView, RankedFilter
     from ipcnn_ray.train.filter_activations import FilterActivations
 
 FOLDER = "pictures"
@@ -30,6 +31,8 @@ MOST_RUNS = 8
 """Runs that get figures unless --run names some."""
 INSTABILITY_TOLERANCE = 1e-6
 """A larger difference from the recorded instability gets a note."""
+ROWS = 6
+"""Images in a figure of receptive fields."""
 REPRESENTATIVES = {"stable": "its most stable filter that fires", "median": "the median of its filters that fire"}
 """Which filter of each run a figure of receptive fields shows -> its description."""
 
@@ -232,14 +235,13 @@ def _check_weights(paths: Paths, parent: RecordedRun, labels: Sequence[str]) -> 
 
 def _draw_run(folder: _PictureFolder, drawn: _DrawnRun, count: int, *, quiet: bool) -> None:
     """Tables of all filters of a run, the figure of their ranking, and figures of `count` filters."""
-    from ipcnn_ray.cli import filter_views as views
     from ipcnn_ray.report import filter_figures as figures
 
     activations, run, label = drawn.activations, drawn.recorded, drawn.label
     landmarks = activations.store.landmark_names
-    drawn.filters = views.rank_filters(activations)
-    measured = views.measured_filters(drawn.filters)
-    shown = views.evenly_spaced(measured, count)
+    drawn.filters = rank_filters(activations)
+    measured = [ranked for ranked in drawn.filters if ranked.rank is not None]
+    shown = evenly_spaced(measured, count)
     _print_instability_notes(drawn)
     if not measured:
         raise IpcnnError(
@@ -250,19 +252,13 @@ def _draw_run(folder: _PictureFolder, drawn: _DrawnRun, count: int, *, quiet: bo
     with folder.file(run, label, "filters.csv") as path:
         figures.filters_csv(drawn.filters, landmarks, path)
     with folder.file(run, label, "distances.csv") as path:
-        figures.distances_csv(views.distance_rows(activations, shown), path)
+        figures.distances_csv(distance_rows(activations, shown), path)
     with folder.file(run, label, "filters_ranked.png") as path:
-        figures.save_ranking_figure(
-            [ranked.instability for ranked in measured],
-            [ranked.deviation_K for ranked in measured],
-            landmarks,
-            [ranked.rank or 0 for ranked in shown],
-            f"{drawn.title}, {activations.layer}: {len(measured)} filters from stable to unstable",
-            path,
-        )
+        title = f"{drawn.title}, {activations.layer}: {len(measured)} filters from stable to unstable"
+        figures.save_ranking_figure(measured, landmarks, shown, title, path)
     for ranked in shown:
         with folder.file(run, label, f"rank_{ranked.rank:04}_filter_{ranked.number:04}.png") as path:
-            figures.save_filter_figure(views.filter_view(activations, ranked, drawn.filters, drawn.title), path)
+            figures.save_filter_figure(filter_view(activations, ranked, len(measured), drawn.title), path)
     if not quiet:
         mean = f"instability {activations.instability.mean:.4f}"
         output.print_line(f"{drawn.title}, {activations.layer}: {len(measured)} filters, {mean}", style="bold")
@@ -288,22 +284,127 @@ def _print_instability_notes(drawn: _DrawnRun) -> None:
 
 def _draw_receptive_fields(folder: _PictureFolder, drawn: Sequence[_DrawnRun]) -> None:
     """Receptive fields of one filter per run, in one figure for all runs on the same data."""
-    from ipcnn_ray.cli import filter_views as views
-    from ipcnn_ray.report.filter_figures import save_receptive_fields_figure
+    from ipcnn_ray.report.filter_figures import RunColumn, save_receptive_fields_figure
 
     all_data = list(dict.fromkeys(run.data for run in drawn))
     for which, description in REPRESENTATIVES.items():
         for data in all_data:
             runs = [run for run in drawn if run.data == data]
             activations = [run.activations for run in runs]
-            filters = [views.representative_filter(run.filters, which) for run in runs]
-            positions = views.common_images(activations, filters)
+            filters = [representative_filter(run.filters, which) for run in runs]
+            positions = common_images(activations, filters)
             output.print_progress(f"receptive fields of {len(runs)} runs, {which}")
             columns = [
-                views.run_column(run.activations, ranked, positions, run.title.replace(": ", "\n"))
+                RunColumn(
+                    run.title.replace(": ", "\n"),
+                    ranked,
+                    run.activations.regions([ranked.number], positions)[:, 0],
+                )
                 for run, ranked in zip(runs, filters, strict=True)
             ]
             suffix = f"_{runs[0].label}" if len(all_data) > 1 else ""
             with folder.file(folder.parent, f"receptive_fields_{which}{suffix}.png") as path:
                 crops = activations[0].crops(positions)
                 save_receptive_fields_figure(crops, columns, data[1], description, path)
+
+
+def rank_filters(activations: FilterActivations) -> list[RankedFilter]:
+    """All filters of the layer from stable to unstable; those that could not be measured come last, by number."""
+    from ipcnn_ray.report.filter_figures import RankedFilter
+
+    instability_C = activations.instability.per_filter_C.tolist()
+    fires_C = activations.fires_NC.sum(0).tolist()
+    filters = []
+    for rank, c in enumerate(activations.order(), 1):
+        distances = activations.distances(c)
+        filters.append(
+            RankedFilter(
+                rank=rank if math.isfinite(instability_C[c]) else None,
+                number=c,
+                category=activations.store.categories[int(activations.instability.category_C[c])],
+                instability=instability_C[c],
+                mean_K=distances.mean_K.numpy(),
+                deviation_K=distances.deviation_K.numpy(),
+                images_K=distances.counted_NK.sum(0).numpy(),
+                fires=fires_C[c],
+            )
+        )
+    return filters
+
+
+def evenly_spaced(values: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` values at even intervals, including the first and the last."""
+    last, gaps = len(values) - 1, max(1, min(count, len(values)) - 1)
+    return [values[i] for i in sorted({round(last * gap / gaps) for gap in range(min(count, len(values)))})]
+
+
+def filter_view(activations: FilterActivations, ranked: RankedFilter, measured: int, title: str) -> FilterView:
+    """A filter and its strongest images among those that enter its instability."""
+    from ipcnn_ray.report.filter_figures import TILES, FilterView
+
+    c, store = ranked.number, activations.store
+    distances, own = activations.distances(c), activations.own_images(c)
+    activation_N = activations.activation_NC[own, c]
+    order = [i for i in activation_N.argsort(descending=True, stable=True).tolist() if distances.counted_NK[i].any()]
+    shown = order[:TILES]
+    positions = own[shown].tolist()
+    numbers = activations.image_N[positions]
+    return FilterView(
+        ranked=ranked,
+        title=f"{title}, {activations.layer}, filter {c}",
+        measured=measured,
+        objects=len(activations.image_N),
+        landmark_names=store.landmark_names,
+        image_names=tuple(store.names[number] for number in numbers),
+        images_ISS3=activations.crops(positions),
+        activation_I=activation_N[shown].numpy(),
+        peak_I2=activations.peaks_NC2[positions, c].numpy(),
+        landmarks_IK2=store.landmarks_NK2[numbers],
+        distance_IK=distances.distance_NK[shown].numpy(),
+        counted_K=tuple(
+            distances.distance_NK[[i for i in order if distances.counted_NK[i, k]], k].numpy()
+            for k in range(len(store.landmark_names))
+        ),
+    )
+
+
+def distance_rows(
+    activations: FilterActivations, filters: Sequence[RankedFilter]
+) -> list[tuple[int, str, float, float, float, str, float, bool]]:
+    """Rows of `distances_csv`: every known distance of the filters, by image in the order of the store."""
+    rows = []
+    for c in (ranked.number for ranked in filters):
+        distances = activations.distances(c)
+        for i, position in enumerate(activations.own_images(c).tolist()):
+            image = activations.store.names[int(activations.image_N[position])]
+            activation = float(activations.activation_NC[position, c])
+            row, col = activations.peaks_NC2[position, c].tolist()
+            for k, landmark in enumerate(activations.store.landmark_names):
+                distance, counted = float(distances.distance_NK[i, k]), bool(distances.counted_NK[i, k])
+                if not math.isnan(distance):
+                    rows.append((c, image, activation, row, col, landmark, distance, counted))
+    return rows
+
+
+def representative_filter(filters: Sequence[RankedFilter], which: str) -> RankedFilter:
+    """The most stable (`which` is "stable") or the median filter of those that fire in more than ROWS images.
+
+    If none does, all measured filters count.
+    """
+    measured = [ranked for ranked in filters if ranked.rank is not None]
+    firing = [ranked for ranked in measured if ranked.fires > ROWS] or measured
+    return firing[0] if which == "stable" else firing[len(firing) // 2]
+
+
+def common_images(runs: Sequence[FilterActivations], filters: Sequence[RankedFilter]) -> list[int]:
+    """Positions of the images of a figure, the same for all runs, given one filter per run.
+
+    Images in which more of the filters fire are preferred; among equals they are evenly spaced.
+    """
+    fires = [run.fires_NC[:, ranked.number].tolist() for run, ranked in zip(runs, filters, strict=True)]
+    count_N = [sum(fires_R) for fires_R in zip(*fires, strict=True)]
+    positions: list[int] = []
+    for count in sorted(set(count_N), reverse=True):
+        equal = [position for position, other in enumerate(count_N) if other == count]
+        positions += evenly_spaced(equal, ROWS - len(positions))
+    return sorted(positions)

@@ -24,6 +24,7 @@ from ipcnn_ray.report.tradeoff import tradeoff_chapter
 from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
 from ipcnn_ray.spec.search import metric_info
 from ipcnn_ray.tracking.tracker import RecordedRun
+from ipcnn_ray.utils.text import counted, parse_number
 
 WARNED = ("d", "w", "u")
 """Marks of runs that are warned of at the top of a report."""
@@ -38,15 +39,15 @@ def search_goals(experiment: Experiment) -> list[str]:
     return goals or (["instability"] if any("instability" in group.means for group in trials) else [])
 
 
-def experiment_chapters(experiment: Experiment, importances: Importances, prefix: str = "") -> list[Chapter]:
-    """All chapters on one experiment. `prefix` begins the names of its tables and figures."""
+def experiment_chapters(experiment: Experiment, importances: Importances) -> list[Chapter]:
+    """All chapters on one experiment."""
     chapters = [
-        overview_chapter(experiment, prefix),
-        ranking_chapter(experiment, prefix),
-        convergence_chapter(experiment, prefix),
-        tradeoff_chapter(experiment, prefix),
-        search_chapter(experiment, importances, prefix),
-        cost_chapter(experiment, prefix),
+        overview_chapter(experiment),
+        ranking_chapter(experiment),
+        convergence_chapter(experiment),
+        tradeoff_chapter(experiment),
+        search_chapter(experiment, importances),
+        cost_chapter(experiment),
     ]
     return [chapter for chapter in chapters if chapter is not None]
 
@@ -58,14 +59,14 @@ def warnings(experiment: Experiment) -> list[str]:
     return [f"{counts[mark]} of {total} runs: {MARKS[mark]}." for mark in WARNED if counts[mark]]
 
 
-def overview_chapter(experiment: Experiment, prefix: str) -> Chapter:
+def overview_chapter(experiment: Experiment) -> Chapter:
     """The search and its objectives, and the data, code and hardware of the runs."""
     objectives, parent, runs = experiment.objectives, experiment.parent, experiment.runs
     asked = f"ranked by {', '.join(objectives.goals)}"
     if objectives.constraints:
         asked += f"; bounds: {', '.join(map(str, objectives.constraints))}"
     asked += f"; control: {objectives.control}" if objectives.control else ""
-    search = experiment.spec.get("search") or {}
+    search = experiment.search
     kind = str(search.get("kind", "a single run"))
     if search.get("algorithm"):
         kind += f" ({search['algorithm']}, {search.get('trials')} trials)"
@@ -100,9 +101,7 @@ def overview_chapter(experiment: Experiment, prefix: str) -> Chapter:
     if caveats := warnings(experiment):
         blocks.append(Paragraphs(tuple(f"Note: {caveat}" for caveat in caveats)))
     caption = "As recorded when the runs were trained; several values stand where the runs differ."
-    blocks.append(
-        TableBlock(f"{prefix}asked", "What was asked, and from what", caption, Table(("what", "value"), rows, ()))
-    )
+    blocks.append(TableBlock("asked", "What was asked, and from what", caption, Table(("what", "value"), rows, ())))
     if experiment.spec_text:
         blocks.append(SourceBlock("The resolved spec", experiment.spec_text))
     return Chapter(f"Experiment {experiment.name}", blocks, starts_line=True)
@@ -120,36 +119,34 @@ def _count_states(runs: Sequence[RecordedRun]) -> str:
     return ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in runs).items())
 
 
-def ranking_chapter(experiment: Experiment, prefix: str) -> Chapter:
+def ranking_chapter(experiment: Experiment) -> Chapter:
     """The settings, best first, the tests of their differences, and why runs did not succeed."""
     ranking = experiment.ranking
-    caption = "Settings, best first" + (
-        f"; the control is {ranking.objectives.control}." if ranking.objectives.control else "."
-    )
+    control = ranking.objectives.control
+    caption = f"Settings, best first{f'; the control is {control}' if control else ''}."
     if any(group.order == 2 for group in ranking.groups):
         caption += (
             " Those that were stopped stand below the others, whatever their numbers: these are of their last epoch."
         )
     headline = ranking.headline()
     blocks: list[Block] = [Paragraphs((headline,))] if headline else []
-    blocks.append(TableBlock(f"{prefix}ranking", "Settings", caption, ranking.table()))
-    blocks += [table for table in (measures_table(ranking, prefix),) if table]
+    blocks.append(TableBlock("ranking", "Settings", caption, ranking.table()))
+    if measures := measures_table(ranking):
+        blocks.append(measures)
     for table in ranking.luck():
         head = table.columns[0]
         measure = next((name for name, shown in HEADS.items() if shown == head), head)
         caption = "Mean of the differences paired by seed, ± their standard deviation; p as explained below."
-        blocks.append(TableBlock(f"{prefix}luck_{measure}", f"May the differences in {head} be luck?", caption, table))
+        blocks.append(TableBlock(f"luck_{measure}", f"May the differences in {head} be luck?", caption, table))
     causes = ranking.causes()  # a table here, so they are left out of the notes
     blocks.append(Paragraphs(tuple(line for line in ranking.notes() if line not in causes)))
     if rows := [[run.label, run.template, run.state, run.cause] for run in experiment.runs if run.cause]:
         table = Table(("run", "template", "state", "why"), rows, ())
-        blocks.append(
-            TableBlock(f"{prefix}causes", "Runs that did not end, and why", "As the runs recorded it.", table)
-        )
+        blocks.append(TableBlock("causes", "Runs that did not end, and why", "As the runs recorded it.", table))
     return Chapter("Ranking", blocks)
 
 
-def measures_table(ranking: Ranking, prefix: str) -> TableBlock | None:
+def measures_table(ranking: Ranking) -> TableBlock | None:
     """What the settings reach in the other measures of interpretability; None where none was taken."""
     names = (name for name in METRICS.names() if name != INSTABILITY)
     infos = {name: metric_info(name) for name in names if any(name in group.means for group in ranking.groups)}
@@ -166,17 +163,17 @@ def measures_table(ranking: Ranking, prefix: str) -> TableBlock | None:
         f"A measure that is the same for all settings tells nothing apart. {meanings}."
     )
     table = Table(("run", "template", *marks.values()), rows, tuple(marks.values()))
-    return TableBlock(f"{prefix}measures", "Other measures of interpretability", caption, table)
+    return TableBlock("measures", "Other measures of interpretability", caption, table)
 
 
-def search_chapter(experiment: Experiment, importances: Importances, prefix: str) -> Chapter | None:
+def search_chapter(experiment: Experiment, importances: Importances) -> Chapter | None:
     """Figures of a grid or space search; None without one."""
     if not experiment.trials:
         return None
     blocks: list[Block] = []
     goals = search_goals(experiment)
     for goal in goals:
-        name = f"{prefix}{goal}_" if len(goals) > 1 else prefix
+        name = f"{goal}_" if len(goals) > 1 else ""
         trials = trials_of(experiment, goal)
         blocks.append(objective_figure(experiment, trials, goal, name))
         if figure := parallel_coordinates(experiment, trials, goal, name):
@@ -185,9 +182,8 @@ def search_chapter(experiment: Experiment, importances: Importances, prefix: str
             ended = sum(trial.ended and trial.value is not None for trial in trials)
             blocks.append(importance_figure(shares, rank_correlations(trials, list(shares)), goal, ended, name))
         else:
-            blocks.append(
-                Paragraphs((f"Importance for {goal}: not computed; it needs eight trials trained to the end.",))
-            )
+            text = f"Importance for {goal}: not computed; it needs eight trials trained to the end."
+            blocks.append(Paragraphs((text,)))
         if figure := beta_gamma_figure(experiment, goal, name):
             blocks.append(figure)
     if not blocks:
@@ -232,18 +228,11 @@ def compute_hours(run: ReportedRun) -> ComputeHours | None:
             return ComputeHours(kind, run.metrics[kind], True)
     if not run.seconds:
         return None
-    workers = _tag(run, "ipcnn.workers") or _tag(run, "ipcnn.compute.workers") or 1
+    workers = parse_number(run.tags.get("ipcnn.workers")) or parse_number(run.tags.get("ipcnn.compute.workers")) or 1
     device = "cpu" if run.tags.get("ipcnn.device", "cpu") == "cpu" else "gpu"
-    per_worker = _tag(run, f"ipcnn.compute.{device}s_per_worker") or 1
+    per_worker = parse_number(run.tags.get(f"ipcnn.compute.{device}s_per_worker")) or 1
     total = sum(seconds for _, seconds in run.seconds)
     return ComputeHours(f"{device}_hours", total * workers * per_worker / 3600, False)
-
-
-def _tag(run: ReportedRun, key: str) -> float | None:
-    try:
-        return float(run.tags[key])
-    except (KeyError, ValueError):
-        return None
 
 
 def wall_seconds(runs: Sequence[ReportedRun]) -> float | None:
@@ -255,10 +244,10 @@ def wall_seconds(runs: Sequence[ReportedRun]) -> float | None:
 
 def retries(run: ReportedRun) -> dict[str, int]:
     """Cause -> number of retries."""
-    return {cause: int(_tag(run, f"ipcnn.attempts_{cause}") or 0) for cause in RETRY_CAUSES}
+    return {cause: int(parse_number(run.tags.get(f"ipcnn.attempts_{cause}")) or 0) for cause in RETRY_CAUSES}
 
 
-def cost_chapter(experiment: Experiment, prefix: str) -> Chapter:
+def cost_chapter(experiment: Experiment) -> Chapter:
     """Hours, wall time, speed and retries of all runs."""
     runs = experiment.runs
     used = [hours for run in runs if (hours := compute_hours(run)) is not None]
@@ -268,15 +257,14 @@ def cost_chapter(experiment: Experiment, prefix: str) -> Chapter:
     for kind, title in KINDS.items():
         if of_kind := [hours for hours in used if hours.kind == kind]:
             estimated = sum(not hours.exact for hours in of_kind)
-            note = f"of {_runs(len(of_kind))}" + (
-                f"; {estimated} from the seconds of their epochs" if estimated else ""
-            )
-            rows.append([title, f"{sum(hours.hours for hours in of_kind):.4g}", note])
+            note = f"; {estimated} from the seconds of their epochs" if estimated else ""
+            total = f"{sum(hours.hours for hours in of_kind):.4g}"
+            rows.append([title, total, f"of {counted(len(of_kind), 'run')}{note}"])
     if len(used) < len(runs):
         rows.append(["runs of unknown cost", str(len(runs) - len(used)), "no finished epoch is recorded"])
     rows.append(["wall time", "-" if wall is None else duration(wall), "first start to last end, pauses included"])
     if rates:
-        spread = f"median of {_runs(len(rates))}; {min(rates):.4g} to {max(rates):.4g}"
+        spread = f"median of {counted(len(rates), 'run')}; {min(rates):.4g} to {max(rates):.4g}"
         rows.append(["images per second", f"{median(rates):.4g}", f"training, last epoch of each run; {spread}"])
     by_run = [retries(run) for run in runs]
     rows += [
@@ -284,14 +272,10 @@ def cost_chapter(experiment: Experiment, prefix: str) -> Chapter:
         for cause, meaning in RETRY_CAUSES.items()
     ]
     devices = Counter(run.tags["ipcnn.device"] for run in runs if "ipcnn.device" in run.tags)
-    rows.append(["devices", ", ".join(devices) or "-", ", ".join(map(_runs, devices.values()))])
+    rows.append(["devices", ", ".join(devices) or "-", ", ".join(counted(count, "run") for count in devices.values())])
     caption = "Hours are those of training and evaluation, of all workers together, without the time in a queue."
     table = Table(("what", "value", "note"), rows, ("value",))
-    return Chapter("Cost", [TableBlock(f"{prefix}cost", "What it took", caption, table)])
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count} runs"
+    return Chapter("Cost", [TableBlock("cost", "What it took", caption, table)])
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ipcnn_ray.report.experiment_record import Experiment, ReportedRun
-from ipcnn_ray.report.ranking import Group
+from ipcnn_ray.report.ranking import Comparison, Group, compare_family
 from ipcnn_ray.report.ranking_table import HEADS, Table, comparison_json, interval_words, p_words, spread_words
-from ipcnn_ray.report.significance import Comparison, compare_family
 from ipcnn_ray.spec.search import ranked_names
+from ipcnn_ray.utils.text import shortened_list
 
 LINEAGE = ("code.", "env.", "host.", "data.", "model.", "ipcnn.device", "ipcnn.precision", "ipcnn.workers")
 """Prefixes of the tags that describe code, data, weights and hardware."""
@@ -27,13 +27,8 @@ WHOLE = "all"
 """Name of the pair if each side is a single setting."""
 
 
-@dataclass(frozen=True)
-class Fact:
-    """A field or tag that differs between sides."""
-
-    key: str
-    values: tuple[str | None, ...]
-    """One per side: the values of its runs, joined; None without any."""
+Facts = Mapping[str, Sequence[str | None]]
+"""Field or tag that differs between sides -> its value on each side, those of its runs joined; None without any."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +50,8 @@ class Differences:
     """All differences between two or more sides; each is an experiment or one of its runs."""
 
     names: tuple[str, ...]
-    spec: list[Fact]
-    lineage: list[Fact]
+    spec: Facts
+    lineage: Facts
     pairs: list[Pair]
     unshared: list[list[str]]
     """One per side: its settings that the first side lacks; of the first those that every other lacks."""
@@ -124,8 +119,7 @@ class Differences:
             lines.append("Code, data and hardware are the same.")
         for letter, settings in zip(self.letters, self.unshared, strict=True):
             if settings:
-                more = f" and {len(settings) - 8} more" if len(settings) > 8 else ""
-                lines.append(f"Only {letter} has {', '.join(settings[:8])}{more}.")
+                lines.append(f"Only {letter} has {shortened_list(settings, 8)}.")
         if not self.pairs:
             lines.append("No setting of A was measured on another side, so no numbers are compared.")
         else:
@@ -142,8 +136,8 @@ class Differences:
         """The same for scripts, with all values in full."""
         return {
             "sides": list(self.names),
-            "spec": [{"field": one.key, "values": list(one.values)} for one in self.spec],
-            "lineage": [{"tag": one.key, "values": list(one.values)} for one in self.lineage],
+            "spec": [{"field": key, "values": list(values)} for key, values in self.spec.items()],
+            "lineage": [{"tag": key, "values": list(values)} for key, values in self.lineage.items()],
             "metrics": [
                 {"setting": pair.setting, "side": pair.side, "first": self.names[0], **comparison_json(pair.comparison)}
                 for pair in self.pairs
@@ -152,11 +146,10 @@ class Differences:
         }
 
 
-def differing(sides: Sequence[Mapping[str, str]]) -> list[Fact]:
+def differing(sides: Sequence[Mapping[str, str]]) -> Facts:
     """Keys whose values differ between sides."""
-    keys = dict.fromkeys(key for side in sides for key in side)
-    facts = [Fact(key, tuple(side.get(key) for side in sides)) for key in keys]
-    return [fact for fact in facts if len(set(fact.values)) > 1]
+    facts = {key: [side.get(key) for side in sides] for side in sides for key in side}
+    return {key: values for key, values in facts.items() if len(set(values)) > 1}
 
 
 def _merge(all_values: Sequence[Mapping[str, str]]) -> dict[str, str]:
@@ -170,7 +163,7 @@ def _search(side: Experiment) -> dict[str, str]:
     """Fields of the search section by dotted path; empty for a single run."""
     if len(side.runs) == 1:
         return {}
-    return dict(_flat(side.spec.get("search") or {}, "search"))
+    return dict(_flat(side.search, "search"))
 
 
 def _flat(value: Any, path: str) -> list[tuple[str, str]]:
@@ -196,20 +189,16 @@ def _pairs(names: Sequence[str], groups: Sequence[Mapping[str, Group]]) -> list[
     pairs = []
     spreads = [group.spreads for side in groups for group in side.values()]
     for measure in (name for name in ranked_names() if any(name in metrics for metrics in spreads)):
-        # `compare_family` skips pairs without the metric: the names are indices into `matched`.
-        numbered = [
-            (replace(mine, name=str(index)), replace(first, name=f"first of {index}"))
-            for index, (_, _, mine, first) in enumerate(matched)
-        ]
-        for comparison in compare_family(numbered, measure):
-            setting, side_name, mine, first = matched[int(comparison.one)]
-            comparison = replace(comparison, one=f"{side_name} {setting}", other=f"{names[0]} {setting}")
-            pairs.append(Pair(setting, side_name, (mine, first), comparison))
+        comparisons = compare_family([(mine, first) for _, _, mine, first in matched], measure)
+        for (setting, side_name, mine, first), comparison in zip(matched, comparisons, strict=True):
+            if comparison is not None:
+                comparison = replace(comparison, one=f"{side_name} {setting}", other=f"{names[0]} {setting}")
+                pairs.append(Pair(setting, side_name, (mine, first), comparison))
     return pairs
 
 
-def _facts_table(head: str, names: Sequence[str], facts: Sequence[Fact]) -> Table:
-    rows = [[fact.key, *(ABSENT if value is None else _shorten(value) for value in fact.values)] for fact in facts]
+def _facts_table(head: str, names: Sequence[str], facts: Facts) -> Table:
+    rows = [[key, *(ABSENT if value is None else _shorten(value) for value in facts[key])] for key in facts]
     return Table((head, *names), rows, ())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib.figure import Figure
 
@@ -56,6 +56,12 @@ class Chapter:
     blocks: Sequence[Block]
     starts_line: bool = False
     """Whether its link starts a line of the contents: the first of an experiment, and the papers' tables."""
+
+    def with_prefix(self, prefix: str) -> Chapter:
+        """The chapter with a prefix before the file names of its tables and figures."""
+        named = (TableBlock, FigureBlock)
+        blocks = [replace(b, name=prefix + b.name) if isinstance(b, named) else b for b in self.blocks]
+        return replace(self, blocks=blocks)
 
     @property
     def tables(self) -> list[TableBlock]:

@@ -18,6 +18,7 @@ from ipcnn_ray.report.experiment_record import PLAIN, STYLED_CURVES, Experiment,
 from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.ranking_table import Table, number, spread_words
 from ipcnn_ray.report.style import BLACK, CONTROL_STYLE, GREY, SERIES_STYLES, SeriesStyle, new_figure
+from ipcnn_ray.utils.text import counted
 
 PANEL_TITLES = {"gradient": "Templates that fall off", "uniform": "Uniform templates", PLAIN: "Plain network"}
 """Figures 7 and 8, which come first; the panel of any other shape is named after it."""
@@ -26,12 +27,12 @@ Curve = list[tuple[int, float]]
 """(epoch, validation error as a share)"""
 
 
-def convergence_chapter(experiment: Experiment, prefix: str) -> Chapter | None:
-    """None if no run was evaluated. `prefix` begins the file names."""
+def convergence_chapter(experiment: Experiment) -> Chapter | None:
+    """None if no run was evaluated."""
     groups = experiment.evaluated
     if not groups:
         return None
-    blocks: list[Block] = [_figure(experiment, groups, prefix), _table(experiment, groups, prefix)]
+    blocks: list[Block] = [_figure(experiment, groups), _table(experiment, groups)]
     comparison = _against_the_paper(experiment)
     return Chapter("Convergence", [*blocks, Paragraphs((comparison,))] if comparison else blocks)
 
@@ -44,7 +45,7 @@ def mean_curve(runs: Sequence[ReportedRun]) -> Curve:
     return [(epoch, math.fsum(curve[epoch] for curve in curves) / len(curves)) for epoch in epochs]
 
 
-def _figure(experiment: Experiment, groups: Sequence[Group], prefix: str) -> FigureBlock:
+def _figure(experiment: Experiment, groups: Sequence[Group]) -> FigureBlock:
     by_kind: dict[str, list[Group]] = {}
     for group in groups:
         by_kind.setdefault(experiment.by_group[group.name][0].template_kind, []).append(group)
@@ -72,7 +73,7 @@ def _figure(experiment: Experiment, groups: Sequence[Group], prefix: str) -> Fig
         "the part-template paper finds uniform templates (its figure 8) flat after about 50 epochs, gradient ones "
         "(figure 7) after about 115."
     )
-    return FigureBlock(f"{prefix}convergence", "Validation error by epoch", caption, figure)
+    return FigureBlock("convergence", "Validation error by epoch", caption, figure)
 
 
 def _panel(axis: Axes, experiment: Experiment, groups: Sequence[Group], plain: Sequence[Group]) -> None:
@@ -81,7 +82,7 @@ def _panel(axis: Axes, experiment: Experiment, groups: Sequence[Group], plain: S
     rest = [group for group in groups if group not in styled]
     curves = [curve for group in rest if (curve := mean_curve(experiment.by_group[group.name]))]
     sampled = "" if len(curves) == len(rest) else f"{len(curves)} of "
-    label = f"{sampled}{len(rest)} other setting{'s' if len(rest) > 1 else ''}"
+    label = f"{sampled}{counted(len(rest), 'other setting')}"
     if lines := [np.column_stack(_xy(curve)) for curve in curves if len(curve) > 1]:
         style: dict[str, Any] = {"linewidths": 0.6, "alpha": 0.7, "label": label, "rasterized": len(rest) > 200}
         axis.add_collection(LineCollection(lines, colors=GREY, zorder=1, **style))
@@ -121,7 +122,7 @@ def _xy(curve: Curve) -> tuple[list[int], list[float]]:
     return [epoch for epoch, _ in curve], [100 * error for _, error in curve]
 
 
-def _table(experiment: Experiment, groups: Sequence[Group], prefix: str) -> TableBlock:
+def _table(experiment: Experiment, groups: Sequence[Group]) -> TableBlock:
     columns = ("run", "template", "kind", "epochs to converge", "best error", "mean error", "epochs trained", "state")
     rows = []
     for group in groups:
@@ -139,7 +140,7 @@ def _table(experiment: Experiment, groups: Sequence[Group], prefix: str) -> Tabl
         "divided by its epochs, lower is faster. ±: over seeds. A run that is best in its last epoch may not have "
         "converged."
     )
-    return TableBlock(f"{prefix}convergence", "Epochs to converge", caption, Table(columns, rows, columns[3:7]))
+    return TableBlock("convergence", "Epochs to converge", caption, Table(columns, rows, columns[3:7]))
 
 
 def _against_the_paper(experiment: Experiment) -> str:
@@ -153,7 +154,6 @@ def _against_the_paper(experiment: Experiment) -> str:
             measured = True
             lengths = {run.metrics.get("epoch", 0.0) for run in runs}
             trained = f"{min(lengths):.0f}" + ("" if len(lengths) == 1 else f" to {max(lengths):.0f}")
-            many = f"mean of {len(epochs)} run{'s' if len(epochs) > 1 else ''}"
-            ours = f"{spread(epochs).mean:.1f} of {trained} trained ({many})"
+            ours = f"{spread(epochs).mean:.1f} of {trained} trained (mean of {counted(len(epochs), 'run')})"
         comparisons.append(f"{kind} templates: published about {published_epochs}, ours {ours}")
     return f"Epochs to converge. {'; '.join(comparisons)}." if measured else ""

@@ -20,7 +20,7 @@ from ipcnn_ray.spec.search import Objectives
 from ipcnn_ray.spec.template import Template
 from ipcnn_ray.tracking.run_summary import ORIGIN, translate_earlier_record
 from ipcnn_ray.tracking.tracker import SPEC_ARTIFACT, RecordedRun, Tracker
-from ipcnn_ray.utils.text import did_you_mean
+from ipcnn_ray.utils.text import did_you_mean, parse_number
 
 KINDS = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}
 """Metric of the compute time of a run -> its title."""
@@ -63,10 +63,7 @@ class ReportedRun(RecordedRun):
 
     def number(self, param: str) -> float | None:
         """A recorded parameter as a number; None if it is not one."""
-        try:
-            return float(self.params[param])
-        except (KeyError, ValueError):
-            return None
+        return parse_number(self.params.get(param))
 
 
 MARKS = {
@@ -142,15 +139,19 @@ class Experiment:
         return sorted(sampled, key=lambda group: order.index(group.name))
 
     @property
+    def search(self) -> Mapping[str, Any]:
+        """Search section of the spec; empty for a single run."""
+        return self.spec.get("search") or {}
+
+    @property
     def searched(self) -> list[str]:
         """Dotted paths of the fields that a grid or a space varies."""
-        search = self.spec.get("search") or {}
-        return list(search.get("grid") or search.get("space") or {})
+        return list(self.search.get("grid") or self.search.get("space") or {})
 
     def logarithmic(self, path: str) -> bool:
         """Whether a searched field is sampled on a logarithmic scale."""
-        space = (self.spec.get("search") or {}).get("space") or {}
-        return bool((space.get(path) or {}).get("log_uniform"))
+        distributions = self.search.get("space") or {}
+        return bool((distributions.get(path) or {}).get("log_uniform"))
 
 
 def read_experiments(

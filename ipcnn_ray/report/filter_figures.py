@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ipcnn_ray.report.ranking_table import Table
-from ipcnn_ray.report.style import BLUE, GREEN, MAP, ORANGE, PURPLE, RED, SKY
+from ipcnn_ray.report.style import BLUE, GREEN, MAP, ORANGE, PURPLE, RED, SKY, new_figure
 
 COLORS = (ORANGE, SKY, GREEN, "#F0E442", BLUE, RED, PURPLE)
 """One per landmark; in grey print the markers distinguish them."""
@@ -28,20 +27,34 @@ TILES = 12
 
 
 @dataclass(frozen=True)
-class FilterView:
-    """One filter of a run and its strongest images. Distances are shares of the image diagonal."""
+class RankedFilter:
+    """Distances of one filter of a layer, and its rank. Distances are shares of the image diagonal."""
 
-    run: str
-    """Label of the run and its template."""
-    layer: str
+    rank: int | None
+    """1 is the most stable; None if the filter could not be measured."""
     number: int
-    rank: int
-    """1 is the most stable."""
-    ranked: int
-    """Number of filters that could be measured."""
+    category: str
+    """The category on whose images it was measured."""
     instability: float
-    fires: str
-    """Sentence: in how many images a cell is above the filter's top 0.5 %."""
+    mean_K: NDArray[np.floating]
+    deviation_K: NDArray[np.floating]
+    images_K: NDArray[np.integer]
+    """Number of counted images per landmark."""
+    fires: int
+    """Number of object images in which a cell is above the filter's top 0.5 %."""
+
+
+@dataclass(frozen=True)
+class FilterView:
+    """One measured filter of a run and its strongest images. Distances are shares of the image diagonal."""
+
+    ranked: RankedFilter
+    title: str
+    """The run, its template, the layer and the filter."""
+    measured: int
+    """Number of filters that could be measured."""
+    objects: int
+    """Number of object images."""
     landmark_names: tuple[str, ...]
     image_names: tuple[str, ...]
     """The strongest images, strongest first."""
@@ -55,8 +68,6 @@ class FilterView:
     """Distances on the shown images."""
     counted_K: tuple[NDArray[np.floating], ...]
     """For each landmark all distances that enter the deviation, strongest image first."""
-    mean_K: NDArray[np.floating]
-    deviation_K: NDArray[np.floating]
 
 
 def format_distance(value: float) -> str:
@@ -72,8 +83,7 @@ def caption(figure: Figure, text: str, width: float, size: float = 7.5) -> None:
 
 def save_filter_figure(view: FilterView, path: Path) -> None:
     """Write a PNG: the strongest images with peak and landmarks, and all counted distances by landmark."""
-    figure = Figure(figsize=(12.4, 5.5))
-    FigureCanvasAgg(figure)
+    figure = new_figure(12.4, 5.5, layout=None)
     across = TILES // 2
     margins = {"left": 0.012, "right": 0.99, "top": 0.89, "bottom": 0.17, "wspace": 0.06, "hspace": 0.27}
     grid = figure.add_gridspec(2, across + 1, width_ratios=[1] * across + [2.0], **margins)
@@ -82,17 +92,24 @@ def save_filter_figure(view: FilterView, path: Path) -> None:
     spread = figure.add_subplot(grid[:, across])
     spread.set_position((0.793, 0.25, 0.2, 0.58))
     _spread(spread, view)
+    ranked = view.ranked
     figure.suptitle(
-        f"{view.run}, {view.layer}, filter {view.number}: location instability {view.instability:.4f}, "
-        f"rank {view.rank} of {view.ranked} (1 is the most stable)",
+        f"{view.title}: location instability {ranked.instability:.4f}, rank {ranked.rank} of {view.measured} (1 is the "
+        "most stable)",
         fontsize=11,
+    )
+    deviations = ranked.deviation_K[~np.isnan(ranked.deviation_K)]
+    fires = (
+        f"A cell is above the filter's top 0.5 % in {ranked.fires} of {view.objects} images."
+        if ranked.fires
+        else "After ReLU and mask the filter is zero in every image: a peak is where it is least low."
     )
     text = (
         f"Left: the filter's strongest images, strongest first; the cross is its peak, lines go to the landmarks; "
         f"below, the distances as shares of the image diagonal. Right: the distances that count (of each landmark the "
         f"strongest images that show it), bar: mean and one standard deviation. The mean of the deviations, "
-        f"({' + '.join(map(format_distance, view.deviation_K[~np.isnan(view.deviation_K)]))}) / "
-        f"{int((~np.isnan(view.deviation_K)).sum())}, is the filter's location instability. {view.fires}"
+        f"({' + '.join(map(format_distance, deviations))}) / {len(deviations)}, is the filter's location instability. "
+        f"{fires}"
     )
     caption(figure, text, 12.4, 8)
     figure.savefig(path, dpi=100)
@@ -131,17 +148,16 @@ def _lines(words: Sequence[str], width: int) -> list[str]:
 
 
 def _spread(axis: Axes, view: FilterView) -> None:
+    mean_K, deviation_K = view.ranked.mean_K, view.ranked.deviation_K
     for k, distances in enumerate(view.counted_K):
         if not len(distances):
             continue
         # Spread along x by rank, strongest image leftmost, so that points do not cover each other.
         x = k - 0.3 + 0.6 * np.arange(len(distances)) / max(1, len(distances) - 1)
         axis.plot(x, distances, _marker(k), color=_color(k), markeredgecolor="black", markeredgewidth=0.4, markersize=4)
-        axis.errorbar(
-            k, view.mean_K[k], np.nan_to_num(view.deviation_K[k]), color="black", capsize=9, linewidth=2, zorder=5
-        )
-        axis.plot([k - 0.17, k + 0.17], [view.mean_K[k]] * 2, color="black", linewidth=2, zorder=5)
-    statistics = zip(view.landmark_names, view.mean_K, view.deviation_K, view.counted_K, strict=True)
+        axis.errorbar(k, mean_K[k], np.nan_to_num(deviation_K[k]), color="black", capsize=9, linewidth=2, zorder=5)
+        axis.plot([k - 0.17, k + 0.17], [mean_K[k]] * 2, color="black", linewidth=2, zorder=5)
+    statistics = zip(view.landmark_names, mean_K, deviation_K, view.counted_K, strict=True)
     names = [
         f"{name}\nmean {format_distance(mean)}\ndev. {format_distance(deviation)}\nof {len(counted)}"
         for name, mean, deviation, counted in statistics
@@ -157,28 +173,22 @@ def _spread(axis: Axes, view: FilterView) -> None:
 
 
 def save_ranking_figure(
-    instability: Sequence[float],
-    deviations: Sequence[NDArray[np.floating]],
-    names: Sequence[str],
-    pictured: Sequence[int],
-    title: str,
-    path: Path,
+    filters: Sequence[RankedFilter], names: Sequence[str], pictured: Sequence[RankedFilter], title: str, path: Path
 ) -> None:
     """Write a PNG: instability and deviations of all measured filters, from stable to unstable.
 
-    instability: [F], sorted. deviations: [K] for each filter, in the same order. pictured: ranks, from 1, of the
-    filters with a figure of their own.
+    names: of the landmarks. pictured: the filters with a figure of their own.
     """
-    instability_F, deviation_FK = np.array(instability), np.stack(deviations)
-    figure = Figure(figsize=(7.6, 4.6))
-    FigureCanvasAgg(figure)
+    instability_F = np.array([ranked.instability for ranked in filters])
+    deviation_FK = np.stack([ranked.deviation_K for ranked in filters])
+    figure = new_figure(7.6, 4.6, layout=None)
     axis = figure.add_axes((0.11, 0.25, 0.87, 0.67))
     rank_F = np.arange(1, len(instability_F) + 1)
     for k, name in enumerate(names):
         style = {"color": _color(k), "markersize": 3.5, "alpha": 0.75, "markeredgewidth": 0}
         axis.plot(rank_F, deviation_FK[:, k], _marker(k), label=name, **style)
     axis.plot(rank_F, instability_F, color="black", linewidth=2, label="location instability")
-    shown = np.array(pictured, int) - 1
+    shown = np.array([ranked.rank for ranked in pictured], int) - 1
     circle = {"color": "white", "markeredgecolor": "black", "markersize": 7}
     axis.plot(rank_F[shown], instability_F[shown], "o", label="has a picture", **circle)
     mean = instability_F.mean()
@@ -203,24 +213,6 @@ def _color(k: int) -> str:
 def _marker(k: int) -> str:
     """Changes with the colour, and shifts by one with every cycle of colours."""
     return MARKERS[(k + k // len(COLORS)) % len(MARKERS)]
-
-
-@dataclass(frozen=True)
-class RankedFilter:
-    """Distances of one filter of a layer, and its rank. Distances are shares of the image diagonal."""
-
-    rank: int | None
-    """1 is the most stable; None if the filter could not be measured."""
-    number: int
-    category: str
-    """The category on whose images it was measured."""
-    instability: float
-    mean_K: NDArray[np.floating]
-    deviation_K: NDArray[np.floating]
-    images_K: NDArray[np.integer]
-    """Number of counted images per landmark."""
-    fires: int
-    """Number of object images in which a cell is above the filter's top 0.5 %."""
 
 
 def terminal_table(filters: Sequence[RankedFilter], landmarks: Sequence[str]) -> Table:
@@ -255,16 +247,14 @@ def distances_csv(rows: Sequence[tuple[int, str, float, float, float, str, float
     _write_csv(path, head, [[*row[:2], *map(_cell, row[2:5]), row[5], _cell(row[6]), int(row[7])] for row in rows])
 
 
-def _cell(value: float) -> str:
-    """Full precision; empty for NaN."""
-    return "" if np.isnan(value) else repr(float(value))
+def _cell(value: float) -> float | None:
+    """A number in full precision; None, an empty cell, for NaN."""
+    return None if np.isnan(value) else float(value)
 
 
 def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
+        csv.writer(file).writerows([head, *rows])
 
 
 CELL = 1.55
@@ -277,11 +267,7 @@ class RunColumn:
 
     title: str
     """Label of the run and its template, on one line each."""
-    filter: int
-    instability: float
-    """Location instability of the filter, share of the image diagonal."""
-    fires: int
-    """Number of object images in which the filter has a region."""
+    ranked: RankedFilter
     regions_ISS: NDArray[np.bool_]
     """Region in each image; all False if no cell is above the threshold."""
 
@@ -295,8 +281,7 @@ def save_receptive_fields_figure(
     """
     rows, wide = len(images_ISS3), len(columns)
     width, height = max(wide * CELL + 0.3, 5.2), rows * CELL + 1.7
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height, layout=None)
     axes = figure.subplots(rows, wide, squeeze=False)
     left = (width - wide * CELL) / 2 / width
     figure.subplots_adjust(left, 0.8 / height, 1 - left, 1 - 0.86 / height, wspace=0.04, hspace=0.04)
@@ -305,7 +290,8 @@ def save_receptive_fields_figure(
             _draw_region(axis, image_SS3, column.regions_ISS[row])
     for axis, column in zip(axes[0], columns, strict=True):
         lines = [part for line in column.title.splitlines() for part in textwrap.wrap(line, 24)]
-        lines += [f"filter {column.filter}, {column.instability:.3f}", f"fires in {column.fires} of {of}"]
+        ranked = column.ranked
+        lines += [f"filter {ranked.number}, {ranked.instability:.3f}", f"fires in {ranked.fires} of {of}"]
         axis.set_title("\n".join(lines), fontsize=7, linespacing=1.25)
     text = (
         f"Rows: images, the same for all runs. Columns: runs, of each {which}, with its location instability (share of "
@@ -341,8 +327,7 @@ def save_template_figure(unit_Pnn: NDArray[np.floating], title: str, path: Path)
     """
     n = unit_Pnn.shape[-1]
     middle = n // 2
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 3.2)
     axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.35))
     for axis, (row, col) in zip(axes, ((middle, middle), (0, 0), (middle, n - 1)), strict=False):
         unit_nn = unit_Pnn[row * n + col]

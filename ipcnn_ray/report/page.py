@@ -53,11 +53,13 @@ class Page:
         chapters: list[Chapter] = []
         notes: list[str] = []
         for index, (experiment, importance) in enumerate(zip(experiments, importances, strict=True), 1):
-            first, *others = experiment_chapters(experiment, importance, f"{index}_" if several else "")
+            own, caveats = experiment_chapters(experiment, importance), warnings(experiment)
             if several:
-                others = [replace(chapter, title=f"{chapter.title}: {experiment.name}") for chapter in others]
-            chapters += [first, *others]
-            notes += [f"{experiment.name}: {line}" if several else line for line in warnings(experiment)]
+                own = [own[0], *(replace(chapter, title=f"{chapter.title}: {experiment.name}") for chapter in own[1:])]
+                own = [chapter.with_prefix(f"{index}_") for chapter in own]
+                caveats = [f"{experiment.name}: {line}" for line in caveats]
+            chapters += own
+            notes += caveats
         title = "Report of " + ", ".join(experiment.name for experiment in experiments)
         return cls(title, [*chapters, paper_chapter(experiments)], runs_csv(experiments), notes)
 

@@ -15,9 +15,9 @@ from ipcnn_ray.report import published
 from ipcnn_ray.report.document import Block, Chapter, Paragraphs, TableBlock
 from ipcnn_ray.report.experiment_record import MARKS, Experiment, ReportedRun
 from ipcnn_ray.report.published import BETA, CATEGORIES, GAMMA, NETWORKS, TEMPLATES, ZHANG_BETA
-from ipcnn_ray.report.ranking import Group
+from ipcnn_ray.report.ranking import LEVEL, Group
 from ipcnn_ray.report.ranking_table import Table, p_words
-from ipcnn_ray.report.significance import LEVEL
+from ipcnn_ray.utils.text import parse_number
 
 COLUMNS = ("model", "numbers", *CATEGORIES, "Avg.")
 PUBLISHED, OURS = "published", "ours"
@@ -63,28 +63,22 @@ def paper_template(params: Mapping[str, str]) -> str | None:
     shape, norm = params.get("template.shape"), params.get("template.norm")
     if shape == "none":
         return "none"
-    if norm not in ("l1", "l2"):
-        return None
-    try:
-        beta, gamma = float(params["template.beta"]), float(params.get("template.gamma", "nan"))
-    except (KeyError, ValueError):
+    beta, gamma = (parse_number(params.get(f"template.{field}")) for field in ("beta", "gamma"))
+    if norm not in ("l1", "l2") or beta is None:
         return None
     if shape == "gradient" and beta == BETA:
         return norm
-    return f"uniform_{norm}" if shape == "uniform" and math.isclose(gamma / beta, GAMMA / BETA) else None
+    fits = shape == "uniform" and gamma is not None and math.isclose(gamma / beta, GAMMA / BETA)
+    return f"uniform_{norm}" if fits else None
 
 
 def zhang_template(params: Mapping[str, str]) -> str | None:
     """`original` without a template, `interpretable` with that of Zhang et al. or of their code; None for any other."""
-    shape = params.get("template.shape")
+    shape, norm, beta = (params.get(f"template.{field}") for field in ("shape", "norm", "beta"))
     if shape == "none":
         return "original"
-    gradient = shape == "gradient" and params.get("template.norm") == "l1"
-    return (
-        "interpretable"
-        if shape == "released" or (gradient and params.get("template.beta") == str(ZHANG_BETA))
-        else None
-    )
+    theirs = shape == "released" or (shape, norm, beta) == ("gradient", "l1", str(ZHANG_BETA))
+    return "interpretable" if theirs else None
 
 
 def animal_categories(params: Mapping[str, str]) -> tuple[str, ...]:
@@ -184,18 +178,13 @@ def _brackets(marks: Iterable[str]) -> str:
 def paper_chapter(experiments: Sequence[Experiment]) -> Chapter:
     """Tables 1 to 5 of the part-template paper, and the numbers of Zhang et al."""
     index = SettingIndex.of(experiments, part_template_key)
+    midway, final = ("none", "l1"), ("uniform_l1", "l2", "uniform_l2")
     blocks: list[Block] = [
-        _category_table("table1", "Table 1. Location instability, plain and L1", index, "instability", ("none", "l1")),
-        _category_table(
-            "table2", "Table 2. Classification accuracy (%), plain and L1", index, "accuracy", ("none", "l1")
-        ),
-        _category_table(
-            "table3", "Table 3. Location instability", index, "instability", ("uniform_l1", "l2", "uniform_l2")
-        ),
+        _category_table("table1", "Table 1. Location instability, plain and L1", index, "instability", midway),
+        _category_table("table2", "Table 2. Classification accuracy (%), plain and L1", index, "accuracy", midway),
+        _category_table("table3", "Table 3. Location instability", index, "instability", final),
         _norm_table(index),
-        _category_table(
-            "table5", "Table 5. Classification accuracy (%)", index, "accuracy", ("uniform_l1", "l2", "uniform_l2")
-        ),
+        _category_table("table5", "Table 5. Classification accuracy (%)", index, "accuracy", final),
         _zhang_table(experiments),
         Paragraphs(
             (
@@ -241,11 +230,10 @@ def _category_table(name: str, title: str, index: SettingIndex, measure: str, te
 
 
 def _published(measure: str, network: str, template: str) -> list[str]:
+    row = (published.MIDWAY | published.FINAL)[network, template]
     if measure == "instability":
-        row = (published.MIDWAY_INSTABILITY | published.FINAL_INSTABILITY)[network, template]
         return [f"{value:.3f}" for value in (*row.by_category, row.average)]
-    accuracy = (published.MIDWAY_ACCURACY | published.FINAL_ACCURACY)[network, template]
-    return [*[UNPUBLISHED] * len(CATEGORIES), f"{accuracy:.1f}"]
+    return [*[UNPUBLISHED] * len(CATEGORIES), f"{row.accuracy:.1f}"]
 
 
 def _norm_table(index: SettingIndex) -> TableBlock:

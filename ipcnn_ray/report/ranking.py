@@ -1,4 +1,8 @@
-"""Order of the runs of an experiment: repeats grouped to settings, settings ranked by the goals of the search."""
+"""Ranking of the settings of an experiment by the goals of its search, and comparisons of settings, paired by seed.
+
+A setting is a run, or its repeats over seeds. Each metric has two families of comparisons, each with its own correction
+(Holm): every setting with the control, and the other settings among themselves.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,17 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 from ipcnn_ray.core.multi_objective import pareto_front
-from ipcnn_ray.core.statistics import Spread, spread
-from ipcnn_ray.spec.search import Objectives
+from ipcnn_ray.core.statistics import Spread, holm, paired_t, sign_flip_p, smallest_p, spread
+from ipcnn_ray.spec.search import Objectives, lower_is_better
 from ipcnn_ray.tracking.run_summary import Origin, RunSummary, State
 
 COUNTED: tuple[tuple[State, ...], ...] = (("succeeded",), ("pruned", "stopped"))
 """States whose metrics count for a setting: those of succeeded runs or, without any, those of incomplete runs."""
+LEVEL = 0.05
+"""Significance level of a corrected p."""
 
 
 @dataclass(frozen=True)
@@ -99,3 +106,88 @@ def _group(name: str, runs: Sequence[RunSummary], objectives: Objectives) -> Gro
 def _is_finite(run: RunSummary, metric: str) -> bool:
     value = run.metrics.get(metric)
     return value is not None and math.isfinite(value)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of two settings, over the seeds that both were trained with."""
+
+    one: str
+    other: str
+    measure: str
+    difference: Spread
+    """`one` minus `other`, in the metric's unit."""
+    t: float | None = None
+    """Student's t of the paired differences; None, as all below, for fewer than two seeds."""
+    p_t: float | None = None
+    """Two-sided p of t."""
+    interval: tuple[float, float] | None = None
+    """95 % confidence interval of the mean difference, by Student's t."""
+    p_exact: float | None = None
+    """Two-sided p of the exact sign-flip test."""
+    holm_t: float | None = None
+    """p_t corrected for the comparisons of its family."""
+    holm_exact: float | None = None
+    """p_exact corrected for the comparisons of its family."""
+    family: int = 0
+    """Number of comparisons of the family that have a p."""
+
+    @property
+    def smallest(self) -> float:
+        """Smallest corrected p that the exact test can give if every comparison of the family has its smallest."""
+        return min(1.0, self.family * smallest_p(self.difference.n))
+
+    @property
+    def verdict(self) -> str:
+        """Result of the corrected exact test, in words."""
+        if self.p_exact is None or self.holm_exact is None:
+            return "one seed"
+        if self.holm_exact < LEVEL:
+            return "better" if (self.difference.mean < 0) == lower_is_better(self.measure) else "worse"
+        return "too few seeds" if self.smallest >= LEVEL else "may be luck"
+
+
+def compare_groups(groups: Sequence[Group], objectives: Objectives) -> tuple[list[Comparison], list[Comparison]]:
+    """Comparisons of every setting with the control, and of the other repeated settings among themselves, by metric."""
+    control = next((group for group in groups if group.name == objectives.control), None)
+    others = [group for group in groups if group is not control]
+    repeated = [group for group in others if len(group.runs) > 1]
+    against: list[Comparison] = []
+    among: list[Comparison] = []
+    for measure in compared_measures(groups, objectives):
+        if control is not None:
+            against += filter(None, compare_family([(group, control) for group in others], measure))
+        among += filter(None, compare_family(list(combinations(repeated, 2)), measure))
+    return against, among
+
+
+def compared_measures(groups: Sequence[Group], objectives: Objectives) -> list[str]:
+    """Goals, constrained metrics, instability and error: those that any setting has."""
+    names = [*objectives.goals, *(one.measure for one in objectives.constraints), "instability", "val_error"]
+    return [name for name in dict.fromkeys(names) if any(name in group.spreads for group in groups)]
+
+
+def compare_family(pairs: Sequence[tuple[Group, Group]], measure: str) -> list[Comparison | None]:
+    """Comparison of each pair in one metric, corrected together; None without the metric or a common seed."""
+    comparisons = [_compare(one, other, measure) for one, other in pairs]
+    tested = {i: pair for i, pair in enumerate(comparisons) if pair and pair.p_exact is not None}
+    exact = holm([pair.p_exact or 0.0 for pair in tested.values()])
+    t = holm([pair.p_t or 0.0 for pair in tested.values()])
+    for (i, pair), holm_exact, holm_t in zip(tested.items(), exact, t, strict=True):
+        comparisons[i] = replace(pair, holm_exact=holm_exact, holm_t=holm_t, family=len(tested))
+    return comparisons
+
+
+def _compare(one: Group, other: Group, measure: str) -> Comparison | None:
+    mine, theirs = one.values(measure), other.values(measure)
+    pairs = [(mine[seed], theirs[seed]) for seed in mine if seed in theirs]
+    if len(one.runs) == len(other.runs) == 1:
+        pairs = [(a, b) for a in mine.values() for b in theirs.values()]  # a single difference, whatever the seeds
+    if not pairs:
+        return None
+    differences = [a - b for a, b in pairs]
+    comparison = Comparison(one.name, other.name, measure, spread(differences))
+    if len(differences) == 1:
+        return comparison
+    test = paired_t(differences)
+    return replace(comparison, t=test.t, p_t=test.p, interval=(test.low, test.high), p_exact=sign_flip_p(differences))

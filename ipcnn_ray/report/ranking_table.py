@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ipcnn_ray.core.statistics import Spread, smallest_p
-from ipcnn_ray.report.ranking import Group, rank
-from ipcnn_ray.report.significance import LEVEL, Comparison, compare_groups, compared_measures
+from ipcnn_ray.report.ranking import LEVEL, Comparison, Group, compare_groups, compared_measures, rank
 from ipcnn_ray.spec.search import COMBINED, Objectives
 from ipcnn_ray.tracking.run_summary import RunSummary, State
 

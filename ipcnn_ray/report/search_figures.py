@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -19,6 +19,7 @@ from ipcnn_ray.report.experiment_record import Experiment
 from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, MAP, ORANGE, RED, new_figure
 from ipcnn_ray.spec.search import lower_is_better, metric_info
+from ipcnn_ray.utils.text import parse_number
 
 CELLS = 6
 """Minimum number of cells of the heat map along beta and along gamma."""
@@ -111,19 +112,22 @@ def parallel_coordinates(experiment: Experiment, trials: Sequence[Trial], goal: 
     norm = Normalize(min(values), max(values) if max(values) > min(values) else min(values) + 1)
     scales.append(_Scale({}, [(float(norm(v)), f"{v:.3g}") for v in np.linspace(norm.vmin, norm.vmax, 5)]))
     cmap = LinearSegmentedColormap.from_list("shown", colormaps[MAP](np.linspace(0, 0.85, 64)))  # no yellow on white
+
+    def line(trial: Trial) -> list[float]:
+        """Heights at which a trial crosses the axes."""
+        heights = [scale.heights[trial.values.get(path)] for path, scale in zip(paths, scales, strict=False)]
+        return [*heights, float(norm(trial.value))]
+
     drawn: dict[bool, list[tuple[np.ndarray, Any]]] = {False: [], True: []}
     for trial in sorted(shown, key=lambda t: (t.ended, _cost(t, goal))):
-        heights = [scale.height(trial.values.get(path)) for path, scale in zip(paths, scales, strict=False)]
-        heights.append(float(norm(trial.value)))
+        heights = line(trial)
         drawn[trial.ended].append((np.column_stack([range(len(heights)), heights]), cmap(norm(trial.value))))
     for ended, lines in drawn.items():
         style = {"linewidths": 1.6, "zorder": 3} if ended else {"linewidths": 0.9, "linestyles": ":", "zorder": 2}
         segments, colours = [one for one, _ in lines], [colour for _, colour in lines]
         axis.add_collection(LineCollection(segments, colors=colours, alpha=0.85, rasterized=len(shown) > 200, **style))
-    winner = min((t for t in shown if t.ended), key=lambda t: _cost(t, goal), default=None)
-    if winner is not None and winner.value is not None:
-        heights = [scale.height(winner.values.get(path)) for path, scale in zip(paths, scales, strict=False)]
-        axis.plot([*heights, float(norm(winner.value))], color=RED, linewidth=2.2, marker="o", zorder=4, label="best")
+    if winner := min((t for t in shown if t.ended), key=lambda t: _cost(t, goal), default=None):
+        axis.plot(line(winner), color=RED, linewidth=2.2, marker="o", zorder=4, label="best")
         axis.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0))
     for position, scale in enumerate(scales):
         axis.axvline(position, color=BLACK, linewidth=0.8, zorder=1)
@@ -147,21 +151,17 @@ def parallel_coordinates(experiment: Experiment, trials: Sequence[Trial], goal: 
     return FigureBlock(f"{name}parallel", "What the trials tried", caption, figure)
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """Maps values to heights from 0 to 1 on a vertical axis, with tick labels."""
+class _Scale(NamedTuple):
+    """Heights of values, from 0 to 1, on a vertical axis, and its tick labels."""
 
     heights: Mapping[str | None, float]
     ticks: Sequence[tuple[float, str]]
-
-    def height(self, value: str | None) -> float:
-        return self.heights[value]
 
 
 def _scale(values: Sequence[str | None], logarithmic: bool) -> _Scale:
     """A numeric scale for at least four numbers, one step per value otherwise. Absent values are below all others."""
     known = sorted({value for value in values if value is not None})
-    numbers = {value: number for value in known if (number := _number(value)) is not None}
+    numbers = {value: number for value in known if (number := parse_number(value)) is not None}
     absent = {None: -0.03} if None in values else {}
     absent_tick = [(-0.03, "none")] if absent else []
     floor = 0.06 if absent else 0.0
@@ -278,13 +278,6 @@ def _axis(goal: str) -> str:
     return f"{goal} ({metric_info(goal).unit})"
 
 
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
 def rank_correlations(trials: Sequence[Trial], paths: Sequence[str]) -> dict[str, float]:
     """Spearman's correlation of each numeric field of at least 4 values with the goal, over succeeded trials."""
     from scipy.stats import spearmanr
@@ -294,7 +287,7 @@ def rank_correlations(trials: Sequence[Trial], paths: Sequence[str]) -> dict[str
         pairs = [
             (number, trial.value)
             for trial in trials
-            if trial.ended and trial.value is not None and (number := _number(trial.values.get(path, ""))) is not None
+            if trial.ended and trial.value is not None and (number := parse_number(trial.values.get(path))) is not None
         ]
         if len({number for number, _ in pairs}) >= 4 and len({value for _, value in pairs}) > 1:
             correlations[path] = float(spearmanr(*zip(*pairs, strict=True)).statistic)

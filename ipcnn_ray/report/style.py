@@ -59,9 +59,9 @@ def kind_styles(kinds: Iterable[str]) -> dict[str, SeriesStyle]:
     }
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure; width and height in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def new_figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
+    """An empty figure; width and height in inches. layout: None for axes that are placed by hand."""
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 

@@ -10,9 +10,10 @@ import numpy as np
 from ipcnn_ray.core.multi_objective import pareto_front
 from ipcnn_ray.report.document import Chapter, FigureBlock, Paragraphs
 from ipcnn_ray.report.experiment_record import PLAIN, Experiment, ReportedRun
+from ipcnn_ray.report.ranking import LEVEL
 from ipcnn_ray.report.ranking_table import p_words
-from ipcnn_ray.report.significance import LEVEL
 from ipcnn_ray.report.style import BLACK, GREY, RED, kind_styles, new_figure
+from ipcnn_ray.utils.text import shortened_list
 
 LEAST = 4
 """Settings needed for a correlation."""
@@ -39,8 +40,8 @@ def correlation(points: Sequence[tuple[float, float]]) -> Correlation | None:
     return Correlation(len(points), float(linear[0]), float(linear[1]), float(ranks.statistic), float(ranks.pvalue))
 
 
-def tradeoff_chapter(experiment: Experiment, prefix: str) -> Chapter | None:
-    """None if no run has both numbers. `prefix` begins the file name."""
+def tradeoff_chapter(experiment: Experiment) -> Chapter | None:
+    """None if no run has both numbers."""
     measured = [
         (run, (run.metrics["val_error"], run.metrics["instability"]))
         for run in experiment.runs
@@ -57,14 +58,12 @@ def tradeoff_chapter(experiment: Experiment, prefix: str) -> Chapter | None:
         for group in experiment.ranking.groups
         if group.order < 2 and {"val_error", "instability"} <= set(group.means)
     ]
-    return Chapter("Trade-off", [_figure(experiment, measured, best, prefix), Paragraphs(_sentences(best, means))])
+    return Chapter("Trade-off", [_figure(measured, best), Paragraphs(_sentences(best, means))])
 
 
 def _figure(
-    experiment: Experiment,
     measured: Sequence[tuple[ReportedRun, tuple[float, float]]],
     best: Sequence[tuple[ReportedRun, tuple[float, float]]],
-    prefix: str,
 ) -> FigureBlock:
     figure = new_figure(7, 4.6)
     axis = figure.subplots()
@@ -100,15 +99,14 @@ def _figure(
         "Where stability costs accuracy, as the part-template paper suggests in its section 6.4, the points fall from "
         "the upper left to the lower right."
     )
-    return FigureBlock(f"{prefix}tradeoff", "Instability against error", caption, figure)
+    return FigureBlock("tradeoff", "Instability against error", caption, figure)
 
 
 def _sentences(
     best: Sequence[tuple[ReportedRun, tuple[float, float]]], means: Sequence[tuple[float, float]]
 ) -> tuple[str, ...]:
-    points = [f"{run.label} ({100 * error:.1f} %, {instability:.4f})" for run, (error, instability) in best[:12]]
-    more = f" and {len(best) - 12} more" if len(best) > 12 else ""
-    lines = [f"On the Pareto front (error, instability): {', '.join(points) or 'none'}{more}."]
+    points = [f"{run.label} ({100 * error:.1f} %, {instability:.4f})" for run, (error, instability) in best]
+    lines = [f"On the Pareto front (error, instability): {shortened_list(points, 12) or 'none'}."]
     measured = correlation(means)
     if measured is None:
         lines.append(

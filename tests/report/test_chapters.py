@@ -23,8 +23,8 @@ L1 = ended("l1", "L1 β2", instability=0.12, val_error=0.04, activation_entropy=
 
 
 def test_every_measure_that_any_setting_has_with_its_direction_and_meaning():
-    found = measures_table(Ranking.of([PLAIN, L1], AIMS), "2_")
-    assert found.name == "2_measures"
+    found = measures_table(Ranking.of([PLAIN, L1], AIMS))
+    assert found.name == "measures"
     assert found.table.columns == ("run", "template", "purity ↑", "activation_entropy ↓")
     assert found.table.numbers == ("purity ↑", "activation_entropy ↓")
     assert found.table.rows == [["l1", "L1 β2", "-", "0.2500"], ["plain", "plain", "0.1000", "-"]]
@@ -36,19 +36,19 @@ def test_repeats_have_a_mean_and_a_spread():
     rows = [
         replace(PLAIN, seed=seed, metrics={**PLAIN.metrics, "purity": purity}) for seed, purity in ((0, 0.1), (1, 0.3))
     ]
-    found = measures_table(Ranking.of(rows, AIMS), "")
+    found = measures_table(Ranking.of(rows, AIMS))
     assert found.table.rows == [["plain", "plain", "0.2000 ± 0.1414"]]
 
 
 def test_nothing_where_none_was_taken():
     bare = replace(PLAIN, metrics={"instability": 0.13})
-    assert measures_table(Ranking.of([bare], AIMS), "") is None
+    assert measures_table(Ranking.of([bare], AIMS)) is None
 
 
 def test_a_metric_of_another_package_has_its_column_and_its_direction(monkeypatch):
     install(monkeypatch, sparsity="Sparsity")
     runs = [ended(name, name, sparsity=value, instability=0.1) for name, value in (("plain", 0.2), ("l1", 0.7))]
-    found = measures_table(Ranking.of(runs, Objectives(("sparsity",))), "")
+    found = measures_table(Ranking.of(runs, Objectives(("sparsity",))))
     assert found.table.columns == ("run", "template", "sparsity ↑")
     assert [row[0] for row in found.table.rows] == ["l1", "plain"]  # higher is better
     assert "sparsity, share of cells: cells of the filter's map that are zero" in found.caption

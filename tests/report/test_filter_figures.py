@@ -45,14 +45,13 @@ def view(images: int, landmarks: int) -> FilterView:
     paths[0, 0] = NAN
     distance = made.random((images, landmarks))
     distance[0, 0] = NAN
+    means, deviations = np.array([NAN, 0.2, *[0.3] * landmarks]), np.array([NAN, NAN, *[0.1] * landmarks])
+    ranked = RankedFilter(1, 3, "cow", 0.08, means[:landmarks], deviations[:landmarks], np.arange(landmarks), 3)
     return FilterView(
-        run="l1: L1 β2",
-        layer="conv5",
-        number=3,
-        rank=1,
-        ranked=32,
-        instability=0.08,
-        fires="A cell is above the filter's top 0.5 % in 3 of 5 images.",
+        ranked=ranked,
+        title="l1: L1 β2, conv5, filter 3",
+        measured=32,
+        objects=5,
         landmark_names=tuple(f"part{k}" for k in range(landmarks)),
         image_names=tuple(f"a_rather_long_name_of_an_image_{i}" for i in range(images)),
         images_ISS3=made.integers(0, 255, (images, 16, 16, 3)).astype(np.uint8),
@@ -61,8 +60,6 @@ def view(images: int, landmarks: int) -> FilterView:
         landmarks_IK2=paths,
         distance_IK=distance,
         counted_K=tuple(made.random(n) for n in [0, 1, *[9] * landmarks][:landmarks]),
-        mean_K=np.array([NAN, 0.2, *[0.3] * landmarks])[:landmarks],
-        deviation_K=np.array([NAN, NAN, *[0.1] * landmarks])[:landmarks],
     )
 
 
@@ -86,9 +83,9 @@ def test_short_numbers_and_lines():
 
 def test_the_ranking(tmp_path):
     deviations = np.sort(np.random.default_rng(1).random((5, 2)), axis=0)
-    save_ranking_figure(
-        deviations.mean(1), deviations, ["head", "neck"], [1, 5], "plain, conv5", tmp_path / "ranked.png"
-    )
+    counts = np.full(2, 9)
+    filters = [RankedFilter(i, i, "cow", row.mean(), row, row, counts, 1) for i, row in enumerate(deviations, 1)]
+    save_ranking_figure(filters, ["head", "neck"], filters[::4], "plain, conv5", tmp_path / "ranked.png")
     assert pixels(tmp_path / "ranked.png")[0] == 836
 
 
@@ -97,7 +94,7 @@ def test_receptive_fields(tmp_path):
     images = np.full((3, 16, 16, 3), 200, np.uint8)
     regions = np.zeros((3, 16, 16), bool)
     regions[0], regions[1, :5, :5] = True, True
-    one = RunColumn("plain\nplain", 3, 0.12, 2, regions)
+    one = RunColumn("plain\nplain", RANKED[0], regions)
     save_receptive_fields_figure(images, [one] * 8, 60, "its most stable filter", tmp_path / "many.png")
     save_receptive_fields_figure(images, [one], 60, "its most stable filter", tmp_path / "one.png")
     assert pixels(tmp_path / "many.png")[0] > pixels(tmp_path / "one.png")[0] == 572

@@ -156,7 +156,7 @@ def test_of_many_curves_an_even_sample_is_read_and_the_figure_says_so():
     )
     (experiment,) = read_experiments(tracker, ["many"])
     assert len(asked) == len(set(asked)) == 1 + 6 + 200
-    part = convergence_chapter(experiment, "")
+    part = convergence_chapter(experiment)
     axis = part.figures[0].figure.axes[0]
     assert "200 of 593 other settings" in [text.get_text() for text in axis.get_legend().get_texts()]
     assert len(part.tables[0].table.rows) == 600

@@ -7,9 +7,8 @@ import math
 
 import pytest
 
-from ipcnn_ray.report.ranking import rank
+from ipcnn_ray.report.ranking import compare_groups, rank
 from ipcnn_ray.report.ranking_table import Ranking, as_json, number, p_words
-from ipcnn_ray.report.significance import compare_groups
 from ipcnn_ray.spec.search import Constraint, Objectives
 from ipcnn_ray.tracking.run_summary import RunSummary
 
