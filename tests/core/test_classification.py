@@ -22,17 +22,12 @@ def test_logistic_loss_by_hand():
     logit_NL = torch.tensor([math.log(3), math.log(3), 0.0])[:, None]
     loss_N = classification_loss(logit_NL, torch.tensor([0, -1, 0]))
     torch.testing.assert_close(loss_N, torch.tensor([math.log(4 / 3), math.log(4), math.log(2)]))
-
-
-def test_logistic_loss_of_large_scores_is_finite():
-    loss_N = classification_loss(torch.tensor([[1e4], [-1e4]]), torch.tensor([0, 0]))
-    assert loss_N.tolist() == [0.0, 1e4]
-
-
-def test_logistic_loss_of_several_is_summed_over_each_against_the_rest():
+    # Several categories: the sum over each against the rest.
     logit_NL = torch.tensor([[math.log(3), 0.0], [math.log(3), -math.log(3)]])
     loss_N = classification_loss(logit_NL, torch.tensor([1, -1]))
     torch.testing.assert_close(loss_N, torch.tensor([math.log(4) + math.log(2), math.log(4) + math.log(4 / 3)]))
+    # Large scores do not overflow.
+    assert classification_loss(torch.tensor([[1e4], [-1e4]]), torch.tensor([0, 0])).tolist() == [0.0, 1e4]
 
 
 def test_one_category_is_bit_for_bit_the_loss_of_one_score():
@@ -60,14 +55,14 @@ def test_counts_by_hand():
     assert (counts.wrong, counts.seen, counts.error) == (2, 4, 0.5)
     expected = sum(math.log1p(math.exp(x)) for x in (-2, 1, 3, -4)) / 4
     assert counts.loss == pytest.approx(expected, rel=1e-9)
+    assert ClassificationCounts.of(torch.zeros(2, 1), torch.tensor([0, -1])).wrong == 1, "0 counts as negative"
+    assert math.isnan(ClassificationCounts().error) and math.isnan(ClassificationCounts().loss)
 
 
 def released_error_binary(scores: list[list[float]], signs: list[list[int]]) -> float:
     """sum(predictions .* labels < 0) / number of labels, over the number of images."""
-    wrong = sum(
-        s * c < 0 for row, classes in zip(scores, signs, strict=True) for s, c in zip(row, classes, strict=True)
-    )
-    return wrong / len(scores[0]) / len(scores)
+    pairs = [pair for row, classes in zip(scores, signs, strict=True) for pair in zip(row, classes, strict=True)]
+    return sum(s * c < 0 for s, c in pairs) / len(scores[0]) / len(scores)
 
 
 def test_the_error_of_several_is_the_released_one():
@@ -77,10 +72,6 @@ def test_the_error_of_several_is_the_released_one():
     counts = ClassificationCounts.of(logit_NL, label_N)
     assert counts.error == pytest.approx(released_error_binary(logit_NL.tolist(), signs), rel=1e-12)
     assert ClassificationCounts.of(torch.tensor([[1.0, 1.0, -1.0, -1.0]]), torch.tensor([3])).error == 0.75
-
-
-def test_a_score_of_zero_counts_as_negative():
-    assert ClassificationCounts.of(torch.zeros(2, 1), torch.tensor([0, -1])).wrong == 1
 
 
 @pytest.mark.parametrize("form", ["logistic", "softmax"])
@@ -105,10 +96,6 @@ def test_weights_repeat_and_leave_out():
     assert weighted.loss_sum == pytest.approx(repeated.loss_sum, rel=1e-12)
 
 
-def test_nothing_seen_is_not_a_number():
-    assert math.isnan(ClassificationCounts().error) and math.isnan(ClassificationCounts().loss)
-
-
 @pytest.mark.parametrize(
     ("logit", "label", "weight", "form", "text"),
     [
@@ -128,37 +115,30 @@ def test_wrong_arguments_are_named(logit, label, weight, form, text):
 CURVE = [(1, 0.5), (2, 0.2), (3, 0.11), (4, 0.1), (5, 0.15)]
 
 
-@pytest.mark.parametrize(("share", "epoch"), [(1.0, 4), (0.9, 3), (0.5, 2), (0.2, 1)])
-def test_first_epoch_within_a_share_of_the_best(share, epoch):
-    # Bounds 0.1, 0.111, 0.2, 0.5.
-    assert epochs_to_converge(CURVE, share) == epoch
+@pytest.mark.parametrize(
+    ("curve", "share", "epoch"),
+    [
+        *[(CURVE, 1.0, 4), (CURVE, 0.9, 3), (CURVE, 0.5, 2), (CURVE, 0.2, 1)],  # bounds 0.1, 0.111, 0.2, 0.5
+        ([(1, 0.3), (2, 0.01), (3, 0.0), (4, 0.0)], 0.5, 3),  # a best error of 0 asks for 0
+        ([(3, 0.4), (6, 0.1)], 0.9, 6),  # epochs that were not evaluated cannot converge
+        ([], 0.9, None),
+    ],
+)
+def test_first_epoch_within_a_share_of_the_best(curve, share, epoch):
+    assert epochs_to_converge(curve, share) == epoch
 
 
-def test_a_best_error_of_zero_asks_for_zero():
-    assert epochs_to_converge([(1, 0.3), (2, 0.01), (3, 0.0), (4, 0.0)], 0.5) == 3
-
-
-def test_epochs_that_were_not_evaluated_cannot_converge():
-    assert epochs_to_converge([(3, 0.4), (6, 0.1)], 0.9) == 6
-
-
-def test_area_by_hand():
-    # Trapezoids 0.35, 0.155, 0.105, 0.125 over four epochs.
-    assert area_under_error(CURVE) == pytest.approx(0.735 / 4, rel=1e-12)
-
-
-def test_area_weighs_by_epochs_between_evaluations():
-    # From epoch 1 to 3 mean 0.3 twice, from 3 to 4 mean 0.1.
-    assert area_under_error([(1, 0.5), (3, 0.1), (4, 0.1)]) == pytest.approx(0.7 / 3, rel=1e-12)
-
-
-def test_area_of_a_flat_curve_and_of_one_epoch_is_its_height():
-    assert area_under_error([(2, 0.25), (4, 0.25), (9, 0.25)]) == pytest.approx(0.25, rel=1e-12)
-    assert area_under_error([(7, 0.4)]) == 0.4
-
-
-def test_nothing_evaluated_is_none():
-    assert epochs_to_converge([], 0.9) is None
+@pytest.mark.parametrize(
+    ("curve", "area"),
+    [
+        (CURVE, 0.735 / 4),  # trapezoids 0.35, 0.155, 0.105, 0.125 over four epochs
+        ([(1, 0.5), (3, 0.1), (4, 0.1)], 0.7 / 3),  # from epoch 1 to 3 mean 0.3 twice, from 3 to 4 mean 0.1
+        ([(2, 0.25), (4, 0.25), (9, 0.25)], 0.25),
+        ([(7, 0.4)], 0.4),
+    ],
+)
+def test_area_by_hand(curve, area):
+    assert area_under_error(curve) == pytest.approx(area, rel=1e-12)
     assert area_under_error([]) is None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from itertools import product
 
 import pytest
 import torch
@@ -34,9 +35,8 @@ def slow_loss(x_NCHW: Tensor, bank_Tnn: Tensor, prior_T: list[float]) -> list[fl
         z = [sum(math.exp(score[b][t]) for b in images) for t in templates]
         given = [[math.exp(score[b][t]) / z[t] for t in templates] for b in images]
         alone = [sum(prior_T[t] * given[b][t] for t in templates) for b in images]
-        losses.append(
-            -sum(prior_T[t] * given[b][t] * math.log(given[b][t] / alone[b]) for t in templates for b in images)
-        )
+        pairs = product(images, templates)
+        losses.append(-sum(prior_T[t] * given[b][t] * math.log(given[b][t] / alone[b]) for b, t in pairs))
     return losses
 
 
@@ -50,22 +50,20 @@ def loss_and_gradient(x_NCHW: Tensor, tau: float | None = None) -> tuple[Tensor,
 def test_two_images_two_templates_by_hand():
     # n = 1: templates +1/2 and -1/2, each with probability 1/2. x = 0 and 2 log 3: scores 0 and +-log 3, so
     # p(x | +) = 1/4, 3/4 and p(x | -) = 3/4, 1/4; p(x) = 1/2, 1/2. MI = log 2 - H(1/4) for each template.
-    x_NCHW = torch.tensor([0.0, 2 * math.log(3)], dtype=torch.float64).reshape(2, 1, 1, 1)
+    # With 1,000 in place of 2 log 3 each template picks its own image: MI is log 2, its bound.
     information = math.log(2) + 0.25 * math.log(0.25) + 0.75 * math.log(0.75)
-    assert float(filter_loss(x_NCHW, *bank(1))) == pytest.approx(-information, rel=1e-12)
+    for x, expected in ((2 * math.log(3), information), (1e3, math.log(2))):
+        x_NCHW = torch.tensor([0.0, x], dtype=torch.float64).reshape(2, 1, 1, 1)
+        assert float(filter_loss(x_NCHW, *bank(1))) == pytest.approx(-expected, rel=1e-12)
+
+
+UNEQUAL = [0.2, 0.15, 0.15, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05]
 
 
 @pytest.mark.parametrize(("scale", "tau"), [(1.0, None), (30.0, None), (1.0, 0.5), (8.0, 0.5)])
-def test_equals_a_loop(scale, tau):
-    x_NCHW, (bank_Tnn, log_prior_T) = maps(4, 3, 3, 3, scale=scale), bank(3, tau=tau)
-    fast = filter_loss(x_NCHW, bank_Tnn, log_prior_T)
-    slow = torch.tensor(slow_loss(x_NCHW, bank_Tnn, log_prior_T.exp().tolist()), dtype=torch.float64)
-    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-13)
-
-
-def test_equals_a_loop_for_a_prior_that_is_not_uniform():
-    x_NCHW, (bank_Tnn, _) = maps(4, 3, 2, 2, scale=20.0), bank(2)
-    prior = [0.4, 0.3, 0.15, 0.1, 0.05]
+@pytest.mark.parametrize("prior", [[0.1] * 10, UNEQUAL], ids=["uniform", "unequal"])
+def test_equals_a_loop(scale, tau, prior):
+    x_NCHW, (bank_Tnn, _) = maps(4, 3, 3, 3, scale=scale), bank(3, tau=tau)
     fast = filter_loss(x_NCHW, bank_Tnn, torch.tensor(prior, dtype=torch.float64).log())
     slow = torch.tensor(slow_loss(x_NCHW, bank_Tnn, prior), dtype=torch.float64)
     torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-13)
@@ -93,9 +91,8 @@ def test_gradient_with_z_constant_equals_a_loop(form, scale, tau):
     positive_NC = torch.tensor([[True, True, False], [False, True, True], [True, False, False], [False, False, True]])
     kept = [[int(x_NCHW[b, c].argmax()) if positive_NC[b, c] else 9 for c in range(3)] for b in range(4)]
     x_NCHW.requires_grad_()
-    loss_C = filter_loss(
-        x_NCHW, bank_Tnn, log_prior_T, form=form, positive_NC=positive_NC if form == "single" else None
-    )
+    own_category = positive_NC if form == "single" else None
+    loss_C = filter_loss(x_NCHW, bank_Tnn, log_prior_T, form=form, positive_NC=own_category)
     torch.testing.assert_close(loss_C, filter_loss(x_NCHW, bank_Tnn, log_prior_T), rtol=0, atol=0)
     loss_C.sum().backward()
     slow = slow_slope(x_NCHW.detach(), bank_Tnn, log_prior_T.exp().tolist(), form, kept)
@@ -120,31 +117,6 @@ def test_templates_of_each_filters_own():
 
     stretch_C = torch.tensor([0.7, 1.0, 1.4], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(loss_of, (stretch_C, (x_NCHW.detach() + 0.1).requires_grad_()), atol=1e-8)
-
-
-@pytest.mark.parametrize(
-    ("changed", "text"),
-    [
-        ({"form": "paper"}, r"form = 'paper': expected 'exact', 'zconst' or 'single'"),
-        ({"form": "single"}, r"form = 'single': positive_NC is for 'single', and needed there"),
-        (
-            {"positive_NC": torch.ones(4, 2, dtype=torch.bool)},
-            r"form = 'exact': positive_NC is for 'single', and needed there",
-        ),
-        (
-            {"form": "single", "positive_NC": torch.ones(3, 2, dtype=torch.bool)},
-            r"positive_NC is torch.bool \(3, 2\): expected bool \[4, 2\] or \[4, 1\]",
-        ),
-        (
-            {"form": "zconst", "bank_Tnn": bank(3)[0].expand(2, -1, -1, -1).clone().requires_grad_()},
-            r"form = 'zconst': only 'exact' has a gradient with respect to the templates",
-        ),
-    ],
-)
-def test_forms_that_do_not_fit_are_named(changed, text):
-    bank_Tnn, log_prior_T = bank(3)
-    with pytest.raises(ValueError, match=text):
-        filter_loss(**{"x_NCHW": maps(4, 2, 3, 3), "bank_Tnn": bank_Tnn, "log_prior_T": log_prior_T} | changed)
 
 
 @pytest.mark.parametrize(("n", "scale"), [(1, 3.0), (3, 1.0), (3, 200.0)])
@@ -193,12 +165,6 @@ def test_information_stays_between_zero_and_its_bound(images, scale):
     assert bool((information < min(math.log(images), entropy) + 1e-12).all())
 
 
-def test_the_bound_is_reached_by_one_image_per_template():
-    # n = 1, one strong image and one empty one: each template picks its own image, MI = log 2.
-    x_NCHW = torch.tensor([0.0, 1e3], dtype=torch.float64).reshape(2, 1, 1, 1)
-    assert float(filter_loss(x_NCHW, *bank(1))) == pytest.approx(-math.log(2), rel=1e-12)
-
-
 @pytest.mark.parametrize("scale", [1e4, 1e10, 1e30])
 def test_large_activations_do_not_overflow(scale):
     single, gradient = loss_and_gradient(maps(8, 6, 6, 6, scale=scale, dtype=torch.float32))
@@ -217,10 +183,8 @@ def test_autocast_changes_nothing():
 
 def test_layout_in_memory_changes_nothing():
     x_NCHW = maps(4, 3, 6, 6)
-    for one, other in zip(
-        loss_and_gradient(x_NCHW), loss_and_gradient(x_NCHW.to(memory_format=torch.channels_last)), strict=True
-    ):
-        assert torch.equal(one, other)
+    other = loss_and_gradient(x_NCHW.to(memory_format=torch.channels_last))
+    assert all(map(torch.equal, loss_and_gradient(x_NCHW), other))
 
 
 def test_each_filters_gradient_takes_its_own_factor():
@@ -272,31 +236,41 @@ def test_at_most_three_arrays_of_scores_are_alive():
     assert arrays.most <= 3
 
 
+ONES = torch.ones(4, 2, dtype=torch.bool)
+OWN_BANK = bank(3)[0].expand(2, -1, -1, -1).clone().requires_grad_()
+BANK, PRIOR = bank(3, torch.bfloat16)
+HALF = {"x_NCHW": maps(4, 2, 3, 3).bfloat16(), "bank_Tnn": BANK, "log_prior_T": PRIOR}
+EXPECTED = r"expected \[N >= 1, C, 3, 3\]"
+
+
 @pytest.mark.parametrize(
-    ("x_shape", "bank_shape", "prior_shape", "text"),
+    ("changed", "text"),
     [
-        ((2, 3, 4, 5), (17, 4, 4), (17,), r"x_NCHW has shape \(2, 3, 4, 5\): expected \[N >= 1, C, 4, 4\]"),
-        ((2, 3, 5, 5), (17, 4, 4), (17,), r"x_NCHW has shape \(2, 3, 5, 5\): expected \[N >= 1, C, 4, 4\]"),
-        ((3, 4, 4), (17, 4, 4), (17,), r"x_NCHW has shape \(3, 4, 4\): expected \[N >= 1, C, 4, 4\]"),
-        ((0, 3, 4, 4), (17, 4, 4), (17,), r"x_NCHW has shape \(0, 3, 4, 4\): expected \[N >= 1, C, 4, 4\]"),
-        ((2, 3, 4, 4), (16, 4, 4), (17,), r"bank_Tnn has shape \(16, 4, 4\): expected \[17, 4, 4\]"),
-        ((2, 3, 4, 4), (17, 4, 4), (16,), r"log_prior_T has shape \(16,\): expected \[17\]"),
+        ({"form": "paper"}, r"form = 'paper': expected 'exact', 'zconst' or 'single'"),
+        ({"form": "single"}, r"form = 'single': positive_NC is for 'single', and needed there"),
+        ({"positive_NC": ONES}, r"form = 'exact': positive_NC is for 'single', and needed there"),
+        ({"form": "single", "positive_NC": ONES[1:]}, r"is torch.bool \(3, 2\): expected bool \[4, 2\] or \[4, 1\]"),
+        ({"form": "zconst", "bank_Tnn": OWN_BANK}, r"'zconst': only 'exact' has a gradient with respect to the templ"),
+        *[
+            ({"x_NCHW": torch.zeros(shape)}, rf"x_NCHW has shape \({', '.join(map(str, shape))}\): {EXPECTED}")
+            for shape in ((2, 3, 3, 5), (2, 3, 5, 5), (3, 3, 3), (0, 3, 3, 3))
+        ],
+        ({"bank_Tnn": bank(3)[0][1:]}, r"bank_Tnn has shape \(9, 3, 3\): expected \[10, 3, 3\]"),
+        ({"log_prior_T": bank(3)[1][1:]}, r"log_prior_T has shape \(9,\): expected \[10\]"),
+        (
+            {"x_NCHW": maps(4, 2, 3, 3, dtype=torch.float32)},
+            r"have dtypes \(torch\.float32, torch\.float64, torch\.float64\): expected",
+        ),
+        (HALF, r"torch\.bfloat16.*: expected float32 or float64 in all"),
     ],
 )
-def test_shapes_that_do_not_fit_are_named(x_shape, bank_shape, prior_shape, text):
+def test_arguments_that_do_not_fit_are_named(changed, text):
+    bank_Tnn, log_prior_T = bank(3)
     with pytest.raises(ValueError, match=text):
-        filter_loss(torch.zeros(x_shape), torch.zeros(bank_shape), torch.zeros(prior_shape))
+        filter_loss(**{"x_NCHW": maps(4, 2, 3, 3), "bank_Tnn": bank_Tnn, "log_prior_T": log_prior_T} | changed)
 
 
-def test_dtypes_that_do_not_fit_are_named():
-    x_NCHW, (bank_Tnn, log_prior_T) = maps(2, 3, 4, 4, dtype=torch.float32), bank(4)
-    with pytest.raises(ValueError, match=r"have dtypes \(torch\.float32, torch\.float64, torch\.float64\): expected"):
-        filter_loss(x_NCHW, bank_Tnn, log_prior_T)
-    with pytest.raises(ValueError, match=r"torch\.bfloat16.*: expected float32 or float64 in all"):
-        filter_loss(x_NCHW.bfloat16(), bank_Tnn.bfloat16(), log_prior_T.bfloat16())
-
-
-def test_paper_schedule_by_hand():
+def test_schedules_by_hand():
     # Maxima 1 and 3 of filter 0, 0 and 0 of the dead filter 1: means 2 and 0; weight 0.6, third epoch.
     x_NCHW = torch.zeros(2, 2, 2, 2)
     x_NCHW[0, 0, 1, 1], x_NCHW[1, 0, 0, 1] = 1.0, 3.0
@@ -304,11 +278,8 @@ def test_paper_schedule_by_hand():
     lambda_C = filter_weight(x_NCHW, 0.6, 3, "paper")
     torch.testing.assert_close(lambda_C, torch.tensor([0.4, 0.0]))
     assert not lambda_C.requires_grad
-
-
-def test_constant_schedule_is_the_weight_in_every_epoch():
     for epoch in (1, 50):
-        assert torch.equal(filter_weight(torch.rand(2, 3, 2, 2), 0.25, epoch, "constant"), torch.full((3,), 0.25))
+        assert torch.equal(filter_weight(x_NCHW, 0.25, epoch, "constant"), torch.full((2,), 0.25))
 
 
 def test_wrong_schedules_are_named():

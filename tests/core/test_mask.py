@@ -62,16 +62,14 @@ def test_can_be_exported_for_any_batch():
         def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
             return mask_maps(x_NCHW, self.unit_Pnn)
 
-    program = torch.export.export(
-        Masked(), (torch.rand(2, 3, 4, 4),), dynamic_shapes={"x_NCHW": {0: torch.export.Dim("batch", min=1, max=64)}}
-    )
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(Masked(), (torch.rand(2, 3, 4, 4),), dynamic_shapes={"x_NCHW": {0: batch}})
     x_NCHW = torch.rand(7, 3, 4, 4)
     assert torch.equal(program.module()(x_NCHW), mask_maps(x_NCHW, unit(4)))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 5, 5), (3, 4, 4)])
 def test_maps_of_another_size_are_named(shape):
-    with pytest.raises(
-        ValueError, match=rf"x_NCHW has shape \({', '.join(map(str, shape))}\): expected \[N, C, 4, 4\]"
-    ):
+    text = rf"x_NCHW has shape \({', '.join(map(str, shape))}\): expected \[N, C, 4, 4\]"
+    with pytest.raises(ValueError, match=text):
         mask_maps(torch.zeros(shape), unit(4))

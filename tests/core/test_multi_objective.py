@@ -12,28 +12,20 @@ from ipcnn_ray.core.multi_objective import dominates, pareto_front
 CONTROL = {"control_instability": 0.2, "control_error": 0.05, "instability_weight": 0.5, "error_floor": 0.01}
 
 
-def test_the_control_itself_is_one():
-    assert combined(0.2, 0.05, **CONTROL) == pytest.approx(1, rel=1e-12)
-
-
-def test_by_hand():
-    # Half of the instability, twice the error: 0.25 * 0.5 + 0.75 * 2.
-    assert combined(0.1, 0.1, **CONTROL | {"instability_weight": 0.25}) == pytest.approx(1.625, rel=1e-12)
-
-
-@pytest.mark.parametrize(("weight", "expected"), [(1.0, 0.5), (0.0, 3.0)])
-def test_the_ends_of_the_weight_look_at_one_measure(weight, expected):
-    assert combined(0.1, 0.15, **CONTROL | {"instability_weight": weight}) == pytest.approx(expected, rel=1e-12)
-
-
-def test_no_error_counts_as_less_than_the_floor():
-    assert combined(0.2, 0.0, **CONTROL) == combined(0.2, 0.01, **CONTROL) == pytest.approx(0.6, rel=1e-12)
-    perfect = CONTROL | {"control_error": 0.0}
-    assert combined(0.2, 0.03, **perfect) == pytest.approx(2, rel=1e-12)
-
-
-def test_an_instability_that_could_not_be_measured_is_not_a_number():
-    assert math.isnan(combined(math.nan, 0.1, **CONTROL))
+@pytest.mark.parametrize(
+    ("instability", "error", "changed", "expected"),
+    [
+        (0.2, 0.05, {}, 1),  # the control itself
+        (0.1, 0.1, {"instability_weight": 0.25}, 1.625),  # half the instability, twice the error: 0.25 / 2 + 0.75 * 2
+        (0.1, 0.15, {"instability_weight": 1.0}, 0.5),
+        (0.1, 0.15, {"instability_weight": 0.0}, 3.0),
+        *[(0.2, error, {}, 0.6) for error in (0.0, 0.01)],  # no error counts as less than the floor
+        (0.2, 0.03, {"control_error": 0.0}, 2),
+        (math.nan, 0.1, {}, math.nan),
+    ],
+)
+def test_combined_by_hand(instability, error, changed, expected):
+    assert combined(instability, error, **CONTROL | changed) == pytest.approx(expected, rel=1e-12, nan_ok=True)
 
 
 @pytest.mark.parametrize(

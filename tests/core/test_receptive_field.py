@@ -10,28 +10,24 @@ from torch import nn
 
 from ipcnn_ray.core.receptive_field import Field, Window, activation_region, centers, discs, map_side, receptive_field
 
-ALEXNET = [  # Caffe's, to the appended sixth convolution
-    Window(11, 4),
-    Window(3, 2, ceil=True),
-    Window(5, 1, 2),
-    Window(3, 2, ceil=True),
-    *[Window(3, 1, 1)] * 4,
-]
+POOL = Window(3, 2, ceil=True)
+ALEXNET = [Window(11, 4), POOL, Window(5, 1, 2), POOL, *[Window(3, 1, 1)] * 4]
+"""Caffe's, to the appended sixth convolution."""
 
 
-def test_no_window_sees_one_pixel():
-    assert receptive_field([]) == Field(stride=1, size=1, first_center=0.0)
-
-
-def test_two_windows_by_hand():
-    # 5 x 5, stride 2, pad 2: centre 0, size 5. Pooling 2 x 2, stride 2: centre 0 + 0.5 * 2 = 1, size 5 + 2 = 7.
-    assert receptive_field([Window(5, 2, 2), Window(2, 2)]) == Field(stride=4, size=7, first_center=1.0)
-
-
-def test_alexnet_by_hand():
-    # conv1 5; pool1 5 + 4 = 9; conv2 9 (5 x 5 with pad 2 keeps it); pool2 9 + 8 = 17; 3 x 3 with pad 1 keep it.
-    # Sizes 11, 19, 51, 67, then 3 x 3 convolutions of stride 16: 99, 131, 163, 195.
-    assert receptive_field(ALEXNET) == Field(stride=16, size=195, first_center=17.0)
+@pytest.mark.parametrize(
+    ("windows", "field"),
+    [
+        ([], Field(stride=1, size=1, first_center=0.0)),
+        # 5 x 5, stride 2, pad 2: centre 0, size 5. Pooling 2 x 2, stride 2: centre 0 + 0.5 * 2 = 1, size 5 + 2 = 7.
+        ([Window(5, 2, 2), Window(2, 2)], Field(stride=4, size=7, first_center=1.0)),
+        # conv1 5; pool1 5 + 4 = 9; conv2 9 (5 x 5 with pad 2 keeps it); pool2 9 + 8 = 17; 3 x 3 with pad 1 keep it.
+        # Sizes 11, 19, 51, 67, then 3 x 3 convolutions of stride 16: 99, 131, 163, 195.
+        (ALEXNET, Field(stride=16, size=195, first_center=17.0)),
+    ],
+)
+def test_fields_by_hand(windows, field):
+    assert receptive_field(windows) == field
     assert map_side(227, ALEXNET) == 13
 
 
@@ -52,13 +48,11 @@ def test_cell_zero_is_at_the_first_centre():
     ],
 )
 def test_field_is_what_the_gradient_of_a_cell_reaches(windows):
-    layers = []
-    for window in windows:
-        conv = nn.Conv2d(1, 1, window.kernel, window.stride, window.pad, bias=False, dtype=torch.float64)
-        nn.init.ones_(conv.weight)
-        layers.append(conv)
     image = torch.ones(1, 1, 63, 63, dtype=torch.float64, requires_grad=True)
-    out = nn.Sequential(*layers)(image)
+    out = image
+    for window in windows:
+        ones = torch.ones(1, 1, window.kernel, window.kernel, dtype=torch.float64)
+        out = nn.functional.conv2d(out, ones, stride=window.stride, padding=window.pad)
     n = out.shape[-1]
     assert map_side(63, windows) == n
     field = receptive_field(windows)
@@ -100,21 +94,14 @@ def test_by_hand():
 
 
 def slow(x_nn: torch.Tensor, threshold: float, field: Field, size: int, diameter: float) -> list[list[bool]]:
-    """Every pixel looks at every cell."""
-    n = len(x_nn)
-    rows = []
-    for row in range(size):
-        line = []
-        for col in range(size):
-            inside = False
-            for r in range(n):
-                for c in range(n):
-                    centre = (field.first_center + field.stride * r, field.first_center + field.stride * c)
-                    if float(x_nn[r, c]) > threshold and math.dist((row, col), centre) <= diameter / 2:
-                        inside = True
-            line.append(inside)
-        rows.append(line)
-    return rows
+    """Every pixel looks at every cell above the threshold."""
+    cells = [(int(r), int(c)) for r, c in (x_nn > threshold).nonzero()]
+    centres = [(field.first_center + field.stride * r, field.first_center + field.stride * c) for r, c in cells]
+
+    def inside(row: int, col: int) -> bool:
+        return any(math.dist((row, col), centre) <= diameter / 2 for centre in centres)
+
+    return [[inside(row, col) for col in range(size)] for row in range(size)]
 
 
 @pytest.mark.parametrize(("field", "diameter"), [(FIELD, 5.0), (Field(3, 7, -0.5), 7.3), (Field(2, 4, 0.5), 40.0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from ipcnn_ray.core.released import (
     Centroids,
     Groups,
+    Strengths,
     centroids,
     groups,
     linear_mask,
@@ -30,6 +32,14 @@ ONE = torch.zeros(1, dtype=torch.float64)
 def maps(N: int, C: int, n: int, scale: float = 1.0, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(N, C, n, n, generator=generator, dtype=torch.float64).relu() * scale
+
+
+def masked_maps(x_NCHW: Tensor, width: Any = 2.0, on_C: Tensor | None = None) -> tuple[Tensor, Strengths]:
+    """The mask of maps, and their strengths on a single worker."""
+    C, n = x_NCHW.shape[1:3]
+    width_C = torch.as_tensor(width, dtype=torch.float64).expand(C)
+    mask_NCHW = linear_mask(centroids(x_NCHW), width_C, n, on_C)
+    return mask_NCHW, strengths(x_NCHW, mask_NCHW, mask_NCHW)
 
 
 def slow_centroid(map_nn: list[list[float]]) -> tuple[int, int, float]:
@@ -100,9 +110,8 @@ def test_mask_by_hand():
 @pytest.mark.parametrize("n", [6, 13])
 def test_the_linear_mask_is_an_l1_template_in_other_units(n):
     mu, width = centroids(maps(3, 2, n)), 2.0
-    unit_Pnn = part_templates(
-        n, shape="gradient", norm="l1", beta=2 * width * n / (n - 1), tau=1.0, dtype=torch.float64
-    )
+    beta = 2 * width * n / (n - 1)
+    unit_Pnn = part_templates(n, shape="gradient", norm="l1", beta=beta, tau=1.0, dtype=torch.float64)
     linear_NCHW = linear_mask(mu, torch.full((2,), width, dtype=torch.float64), n)
     torch.testing.assert_close(template_mask(mu, unit_Pnn), linear_NCHW, rtol=0, atol=1e-12)
 
@@ -119,10 +128,8 @@ def test_the_masked_map_has_the_released_gradient_where_the_map_is_zero():
 @pytest.mark.parametrize("label", [[0, -1, 0, -1, -1], [0] * 5, [-1] * 5], ids=["mixed", "all positive", "none"])
 def test_gradient_equals_a_loop(scale, label):
     x_NCHW = maps(5, 3, 4, scale)
-    mask_NCHW = linear_mask(centroids(x_NCHW), torch.tensor([2.0, 1.7, 2.5], dtype=torch.float64), 4)
-    found = strengths(x_NCHW, mask_NCHW, mask_NCHW)
-    group = groups(torch.tensor(label), 3, None, ONE)
-    fast = released_gradient(mask_NCHW, found, group, 0.05)
+    mask_NCHW, found = masked_maps(x_NCHW, [2.0, 1.7, 2.5])
+    fast = released_gradient(mask_NCHW, found, groups(torch.tensor(label), 3, None, ONE), 0.05)
     positive = [[one >= 0] * 3 for one in label]
     slow = slow_gradient(x_NCHW, mask_NCHW, positive, [(1.0, 1.0)] * 3, 0.05)
     torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-18)
@@ -134,9 +141,8 @@ def test_several_categories_equal_a_loop():
     magnitude_CL = torch.tensor([[3.0, 1, 1], [1, 2, 2], [0, 0, 5], [1, 1, 1]], dtype=torch.float64)
     density_L = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
     of_filter = [0, 1, 2, 0]  # the first among equals
-    mask_NCHW = linear_mask(centroids(x_NCHW), torch.full((4,), 2.0, dtype=torch.float64), 4)
-    group = groups(class_N, 4, magnitude_CL, density_L)
-    fast = released_gradient(mask_NCHW, strengths(x_NCHW, mask_NCHW, mask_NCHW), group, 0.1)
+    mask_NCHW, found = masked_maps(x_NCHW)
+    fast = released_gradient(mask_NCHW, found, groups(class_N, 4, magnitude_CL, density_L), 0.1)
     positive = [[int(one) == of_filter[c] for c in range(4)] for one in class_N]
     weights = [(0.5 / float(density_L[k]), 0.5 / (1 - float(density_L[k]))) for k in of_filter]
     torch.testing.assert_close(fast, slow_gradient(x_NCHW, mask_NCHW, positive, weights, 0.1), rtol=1e-9, atol=1e-18)
@@ -159,47 +165,39 @@ def test_no_exponential_overflows():
         assert bool(added.isfinite().all())
         assert bool(found.alogz_positive_C.isfinite().all())
     # A common shift of s cancels in u over its mean but for (s - aLogZ), which does not see it either.
-    shifted = strengths(small + 3000.0, torch.ones_like(small), torch.ones_like(small))
-    plain = strengths(small, torch.ones_like(small), torch.ones_like(small))
-    group = groups(torch.tensor([0, 0, 0, -1]), 2, None, ONE)
-    ones = torch.ones_like(small)
-    torch.testing.assert_close(
-        released_gradient(ones, shifted, group, 0.1)[:3],
-        released_gradient(ones, plain, group, 0.1)[:3],
-        rtol=1e-8,
-        atol=0,
-    )
+    group, ones = groups(torch.tensor([0, 0, 0, -1]), 2, None, ONE), torch.ones_like(small)
+    shifted, plain = (strengths(x_NCHW, ones, ones) for x_NCHW in (small + 3000.0, small))
+    found, wanted = (released_gradient(ones, strength, group, 0.1)[:3] for strength in (shifted, plain))
+    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=0)
 
 
 def test_what_is_divided_by_zero_takes_the_largest_of_its_category():
     # u is 0 for s = aLogZ - 1/2; opposite u have mean 0, and so does a filter whose images all have u = 0.
-    found = strengths(maps(2, 3, 2), torch.ones(2, 3, 2, 2, dtype=torch.float64), torch.ones(2, 3, 2, 2).double())
+    ones = torch.ones(2, 3, 2, 2, dtype=torch.float64)
     s_BC = torch.tensor([[0.0, 1.0, 0.0], [0.0, 1.5, 0.0]], dtype=torch.float64)
     alogz_C = torch.tensor([0.5, 0.2, 0.5], dtype=torch.float64)
-    found = found._replace(template_BC=s_BC, alogz_positive_C=alogz_C)
+    found = strengths(maps(2, 3, 2), ones, ones)._replace(template_BC=s_BC, alogz_positive_C=alogz_C)
     group = Groups(torch.tensor([[True], [True]]), torch.ones(1), torch.ones(1), torch.zeros(3, dtype=torch.long))
-    added = released_gradient(torch.ones(2, 3, 2, 2, dtype=torch.float64), found, group, 1.0)
+    added = released_gradient(ones, found, group, 1.0)
     assert added[:, 0].abs().max() == added[:, 2].abs().max() == 0
     assert float(added[:, 1].abs().min()) > 0
 
 
 def test_filters_that_are_off_get_nothing():
     x_NCHW, on_C = maps(4, 3, 4), torch.tensor([True, False, True])
-    width_C = torch.full((3,), 2.0, dtype=torch.float64)
-    mu = centroids(x_NCHW)
-    mask_NCHW = linear_mask(mu, width_C, 4, on_C)
-    found, group = strengths(x_NCHW, mask_NCHW, mask_NCHW), groups(torch.tensor([0, 0, -1, -1]), 3, None, ONE)
+    mask_NCHW, found = masked_maps(x_NCHW, on_C=on_C)
+    group = groups(torch.tensor([0, 0, -1, -1]), 3, None, ONE)
     added = released_gradient(mask_NCHW, found, group, 0.1, on_C=on_C)
     assert float(added[:, 1].abs().max()) == 0
-    assert float(width_gradient(width_C, mu.sigma_NC, found, group, on_C)[1]) == 0
+    assert float(width_gradient(torch.full((3,), 2.0), centroids(x_NCHW).sigma_NC, found, group, on_C)[1]) == 0
 
 
 def test_width_is_drawn_to_three_over_the_spread():
     width_C = torch.tensor([2.0, 2.0, 2.0, 2.0], dtype=torch.float64)
     s_BC = torch.tensor([[1.0, 1.0, 0.0, 2.0], [3.0, 1.0, 0.0, 2.0], [9.0, 9.0, 9.0, 9.0]], dtype=torch.float64)
     sigma_BC = torch.tensor([[1.0, 0.5, 0.0, 4.0], [1.4, 0.5, 0.0, 4.0], [0.1, 0.1, 0.1, 0.1]], dtype=torch.float64)
-    found = strengths(maps(3, 4, 2), torch.ones(3, 4, 2, 2).double(), torch.ones(3, 4, 2, 2).double())
-    found = found._replace(template_BC=s_BC)
+    ones = torch.ones(3, 4, 2, 2, dtype=torch.float64)
+    found = strengths(maps(3, 4, 2), ones, ones)._replace(template_BC=s_BC)
     group = groups(torch.tensor([0, 0, -1]), 4, None, ONE)
     # sigma_bar 1.3: target 3 / 1.3; 0.5: clipped to 3; 0 / 0: 3; 4: clipped to 1.5.
     wanted = [-1e4 * (target - 2.0) for target in (3 / 1.3, 3.0, 3.0, 1.5)]
@@ -220,10 +218,8 @@ def test_moving_average_by_hand():
 def test_workers_equal_one_worker(world):
     x_NCHW, class_N = maps(8, 5, 6), torch.tensor([0, -1, 0, 0, -1, -1, 0, -1])
     width_C = torch.tensor([2.0, 1.6, 2.2, 2.9, 1.5], dtype=torch.float64)
-    mu = centroids(x_NCHW)
-    mask_NCHW = linear_mask(mu, width_C, 6)
+    mask_NCHW, found = masked_maps(x_NCHW, width_C.tolist())
     group = groups(class_N, 5, None, ONE)
-    found = strengths(x_NCHW, mask_NCHW, mask_NCHW)
     whole = released_gradient(mask_NCHW, found, group, 0.1)
 
     def work(rank: int, gather) -> Tensor:

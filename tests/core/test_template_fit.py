@@ -26,15 +26,8 @@ def test_half_way_to_the_nearest_other_landmark():
     # Nearest offsets: (0.3, 0.1) in the first image, (0.1, -0.3) in the second, none in the third and fourth.
     # Both root mean squares are sqrt(0.05): a circle with half of sqrt(0.1).
     place = torch.tensor([[0.2, 0.2], [0.5, 0.5], [NAN, NAN], [0.1, 0.1]], dtype=torch.float64)
-    others = torch.tensor(
-        [
-            [[0.5, 0.3], [0.9, 0.9]],
-            [[NAN, NAN], [0.6, 0.2]],
-            [[0.5, 0.3], [0.9, 0.9]],
-            [[NAN, NAN], [NAN, NAN]],
-        ],
-        dtype=torch.float64,
-    )
+    others = [[[0.5, 0.3], [0.9, 0.9]], [[NAN, NAN], [0.6, 0.2]], [[0.5, 0.3], [0.9, 0.9]], [[NAN, NAN], [NAN, NAN]]]
+    others = torch.tensor(others, dtype=torch.float64)
     found = axes_of_spacing(place, others)
     assert found.images == 2
     assert (found.rows, found.cols) == pytest.approx((math.sqrt(0.1) / 2,) * 2)
@@ -64,11 +57,8 @@ def test_a_mean_mask_becomes_a_symmetric_table_cut_to_what_is_there():
     mean[3, 4] = 0.2
     mean[0, 0] = 0.001
     values, extent = table_of_mask(mean, 1.0)
-    assert values.tolist() == [
-        [-1, pytest.approx(-0.5), -1],
-        [pytest.approx(0.0, abs=1e-6), 1, pytest.approx(0.0, abs=1e-6)],
-        [-1, -1, -1],
-    ]
+    expected = torch.tensor([[-1, -0.5, -1], [0, 1, 0], [-1, -1, -1]], dtype=torch.float64)
+    torch.testing.assert_close(values, expected, rtol=0, atol=1e-6)
     assert extent == pytest.approx(3 / 4)  # a step of the table is 1 / 4 of the crop
     with pytest.raises(ValueError, match="its mean mask is empty"):
         table_of_mask(mean * NAN, 1.0)

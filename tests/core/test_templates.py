@@ -37,21 +37,6 @@ def test_uniform_l2_reaches_the_diagonal_that_l1_does_not():
     assert part_templates(4, norm="l1", **arguments)[5, 0].tolist() == [-1, 1, -1, -1]
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2"])
-@pytest.mark.parametrize(("shape", "gamma"), [("gradient", None), ("uniform", 0.7)])
-def test_every_cell_equals_a_loop(shape, gamma, norm):
-    n, beta, tau = 5, 1.7, 0.3
-    fast = part_templates(n, shape=shape, norm=norm, beta=beta, gamma=gamma, tau=tau, dtype=torch.float64)
-    for row in range(n):
-        for col in range(n):
-            for i in range(n):
-                for j in range(n):
-                    far = abs(i - row) + abs(j - col) if norm == "l1" else math.hypot(i - row, j - col)
-                    scaled = beta * far / n
-                    value = max(1 - scaled, -1) if shape == "gradient" else (1 if scaled < gamma else -1)
-                    assert float(fast[row * n + col, i, j]) == pytest.approx(tau * value, abs=1e-15)
-
-
 def test_the_papers_uniform_template_covers_the_map_but_for_far_corners():
     # beta = gamma = 2: the radius is n cells, so only L1 distances of n and more are outside.
     bank = part_templates(13, shape="uniform", norm="l1", beta=2.0, gamma=2.0, tau=1.0)

@@ -46,15 +46,9 @@ def test_a_result_that_is_not_one_number_per_filter():
         ({"description": "two\nlines"}, r"Mine.description = 'two\\nlines': expected one line of text"),
         ({"better": "more"}, "Mine.better = 'more': expected one of higher, lower"),
         ({"images": "all"}, "Mine.images = 'all': expected one of own_category, objects, validation"),
-        (
-            {"compute": lambda self, state, landmark_NK2: state},
-            "Mine.compute takes 'landmark_NK2': expected some of state, .*Did you mean 'landmarks_NK2'?",
-        ),
+        ({"compute": lambda self, state, landmark_NK2: state}, "takes 'landmark_NK2': .*Did you mean 'landmarks_NK2'?"),
         ({"update": lambda self, **maps: None}, "Mine.update takes 'maps': expected some of maps_NCHW, .*threshold_C"),
-        (
-            {"compute": lambda self, label_N: label_N},
-            "Mine: `update` and the input `state` of `compute` belong together",
-        ),
+        ({"compute": lambda self, label_N: label_N}, "`update` and the input `state` of `compute` belong together"),
     ],
 )
 def test_a_metric_that_is_not_complete(attributes, text):
