@@ -17,32 +17,17 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ipcnn_ray.data.prepare import prepare
+from bench_tools import nearly_empty, prepared
+
 from ipcnn_ray.on_ray.events import Event, PhaseStarted, RunEnded
 from ipcnn_ray.on_ray.submission import run_experiment
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
-from ipcnn_ray.utils.paths import Paths
 
 
-def nearly_empty(trials: int, algorithm: str) -> ExperimentSpec:
-    raw: dict[str, Any] = {
-        "name": "growth",
-        "data": {"kind": "drawn_animals", "objects": 10, "negatives": 10},
-        "model": {"network": "compact"},
-        "template": {"shape": "gradient"},
-        "train": {"epochs": 1, "batch_size": 8},
-        "search": {
-            "kind": "space",
-            "algorithm": algorithm,
-            "trials": trials,
-            "runs": [{"name": "plain", "set": {"template": {"shape": "none"}}}],
-            "space": {"template.beta": {"uniform": [0.5, 4]}},
-        },
-    }
-    return ExperimentSpec.model_validate(raw)
+def search_of(trials: int, algorithm: str) -> ExperimentSpec:
+    space = {"template.beta": {"uniform": [0.5, 4]}}
+    return nearly_empty({"kind": "space", "algorithm": algorithm, "trials": trials, "space": space})
 
 
 def resident() -> float:
@@ -68,11 +53,8 @@ class Watch:
 def driver(trials: int, algorithm: str) -> None:
     """One search; prints its numbers as JSON."""
     with tempfile.TemporaryDirectory(prefix="ipcnn-") as home:
-        paths = Paths.from_environment({"IPCNN_HOME": home})
-        spec = nearly_empty(trials, algorithm)
-        prepare(spec.data, spec.model.table.image_size, paths)
-        tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
-        tracker.prepare(spec.name)
+        spec = search_of(trials, algorithm)
+        paths, tracker = prepared(spec, home)
         watch = Watch()
         outcome = run_experiment(spec, paths, tracker, listener=watch)
     succeeded = sum(run.state == "succeeded" for run in outcome.runs)

@@ -2,8 +2,7 @@
 
     python tests/benchmarks/filter_loss_cost.py [--device cuda] [--threads 1] [--rounds 15]
 
-Every round runs all candidates once, one after the other, so that a slow minute of a shared machine hits all of them;
-the numbers are medians over the rounds. Candidates: the convolution (gradients of weight, bias and input); the mask and
+Medians over alternating rounds. Candidates: the convolution (gradients of weight, bias and input); the mask and
 the exact filter loss with its closed-form backward, and both together, which is what an interpretable layer adds; the
 same loss written plainly and differentiated by autograd; the released layer (centroids, mask, its gradient and that of
 the widths).
@@ -11,12 +10,11 @@ the widths).
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from bench_tools import alternate, arguments, device_of, machine
 from torch import Tensor, nn
 
 from ipcnn_ray.core.filter_loss import filter_loss
@@ -91,46 +89,17 @@ def candidates(images: int, channels: int, n: int, device: torch.device) -> dict
     }
 
 
-def seconds(call: Callable[[], None], device: torch.device) -> float:
-    """Wall time of one call, until the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-def measure(calls: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each candidate over `rounds` alternating rounds, after two that do not count."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(rounds + 2):
-        for name, call in calls.items():
-            taken = seconds(call, device)
-            if turn >= 2:
-                times[name].append(taken)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Cost of an interpretable layer relative to a 3x3 convolution.")
+    parser = arguments(__doc__, rounds=15)
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--channels", type=int, default=256)
     parser.add_argument("--side", type=int, default=13, help="side of the map, cells")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=None, help="default: torch's own choice")
-    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    if args.rounds < 1:
-        parser.error("--rounds: expected at least 1")
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
-    medians = measure(candidates(args.images, args.channels, args.side, device), args.rounds, device)
+    device = device_of(parser, args)
+    times = alternate(candidates(args.images, args.channels, args.side, device), args.rounds, device, warm_up=2)
+    medians = {name: statistics.median(values) for name, values in times.items()}
     unit = next(iter(medians.values()))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    print(f"[{args.images}, {args.channels}, {args.side}, {args.side}] float32, {name}, torch {torch.__version__},")
+    print(f"[{args.images}, {args.channels}, {args.side}, {args.side}] float32, {machine(device)},")
     print(f"forward and backward, median of {args.rounds} alternating rounds")
     for label, median in medians.items():
         print(f"  {label:<28}{median * 1e3:>10.2f} ms{median / unit:>8.3f} x")

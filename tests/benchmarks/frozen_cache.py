@@ -3,14 +3,12 @@
     python tests/benchmarks/frozen_cache.py [--device cuda] [--threads 1] [--images 160] [--batch 60] [--rounds 5]
 
 Two things are timed, each from the cache and from the crops: obtaining conv4's inputs for one epoch (the frozen
-part), and the whole epoch of training with the filter loss. Every round runs all four, one after the other, so that
-a slow minute of a shared machine hits all of them; the numbers are medians over the rounds. Features and crops are
+part), and the whole epoch of training with the filter loss. Medians over alternating rounds. Features and crops are
 read from files that the machine has in its page cache. Weights are random: they do not change the time.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -18,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from bench_tools import alternate, arguments, device_of, machine
 
 from ipcnn_ray.data.batches import epoch_order, shares
 from ipcnn_ray.data.prepare import prepare
@@ -28,15 +27,6 @@ from ipcnn_ray.train.filter_term import filter_terms
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.train_epoch import train_epoch
 from ipcnn_ray.utils.paths import Paths
-
-
-def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call, until the device is done."""
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def candidates(folder: Path, images: int, batch: int, device: torch.device) -> dict[str, Callable[[], object]]:
@@ -85,25 +75,15 @@ def candidates(folder: Path, images: int, batch: int, device: torch.device) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = arguments(__doc__, rounds=5, threads=1)
     parser.add_argument("--images", type=int, default=160)
     parser.add_argument("--batch", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
+    device = device_of(parser, options)
     with tempfile.TemporaryDirectory() as folder:
         calls = candidates(Path(folder), options.images, options.batch, device)
-        times: dict[str, list[float]] = {name: [] for name in calls}
-        for round_ in range(options.rounds + 1):
-            for name, call in calls.items():
-                taken = seconds(call, device)
-                if round_:  # the first warms up
-                    times[name].append(taken)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    print(f"{name}, torch {torch.__version__}, median of {options.rounds} alternating rounds, and their range")
+        times = alternate(calls, options.rounds, device)
+    print(f"{machine(device)}, median of {options.rounds} alternating rounds, and their range")
     median = {name: statistics.median(taken) for name, taken in times.items()}
     for name, value in median.items():
         print(f"{name:<26} {value * 1000:9.1f} ms   {min(times[name]) * 1000:9.1f} to {max(times[name]) * 1000:9.1f}")

@@ -5,8 +5,8 @@
 Speed: crops of 227 x 227 pixels in random order from a store on disk (in the page cache after the first round),
 through `batches` and `to_input` until they lie on the device flipped and normalised; against training steps of the
 plain AlexNet with random weights on an input that is there already (forward, backward, SGD, classification loss alone:
-the filter loss would only slow it down), once the whole network and once from conv4 up. Every round runs all of them,
-one after the other; medians over the rounds. Goal: 5 times.
+the filter loss would only slow it down), once the whole network and once from conv4 up. Medians over
+alternating rounds. Goal: 5 times.
 
 Memory: a fresh process each reads one epoch from stores of N and 4 N crops; the growth of its private memory
 (RssAnon) and of the pages it maps from files (RssFile, which the system takes back when it needs them), at their
@@ -21,12 +21,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from bench_tools import alternate, arguments, device_of, machine
 
 from ipcnn_ray.core.classification import classification_loss
 from ipcnn_ray.data.batches import Read, batches, crops_reader, epoch_order, shares, to_input
@@ -72,30 +72,31 @@ def parts_of(store: CropStore, batch: int, epoch: int) -> list[np.ndarray]:
     return [store.train_items[part] for part in shares(order, batch, 0, 1)]
 
 
-def loader(store: CropStore, batch: int, device: torch.device) -> Callable[[], int]:
-    """One epoch of input; returns the number of images."""
+def loader(store: CropStore, batch: int, device: torch.device) -> Callable[[], None]:
+    """Return a call that reads one epoch."""
     mean = torch.from_numpy(store.mean_3SS).to(device)
     read = crops_reader(store.images_N3SS)
 
-    def epoch() -> int:
-        images = 0
-        for one in batches(parts_of(store, batch, 1), store.labels_N, read):
-            images += len(to_input(one.rows, one.mirrored, mean, 1.0, device))
-        return images
+    def epoch() -> None:
+        for part in batches(parts_of(store, batch, 1), store.labels_N, read):
+            to_input(part.rows, part.mirrored, mean, 1.0, device)
 
     return epoch
 
 
-def trainer(batch: int, steps: int, device: torch.device, frozen: str | None) -> Callable[[], int]:
-    """Training steps of AlexNet; returns the number of images."""
-    net = build(Model(network="alexnet"), NoTemplate(shape="none"), 0).to(device).train()
+def trainer(
+    batch: int, steps: int, device: torch.device, frozen: str | None, network: str = "alexnet"
+) -> Callable[[], None]:
+    """Return a call that takes training steps of the plain network on one batch, which stays on the device."""
+    model = Model.model_validate({"network": network})
+    net = build(model, NoTemplate(shape="none"), 0).to(device).train()
     if frozen:
         net.freeze_through(frozen)
     optimizer = torch.optim.SGD(net.parameter_groups(5e-4), lr=1e-5, momentum=0.9)
-    x = torch.randn(batch, 3, SIZE, SIZE, device=device)
+    x = torch.randn(batch, 3, model.table.image_size, model.table.image_size, device=device)
     labels = torch.arange(batch, device=device) % 2 - 1
 
-    def train() -> int:
+    def train() -> None:
         for step in range(steps):
             net.set_step(0, 1, step, 0, batch)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -103,36 +104,26 @@ def trainer(batch: int, steps: int, device: torch.device, frozen: str | None) ->
             optimizer.zero_grad(set_to_none=True)
             classification_loss(logits_NL.float(), labels).mean().backward()
             optimizer.step()
-        return steps * batch
 
     return train
 
 
-def rate(call: Callable[[], int], device: torch.device) -> float:
-    """Images per second of one call, until the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    images = call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return images / (time.perf_counter() - start)
+def rates(store: CropStore, batch: int, steps: int, rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Return the images per second of the input pipeline and of what AlexNet consumes, in each round."""
+    calls = {
+        "input pipeline": loader(store, batch, device),
+        "AlexNet, whole network": trainer(batch, steps, device, None),
+        "AlexNet, conv4 up": trainer(batch, steps, device, "conv3"),
+    }
+    images = {name: steps * batch for name in calls} | {"input pipeline": len(parts_of(store, batch, 1)) * batch}
+    times = alternate(calls, rounds, device)
+    return {name: [images[name] / taken for taken in values] for name, values in times.items()}
 
 
 def speeds(store: CropStore, args: argparse.Namespace, device: torch.device) -> None:
-    calls = {
-        "input pipeline": loader(store, args.batch, device),
-        "AlexNet, whole network": trainer(args.batch, args.steps, device, None),
-        "AlexNet, conv4 up": trainer(args.batch, args.steps, device, "conv3"),
-    }
-    rates: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(args.rounds + 1):  # the first does not count
-        for name, call in calls.items():
-            found = rate(call, device)
-            if turn:
-                rates[name].append(found)
-    given = rates["input pipeline"]
-    for name, values in rates.items():
+    by_name = rates(store, args.batch, args.steps, args.rounds, device)
+    given = by_name["input pipeline"]
+    for name, values in by_name.items():
         ratios = [one / other for one, other in zip(given, values, strict=True)]
         spread = f"{statistics.median(ratios):8.1f} x ({min(ratios):.1f} to {max(ratios):.1f})"
         print(f"  {name:<26}{statistics.median(values):>10.0f} images/s" + ("" if values is given else spread))
@@ -175,32 +166,24 @@ def memory(caches: dict[int, Path], batch: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Speed and memory of the input pipeline.")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=None, help="default: torch's own choice")
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=2, help="training steps a round")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--crops", type=int, default=500, help="N")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--how", default="read", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    device = device_of(parser, args)
     if args.child:
         memory_child(args.child, args.batch, args.how)
         return
-    if args.rounds < 1 or args.crops < args.batch:
-        parser.error("expected --rounds of at least 1 and --crops of at least --batch")
-    device = torch.device(args.device)
+    if args.crops < args.batch:
+        parser.error("--crops: expected at least --batch")
     with tempfile.TemporaryDirectory() as folder:
         caches = {count: Path(folder) / str(count) for count in (args.crops, 4 * args.crops)}
         for count, cache in caches.items():
             make_store(cache, count)
-        name = (
-            torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-        )
-        print(f"{name}, torch {torch.__version__}, batch {args.batch}, {args.rounds} alternating rounds")
+        print(f"{machine(device)}, batch {args.batch}, {args.rounds} alternating rounds")
         speeds(stored(caches[4 * args.crops]), args, device)
         print("growth of resident memory over one epoch")
         memory(caches, args.batch)

@@ -2,17 +2,17 @@
 
     python tests/benchmarks/training_step_cost.py [--network alexnet] [--device cuda] [--threads 1] [--rounds 9]
 
-A step: forward, losses, backward, and SGD with momentum, on one batch that stays in memory. Every round takes one step
-of each network, one after the other; the numbers are medians over the rounds.
+A step: forward, losses, backward, and SGD with momentum, on one batch that stays in memory. Medians over
+alternating rounds.
 """
 
 from __future__ import annotations
 
-import argparse
+import statistics
 from collections.abc import Callable
 
 import torch
-from filter_loss_cost import measure
+from bench_tools import alternate, arguments, device_of, machine
 
 from ipcnn_ray.models.build import build
 from ipcnn_ray.spec.experiment import ExperimentSpec
@@ -59,22 +59,15 @@ def step(network: str, template: dict[str, object], images: int, device: torch.d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Cost of a training step relative to the plain network.")
+    parser = arguments(__doc__, rounds=9)
     parser.add_argument("--network", default="alexnet")
     parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=None, help="default: torch's own choice")
-    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    if args.rounds < 1:
-        parser.error("--rounds: expected at least 1")
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
+    device = device_of(parser, args)
     steps = {name: step(args.network, template, args.images, device) for name, template in TEMPLATES.items()}
-    medians = measure(steps, args.rounds, device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    print(f"{args.network}, batch {args.images}, float32, {name}, torch {torch.__version__},")
+    times = alternate(steps, args.rounds, device, warm_up=2)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    print(f"{args.network}, batch {args.images}, float32, {machine(device)},")
     print(f"whole training steps, median of {args.rounds} alternating rounds")
     for label, median in medians.items():
         print(f"  {label:<10}{median * 1e3:>10.1f} ms{median / medians['plain']:>8.3f} x")

@@ -16,11 +16,10 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
+from bench_tools import nearly_empty, prepared
 
-from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.on_ray.events import Event, PhaseStarted, RunEnded
 from ipcnn_ray.on_ray.submission import run_experiment
 from ipcnn_ray.spec.experiment import ExperimentSpec
@@ -31,23 +30,6 @@ from ipcnn_ray.train.run_metadata import RunRequest
 from ipcnn_ray.train.runtime import InProcess
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
-
-
-def nearly_empty(name: str, trials: int) -> ExperimentSpec:
-    raw: dict[str, Any] = {
-        "name": name,
-        "data": {"kind": "drawn_animals", "objects": 10, "negatives": 10},
-        "model": {"network": "compact"},
-        "template": {"shape": "gradient"},
-        "train": {"epochs": 1, "batch_size": 8},
-        "compute": {"concurrent_runs": 1},
-        "search": {
-            "kind": "grid",
-            "runs": [{"name": "plain", "set": {"template.shape": "none"}}],
-            "grid": {"template.beta": [1 + 0.1 * i for i in range(trials)]},
-        },
-    }
-    return ExperimentSpec.model_validate(raw)
 
 
 def in_process(spec: ExperimentSpec, paths: Paths, tracker: MlflowTracker) -> float:
@@ -83,11 +65,9 @@ def main() -> None:
     trials = parser.parse_args().trials
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as home:
-        paths = Paths.from_environment({"IPCNN_HOME": home})
-        spec = nearly_empty("overhead", trials)
-        prepare(spec.data, spec.model.table.image_size, paths)
-        tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
-        tracker.prepare(spec.name)
+        betas = [1 + 0.1 * i for i in range(trials)]
+        spec = nearly_empty({"kind": "grid", "grid": {"template.beta": betas}}, concurrent_runs=1)
+        paths, tracker = prepared(spec, home)
         bare = in_process(spec, paths, tracker) / (trials - 1)
         clock = Clock()
         outcome = run_experiment(spec, paths, tracker, listener=clock)

@@ -20,7 +20,7 @@ from ipcnn_ray.train.distributed_inference import EvaluationPlan
 from ipcnn_ray.train.evaluate import Evaluation, evaluate
 from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.run_metadata import RunRequest
-from ipcnn_ray.train.runtime import InProcess
+from ipcnn_ray.train.runtime import InProcess, Runtime
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
 
@@ -29,7 +29,7 @@ CLOCKS = {"seconds", "images_per_second", "cpu_hours"}
 
 
 def tiny(**sections: Mapping[str, Any]) -> ExperimentSpec:
-    """Ten cows and ten pictures without, `compact`, three epochs of three steps; sections are merged into it."""
+    """Ten cows and ten negatives, `compact`, three epochs of three steps; sections are merged into it."""
     raw: dict[str, Any] = {
         "name": "tiny",
         "data": {"kind": "drawn_animals", "objects": 10, "negatives": 10},
@@ -44,11 +44,11 @@ def tiny(**sections: Mapping[str, Any]) -> ExperimentSpec:
 
 @dataclass
 class MemoryRecord:
-    """A RunRecord that remembers, and can be told to fail."""
+    """A RunRecord in memory; `fails` may raise."""
 
     handle: str = "handle"
-    said_params: dict[str, str] = field(default_factory=dict)
-    said_tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
     epochs: dict[int, dict[str, float]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     states: list[tuple[str, str]] = field(default_factory=list)
@@ -56,20 +56,25 @@ class MemoryRecord:
     """Called with the name of a method before it does anything."""
 
     def log_params(self, values: Mapping[str, str]) -> None:
-        assert all(self.said_params.get(key, value) == value for key, value in values.items())
-        self.said_params |= values
+        assert all(self.params.get(key, value) == value for key, value in values.items())
+        self.params |= values
 
     def set_tags(self, values: Mapping[str, str]) -> None:
         assert all(isinstance(value, str) for value in values.values())
-        self.said_tags |= values
+        self.tags |= values
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The metrics of each epoch, without those of clocks."""
+        return timeless(self.epochs.values())
 
     def set_description(self, text: str) -> None: ...
 
     def log_metrics(self, history: Sequence[Mapping[str, float]]) -> None:
         self.fails("metrics")
-        for one in history:
-            known = self.epochs.setdefault(int(one["epoch"]), {})
-            known |= {key: value for key, value in one.items() if key not in known}
+        for metrics in history:
+            known = self.epochs.setdefault(int(metrics["epoch"]), {})
+            known |= {key: value for key, value in metrics.items() if key not in known}
 
     def log_text(self, content: str, path: str) -> None: ...
 
@@ -90,14 +95,12 @@ class MemoryTracker:
 
     def __init__(self, record: MemoryRecord | None = None) -> None:
         self.record = record or MemoryRecord()
-        self.attached = 0
 
     def attach(self, handle: str) -> MemoryRecord:
-        self.attached += 1
         return self.record
 
 
-class Saying(InProcess):
+class OnReport(InProcess):
     """One worker; `on_report(epoch)` may raise."""
 
     def __init__(self, on_report: Callable[[int], None]) -> None:
@@ -115,6 +118,8 @@ class Bench:
 
     root: Path
     cache: Path
+    record: MemoryRecord = field(default_factory=MemoryRecord)
+    """Of the last `run`."""
 
     @property
     def paths(self) -> Paths:
@@ -123,10 +128,20 @@ class Bench:
         )
 
     def request(self, spec: ExperimentSpec, name: str = "run", **more: Any) -> RunRequest:
-        return RunRequest(RunSummary(name, name), spec, self.paths, "handle", str(self.root / "runs" / name), **more)
+        folder = more.pop("folder", str(self.root / "runs" / name))
+        return RunRequest(RunSummary(name, name), spec, self.paths, "handle", folder, **more)
 
-    def run(self, spec: ExperimentSpec, name: str = "run", **more: Any) -> RunSummary:
-        return train_run(self.request(spec, name, **more), InProcess(), MemoryTracker())
+    def run(
+        self,
+        spec: ExperimentSpec,
+        name: str = "run",
+        runtime: Runtime | None = None,
+        record: MemoryRecord | None = None,
+        **more: Any,
+    ) -> RunSummary:
+        """Train a run. record: where it is tracked; default: a new one. more: of the request."""
+        self.record = record or MemoryRecord()
+        return train_run(self.request(spec, name, **more), runtime or InProcess(), MemoryTracker(self.record))
 
     def weights(self, name: str = "run") -> bytes:
         return (self.root / "runs" / name / "weights.safetensors").read_bytes()
@@ -150,8 +165,7 @@ class Bench:
 
 
 def timeless(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-    """A history without what a clock said."""
-    return [{key: value for key, value in one.items() if key not in CLOCKS} for one in history]
+    return [{key: value for key, value in metrics.items() if key not in CLOCKS} for metrics in history]
 
 
 class ThreadRank(InProcess):

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import distributed
 
-from fakes.training import Bench, MemoryTracker, timeless, tiny
+from fakes.training import Bench, timeless, tiny
 from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.train.filter_term import filter_terms
 from ipcnn_ray.train.runtime import InProcess, ProcessGroup, Runtime, StopRun
 from ipcnn_ray.train.train_epoch import step_loss
-from ipcnn_ray.train.trainer import train_run
 
 SPEC = tiny(
     train={"epochs": 2, "batch_size": 12, "learning_rate": 0.005, "final_learning_rate": 0.002},
@@ -69,18 +68,17 @@ def one_step(bench: Bench, runtime: Runtime, form: str) -> dict[str, Any]:
 
 
 def trained(bench: Bench, runtime: Runtime, name: str) -> dict[str, Any]:
-    """What the record and the caller get of a run of two epochs."""
-    tracker = MemoryTracker()
-    result = train_run(bench.request(SPEC, name), runtime, tracker)
+    """Return what the record and the caller get of a run of two epochs."""
+    result = bench.run(SPEC, name, runtime)
     return {
-        "history": timeless(tracker.record.epochs.values()),
+        "history": bench.record.history,
         "result": timeless([result.metrics])[0],
         "ended": (result.state, result.cause, result.metrics["epoch"]),
     }
 
 
 def alone(bench: Bench) -> dict[str, Any]:
-    """One step, and a run, of one worker in this process."""
+    """Take one step, and train a run, with one worker in this process."""
     runtime = InProcess()
     return {"step": {form: one_step(bench, runtime, form) for form in FORMS}, "whole": trained(bench, runtime, "alone")}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fakes.training import Bench, InProcess, tiny
 from rows import check, within
-from runs import run
 from torch import Tensor
 
 from ipcnn_ray.core.filter_loss import filter_loss
@@ -131,6 +131,7 @@ def _metrics(device: str, small: bool) -> list[dict[str, Any]]:
         "eval": {"measures": chosen},
     }
     with tempfile.TemporaryDirectory() as folder:
-        ours, reference = (run(Path(folder), where, where, **sections).metrics for where in (device, "cpu"))
+        bench, spec = Bench(Path(folder), Path(folder)), tiny(**sections)
+        ours, reference = (bench.run(spec, f"{n}", InProcess(name)).metrics for n, name in enumerate((device, "cpu")))
     names = [name for name in reference if name in {"val_error", "val_loss", INSTABILITY, *chosen}]
     return [within(f"metric {name}", abs(ours[name] - reference[name]), METRIC_BOUND) for name in names]

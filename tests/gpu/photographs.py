@@ -74,14 +74,12 @@ def voc(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
             runtime = Deadline(device, time.monotonic() + share)
             paths = Paths.from_environment({**os.environ, "IPCNN_HOME": folder})
             spec = spec_of(template, small)
-            result = train_run(
-                RunRequest(RunSummary(name, name), spec, paths, "handle", f"{folder}/{index}"), runtime, MemoryTracker()
-            )
-            metrics = result.metrics
+            request = RunRequest(RunSummary(name, name), spec, paths, "handle", f"{folder}/{index}")
+            metrics = train_run(request, runtime, MemoryTracker()).metrics
             layers = ", ".join(f"{layer} {metrics[f'instability_{layer}']:.4f}" for layer in ("conv5_3", "conv6"))
             rows.append(number(f"{name}: instability of {layers}; error", f"{100 * metrics['val_error']:.1f} %"))
             rate = sorted(runtime.epochs)[len(runtime.epochs) // 2]
-            rows.append(number(f"{name}: {result.metrics['epoch']:.0f} epochs, median", f"{rate:.0f} images/s"))
+            rows.append(number(f"{name}: {metrics['epoch']:.0f} epochs, median", f"{rate:.0f} images/s"))
             if device == "cuda":
                 torch.cuda.empty_cache()
     return rows

@@ -70,15 +70,16 @@ def environment(device: str) -> list[str]:
     return [*lines, ", ".join(versions), f"not installed: {', '.join(absent) or 'nothing of what is used'}"]
 
 
-def run_part(name: str, device: str, small: bool, seconds: float) -> None:
-    """Run one part in this process; print its rows as JSON."""
+def run_part(name: str, device: str, small: bool, seconds: float) -> int:
+    """Run one part in this process; print its rows as JSON. Returns the exit code."""
     module = importlib.import_module(PARTS[name][0])
     try:
         rows = getattr(module, name)(device, small, seconds)
     except Exception:
         traceback.print_exc()
-        sys.exit(1)
+        return 1
     sys.stdout.write("\nROWS " + json.dumps(rows) + "\n")
+    return 0
 
 
 def in_process(name: str, args: argparse.Namespace, seconds: float) -> list[dict[str, Any]]:
@@ -115,7 +116,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Everything that needs a GPU.")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--minutes", type=float, default=11.0, help="the whole command ends within this time")
@@ -124,10 +125,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     parser.add_argument("--part", choices=list(PARTS), help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=60.0, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.part:
-        run_part(args.part, args.device, args.small, args.seconds)
-        return
+        return run_part(args.part, args.device, args.small, args.seconds)
     end = time.monotonic() + 60 * args.minutes - RESERVE_S
     head = environment(args.device)
     print("\n".join(head), flush=True)
@@ -143,8 +143,8 @@ def main() -> None:
         if args.out:
             args.out.write_text(json.dumps({"environment": head, "results": results}, indent=1))
     print(table(results))
-    sys.exit(any(row.get("state") == "failed" for rows in results.values() for row in rows))
+    return int(any(row.get("state") == "failed" for rows in results.values() for row in rows))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,59 +2,78 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
-RUN = Path(__file__).with_name("run.py")
+HERE = Path(__file__).resolve().parent
+ON_CPU = ["--device", "cpu", "--small"]
 
 
-def rows(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, list[dict[str, str]]], str]:
-    """Exit code, rows by part, and the printed text."""
-    out = tmp_path / "rows.json"
-    command = [sys.executable, str(RUN), "--device", "cpu", "--small", "--out", str(out), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.returncode, json.loads(out.read_text())["results"], done.stdout + done.stderr
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The command, as a module; what its folders add to the path is taken back."""
+    monkeypatch.setattr(sys, "path", [str(HERE), *sys.path])
+    monkeypatch.delitem(sys.modules, "run", raising=False)
+    return importlib.import_module("run")
+
+
+def rows(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """The rows that a part has printed."""
+    line = capsys.readouterr().out.splitlines()[-1]
+    found: list[dict[str, Any]] = json.loads(line.removeprefix("ROWS "))
+    return found
 
 
 @pytest.mark.slow
-def test_numbers_collectives_and_resuming(tmp_path: Path) -> None:
-    code, results, text = rows(tmp_path, "--only", "agreement", "nccl", "resume")
-    assert code == 0, text
-    assert {name: {row["state"] for row in part} for name, part in results.items()} == {
-        name: {"ok"} for name in results
-    }
-    compared = {row["what"] for row in results["agreement"]}
+def test_numbers_and_resuming(run: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    compared = set()
+    for part in ("agreement", "resume"):
+        assert run.main(["--part", part, *ON_CPU]) == 0
+        part_rows = rows(capsys)
+        assert {row["state"] for row in part_rows} == {"ok"}
+        compared |= {row["what"] for row in part_rows}
     assert {"filter loss exact: gradient", "filter loss single: value", "metric instability"} <= compared
 
 
 @pytest.mark.slow
-def test_what_cannot_run_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collectives_in_a_process_of_their_own(run: ModuleType, tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    assert run.main(["--only", "nccl", "--out", str(out), *ON_CPU]) == 0
+    assert {row["state"] for row in json.loads(out.read_text())["results"]["nccl"]} == {"ok"}
+
+
+def test_what_cannot_run_says_why(
+    run: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("IPCNN_DATA", raising=False)
-    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
-    code, results, text = rows(tmp_path, "--only", "voc")
-    assert code == 0, text
-    assert results["voc"] == [{"what": "not run", "value": "IPCNN_DATA is not set", "state": "skipped"}]
+    assert run.main(["--part", "voc", *ON_CPU]) == 0
+    assert rows(capsys) == [{"what": "not run", "value": "IPCNN_DATA is not set", "state": "skipped"}]
+    out = tmp_path / "rows.json"
+    assert run.main(["--only", "nccl", "--minutes", "0.2", "--out", str(out), *ON_CPU]) == 0
+    no_time = [{"what": "not run", "value": "no time left", "state": "skipped"}]
+    assert json.loads(out.read_text())["results"] == {"nccl": no_time}
+    assert "no time left" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_a_part_without_time_is_named(tmp_path: Path) -> None:
-    code, results, text = rows(tmp_path, "--only", "nccl", "--minutes", "0.2")
-    assert code == 0, text
-    assert results["nccl"] == [{"what": "not run", "value": "no time left", "state": "skipped"}]
+def test_a_part_that_fails_fails_the_command(
+    run: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = ModuleType("training")
 
+    def nccl(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
+        raise RuntimeError("no such collective")
 
-@pytest.mark.slow
-def test_a_part_that_fails_fails_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = tmp_path / "training.py"
-    broken.write_text("def nccl(device, small, seconds):\n    raise RuntimeError('no such collective')\n")
-    script = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; sys.argv[0] = {str(RUN)!r}; "
-    script += "import runpy; sys.argv[1:] = ['--part', 'nccl', '--device', 'cpu', '--small']; "
-    script += f"import training; runpy.run_path({str(RUN)!r}, run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "no such collective" in done.stderr
-    assert "ROWS" not in done.stdout
+    broken.nccl = nccl  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "training", broken)
+    assert run.main(["--part", "nccl", *ON_CPU]) == 1
+    printed = capsys.readouterr()
+    assert "no such collective" in printed.err and "ROWS" not in printed.out
+    failed = [{"what": "failed", "value": "no output", "state": "failed"}]
+    monkeypatch.setattr(run, "in_process", lambda name, args, seconds: failed)
+    assert run.main(["--only", "nccl", *ON_CPU]) == 1

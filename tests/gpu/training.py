@@ -7,16 +7,17 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from fakes.training import Bench, tiny
 from rows import check, number
-from runs import StopAfter, run, weights
 from torch import distributed, nn
 
-from ipcnn_ray.train.runtime import ProcessGroup
+from ipcnn_ray.train.runtime import InProcess, ProcessGroup, StopRun
 
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "exact, float32": {"train": {"precision": "float32"}},
@@ -28,26 +29,29 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+class StopAfterOne(InProcess):
+    """A worker that is asked to stop after the first epoch, to be resumed."""
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        if metrics["epoch"] == 1:
+            raise StopRun("asked to", resumable=True)
+
+
 def nccl(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
     """One rank of NCCL (gloo on a CPU): collectives, DDP, and a run that equals the one without a process group."""
     backend = "nccl" if device == "cuda" else "gloo"
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        run(folder, "plain", device)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), Path(folder))
+        bench.run(tiny(), "plain", InProcess(device))
         distributed.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=0, world_size=1)
         try:
             group = ProcessGroup(torch.device(device))
             x = torch.arange(6.0, device=device).view(2, 3)
             rows = [check(f"{backend} gather", "equal", torch.equal(group.gather(x), x[None]))]
             rows.append(_ddp(device, backend))
-            run(folder, "group", device, group)
-            rows.append(
-                check(
-                    f"run with {backend}, final weights",
-                    "same bytes",
-                    weights(folder, "group") == weights(folder, "plain"),
-                )
-            )
+            bench.run(tiny(), "group", group)
+            same = bench.weights("group") == bench.weights("plain")
+            rows.append(check(f"run with {backend}, final weights", "same bytes", same))
         finally:
             distributed.destroy_process_group()
     return rows
@@ -69,14 +73,13 @@ def _ddp(device: str, backend: str) -> dict[str, Any]:
 def resume(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
     """Runs that are stopped after an epoch and resumed have the weights of the runs that were not."""
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), Path(folder))
         for case, sections in list(CASES.items())[: 2 if small else None]:
-            whole, cut = f"{case} whole", f"{case} cut"
-            run(folder, whole, device, **sections)
-            run(folder, cut, device, StopAfter(device, 1), **sections)
-            run(folder, cut, device, **sections)
-            rows.append(check(f"resumed, {case}", "same bytes", weights(folder, whole) == weights(folder, cut)))
+            for part, runtime in (("whole", InProcess), ("cut", StopAfterOne), ("cut", InProcess)):
+                bench.run(tiny(**sections), f"{case} {part}", runtime(device))
+            same = bench.weights(f"{case} whole") == bench.weights(f"{case} cut")
+            rows.append(check(f"resumed, {case}", "same bytes", same))
     return rows
 
 
@@ -106,12 +109,9 @@ def ray(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
             return [check("ipcnn submit", (done.stderr.strip().splitlines() or [""])[-1][:24], False)]
         runs = json.loads(done.stdout)["runs"]
         used = "gpu_hours" if device == "cuda" else "cpu_hours"
+        succeeded = all(run["state"] == "succeeded" for run in runs)
         return [
-            check(
-                "ipcnn submit, two runs at a time",
-                f"{len(runs)} runs",
-                all(one["state"] == "succeeded" for one in runs),
-            ),
-            check(f"{used} are recorded", "all", all(used in one["metrics"] for one in runs)),
+            check("ipcnn submit, two runs at a time", f"{len(runs)} runs", succeeded),
+            check(f"{used} are recorded", "all", all(used in run["metrics"] for run in runs)),
             number("GPUs of each run", f"{share}"),
         ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
-from fakes.training import Bench
+from fakes.training import Bench, tiny
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -19,5 +21,21 @@ def crops(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def bench(tmp_path, crops) -> Bench:
-    """A place for runs, with a record in memory."""
+    """A folder for runs, with a record in memory."""
     return Bench(tmp_path, crops)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory, crops) -> tuple[bytes, list[dict[str, float]]]:
+    """Weights and history of a run of `tiny()` that nothing interrupted."""
+    bench = Bench(tmp_path_factory.mktemp("whole"), crops)
+    bench.run(tiny())
+    return bench.weights(), bench.record.history
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> ForkServerContext:
+    """Starts processes that have torch and the package imported, from a server that imports them once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ipcnn_ray.train.trainer"])
+    return context

@@ -1,3 +1,5 @@
+"""Checkpoints, results and attempts of a run, in a folder and in a bucket."""
+
 import errno
 import hashlib
 import json
@@ -11,38 +13,50 @@ import numpy as np
 import pytest
 import torch
 
-from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.errors import TrackingError, TrainingError
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train.checkpoint import Origin
-from ipcnn_ray.train.run_dir import Attempts
+from ipcnn_ray.train.run_dir import Attempts, RunTakenOver
 from ipcnn_ray.train.runtime import failure_cause
 
 EARLY_STOPPING = "early stopping at epoch 4 of 12"
 HERE = Origin("digest01", "data01", "weights01")
+BUCKET = "s3://bucket/runs/a"
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def folder(request, tmp_path):
+    if request.param == "bucket":
+        request.getfixturevalue("fake_s3")
+        return BUCKET
+    return tmp_path
 
 
 def history(epochs):
     return [{"epoch": float(epoch), "val_error": 1 / epoch} for epoch in range(1, epochs + 1)]
 
 
-def saved(folder, epochs):
-    for epoch in range(1, epochs + 1):
+def save(folder, epochs, first=1):
+    """Store checkpoints; return where they are on a file system."""
+    for epoch in range(first, epochs + 1):
         checkpoint.save(folder, HERE, history(epoch), {"model": {"w": torch.full((3,), float(epoch))}})
-    return folder / "checkpoints"
+    return None if folder == BUCKET else folder / "checkpoints"
 
 
-def test_the_newest_comes_back_and_two_are_kept(tmp_path):
-    home = saved(tmp_path, 4)
-    assert sorted(path.name for path in home.iterdir()) == ["epoch-0003", "epoch-0004"]
-    found = checkpoint.newest(tmp_path, HERE)
-    assert (found.epoch, found.damaged) == (4, ())
-    assert found.state["model"]["w"].tolist() == [4, 4, 4]
-    assert found.history == history(4)
+def test_the_newest_comes_back(folder):
+    assert checkpoint.newest(folder, HERE) == checkpoint.Restored(0, {}, [], ())
+    save(folder, 4)
+    restored = checkpoint.newest(folder, HERE)
+    assert (restored.epoch, restored.history, restored.damaged) == (4, history(4), ())
+    assert restored.state["model"]["w"].tolist() == [4, 4, 4]
 
 
-def test_nothing_there_is_epoch_zero(tmp_path):
-    assert checkpoint.newest(tmp_path, HERE) == checkpoint.Restored(0, {}, [], ())
+def test_two_are_kept(tmp_path, fake_s3):
+    assert sorted(path.name for path in save(tmp_path, 4).iterdir()) == ["epoch-0003", "epoch-0004"]
+    save(BUCKET, 4)
+    names = sorted(key.removeprefix("runs/a/checkpoints/epoch-")[:9] for key in fake_s3.objects)
+    assert names == ["0003/meta", "0003/stat", "0004/meta", "0004/stat"]
 
 
 def cut(path):
@@ -67,42 +81,75 @@ def flip(path):
     ],
 )
 def test_a_torn_one_is_passed_over_and_named(tmp_path, file, damage, named):
-    home = saved(tmp_path, 3)
-    damage(home / "epoch-0003" / file)
-    found = checkpoint.newest(tmp_path, HERE)
-    assert found.epoch == 2
-    assert len(found.damaged) == 1
-
-    assert re.match(named, found.damaged[0]), found.damaged
+    damage(save(tmp_path, 3) / "epoch-0003" / file)
+    restored = checkpoint.newest(tmp_path, HERE)
+    assert restored.epoch == 2
+    assert len(restored.damaged) == 1 and re.match(named, restored.damaged[0]), restored.damaged
     checkpoint.save(tmp_path, HERE, history(3), {"again": True})  # trained again, it takes the torn one's place
     assert checkpoint.newest(tmp_path, HERE).state == {"again": True}
 
 
+def test_a_torn_one_in_a_bucket_is_passed_over_and_made_anew(fake_s3):
+    save(BUCKET, 2)
+    (torn,) = [key for key in fake_s3.objects if "epoch-0002/state" in key]
+    fake_s3.objects[torn] = fake_s3.objects[torn][:-7]
+    restored = checkpoint.newest(BUCKET, HERE)
+    assert restored.epoch == 1
+    assert restored.damaged[0].startswith("epoch-0002 (state.pt has ")
+    del fake_s3.objects[torn]
+    assert checkpoint.newest(BUCKET, HERE).epoch == 1
+    checkpoint.save(BUCKET, HERE, history(2), {"again": True})
+    assert checkpoint.newest(BUCKET, HERE).state == {"again": True}
+    assert len(fake_s3.objects) == 4
+
+
+@pytest.mark.parametrize(
+    "during", ["PUT runs/a/checkpoints/epoch-0002/state", "PUT runs/a/checkpoints/epoch-0002/meta"]
+)
+def test_a_reader_of_a_bucket_never_sees_half_a_checkpoint(fake_s3, monkeypatch, during):
+    monkeypatch.setattr("ipcnn_ray.train.run_dir.STORAGE_TIMEOUT_S", 0)
+    save(BUCKET, 1)
+    fake_s3.gone = lambda request: request.startswith(during)
+    with pytest.raises(TrackingError, match=r"epoch-0002/.* was not stored"):
+        save(BUCKET, 2, first=2)
+    fake_s3.gone = None
+    restored = checkpoint.newest(BUCKET, HERE)
+    assert (restored.epoch, restored.damaged) == (1, ())
+    save(BUCKET, 3, first=2)
+    assert checkpoint.newest(BUCKET, HERE).epoch == 3
+    assert len(fake_s3.objects) == 4
+    # A bucket that does not answer is no torn checkpoint.
+    fake_s3.gone = lambda request: "epoch-0003/state" in request
+    with pytest.raises(TrackingError, match=r"epoch-0003/state-.* cannot be copied"):
+        checkpoint.newest(BUCKET, HERE)
+
+
 def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
-    home = saved(tmp_path, 1)
-    (home / ".epoch-0002").mkdir()
-    (home / ".epoch-0002" / "state.pt").write_bytes(b"half")
+    checkpoints = save(tmp_path, 1)
+    (checkpoints / ".epoch-0002").mkdir()
+    (checkpoints / ".epoch-0002" / "state.pt").write_bytes(b"half")
     assert checkpoint.newest(tmp_path, HERE).epoch == 1
     checkpoint.save(tmp_path, HERE, history(2), {})
-    assert sorted(path.name for path in home.iterdir()) == ["epoch-0001", "epoch-0002"]
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["epoch-0001", "epoch-0002"]
 
 
 @pytest.mark.parametrize(
     ("origin", "text"),
     [
         (Origin("other", "data01", "weights01"), "made with other experiment: digest digest01, now other. Bring"),
-        (Origin("digest01", "new", "weights01"), "made with other data: data data01, now new"),
+        (Origin("digest01", "new", "weights01"), "/checkpoints/epoch-0001 was made with other data: data data01, now"),
         (Origin("digest01", "data01", ""), "made with other pretrained weights: weights weights01, now none"),
     ],
 )
-def test_a_stranger_is_refused(tmp_path, origin, text):
-    saved(tmp_path, 1)
-    with pytest.raises(TrainingError, match=text):
-        checkpoint.newest(tmp_path, origin)
+def test_a_stranger_is_refused(folder, origin, text):
+    save(folder, 1)
+    with pytest.raises(TrainingError, match=text) as caught:
+        checkpoint.newest(folder, origin)
+    assert str(caught.value).startswith(f"{folder}/checkpoints/epoch-0001 ")
 
 
 def test_another_layout_is_refused(tmp_path):
-    meta = saved(tmp_path, 1) / "epoch-0001" / "meta.json"
+    meta = save(tmp_path, 1) / "epoch-0001" / "meta.json"
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 99}))
     with pytest.raises(TrainingError, match="has checkpoint format 99 and this version of ipcnn reads 1: go on with"):
         checkpoint.newest(tmp_path, HERE)
@@ -113,7 +160,7 @@ def test_nothing_is_unpickled(tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "sprung"), "w"))
 
-    path = saved(tmp_path, 1) / "epoch-0001"
+    path = save(tmp_path, 1) / "epoch-0001"
     torch.save({"model": Trap()}, path / "state.pt")
     data = (path / "state.pt").read_bytes()
     meta = json.loads((path / "meta.json").read_text())
@@ -125,7 +172,7 @@ def test_nothing_is_unpickled(tmp_path):
 
 
 def test_a_full_disk_says_so_and_leaves_the_last_one(tmp_path, monkeypatch):
-    saved(tmp_path, 1)
+    save(tmp_path, 1)
 
     def full(state, stream):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -147,15 +194,16 @@ def test_all_random_generators_come_back(tmp_path):
     assert draw() == first
 
 
-def test_a_result_comes_back_as_it_was(tmp_path):
+def test_a_result_comes_back_as_it_was(folder):
     run = RunSummary("a-1-l1", "l1", origin="sampled", seed=3)
-    assert checkpoint.read_result(tmp_path, run) is None
+    assert checkpoint.read_result(folder, run) is None
     metrics = {"epoch": 3.0, "instability": math.nan}
-    checkpoint.write_result(tmp_path, replace(run, state="stopped", cause=EARLY_STOPPING, metrics=metrics))
-    again = checkpoint.read_result(tmp_path, run)
+    checkpoint.write_result(folder, replace(run, state="pruned", cause=EARLY_STOPPING, metrics=metrics))
+    again = checkpoint.read_result(folder, run)
     assert again.metrics["epoch"] == 3 and math.isnan(again.metrics["instability"])
-    assert replace(again, metrics={}) == replace(run, state="stopped", cause=EARLY_STOPPING)
-    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    assert replace(again, metrics={}) == replace(run, state="pruned", cause=EARLY_STOPPING)
+    if folder != BUCKET:
+        assert [path.name for path in folder.iterdir()] == ["result.json"]
 
 
 @pytest.mark.parametrize(
@@ -173,21 +221,42 @@ def test_a_result_of_an_earlier_version(tmp_path, state, why, now):
     assert checkpoint.read_result(tmp_path, run) == replace(run, state=now, cause=why, metrics={"epoch": 4.0})
 
 
-def test_attempts_are_counted_by_cause(tmp_path):
-    Attempts.begin(tmp_path)  # vanishes
-    Attempts.begin(tmp_path).finish(tmp_path, "error", "KeyError: 'x'")
-    assert Attempts.read(tmp_path) == Attempts(lost=1, error=1, reason="KeyError: 'x'")
-    Attempts.begin(tmp_path).finish(tmp_path, "memory", "out of memory")
-    Attempts.begin(tmp_path).finish(tmp_path)
-    assert Attempts.read(tmp_path) == Attempts(lost=1, memory=1, error=1)
-    assert Attempts.read(tmp_path / "elsewhere") == Attempts()
+def test_an_unknown_kind_of_folder():
+    with pytest.raises(TrackingError, match="'gs://bucket/a' is of no known kind"):
+        checkpoint.read_result("gs://bucket/a", RunSummary("a-1", "run"))
 
 
-def test_a_vanished_peer_is_a_lost_worker():
-    gloo = RuntimeError("[gloo/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:3: Connection reset by peer.")
-    assert failure_cause(gloo) == failure_cause(torch.distributed.DistBackendError("NCCL")) == "lost"
+def test_attempts_are_counted_by_cause(folder):
+    assert Attempts.read(folder) == Attempts()
+    first = Attempts.begin(folder)  # vanishes
+    first.check_owner(folder)
+    Attempts.begin(folder).finish(folder, "error", "KeyError: 'x'")
+    assert Attempts.read(folder) == Attempts(lost=1, error=1, reason="KeyError: 'x'")
+    with pytest.raises(RunTakenOver, match=f"{folder} has been taken over by another process"):
+        first.check_owner(folder)
+    Attempts.begin(folder).finish(folder, "memory", "out of memory")
+    Attempts.begin(folder).finish(folder)
+    assert Attempts.read(folder) == Attempts(lost=1, memory=1, error=1)
 
 
-def test_out_of_memory_is_a_cause_of_its_own():
-    assert failure_cause(torch.OutOfMemoryError("CUDA")) == failure_cause(MemoryError()) == "memory"
-    assert failure_cause(KeyError()) == "error"
+def test_attempts_of_an_earlier_version(tmp_path):
+    earlier = {"lost": 1, "memory": 0, "error": 2, "open": True, "why": "KeyError: 'x'", "token": "ab"}
+    (tmp_path / "attempts.json").write_text(json.dumps(earlier))
+    attempts = Attempts.read(tmp_path)
+    assert attempts == Attempts(lost=1, error=2, open=True, reason="KeyError: 'x'") and attempts.token == "ab"
+    attempts.finish(tmp_path)
+    assert json.loads((tmp_path / "attempts.json").read_text()) == earlier | {"open": False, "why": ""}
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (RuntimeError("[gloo/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:3: Connection reset."), "lost"),
+        (torch.distributed.DistBackendError("NCCL"), "lost"),
+        (torch.OutOfMemoryError("CUDA"), "memory"),
+        (MemoryError(), "memory"),
+        (KeyError(), "error"),
+    ],
+)
+def test_causes_of_failures(error, cause):
+    assert failure_cause(error) == cause

@@ -7,14 +7,19 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
-from fakes.training import InProcess, MemoryTracker, timeless, tiny, train_run
+from fakes.training import tiny
+from safetensors.torch import load
 
-from ipcnn_ray.data.batches import crops_reader
 from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
 from ipcnn_ray.train import feature_cache
 from ipcnn_ray.train.feature_cache import distinct_items, feature_key, features_reader
 
 ITEMS = np.array([[0, 0], [0, 1], [2, 0], [5, 1]])
+MANY = np.stack([np.arange(7 * feature_cache.CHUNK - 5), np.zeros(7 * feature_cache.CHUNK - 5, np.int64)], 1)
+"""Items of seven chunks."""
+WEIGHTS = {"weights": {"file": "w.npz", "layers": ["conv1", "conv2"]}}
+WITHOUT_PARTS = tuple(name for name in METRICS.built_in if name not in (INSTABILITY, "part_interpretability"))
 
 
 def doubled(part):
@@ -22,37 +27,30 @@ def doubled(part):
     return torch.from_numpy(2 * part[:, :1] + part[:, 1:]).float()[:, :, None].expand(-1, 1, 3).contiguous()
 
 
-def frozen(cached=True, through="conv2", layers=("conv1", "conv2"), **compute):
-    return tiny(
-        model={"weights": {"file": "w.npz", "layers": list(layers)}},
-        train={"freeze_through": through},
-        compute={"cache_frozen": cached, **compute},
-    )
-
-
 def test_built_once_then_read(tmp_path):
-    built = []
+    built, progress = [], []
 
     def compute(part):
         built.extend(part.tolist())
         return doubled(part)
 
     for _ in range(2):
-        read = features_reader(tmp_path, "key", ITEMS, (1, 3), compute)
-        asked = ITEMS[[3, 0, 3]]
+        read = features_reader(tmp_path, "key", MANY, (1, 3), compute, lambda *counts: progress.append(counts))
+        asked = MANY[[100, 0, 100]]
         assert torch.equal(read(asked), doubled(asked))
-    assert built == ITEMS.tolist()
+    assert built == MANY.tolist()
+    assert progress == [(min(32 * chunk, 219), 219) for chunk in range(8)]
 
 
-def test_an_interrupted_build_leaves_nothing(tmp_path):
+def test_an_interrupted_build_leaves_nothing_and_a_damaged_cache_says_what_to_delete(tmp_path):
     with pytest.raises(ZeroDivisionError, match="division"):
         features_reader(tmp_path, "key", ITEMS, (1, 3), lambda part: 1 / 0)
     assert [path.name for path in (tmp_path / "features").iterdir()] == ["key.lock"]
+    file = tmp_path / "features" / "key" / "features.npy"
     features_reader(tmp_path, "key", ITEMS, (1, 3), doubled)
-
-
-MANY = np.stack([np.arange(7 * feature_cache.CHUNK - 5), np.zeros(7 * feature_cache.CHUNK - 5, np.int64)], 1)
-"""Items of seven chunks."""
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(TrainingError, match=r"features/key are damaged .*: delete the folder; it is made anew"):
+        features_reader(tmp_path, "key", ITEMS, (1, 3), doubled)
 
 
 def build_in_process(folder, kill_at=0, fail_at=0):
@@ -149,67 +147,60 @@ def test_a_small_disk_is_told_before_anything_is_computed(tmp_path, monkeypatch)
         features_reader(tmp_path, "key", ITEMS, (1000, 3000), lambda part: 1 / 0)
 
 
-def test_a_damaged_cache_says_what_to_delete(tmp_path):
-    features_reader(tmp_path, "key", ITEMS, (1, 3), doubled)
-    file = tmp_path / "features" / "key" / "features.npy"
-    file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(TrainingError, match=r"features/key are damaged .*: delete the folder; it is made anew"):
-        features_reader(tmp_path, "key", ITEMS, (1, 3), doubled)
-
-
 def test_the_key_follows_all_that_the_numbers_depend_on(bench):
     net = bench.inputs(tiny()).net
+
+    def key(data="data", scale=1.0, device="cpu", items=ITEMS):
+        return feature_key(data, net, scale, device, items)
+
     net.freeze_through("conv2")
-    keys = {feature_key("data", net, 1.0, "cpu", ITEMS)}
-    keys.add(feature_key("other", net, 1.0, "cpu", ITEMS))
-    keys.add(feature_key("data", net, 0.5, "cpu", ITEMS))
-    keys.add(feature_key("data", net, 1.0, "cuda", ITEMS))
-    keys.add(feature_key("data", net, 1.0, "cpu", ITEMS[:3]))
+    keys = {key(), key(data="other"), key(scale=0.5), key(device="cuda"), key(items=ITEMS[:3])}
     with torch.no_grad():
         net.layer("conv4").weight.zero_()  # behind the cut
-    assert feature_key("data", net, 1.0, "cpu", ITEMS) in keys
+    assert key() in keys
     with torch.no_grad():
         net.layer("conv1").weight[0] += 1
-    keys.add(feature_key("data", net, 1.0, "cpu", ITEMS))
+    keys.add(key())
     net.freeze_through("conv3")
-    keys.add(feature_key("data", net, 1.0, "cpu", ITEMS))
+    keys.add(key())
     assert len(keys) == 7
 
 
 def test_features_are_what_the_layers_put_out(bench):
     bench.pretrained(["conv1", "conv2"])
-    spec = frozen()
-    inputs, plain = bench.inputs(spec), bench.inputs(spec)
-    inputs.net.freeze_through("conv2")
-    plain.net.freeze_through("conv2")
-    items = distinct_items(inputs.store.train_items, inputs.store.val_items)
-    inputs.use_cache(bench.root, items)
+    cached, plain = (bench.inputs(tiny(model=WEIGHTS)) for _ in range(2))
+    for inputs in (cached, plain):
+        inputs.net.freeze_through("conv2")
+    items = distinct_items(cached.store.train_items, cached.store.val_items)
+    cached.use_cache(bench.root, items)
     parts = [items[::-3], items[1:2]]  # not in the order and batches of the build
-    with inputs.loader(parts) as cached, plain.loader(parts) as computed:
-        for one, other in zip(cached, computed, strict=True):
-            torch.testing.assert_close(inputs.net_input(one), plain.net_input(other), rtol=1e-6, atol=1e-6)
-    assert crops_reader(inputs.store.images_N3SS)(items[:2]).dtype == torch.uint8
+    with cached.loader(parts) as features, plain.loader(parts) as crops:
+        for one, other in zip(features, crops, strict=True):
+            torch.testing.assert_close(cached.net_input(one), plain.net_input(other), rtol=1e-6, atol=1e-6)
+            assert other.rows.dtype == torch.uint8
 
 
-def test_training_from_the_cache_gives_the_same_numbers(bench):
+def test_runs_with_and_without_the_cache(bench):
+    """They have the same metrics, of training and of interpretability, and frozen layers stay as they were loaded."""
     bench.pretrained(["conv1", "conv2"])
-    histories = {}
+    histories = []
+    before = set((bench.cache / "features").glob("*/features.npy"))
     for cached in (True, False):
-        tracker = MemoryTracker()
-        train_run(bench.request(frozen(cached), f"cached-{cached}"), InProcess(), tracker)
-        histories[cached] = timeless(tracker.record.epochs.values())
-        assert tracker.record.said_tags["ipcnn.frozen_cache"] == str(cached).lower()
-    assert len(list((bench.cache / "features").glob("*/features.npy"))) == 1
-    for one, other in zip(histories[True], histories[False], strict=True):
+        spec = tiny(
+            model=WEIGHTS,
+            train={"freeze_through": "conv2"},
+            compute={"cache_frozen": cached},
+            eval={"measures": list(WITHOUT_PARTS)},
+        )
+        bench.run(spec, f"cached-{cached}")
+        histories.append(bench.record.history)
+        assert bench.record.tags["ipcnn.frozen_cache"] == str(cached).lower()
+        assert len(set((bench.cache / "features").glob("*/features.npy")) - before) == 1
+    for one, other in zip(*histories, strict=True):
         assert one == pytest.approx(other, rel=1e-4)
-
-
-def test_frozen_layers_stay_as_they_were_loaded(bench):
-    bench.pretrained(["conv1", "conv2"])
-    from safetensors.torch import load
-
-    bench.run(frozen())
-    tensors = load(bench.weights())
+    for name in WITHOUT_PARTS:
+        assert histories[0][0][name] == histories[1][0][name], name
+    tensors = load(bench.weights("cached-True"))
     with np.load(bench.root / "weights" / "w.npz") as file:
         assert torch.equal(tensors["body.conv2.weight"], torch.from_numpy(file["conv2_w"]))
         assert torch.equal(tensors["body.conv1.weight"], torch.from_numpy(file["conv1_w"]).flip(1))  # BGR to RGB

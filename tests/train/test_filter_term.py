@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fakes.training import InProcess, MemoryTracker, tiny, train_run
+from fakes.training import InProcess, OnReport, tiny
 from safetensors.torch import load
 
+from ipcnn_ray.core.templates import log_prior, template_bank
 from ipcnn_ray.models.build import build
 from ipcnn_ray.models.layers import CentroidMask, LearnedBetaMask, PeakMask, ReleasedMask
 from ipcnn_ray.train.filter_term import InformationTerm, ReleasedTerm, StepContext, filter_terms
@@ -15,14 +16,6 @@ from ipcnn_ray.train.runtime import StopRun
 RELEASED = {"template": {"shape": "released"}, "loss": {"filter": {"weight": 1000.0}}}
 LEARNED = {"loss": {"filter": {"weight": 1.0, "learn_beta": True, "beta_rate": 1.0}}}
 SEVERAL = {"data": {"category": ["cow", "dog"], "negatives": 0}}
-
-
-class Stops(InProcess):
-    """Stops after the first epoch."""
-
-    def report(self, metrics):
-        if metrics["epoch"] == 1:
-            raise StopRun("asked", resumable=True)
 
 
 @pytest.mark.parametrize(
@@ -42,29 +35,32 @@ def test_the_mask_follows_the_form(changes, mask):
 
 
 @pytest.mark.parametrize(
-    "changes", [RELEASED, LEARNED, RELEASED | SEVERAL, SEVERAL | {"loss": {"filter": {"form": "single"}}}]
+    ("changes", "learned", "start"),
+    [
+        (RELEASED, "width_C", 2.0),
+        (LEARNED, "log_beta_C", 0.6931),
+        (RELEASED | SEVERAL, "width_C", 2.0),
+        (SEVERAL | {"loss": {"filter": {"form": "single"}}}, None, None),
+    ],
 )
-def test_a_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(bench, changes):
-    """The widths, their momentum, and what the categories of filters are read from are in the checkpoint."""
-    spec = tiny(**changes)
-    for name, runtime in (("cut", Stops()), ("cut", InProcess()), ("whole", InProcess())):
-        train_run(bench.request(spec, name), runtime, MemoryTracker())
+def test_a_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(bench, changes, learned, start):
+    """The widths, their momentum, and what the categories of filters are read from are in the checkpoint; what each
+    filter learns is in the weights. The released form records no filter loss."""
+
+    def stop(epoch):
+        if epoch == 1:
+            raise StopRun("asked", resumable=True)
+
+    spec = tiny(**changes, train={"epochs": 2})
+    for name, runtime in (("cut", OnReport(stop)), ("cut", InProcess()), ("whole", InProcess())):
+        bench.run(spec, name, runtime)
     assert bench.weights("cut") == bench.weights("whole")
-
-
-@pytest.mark.parametrize(("changes", "learned", "start"), [(RELEASED, "width_C", 2.0), (LEARNED, "log_beta_C", 0.6931)])
-def test_what_each_filter_learns_is_in_the_weights(bench, changes, learned, start):
-    train_run(bench.request(tiny(**changes)), InProcess(), MemoryTracker())
-    weights = load(bench.weights())
-    for layer in ("conv4", "conv5"):
+    released = "template" in changes
+    assert all(("filter_loss" in metrics) != released for metrics in bench.record.epochs.values())
+    weights = load(bench.weights("whole"))
+    for layer in ("conv4", "conv5") if learned else ():
         values = weights[f"masks.{layer}.{learned}"]
         assert float((values - start).abs().min()) > 0 and len(values.unique()) > 1
-
-
-def test_the_released_form_records_no_filter_loss(bench):
-    tracker = MemoryTracker()
-    train_run(bench.request(tiny(**RELEASED)), InProcess(), tracker)
-    assert all("filter_loss" not in metrics for metrics in tracker.record.epochs.values())
 
 
 def test_a_pooled_mask_acts_behind_the_pooling():
@@ -99,7 +95,9 @@ def test_the_released_term_is_the_released_gradient_over_the_batch_size():
 
 
 def test_single_with_several_categories_reads_a_filters_category_from_its_activation():
-    term = InformationTerm(*_bank(), 1.0, "constant", "single", categories=2)
+    term = InformationTerm(
+        template_bank(3, shape="gradient", norm="l1", beta=2.0), log_prior(3), 1.0, "constant", "single", categories=2
+    )
     maps_NCHW = torch.zeros(2, 2, 3, 3)
     maps_NCHW[0, 0, 0, 0] = maps_NCHW[1, 1, 2, 2] = 1.0
     step = StepContext(torch.tensor([0, 1]), 1, 2, InProcess())
@@ -107,9 +105,3 @@ def test_single_with_several_categories_reads_a_filters_category_from_its_activa
     assert term.state()["sums_CL"].tolist() == [[1.0, 0.0], [0.0, 1.0]]
     term(2 * maps_NCHW[:1], None, StepContext(torch.tensor([0]), 1, 1, InProcess()))
     assert term.state()["sums_CL"].tolist() == [[pytest.approx(1.1), 0.0], [0.0, 1.0]], "category 1 was not shown"
-
-
-def _bank():
-    from ipcnn_ray.core.templates import log_prior, template_bank
-
-    return template_bank(3, shape="gradient", norm="l1", beta=2.0), log_prior(3)

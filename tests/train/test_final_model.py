@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from fakes.training import tiny
 
 from ipcnn_ray.core.templates import part_templates
 from ipcnn_ray.data.crop_store import CropStore
@@ -15,7 +16,7 @@ from ipcnn_ray.data.datasets.voc_part import VocPart
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError, TrainingError
 from ipcnn_ray.spec.template import EllipseTemplate, GradientTemplate, MaskTemplate, TailoredTemplate
-from ipcnn_ray.train.final_model import fit_template, trained_template
+from ipcnn_ray.train.final_model import final_model, fit_template, trained_template
 from ipcnn_ray.utils.paths import Paths
 
 
@@ -116,23 +117,16 @@ def test_the_head_of_real_cows(real_data, tmp_path):
     assert (heights, widths) == pytest.approx((114.35 / 224, 89.79 / 224), abs=0.01)
 
 
-def test_a_run_is_read_with_the_template_it_was_fitted_to(bench, tmp_path):
-    from fakes.training import MemoryTracker, tiny
-
-    from ipcnn_ray.train.final_model import final_model
-    from ipcnn_ray.train.runtime import InProcess
-    from ipcnn_ray.train.trainer import train_run
-
+def test_a_run_is_read_with_the_template_it_was_fitted_to(bench):
     request = bench.request(tiny(template={"shape": "tailored", "landmark": "head"}, train={"epochs": 1}))
     with pytest.raises(TrainingError, match=r"has no template.json in .*: its template is not fitted yet"):
         trained_template(request)
-    tracker = MemoryTracker()
-    train_run(request, InProcess(), tracker)
+    bench.run(request.spec)
     template = trained_template(request)
     assert isinstance(template, EllipseTemplate)
-    assert tracker.record.said_params["template.landmark"] == "head"
-    assert tracker.record.said_params["template_fitted.beta"] == str(template.beta)
-    assert tracker.record.said_tags["template.fitted"] == template.label()
+    assert bench.record.params["template.landmark"] == "head"
+    assert bench.record.params["template_fitted.beta"] == str(template.beta)
+    assert bench.record.tags["template.fitted"] == template.label()
     net = final_model(request)[0].net
     unit_Pnn = net.mask("conv5").unit_Pnn
     n = unit_Pnn.shape[-1]

@@ -1,4 +1,4 @@
-"""The spec of a run, read back from its record."""
+"""Title and description of a run, and its spec, read back from its record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import run_for, run_id
 from ipcnn_ray.tracking.tracker import RecordedRun
-from ipcnn_ray.train.run_metadata import run_params, run_spec_of
+from ipcnn_ray.train.run_metadata import run_description, run_params, run_spec_of, run_title
 
 SPACE = {
     "kind": "space",
@@ -60,3 +60,14 @@ def test_a_run_that_another_version_recorded():
     other = replace(run, tags={"ipcnn.digest": "00000000"})
     with pytest.raises(IpcnnError, match=f"the spec of run {run.run_id} cannot be read back from the record\nIt was"):
         run_spec_of(experiment, label, other)
+
+
+def test_title_and_description(bench):
+    request = bench.request(tiny())
+    assert run_title(request) == f"{request.run.label}: L1 β2"
+    metrics = {"epoch": 3.0, "val_error": 0.0625, "instability": 0.12346}
+    first, second = run_description(request, metrics).split("\n\n")
+    assert first == f"**L1 β2**: `compact` on cow (`drawn_animals`, drawn), seed 0. Run `{request.run_id}`."
+    assert second.startswith("After epoch 3 of 3: validation error **6.2 %** of images, location")
+    assert "**0.1235**" in second
+    assert run_description(request, {}) == first

@@ -1,19 +1,26 @@
+"""Runs from a spec to weights: what is tracked, and that an interrupted run ends as an uninterrupted one."""
+
+import json
 import pickle
+import signal
+from pathlib import Path
 
 import pytest
 import torch
-from fakes.training import InProcess, MemoryRecord, MemoryTracker, Saying, timeless, tiny, train_run
+from fakes.killed_run import killed_run
+from fakes.training import InProcess, MemoryRecord, OnReport, tiny
 from safetensors.torch import load
 
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.tracking.lineage import host
-from ipcnn_ray.train import checkpoint
-from ipcnn_ray.train import trainer as run
+from ipcnn_ray.tracking.storage import open_storage
+from ipcnn_ray.train import checkpoint, trainer
 from ipcnn_ray.train.final_model import final_model
-from ipcnn_ray.train.run_dir import MEAN_KEY, Attempts
-from ipcnn_ray.train.run_metadata import ControlReference, run_description, run_title
+from ipcnn_ray.train.run_dir import MEAN_KEY, Attempts, RunTakenOver
+from ipcnn_ray.train.run_metadata import ControlReference
 from ipcnn_ray.train.runtime import StopRun
 
+BUCKET = "s3://bucket/runs/a"
 EVERY_EPOCH = {"epoch", "train_loss", "filter_loss", "train_error", "learning_rate", "images_per_second", "seconds"}
 EVALUATED = {
     "val_error",
@@ -27,20 +34,10 @@ EVALUATED = {
 AT_THE_END = {"best_val_error", "epochs_to_converge", "area_under_error", "cpu_hours"}
 
 
-@pytest.fixture
-def whole(bench):
-    """Weights and history of a run that nothing interrupted."""
-    tracker = MemoryTracker()
-    train_run(bench.request(tiny(), "whole"), InProcess(), tracker)
-    return bench.weights("whole"), timeless(tracker.record.epochs.values())
-
-
 def test_every_metric_is_there_under_its_name(bench):
-    tracker, runtime = MemoryTracker(), InProcess()
-    spec = tiny(eval={"every": 2})
-    control = ControlReference(instability=0.1, error=0.5, instability_weight=0.25)
-    result = train_run(bench.request(spec, references=control), runtime, tracker)
-    epochs = tracker.record.epochs
+    runtime, control = InProcess(), ControlReference(instability=0.1, error=0.5, instability_weight=0.25)
+    result = bench.run(tiny(eval={"every": 2}), runtime=runtime, references=control)
+    epochs = bench.record.epochs
     assert set(epochs[1]) == EVERY_EPOCH
     assert set(epochs[2]) == EVERY_EPOCH | EVALUATED | {"combined"}
     assert set(epochs[3]) == EVERY_EPOCH | EVALUATED | {"combined"} | AT_THE_END
@@ -55,43 +52,34 @@ def test_every_metric_is_there_under_its_name(bench):
     assert last["filter_loss"] < 0
 
 
-def test_the_record_tells_the_whole_story(bench):
-    tracker = MemoryTracker()
+def test_what_is_tracked_and_that_a_run_that_has_ended_is_not_trained_again(bench):
     of_driver = {"code.commit": "abc", "host.cpu": "of another machine", "host.gpu": "8 x of another machine"}
-    result = train_run(bench.request(tiny(), tags=of_driver), InProcess(), tracker)
-    record = tracker.record
+    result = bench.run(tiny(), tags=of_driver)
+    record = bench.record
     assert (result.state, result.cause, result.metrics["epoch"]) == ("succeeded", "", 3)
     assert record.states == [("running", ""), ("succeeded", "")]
-    assert record.said_params["template.beta"] == "2.0"
-    assert record.said_params["data.landmarks"] == "head, neck, torso"
+    assert record.params["template.beta"] == "2.0"
+    assert record.params["data.landmarks"] == "head, neck, torso"
     expected = {"code.commit": "abc", "data.drawn": "true", "model.partial_weights": "false", "ipcnn.workers": "1"}
     expected |= {"ipcnn.precision": "float32", "ipcnn.attempts_lost": "0", "ipcnn.seed": "0"}
-    assert (expected | host()).items() <= record.said_tags.items()
+    assert (expected | host()).items() <= record.tags.items()
     assert record.files == {"weights/weights.safetensors": bench.weights()}
+    assert bench.run(tiny()) == result
+    assert bench.record.states == []
 
 
 def test_partial_weights_are_tagged(bench):
     bench.pretrained(["conv1"])
-    tracker = MemoryTracker()
-    spec = tiny(model={"weights": {"file": "w.npz", "layers": ["conv1"]}})
-    train_run(bench.request(spec), InProcess(), tracker)
-    assert tracker.record.said_tags["model.partial_weights"] == "true"
-    assert tracker.record.said_tags["model.weights"] == "conv1"
-
-
-def test_a_run_that_has_ended_is_not_trained_again(bench):
-    first = bench.run(tiny())
-    again = MemoryTracker()
-    assert train_run(bench.request(tiny()), InProcess(), again) == first
-    assert again.attached == 0
+    bench.run(tiny(model={"weights": {"file": "w.npz", "layers": ["conv1"]}}, train={"epochs": 1}))
+    assert bench.record.tags["model.partial_weights"] == "true"
+    assert bench.record.tags["model.weights"] == "conv1"
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(bench, whole):
     torch.manual_seed(123)  # nothing is drawn from the global generators
     bench.run(tiny(), "again")
     assert bench.weights("again") == whole[0]
-    raw = tiny().model_dump(mode="json")
-    bench.run(type(tiny()).model_validate({**raw, "seed": 1}), "other")
+    bench.run(tiny().model_copy(update={"seed": 1}), "other")
     assert bench.weights("other") != whole[0]
 
 
@@ -99,59 +87,53 @@ class Crash(RuntimeError):
     pass
 
 
-def crash_once(*at):
-    """Raises Crash the n-th time it is called, for n in `at`."""
-    calls = []
+def crash_once(call, first=lambda *args, **kwargs: None, then=lambda *args, **kwargs: None):
+    """Return a function that calls `first` and `then`, and raises Crash between them in its n-th call."""
+    calls = 0
 
-    def fails(*anything):
-        calls.append(anything)
-        if len(calls) in at:
+    def crashing(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        result = first(*args, **kwargs)
+        if calls == call:
             raise Crash("pulled the plug")
+        later = then(*args, **kwargs)
+        return result if later is None else later
 
-    return fails
+    return crashing
 
 
 def in_report(monkeypatch, record):
-    return Saying(crash_once(2))
+    return OnReport(crash_once(2))
 
 
 def between_checkpoint_and_metrics(monkeypatch, record):
-    fails = crash_once(3)  # the first is what a resumed run repeats, then one per epoch
-    record.fails = lambda method: fails() if method == "metrics" else None
-    return InProcess()
+    crash = crash_once(3)  # the first is what a resumed run repeats, then one per epoch
+    record.fails = lambda method: crash() if method == "metrics" else None
 
 
 def before_the_checkpoint(monkeypatch, record):
-    real, fails = checkpoint.save, crash_once(2)
-    monkeypatch.setattr(checkpoint, "save", lambda *all_: (fails(), real(*all_)))
-    return InProcess()
+    monkeypatch.setattr(checkpoint, "save", crash_once(2, then=checkpoint.save))
 
 
 def in_the_middle_of_the_checkpoint(monkeypatch, record):
-    real, fails = checkpoint.sha256_of, crash_once(2)
-    monkeypatch.setattr(checkpoint, "sha256_of", lambda path: (real(path), fails())[0])
-    return InProcess()
+    monkeypatch.setattr(checkpoint, "sha256_of", crash_once(2, checkpoint.sha256_of))
 
 
 def in_the_evaluation(monkeypatch, record):
-    real, fails = run.evaluate, crash_once(2)
-    monkeypatch.setattr(run, "evaluate", lambda *all_, **named: (real(*all_, **named), fails())[0])
-    return InProcess()
+    monkeypatch.setattr(trainer, "evaluate", crash_once(2, trainer.evaluate))
 
 
 def in_a_step(monkeypatch, record):
-    real, fails = torch.optim.SGD.step, crash_once(5)
-    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *more: (real(self, *more), fails())[0])
-    return InProcess()
+    monkeypatch.setattr(torch.optim.SGD, "step", crash_once(5, torch.optim.SGD.step))
 
 
 def after_the_last_epoch(monkeypatch, record):
     record.fails = lambda method: crash_once(1)() if method == "file" else None
-    return InProcess()
 
 
 @pytest.mark.parametrize(
-    "plan",
+    "crash",
     [
         in_report,
         between_checkpoint_and_metrics,
@@ -162,58 +144,92 @@ def after_the_last_epoch(monkeypatch, record):
         after_the_last_epoch,
     ],
 )
-def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(bench, whole, monkeypatch, plan):
+def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(bench, whole, monkeypatch, crash):
     record = MemoryRecord()
     with monkeypatch.context() as patch:
-        runtime = plan(patch, record)
+        runtime = crash(patch, record)
         with pytest.raises(Crash, match="pulled the plug"):
-            train_run(bench.request(tiny()), runtime, MemoryTracker(record))
+            bench.run(tiny(), runtime=runtime, record=record)
     assert record.states[-1] == ("failed", "Crash: pulled the plug")
     record.fails = lambda method: None
     torch.manual_seed(99)
-    result = train_run(bench.request(tiny()), InProcess(), MemoryTracker(record))
+    result = bench.run(tiny(), record=record)
     assert (result.state, result.metrics["epoch"]) == ("succeeded", 3)
-    assert bench.weights() == whole[0]
-    assert timeless(record.epochs.values()) == whole[1]
+    assert (bench.weights(), record.history) == whole
     assert Attempts.read(bench.request(tiny()).folder) == Attempts(error=1)
-    assert record.said_tags["ipcnn.attempts_error"] == "1"
+    assert record.tags["ipcnn.attempts_error"] == "1"
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_as_if_it_had_not_been(bench, whole, fork_server):
+    """A real SIGKILL."""
+    for when in ("5", "checkpoint"):
+        killed = fork_server.Process(target=killed_run, args=(bench.root, bench.cache, when))
+        killed.start()
+        killed.join(120)
+        assert killed.exitcode == -signal.SIGKILL
+        folder = bench.request(tiny(), f"killed-{when}").folder
+        assert [path.name for path in (Path(folder) / "checkpoints").glob("epoch-*")] == ["epoch-0001"]
+        bench.run(tiny(), f"killed-{when}")
+        assert (bench.weights(f"killed-{when}"), bench.record.history) == whole
+        assert Attempts.read(folder) == Attempts(lost=1)
+        assert bench.record.tags["ipcnn.attempts_lost"] == "1"
+
+
+def test_a_run_in_a_bucket_is_bit_for_bit_that_of_a_folder(bench, whole, fake_s3):
+    def lost(epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt  # nothing is written any more, as when a process is killed
+
+    record = MemoryRecord()
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(tiny(), runtime=OnReport(lost), record=record, folder=BUCKET)
+    assert json.loads(open_storage(BUCKET).get("attempts.json"))["open"]
+    bench.run(tiny(), record=record, folder=BUCKET)
+    weights = open_storage(BUCKET).get("weights.safetensors")
+    assert (weights, record.history) == whole
+    assert record.files == {"weights/weights.safetensors": weights}
+    assert record.tags["ipcnn.attempts_lost"] == "1"
+    assert final_model(bench.request(tiny(), folder=BUCKET))[1].shape == (2, 3, 64, 64)
+
+
+def test_a_process_that_was_taken_for_lost_writes_no_more(bench, fake_s3):
+    elsewhere = OnReport(lambda epoch: Attempts.begin(BUCKET) if epoch == 1 else None)
+    with pytest.raises(RunTakenOver, match="taken over"):
+        bench.run(tiny(), runtime=elsewhere, folder=BUCKET)
+    assert sorted(bench.record.epochs) == [1]
+    assert bench.record.states == [("running", "")]
+    assert Attempts.read(BUCKET).open
 
 
 def test_a_torn_checkpoint_is_named_in_the_record(bench, whole):
     record = MemoryRecord()
     with pytest.raises(Crash, match="pulled"):
-        train_run(bench.request(tiny()), Saying(crash_once(2)), MemoryTracker(record))
+        bench.run(tiny(), runtime=OnReport(crash_once(2)), record=record)
     torn = bench.root / "runs" / "run" / "checkpoints" / "epoch-0002" / "state.pt"
     torn.write_bytes(torn.read_bytes()[:-100])
-    train_run(bench.request(tiny()), InProcess(), MemoryTracker(record))
-    assert record.said_tags["ipcnn.damaged_checkpoints"].startswith("epoch-0002 (state.pt has")
-    assert bench.weights() == whole[0]
-    assert timeless(record.epochs.values()) == whole[1]
+    bench.run(tiny(), record=record)
+    assert record.tags["ipcnn.damaged_checkpoints"].startswith("epoch-0002 (state.pt has")
+    assert (bench.weights(), record.history) == whole
 
 
-def test_a_checkpoint_of_another_experiment_is_refused(bench):
+def test_a_checkpoint_of_another_experiment_or_network_is_refused(bench, monkeypatch):
     with pytest.raises(Crash, match="pulled"):
-        train_run(bench.request(tiny()), Saying(crash_once(1)), MemoryTracker())
-    tracker = MemoryTracker()
+        bench.run(tiny(), runtime=OnReport(crash_once(1)))
     with pytest.raises(TrainingError, match=r"epoch-0001 was made with other experiment: digest .*--fresh"):
-        train_run(bench.request(tiny(train={"weight_decay": 0.1})), InProcess(), tracker)
-    assert tracker.record.states[-1][0] == "failed"
-    assert "made with other experiment" in tracker.record.states[-1][1]
+        bench.run(tiny(train={"weight_decay": 0.1}))
+    state, cause = bench.record.states[-1]
+    assert state == "failed" and "made with other experiment" in cause
+    newest = checkpoint.newest
 
-
-def test_a_checkpoint_that_does_not_fit_the_network_is_refused(bench, monkeypatch):
-    with pytest.raises(Crash, match="pulled"):
-        train_run(bench.request(tiny()), Saying(crash_once(1)), MemoryTracker())
-    real = checkpoint.newest
-
-    def renamed(*all_):
-        found = real(*all_)
-        found.state["model"]["another.name"] = found.state["model"].pop("body.conv1.weight")
-        return found
+    def renamed(*args):
+        restored = newest(*args)
+        restored.state["model"]["another.name"] = restored.state["model"].pop("body.conv1.weight")
+        return restored
 
     monkeypatch.setattr(checkpoint, "newest", renamed)
     with pytest.raises(TrainingError, match=r"checkpoint of epoch 1 does not fit the network. It is of another"):
-        train_run(bench.request(tiny()), InProcess(), MemoryTracker())
+        bench.run(tiny())
 
 
 def stop_after(epoch, **how):
@@ -221,51 +237,54 @@ def stop_after(epoch, **how):
         if now == epoch:
             raise StopRun("early stopping", **how)
 
-    return Saying(on_report)
+    return OnReport(on_report)
 
 
 def test_a_pruned_run_has_ended(bench):
-    tracker = MemoryTracker()
-    result = train_run(bench.request(tiny()), stop_after(2), tracker)
+    result = bench.run(tiny(), runtime=stop_after(2))
     assert (result.state, result.cause, result.metrics["epoch"]) == ("pruned", "early stopping", 2)
-    assert tracker.record.states[-1] == ("pruned", "early stopping")
-    assert set(tracker.record.epochs[2]) >= AT_THE_END
+    assert bench.record.states[-1] == ("pruned", "early stopping")
+    assert set(bench.record.epochs[2]) >= AT_THE_END
     assert Attempts.read(bench.request(tiny()).folder) == Attempts()
     assert bench.run(tiny()) == result
 
 
 def test_an_interrupted_run_goes_on(bench, whole):
-    tracker = MemoryTracker()
-    result = train_run(bench.request(tiny()), stop_after(1, resumable=True), tracker)
+    record = MemoryRecord()
+    result = bench.run(tiny(), runtime=stop_after(1, resumable=True), record=record)
     assert (result.state, result.metrics["epoch"]) == ("stopped", 1)
-    assert train_run(bench.request(tiny()), InProcess(), tracker).state == "succeeded"
-    assert tracker.record.states == [("running", ""), ("stopped", "early stopping"), ("running", ""), ("succeeded", "")]
-    assert bench.weights() == whole[0]
-    assert timeless(tracker.record.epochs.values()) == whole[1]
-
-
-def test_a_stop_after_the_last_epoch_comes_too_late(bench, whole):
-    result = train_run(bench.request(tiny()), stop_after(3), MemoryTracker())
-    assert result.state == "succeeded"
-    assert bench.weights() == whole[0]
+    # A stop after the last epoch comes too late.
+    assert bench.run(tiny(), runtime=stop_after(3), record=record).state == "succeeded"
+    assert record.states == [("running", ""), ("stopped", "early stopping"), ("running", ""), ("succeeded", "")]
+    assert (bench.weights(), record.history) == whole
 
 
 def test_the_plain_network_has_no_filter_loss_but_an_instability(bench):
-    tracker = MemoryTracker()
-    result = train_run(bench.request(tiny(template={"shape": "none"})), InProcess(), tracker)
+    result = bench.run(tiny(template={"shape": "none"}, train={"epochs": 1}))
     assert result.metrics["filter_loss"] == 0
     assert 0 < result.metrics["instability"] < 1
 
 
 def test_diverging_fails_with_the_reason_on_record(bench):
-    tracker = MemoryTracker()
     spec = tiny(train={"learning_rate": 1e30, "final_learning_rate": 1e30})
     with pytest.raises(TrainingError, match="not finite in epoch 1, step 2 of 3"):
-        train_run(bench.request(spec), InProcess(), tracker)
-    state, why = tracker.record.states[-1]
+        bench.run(spec)
+    state, cause = bench.record.states[-1]
     assert state == "failed"
-    assert why.startswith("TrainingError: the loss is not finite in epoch 1")
+    assert cause.startswith("TrainingError: the loss is not finite in epoch 1")
     assert not (bench.root / "runs" / "run" / "result.json").exists()
+
+
+def test_progress_of_steps_and_of_the_evaluation(bench):
+    class Listening(InProcess):
+        def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
+            updates.setdefault(what, []).append((done, total, unit))
+
+    updates = {}
+    bench.run(tiny(train={"epochs": 1}), runtime=Listening())
+    assert updates["training epoch 1"] == [(step, 3, "steps") for step in range(3)]
+    evaluated = updates["evaluating epoch 1"]
+    assert evaluated[0][0] == 0 and all(done < total for done, total, _ in evaluated)
 
 
 def test_a_request_pickles(bench):
@@ -276,26 +295,14 @@ def test_a_request_pickles(bench):
 def test_the_final_model_takes_photographs(bench):
     with pytest.raises(TrainingError, match=r"run run has no weights.safetensors in .*: it has not ended yet"):
         final_model(bench.request(tiny()))
-    bench.run(tiny())
-    model, example = final_model(bench.request(tiny()))
+    spec = tiny(train={"epochs": 1})
+    bench.run(spec)
+    model, example = final_model(bench.request(spec))
     assert not model.training and example.shape == (2, 3, 64, 64)
-    inputs = bench.inputs(tiny())
+    inputs = bench.inputs(spec)
     inputs.net.load_state_dict({k: v for k, v in load(bench.weights()).items() if k != MEAN_KEY})
     inputs.net.eval()
     with inputs.loader([inputs.store.val_items]) as loader:
         for batch in loader:
             crops = torch.where(batch.mirrored[:, None, None, None], batch.rows.flip(3), batch.rows).float()
             torch.testing.assert_close(model(crops), inputs.net(inputs.net_input(batch)))
-
-
-def test_a_run_says_what_it_is_and_what_came_of_it(bench):
-    request = bench.request(tiny())
-    assert run_title(request) == f"{request.run.label}: L1 β2"
-    metrics = {"epoch": 3.0, "val_error": 0.0625, "instability": 0.12346}
-    first, second = run_description(request, metrics).split("\n\n")
-    assert first == f"**L1 β2**: `compact` on cow (`drawn_animals`, drawn), seed 0. Run `{request.run_id}`."
-    assert second.startswith(
-        f"After epoch 3 of {request.spec.train.epochs}: validation error **6.2 %** of images, location"
-    )
-    assert "**0.1235**" in second
-    assert run_description(request, {}) == first

@@ -11,19 +11,20 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory, crops):
-    """World size -> what each rank found, and where the runs lie."""
+def results(tmp_path_factory, crops, fork_server):
+    """World size -> what each rank returned; and the bench of the runs."""
     bench = Bench(tmp_path_factory.mktemp("ranks"), crops)
     by_world = {1: [training_worker.alone(bench)]}
-    multiprocessing.spawn(training_worker.worker, (str(bench.root), str(crops)), nprocs=4)
+    arguments = (str(bench.root), str(crops))
+    multiprocessing.start_processes(training_worker.worker, arguments, nprocs=4, start_method="forkserver")
     ranks = [torch.load(bench.root / f"rank{rank}.pt") for rank in range(4)]
-    return by_world | {world: [found[world] for found in ranks[:world]] for world in (2, 4)}, bench
+    return by_world | {world: [by_rank[world] for by_rank in ranks[:world]] for world in (2, 4)}, bench
 
 
 @pytest.mark.parametrize("form", training_worker.FORMS)
 @pytest.mark.parametrize("world", [2, 4])
-def test_workers_take_the_same_step_as_one(found, world, form):
-    by_world, _ = found
+def test_workers_take_the_same_step_as_one(results, world, form):
+    by_world, _ = results
     alone = by_world[1][0]["step"][form]
     for step in (rank["step"][form] for rank in by_world[world]):
         assert float(step["loss"]) == pytest.approx(float(alone["loss"]), rel=1e-6)
@@ -33,9 +34,9 @@ def test_workers_take_the_same_step_as_one(found, world, form):
             assert (step["gradients"][name] - gradient).abs().max() <= 3e-5 * gradient.abs().max(), name
 
 
-def test_every_kind_of_filter_loss_moves_the_gradients(found):
+def test_every_kind_of_filter_loss_moves_the_gradients(results):
     """The test above would pass without any filter loss."""
-    steps = found[0][1][0]["step"]
+    steps = results[0][1][0]["step"]
     lowest = {form: step["gradients"]["body.conv4.weight"] for form, step in steps.items()}
     forms = list(lowest)
     for i, form in enumerate(forms):
@@ -46,41 +47,29 @@ def test_every_kind_of_filter_loss_moves_the_gradients(found):
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_workers_record_the_metrics_of_one(found, world):
+def test_workers_train_as_one(results, world):
     """Two epochs with dropout and a heavy filter loss: differences of rounding, grown by training."""
-    by_world, _ = found
+    by_world, bench = results
     alone, many = by_world[1][0]["whole"]["history"], by_world[world][0]["whole"]["history"]
     assert len(alone) == len(many) == 2
-    for one, other in zip(alone, many, strict=True):
-        assert other == pytest.approx(one, rel=1e-4)
-
-
-@pytest.mark.parametrize("world", [2, 4])
-def test_every_rank_gets_the_same_numbers(found, world):
-    by_world, _ = found
+    for expected, metrics in zip(alone, many, strict=True):
+        assert metrics == pytest.approx(expected, rel=1e-4)
     first, *others = by_world[world]
-    assert others
-    for other in others:
-        assert other["whole"]["result"] == first["whole"]["result"]
-
-
-@pytest.mark.parametrize("world", [2, 4])
-def test_final_weights_are_those_of_one_worker(found, world):
-    _, bench = found
-    alone = load(bench.weights("alone"))
+    assert others and all(other["whole"]["result"] == first["whole"]["result"] for other in others)
+    weights = load(bench.weights("alone"))
     for name, tensor in load(bench.weights(f"whole-{world}")).items():
-        assert (tensor - alone[name]).abs().max() <= 1e-4 * alone[name].abs().max(), name
+        assert (tensor - weights[name]).abs().max() <= 1e-4 * weights[name].abs().max(), name
 
 
 @pytest.mark.parametrize(("interrupted", "whole"), [("stopped-2", "whole-2"), ("cut-4", "whole-4")])
-def test_resumed_workers_end_bit_for_bit_as_uninterrupted_ones(found, interrupted, whole):
+def test_resumed_workers_end_bit_for_bit_as_uninterrupted_ones(results, interrupted, whole):
     """Four workers: how their gradients are rounded depends on DDP's buckets."""
-    _, bench = found
+    _, bench = results
     assert bench.weights(interrupted) == bench.weights(whole)
 
 
-def test_a_stop_asked_of_one_rank_stops_all(found):
-    by_world, _ = found
+def test_a_stop_asked_of_one_rank_stops_all(results):
+    by_world, _ = results
     assert [rank["stopped"] for rank in by_world[2]] == [
         ("stopped", "another worker was asked to stop", 1),
         ("stopped", "asked", 1),
