@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import scipy.io
@@ -15,7 +14,6 @@ from fakes.datasets import (
     SIZE,
     CubFolder,
     IlsvrcFolder,
-    VocFolder,
     element,
     struct_array,
     voc_folder,
@@ -29,19 +27,7 @@ from ipcnn_ray.errors import DataError
 BOX = (11, 21, 60, 60)
 PARTS = {"head": BOX, "neck": BOX, "torso": BOX}
 COW = {"class": "cow", "bbox": BOX, "parts": PARTS}
-Voc = Callable[[VocFolder], dict[str, Any] | None]
-VOC: dict[str, Voc] = {}
-"""Case -> function that damages a folder and returns the changed fields of the spec."""
-CUB: dict[str, Callable[[CubFolder], dict[str, Any] | None]] = {}
-ILSVRC: dict[str, Callable[[IlsvrcFolder], dict[str, Any] | None]] = {}
-
-
-def case(cases: dict[str, Any]) -> Callable[[Any], Any]:
-    def register(function: Any) -> Any:
-        cases[function.__name__.strip("_")] = function
-        return function
-
-    return register
+MASKS = {"annotation": "part_masks"}
 
 
 def cut(path: Path) -> None:
@@ -49,69 +35,12 @@ def cut(path: Path) -> None:
     path.write_bytes(content[: len(content) * 2 // 3])
 
 
-def spec_alone(**fields: Any) -> Voc:
-    return lambda folder: fields
-
-
-VOC["other_category"] = spec_alone(category="bird")
-VOC["too_few_negatives"] = spec_alone(negatives=10)
-VOC["only_small_objects"] = spec_alone(min_side=70)
-VOC["no_part_masks"] = spec_alone(annotation="part_masks")
-
-
-@case(VOC)
-def no_folder(folder):
-    folder.voc.rename(folder.root / "vco")
-
-
-@case(VOC)
-def no_landmarks_at_all(folder):
-    (folder.voc / "landmarks").rename(folder.root / "gone")
-
-
-@case(VOC)
-def no_landmark_file(folder):
-    folder.part_file(2).unlink()
-
-
-@case(VOC)
-def landmark_file_of_matlab_4(folder):
-    folder.part_file(1).write_bytes(b"\0\0\0\0\1\0\0\0\1\0\0\0\0\0\0\0\6\0\0\0truth\0" + bytes(8))
-
-
-@case(VOC)
-def landmark_file_that_is_a_web_page(folder):
-    folder.part_file(3).write_text("<html>404 not found</html>")
-
-
-@case(VOC)
-def landmark_file_cut_off(folder):
-    cut(folder.part_file(1))
-
-
-@case(VOC)
-def landmark_file_with_other_variables(folder):
-    scipy.io.savemat(folder.part_file(2), {"model": 1.0, "anno": 2.0})
-
-
-@case(VOC)
-def landmark_file_with_another_truth(folder):
-    scipy.io.savemat(folder.part_file(2), {"truth": [[1.0, 2.0]]})
-
-
-@case(VOC)
-def landmark_files_of_different_lengths(folder):
-    folder.write_truth(2, folder.truth(2)[:7])
-
-
-@case(VOC)
 def landmark_files_of_different_objects(folder):
     boxes, folder.boxes = folder.boxes, list(reversed(folder.boxes))
     folder.write_truth(3, folder.truth(3))
     folder.boxes = boxes
 
 
-@case(VOC)
 def unreadable_numbers(folder):
     elements = folder.truth(1)
     elements[4]["obj"]["bndbox"] = {"xmin": "11", "ymin": "x", "xmax": "60", "ymax": "60"}
@@ -119,77 +48,39 @@ def unreadable_numbers(folder):
     folder.write_truth(1, elements)
 
 
-@case(VOC)
 def empty_category(folder):
     for number in folder.centers:
         folder.write_truth(number, [])
 
 
-@case(VOC)
 def landmark_that_nobody_shows(folder):
     folder.centers[2] = [None] * 7 + [(90.0, 90.0)]
     folder.write_truths()
 
 
-@case(VOC)
 def landmarks_outside_the_crop(folder):
     folder.centers[1][2:6] = [(300.0, 20.0), (20.0, -0.5), (float("nan"), 3.0), (5.0,)]
     folder.write_truths()
 
 
-@case(VOC)
-def no_such_image(folder):
-    (folder.jpegs / "2008_000002.jpg").unlink()
-
-
-@case(VOC)
-def truncated_object(folder):
-    cut(folder.jpegs / "2008_000001.jpg")
-
-
-@case(VOC)
-def truncated_negative(folder):
-    cut(folder.negatives / "00004.JPEG")
-
-
-@case(VOC)
 def files_that_are_no_images(folder):
     (folder.jpegs / "2008_000001.jpg").write_text("<html>404 not found</html>")
     (folder.negatives / "00002.JPEG").write_bytes(b"")
 
 
-@case(VOC)
-def boxes_outside_their_image(folder):
-    folder.boxes[1] = ("2008_000000.jpg", (71, 31, 141, 90))
-    folder.boxes[2] = ("2008_000001.jpg", (0, 21, 60, 60))
-    folder.write_truths()
+def boxes(first, second):
+    def change(folder):
+        folder.boxes[1:3] = [("2008_000000.jpg", first), ("2008_000001.jpg", second)]
+        folder.write_truths()
+
+    return change
 
 
-@case(VOC)
-def inverted_boxes(folder):
-    folder.boxes[1] = ("2008_000000.jpg", (130, 31, 71, 90))
-    folder.boxes[2] = ("2008_000001.jpg", (11, 21, 60, 21))
-    folder.write_truths()
-
-
-@case(VOC)
-def no_negatives(folder):
-    folder.negatives.rename(folder.root / "gone")
-
-
-@case(VOC)
-def folder_without_part_masks(folder):
-    folder.masks.mkdir()
-    return {"annotation": "part_masks"}
-
-
-@case(VOC)
 def part_masks_without_the_category(folder):
     folder.annotate("2008_000001", [{"class": "person", "bbox": BOX, "parts": {"head": BOX}}])
-    return {"annotation": "part_masks"}
+    return MASKS
 
 
-@case(VOC)
 def part_masks_wrong_in_many_ways(folder):
     for i in range(4):
         folder.annotate(f"2008_00000{i}", [COW, COW])
@@ -198,19 +89,17 @@ def part_masks_wrong_in_many_ways(folder):
     folder.annotate("2008_000009", [COW])
     (folder.masks / "2008_000004.mat").write_text("no")
     scipy.io.savemat(folder.masks / "2008_000005.mat", {"anno": {"imname": "x"}})
-    return {"annotation": "part_masks"}
+    return MASKS
 
 
-@case(VOC)
 def masks_of_another_size_than_the_photograph(folder):
     for i in range(4):
         folder.annotate(f"2008_00000{i}", [COW])
     path = folder.jpegs / "2008_000003.jpg"
     Image.open(path).resize((280, 200)).save(path)
-    return {"annotation": "part_masks"}
+    return MASKS
 
 
-@case(VOC)
 def everything_at_once(folder):
     folder.boxes[0] = ("2008_000000.jpg", (11, 21, 60, 101))
     folder.centers[3][5] = (225.0, 0.0)
@@ -222,49 +111,71 @@ def everything_at_once(folder):
     cut(folder.jpegs / "2008_000001.jpg")
 
 
-CUB["unknown_species"] = spec_alone(category="001.Black_foted_Albatross")
+MATLAB_4 = b"\0\0\0\0\1\0\0\0\1\0\0\0\0\0\0\0\6\0\0\0truth\0" + bytes(8)
+VOC = {
+    "other_category": lambda folder: {"category": "bird"},
+    "too_few_negatives": lambda folder: {"negatives": 10},
+    "only_small_objects": lambda folder: {"min_side": 70},
+    "no_part_masks": lambda folder: MASKS,
+    "no_folder": lambda folder: folder.voc.rename(folder.root / "vco"),
+    "no_landmarks_at_all": lambda folder: (folder.voc / "landmarks").rename(folder.root / "gone"),
+    "no_landmark_file": lambda folder: folder.part_file(2).unlink(),
+    "landmark_file_of_matlab_4": lambda folder: folder.part_file(1).write_bytes(MATLAB_4),
+    "landmark_file_that_is_a_web_page": lambda folder: folder.part_file(3).write_text("<html>404 not found</html>"),
+    "landmark_file_cut_off": lambda folder: cut(folder.part_file(1)),
+    "landmark_file_with_other_variables": lambda folder: scipy.io.savemat(
+        folder.part_file(2), {"model": 1.0, "anno": 2.0}
+    ),
+    "landmark_file_with_another_truth": lambda folder: scipy.io.savemat(folder.part_file(2), {"truth": [[1.0, 2.0]]}),
+    "landmark_files_of_different_lengths": lambda folder: folder.write_truth(2, folder.truth(2)[:7]),
+    "landmark_files_of_different_objects": landmark_files_of_different_objects,
+    "unreadable_numbers": unreadable_numbers,
+    "empty_category": empty_category,
+    "landmark_that_nobody_shows": landmark_that_nobody_shows,
+    "landmarks_outside_the_crop": landmarks_outside_the_crop,
+    "no_such_image": lambda folder: (folder.jpegs / "2008_000002.jpg").unlink(),
+    "truncated_object": lambda folder: cut(folder.jpegs / "2008_000001.jpg"),
+    "truncated_negative": lambda folder: cut(folder.negatives / "00004.JPEG"),
+    "files_that_are_no_images": files_that_are_no_images,
+    "boxes_outside_their_image": boxes((71, 31, 141, 90), (0, 21, 60, 60)),
+    "inverted_boxes": boxes((130, 31, 71, 90), (11, 21, 60, 21)),
+    "no_negatives": lambda folder: folder.negatives.rename(folder.root / "gone"),
+    "folder_without_part_masks": lambda folder: folder.masks.mkdir() or MASKS,
+    "part_masks_without_the_category": part_masks_without_the_category,
+    "part_masks_wrong_in_many_ways": part_masks_wrong_in_many_ways,
+    "masks_of_another_size_than_the_photograph": masks_of_another_size_than_the_photograph,
+    "everything_at_once": everything_at_once,
+}
+"""Case -> function that damages a folder and may return the changed fields of the spec."""
 
 
-@case(CUB)
 def broken_tables(birds):
     (birds.cub / "classes.txt").unlink()
     birds.write("bounding_boxes.txt", ["1 2 3 4", "1 2 three 4"])
     birds.write("image_class_labels.txt", ["1 2 3"])
 
 
-@case(CUB)
-def table_that_ends_early(birds):
-    birds.write("bounding_boxes.txt", ["11 21 49 39"] * 6)
-
-
-@case(CUB)
 def missing_and_broken_images(birds):
     (birds.cub / "images" / birds.images[1]).unlink()
     (birds.cub / "images" / birds.images[2]).write_text("no image")
 
 
-@case(CUB)
-def box_beside_the_image(birds):
-    birds.write("bounding_boxes.txt", ["11.0 21.0 49.0 39.0"] * 7 + ["200.0 50.0 60.0 80.0"])
+GOOD_BIRD = "11.0 21.0 49.0 39.0"
+CUB = {
+    "unknown_species": lambda birds: {"category": "001.Black_foted_Albatross"},
+    "broken_tables": broken_tables,
+    "table_that_ends_early": lambda birds: birds.write("bounding_boxes.txt", [GOOD_BIRD] * 6),
+    "missing_and_broken_images": missing_and_broken_images,
+    "box_beside_the_image": lambda birds: birds.write("bounding_boxes.txt", [GOOD_BIRD] * 7 + ["200.0 50.0 60.0 80.0"]),
+    "split_without_validation": lambda birds: birds.write("train_test_split.txt", [1] * 8),
+}
 
 
-@case(CUB)
-def split_without_validation(birds):
-    birds.write("train_test_split.txt", [1] * 8)
-
-
-@case(ILSVRC)
 def landmark_file_of_another_object(animals):
     moved = [element([[100.0], [10.0]], (11, 21, 90, 60)), *[element([[100.0], [10.0]], (10, 20, 60, 60))] * 5]
     animals.write_truth(FOX, 2, moved)
 
 
-@case(ILSVRC)
-def files_of_different_lengths(animals):
-    (animals.root / f"{FOX}_obj/img/img/00006.jpg").unlink()
-
-
-@case(ILSVRC)
 def many_missing_files(animals):
     (animals.root / f"{FOX}_obj/img/data.mat").unlink()
     (animals.root / f"landmarks/{FOX}/truth_part02.mat").unlink()
@@ -272,15 +183,18 @@ def many_missing_files(animals):
     return {"category": [FOX, FISH]}
 
 
-@case(ILSVRC)
-def landmarks_outside_the_crop_(animals):
-    animals.write_truth(FOX, 2, [element([[100.0], [300.0]])] * 6)
-
-
-@case(ILSVRC)
 def data_mat_without_boxes(animals):
     boxes = {"samples": struct_array([{"class": 1.0}] * 6)}
     scipy.io.savemat(animals.root / f"{FOX}_obj/img/data.mat", boxes)
+
+
+ILSVRC = {
+    "landmark_file_of_another_object": landmark_file_of_another_object,
+    "files_of_different_lengths": lambda animals: (animals.root / f"{FOX}_obj/img/img/00006.jpg").unlink(),
+    "many_missing_files": many_missing_files,
+    "landmarks_outside_the_crop": lambda animals: animals.write_truth(FOX, 2, [element([[100.0], [300.0]])] * 6),
+    "data_mat_without_boxes": data_mat_without_boxes,
+}
 
 
 def files(root: Path) -> dict[str, bytes | None]:
@@ -298,16 +212,13 @@ def message(root: Path, action: Callable[[], object]) -> str:
 
 def test_what_a_person_reads(tmp_path, snapshot):
     texts = {}
-    for name, damage in VOC.items():
-        folder = voc_folder(tmp_path / f"voc_{name}")
-        spec = folder.spec(**(damage(folder) or {}))
-        texts[f"voc_part {name}"] = message(folder.root, lambda f=folder, s=spec: prepare(s, SIZE, f.paths))
-    for kind, cases, make in (("cub200", CUB, CubFolder), ("ilsvrc_animal_part", ILSVRC, IlsvrcFolder)):
+    for kind, cases in {"voc_part": VOC, "cub200": CUB, "ilsvrc_animal_part": ILSVRC}.items():
         for name, damage in cases.items():
             root = tmp_path / f"{kind}_{name}"
-            folder = make(root)
-            fields = damage(folder) or {}
-            texts[f"{kind} {name.strip('_')}"] = message(root, lambda f=folder, c=fields: f.store(**c))
+            folder = {"voc_part": voc_folder, "cub200": CubFolder, "ilsvrc_animal_part": IlsvrcFolder}[kind](root)
+            fields = damage(folder)
+            changed = fields if isinstance(fields, dict) else {}
+            texts[f"{kind} {name}"] = message(root, lambda f=folder, c=changed: f.store(**c))
     assert len(texts) == len(VOC) + len(CUB) + len(ILSVRC) > 35
     snapshot.check("data/messages.yaml", texts)
 

@@ -121,6 +121,9 @@ class VocFolder:
         given = {"kind": "voc_part", "category": "cow", "negatives": 6, "min_side": 20, "train_share": 0.75}
         return VocPart.model_validate(given | changed)
 
+    def store(self, **changed: Any) -> CropStore:
+        return prepare(self.spec(**changed), SIZE, self.paths)
+
     @property
     def paths(self) -> Paths:
         return Paths.from_environment(
