@@ -139,19 +139,6 @@ def test_the_map_of_fire9_is_the_references():
     assert net.feature_shape() == (256, 14, 14)  # behind the pooling of features.8
 
 
-@pytest.mark.parametrize("through", ["features.0", "features.7", "features.11"])
-def test_cached_features_give_the_same_output(through):
-    net, x = build(SQUEEZE, L1, 0).eval(), torch.randn(2, 3, 127, 127)
-    whole = net(x, full=True)
-    net.freeze_through(through)
-    features = net.frozen_features(x)
-    assert features.shape[1:] == net.feature_shape() and not features.requires_grad
-    kept = features.clone()
-    behind = net(features, from_features=True, full=True)
-    assert torch.equal(behind.logits_NL, whole.logits_NL) and torch.equal(features, kept)
-    assert all(torch.equal(behind.scores[layer], whole.scores[layer]) for layer in net.interpretable)
-
-
 RESNET = Model(network="resnet18", cut="layer1.1", image_size=65, weights=FILE, dropout=0.0)
 
 
@@ -167,18 +154,6 @@ def test_statistics_stay_as_they_are_and_the_world_size_changes_nothing():
     whole.sum().backward()
     assert all(torch.equal(value, dict(net.named_buffers())[key]) for key, value in before.items())
     assert net.layer("bn1").weight.grad is not None and net.layer("conv1").weight.grad is None
-
-
-@pytest.mark.parametrize(
-    "model", [pytest.param(SQUEEZE, id="squeezenet", marks=pytest.mark.slow), pytest.param(RESNET, id="resnet")]
-)
-def test_an_exported_backbone_takes_any_batch(model):
-    net, size = build(model, L1, 0).eval(), model.table.image_size
-    example = torch.randn(2, 3, size, size)
-    program = torch.export.export(net, (example,), dynamic_shapes=[{0: torch.export.Dim.AUTO}]).module()
-    for batch in (1, 3):
-        x = torch.randn(batch, 3, size, size)
-        torch.testing.assert_close(program(x), net(x))
 
 
 def test_weight_decay_is_for_weights_and_not_for_the_scales_of_normalisation():
@@ -198,14 +173,6 @@ def test_a_cache_is_not_that_of_other_statistics():
     key = feature_key("data", net, 1.0, "cpu", items)
     net.layer("bn1").running_var[0] += 1
     assert feature_key("data", net, 1.0, "cpu", items) != key
-
-
-def test_the_seed_alone_decides_the_weights_and_no_generator_moves():
-    state = torch.get_rng_state()
-    one, two = build(SQUEEZE, L1, 3).state_dict(), build(SQUEEZE, PLAIN, 3).state_dict()
-    assert torch.equal(state, torch.get_rng_state())
-    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
-    assert "body.features_12.squeeze.weight" in one
 
 
 def test_the_rows_of_a_backbone():

@@ -21,13 +21,16 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
-def test_the_seed_alone_decides_the_weights():
+@pytest.mark.parametrize("model", [COMPACT, Model(network="squeezenet1_1", cut="features.12")], ids=lambda m: m.network)
+def test_the_seed_alone_decides_the_weights(model):
     state = torch.get_rng_state()
-    net = build(COMPACT, L1, 3)
+    net = build(model, L1, 3)
     assert torch.equal(state, torch.get_rng_state())
-    assert same(net, build(COMPACT, PLAIN, 3))
-    assert same(net, build(COMPACT, UniformTemplate(shape="uniform", norm="l2", gamma=0.5), 3))
-    assert not same(net, build(COMPACT, L1, 4))
+    assert same(net, build(model, PLAIN, 3))
+    assert same(net, build(model, UniformTemplate(shape="uniform", norm="l2", gamma=0.5), 3))
+    assert not same(net, build(model, L1, 4))
+    if model is not COMPACT:
+        assert "body.features_12.squeeze.weight" in net.state_dict()
 
 
 def test_layers_keep_their_weights_without_the_appended_one():

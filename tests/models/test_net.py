@@ -16,6 +16,7 @@ from ipcnn_ray.spec.networks import Conv, Network, Pool
 from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, UniformTemplate
 
 COMPACT = Model(network="compact", dropout=0.5)
+SQUEEZE = Model(network="squeezenet1_1", cut="features.12", image_size=127)
 PLAIN = NoTemplate(shape="none")
 L1 = GradientTemplate(shape="gradient")
 
@@ -86,26 +87,31 @@ def test_the_plain_network_is_the_network_without_masks():
 
 
 @pytest.mark.parametrize(
-    ("interpretable", "through", "shape"),
+    ("model", "through", "shape"),
     [
-        (("conv4", "conv5"), "conv1", (16, 32, 32)),
-        (("conv4", "conv5"), "conv2", (32, 16, 16)),  # behind pool2, which has no parameters
-        (("conv4", "conv5"), "conv3", (32, 16, 16)),
-        (("conv2",), "conv3", (16, 32, 32)),  # the maps of conv2 are computed every time
+        (COMPACT, "conv1", (16, 32, 32)),
+        (COMPACT, "conv2", (32, 16, 16)),  # behind pool2, which has no parameters
+        (COMPACT, "conv3", (32, 16, 16)),
+        # The maps of conv2 are computed every time.
+        (COMPACT.model_copy(update={"interpretable_layers": ("conv2",)}), "conv3", (16, 32, 32)),
+        (SQUEEZE, "features.0", (64, 31, 31)),
+        (SQUEEZE, "features.7", (256, 7, 7)),
+        (SQUEEZE, "features.11", (512, 7, 7)),
     ],
 )
-def test_cached_features_give_the_same_output(interpretable, through, shape):
-    model = Model(network="compact", interpretable_layers=interpretable)
-    net, x = build(model, L1, 0), torch.randn(3, 3, 64, 64)
+def test_cached_features_give_the_same_output(model, through, shape):
+    net, size = build(model, L1, 0).eval(), model.table.image_size
+    x = torch.randn(3, 3, size, size)
     whole = net(x, full=True)
-    assert net.feature_shape() == (3, 64, 64)
+    assert net.feature_shape() == (3, size, size)
     net.freeze_through(through)
     features = net.frozen_features(x)
     assert features.shape == (3, *shape) and net.feature_shape() == shape
     assert not features.requires_grad
+    kept = features.clone()
     behind = net(features, from_features=True, full=True)
-    assert torch.equal(behind.logits_NL, whole.logits_NL)
-    assert all(torch.equal(behind.scores[layer], whole.scores[layer]) for layer in interpretable)
+    assert torch.equal(behind.logits_NL, whole.logits_NL) and torch.equal(features, kept)
+    assert all(torch.equal(behind.scores[layer], whole.scores[layer]) for layer in net.interpretable)
 
 
 def test_the_cut_of_alexnet_lies_behind_normalisation_and_pooling():
@@ -138,17 +144,24 @@ def test_workers_together_compute_what_one_worker_computes():
 
 
 @pytest.mark.parametrize(
-    "template", [L1, UniformTemplate(shape="uniform", norm="l2", gamma=0.5), PLAIN], ids=["l1", "uniform l2", "plain"]
+    ("model", "template"),
+    [
+        pytest.param(COMPACT, L1, id="l1"),
+        pytest.param(COMPACT, UniformTemplate(shape="uniform", norm="l2", gamma=0.5), id="uniform l2"),
+        pytest.param(COMPACT, PLAIN, id="plain"),
+        pytest.param(Model(network="resnet18", cut="layer1.1", image_size=65), L1, id="resnet"),
+        pytest.param(SQUEEZE, L1, id="squeezenet", marks=pytest.mark.slow),
+    ],
 )
-def test_an_exported_network_takes_any_batch(template):
-    net = build(COMPACT, template, 0).eval()
-    example, file = torch.randn(2, 3, 64, 64), io.BytesIO()
+def test_an_exported_network_takes_any_batch(model, template):
+    net, size, file = build(model, template, 0).eval(), model.table.image_size, io.BytesIO()
+    example = torch.randn(2, 3, size, size)
     program = torch.export.export(net, (example,), dynamic_shapes=[{0: torch.export.Dim.AUTO}])
     torch.export.save(program, file)
     file.seek(0)
     loaded = torch.export.load(file).module()
     for batch in (1, 2, 7):
-        x = torch.randn(batch, 3, 64, 64)
+        x = torch.randn(batch, 3, size, size)
         torch.testing.assert_close(loaded(x), net(x))
 
 
