@@ -283,7 +283,7 @@ RGB = np.array([123.7, 116.8, 103.9], np.float32)
 
 
 def matconvnet_layers(old: bool) -> list[dict[str, Any]]:
-    """MatConvNet's conv1 and conv4 of `compact`, HWIO, with what lies between them, and a 1 x 1 layer with a single output."""
+    """Its conv1 and conv4 of `compact`, HWIO, with what lies between them, and a 1 x 1 layer with a single output."""
     generator = np.random.default_rng(0)
     found: list[dict[str, Any]] = []
     for name, (height, inputs, outputs) in {"conv1": (5, 3, 16), "conv4": (3, 32, 32), "fc8": (1, 32, 1)}.items():
