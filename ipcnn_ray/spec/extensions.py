@@ -1,11 +1,7 @@
-"""Registries of what other packages can add, each with a group of entry points.
+"""Registries of what other packages can add, each with a group of entry points; CONTRIBUTING.md has examples.
 
-A package adds a template shape with an entry point in ``ipcnn.templates``, named as the shape. Its object is a
-subclass of `spec.template.PartTemplate`, which describes what it declares.
-
-A package adds a dataset with an entry point in ``ipcnn.datasets``, named as the dataset's `kind`. Its object is a
-subclass of `data.datasets.dataset.Dataset`, which describes what it declares. It adds a metric with an entry point in
-``ipcnn.metrics``, whose object is a subclass of `core.metrics.filter_metric.FilterMetric`.
+The objects are subclasses of `spec.template.PartTemplate` (``ipcnn.templates``), `data.datasets.dataset.Dataset`
+(``ipcnn.datasets``) and `core.metrics.filter_metric.FilterMetric` (``ipcnn.metrics``).
 """
 
 from __future__ import annotations

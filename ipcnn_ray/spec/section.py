@@ -201,9 +201,9 @@ def unwrapped(annotation: Any) -> Any:
     while get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) in (Union, UnionType):
-        options = [option for option in get_args(annotation) if option is not NoneType]
-        if len(options) == 1:
-            return unwrapped(options[0])
+        others = [option for option in get_args(annotation) if option is not NoneType]
+        if len(others) == 1:
+            return unwrapped(others[0])
     return annotation
 
 
@@ -215,38 +215,36 @@ def kind_field(section: type[Section]) -> tuple[str, str] | None:
     return None
 
 
-def sections(annotation: Any) -> dict[str, type[Section]]:
-    """Return the sections that a value can be, by the tag in pydantic's error locations; empty for other values."""
+def options(annotation: Any) -> dict[str, Any]:
+    """Return the sections that a value can be and the options of a tagged union, by the tag in pydantic's error
+    locations; empty for other values."""
     if get_origin(annotation) is Annotated:
         inner, *metadata = get_args(annotation)
         for item in metadata:
             if isinstance(item, RegisteredKinds):
-                return item.sections()
-        options = sections(inner)
-        tags = [item.tag for item in metadata if isinstance(item, Tag)]
-        return {tag: section for tag in tags for section in options.values()} or options
+                return dict(item.sections())
+            if isinstance(item, Tag):
+                return {item.tag: inner}
+        return options(inner)
     if get_origin(annotation) in (Union, UnionType):
-        return {tag: section for option in get_args(annotation) for tag, section in sections(option).items()}
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return {tag: option for inner in get_args(annotation) for tag, option in options(inner).items()}
+    if get_origin(annotation) is None and isinstance(annotation, type) and issubclass(annotation, Section):
         kind = kind_field(annotation)
         return {kind[1] if kind else "": annotation}
     return {}
 
 
-def _tagged_values(annotation: Any) -> dict[str, Any]:
-    """Return the options of a tagged union of values that are not sections, by tag."""
-    inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-    if get_origin(inner) not in (Union, UnionType):
-        return {}
-    options = [get_args(option) for option in get_args(inner) if get_origin(option) is Annotated]
-    return {item.tag: option[0] for option in options for item in option[1:] if isinstance(item, Tag)}
+def sections(annotation: Any) -> dict[str, type[Section]]:
+    """Return the sections that a value can be, by tag; empty for other values."""
+    found = options(annotation).items()
+    return {tag: option for tag, option in found if isinstance(option, type) and issubclass(option, Section)}
 
 
 def child_annotation(annotation: Any, key: int | str) -> Any:
     """Return the annotation of a field, a list entry or a mapping's value; None if there is no such child."""
-    options = sections(annotation)
-    if options:
-        fields = [option.model_fields[str(key)] for option in options.values() if key in option.model_fields]
+    owners = sections(annotation).values()
+    if owners:
+        fields = [owner.model_fields[str(key)] for owner in owners if key in owner.model_fields]
         return annotation_of(fields[0]) if fields else None
     container = unwrapped(annotation)
     if get_origin(container) is dict:
@@ -260,11 +258,9 @@ def locate(root: type[Section], loc: Loc) -> tuple[Loc, Any]:
     parent: Any = root
     plain: list[int | str] = []
     for key in loc:
-        options = sections(annotation)
-        if len(options) > 1 and key in options:
-            annotation = options[str(key)]
-        elif not options and key in _tagged_values(annotation):
-            annotation = _tagged_values(annotation)[str(key)]
+        tagged = options(annotation)
+        if len(tagged) > 1 and key in tagged:
+            annotation = tagged[str(key)]
         elif key != "[key]":
             plain.append(key)
             parent, annotation = annotation, child_annotation(annotation, key)

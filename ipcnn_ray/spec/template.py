@@ -23,19 +23,8 @@ SYMBOLS = {"beta": "β", "gamma": "γ", "sigma": "σ", "tau": "τ"}
 class PartTemplate(Section):
     """Base class of the part templates.
 
-    A package adds a shape with an entry point in the group ``ipcnn.templates``::
-
-        class StarTemplate(PartTemplate):
-            \"\"\"Star with five points.\"\"\"
-
-            shape: Literal["star"]
-            \"\"\"Star with five points.\"\"\"
-            radius: Positive = 0.25
-            \"\"\"Radius of the points, share of n.\"\"\"
-
-            function: ClassVar[str] = "my_package.star:star"
-
-    Import only `spec.template` and `spec.section` in the module of the class, and not torch: specs are checked
+    A package adds a shape with a subclass and an entry point in the group ``ipcnn.templates``; CONTRIBUTING.md has an
+    example. Import only `spec.template` and `spec.section` in the module of the class, and not torch: specs are checked
     without it.
     """
 

@@ -24,13 +24,7 @@ def import_object(path: str) -> Any:
 
 
 class Registry:
-    """Implementations by name. Importing one is deferred until it is used.
-
-    A package adds an implementation with an entry point::
-
-        [project.entry-points."ipcnn.metrics"]
-        my_metric = "my_package.my_metric:MyMetric"
-    """
+    """Implementations by name, of this package and of the entry points of others. Each is imported when it is used."""
 
     def __init__(self, group: str, built_in: Mapping[str, str], *, base: str = "") -> None:
         """

@@ -1,18 +1,7 @@
 """Base class of the metrics of interpretability: one number per filter of an interpretable layer.
 
-Another package adds a metric with a subclass, and an entry point of the group ``ipcnn.metrics`` under its name::
-
-    class Sparsity(FilterMetric):
-        name = "sparsity"
-        unit = "share of cells"
-        better = "higher"
-        description = "cells of the filter's map that are zero"
-
-        def update(self, maps_NCHW):
-            return (maps_NCHW == 0).double().mean((2, 3))
-
-        def compute(self, state):
-            return state.mean(0)
+Another package adds a metric with a subclass, and an entry point of the group ``ipcnn.metrics`` under its name;
+CONTRIBUTING.md has an example.
 
 The parameters of `update` and `compute` are what the metric needs: names of `UPDATE_INPUTS` and `COMPUTE_INPUTS`.
 What no metric of a run needs is not computed.
