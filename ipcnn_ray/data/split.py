@@ -43,15 +43,13 @@ def _divided(everything: Pairs, trained: Sequence[bool]) -> tuple[Items, Items]:
     return items_I2[trained_I], items_I2[~trained_I]
 
 
-def items(objects: int, negatives: int, train_share: float, positive_share: float | None) -> tuple[Items, Items]:
+def items(objects: int, negatives: int, train_share: float, positive_share: float) -> tuple[Items, Items]:
     """Return the training and validation items of one category. In the store negatives follow the objects.
 
-    With `positive_share`, both mirror images of all objects are repeated, in order, until they are that share of all
-    items (released: three positives to one negative); None takes every item once.
+    Both mirror images of all objects are repeated, in order, until they are `positive_share` of all items (released:
+    three positives to one negative).
     """
-    wanted = 2 * objects
-    if positive_share is not None:
-        wanted = _round(positive_share / (1 - positive_share) * negatives)
+    wanted = _round(positive_share / (1 - positive_share) * negatives)
     positives = _repeated(0, objects, wanted) if objects else []
     return _by_object(positives, [objects], negatives, train_share)
 

@@ -56,25 +56,12 @@ def test_what_was_written_is_read(cache):
     assert store.landmarks_NK2[3].tolist() == [[7, 8], [9, 10]]
     assert isinstance(store.images_N3SS, np.memmap)
     assert not store.images_N3SS.flags.writeable
-
-
-def test_the_mean_counts_repeats_and_mirror_images(cache):
-    store = open_store(cache, DIGEST)
     first, other = PIXELS[0].astype(float), PIXELS[5].astype(float)
-    expected = (first + 2 * first[:, :, ::-1] + other) / 4
-    assert np.allclose(store.mean_3SS, expected, rtol=1e-6)
-
-
-def test_a_flip_moves_the_landmarks(cache):
-    store = open_store(cache, DIGEST)
-    paths = store.landmarks_of(np.array([[1, 0], [1, 1], [6, 1]]))
-    assert paths[:, 0].tolist()[:2] == [[3, 4], [3, S - 1 - 4]]
-    assert np.isnan(paths[2]).all()
-    assert store.landmarks_NK2[1, 0].tolist() == [3, 4]  # the store keeps its own
-
-
-def test_no_store_is_none(tmp_path):
-    assert open_store(tmp_path, DIGEST) is None
+    mean = (first + 2 * first[:, :, ::-1] + other) / 4  # repeats and mirror images count
+    assert np.allclose(store.mean_3SS, mean, rtol=1e-6)
+    moved = store.landmarks_of(np.array([[1, 0], [1, 1], [6, 1]]))
+    assert moved[:2, 0].tolist() == [[3, 4], [3, S - 1 - 4]] and np.isnan(moved[2]).all()
+    assert store.landmarks_NK2[1, 0].tolist() == [3, 4], "the store keeps its own"
 
 
 def flip_byte(path: Path, at: int) -> None:
@@ -142,7 +129,7 @@ def test_what_a_killed_process_left_is_swept(tmp_path):
     for folder in (stale, other):
         folder.mkdir(parents=True)
         (folder / "images.npy").write_text("half")
-    assert open_store(tmp_path, DIGEST) is None  # it is not taken for a store
+    assert open_store(tmp_path, DIGEST) is None, "neither there nor taken for a store"
     write_store(tmp_path, DIGEST, S, contents(), fill)
     assert not stale.exists()
     assert other.exists()  # perhaps at work on another dataset

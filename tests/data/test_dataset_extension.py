@@ -17,7 +17,6 @@ from pydantic import Field
 from snapshots import message_of
 
 from ipcnn_ray.data.crop_store import Contents, StorePlan
-from ipcnn_ray.data.datasets.dataset import Dataset
 from ipcnn_ray.data.photographs import AnnotatedObject, Annotations, PhotographDataset
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.spec.data import DataSection, Negatives
@@ -159,18 +158,13 @@ def test_a_dataset_of_another_package_is_one_of_ours(package, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
-    out = {name: result[1] for name, result in results.items() if isinstance(result, list) and len(result) == 3}
-    err = {
-        name: " ".join(result[2].split())
-        for name, result in results.items()
-        if isinstance(result, list) and len(result) == 3
-    }
+    commands = {name: result for name, result in results.items() if isinstance(result, list) and len(result) == 3}
+    out = {name: printed for name, (_, printed, _) in commands.items()}
+    err = {name: " ".join(printed.split()) for name, (_, _, printed) in commands.items()}
 
     schema = json.loads(out["schema"])
-    assert (
-        schema["$defs"]["Beetles"]["properties"]["train_share"]["description"]
-        == "Share of beetles that are trained on."
-    )
+    share = schema["$defs"]["Beetles"]["properties"]["train_share"]
+    assert share["description"] == "Share of beetles that are trained on."
     assert "beetles" in schema["properties"]["data"]["discriminator"]["mapping"]
     assert results["heavy"] == [], "commands load no numpy for a dataset"
     assert (
@@ -229,11 +223,7 @@ class SectionOnly(DataSection):
     negatives: Negatives = 0
 
 
-class Unread(PhotographDataset):
-    kind: Literal["moths"]
-    category: str = "moth"
-    landmarks: tuple[str, ...] = ("head",)
-    negatives: Negatives = 0
+class Unread(SectionOnly, PhotographDataset):
     title: ClassVar = "Moths"
     folder: ClassVar = "moths"
     photographs: ClassVar = "moths"
@@ -317,12 +307,8 @@ def test_everything_that_can_be_wrong_with_one(monkeypatch, snapshot, folder):
     for case, changed in PLANS.items():
         monkeypatch.setattr(Planned, "contents", changed)
         texts[f"plan with {case}"] = message_of(lambda: prepare(Planned(kind="moths"), 32, folder.paths), shorten)
+    monkeypatch.setattr(Planned, "contents", {})
+    assert prepare(Planned(kind="moths"), 32, folder.paths).tags == {"data.kind": "moths", "data.drawn": "false"}
     section = SectionOnly(kind="moths")
     texts["only a section"] = message_of(lambda: prepare(section, 32, folder.paths), shorten)
     snapshot.check("data/dataset_extension.yaml", texts)
-
-
-def test_a_right_plan_is_made(monkeypatch, folder):
-    monkeypatch.setattr(Planned, "contents", {})
-    assert isinstance(Planned(kind="moths"), Dataset)
-    assert prepare(Planned(kind="moths"), 32, folder.paths).tags == {"data.kind": "moths", "data.drawn": "false"}

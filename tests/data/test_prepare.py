@@ -28,10 +28,11 @@ def age(root: Path) -> None:
 
 
 def test_a_voc_folder_becomes_a_store(folder):
-    store = prepare(folder.spec(), S, folder.paths)
+    reports: list[tuple[int, int]] = []
+    store = prepare(folder.spec(), S, folder.paths, lambda done, total: reports.append((done, total)))
+    assert reports == [(i, 14) for i in range(1, 15)]
     assert store.labels_N.tolist() == [0] * 8 + [-1] * 6
-    assert store.names[0] == "2008_000000 1"
-    assert store.names[8] == "negative 00001"
+    assert (store.names[0], store.names[8]) == ("2008_000000 1", "negative 00001")
     assert store.landmark_names == ("head", "neck", "torso")
     assert store.tags == {"data.kind": "voc_part", "data.drawn": "false"}
     # 3 positives to one negative: 18 of 6, the 16 flips of 8 objects repeated
@@ -39,10 +40,6 @@ def test_a_voc_folder_becomes_a_store(folder):
     # object 0: box 50 x 40, head at (1/4, 1/8) of it
     assert np.allclose(store.landmarks_NK2[0, 0], [(0.25 * 39 + 0.5) * S / 40 - 0.5, (0.125 * 49 + 0.5) * S / 50 - 0.5])
     assert np.isnan(store.landmarks_NK2[8:]).all()
-
-
-def test_crops_are_those_of_the_boxes(folder):
-    store = prepare(folder.spec(), S, folder.paths)
     for i, (name, (xmin, ymin, xmax, ymax)) in enumerate(folder.boxes):
         image = Image.open(folder.jpegs / name).crop((xmin - 1, ymin - 1, xmax, ymax)).resize((S, S), Image.BILINEAR)
         assert np.array_equal(store.images_N3SS[i], np.asarray(image).transpose(2, 0, 1))
@@ -63,40 +60,24 @@ def test_part_masks_become_a_store(folder):
     assert np.allclose(store.landmarks_NK2[0], [[(S - 1) / 2] * 2] * 2)
 
 
-def test_small_objects_are_left_out_and_counted(folder):
-    store = prepare(folder.spec(min_side=50, landmarks=("torso",)), S, folder.paths)
-    assert len(store.objects) == 4  # 60 x 60 = 3600; 50 x 40 = 2000 < 2500
-    assert store.left_out == {"smaller than 50^2 pixels": 4}
+@pytest.mark.parametrize(
+    ("min_side", "left_out"),
+    [(50, {"smaller than 50^2 pixels": 4}), (60, {"smaller than 60^2 pixels": 4})],  # 50 x 40 = 2000, 60 x 60 = 3600
+)
+def test_small_objects_are_left_out_and_counted(folder, min_side, left_out):
+    store = folder.store(min_side=min_side, landmarks=("torso",))
+    assert (len(store.objects), store.left_out) == (4, left_out)
 
 
-def test_a_box_of_exactly_the_least_area_stays(folder):
-    store = prepare(folder.spec(min_side=60, landmarks=("torso",)), S, folder.paths)
-    assert len(store.objects) == 4
-
-
-def test_progress_counts_every_image(folder):
-    told: list[tuple[int, int]] = []
-    prepare(folder.spec(), S, folder.paths, lambda done, total: told.append((done, total)))
-    assert told == [(i, 14) for i in range(1, 15)]
-
-
-def test_the_second_time_nothing_is_made(folder, monkeypatch):
-    first = prepare(folder.spec(), S, folder.paths)
-    monkeypatch.setattr(crops, "decode", None)
-    assert prepare(folder.spec(), S, folder.paths).digest == first.digest
-
-
-def test_an_unchanged_folder_is_opened_without_reading_it(folder, monkeypatch):
-    age(folder.root)
-    first = prepare(folder.spec(), S, folder.paths)
-    monkeypatch.setattr(VocPart, "read", None)
-    assert prepare(folder.spec(), S, folder.paths).digest == first.digest
-
-
-def test_files_just_written_are_read_again(folder):
-    """Their time of change cannot tell whether they change once more within the same tick."""
-    prepare(folder.spec(), S, folder.paths)
+def test_the_second_time_nothing_is_made_nor_an_unchanged_folder_read(folder, monkeypatch):
+    first = folder.store().digest
+    # Just written: the time of change cannot tell whether a file changes once more within the same tick.
     assert not (folder.paths.cache / "crops/index").exists()
+    monkeypatch.setattr(crops, "decode", None)
+    age(folder.root)
+    assert folder.store().digest == first
+    monkeypatch.setattr(VocPart, "read", None)
+    assert folder.store().digest == first
 
 
 def repaint(folder):
@@ -131,17 +112,12 @@ def rename_images(folder):
 @pytest.mark.parametrize("change", [repaint, resave_same_size, move_landmark, rename_images])
 def test_a_changed_folder_is_another_store(folder, change):
     age(folder.root)
-    first = prepare(folder.spec(), S, folder.paths).digest
-    change(folder)
-    assert prepare(folder.spec(), S, folder.paths).digest != first
-
-
-def test_a_touched_folder_is_the_same_store(folder):
-    age(folder.root)
-    first = prepare(folder.spec(), S, folder.paths).digest
+    first = folder.store().digest
     for path in folder.voc.rglob("*"):
         os.utime(path)
-    assert prepare(folder.spec(), S, folder.paths).digest == first
+    assert folder.store().digest == first, "only touched"
+    change(folder)
+    assert folder.store().digest != first
 
 
 def test_what_makes_the_crops_makes_the_digest(folder):
@@ -159,20 +135,20 @@ def test_what_makes_the_crops_makes_the_digest(folder):
 
 
 def test_the_digest_is_the_same_wherever_the_folder_lies(folder, tmp_path):
-    first = prepare(folder.spec(), S, folder.paths).digest
+    first = folder.store().digest
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     folder.voc.rename(moved / "voc")
     folder.root = moved
-    assert prepare(folder.spec(), S, folder.paths).digest == first
+    assert folder.store().digest == first
 
 
 def test_a_spoilt_index_is_not_believed(folder):
     age(folder.root)
-    first = prepare(folder.spec(), S, folder.paths).digest
+    first = folder.store().digest
     (entry,) = (folder.paths.cache / "crops/index").iterdir()
     entry.write_text('{"digest": "x"')
-    assert prepare(folder.spec(), S, folder.paths).digest == first
+    assert folder.store().digest == first
     assert prepare_module.recall(folder.paths.cache, entry.stem) == first
 
 
@@ -187,7 +163,7 @@ def test_two_at_once_make_it_once(folder, monkeypatch):
 
     def one(_: int):
         started.wait()
-        return prepare(folder.spec(), S, folder.paths).digest
+        return folder.store().digest
 
     monkeypatch.setattr(prepare_module, "write_store", counted)
     with ThreadPoolExecutor(2) as pool:
@@ -204,15 +180,15 @@ def test_an_interrupted_preparation_is_made_anew(folder):
         prepare(folder.spec(), S, folder.paths, stop)
     assert [path.suffix for path in (folder.paths.cache / "crops").iterdir()] == [".lock"]
     assert not [t for t in threading.enumerate() if t.name.startswith("decode")]
-    assert len(prepare(folder.spec(), S, folder.paths).labels_N) == 14
+    assert len(folder.store().labels_N) == 14
 
 
 def test_a_damaged_store_is_reported_not_replaced(folder):
-    store = prepare(folder.spec(), S, folder.paths)
+    store = folder.store()
     images = folder.paths.cache / "crops" / store.digest / "images.npy"
     images.write_bytes(images.read_bytes()[:-7])
     with pytest.raises(DataError, match=r"this cache of crops is damaged: images\.npy has 43129 bytes, expected 43136"):
-        prepare(folder.spec(), S, folder.paths)
+        folder.store()
     assert images.stat().st_size == 43129
 
 

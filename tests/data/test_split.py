@@ -56,7 +56,7 @@ def test_indices_by_hand(n, share, expected):
 
 
 def test_without_repeats_every_item_is_there_once():
-    train, validation = items(10, 4, 0.75, None)
+    train, validation = items_of_categories([10], 4, 0.75, repeat=False)
     both = sorted(map(tuple, np.concatenate([train, validation]).tolist()))
     assert both == sorted([(i, flip) for i in range(10) for flip in (0, 1)] + [(10 + j, 0) for j in range(4)])
 
@@ -98,8 +98,3 @@ def test_several_categories_by_objects_have_the_same_items_and_share_no_object()
     trained = {int(i) for i in train[:, 0]}
     for first, count in ((0, 30), (30, 250), (280, 199), (479, 20)):
         assert {i - first for i in trained if first <= i < first + count} == set(train_indices(count, 0.9))
-
-
-def test_of_one_category_both_ways_are_the_same():
-    for one, several in zip(items(37, 20, 0.6, None), items_of_categories([37], 20, 0.6, repeat=False), strict=True):
-        assert np.array_equal(one, several)

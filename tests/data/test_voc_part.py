@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.utils.paths import Paths
 
 BODY = (11, 21, 60, 60)
+SIZE = 64
 
 
 def read(spec, folder) -> Annotations:
@@ -37,11 +37,8 @@ def test_landmark_files_by_hand(folder):
     assert np.isnan(found.objects[0].landmarks_K2[3]).all()
     assert np.isnan(found.objects[1].landmarks_K2[1]).all()
     assert [path.name for path in found.files] == [f"truth_part{n:02}.mat" for n in (1, 2, 3, 4)]
-
-
-def test_the_order_of_the_landmarks_is_that_of_the_spec(folder):
-    found = read(folder.spec(landmarks=("torso", "head")), folder)
-    assert found.objects[0].landmarks_K2.tolist() == [[0.5, 0.5], [0.25, 0.125]]
+    turned = read(folder.spec(landmarks=("torso", "head")), folder)
+    assert turned.objects[0].landmarks_K2.tolist() == [[0.5, 0.5], [0.25, 0.125]]
 
 
 def test_v73_landmark_files(folder):
@@ -56,9 +53,16 @@ def test_v73_landmark_files(folder):
         assert np.array_equal(one.landmarks_K2, other.landmarks_K2, equal_nan=True)
 
 
-def test_an_object_without_landmarks_is_found_in_a_further_file(folder):
+def test_an_object_that_its_landmark_files_do_not_show(folder):
+    folder.part_file(5).write_text("not a mat file")
+    assert len(read(folder.spec(), folder).objects) == 8, "further files are left alone where every object is known"
+    folder.part_file(5).unlink()
     for number in (1, 3):
         folder.centers[number][3] = None
+    folder.write_truths()
+    found = read(folder.spec(), folder)
+    assert len(found.objects) == 7
+    assert found.left_out == {"none of its parts is in a landmark file": 1}
     folder.centers[9] = [(10.0, 10.0)] * 8
     folder.write_truths()
     found = read(folder.spec(), folder)
@@ -67,37 +71,20 @@ def test_an_object_without_landmarks_is_found_in_a_further_file(folder):
     assert [path.name for path in found.files][-1] == "truth_part09.mat"
 
 
-def test_further_files_are_left_alone_where_every_object_is_known(folder):
-    folder.part_file(5).write_text("not a mat file")
-    found = read(folder.spec(), folder)
-    assert found.issues == []
-    assert len(found.objects) == 8
-
-
-def test_an_object_that_no_file_shows_is_counted(folder):
-    for number in (1, 3):
-        folder.centers[number][3] = None
-    folder.write_truths()
-    found = read(folder.spec(), folder)
-    assert len(found.objects) == 7
-    assert found.left_out == {"none of its parts is in a landmark file": 1}
-
-
-def test_several_centres_of_one_part_are_not_used(folder):
-    folder.centers[1][0] = (10.0, 20.0, 30.0, 40.0)
+@pytest.mark.parametrize(
+    ("center", "expected"),
+    [
+        ((10.0, 20.0, 30.0, 40.0), [np.nan] * 2),  # several instances: none is used
+        ((0.0, 0.0), [0.0] * 2),
+        ((224.0, 224.0), [1.0] * 2),  # the edges of the frame are inside
+    ],
+)
+def test_centres_at_the_limits(folder, center, expected):
+    folder.centers[1][0] = center
     folder.write_truths()
     found = read(folder.spec(), folder)
     assert found.issues == []
-    assert np.isnan(found.objects[0].landmarks_K2[0]).all()
-
-
-@pytest.mark.parametrize("bounds", [0.0, 224.0])
-def test_the_edges_of_the_frame_are_inside(folder, bounds):
-    folder.centers[1][0] = (bounds, bounds)
-    folder.write_truths()
-    found = read(folder.spec(), folder)
-    assert found.issues == []
-    assert found.objects[0].landmarks_K2[0].tolist() == [bounds / 224] * 2
+    assert np.array_equal(found.objects[0].landmarks_K2[0], expected, equal_nan=True)
 
 
 def test_part_masks_by_hand(folder):
@@ -182,47 +169,25 @@ def test_sizes_of_parts_by_hand(folder):
     assert not head[: 32 - 5].any() and not head[:, : 32 - 9].any() and not head[32 + 6 :].any()
 
 
-SIZE = 64
-
-
-@pytest.fixture(scope="module")
-def paths(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Paths:
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_cow_as_released(real_data, tmp_path):
     if not (real_data / "voc/landmarks/cow").is_dir():
         pytest.skip("IPCNN_DATA has no voc/landmarks/cow")
-    home = tmp_path_factory.mktemp("home")
-    return replace(Paths.from_environment({"IPCNN_HOME": str(home)}), data=real_data)
-
-
-@pytest.fixture(scope="module")
-def spec() -> VocPart:
-    return VocPart.model_validate(
+    paths = replace(Paths.from_environment({"IPCNN_HOME": str(tmp_path)}), data=real_data)
+    spec = VocPart.model_validate(
         {"kind": "voc_part", "category": "cow", "landmarks": ["head", "neck", "torso", "nose"]}
     )
-
-
-@pytest.mark.slow
-@pytest.mark.real_data
-def test_cow_as_released(paths, spec):
-    found = summary(prepare(spec, SIZE, paths))
+    store = prepare(spec, SIZE, paths)
+    found = summary(store)
     assert (found["objects"], found["negatives"], found["left_out"]) == (194, 1000, {})
-    assert {name: one["seen"] for name, one in found["landmarks"].items()} == {
-        "head": 182,
-        "neck": 90,
-        "torso": 193,
-        "nose": 161,
-    }
+    seen = {name: landmark["seen"] for name, landmark in found["landmarks"].items()}
+    assert seen == {"head": 182, "neck": 90, "torso": 193, "nose": 161}
     splits = found["splits"]
     assert splits["training"]["items"] + splits["validation"]["items"] == 4000
-    assert splits["training"]["negative_items"] == 900
-    assert splits["training"]["objects"] == 175
-
-
-@pytest.mark.slow
-@pytest.mark.real_data
-def test_the_first_cow_by_hand(paths, spec, real_data):
-    """Its box is columns 219..292 and rows 162..220, its head rows 195..214 and columns 219..236, its neck rows
-    186..202 and columns 225..237 of the photograph, 1-based."""
-    store = prepare(spec, SIZE, paths)
+    assert (splits["training"]["negative_items"], splits["training"]["objects"]) == (900, 175)
+    # The first cow by hand: its box is columns 219..292 and rows 162..220, its head rows 195..214 and columns 219..236,
+    # its neck rows 186..202 and columns 225..237 of the photograph, 1-based.
     assert store.names[0] == "2008_000009 1"
     image = Image.open(real_data / "voc/VOCdevkit/VOC2010/JPEGImages/2008_000009.jpg")
     crop = image.crop((218, 161, 292, 220)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
@@ -232,16 +197,10 @@ def test_the_first_cow_by_hand(paths, spec, real_data):
         assert store.landmarks_NK2[0, k] == pytest.approx(
             [(row + 0.5) * SIZE / 59 - 0.5, (col + 0.5) * SIZE / 74 - 0.5], abs=1e-4
         )
-
-
-@pytest.mark.slow
-@pytest.mark.real_data
-def test_landmarks_lie_in_their_crops_and_heads_beside_torsos(paths, spec):
-    store = prepare(spec, SIZE, paths)
+    # Landmarks lie in their crops, and heads beside torsos.
     landmarks = store.landmarks_NK2[store.objects]
-    seen = landmarks[~np.isnan(landmarks)]
-    assert seen.min() > -0.5
-    assert seen.max() < SIZE - 0.5
+    inside = landmarks[~np.isnan(landmarks)]
+    assert inside.min() > -0.5 and inside.max() < SIZE - 0.5
     apart = landmarks[:, 0] - landmarks[:, 2]
     apart = apart[~np.isnan(apart).any(1)]
     assert (np.linalg.norm(apart, axis=1) > SIZE / 10).mean() > 0.9

@@ -186,7 +186,7 @@ def test_drawn_items():
 def test_drawn_items_are_those_of_the_data():
     split = pytest.importorskip("ipcnn_ray.data.split")
     data = DrawnAnimals(kind="drawn_animals", objects=37, negatives=23, train_share=0.7)
-    assert data.train_items() == len(split.items(37, 23, 0.7, None)[0])
+    assert data.train_items() == len(split.items_of_categories([37], 23, 0.7, repeat=False)[0])
 
 
 def test_a_single_run():
