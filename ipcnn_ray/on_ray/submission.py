@@ -35,7 +35,6 @@ from ipcnn_ray.train.evaluate import check_metrics
 from ipcnn_ray.train.final_model import final_model, trained_template
 from ipcnn_ray.train.run_dir import TEMPLATE_FILE, read_file
 from ipcnn_ray.train.run_metadata import ControlReference, run_description
-from ipcnn_ray.train.run_metrics import objective
 from ipcnn_ray.utils.paths import Paths
 
 __all__ = ["Interrupted", "Outcome", "RunOutcome", "check_shared", "run_experiment", "run_submission"]
@@ -254,7 +253,7 @@ def _with_objective(outcome: RunOutcome, context: ExperimentContext) -> RunOutco
     reference = context.reference(run)
     if reference is None or "val_error" not in outcome.metrics:
         return outcome
-    value = objective(outcome.metrics, reference)
+    value = reference.objective(outcome.metrics)
     context.record(run).log_metrics([{"epoch": outcome.metrics["epoch"], COMBINED: value}])
     return replace(outcome, metrics={**outcome.metrics, COMBINED: value})
 

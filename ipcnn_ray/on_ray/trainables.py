@@ -32,7 +32,7 @@ from ipcnn_ray.on_ray.tune_callback import FAILED, MAX_LOST_WORKERS, STOPPED
 from ipcnn_ray.train.checkpoint import read_result
 from ipcnn_ray.train.run_dir import ProgressFile, ProgressUpdate, RunTakenOver
 from ipcnn_ray.train.run_metadata import RunRequest
-from ipcnn_ray.train.runtime import InProcess, ProcessGroup, StopRun, failure_cause
+from ipcnn_ray.train.runtime import ProcessGroup, Runtime, StopRun, failure_cause
 from ipcnn_ray.train.trainer import train_run
 
 
@@ -76,7 +76,7 @@ class _TuneReports:
             self.progress.write(ProgressUpdate(what, done, total, unit))
 
 
-class _TrialRuntime(_TuneReports, InProcess):
+class _TrialRuntime(_TuneReports, Runtime):
     """Runtime of the single worker of a run, in the process of its trial."""
 
 

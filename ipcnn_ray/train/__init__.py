@@ -1,1 +1,1 @@
-"""The training loop, against a small Runtime protocol."""
+"""The training loop, against a small Runtime interface."""

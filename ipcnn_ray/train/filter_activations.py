@@ -34,7 +34,7 @@ from ipcnn_ray.train.evaluate import masked_maps, peak_positions
 from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.final_model import final_model
 from ipcnn_ray.train.run_metadata import RunRequest
-from ipcnn_ray.train.runtime import InProcess
+from ipcnn_ray.train.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class FilterActivations:
         def forward(batch: Batch, position_b: NDArray[np.int64]) -> dict[str, Tensor]:
             return {"maps": masked_maps(self.inputs.output(batch), self.layer)[:, list(filters)]}
 
-        runtime, epoch, size = InProcess(self.inputs.device), self.request.spec.train.epochs, self.store.size
+        runtime, epoch, size = Runtime(self.inputs.device), self.request.spec.train.epochs, self.store.size
         maps = infer(self.inputs, items, runtime, forward, epoch=epoch, batch_size=32)["maps"]
 
         def region(c: int, x_nn: Tensor) -> NDArray[np.bool_]:
@@ -190,7 +190,7 @@ def _filter_activations(
             "strongest": passed_NCHW.amax((2, 3)),
         }
 
-    rows = infer(inputs, plan.items, InProcess(inputs.device), forward, epoch=spec.train.epochs, batch_size=batch_size)
+    rows = infer(inputs, plan.items, Runtime(inputs.device), forward, epoch=spec.train.epochs, batch_size=batch_size)
     assert top_CM is not None  # there is at least one batch
     rows = {name: rows_I[plan.object_positions] for name, rows_I in rows.items()}
     image_N = plan.items[objects, 0]

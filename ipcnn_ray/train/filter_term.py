@@ -6,8 +6,9 @@ N images of this worker, C filters, T templates, L categories.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,32 +44,38 @@ class TermValue(NamedTuple):
     """Filter loss of the global batch, nats, summed over filters; None for the released form, which has none."""
 
 
-class FilterTerm(Protocol):
-    """The filter loss of a layer. weight: lambda before its schedule. has_value: False for a form that defines only a
-    gradient."""
+class FilterTerm(ABC):
+    """The filter loss of a layer."""
 
     weight: float
-    has_value: bool
+    """lambda before its schedule."""
+    has_value: ClassVar[bool]
+    """False for a form that defines only a gradient."""
+    average_name: ClassVar[str]
+    """Key of `average_CL` in a checkpoint."""
+    average_CL: Tensor | None = None
+    """Moving average over batches of the activation of each filter in the images of each category."""
 
+    @abstractmethod
     def __call__(self, maps_NCHW: Tensor, masked: MaskOutput | None, step: StepContext) -> TermValue:
         """maps_NCHW: after ReLU, before the mask, float32. masked: output of the mask, if the layer has one."""
-        ...
 
+    @abstractmethod
     def after_backward(self, runtime: Runtime) -> None:
         """Called after the backward pass, before the step of the optimizer."""
-        ...
 
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint has to hold."""
-        ...
+        return {} if self.average_CL is None else {self.average_name: self.average_CL}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
+    def restore(self, state: dict[str, Tensor], device: torch.device) -> None:
         """Load the result of `state`."""
-        ...
+        if self.average_name in state:
+            self.average_CL = state[self.average_name].to(device)
 
 
 @dataclass(eq=False)
-class InformationTerm:
+class InformationTerm(FilterTerm):
     """The paper's filter loss, in a form with any of its gradients."""
 
     bank_Tnn: Tensor
@@ -84,8 +91,8 @@ class InformationTerm:
     """Number L. With several, the form `single` assigns each filter the category whose images activate it most, by a
     moving average over batches."""
     has_value = True
+    average_name = "sums_CL"
     _log_beta_C: Tensor | None = field(default=None, init=False)
-    _sums_CL: Tensor | None = field(default=None, init=False)
 
     def __call__(self, maps_NCHW: Tensor, masked: MaskOutput | None, step: StepContext) -> TermValue:
         gather = step.runtime.gather
@@ -115,10 +122,10 @@ class InformationTerm:
         gather = step.runtime.gather
         sums_BC = gather(maps_NCHW.detach().sum((2, 3))).flatten(0, 1)
         sums_CL = mean_sums(sums_BC, gather(step.class_N).flatten(), self.categories)
-        if self._sums_CL is not None:
-            averaged_CL = torch.where(self._sums_CL.isnan(), sums_CL, 0.9 * self._sums_CL + 0.1 * sums_CL)
-            sums_CL = torch.where(sums_CL.isnan(), self._sums_CL, averaged_CL)
-        self._sums_CL = sums_CL
+        if self.average_CL is not None:
+            averaged_CL = torch.where(self.average_CL.isnan(), sums_CL, 0.9 * self.average_CL + 0.1 * sums_CL)
+            sums_CL = torch.where(sums_CL.isnan(), self.average_CL, averaged_CL)
+        self.average_CL = sums_CL
         return step.class_N[:, None] == sums_CL.nan_to_num(nan=-math.inf).argmax(1)
 
     def after_backward(self, runtime: Runtime) -> None:
@@ -126,16 +133,9 @@ class InformationTerm:
             self.learned.log_beta_C.grad = runtime.gather(self._log_beta_C.grad).mean(0)
             self._log_beta_C = None
 
-    def state(self) -> dict[str, Tensor]:
-        return {} if self._sums_CL is None else {"sums_CL": self._sums_CL}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        if "sums_CL" in state:
-            self._sums_CL = state["sums_CL"].to(self.log_prior_T.device)
-
 
 @dataclass(eq=False)
-class ReleasedTerm:
+class ReleasedTerm(FilterTerm):
     """The gradient of the authors' released code, which has no loss value."""
 
     mask: CentroidMask | ReleasedMask
@@ -147,7 +147,7 @@ class ReleasedTerm:
     learns: bool
     """Whether the widths of a `ReleasedMask` are learned."""
     has_value = False
-    _magnitude_CL: Tensor | None = field(default=None, init=False)
+    average_name = "magnitude_CL"
     _width_grad_C: Tensor | None = field(default=None, init=False)
 
     def __call__(self, maps_NCHW: Tensor, masked: MaskOutput | None, step: StepContext) -> TermValue:
@@ -161,7 +161,7 @@ class ReleasedTerm:
         partner_NCHW = mask_NCHW if across is masked.mu else self.mask.mask(across)
         strength = strengths(maps_NCHW, mask_NCHW, partner_NCHW, gather=gather)
         class_B = gather(step.class_N).flatten()
-        group = groups(class_B, maps_NCHW.shape[1], self._magnitude_CL, self.density_L)
+        group = groups(class_B, maps_NCHW.shape[1], self.average_CL, self.density_L)
         weight = self.weight / step.epoch if self.schedule == "epoch" else self.weight
         added_NCHW = released_gradient(mask_NCHW, strength, group, weight, first=step.runtime.rank * N)
         if self.learns:
@@ -170,20 +170,13 @@ class ReleasedTerm:
             self._width_grad_C = width_gradient(self.mask.width_C, sigma_BC, strength, group) / step.batch_size
         if len(self.density_L) > 1:
             peak_BC = gather(maps_NCHW.detach().amax((2, 3))).flatten(0, 1)
-            self._magnitude_CL = updated_magnitude(self._magnitude_CL, peak_BC, class_B, len(self.density_L))
+            self.average_CL = updated_magnitude(self.average_CL, peak_BC, class_B, len(self.density_L))
         return TermValue((maps_NCHW * added_NCHW).sum() / step.batch_size, None)
 
     def after_backward(self, runtime: Runtime) -> None:
         if self._width_grad_C is not None:
             assert isinstance(self.mask, ReleasedMask)
             self.mask.width_C.grad, self._width_grad_C = self._width_grad_C, None
-
-    def state(self) -> dict[str, Tensor]:
-        return {} if self._magnitude_CL is None else {"magnitude_CL": self._magnitude_CL}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        if "magnitude_CL" in state:
-            self._magnitude_CL = state["magnitude_CL"].to(self.density_L.device)
 
 
 def filter_terms(

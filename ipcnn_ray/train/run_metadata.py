@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ipcnn_ray.core.multi_objective import combined_objective
 from ipcnn_ray.errors import IpcnnError, TrackingError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import loads
@@ -31,6 +32,17 @@ class ControlReference:
     """Validation error, a share."""
     instability_weight: float
     """Weight of the instability in the combined objective, from 0 to 1."""
+
+    def objective(self, metrics: Mapping[str, float]) -> float:
+        """Return the combined objective of an evaluated epoch. No error counts as less than one validation item."""
+        return combined_objective(
+            metrics["instability"],
+            metrics["val_error"],
+            control_instability=self.instability,
+            control_error=self.error,
+            instability_weight=self.instability_weight,
+            error_floor=1 / metrics["val_images"],
+        )
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,10 @@ At the end: best_val_error, epochs_to_converge, area_under_error, cpu_hours or g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ipcnn_ray.core.classification import area_under_error, epochs_to_converge
-from ipcnn_ray.core.multi_objective import combined_objective
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.train.evaluate import Evaluation
-from ipcnn_ray.train.run_metadata import ControlReference, RunRequest
+from ipcnn_ray.train.run_metadata import RunRequest
 from ipcnn_ray.train.runtime import Runtime
 
 
@@ -32,20 +29,8 @@ def evaluation_metrics(request: RunRequest, evaluation: Evaluation) -> dict[str,
         metrics |= {name: result.mean, f"{name}_dropped": result.dropped}
         metrics |= {f"{name}_{layer}": result.mean for layer, result in by_layer.items()}
     if request.references is not None:
-        metrics["combined"] = objective(metrics, request.references)
+        metrics["combined"] = request.references.objective(metrics)
     return metrics
-
-
-def objective(metrics: Mapping[str, float], control: ControlReference) -> float:
-    """Return the combined objective of an evaluated epoch. No error counts as less than one validation item."""
-    return combined_objective(
-        metrics["instability"],
-        metrics["val_error"],
-        control_instability=control.instability,
-        control_error=control.error,
-        instability_weight=control.instability_weight,
-        error_floor=1 / metrics["val_images"],
-    )
 
 
 def summary(spec: ExperimentSpec, history: list[dict[str, float]], runtime: Runtime) -> dict[str, float]:

@@ -1,10 +1,9 @@
-"""Runtime protocol: what the training loop needs from its process, device and worker group; causes of failures."""
+"""Runtime: what the training loop needs from its process, device and worker group; causes of failures."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,61 +41,40 @@ def format_error(error: BaseException) -> str:
     return f"{prefix}{type(error).__name__}: {error}"
 
 
-class Runtime(Protocol):
-    """One worker of a run. `gather` is the only collective; sums are computed from it in rank order, so that they are
-    the same on every rank."""
+class Runtime:
+    """One worker of a run; this class is the only worker of a run, in this process.
 
-    rank: int
-    world_size: int
-    device: torch.device
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """Return the module in DDP, which averages gradients over the workers; for one worker the module itself."""
-        ...
-
-    def gather(self, x: Tensor) -> Tensor:
-        """Return the `x` of all workers, of equal shapes, as [world_size, *x.shape] on every worker."""
-        ...
-
-    def report(self, metrics: Mapping[str, float]) -> None:
-        """Called on every rank when an epoch is complete and its checkpoint stored. May raise StopRun, on any rank."""
-        ...
-
-    def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
-        """Called often, on every rank, with progress within an epoch: `training epoch 3`, 10 of 56 `steps`."""
-        ...
-
-
-class InProcess:
-    """One worker in this process: for tests, and the base of one-worker trials."""
+    `gather` is the only collective; sums are computed from it in rank order, so that they are the same on every rank.
+    """
 
     rank = 0
     world_size = 1
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self.reported: list[dict[str, float]] = []
 
     def wrap(self, module: nn.Module) -> nn.Module:
+        """Return the module in DDP, which averages gradients over the workers; for one worker the module itself."""
         return module
 
     def gather(self, x: Tensor) -> Tensor:
+        """Return the `x` of all workers, of equal shapes, as [world_size, *x.shape] on every worker."""
         return x.unsqueeze(0)
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        self.reported.append(dict(metrics))
+        """Called on every rank when an epoch is complete and its checkpoint stored. May raise StopRun, on any rank."""
 
     def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
-        """Ignored."""
+        """Called often, on every rank, with progress within an epoch: `training epoch 3`, 10 of 56 `steps`."""
 
 
-class ProcessGroup:
+class ProcessGroup(Runtime):
     """One worker of an initialised torch.distributed process group (gloo on CPUs, NCCL on GPUs)."""
 
     def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
         self.rank = torch.distributed.get_rank()
         self.world_size = torch.distributed.get_world_size()
-        self.device = device
 
     def wrap(self, module: nn.Module) -> nn.Module:
         if self.world_size == 1 or not any(p.requires_grad for p in module.parameters()):
@@ -111,9 +89,3 @@ class ProcessGroup:
         parts = [torch.empty_like(x) for _ in range(self.world_size)]
         torch.distributed.all_gather(parts, x)
         return torch.stack(parts)
-
-    def report(self, metrics: Mapping[str, float]) -> None:
-        """Ignored."""
-
-    def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
-        """Ignored."""

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ipcnn_ray.data.crop_store import CropStore
-from ipcnn_ray.data.prepare import Progress, prepare
+from ipcnn_ray.data.datasets.dataset import Progress
+from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.build import build
 from ipcnn_ray.models.net import InterpretableNet
@@ -51,6 +52,8 @@ from ipcnn_ray.train.train_epoch import train_epoch, warm_up_ddp
 log = logging.getLogger(__name__)
 
 
+# Deterministic kernels, and float32 without TF32.
+@torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 def train_run(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunSummary:
     """Train a run to its end, from its newest checkpoint if it has one. A run that has ended is not trained again.
 
@@ -62,20 +65,23 @@ def train_run(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunSum
     if (result := checkpoint.read_result(folder, request.run)) is not None:
         return result
     if runtime.rank > 0:
-        return _fit(request, runtime).result()
+        trainer = Trainer(request, runtime)
+        trainer.fit()
+        return trainer.result()
     record, attempts = tracker.attach(request.handle), Attempts.begin(folder)
     try:
         record.set_state("running")
-        trainer = _fit(request, runtime, record, attempts)
+        trainer = Trainer(request, runtime, record, attempts)
+        trainer.fit()
         if trainer.ended:
             trainer.store_weights(record)
     except RunTakenOver:
         raise
     except Exception as error:
-        why = format_error(error)
-        attempts.finish(folder, failure_cause(error), why)
+        text = format_error(error)
+        attempts.finish(folder, failure_cause(error), text)
         record.set_tags(attempts.tags())
-        record.set_state("failed", why)
+        record.set_state("failed", text)
         raise
     result = trainer.result()
     record.set_tags(attempts.tags())
@@ -85,18 +91,6 @@ def train_run(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunSum
         checkpoint.write_result(folder, result)
     attempts.finish(folder)
     return result
-
-
-# Deterministic kernels, and float32 without TF32.
-@torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-def _fit(
-    request: RunRequest, runtime: Runtime, record: RunRecord | None = None, attempts: Attempts | None = None
-) -> Trainer:
-    torch.set_num_threads(request.spec.compute.cpus_per_worker)
-    trainer = Trainer(request, runtime, record, attempts)
-    trainer.restore()
-    trainer.fit()
-    return trainer
 
 
 class Trainer:
@@ -109,6 +103,7 @@ class Trainer:
         self.request, self.runtime, self.record, self.attempts = request, runtime, record, attempts
         self.spec = spec = request.spec
         device, table = runtime.device, spec.model.table
+        torch.set_num_threads(spec.compute.cpus_per_worker)
 
         fetch_to_node(request.paths)
         self.store = store = prepare(spec.data, table.image_size, request.paths, self._image_progress("data"))
@@ -139,34 +134,9 @@ class Trainer:
         self.stop: StopRun | None = None
         """Why training ended before the last epoch."""
 
-    def restore(self) -> None:
-        """Load the newest checkpoint, if there is one. All that follows depends on (seed, epoch, step) alone."""
-        restored = checkpoint.newest(self.request.folder, self.origin)
-        epochs = self._gather_int(restored.epoch)
-        if len(set(epochs)) > 1:
-            raise TrainingError(
-                f"the workers see checkpoints of different epochs, {epochs}: "
-                "IPCNN_STORAGE must be one folder that all share"
-            )
-        self.history = restored.history
-        if restored.epoch:
-            try:
-                self.net.load_state_dict(restored.state["model"])
-                self.optimizer.load_state_dict(restored.state["optimizer"])
-                for layer, term in self.filter_terms.items():
-                    term.restore(restored.state["filter_loss"][layer])
-            except (RuntimeError, ValueError, KeyError) as error:
-                raise TrainingError(
-                    f"the checkpoint of epoch {restored.epoch} does not fit the network. It is of another version of "
-                    "ipcnn: go on with that one, or submit with --fresh "
-                    f"({' '.join(str(error).split())})"
-                ) from error
-            checkpoint.restore_generators(restored.state["generators"])
-        if self.record:
-            self._log_setup(self.record, restored.damaged)
-
     def fit(self) -> None:
-        """Train until the last epoch, or until `report` raises StopRun."""
+        """Train from the newest checkpoint until the last epoch, or until `report` raises StopRun."""
+        self._restore()
         self.model = self.runtime.wrap(self.net)
         warm_up_ddp(self.model, self.inputs)
         while len(self.history) < self.spec.train.epochs and self.stop is None:
@@ -201,6 +171,32 @@ class Trainer:
             save_file({**tensors, MEAN_KEY: self.inputs.mean_3SS.cpu()}, file)
             open_run_dir(self.request.folder).put_file(file, WEIGHTS_FILE)
             record.log_file(file, "weights")
+
+    def _restore(self) -> None:
+        """Load the newest checkpoint, if there is one. All that follows depends on (seed, epoch, step) alone."""
+        restored = checkpoint.newest(self.request.folder, self.origin)
+        epochs = self._gather_int(restored.epoch)
+        if len(set(epochs)) > 1:
+            raise TrainingError(
+                f"the workers see checkpoints of different epochs, {epochs}: "
+                "IPCNN_STORAGE must be one folder that all share"
+            )
+        self.history = restored.history
+        if restored.epoch:
+            try:
+                self.net.load_state_dict(restored.state["model"])
+                self.optimizer.load_state_dict(restored.state["optimizer"])
+                for layer, term in self.filter_terms.items():
+                    term.restore(restored.state["filter_loss"][layer], self.runtime.device)
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise TrainingError(
+                    f"the checkpoint of epoch {restored.epoch} does not fit the network. It is of another version of "
+                    "ipcnn: go on with that one, or submit with --fresh "
+                    f"({' '.join(str(error).split())})"
+                ) from error
+            checkpoint.restore_generators(restored.state["generators"])
+        if self.record:
+            self._log_setup(self.record, restored.damaged)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         spec, runtime, start = self.spec, self.runtime, time.perf_counter()

@@ -24,7 +24,7 @@ from ipcnn_ray.models.build import build
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.filter_term import filter_terms
-from ipcnn_ray.train.runtime import InProcess
+from ipcnn_ray.train.runtime import Runtime
 from ipcnn_ray.train.train_epoch import train_epoch
 from ipcnn_ray.utils.paths import Paths
 
@@ -66,7 +66,7 @@ def candidates(folder: Path, images: int, batch: int, device: torch.device) -> d
             inputs: InputPipeline = inputs, optimizer: torch.optim.Optimizer = optimizer, losses: dict = losses
         ) -> None:
             bfloat16 = device.type == "cuda"
-            train_epoch(inputs.net, inputs, optimizer, losses, InProcess(device), spec, 1, bfloat16=bfloat16)
+            train_epoch(inputs.net, inputs, optimizer, losses, Runtime(device), spec, 1, bfloat16=bfloat16)
 
         found[f"frozen part from {name}"] = frozen
         found[f"whole epoch from {name}"] = epoch

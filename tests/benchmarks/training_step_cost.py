@@ -17,7 +17,7 @@ from bench_tools import alternate, arguments, device_of, machine
 from ipcnn_ray.models.build import build
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.train.filter_term import filter_terms
-from ipcnn_ray.train.runtime import InProcess
+from ipcnn_ray.train.runtime import Runtime
 from ipcnn_ray.train.train_epoch import step_loss
 
 TEMPLATES = {
@@ -41,7 +41,7 @@ def step(network: str, template: dict[str, object], images: int, device: torch.d
     net = build(spec.model, spec.template, 0, 1, spec.loss.filter).to(device).train()
     terms = filter_terms(spec, spec.template, net, torch.tensor([0.5]))
     optimizer = torch.optim.SGD(net.parameter_groups(5e-4), lr=1e-6, momentum=0.9)
-    runtime, size = InProcess(device), spec.model.table.image_size
+    runtime, size = Runtime(device), spec.model.table.image_size
     x = torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
     label_N = (torch.arange(images, device=device) % 2) - 1
 

@@ -27,7 +27,7 @@ from ipcnn_ray.spec.runs import grid_runs, run_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.run_metadata import RunRequest
-from ipcnn_ray.train.runtime import InProcess
+from ipcnn_ray.train.runtime import Runtime
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
 
@@ -40,7 +40,7 @@ def in_process(spec: ExperimentSpec, paths: Paths, tracker: MlflowTracker) -> fl
         handle = tracker.open_child(spec.name, f"bare-{run.label}", parent).handle
         folder = str(Path(paths.storage) / "bare" / run.label)
         summary = RunSummary(run_id(spec, run), run.label)
-        train_run(RunRequest(summary, run.spec, paths, handle, folder), InProcess(), tracker)
+        train_run(RunRequest(summary, run.spec, paths, handle, folder), Runtime(), tracker)
         began = began or time.perf_counter()
     return time.perf_counter() - began
 

@@ -20,7 +20,7 @@ from ipcnn_ray.spec.runs import experiment_id, named_runs, resolved_yaml, run_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.run_metadata import RunRequest
-from ipcnn_ray.train.runtime import InProcess
+from ipcnn_ray.train.runtime import Runtime
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
 
@@ -63,7 +63,7 @@ def trained(tmp_path_factory) -> Path:
             continue
         folder = f"{paths.storage}/{EXPERIMENT}/{run.label}"
         summary = RunSummary(run_id(SPEC, run), run.label)
-        train_run(RunRequest(summary, run.spec, paths, record.handle, folder), InProcess(), tracker)
+        train_run(RunRequest(summary, run.spec, paths, record.handle, folder), Runtime(), tracker)
     tracker.prepare("single")
     tracker.open_parent("single", "single-87654321").set_state("succeeded")
     return home

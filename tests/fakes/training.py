@@ -20,7 +20,7 @@ from ipcnn_ray.train.distributed_inference import EvaluationPlan
 from ipcnn_ray.train.evaluate import Evaluation, evaluate
 from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.run_metadata import RunRequest
-from ipcnn_ray.train.runtime import InProcess, Runtime
+from ipcnn_ray.train.runtime import Runtime
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
 
@@ -100,15 +100,16 @@ class MemoryTracker:
         return self.record
 
 
-class OnReport(InProcess):
-    """One worker; `on_report(epoch)` may raise."""
+class OnReport(Runtime):
+    """One worker, which keeps what is reported; `on_report(epoch)` may raise."""
 
-    def __init__(self, on_report: Callable[[int], None]) -> None:
+    def __init__(self, on_report: Callable[[int], object] = lambda epoch: None) -> None:
         super().__init__()
         self.on_report = on_report
+        self.reported: list[dict[str, float]] = []
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        super().report(metrics)
+        self.reported.append(dict(metrics))
         self.on_report(int(metrics["epoch"]))
 
 
@@ -141,7 +142,7 @@ class Bench:
     ) -> RunSummary:
         """Train a run. record: where it is tracked; default: a new one. more: of the request."""
         self.record = record or MemoryRecord()
-        return train_run(self.request(spec, name, **more), runtime or InProcess(), MemoryTracker(self.record))
+        return train_run(self.request(spec, name, **more), runtime or Runtime(), MemoryTracker(self.record))
 
     def weights(self, name: str = "run") -> bytes:
         return (self.root / "runs" / name / "weights.safetensors").read_bytes()
@@ -168,7 +169,7 @@ def timeless(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
     return [{key: value for key, value in metrics.items() if key not in CLOCKS} for metrics in history]
 
 
-class ThreadRank(InProcess):
+class ThreadRank(Runtime):
     """One of several workers that are threads of this process."""
 
     def __init__(self, rank: int, world_size: int, gather: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -187,7 +188,7 @@ def copy_of(inputs: InputPipeline) -> InputPipeline:
 
 
 def measure(
-    inputs: InputPipeline, spec: ExperimentSpec, runtime: InProcess, *metrics: str, batch_size: int = 5, **settings: Any
+    inputs: InputPipeline, spec: ExperimentSpec, runtime: Runtime, *metrics: str, batch_size: int = 5, **settings: Any
 ) -> Evaluation:
     """Evaluate a copy of the network on all objects. batch_size: of a worker. settings: of `eval`."""
     eval = spec.eval.model_copy(update={"measures": metrics, "top_images": 4, **settings})

@@ -12,7 +12,7 @@ from torch import distributed
 from fakes.training import Bench, timeless, tiny
 from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.train.filter_term import filter_terms
-from ipcnn_ray.train.runtime import InProcess, ProcessGroup, Runtime, StopRun
+from ipcnn_ray.train.runtime import ProcessGroup, Runtime, StopRun
 from ipcnn_ray.train.train_epoch import step_loss
 
 SPEC = tiny(
@@ -79,7 +79,7 @@ def trained(bench: Bench, runtime: Runtime, name: str) -> dict[str, Any]:
 
 def alone(bench: Bench) -> dict[str, Any]:
     """Take one step, and train a run, with one worker in this process."""
-    runtime = InProcess()
+    runtime = Runtime()
     return {"step": {form: one_step(bench, runtime, form) for form in FORMS}, "whole": trained(bench, runtime, "alone")}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fakes.training import Bench, InProcess, tiny
+from fakes.training import Bench, Runtime, tiny
 from rows import check, within
 from torch import Tensor
 
@@ -132,6 +132,6 @@ def _metrics(device: str, small: bool) -> list[dict[str, Any]]:
     }
     with tempfile.TemporaryDirectory() as folder:
         bench, spec = Bench(Path(folder), Path(folder)), tiny(**sections)
-        ours, reference = (bench.run(spec, f"{n}", InProcess(name)).metrics for n, name in enumerate((device, "cpu")))
+        ours, reference = (bench.run(spec, f"{n}", Runtime(name)).metrics for n, name in enumerate((device, "cpu")))
     names = [name for name in reference if name in {"val_error", "val_loss", INSTABILITY, *chosen}]
     return [within(f"metric {name}", abs(ours[name] - reference[name]), METRIC_BOUND) for name in names]

@@ -17,7 +17,7 @@ from ipcnn_ray.models.build import build
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.filter_term import filter_terms
-from ipcnn_ray.train.runtime import InProcess
+from ipcnn_ray.train.runtime import Runtime
 from ipcnn_ray.train.train_epoch import train_epoch
 from ipcnn_ray.utils.paths import Paths
 
@@ -56,7 +56,7 @@ def epoch_rate(network: str, store: CropStore, batch: int, device: str, folder: 
     terms = filter_terms(spec, spec.template, net, torch.tensor([0.5]))
     bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported()
     for epoch in (1, 2):
-        metrics = train_epoch(net, inputs, optimizer, terms, InProcess(device), spec, epoch, bfloat16=bfloat16)
+        metrics = train_epoch(net, inputs, optimizer, terms, Runtime(device), spec, epoch, bfloat16=bfloat16)
     return metrics["images_per_second"]
 
 

@@ -15,7 +15,7 @@ from rows import number
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.run_metadata import RunRequest
-from ipcnn_ray.train.runtime import InProcess, StopRun
+from ipcnn_ray.train.runtime import Runtime, StopRun
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
 
@@ -26,7 +26,7 @@ TEMPLATES: dict[str, dict[str, Any]] = {
 }
 
 
-class Deadline(InProcess):
+class Deadline(Runtime):
     """A worker that ends its run when the time is up."""
 
     def __init__(self, device: str, end: float) -> None:

@@ -17,7 +17,7 @@ from fakes.training import Bench, tiny
 from rows import check, number
 from torch import distributed, nn
 
-from ipcnn_ray.train.runtime import InProcess, ProcessGroup, StopRun
+from ipcnn_ray.train.runtime import ProcessGroup, Runtime, StopRun
 
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "exact, float32": {"train": {"precision": "float32"}},
@@ -29,7 +29,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-class StopAfterOne(InProcess):
+class StopAfterOne(Runtime):
     """A worker that is asked to stop after the first epoch, to be resumed."""
 
     def report(self, metrics: Mapping[str, float]) -> None:
@@ -42,7 +42,7 @@ def nccl(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
     backend = "nccl" if device == "cuda" else "gloo"
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), Path(folder))
-        bench.run(tiny(), "plain", InProcess(device))
+        bench.run(tiny(), "plain", Runtime(device))
         distributed.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=0, world_size=1)
         try:
             group = ProcessGroup(torch.device(device))
@@ -76,7 +76,7 @@ def resume(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), Path(folder))
         for case, sections in list(CASES.items())[: 2 if small else None]:
-            for part, runtime in (("whole", InProcess), ("cut", StopAfterOne), ("cut", InProcess)):
+            for part, runtime in (("whole", Runtime), ("cut", StopAfterOne), ("cut", Runtime)):
                 bench.run(tiny(**sections), f"{case} {part}", runtime(device))
             same = bench.weights(f"{case} whole") == bench.weights(f"{case} cut")
             rows.append(check(f"resumed, {case}", "same bytes", same))

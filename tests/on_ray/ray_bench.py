@@ -22,7 +22,7 @@ from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.tracking.tracker import RecordedRun
 from ipcnn_ray.train.run_dir import WEIGHTS_FILE
 from ipcnn_ray.train.run_metadata import RunRequest
-from ipcnn_ray.train.runtime import InProcess
+from ipcnn_ray.train.runtime import Runtime
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
 
@@ -73,7 +73,7 @@ class Bench:
         record = self.tracker.open_parent("in_process", experiment_id(spec))
         folder = self.paths.home / "in_process" / spec.name
         request = RunRequest(RunSummary(experiment_id(spec), "run"), spec, self.paths, record.handle, str(folder))
-        return train_run(request, InProcess(), self.tracker), folder
+        return train_run(request, Runtime(), self.tracker), folder
 
 
 @dataclass

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fakes.metrics import install
-from fakes.training import Bench, InProcess, as_threads, measure, tiny
+from fakes.training import Bench, Runtime, as_threads, measure, tiny
 
 from ipcnn_ray.core.mask import mask_maps
 from ipcnn_ray.core.metrics.filter_metric import COMPUTE_INPUTS, LayerContext
@@ -38,10 +38,10 @@ def with_part_sizes(inputs):
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory, crops):
-    """Inputs with part sizes, their spec, and all metrics of one worker."""
+    """Inputs with part sizes, their spec, and the evaluation of all metrics by one worker."""
     bench, spec = Bench(tmp_path_factory.mktemp("measures"), crops), tiny(model={"dropout": 0.0})
     inputs = with_part_sizes(bench.inputs(spec))
-    return inputs, spec, measure(inputs, spec, InProcess(), *ALL).metrics
+    return inputs, spec, measure(inputs, spec, Runtime(), *ALL)
 
 
 class Slowly:
@@ -184,62 +184,43 @@ def test_only_objects_of_the_validation_split():
     assert plan.items[plan.object_positions].tolist() == [[1, 0], [2, 0]]
 
 
-def test_error_loss_and_instability_agree_with_one_image_at_a_time(bench):
-    spec = tiny()
-    inputs = bench.inputs(spec)
-    found = measure(inputs, spec, InProcess())
-    error, loss, instability = Slowly(inputs, spec, "conv5").evaluation(4)
-    assert found.counts.seen == len(inputs.store.val_items)
-    assert found.counts.error == pytest.approx(error)
-    assert found.counts.loss == pytest.approx(loss, rel=1e-5)
-    assert found.metrics["instability"]["conv5"].mean == pytest.approx(instability, rel=1e-6)
-
-
-@pytest.mark.parametrize("world", [3, 4, 5])
-def test_padding_of_the_last_deal_changes_no_metric(bench, world):
-    spec = tiny()
-    inputs = bench.inputs(spec)
-    assert len(EvaluationPlan.of(inputs.store, "all").items) % world  # there is padding
-    alone = measure(inputs, spec, InProcess())
-    for found in as_threads(world, lambda runtime: measure(inputs, spec, runtime, batch_size=2)):
-        assert (found.counts.wrong, found.counts.seen) == (alone.counts.wrong, alone.counts.seen)
-        assert found.counts.loss == pytest.approx(alone.counts.loss, rel=1e-6)
-        for layer, one in alone.metrics["instability"].items():
-            torch.testing.assert_close(found.metrics["instability"][layer].per_filter_C, one.per_filter_C)
-
-
 def test_the_network_goes_back_to_training_even_after_an_error(bench):
     inputs = bench.inputs(tiny())
     inputs.output = lambda batch: 1 / 0
     with pytest.raises(ZeroDivisionError, match="division"):
-        evaluate(inputs, EvaluationPlan.of(inputs.store, "all"), tiny(), InProcess(), epoch=1)
+        evaluate(inputs, EvaluationPlan.of(inputs.store, "all"), tiny(), Runtime(), epoch=1)
     assert inputs.net.training
 
 
 def test_outputs_that_are_not_finite(bench):
-    spec = tiny()
-    inputs = bench.inputs(spec)
+    inputs = bench.inputs(tiny())
     with torch.no_grad():
         inputs.net.layer("conv4").weight[0, 0, 0, 0] = torch.nan
     with pytest.raises(TrainingError, match=r"outputs are not finite after epoch 1: lower train.learning_rate"):
-        measure(inputs, spec, InProcess())
+        measure(inputs, tiny(), Runtime())
 
 
 @pytest.mark.parametrize("layer", ["conv4", "conv5"])
 def test_agree_with_one_image_at_a_time(scene, layer):
-    inputs, spec, found = scene
+    inputs, spec, evaluation = scene
+    metrics = {name: by_layer[layer].mean for name, by_layer in evaluation.metrics.items()}
     slowly = Slowly(inputs, spec, layer)
-    assert found["consistency"][layer].mean == pytest.approx(slowly.consistency())
-    assert found["stability"][layer].mean == pytest.approx(slowly.stability(5))
-    assert found["activation_entropy"][layer].mean == pytest.approx(slowly.entropy(), rel=1e-5)
+    error, loss, instability = slowly.evaluation(4)
+    assert evaluation.counts.seen == len(inputs.store.val_items)
+    assert evaluation.counts.error == pytest.approx(error)
+    assert evaluation.counts.loss == pytest.approx(loss, rel=1e-5)
+    assert metrics["instability"] == pytest.approx(instability, rel=1e-6)
+    assert metrics["consistency"] == pytest.approx(slowly.consistency())
+    assert metrics["stability"] == pytest.approx(slowly.stability(5))
+    assert metrics["activation_entropy"] == pytest.approx(slowly.entropy(), rel=1e-5)
     own, others = slowly.ablation()
     assert abs(own) > 1e-7 and others > 1e-7
-    assert found["ablation_own"][layer].mean == pytest.approx(own, rel=1e-3, abs=1e-7)
-    assert found["ablation_others"][layer].mean == pytest.approx(others, rel=1e-3, abs=1e-7)
+    assert metrics["ablation_own"] == pytest.approx(own, rel=1e-3, abs=1e-7)
+    assert metrics["ablation_others"] == pytest.approx(others, rel=1e-3, abs=1e-7)
 
 
 def test_part_interpretability_of_all_images_at_once(scene):
-    inputs, spec, found = scene
+    inputs, spec, evaluation = scene
     slowly, store = Slowly(inputs, spec, "conv5"), inputs.store
     passed = []
     for index in store.objects:
@@ -254,36 +235,40 @@ def test_part_interpretability_of_all_images_at_once(scene):
     shown_NK = ~landmarks[store.objects].isnan().any(2)
     expected = float(metric.compute(metric.update(x_NCHW, threshold_C, masks), shown_NK).mean())
     assert 0 < expected < 1
-    assert found["part_interpretability"]["conv5"].mean == pytest.approx(expected)
+    assert evaluation.metrics["part_interpretability"]["conv5"].mean == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("world", "batch_size"), [(2, 3), (5, 2)])
-def test_workers_find_what_one_finds(scene, world, batch_size):
+@pytest.mark.parametrize(
+    ("world", "batch_size", "metrics"), [(2, 3, ALL), (5, 2, ALL), (3, 2, ()), (4, 2, ())], ids=["2", "5", "3", "4"]
+)
+def test_workers_measure_what_one_measures(scene, world, batch_size, metrics):
+    """With padding of the last items, too."""
     inputs, spec, alone = scene
-
-    def work(runtime):
-        return measure(inputs, spec, runtime, *ALL, batch_size=batch_size).metrics
-
-    for found in as_threads(world, work):
-        assert set(found) == {INSTABILITY, *ALL}
-        for name, by_layer in alone.items():
-            for layer, one in by_layer.items():
+    assert world == 2 or len(EvaluationPlan.of(inputs.store, "all").items) % world
+    for rank in as_threads(world, lambda runtime: measure(inputs, spec, runtime, *metrics, batch_size=batch_size)):
+        assert (rank.counts.wrong, rank.counts.seen) == (alone.counts.wrong, alone.counts.seen)
+        assert rank.counts.loss == pytest.approx(alone.counts.loss, rel=1e-6)
+        assert set(rank.metrics) == {INSTABILITY, *metrics}
+        for name, by_layer in rank.metrics.items():
+            for layer, result in by_layer.items():
                 torch.testing.assert_close(
-                    found[name][layer].per_filter_C,
-                    one.per_filter_C,
+                    result.per_filter_C,
+                    alone.metrics[name][layer].per_filter_C,
                     equal_nan=True,
-                    rtol=1e-4,
-                    atol=1e-6,
+                    rtol=1e-7 if name == INSTABILITY else 1e-4,
+                    atol=1e-7 if name == INSTABILITY else 1e-6,
                     msg=lambda text, name=name, layer=layer: f"{name} {layer}: {text}",
                 )
 
 
 def test_only_some_filters_are_ablated(scene):
     inputs, spec, alone = scene
-    some = measure(inputs, spec, InProcess(), "ablation_own", ablation_filters=4).metrics
+    some = measure(inputs, spec, Runtime(), "ablation_own", ablation_filters=4).metrics
     assert set(some) == {INSTABILITY, "ablation_own"}
     for layer, found in some["ablation_own"].items():
-        torch.testing.assert_close(found.per_filter_C, alone["ablation_own"][layer].per_filter_C[[0, 8, 16, 24]])
+        torch.testing.assert_close(
+            found.per_filter_C, alone.metrics["ablation_own"][layer].per_filter_C[[0, 8, 16, 24]]
+        )
 
 
 @pytest.mark.parametrize(("count", "expected"), [(None, [0, 1, 2, 3, 4]), (9, [0, 1, 2, 3, 4]), (2, [0, 2]), (1, [0])])
@@ -320,8 +305,8 @@ def test_metrics_of_another_package(scene, monkeypatch):
     install(monkeypatch, sparsity="Sparsity", upper_parts="UpperParts", wrong_shape="WrongShape")
     inputs, spec, _ = scene
     with pytest.raises(TrainingError, match=r"'wrong_shape' of fakes.metrics:WrongShape: ValueError: WrongShape.comp"):
-        measure(inputs, spec, InProcess(), "wrong_shape")
-    one = measure(inputs, spec, InProcess(), "sparsity", "upper_parts").metrics
+        measure(inputs, spec, Runtime(), "wrong_shape")
+    one = measure(inputs, spec, Runtime(), "sparsity", "upper_parts").metrics
     outputs = [Slowly(inputs, spec, "conv4").output(i) for i in inputs.store.objects]
     zero_C = torch.stack([(output.maps["conv4"][0] == 0).double().mean((1, 2)) for output in outputs]).mean(0)
     assert 0 < float(zero_C.mean()) < 1
@@ -340,5 +325,5 @@ def test_every_input_is_provided(scene, monkeypatch):
     inputs, spec, _ = scene
     for attribute in ("Everything", "EverythingOfObjects"):
         install(monkeypatch, everything=attribute)
-        found = measure(inputs, spec, InProcess(), "everything", ablation_filters=5).metrics
+        found = measure(inputs, spec, Runtime(), "everything", ablation_filters=5).metrics
         assert found["everything"]["conv5"].per_filter_C.tolist() == [len(COMPUTE_INPUTS)] * 5

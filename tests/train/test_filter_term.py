@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fakes.training import InProcess, OnReport, tiny
+from fakes.training import OnReport, Runtime, tiny
 from safetensors.torch import load
 
 from ipcnn_ray.core.templates import log_prior, template_bank
@@ -52,7 +52,7 @@ def test_a_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(bench, changes, 
             raise StopRun("asked", resumable=True)
 
     spec = tiny(**changes, train={"epochs": 2})
-    for name, runtime in (("cut", OnReport(stop)), ("cut", InProcess()), ("whole", InProcess())):
+    for name, runtime in (("cut", OnReport(stop)), ("cut", Runtime()), ("whole", Runtime())):
         bench.run(spec, name, runtime)
     assert bench.weights("cut") == bench.weights("whole")
     released = "template" in changes
@@ -72,7 +72,7 @@ def test_a_pooled_mask_acts_behind_the_pooling():
     assert output.masked["conv5"].mask_NCHW.shape == (2, 32, 4, 4)
     terms = filter_terms(spec, spec.template, net, torch.tensor([0.5]))
     value = terms["conv5"](
-        output.maps["conv5"], output.masked["conv5"], StepContext(torch.tensor([0, -1]), 1, 2, InProcess())
+        output.maps["conv5"], output.masked["conv5"], StepContext(torch.tensor([0, -1]), 1, 2, Runtime())
     )
     assert float(value.loss.detach().abs()) > 0
 
@@ -86,7 +86,7 @@ def test_the_released_term_is_the_released_gradient_over_the_batch_size():
     masked = net.mask("conv4")(x_NCHW.detach())
     values = {}
     for epoch in (1, 4):
-        step = StepContext(torch.tensor([0, 0, -1, 0]), epoch, 4, InProcess())
+        step = StepContext(torch.tensor([0, 0, -1, 0]), epoch, 4, Runtime())
         (values[epoch],) = torch.autograd.grad(term(x_NCHW, masked, step).loss, x_NCHW)
     torch.testing.assert_close(values[1], 4 * values[4])
     inside = masked.mask_NCHW[0] > 0.5
@@ -100,8 +100,8 @@ def test_single_with_several_categories_reads_a_filters_category_from_its_activa
     )
     maps_NCHW = torch.zeros(2, 2, 3, 3)
     maps_NCHW[0, 0, 0, 0] = maps_NCHW[1, 1, 2, 2] = 1.0
-    step = StepContext(torch.tensor([0, 1]), 1, 2, InProcess())
+    step = StepContext(torch.tensor([0, 1]), 1, 2, Runtime())
     term(maps_NCHW, None, step)
     assert term.state()["sums_CL"].tolist() == [[1.0, 0.0], [0.0, 1.0]]
-    term(2 * maps_NCHW[:1], None, StepContext(torch.tensor([0]), 1, 1, InProcess()))
+    term(2 * maps_NCHW[:1], None, StepContext(torch.tensor([0]), 1, 1, Runtime()))
     assert term.state()["sums_CL"].tolist() == [[pytest.approx(1.1), 0.0], [0.0, 1.0]], "category 1 was not shown"

@@ -33,15 +33,14 @@ def tailored(**given) -> TailoredTemplate:
 def test_part_sizes_by_hand(store):
     objects = [i for i in np.unique(store.train_items[:, 0]) if i < 24]
     heights, widths = np.nanmean(store.part_sizes_NK2[objects, 2], axis=0)
-    found = fit_template(tailored(tau=0.3), store)
-    assert found is not None
-    assert isinstance(found.template, EllipseTemplate)
-    assert found.template.beta == pytest.approx(2 / np.sqrt(heights * widths), rel=1e-4)
+    fitted = fit_template(tailored(tau=0.3), store)
+    assert isinstance(fitted.template, EllipseTemplate)
+    assert fitted.template.beta == pytest.approx(2 / np.sqrt(heights * widths), rel=1e-4)
     long, short = max(heights, widths), min(heights, widths)
-    assert found.template.aspect == pytest.approx(long / short, rel=1e-4)
-    assert found.template.angle == (90 if heights > widths else 0)
+    assert fitted.template.aspect == pytest.approx(long / short, rel=1e-4)
+    assert fitted.template.angle == (90 if heights > widths else 0)
     seen = np.isfinite(store.part_sizes_NK2[objects, 2]).all(1).sum()
-    assert (found.template.tau, found.images) == (0.3, seen)
+    assert (fitted.template.tau, fitted.images) == (0.3, seen)
 
 
 @pytest.mark.parametrize("fitted_to", ["part_sizes", "landmarks", "part_masks"])
@@ -67,9 +66,9 @@ def test_the_mean_mask_is_of_training_objects_alone(store, tmp_path):
     patches = [spec.draw(i, 32).masks[0] for i in objects]
     mean = np.mean([patch for patch in patches if patch is not None], axis=0)
     np.testing.assert_allclose(store.mean_masks_KGG[0], mean, atol=1e-6)
-    found = fit_template(tailored(landmark="head", fitted_to="part_masks"), store)
-    assert found is not None and isinstance(found.template, MaskTemplate)
-    unit = _unit(found.template, 16)
+    fitted = fit_template(tailored(landmark="head", fitted_to="part_masks"), store)
+    assert isinstance(fitted.template, MaskTemplate)
+    unit = _unit(fitted.template, 16)
     assert float(unit[8 * 16 + 8, 8, 8]) > 0.9
     assert float(unit[8 * 16 + 8, 0, 0]) == -1
 
@@ -77,7 +76,6 @@ def test_the_mean_mask_is_of_training_objects_alone(store, tmp_path):
 def test_scale_stretches_what_was_fitted(store):
     for fitted_to in ("part_sizes", "part_masks"):
         one, two = (fit_template(tailored(fitted_to=fitted_to, scale=scale), store) for scale in (1, 2))
-        assert one is not None and two is not None
         if fitted_to == "part_sizes":
             assert two.template.beta == pytest.approx(one.template.beta / 2, rel=1e-5)
         else:
@@ -85,13 +83,12 @@ def test_scale_stretches_what_was_fitted(store):
 
 
 def test_what_is_recorded(store):
-    found = fit_template(tailored(landmark="head", fitted_to="part_masks"), store)
-    assert found is not None
-    said = found.params()
-    assert said["template_fitted.shape"] == "mask"
-    assert len(said["template_fitted.values"]) < 10
-    assert MaskTemplate.model_validate(json.loads(found.as_json())) == found.template
-    assert found.tags()["template.fitted_objects"] == str(found.images)
+    fitted = fit_template(tailored(landmark="head", fitted_to="part_masks"), store)
+    params = fitted.params()
+    assert params["template_fitted.shape"] == "mask"
+    assert len(params["template_fitted.values"]) < 10
+    assert MaskTemplate.model_validate(json.loads(fitted.as_json())) == fitted.template
+    assert fitted.tags()["template.fitted_objects"] == str(fitted.images)
     assert fit_template(GradientTemplate(shape="gradient"), store) is None
 
 
@@ -109,7 +106,6 @@ def test_the_head_of_real_cows(real_data, tmp_path):
     paths = dataclasses.replace(Paths.from_environment({"IPCNN_HOME": str(tmp_path)}), data=real_data)
     store = prepare(VocPart(kind="voc_part", category="cow", negatives=20), 32, paths)
     head, torso = (fit_template(tailored(landmark=name), store) for name in ("head", "torso"))
-    assert head is not None and torso is not None
     assert head.template.angle == 90
     assert 1 < head.template.aspect < 1.6
     assert torso.template.beta < head.template.beta
@@ -130,8 +126,7 @@ def test_a_run_is_read_with_the_template_it_was_fitted_to(bench):
     net = final_model(request)[0].net
     unit_Pnn = net.mask("conv5").unit_Pnn
     n = unit_Pnn.shape[-1]
-    expected = _unit(template, n)
-    assert np.array_equal(unit_Pnn.numpy(), expected.numpy())
+    assert np.array_equal(unit_Pnn.numpy(), _unit(template, n).numpy())
 
 
 def _unit(template, n):

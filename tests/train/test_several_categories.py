@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from fakes.training import InProcess, measure, tiny
+from fakes.training import Runtime, measure, tiny
 
 from ipcnn_ray.models.build import build
 from ipcnn_ray.train.final_model import final_model
@@ -40,7 +40,7 @@ def test_softmax_starts_at_the_loss_of_guessing(bench):
     inputs = bench.inputs(spec)
     with torch.no_grad():
         inputs.net.head["fc7"].weight.zero_()
-    found = measure(inputs, spec, InProcess())
+    found = measure(inputs, spec, Runtime())
     assert found.counts.loss == pytest.approx(math.log(3), rel=1e-6)
     assert found.counts.error == pytest.approx(2 / 3)  # always the first category
 
@@ -48,12 +48,12 @@ def test_softmax_starts_at_the_loss_of_guessing(bench):
 def test_instability_is_that_of_each_category_by_itself(bench):
     spec = tiny(data=DATA)
     inputs = bench.inputs(spec)
-    together = measure(inputs, spec, InProcess())
+    together = measure(inputs, spec, Runtime())
     labels = inputs.store.labels_N.copy()
     own = []
     for label in range(3):
         inputs.store.labels_N[:] = np.where(labels == label, 0, -1)
-        own.append(measure(inputs, spec, InProcess()).metrics["instability"]["conv5"].per_filter_C)
+        own.append(measure(inputs, spec, Runtime()).metrics["instability"]["conv5"].per_filter_C)
     assert torch.equal(together.metrics["instability"]["conv5"].per_filter_C, torch.stack(own).amin(0))
 
 

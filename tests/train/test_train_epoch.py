@@ -3,7 +3,7 @@ import threading
 
 import pytest
 import torch
-from fakes.training import InProcess, as_threads, copy_of, tiny
+from fakes.training import Runtime, as_threads, copy_of, tiny
 
 from ipcnn_ray.core.templates import log_prior, template_bank
 from ipcnn_ray.errors import TrainingError
@@ -20,7 +20,7 @@ def terms_of(spec, net):
 
 def epoch_of(inputs, spec, epoch=1, terms=None):
     optimizer = torch.optim.SGD(inputs.net.parameter_groups(5e-4), lr=1.0, momentum=0.9)
-    return train_epoch(inputs.net, inputs, optimizer, terms or {}, InProcess(), spec, epoch)
+    return train_epoch(inputs.net, inputs, optimizer, terms or {}, Runtime(), spec, epoch)
 
 
 def terms_by_hand(schedule="constant", **weights):
@@ -31,7 +31,7 @@ def terms_by_hand(schedule="constant", **weights):
 def test_classification_alone_by_hand():
     # log(1 + e^-2) for a score of 2 on the category, log(1 + e^2) for a score of 2 on a negative; a batch of 4.
     output = NetOutput(torch.tensor([[2.0], [2.0]]), {}, {}, {})
-    loss, classification, information = step_loss(output, torch.tensor([0, -1]), {}, 1, 4, InProcess())
+    loss, classification, information = step_loss(output, torch.tensor([0, -1]), {}, 1, 4, Runtime())
     expected = math.log1p(math.exp(-2)) + math.log1p(math.exp(2))
     assert float(classification) == pytest.approx(expected, rel=1e-6)
     assert float(loss) == pytest.approx(expected / 4, rel=1e-6)
@@ -43,14 +43,14 @@ def test_filter_losses_are_summed_over_filters_and_layers_with_lambda():
     maps, labels = torch.rand(4, 2, 3, 3), torch.zeros(4, dtype=torch.int64)
     output = NetOutput(torch.zeros(4, 1), {"a": maps, "b": maps.flip(0)}, {}, {})
     terms = terms_by_hand(a=0.5, b=2.0)
-    loss, classification, information = step_loss(output, labels, terms, 1, 4, InProcess())
+    loss, classification, information = step_loss(output, labels, terms, 1, 4, Runtime())
     one_layer = float(information) / 2  # the order of images does not matter
     assert float(classification) == pytest.approx(4 * math.log(2))
     assert float(loss) == pytest.approx(math.log(2) + (0.5 + 2.0) * one_layer, rel=1e-5)
     assert one_layer < 0
     # The paper's schedule divides by the epoch.
     terms = terms_by_hand("paper", a=1.0)
-    first, third = (float(step_loss(output, labels, terms, epoch, 4, InProcess())[0]) - math.log(2) for epoch in (1, 3))
+    first, third = (float(step_loss(output, labels, terms, epoch, 4, Runtime())[0]) - math.log(2) for epoch in (1, 3))
     assert first == pytest.approx(3 * third, rel=1e-4)
 
 
@@ -73,7 +73,7 @@ def test_gradients_of_workers_average_to_those_of_one(bench, world, schedule):
         loss.backward()
         return {name: p.grad for name, p in net.named_parameters()}, information
 
-    alone, information = gradients(InProcess())
+    alone, information = gradients(Runtime())
     many = as_threads(world, gradients)
     for name, gradient in alone.items():
         mean = torch.stack([found[name] for found, _ in many]).mean(0)
@@ -151,9 +151,7 @@ def test_learning_rates(changes, rates):
 
 
 def test_one_worker_is_a_group_of_one():
-    runtime, net = InProcess(), torch.nn.Linear(1, 1)
+    runtime, net = Runtime(), torch.nn.Linear(1, 1)
     assert runtime.wrap(net) is net
     assert runtime.gather(torch.tensor([3.0, 4.0])).tolist() == [[3.0, 4.0]]
-    runtime.report({"epoch": 1.0})
-    assert runtime.reported == [{"epoch": 1.0}]
     assert str(StopRun("early stopping")) == "early stopping" and not StopRun("early stopping").resumable

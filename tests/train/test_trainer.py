@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes.killed_run import killed_run
-from fakes.training import InProcess, MemoryRecord, OnReport, tiny
+from fakes.training import MemoryRecord, OnReport, Runtime, tiny
 from safetensors.torch import load
 
 from ipcnn_ray.errors import TrainingError
@@ -35,7 +35,7 @@ AT_THE_END = {"best_val_error", "epochs_to_converge", "area_under_error", "cpu_h
 
 
 def test_every_metric_is_there_under_its_name(bench):
-    runtime, control = InProcess(), ControlReference(instability=0.1, error=0.5, instability_weight=0.25)
+    runtime, control = OnReport(), ControlReference(instability=0.1, error=0.5, instability_weight=0.25)
     result = bench.run(tiny(eval={"every": 2}), runtime=runtime, references=control)
     epochs = bench.record.epochs
     assert set(epochs[1]) == EVERY_EPOCH
@@ -276,7 +276,7 @@ def test_diverging_fails_with_the_reason_on_record(bench):
 
 
 def test_progress_of_steps_and_of_the_evaluation(bench):
-    class Listening(InProcess):
+    class Listening(Runtime):
         def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
             updates.setdefault(what, []).append((done, total, unit))
 
