@@ -43,24 +43,13 @@ def as_validation_error(title: str, issues: list[FieldIssue]) -> ValidationError
     return ValidationError.from_exception_data(title, details)
 
 
-def _number(kind: str) -> Callable[[ErrorDetails], str]:
-    def advice(error: ErrorDetails) -> str:
-        value = error["input"]
-        if isinstance(value, str) and NUMBER.fullmatch(value):
-            return f"must be {kind}, and this is text: remove the quotes"
-        if isinstance(value, float) and value.is_integer():
-            return f"must be {kind}: write {value:.0f}"
-        return f"must be {kind}"
-
-    return advice
-
-
-def _context(form: str) -> Callable[[ErrorDetails], str]:
-    def advice(error: ErrorDetails) -> str:
-        limits = {key: f"{value:g}" if isinstance(value, float) else value for key, value in error["ctx"].items()}
-        return form.format(**limits)
-
-    return advice
+def _number(error: ErrorDetails) -> str:
+    kind, value = NUMBERS[error["type"]], error["input"]
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        return f"must be {kind}, and this is text: remove the quotes"
+    if isinstance(value, float) and value.is_integer():
+        return f"must be {kind}: write {value:.0f}"
+    return f"must be {kind}"
 
 
 def _literal(error: ErrorDetails) -> str:
@@ -69,26 +58,36 @@ def _literal(error: ErrorDetails) -> str:
     return (advice + did_you_mean(error["input"], options)).removesuffix(".")
 
 
-# pydantic's error type -> what the value must be
-ADVICE: dict[str, Callable[[ErrorDetails], str]] = {
-    "greater_than": _context("must be greater than {gt}"),
-    "greater_than_equal": _context("must be at least {ge}"),
-    "less_than": _context("must be less than {lt}"),
-    "less_than_equal": _context("must be at most {le}"),
-    "int_type": _number("a whole number"),
-    "float_type": _number("a number"),
-    "finite_number": lambda error: "must be a finite number",
-    "bool_type": lambda error: "must be true or false",
-    "string_type": lambda error: "must be text",
+NUMBERS = {"int_type": "a whole number", "float_type": "a number"}
+ADVICE: dict[str, str | Callable[[ErrorDetails], str]] = {
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "int_type": _number,
+    "float_type": _number,
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
     "literal_error": _literal,
-    "tuple_type": lambda error: "must be a list, such as [a, b]",
-    "too_short": _context("must have at least {min_length} value(s)"),
-    "too_long": _context("must have at most {max_length} values"),
-    "dict_type": lambda error: "must be a section: one `field: value` per line",
-    "model_type": lambda error: "must be a section: one `field: value` per line",
-    "invalid_key": lambda error: "a field's name must be text",
-    "error_message": lambda error: error["msg"],
+    "tuple_type": "must be a list, such as [a, b]",
+    "too_short": "must have at least {min_length} value(s)",
+    "too_long": "must have at most {max_length} values",
+    "dict_type": "must be a section: one `field: value` per line",
+    "model_type": "must be a section: one `field: value` per line",
+    "invalid_key": "a field's name must be text",
 }
+"""Pydantic's error type -> what the value must be, with the numbers of the error's context."""
+
+
+def _advice(error: ErrorDetails) -> str:
+    advice = ADVICE.get(error["type"])
+    if advice is None:
+        return error["msg"].replace("Input should", "must", 1)
+    if not isinstance(advice, str):
+        return advice(error)
+    limits = {key: f"{value:g}" if isinstance(value, float) else value for key, value in error.get("ctx", {}).items()}
+    return advice.format(**limits)
 
 
 def _unknown_field(loc: Loc, parent: Any, value: object, root: type[Section]) -> FieldIssue:
@@ -160,6 +159,5 @@ def field_issues(error: ValidationError, root: type[Section]) -> list[FieldIssue
         elif kind in ("union_tag_not_found", "union_tag_invalid", "model_attributes_type"):
             issues.append(_unknown_kind(loc, parent, value))
         else:
-            advice = ADVICE[kind](item) if kind in ADVICE else item["msg"].replace("Input should", "must", 1)
-            issues.append(value_issue(loc, value, advice))
+            issues.append(value_issue(loc, value, _advice(item)))
     return list(dict.fromkeys(issues))
