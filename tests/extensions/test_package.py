@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+pytestmark = pytest.mark.slow
 PACKAGE = Path(__file__).with_name("package")
 ROOT = Path(__file__).resolve().parents[2]
 SPEC: dict[str, Any] = {
@@ -117,7 +118,6 @@ def test_commands_that_train_nothing(place: Place) -> None:
         assert message in error, setting
 
 
-@pytest.mark.slow
 def test_training_with_two_workers_to_the_report(place: Place) -> None:
     submitted, reported = place.ipcnn("submit squares.yaml --json", "report squares --no-store --out page.html")
     assert submitted[0] == reported[0] == 0, (submitted[2], reported[2])
