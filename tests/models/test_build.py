@@ -12,6 +12,7 @@ from ipcnn_ray.spec.model import Model, Weights
 from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, UniformTemplate
 
 COMPACT = Model(network="compact")
+PRETRAINED = COMPACT.model_copy(update={"weights": Weights(file="w.npz", layers=("conv1",))})
 PLAIN = NoTemplate(shape="none")
 L1 = GradientTemplate(shape="gradient")
 
@@ -42,24 +43,24 @@ def test_layers_keep_their_weights_without_the_appended_one():
     assert list(original.head) == ["pool5", "fc5", "drop5", "fc6"]
 
 
-def test_weights_are_he_normal_but_for_the_last_layer():
-    net = build(COMPACT, PLAIN, 0)
-    assert net.layer("conv4").weight.std().item() == pytest.approx(math.sqrt(2 / (32 * 9)), rel=0.05)
-    assert net.head["fc6"].weight.std().item() == pytest.approx(math.sqrt(2 / 512), rel=0.05)
-    assert net.head["fc7"].weight.std().item() == pytest.approx(0.01, rel=0.3)
+@pytest.mark.parametrize(
+    ("model", "layer", "deviation", "tolerance"),
+    [
+        (COMPACT, "conv4", math.sqrt(2 / (32 * 9)), 0.05),
+        (COMPACT, "fc6", math.sqrt(2 / 512), 0.05),
+        (COMPACT, "fc7", 0.01, 0.3),  # the last layer
+        (PRETRAINED, "conv4", 0.01, 0.05),
+        (PRETRAINED, "conv5", 0.01, 0.05),
+        (PRETRAINED, "fc6", 0.01, 0.05),
+        (Model(network="alexnet", appended_layer=False), "conv2", math.sqrt(2 / (48 * 25)), 0.01),  # in two groups
+    ],
+    ids=lambda value: getattr(value, "network", None),
+)
+def test_weights_are_he_normal_but_for_the_last_layer_and_behind_pretrained_ones(model, layer, deviation, tolerance):
+    net = build(model, PLAIN, 0)
+    module = net.head[layer] if layer in net.head else net.layer(layer)
+    assert module.weight.std().item() == pytest.approx(deviation, rel=tolerance)
     assert all(not p.any() for name, p in net.named_parameters() if name.endswith("bias"))
-
-
-def test_weights_that_will_lie_behind_pretrained_layers_are_the_released_ones():
-    weights = Weights(file="w.npz", layers=("conv1",))
-    net = build(COMPACT.model_copy(update={"weights": weights}), PLAIN, 0)
-    for layer in (net.layer("conv4"), net.layer("conv5"), net.head["fc6"]):
-        assert layer.weight.std().item() == pytest.approx(0.01, rel=0.05)
-
-
-def test_the_fan_in_of_a_grouped_convolution_is_that_of_one_group():
-    net = build(Model(network="alexnet", appended_layer=False), PLAIN, 0)
-    assert net.layer("conv2").weight.std().item() == pytest.approx(math.sqrt(2 / (48 * 25)), rel=0.01)
 
 
 def test_masks_take_the_template_without_its_tau():
@@ -68,8 +69,9 @@ def test_masks_take_the_template_without_its_tau():
     assert torch.equal(
         net.mask("conv5").unit_Pnn, part_templates(16, shape="uniform", norm="l2", beta=3, gamma=0.5, tau=1)
     )
-    assert not build(COMPACT, PLAIN, 0).masks
-    assert build(COMPACT, PLAIN, 0).interpretable == ("conv4", "conv5")
+    assert not [key for key in net.state_dict() if "unit" in key], "templates are not saved with the weights"
+    plain = build(COMPACT, PLAIN, 0)
+    assert not plain.masks and plain.interpretable == ("conv4", "conv5")
 
 
 def test_the_filter_loss_takes_the_template_with_its_tau():
@@ -79,10 +81,6 @@ def test_the_filter_loss_takes_the_template_with_its_tau():
     expected = torch.cat([positives, torch.full((1, 16, 16), -7.0)])
     assert torch.equal(banks["conv5"], expected)
     assert template_banks(COMPACT, PLAIN) == {}
-
-
-def test_templates_are_not_saved_with_the_weights():
-    assert not [key for key in build(COMPACT, L1, 0).state_dict() if "unit" in key]
 
 
 def test_dropout_is_the_specs_or_the_networks_own():

@@ -5,7 +5,7 @@ from ipcnn_ray.models.model_card import layer_rows, model_card_markdown, usage_m
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, UniformTemplate
 
-L1 = GradientTemplate(shape="gradient")
+COMPACT, L1 = Model(network="compact"), GradientTemplate(shape="gradient")
 
 
 def test_the_rows_of_alexnet_behind_frozen_layers():
@@ -19,19 +19,12 @@ def test_the_rows_of_alexnet_behind_frozen_layers():
     assert (conv6.trainable, conv6.frozen) == (256 * 256 * 9 + 256, 0)
     assert (pool6.kind, pool6.channels, pool6.side) == ("max pool 3x3", 256, 6)
     assert [row.name for row in rows.values() if row.interpretable] == ["conv5", "conv6"]
-
-
-def test_the_rows_add_up_to_the_network():
-    model = Model(network="compact")
-    assert sum(row.trainable for row in layer_rows(model, L1)) == sum(
-        p.numel() for p in build(model, L1, 0).parameters()
-    )
+    parameters = sum(p.numel() for p in build(COMPACT, L1, 0).parameters())
+    assert sum(row.trainable for row in layer_rows(COMPACT, L1)) == parameters
 
 
 def test_the_page_of_compact():
-    page = model_card_markdown(
-        Model(network="compact"), UniformTemplate(shape="uniform", norm="l2", gamma=0.5), "conv1"
-    )
+    page = model_card_markdown(COMPACT, UniformTemplate(shape="uniform", norm="l2", gamma=0.5), "conv1")
     assert page.splitlines() == [
         "# compact: uniform L2 template, beta 2, gamma 0.5, tau 0.5 / n^2",
         "",
@@ -53,18 +46,15 @@ def test_the_page_of_compact():
 
 
 def test_layers_of_the_plain_network_are_measured():
-    page = model_card_markdown(Model(network="compact"), NoTemplate(shape="none"))
+    page = model_card_markdown(COMPACT, NoTemplate(shape="none"))
     assert page.startswith("# compact: no template (the plain network)\n")
     assert "Measured layers: conv4, conv5." in page
-
-
-def test_a_template_in_words():
     assert GradientTemplate(shape="gradient", beta=4, tau=0.25).describe() == "gradient L1 template, beta 4, tau 0.25"
 
 
 def test_how_a_model_is_loaded():
     """The code of the README runs, with another model in place of the record."""
-    text = usage_markdown(Model(network="compact"), ("cow",))
+    text = usage_markdown(COMPACT, ("cow",))
     code = text.partition("```python\n")[2].partition("```")[0].replace("{uri}", "runs:/1/model")
     asked: list[str] = []
 
@@ -75,12 +65,9 @@ def test_how_a_model_is_loaded():
             return lambda crops: crops.mean((1, 2, 3))
 
     names: dict[str, object] = {}
-    exec(
-        code.replace("import mlflow, torch", "import torch").replace("mlflow.pytorch", "record"),
-        {"record": Record},
-        names,
-    )
+    code = code.replace("import mlflow, torch", "import torch").replace("mlflow.pytorch", "record")
+    exec(code, {"record": Record}, names)
     assert asked == ["runs:/1/model"]
     assert names["logits"].shape == (2,) and names["crops"].shape == (2, 3, 64, 64)
     assert "positive: the crop shows a cow" in text
-    assert "[N, 2]; in the order cow, dog" in usage_markdown(Model(network="compact"), ("cow", "dog"))
+    assert "[N, 2]; in the order cow, dog" in usage_markdown(COMPACT, ("cow", "dog"))
