@@ -37,7 +37,7 @@ SPEC: dict[str, Any] = {
 def photographs(root: Path) -> None:
     """Twenty squares with their table, and ten negatives."""
     rng = np.random.default_rng(0)
-    for folder in ("squares/images", "voc/neg"):
+    for folder in ("squares/images", "squares/square", "voc/neg"):
         (root / folder).mkdir(parents=True)
     lines = ["file,xmin,ymin,xmax,ymax,corner_row,corner_col,middle_row,middle_col"]
     for number in range(20):
@@ -47,7 +47,7 @@ def photographs(root: Path) -> None:
         Image.fromarray(image).save(root / "squares/images" / f"{number:02}.png")
         places = [(top - 10) / 70, (left - 10) / 70, top / 70, left / 70]
         lines.append(",".join([f"{number:02}.png", "11", "11", "80", "80", *(f"{place:.3f}" for place in places)]))
-    (root / "squares/squares.csv").write_text("\n".join(lines) + "\n")
+    (root / "squares/square/table.csv").write_text("\n".join(lines) + "\n")
     for number in range(1, 11):
         Image.fromarray(rng.integers(0, 80, (90, 110, 3), np.uint8)).save(root / "voc/neg" / f"{number:05}.JPEG")
 
@@ -77,7 +77,12 @@ class Place:
         self.folder = folder
         (folder / "squares.yaml").write_text(yaml.safe_dump(SPEC))
         path = os.pathsep.join([str(ROOT), str(PACKAGE)])
-        home = {"IPCNN_HOME": str(folder / "home"), "IPCNN_DATA": str(folder / "data"), "PYTHONPATH": path}
+        home = {
+            "IPCNN_HOME": str(folder / "home"),
+            "IPCNN_DATA": str(folder / "data"),
+            "PYTHONPATH": path,
+            "COLUMNS": "200",
+        }
         self.env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | home
 
     def ipcnn(self, *commands: str) -> list[tuple[int, str, str]]:
@@ -100,21 +105,38 @@ WRONG = {
     "template.shape=pyramide": "Did you mean 'pyramid'?",
     "data.kind=square": "Did you mean 'squares'?",
     "data.landmarks=[centre]": "must be one of corner, middle",
+    "data.min_size=3": "Did you mean 'min_side'?",
+    "data.category=frame": "data.landmarks = ['corner', 'middle'] a frame has no middle; take [corner]",
+    'template={"shape":"tailored","landmark":"corner","fitted_to":"part_masks"}': (
+        "squares has no part masks; use another data.kind, or take another template.fitted_to"
+    ),
     "eval.measures=[sparsety]": "Did you mean 'sparsity'?",
 }
 
 
 def test_commands_that_train_nothing(place: Place) -> None:
     commands = ("plan squares.yaml --json", "schema", "data list --json", "data check squares.yaml --json")
-    results = place.ipcnn(*commands, *(f"validate squares.yaml --set {setting}" for setting in WRONG))
-    assert [code for code, _, _ in results] == [0] * len(commands) + [2] * len(WRONG)
+    wrong = ("data fetch squares", "data check squares.yaml --set data.category=[square,frame]")
+    validations = [f"validate squares.yaml --set {setting}" for setting in WRONG]
+    results = place.ipcnn(*commands, "data prepare squares.yaml", *wrong, *validations)
+    assert [code for code, _, _ in results] == [0] * (len(commands) + 1) + [2] * (len(wrong) + len(WRONG))
     plan, schema, listed, checked = (json.loads(out) for _, out, _ in results[: len(commands)])
+    prepared, fetched, incomplete = results[len(commands) : -len(WRONG)]
+    assert "30 crops of 64 x 64 pixels" in prepared[1]
+    assert "there is no such dataset to fetch" in fetched[2]
+    assert "squares/frame/table.csv no such file Fetch the file again." in incomplete[2]
+    # 30 positives, both mirror images of squares 1 to 15; squares 6 and 15 and one of 10 negatives are not in training.
+    assert plan["runs"][0]["items"] == 26 + 9
     assert [run["template"] for run in plan["runs"]] == ["plain", "pyramid base 0.25 power 1"]
     assert {"Squares", "PyramidTemplate"} <= set(schema["$defs"])
     assert '"sparsity"' in json.dumps(schema)
-    assert {dataset["kind"]: dataset["there"] for dataset in listed["datasets"]}["squares"] is True
-    assert checked["objects_of"] == {"square": 20}
-    for (_, _, error), (setting, message) in zip(results[len(commands) :], WRONG.items(), strict=True):
+    assert schema["$defs"]["Squares"]["properties"]["min_side"]["description"].startswith("Root of the smallest area")
+    assert "squares" in schema["properties"]["data"]["discriminator"]["mapping"]
+    title = "Squares: bright squares on noise"
+    assert {"kind": "squares", "there": True, "title": title, "missing": []} in listed["datasets"]
+    assert checked["tags"] == {"data.kind": "squares", "data.drawn": "false"}
+    assert checked["objects_of"] == {"square": 20} and checked["landmarks"]["corner"]["seen"] == 20
+    for (_, _, error), (setting, message) in zip(results[-len(WRONG) :], WRONG.items(), strict=True):
         assert message in error, setting
 
 
