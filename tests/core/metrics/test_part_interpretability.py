@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -40,15 +41,11 @@ def slow(x_NCHW: Tensor, masks_NKSS: Tensor, shown_NK: Tensor, field: Field) -> 
         for k in range(masks_NKSS.shape[1]):
             hits = []
             for i in [i for i in range(N) if shown_NK[i, k]]:
-                both = either = 0
                 above = [(int(r), int(q)) for r, q in (x_NCHW[i, c] > threshold).nonzero()]
-                for row in range(size):
-                    for col in range(size):
-                        region = in_a_field(row, col, above, field, DIAMETER)
-                        part = bool(masks_NKSS[i, k, row, col])
-                        both += region and part
-                        either += region or part
-                hits.append(either > 0 and both / either > 0.2)
+                pixels = product(range(size), repeat=2)
+                region = {pixel for pixel in pixels if in_a_field(*pixel, above, field, DIAMETER)}
+                part = {(row, col) for row, col in masks_NKSS[i, k].nonzero().tolist()}
+                hits.append(bool(region | part) and len(region & part) / len(region | part) > 0.2)
             if hits:
                 shares.append(sum(hits) / len(hits))
         found.append(max(shares) if shares else math.nan)
