@@ -1,1 +1,1 @@
-"""Metrics of interpretability: one class in one file each."""
+"""Metrics of interpretability, each in a file; the two ablations share one."""
