@@ -17,7 +17,7 @@ _PUBLIC = {
     "load": "ipcnn_ray.spec.loader",
     "run_submission": "ipcnn_ray.on_ray.submission",
     "Interrupted": "ipcnn_ray.on_ray.submission",
-    "Outcome": "ipcnn_ray.on_ray.outcome",
+    "Outcome": "ipcnn_ray.on_ray.submission",
     "IpcnnError": "ipcnn_ray.errors",
     "Paths": "ipcnn_ray.utils.paths",
 }

@@ -96,7 +96,7 @@ def _on_cluster(address: str) -> list[ListedExperiment]:
     for job in _client(address).jobs():
         newest.setdefault(
             job.experiment,
-            ListedExperiment(job.experiment, job.state, job.attempt, job.began, job.ended, job.why),
+            ListedExperiment(job.experiment, job.state, job.attempt, job.began, job.ended, job.cause),
         )
     return list(newest.values())
 
@@ -124,7 +124,7 @@ def logs(experiment: ExperimentArgument, follow: FollowOption = False, address: 
 
 
 def _local_log(experiment: str, follow: bool) -> Iterator[str]:
-    from ipcnn_ray.on_ray.experiment_lease import is_running
+    from ipcnn_ray.on_ray.experiment_dir import is_running
 
     paths = Paths.from_environment()
     identity = submitted_here(experiment, paths)
@@ -170,8 +170,7 @@ def stop(
 
 
 def _request_stop(identity: str, paths: Paths) -> None:
-    from ipcnn_ray.on_ray.experiment_dir import request_stop
-    from ipcnn_ray.on_ray.experiment_lease import is_running
+    from ipcnn_ray.on_ray.experiment_dir import is_running, request_stop
 
     root = join_path(paths.storage, identity)
     if not is_running(root):
@@ -196,7 +195,7 @@ def _stop_on_cluster(name: str, address: str, now: bool) -> None:
 
 
 def _stop_here(name: str, now: bool) -> None:
-    from ipcnn_ray.on_ray.experiment_lease import is_running, lock_holder_pid
+    from ipcnn_ray.on_ray.experiment_dir import is_running, lock_holder_pid
 
     paths = Paths.from_environment()
     identity = submitted_here(name, paths)
@@ -266,7 +265,7 @@ def _exit_as(job: ExperimentJob) -> None:
     """Exit with the exit code of a finished job."""
     if job.state == "failed" and job.exit_code is None:
         output.print_error(
-            IpcnnError(f"{job.id} has failed: {job.why}\nSubmit it again: it goes on from its last epoch.")
+            IpcnnError(f"{job.id} has failed: {job.cause}\nSubmit it again: it goes on from its last epoch.")
         )
     if job.state != "succeeded":
         raise typer.Exit(STOPPED if job.state == "stopped" else job.exit_code or RUN_FAILED)

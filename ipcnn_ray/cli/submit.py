@@ -17,7 +17,7 @@ from ipcnn_ray.cli.options import RUN_FAILED, STOPPED, AddressOption
 from ipcnn_ray.errors import IpcnnError
 
 if TYPE_CHECKING:
-    from ipcnn_ray.on_ray.outcome import Outcome
+    from ipcnn_ray.on_ray.submission import Outcome
 
 
 def submit(

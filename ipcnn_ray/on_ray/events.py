@@ -1,4 +1,4 @@
-"""Events of a submission, which its listener receives in the order in which they happen."""
+"""Events of a submission, which its listener receives in the order in which they happen; keys of reports to Tune."""
 
 from __future__ import annotations
 
@@ -70,6 +70,11 @@ class Warned:
 
     text: str
 
+
+FAILED = "failed"
+"""Key of the last report of a run to Tune: the cause of its final failure."""
+STOPPED = "stopped"
+"""Key of a report to Tune: the run has stopped after its epoch, as requested, and waits for its termination."""
 
 Event = Logged | DataProgress | PhaseStarted | RunStarted | StageReached | EpochDone | RunEnded | Warned
 Listener = Callable[[Event], None]

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ipcnn_ray.on_ray.experiment_dir import experiment_folder
-from ipcnn_ray.on_ray.search_space import random_settings
+from ipcnn_ray.on_ray.optuna_searcher import random_settings
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import Run, grid_runs, named_runs, run_for, run_id
 from ipcnn_ray.spec.search import Objectives, SpaceSearch, active

@@ -71,8 +71,8 @@ class ExperimentJob:
     attempt: int
     """1, 2, ... on this cluster."""
     state: State
-    why: str
-    """Cause of a failure or stop."""
+    cause: str
+    """Why it failed or was stopped; empty otherwise."""
     began: int
     """Milliseconds since 1970."""
     ended: int | None
@@ -163,7 +163,7 @@ class JobClient:
         command = shlex.join(["python", "-m", "ipcnn_ray.cli.app", *arguments])
         job = self.run(arguments[0], command, folder, job_environment(env), COMMAND_TIMEOUT_S)
         if job.state != "succeeded":
-            raise IpcnnError(f"`ipcnn {arguments[0]}` on {self.address} has {job.state}: {job.why}")
+            raise IpcnnError(f"`ipcnn {arguments[0]}` on {self.address} has {job.state}: {job.cause}")
 
     def run(self, name: str, command: str, folder: Path, env: Mapping[str, str], timeout: float) -> ExperimentJob:
         """Run a command on the cluster, in a copy of `folder`, and wait for its end.
@@ -306,7 +306,7 @@ def _parse_job(job: Any) -> ExperimentJob:
         id=job.submission_id,
         attempt=int(metadata.get(ATTEMPT, 1)),
         state=state,
-        why=_cause(job) if state in ("failed", "stopped") else "",
+        cause=_cause(job) if state in ("failed", "stopped") else "",
         began=job.start_time or 0,
         ended=job.end_time,
         exit_code=job.driver_exit_code,

@@ -8,12 +8,16 @@ from typing import Any
 
 import optuna
 
-from ipcnn_ray.on_ray.search_space import silence_optuna
 from ipcnn_ray.report.search_figures import MOST_FOR_IMPORTANCE
 
 MIN_TRIALS = 8
 TREES = 32
 """Trees of the random forest; Optuna's default of 64 takes twice as long."""
+
+
+def silence_optuna() -> None:
+    """Stop Optuna from logging every trial to stderr."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def importances(

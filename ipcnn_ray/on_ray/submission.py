@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ipcnn_ray.data.prepare import prepare
@@ -13,13 +13,13 @@ from ipcnn_ray.errors import IpcnnError, TrainingError
 from ipcnn_ray.models.build import interpretable_layers, unit_template
 from ipcnn_ray.models.model_card import model_card_markdown, usage_markdown
 from ipcnn_ray.models.model_checks import check_backbones, check_weights
-from ipcnn_ray.on_ray import experiment_dir, experiment_lease
+from ipcnn_ray.on_ray import experiment_dir
 from ipcnn_ray.on_ray.events import DataProgress, Listener, Logged, PhaseStarted, Warned
 from ipcnn_ray.on_ray.experiment_context import ExperimentContext
-from ipcnn_ray.on_ray.outcome import Outcome, RunOutcome
-from ipcnn_ray.on_ray.resources import gpus_per_worker, max_concurrent_runs, this_machine
+from ipcnn_ray.on_ray.ray_session import gpus_per_worker, max_concurrent_runs, this_machine
 from ipcnn_ray.on_ray.tuner import Ended, ExperimentTuner, Interrupted
 from ipcnn_ray.report.filter_figures import save_template_figure
+from ipcnn_ray.report.ranking import Group, rank
 from ipcnn_ray.report.ranking_table import Ranking
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import Loaded, Source
@@ -27,17 +27,16 @@ from ipcnn_ray.spec.runs import Run, experiment_id, resolved_yaml
 from ipcnn_ray.spec.search import COMBINED, Combined, Objectives, Search, SpaceSearch
 from ipcnn_ray.tracking import RETRY_S, open_tracker
 from ipcnn_ray.tracking.lineage import lineage
+from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.tracking.storage import is_url, join_path, preflight
-from ipcnn_ray.tracking.tracker import SPEC_ARTIFACT, RunRecord, Tracker
+from ipcnn_ray.tracking.tracker import SPEC_ARTIFACT, Tracker
 from ipcnn_ray.tracking.tracking_uri import is_server
 from ipcnn_ray.train.data_sync import local_paths
 from ipcnn_ray.train.evaluate import check_metrics
 from ipcnn_ray.train.final_model import final_model, trained_template
 from ipcnn_ray.train.run_dir import TEMPLATE_FILE, read_file
-from ipcnn_ray.train.run_metadata import ControlReference, run_description
+from ipcnn_ray.train.run_metadata import ControlReference, RunRequest, run_description
 from ipcnn_ray.utils.paths import Paths
-
-__all__ = ["Interrupted", "Outcome", "RunOutcome", "check_shared", "run_experiment", "run_submission"]
 
 EXPERIMENT_DESCRIPTION = (
     "Interpretable CNNs. Each submission is a parent run with one child per trained network; the parent's description "
@@ -46,6 +45,57 @@ EXPERIMENT_DESCRIPTION = (
     "what code, `data.*` and `model.*` from what data and weights, `ipcnn.*` how a run ended."
 )
 """Description of every MLflow experiment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutcome(RunSummary):
+    """A run at the end of an experiment, with what is needed to load its model."""
+
+    request: RunRequest
+    fresh: bool
+    """Whether this submission trained it, at least in part."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The ranked runs of an experiment that has ended."""
+
+    experiment_id: str
+    parent: str
+    """Tracker handle of the experiment's run."""
+    runs: tuple[RunOutcome, ...]
+    """In the order of `groups`; the repeats of a setting by seed."""
+    groups: tuple[Group, ...]
+    """The settings, ranked by `report.ranking.rank`."""
+    objectives: Objectives
+
+    @classmethod
+    def of(cls, experiment_id: str, parent: str, runs: list[RunOutcome], objectives: Objectives) -> Outcome:
+        """Rank runs that are given in any order."""
+        groups = rank(runs, objectives)
+        by_label = {run.label: run for run in runs}
+        ranked = tuple(by_label[run.label] for group in groups for run in group.runs)
+        return cls(experiment_id, parent, ranked, tuple(groups), objectives)
+
+    @property
+    def control(self) -> str | None:
+        """Group of the control; None without a search."""
+        return self.objectives.control
+
+    @property
+    def winners(self) -> tuple[RunOutcome, ...]:
+        """The first succeeded repeat of the best setting, or of each setting on the Pareto front.
+
+        Empty if every run failed or violates a constraint.
+        """
+        succeeded = [run for run in self.runs if run.state == "succeeded"]
+        names = [group.name for group in self.groups if group.wins]
+        return tuple(next(run for run in succeeded if run.group == name) for name in names)
+
+    @property
+    def best(self) -> RunOutcome | None:
+        """The winner of a search with a single goal; None in a Pareto search."""
+        return self.winners[0] if self.winners and len(self.objectives.goals) == 1 else None
 
 
 def run_submission(
@@ -104,7 +154,6 @@ def run_submission(
         listener=listener,
         fresh=fresh,
         tags={**lineage(), **crops.tags, "data.digest": crops.digest},
-        texts={SPEC_ARTIFACT: resolved_yaml(spec)},
         address=address,
         wait=wait,
     )
@@ -141,33 +190,22 @@ def run_experiment(
     listener: Listener,
     fresh: bool = False,
     tags: Mapping[str, str] | None = None,
-    texts: Mapping[str, str] | None = None,
     address: str | None = None,
     wait: float = 0.0,
 ) -> Outcome:
     """Train the runs of an experiment whose data and tracker are prepared. Finished runs are not trained again.
 
+    The other arguments, and the errors of the cluster and of training, are those of `run_submission`.
+
     Args:
-        spec: The experiment.
         paths: Storage, data and weights; none of them a URL but the storage.
         tracker: Prepared for the experiment.
-        listener: Called with each event.
-        fresh: Archive what an earlier submission trained, and train everything again.
         tags: Lineage tags of the experiment and of each run.
-        texts: Content of text artifacts of the experiment, by path.
-        address: Address of a Ray cluster; by default an embedded Ray is started.
-        wait: Seconds that a cluster may take to provide the resources of one run.
-
-    Raises:
-        ResourceError: The machine or the cluster cannot run the experiment.
-        IpcnnError: Another process trains this experiment.
-        TrainingError: The control of the search failed.
-        Interrupted: Somebody stopped the experiment.
     """
     if address is None:
         max_concurrent_runs(spec.compute, gpus_per_worker(spec.compute, this_machine()), this_machine())
     root = experiment_dir.experiment_folder(spec, paths)
-    with experiment_lease.exclusive(root, lambda text: listener(Warned(text))):
+    with experiment_dir.exclusive(root, lambda text: listener(Warned(text))):
         tracker.flush()
         if fresh:
             experiment_dir.archive(root)
@@ -176,8 +214,7 @@ def run_experiment(
         parent.set_state("running")
         submissions = {"ipcnn.submissions": str(experiment_dir.count_submission(root))}
         parent.set_tags({**(tags or {}), **Objectives.of(spec.search).tags(), **submissions})
-        for path, content in (texts or {}).items():
-            parent.log_text(content, path)
+        parent.log_text(resolved_yaml(spec), SPEC_ARTIFACT)
         context = ExperimentContext(spec, paths, tracker, parent.handle, gpus=0.0, tags=tags or {})
         known = experiment_dir.finished_runs(root)
         try:
@@ -190,7 +227,7 @@ def run_experiment(
             parent.set_state("failed", str(error))
             raise
         outcome = Outcome.of(experiment_id(spec), parent.handle, runs, context.objectives)
-        _record_outcome(outcome, spec, parent, tracker)
+        _record_outcome(outcome, context)
         return outcome
 
 
@@ -258,36 +295,35 @@ def _with_objective(outcome: RunOutcome, context: ExperimentContext) -> RunOutco
     return replace(outcome, metrics={**outcome.metrics, COMBINED: value})
 
 
-def _record_outcome(outcome: Outcome, spec: ExperimentSpec, parent: RunRecord, tracker: Tracker) -> None:
-    """Record the state, the best runs and their metrics with the experiment."""
+def _record_outcome(outcome: Outcome, context: ExperimentContext) -> None:
+    """Record the state, the best runs and their metrics with the experiment.
+
+    Each run is tagged with whether it is on the Pareto front, and with the constraints that it violates.
+    """
+    tracker, parent = context.tracker, context.tracker.attach(outcome.parent)
     states = [run.state for run in outcome.runs]
     counts = {f"runs_{state}": float(states.count(state)) for state in ("succeeded", "failed", "pruned", "stopped")}
     counts["runs_stopped"] += counts["runs_pruned"]  # as counted before there was a state `pruned`
     failed = [run.label for run in outcome.runs if run.state == "failed"]
     winners = ", ".join(run.label for run in outcome.winners)
+    several = len(outcome.objectives.goals) > 1
     if any(run.fresh for run in outcome.runs):
-        (recorded, *_) = tracker.find(spec.name, outcome.experiment_id)
+        (recorded, *_) = tracker.find(context.spec.name, outcome.experiment_id)
         submission = recorded.metrics.get("epoch", 0.0) + 1
         kept = {*outcome.objectives.goals, COMBINED, "instability", "val_error"}
         means = next((group.means for group in outcome.groups if group.wins), {}) if outcome.best else {}
         numbers = {f"best_{key}": value for key, value in means.items() if key in kept}
         parent.log_metrics([{"epoch": submission, **counts, **numbers}])
-        several = len(outcome.objectives.goals) > 1
-        parent.set_tags({"ipcnn.best": "" if several else winners} | ({"ipcnn.front": winners} if several else {}))
-        _tag_runs(outcome, tracker)
+        parent.set_tags({"ipcnn.best": "", "ipcnn.front": winners} if several else {"ipcnn.best": winners})
+        for group in outcome.groups:
+            tags = {"ipcnn.front": str(group.wins).lower()} if several else {}
+            if outcome.objectives.constraints:
+                tags["ipcnn.beyond"] = "; ".join(group.violated)
+            for run in outcome.runs:
+                if tags and run.group == group.name:
+                    tracker.attach(run.request.handle).set_tags(tags)
     cause = f"failed: {', '.join(failed)}" if failed else ""
     parent.set_state("succeeded" if "succeeded" in states else "failed", cause)
-
-
-def _tag_runs(outcome: Outcome, tracker: Tracker) -> None:
-    """Tag each run with whether it is on the Pareto front, and with the constraints that it violates."""
-    for group in outcome.groups:
-        tags = {"ipcnn.front": str(group.wins).lower()} if len(outcome.objectives.goals) > 1 else {}
-        if outcome.objectives.constraints:
-            tags["ipcnn.beyond"] = "; ".join(group.violated)
-        if tags:
-            for run in (run for run in outcome.runs if run.group == group.name):
-                tracker.attach(run.request.handle).set_tags(tags)
 
 
 def _store_template_pictures(outcome: Outcome, tracker: Tracker) -> None:
@@ -310,7 +346,9 @@ def _store_template_pictures(outcome: Outcome, tracker: Tracker) -> None:
 def _store_models(outcome: Outcome, models: str, tracker: Tracker, listener: Listener) -> None:
     """Store the networks that `compute.models` asks for: of all runs, of none, or of the best runs and the control."""
     succeeded = [run for run in outcome.runs if run.state == "succeeded"]
-    selected = {"all": succeeded, "none": []}.get(models, _best_and_control(outcome, succeeded))
+    controls = [run for run in succeeded if run.group == outcome.control]
+    best_and_control = [run for run in outcome.runs if run in (*outcome.winners, *controls[:1])]
+    selected = {"all": succeeded, "none": []}.get(models, best_and_control)
     for run in selected:
         listener(Logged(f"{run.label}: storing its model"))
         module, example = final_model(run.request)
@@ -319,9 +357,3 @@ def _store_models(outcome: Outcome, models: str, tracker: Tracker, listener: Lis
         card = model_card_markdown(spec.model, template, spec.train.freeze_through, len(categories))
         readme = f"{card}\n{run_description(run.request, run.metrics)}\n{usage_markdown(spec.model, categories)}"
         tracker.attach(run.request.handle).log_model(module, example, readme)
-
-
-def _best_and_control(outcome: Outcome, succeeded: Sequence[RunOutcome]) -> list[RunOutcome]:
-    """The best run, or those on the Pareto front, and the first run of the control."""
-    controls = [run for run in succeeded if run.group == outcome.control]
-    return [run for run in outcome.runs if run in outcome.winners or run in controls[:1]]

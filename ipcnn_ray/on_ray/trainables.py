@@ -11,8 +11,9 @@ import math
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 import ray.train
@@ -25,15 +26,62 @@ from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from ipcnn_ray.errors import TrackingError
+from ipcnn_ray.on_ray.events import FAILED, STOPPED
 from ipcnn_ray.on_ray.experiment_context import ExperimentContext
 from ipcnn_ray.on_ray.experiment_dir import ray_storage_dir, stop_requested
-from ipcnn_ray.on_ray.trial_lock import TrialLock
-from ipcnn_ray.on_ray.tune_callback import FAILED, MAX_LOST_WORKERS, STOPPED
 from ipcnn_ray.train.checkpoint import read_result
-from ipcnn_ray.train.run_dir import ProgressFile, ProgressUpdate, RunTakenOver
+from ipcnn_ray.train.run_dir import ProgressFile, ProgressUpdate, RunTakenOver, local_path
 from ipcnn_ray.train.run_metadata import RunRequest
 from ipcnn_ray.train.runtime import ProcessGroup, Runtime, StopRun, failure_cause
 from ipcnn_ray.train.trainer import train_run
+from ipcnn_ray.utils.locks import file_lock
+
+MAX_LOST_WORKERS = 8
+"""Maximum number of restarts of a run whose worker was lost."""
+LOCK_POLL_S = 1.0
+
+
+@ray.remote(num_cpus=0)
+class _LockActor:
+    """Maps each run folder to the trial that holds its lock. Lives as long as the driver."""
+
+    def __init__(self) -> None:
+        self.holders: dict[str, str] = {}
+
+    def acquire(self, folder: str, trial_id: str) -> bool:
+        """Return whether this trial holds the lock. A restarted trial still holds its own."""
+        return self.holders.setdefault(folder, trial_id) == trial_id
+
+    def release(self, trial_id: str) -> None:
+        self.holders = {folder: holder for folder, holder in self.holders.items() if holder != trial_id}
+
+
+class TrialLock:
+    """Locks of an experiment's run folders: file locks in a file system, an actor's table for S3. Can be pickled."""
+
+    def __init__(self, root: str) -> None:
+        """root: Folder of the experiment."""
+        self._actor: Any = None if local_path(root) is not None else _LockActor.remote()  # type: ignore[attr-defined]
+
+    @contextmanager
+    def acquire(self, folder: str) -> Iterator[None]:
+        """Wait for the lock of a run folder and hold it. For the process of a trial."""
+        if self._actor is None:
+            with file_lock(Path(folder) / "lock"):
+                yield
+            return
+        trial_id = tune.get_context().get_trial_id()
+        while not ray.get(self._actor.acquire.remote(folder, trial_id)):
+            time.sleep(LOCK_POLL_S)
+        try:
+            yield
+        finally:
+            self.release(trial_id)
+
+    def release(self, trial_id: str) -> None:
+        """Release what a trial holds, however its process ended. For the driver."""
+        if self._actor is not None:
+            self._actor.release.remote(trial_id)
 
 
 def unmeasured(goals: Sequence[str]) -> dict[str, float]:
@@ -54,15 +102,14 @@ class _TuneReports:
         device: torch.device,
         send: Callable[[dict[str, float]], None],
         request: RunRequest,
-        goals: Sequence[str],
-        root: str,
+        context: ExperimentContext,
     ) -> None:
         super().__init__(device)  # type: ignore[call-arg]
         self.send = send
         self.epochs = request.spec.train.epochs
-        self.latest = unmeasured(goals)
+        self.latest = unmeasured(context.objectives.goals)
         self.progress = ProgressFile(request.folder)
-        self.root = root
+        self.root = context.root
 
     def report(self, metrics: Mapping[str, float]) -> None:
         self.latest |= {goal: metrics[goal] for goal in self.latest if goal in metrics}
@@ -160,21 +207,15 @@ def format_error(error: Exception) -> str:
 
 def _run_in_trial(request: RunRequest, context: ExperimentContext) -> None:
     device = torch.device("cuda" if context.gpus else "cpu")
-    train_run(
-        request,
-        _TrialRuntime(device, tune.report, request, context.objectives.goals, context.root),
-        context.tracker,
-    )
+    train_run(request, _TrialRuntime(device, tune.report, request, context), context.tracker)
 
 
 def _run_ray_train(request: RunRequest, context: ExperimentContext) -> None:
-    compute, tracker, goals, root = request.spec.compute, context.tracker, context.objectives.goals, context.root
-
     def worker() -> None:
-        runtime = _RayTrainRuntime(ray.train.torch.get_device(), ray.train.report, request, goals, root)
-        train_run(request, runtime, tracker)
+        runtime = _RayTrainRuntime(ray.train.torch.get_device(), ray.train.report, request, context)
+        train_run(request, runtime, context.tracker)
 
-    storage = ray_storage_dir(request.folder, request.paths)
+    compute, storage = request.spec.compute, ray_storage_dir(request.folder, request.paths)
     shutil.rmtree(storage, ignore_errors=True)  # Ray Train would resume the state of an earlier attempt
     per_worker = {"CPU": float(compute.cpus_per_worker)} | ({"GPU": context.gpus} if context.gpus else {})
     to_tune: Any = TuneReportCallback()  # type: ignore[no-untyped-call]

@@ -12,21 +12,13 @@ from ray.tune import Callback, Stopper
 from ray.tune.stopper import NoopStopper
 
 from ipcnn_ray.errors import TrackingError
-from ipcnn_ray.on_ray.events import EpochDone, Listener, RunEnded, RunStarted, StageReached, Warned
+from ipcnn_ray.on_ray.events import FAILED, STOPPED, EpochDone, Listener, RunEnded, RunStarted, StageReached, Warned
 from ipcnn_ray.on_ray.experiment_context import ExperimentContext
-from ipcnn_ray.on_ray.trial_lock import TrialLock
+from ipcnn_ray.on_ray.trainables import MAX_LOST_WORKERS, TrialLock
 from ipcnn_ray.spec.runs import Run
 from ipcnn_ray.tracking.run_summary import RunSummary, State
 from ipcnn_ray.train.checkpoint import read_result, write_result
 from ipcnn_ray.train.run_dir import ProgressFile, ProgressUpdate, write_interval_s
-
-MAX_LOST_WORKERS = 8
-"""Maximum number of restarts of a run whose worker was lost."""
-FAILED = "failed"
-"""Key of the last report of a run to Tune: the cause of its final failure."""
-STOPPED = "stopped"
-"""Key of a report to Tune: the run has stopped after its epoch, as requested, and waits for its termination."""
-
 
 TUNE_TIMES = {"time_this_iter_s", "time_total_s", "time_since_restore"}
 

@@ -17,13 +17,19 @@ from ray.tune.schedulers import ASHAScheduler
 from ipcnn_ray.on_ray.events import Listener, RunEnded, Warned
 from ipcnn_ray.on_ray.experiment_context import LABEL, ExperimentContext
 from ipcnn_ray.on_ray.experiment_dir import ray_storage_dir
-from ipcnn_ray.on_ray.optuna_searcher import OptunaSearcher, directions, make_sampler, modes
-from ipcnn_ray.on_ray.ray_session import session, wait_for_resources
-from ipcnn_ray.on_ray.resources import Nodes, gpus_per_worker, max_concurrent_runs
-from ipcnn_ray.on_ray.search_space import Constraints, Settings, StudyStorage, silence_optuna
-from ipcnn_ray.on_ray.trainables import make_trainable, trial_resources
-from ipcnn_ray.on_ray.trial_lock import TrialLock
-from ipcnn_ray.on_ray.tune_callback import MAX_LOST_WORKERS, StopOnRequest, TuneCallback
+from ipcnn_ray.on_ray.optuna_searcher import (
+    Constraints,
+    OptunaSearcher,
+    Settings,
+    StudyStorage,
+    directions,
+    make_sampler,
+    modes,
+)
+from ipcnn_ray.on_ray.param_importance import silence_optuna
+from ipcnn_ray.on_ray.ray_session import Nodes, gpus_per_worker, max_concurrent_runs, session, wait_for_resources
+from ipcnn_ray.on_ray.trainables import MAX_LOST_WORKERS, TrialLock, make_trainable, trial_resources
+from ipcnn_ray.on_ray.tune_callback import StopOnRequest, TuneCallback
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import Run
 from ipcnn_ray.spec.search import Objectives, SpaceSearch
@@ -167,8 +173,8 @@ def keep_credentials_out_of_actor_env() -> None:
     Ray writes that environment into process titles and logs. Workers of an embedded Ray inherit the keys, and nodes of
     a cluster have their own.
     """
-    for name in [name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]:
-        class_cache.ENV_VARS_TO_PROPAGATE.discard(name)
+    variables = class_cache.ENV_VARS_TO_PROPAGATE
+    variables.difference_update([name for name in variables if name.startswith("AWS_")])
 
 
 @contextmanager

@@ -31,6 +31,17 @@ BACKOFF_S = 15.0
 RETRY_PAUSE_S = 5.0
 """Seconds between two attempts where there is nothing else to do."""
 
+METHODS = {
+    "params": "log_params",
+    "tags": "set_tags",
+    "note": "set_description",
+    "metrics": "log_metrics",
+    "text": "log_text",
+    "file": "log_file",
+    "state": "set_state",
+}
+"""Kinds of buffered records, and the methods that send them. Their keys are the arguments, but `why` for a cause."""
+
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
@@ -166,20 +177,15 @@ class _BufferedRun:
         self._write("note", text=text)
 
     def log_metrics(self, history: Sequence[Mapping[str, float]], when: int | None = None) -> None:
-        if self._ready():
-            try:
-                self._server_run().log_metrics(history, when)
-                self._written |= {(key, int(epoch["epoch"])) for epoch in history for key in epoch}
-                return
-            except UnreachableError:
-                self._tracker.mark_unavailable()
-        self._append("metrics", {"history": self._unwritten(history)}, None, when)
+        if not self._sent("metrics", {"history": history, "when": when}):
+            self._append("metrics", {"history": self._unwritten(history), "when": when})
+        self._written |= {(key, int(epoch["epoch"])) for epoch in history for key in epoch}
 
     def log_text(self, content: str, path: str) -> None:
         self._write("text", content=content, path=path)
 
     def log_file(self, local: Path, folder: str) -> None:
-        self._write("file", local, folder=folder, name=local.name)
+        self._write("file", local=local, folder=folder)
 
     def log_model(self, module: object, example: object, readme: str) -> None:
         """A model is not buffered: wait for the server, and send what is buffered first."""
@@ -191,8 +197,8 @@ class _BufferedRun:
 
         self._tracker.retry(send)
 
-    def set_state(self, state: State, why: str = "", when: int | None = None) -> None:
-        self._write("state", state=state, why=why, when=when)
+    def set_state(self, state: State, cause: str = "", when: int | None = None) -> None:
+        self._write("state", state=state, cause=cause, when=when)
 
     def flush(self) -> bool:
         """Send buffered records; return whether none is left."""
@@ -210,33 +216,57 @@ class _BufferedRun:
             del self._queue[0]
         return not self._queue
 
-    def _ready(self) -> bool:
-        """Whether a record can be sent now."""
-        return self.flush() and self._tracker.available()
-
     def _server_run(self) -> RunRecord:
         if self._record is None:
             self._record = self._tracker.tracker.attach(self._tracker.server_handle(self.handle))
         return self._record
 
-    def _write(self, kind: str, file: Path | None = None, **arguments: Any) -> None:
-        if self._ready():
+    def _send(self, kind: str, arguments: Mapping[str, Any]) -> None:
+        getattr(self._server_run(), METHODS[kind])(**arguments)
+
+    def _sent(self, kind: str, arguments: Mapping[str, Any]) -> bool:
+        """Send a record now, if none is buffered before it and the server responds; return whether it was sent."""
+        if self.flush() and self._tracker.available():
             try:
-                self._send(kind, arguments, file)
-                return
+                self._send(kind, arguments)
+                return True
             except UnreachableError:
                 self._tracker.mark_unavailable()
-        self._append(kind, arguments, file, arguments.get("when"))
+        return False
 
-    def _append(self, kind: str, arguments: Mapping[str, Any], file: Path | None, when: int | None) -> None:
+    def _write(self, kind: str, **arguments: Any) -> None:
+        if not self._sent(kind, arguments):
+            self._append(kind, arguments)
+
+    def _append(self, kind: str, arguments: dict[str, Any]) -> None:
         assert self._queue is not None
         last = int(self._queue[-1].split("/")[1].removesuffix(".json")) if self._queue else 0
         key = f"{self._folder}/{last + 1:06}.json"
-        if file is not None:
-            self._tracker.buffer.put_file(file, _file_key(key))
-        content = {"what": kind, **arguments, "when": when or int(time.time() * 1000)}
+        content = {"what": kind, **arguments, "when": arguments.get("when") or int(time.time() * 1000)}
+        if kind == "file":
+            local = content.pop("local")
+            content["name"] = local.name
+            self._tracker.buffer.put_file(local, _file_key(key))
+        if kind == "state":
+            content["why"] = content.pop("cause")
         self._tracker.buffer.put_bytes(json.dumps(content).encode(), key)
         self._queue.append(key)
+
+    def _send_buffered(self, key: str) -> None:
+        content = json.loads(self._tracker.buffer.get(key))
+        kind, when = content.pop("what"), content.pop("when")
+        assert kind in METHODS, f"{kind!r} was written by another version of ipcnn"
+        if kind in ("metrics", "state"):
+            content["when"] = when
+        if kind == "state":
+            content["cause"] = content.pop("why")
+        if kind != "file":
+            self._send(kind, content)
+            return
+        with tempfile.TemporaryDirectory(prefix="ipcnn-") as scratch:
+            local = Path(scratch) / content.pop("name")
+            self._tracker.buffer.get_file(_file_key(key), local)
+            self._send(kind, {"local": local, **content})
 
     def _unwritten(self, history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
         """Return the values that were not written yet, and all that are not finite: their tag lists all of them."""
@@ -246,40 +276,7 @@ class _BufferedRun:
             row = {key: value for key, value in epoch.items() if (key, step) not in self._written or value - value != 0}
             if row:
                 rows.append({"epoch": epoch["epoch"], **row})
-            self._written |= {(key, step) for key in epoch}
         return rows
-
-    def _send_buffered(self, key: str) -> None:
-        arguments = json.loads(self._tracker.buffer.get(key))
-        kind = arguments.pop("what")
-        if kind != "file":
-            self._send(kind, arguments, None)
-            return
-        with tempfile.TemporaryDirectory(prefix="ipcnn-") as scratch:
-            local = Path(scratch) / arguments["name"]
-            self._tracker.buffer.get_file(_file_key(key), local)
-            self._send(kind, arguments, local)
-
-    def _send(self, kind: str, arguments: Mapping[str, Any], file: Path | None) -> None:
-        run = self._server_run()
-        match kind:
-            case "params":
-                run.log_params(arguments["values"])
-            case "tags":
-                run.set_tags(arguments["values"])
-            case "note":
-                run.set_description(arguments["text"])
-            case "metrics":
-                run.log_metrics(arguments["history"], arguments["when"])
-            case "text":
-                run.log_text(arguments["content"], arguments["path"])
-            case "file":
-                assert file is not None
-                run.log_file(file, arguments["folder"])
-            case "state":
-                run.set_state(arguments["state"], arguments["why"], arguments["when"])
-            case _:
-                raise AssertionError(f"{kind!r} was written by another version of ipcnn")
 
 
 def _file_key(key: str) -> str:

@@ -404,8 +404,8 @@ class _MlflowRun:
                 client.delete_logged_model(model.model_id)
         return bool(outputs)
 
-    def set_state(self, state: State, why: str = "", when: int | None = None) -> None:
-        self.set_tags({"ipcnn.state": state, "ipcnn.why": why})
+    def set_state(self, state: State, cause: str = "", when: int | None = None) -> None:
+        self.set_tags({"ipcnn.state": state, "ipcnn.why": cause})
         with _store_errors(self.uri):
             if state in ENDED:
                 _client(self.uri).set_terminated(self.handle, STATUS[state], when)

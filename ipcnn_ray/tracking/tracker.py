@@ -104,11 +104,11 @@ class RunRecord(Protocol):
         """
         ...
 
-    def set_state(self, state: State, why: str = "", when: int | None = None) -> None:
+    def set_state(self, state: State, cause: str = "", when: int | None = None) -> None:
         """Set the state.
 
         Args:
-            why: Cause of a failure or stop, in one sentence.
+            cause: Why the run failed or was stopped, in one sentence.
             when: End of the run, milliseconds since 1970; default: now.
         """
         ...

@@ -15,15 +15,15 @@ class StopRun(Exception):
     """Raised by `Runtime.report` to stop the run after the epoch that was just reported.
 
     Args:
-        why: Cause in a sentence, for the tracked run.
+        reason: A sentence for the tracked run.
         resumable: Whether the run continues when it is submitted again (it was interrupted). Otherwise it has ended
             (the search stopped it).
     """
 
-    def __init__(self, why: str, *, resumable: bool = False) -> None:
-        self.why = why
+    def __init__(self, reason: str, *, resumable: bool = False) -> None:
+        self.reason = reason
         self.resumable = resumable
-        super().__init__(why)
+        super().__init__(reason)
 
 
 def failure_cause(error: BaseException) -> Cause:

@@ -160,7 +160,7 @@ class Trainer:
 
     def result(self) -> RunSummary:
         state: State = "succeeded" if self.stop is None else "stopped" if self.stop.resumable else "pruned"
-        cause = self.stop.why if self.stop else ""
+        cause = self.stop.reason if self.stop else ""
         return replace(self.request.run, state=state, cause=cause, metrics=self.history[-1])
 
     def store_weights(self, record: RunRecord) -> None:

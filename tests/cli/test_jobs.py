@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.app import app
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.on_ray import experiment_dir, experiment_lease, job_client
+from ipcnn_ray.on_ray import experiment_dir, job_client
 from ipcnn_ray.on_ray.job_client import ExperimentJob
 from ipcnn_ray.on_ray.submission import check_shared
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
@@ -119,7 +119,7 @@ def test_a_submission_is_followed_to_its_end(cluster, spec, monkeypatch):
     [
         ({"state": "failed", "exit_code": 2}, 2),
         ({"state": "failed", "exit_code": 1}, 1),
-        ({"state": "failed", "why": "the node died"}, 1),
+        ({"state": "failed", "cause": "the node died"}, 1),
         ({"state": "stopped", "exit_code": 130}, 130),
     ],
 )
@@ -181,7 +181,7 @@ def test_logs_of_a_cluster(cluster):
 
 def hold_experiment(paths: Paths, until: threading.Event, ready: threading.Event) -> None:
     root = f"{paths.storage}/tiny-12345678"
-    with experiment_lease.exclusive(root, lambda text: None):
+    with experiment_dir.exclusive(root, lambda text: None):
         ready.set()
         until.wait(20)
 

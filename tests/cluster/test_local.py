@@ -101,6 +101,7 @@ def test_a_server_of_somebody_else_is_not_taken_for_ours(short):
         theirs.wait()
 
 
+@pytest.mark.slow
 def test_children_that_leave_their_parent_are_stopped_too_and_nothing_else(short):
     """A server that puts itself in the background, in a session of its own; and a stranger of the same name."""
     serve = f"{sys.executable} -m http.server --bind 127.0.0.1"

@@ -28,17 +28,17 @@ CLOCKS = {"seconds", "images_per_second", "cpu_hours"}
 """Metrics that no two runs share."""
 
 
-def tiny(**sections: Mapping[str, Any]) -> ExperimentSpec:
+def tiny(name: str = "tiny", **sections: Mapping[str, Any]) -> ExperimentSpec:
     """Ten cows and ten negatives, `compact`, three epochs of three steps; sections are merged into it."""
     raw: dict[str, Any] = {
-        "name": "tiny",
+        "name": name,
         "data": {"kind": "drawn_animals", "objects": 10, "negatives": 10},
         "model": {"network": "compact", "dropout": 0.5},
         "template": {"shape": "gradient"},
         "train": {"epochs": 3, "batch_size": 8, "learning_rate": 0.05, "final_learning_rate": 0.02},
     }
-    for name, section in sections.items():
-        raw[name] = {**raw.get(name, {}), **section}
+    for key, section in sections.items():
+        raw[key] = {**raw.get(key, {}), **section}
     return ExperimentSpec.model_validate(raw)
 
 
@@ -84,8 +84,8 @@ class MemoryRecord:
 
     def log_model(self, module: object, example: object, readme: str) -> None: ...
 
-    def set_state(self, state: str, why: str = "") -> None:
-        self.states.append((state, why))
+    def set_state(self, state: str, cause: str = "") -> None:
+        self.states.append((state, cause))
 
 
 class MemoryTracker:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parent))  # ray_bench
 
-from ray_bench import Bench
+from fakes.ray_bench import Bench
 
 from ipcnn_ray.on_ray.ray_session import session
 from ipcnn_ray.utils.paths import Paths

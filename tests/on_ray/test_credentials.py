@@ -25,6 +25,7 @@ data: {kind: drawn_animals, objects: 10, negatives: 10}
 model: {network: compact}
 template: {shape: gradient}
 train: {epochs: 1, batch_size: 8}
+compute: {concurrent_runs: 1}
 search:
   kind: named
   runs: [{name: plain, set: {template: {shape: none}}}, {name: l1}]

@@ -1,23 +1,37 @@
-"""Archive, stop requests and study of an experiment, in a file system and in S3."""
+"""Archive, stop requests and study of an experiment, and its one driver at a time, in a file system and in S3."""
 
 from __future__ import annotations
 
+import json
+import os
+import threading
+
 import pytest
 
+from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.on_ray import experiment_dir
-from ipcnn_ray.on_ray.search_space import StudyStorage
+from ipcnn_ray.on_ray.optuna_searcher import StudyStorage
 from ipcnn_ray.tracking.storage import open_storage
+
+BUCKET = "s3://bucket/runs/sweep-12345678"
+BUSY = "sweep-12345678 is being trained by another process on this storage\nWait"
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def root(request, tmp_path) -> str:
+def root(request, tmp_path, monkeypatch) -> str:
+    monkeypatch.setattr(experiment_dir, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(experiment_dir, "LEASE_S", 0.3)
     if request.param == "folder":
         return str(tmp_path / "runs/sweep-12345678")
     request.getfixturevalue("fake_s3")
-    return "s3://bucket/runs/sweep-12345678"
+    return BUCKET
 
 
-def test_archive(root):
+def no_warning(text: str) -> None:
+    raise AssertionError(text)
+
+
+def test_archive_and_stop_requests(root):
     files = open_storage(root)
     experiment_dir.archive(root)
     files.put_bytes(b"1", "r1/result.json")
@@ -25,33 +39,26 @@ def test_archive(root):
     assert experiment_dir.finished_runs(root) == {"r1"}
     experiment_dir.archive(root)
     assert files.list() == [] and experiment_dir.finished_runs(root) == set()
-    parent = open_storage(root.rpartition("/")[0])
-    archived = {key.partition("/")[0] for key in parent.list()}
-    assert len(archived) == 1 and archived.pop().startswith("sweep-12345678.before-2")
+    (archived,) = {key.partition("/")[0] for key in open_storage(root.rpartition("/")[0]).list()}
+    assert archived.startswith("sweep-12345678.before-2")
 
-
-def test_a_stop_request_is_set_and_cleared(root):
     assert not experiment_dir.stop_requested(root)
     experiment_dir.request_stop(root)
     assert experiment_dir.stop_requested(root)
-    experiment_dir.clear_stop_request(root)
-    experiment_dir.clear_stop_request(root)
+    for _ in range(2):
+        experiment_dir.clear_stop_request(root)
     assert not experiment_dir.stop_requested(root)
-
-
-def test_submissions_are_counted(root):
     assert [experiment_dir.count_submission(root) for _ in range(3)] == [1, 2, 3]
 
 
 def test_a_study_in_s3_is_resumed_by_the_next_driver(fake_s3):
     study_storage = StudyStorage("s3://bucket/runs/sweep-1/search")
     study = study_storage.study()
-    for value in (0.5, 0.25):
+    for value in (0.5, 0.25, None):
         trial = study.ask()
         trial.suggest_float("template.beta", 1, 8)
-        study.tell(trial, value)
-    left = study.ask()
-    left.suggest_float("template.beta", 1, 8)
+        if value:
+            study.tell(trial, value)
 
     again = StudyStorage("s3://bucket/runs/sweep-1/search")  # another process: nothing is shared but the bucket
     assert again.sampled_settings() == study_storage.sampled_settings() and len(again.sampled_settings()) == 3
@@ -59,3 +66,51 @@ def test_a_study_in_s3_is_resumed_by_the_next_driver(fake_s3):
     again.close_open_trials(lambda settings: (True, [0.125]))
     assert StudyStorage("s3://bucket/runs/sweep-1/search").study().best_value == 0.125
     assert all(key.startswith("runs/sweep-1/search/journal/") for key in fake_s3.objects)
+
+
+def test_one_process_holds_an_experiment(root):
+    caught: list[BaseException] = []
+
+    def second_driver() -> None:
+        try:
+            with experiment_dir.exclusive(root, lambda text: None):
+                pass
+        except BaseException as error:
+            caught.append(error)
+
+    for _ in range(2):
+        assert not experiment_dir.is_running(root)
+        with experiment_dir.exclusive(root, no_warning):
+            assert experiment_dir.is_running(root)
+            assert root == BUCKET or experiment_dir.lock_holder_pid(root) == os.getpid()
+            thread = threading.Thread(target=second_driver)
+            thread.start()
+            thread.join()
+            error = caught.pop()
+            assert isinstance(error, IpcnnError) and str(error).startswith(BUSY)
+    assert not experiment_dir.is_running(root)
+
+
+@pytest.mark.parametrize("root", ["bucket"], indirect=True)
+def test_a_lease_without_heartbeat_is_taken_over(root, monkeypatch):
+    monkeypatch.setattr(experiment_dir, "LEASE_S", 0.1)
+    warnings: list[str] = []
+    open_storage(root).put_bytes(json.dumps({"owner": "lost", "beat": 7}).encode(), experiment_dir.DRIVER)
+    with experiment_dir.exclusive(root, warnings.append):
+        assert json.loads(open_storage(root).get(experiment_dir.DRIVER))["owner"] != "lost"
+    assert warnings == [f"{root} has a driver that may still be alive: waiting up to 0 s for its heartbeat"]
+    assert open_storage(root).list() == []
+
+
+@pytest.mark.parametrize("root", ["bucket"], indirect=True)
+def test_of_two_simultaneous_drivers_one_gets_the_lease(root, monkeypatch):
+    real = experiment_dir.write_file
+
+    def write_and_lose(folder, name, data):
+        real(folder, name, data)
+        real(folder, name, json.dumps({"owner": "other", "beat": 0}).encode())
+
+    monkeypatch.setattr(experiment_dir, "write_file", write_and_lose)
+    with pytest.raises(IpcnnError, match=BUSY), experiment_dir.exclusive(root, no_warning):
+        raise AssertionError("two drivers hold the lease")
+    assert json.loads(open_storage(root).get(experiment_dir.DRIVER))["owner"] == "other"

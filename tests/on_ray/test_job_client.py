@@ -115,7 +115,7 @@ RAISED = "Job entrypoint command failed with exit code 1, last available logs (t
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "message", "state", "why"),
+    ("status", "code", "message", "state", "cause"),
     [
         (
             "FAILED",
@@ -138,10 +138,10 @@ RAISED = "Job entrypoint command failed with exit code 1, last available logs (t
         ("RUNNING", None, "Job is currently running.", "running", ""),
     ],
 )
-def test_states_and_causes(client, status, code, message, state, why):
+def test_states_and_causes(client, status, code, message, state, cause):
     client.add("a-1", {job_client.EXPERIMENT: "a-1"}, status, driver_exit_code=code, message=message)
     job = JobClient(URL).job("a-1")
-    assert (job.state, job.why, job.exit_code) == (state, why, code)
+    assert (job.state, job.cause, job.exit_code) == (state, cause, code)
 
 
 def test_foreign_jobs_are_not_listed(client):

@@ -1,4 +1,4 @@
-"""The embedded Ray: access, environment and priority of its workers, and what it prints."""
+"""The embedded Ray: access, environment and priority of its workers; how many runs fit on which nodes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ import urllib.request
 
 import pytest
 import ray
+from fakes.ray_bench import EventLog, tiny
 
+import ipcnn_ray
+from ipcnn_ray.errors import IpcnnError, ResourceError
 from ipcnn_ray.on_ray import ray_session
-from ipcnn_ray.on_ray.ray_session import session
+from ipcnn_ray.on_ray.ray_session import gpus_per_worker, max_concurrent_runs, session, this_machine
+from ipcnn_ray.on_ray.submission import run_experiment
+from ipcnn_ray.spec.training import Compute
+from ipcnn_ray.utils.paths import Paths
 
-pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
+LAPTOP = [{"CPU": 2.0}]
+TWO_GPU_NODES = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}, {"CPU": 4.0}]
 
 
 @ray.remote(num_cpus=1)
@@ -25,12 +32,29 @@ def worker_facts() -> tuple[str, str, int, int]:
     return os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"], ipcnn_ray.__version__, len(list_nodes()), niceness
 
 
-def test_workers_have_the_package_the_variables_their_ray_and_the_priority_of_the_driver():
+@pytest.mark.slow
+def test_workers_and_access_of_the_embedded_ray(ray_here):
     """Ray's Tune finds the embedded Ray by its address to release the cores of a stopped run of several workers."""
-    import ipcnn_ray
-
     niceness = os.getpriority(os.PRIO_PROCESS, 0)
     assert ray.get(worker_facts.remote()) == ("30", ipcnn_ray.__version__, 1, niceness)
+
+    url = f"http://{ray.get_runtime_context().worker.node.webui_url}/api/version"
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(url, timeout=10)
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"})
+    assert urllib.request.urlopen(request, timeout=10).status == 200
+
+    with session() as nodes:  # a connected Ray is used and left running
+        assert [int(node["CPU"]) for node in nodes] == [os.cpu_count()]
+    assert ray.is_initialized()
+
+
+@pytest.mark.slow
+def test_what_ray_prints_goes_to_the_log(ray_here, capsys, caplog):
+    caplog.set_level("INFO", logger=ray_session.__name__)
+    ray_session.ray_worker.print_to_stdstream({"lines": ["A worker died"], "pid": "raylet", "is_err": False}, False)
+    assert capsys.readouterr().out == ""
+    assert "A worker died" in caplog.text
 
 
 @pytest.mark.parametrize(("own", "expected"), [(None, "0"), ("7", "7")])
@@ -42,30 +66,84 @@ def test_the_niceness_of_embedded_workers_is_zero_unless_the_user_sets_it(monkey
     assert "RAY_worker_niceness" not in ray_session.RAY_VARIABLES  # a cluster keeps its own
 
 
-def test_access_needs_the_token():
-    url = f"http://{ray.get_runtime_context().worker.node.webui_url}/api/version"
-    with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(url, timeout=10)
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"})
-    assert urllib.request.urlopen(request, timeout=10).status == 200
-
-
-def test_a_connected_ray_is_used_and_left_running():
-    with session() as nodes:
-        assert [int(node["CPU"]) for node in nodes] == [os.cpu_count()]
-    assert ray.is_initialized()
-
-
-def test_what_ray_prints_goes_to_the_log(capsys, caplog):
-    caplog.set_level("INFO", logger=ray_session.__name__)
-    ray_session.ray_worker.print_to_stdstream({"lines": ["A worker died"], "pid": "raylet", "is_err": False}, False)
-    assert capsys.readouterr().out == ""
-    assert "A worker died" in caplog.text
-
-
-def test_the_environment_is_restored():
-    os.environ["IPCNN_TEST_THERE"] = "before"
+def test_the_environment_is_restored(monkeypatch):
+    monkeypatch.setenv("IPCNN_TEST_THERE", "before")
     with ray_session.environment_variables({"IPCNN_TEST_THERE": "now", "IPCNN_TEST_NEW": "now"}):
         assert os.environ["IPCNN_TEST_THERE"] == os.environ["IPCNN_TEST_NEW"] == "now"
-    assert os.environ.pop("IPCNN_TEST_THERE") == "before"
+    assert os.environ["IPCNN_TEST_THERE"] == "before"
     assert "IPCNN_TEST_NEW" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("compute", "gpus", "nodes", "fit"),
+    [
+        (Compute(), 0, LAPTOP, 2),
+        (Compute(workers=2), 0, LAPTOP, 1),
+        (Compute(cpus_per_worker=2), 0, LAPTOP, 1),
+        (Compute(concurrent_runs=1), 0, LAPTOP, 1),
+        (Compute(workers=3), 1, TWO_GPU_NODES, 1),
+        (Compute(), 0.5, TWO_GPU_NODES, 8),
+        (Compute(cpus_per_worker=3), 0, [{"CPU": 4.0}, {"CPU": 4.0}], 2),  # 8 cores, but a worker is on one node
+    ],
+)
+def test_max_concurrent_runs(compute, gpus, nodes, fit):
+    assert max_concurrent_runs(compute, gpus, nodes) == fit
+
+
+def test_gpus_per_worker_follow_the_cluster_unless_the_spec_says_so():
+    assert gpus_per_worker(Compute(), LAPTOP) == 0
+    assert gpus_per_worker(Compute(), TWO_GPU_NODES) == 1
+    assert gpus_per_worker(Compute(gpus_per_worker=0), TWO_GPU_NODES) == 0
+
+
+@pytest.mark.parametrize(
+    ("compute", "gpus", "message"),
+    [
+        (
+            Compute(workers=3),
+            0,
+            "a run asks for 3 workers of 1 core; it would wait for ever\n"
+            "This cluster has 1 node of 2 cores and 0 GPUs: room for 2 such workers.\n"
+            "Ways out: --set compute.workers=2, or more nodes.",
+        ),
+        (
+            Compute(cpus_per_worker=2, gpus_per_worker=1),
+            1,
+            "a run asks for 1 worker of 2 cores and 1 GPU; it would wait for ever\n"
+            "This cluster has 1 node of 2 cores and 0 GPUs: room for 0 such workers.\n"
+            "Ways out: --set compute.gpus_per_worker=0, or more nodes.",
+        ),
+        (
+            Compute(concurrent_runs=5),
+            0,
+            "compute.concurrent_runs = 5, each run of 1 worker of 1 core\n"
+            "This cluster has 1 node of 2 cores and 0 GPUs: room for 2 such workers. "
+            "At the same time 2 such runs can go on.\n"
+            "Ways out: --set compute.concurrent_runs=2, or null for as many as fit.",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_ways_out(compute, gpus, message):
+    with pytest.raises(ResourceError) as refused:
+        max_concurrent_runs(compute, gpus, LAPTOP)
+    assert str(refused.value) == message
+
+
+def test_an_experiment_that_cannot_run_here_is_refused_before_anything_is_written(bench):
+    too_many = 2 * int(this_machine()[0]["CPU"])
+    spec = tiny("infeasible", train={"batch_size": too_many}, compute={"workers": too_many})
+    with pytest.raises(ResourceError, match="it would wait for ever"):
+        bench.submit(spec)
+    assert not bench.folder(spec).parent.exists()
+    assert bench.recorded(spec) == {}
+
+
+def test_a_bucket_that_lets_nobody_in_is_refused(bench, tmp_path, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    paths = Paths.from_environment({"IPCNN_HOME": str(tmp_path), "IPCNN_STORAGE": "s3://bucket/runs"})
+    with pytest.raises(IpcnnError, match=r"Unable to locate credentials\nSet AWS_ACCESS_KEY_ID"):
+        run_experiment(tiny("nowhere"), paths, bench.tracker, listener=EventLog())

@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import math
 import signal
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from fakes.ray_bench import EventLog, equal_metrics, equal_weights, tiny
 from mlflow import MlflowClient
-from ray_bench import EventLog, equal_metrics, equal_weights, tiny
 
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError, IpcnnError, TrainingError
@@ -22,15 +23,16 @@ from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.run_dir import Attempts
 
-pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
-
 PLAIN = {"name": "plain", "set": {"template.shape": "none"}}
+ONE_PROCESS = {"concurrent_runs": 1}
+"""The runs follow one another in one process: to start a second one takes longer than they do."""
 WILD = {"name": "wild", "set": {"train.learning_rate": 1.0e30}}
 
 
-def test_a_run_on_ray_equals_the_run_in_this_process(bench, capfd):
+@pytest.mark.slow
+def test_a_run_on_ray_equals_the_run_in_this_process(bench, ray_here, capfd):
     spec, events = tiny("one"), EventLog()
-    outcome = bench.submit(spec, events, tags={"code.commit": "abc"}, texts={"spec.yaml": "name: one\n"})
+    outcome = bench.submit(spec, events, tags={"code.commit": "abc"})
     (run,) = outcome.runs
     assert (run.label, run.state, run.cause, run.origin, run.fresh) == ("run", "succeeded", "", "named", True)
     assert outcome.best is run and outcome.control is None
@@ -59,7 +61,8 @@ def test_a_run_on_ray_equals_the_run_in_this_process(bench, capfd):
     assert (archive / "run" / "result.json").is_file()
 
 
-def test_a_search_is_relative_to_its_control_and_survives_a_failed_run(bench, capfd):
+@pytest.mark.slow
+def test_a_search_is_relative_to_its_control_and_survives_a_failed_run(bench, ray_here, capfd):
     spec = tiny(
         "searched",
         compute={"retries": 1},
@@ -135,14 +138,14 @@ def test_an_experiment_is_trained_by_one_process_at_a_time(bench):
             bench.submit(spec)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_sigint_or_sigterm_stops_and_the_next_submission_resumes(bench, number):
-    spec = tiny(f"stopped{number:d}", train={"epochs": 8})
-    events = EventLog(epoch=2, action=lambda: signal.raise_signal(number))
-    before = signal.getsignal(number)
+@pytest.mark.slow
+def test_sigterm_stops_and_the_next_submission_resumes(bench, ray_here):
+    spec = tiny("stopped", train={"epochs": 5})
+    events = EventLog(epoch=2, action=lambda: signal.raise_signal(signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted):
         bench.submit(spec, events)
-    assert signal.getsignal(number) is before
+    assert signal.getsignal(signal.SIGTERM) is before
     recorded = bench.recorded(spec)
     assert recorded[""].state == recorded["run"].state == "stopped"
     assert not any(isinstance(event, RunEnded) for event in events.events)
@@ -158,27 +161,44 @@ def test_sigint_or_sigterm_stops_and_the_next_submission_resumes(bench, number):
     assert math.isfinite(bench.recorded(spec)["run"].metrics["instability"])
 
 
-def test_repeats_are_relative_to_the_control_of_their_seed(bench):
-    spec = tiny(
-        "repeated",
-        train={"epochs": 1},
-        search={"kind": "named", "runs": [PLAIN, {"name": "l1"}], "repeats": 2},
-    )
-    events = EventLog()
-    outcome = bench.submit(spec, events)
-    by_label = {run.label: run for run in outcome.runs}
-    assert set(by_label) == {"plain.seed0", "plain.seed1", "l1.seed0", "l1.seed1"}
-    assert [event.total for event in events.events if isinstance(event, PhaseStarted)] == [4]
-    for seed in (0, 1):
-        control, l1 = by_label[f"plain.seed{seed}"].metrics, by_label[f"l1.seed{seed}"].metrics
-        floor = 1 / control["val_images"]
-        errors = [max(floor, metrics["val_error"]) for metrics in (l1, control)]
-        by_hand = 0.5 * l1["instability"] / control["instability"] + 0.5 * errors[0] / errors[1]
-        assert control["combined"] == 1.0 and l1["combined"] == pytest.approx(by_hand, rel=1e-12)
-    assert by_label["plain.seed0"].metrics["instability"] != by_label["plain.seed1"].metrics["instability"]
-    assert {group.name: len(group.runs) for group in outcome.groups} == {"plain": 2, "l1": 2}
+def combined_by_hand(run: Mapping[str, float], control: Mapping[str, float]) -> float:
+    """The objective with equal weights. An error of 0 counts as that of one image."""
+    errors = [max(1 / control["val_images"], metrics["val_error"]) for metrics in (run, control)]
+    return 0.5 * run["instability"] / control["instability"] + 0.5 * errors[0] / errors[1]
+
+
+@pytest.mark.slow
+def test_a_grid_with_repeats_is_stopped_on_request_and_resumed(bench, ray_here):
+    """Each run is relative to the control of its seed."""
+    search = {"kind": "grid", "runs": [PLAIN], "grid": {"template.beta": [2.0]}, "repeats": 2}
+    spec = tiny("repeated", search=search, compute=ONE_PROCESS)
+    root = str(bench.folder(spec).parent)
+    events = EventLog(epoch=1, action=lambda: request_stop(root))
+    with pytest.raises(Interrupted):
+        bench.submit(spec, events)
     recorded = bench.recorded(spec)
-    assert recorded["l1.seed1"].tags["ipcnn.seed"] == "1"
+    assert recorded[""].state == recorded["plain.seed0"].state == "stopped"
+    assert recorded["plain.seed0"].tags["ipcnn.attempts_lost"] == "0"
+    assert recorded[""].tags["ipcnn.submissions"] == "1"
+    assert events.ended() == [] and Attempts.read(bench.folder(spec, "plain.seed0")) == Attempts()
+
+    again = EventLog()
+    outcome = bench.submit(spec, again)
+    assert min(again.epochs("plain.seed0")) > 1  # resumed, not trained again
+    assert [run.state for run in outcome.runs] == ["succeeded"] * 4
+    assert [event.total for event in again.events if isinstance(event, PhaseStarted)] == [2, 2]
+    by_label = {run.label: run for run in outcome.runs}
+    (sampled,) = {run.group for run in outcome.runs} - {"plain"}
+    assert set(by_label) == {f"{group}.seed{seed}" for group in ("plain", sampled) for seed in (0, 1)}
+    for seed in (0, 1):
+        control, run = by_label[f"plain.seed{seed}"].metrics, by_label[f"{sampled}.seed{seed}"].metrics
+        assert control["combined"] == 1.0
+        assert run["combined"] == pytest.approx(combined_by_hand(run, control), rel=1e-12)
+    assert by_label["plain.seed0"].metrics["instability"] != by_label["plain.seed1"].metrics["instability"]
+    assert {group.name: len(group.runs) for group in outcome.groups} == {"plain": 2, sampled: 2}
+    recorded = bench.recorded(spec)
+    assert recorded[f"{sampled}.seed1"].tags["ipcnn.seed"] == "1"
+    assert recorded[""].tags["ipcnn.submissions"] == "2"
     assert recorded[""].tags["ipcnn.best"] == outcome.best.label == f"{outcome.groups[0].name}.seed0"
     assert recorded[""].metrics["best_combined"] == outcome.groups[0].means["combined"]
 
@@ -192,10 +212,12 @@ class InterruptsAfter(EventLog):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_a_pareto_search_records_its_front_and_resumes(bench):
+@pytest.mark.slow
+def test_a_pareto_search_records_its_front_and_resumes(bench, ray_here):
     spec = tiny(
         "front",
         train={"epochs": 1},
+        compute=ONE_PROCESS,
         search={
             "kind": "space",
             "trials": 3,
@@ -205,9 +227,13 @@ def test_a_pareto_search_records_its_front_and_resumes(bench):
             "constraints": [{"measure": "instability", "at_least": 0.001}],
         },
     )
-    stopped = InterruptsAfter(epoch=2)  # the control and one sampled run
+    stopped, before = InterruptsAfter(epoch=2), signal.getsignal(signal.SIGINT)  # the control and one sampled run
     with pytest.raises(Interrupted):
         bench.submit(spec, stopped)
+    assert signal.getsignal(signal.SIGINT) is before
+    states = {label: run.state for label, run in bench.recorded(spec).items() if label not in stopped.ended()}
+    assert states.pop("") == "stopped" and set(states.values()) <= {"stopped"}
+    assert all(Attempts.read(bench.folder(spec, label)) == Attempts() for label in states)
     events = EventLog()
     outcome = bench.submit(spec, events)
     assert not events.started() & set(stopped.ended())
@@ -226,26 +252,6 @@ def test_a_pareto_search_records_its_front_and_resumes(bench):
     assert recorded[""].tags["ipcnn.goals"] == "instability, val_error"
 
 
-def test_a_stop_request_lets_the_epoch_end(bench):
-    search = {"kind": "grid", "runs": [PLAIN], "grid": {"template.beta": [1.0, 2.0, 3.0]}}
-    spec = tiny("asked", train={"epochs": 6}, search=search)
-    root = str(bench.folder(spec).parent)
-    events = EventLog(epoch=2, action=lambda: request_stop(root))
-    with pytest.raises(Interrupted):
-        bench.submit(spec, events)
-    recorded = bench.recorded(spec)
-    assert recorded[""].state == recorded["plain"].state == "stopped"
-    assert recorded["plain"].tags["ipcnn.attempts_lost"] == "0"
-    assert recorded[""].tags["ipcnn.submissions"] == "1"
-    assert events.ended() == [] and Attempts.read(bench.folder(spec, "plain")) == Attempts()
-
-    again = EventLog()
-    outcome = bench.submit(spec, again)
-    assert min(again.epochs("plain")) > 2  # resumed, not trained again
-    assert [run.state for run in outcome.runs] == ["succeeded"] * 4
-    assert bench.recorded(spec)[""].tags["ipcnn.submissions"] == "2"
-
-
 def test_data_that_lack_what_a_metric_needs_start_nothing(bench, monkeypatch):
     def without_part_sizes(*args):
         store = prepare(*args)
@@ -257,12 +263,16 @@ def test_data_that_lack_what_a_metric_needs_start_nothing(bench, monkeypatch):
         run_submission(spec, bench.paths)
 
 
-def test_run_submission_stores_ranking_models_and_pictures(bench):
+@pytest.mark.slow
+def test_run_submission_stores_ranking_models_and_pictures(bench, ray_here):
     search = {"kind": "named", "runs": [PLAIN, {"name": "l1"}]}
-    spec = tiny("python", train={"epochs": 1}, search=search, compute={"models": "all"})
+    spec = tiny("python", train={"epochs": 1}, search=search, compute={"models": "all", **ONE_PROCESS})
     events: list[object] = []
     outcome = run_submission(spec, bench.paths, listener=events.append)
     assert {run.label: run.state for run in outcome.runs} == {"plain": "succeeded", "l1": "succeeded"}
+    by_label = {run.label: run.metrics for run in outcome.runs}
+    by_hand = combined_by_hand(by_label["l1"], by_label["plain"])
+    assert by_label["plain"]["combined"] == 1.0 and by_label["l1"]["combined"] == pytest.approx(by_hand, rel=1e-12)
     assert [event.text for event in events if isinstance(event, Logged)] == [
         f"{experiment_id(spec)}: data",
         *(f"{run.label}: storing its model" for run in outcome.runs),

@@ -94,7 +94,7 @@ class FakeRun:
     def log_file(self, local, folder):
         self._say("file", (folder, local.name, local.read_bytes()))
 
-    def set_state(self, state, why="", when=None):
+    def set_state(self, state, cause="", when=None):
         self._say("state", state)
 
     def log_model(self, module, example, readme):

@@ -114,25 +114,15 @@ def test_fresh_supersedes_the_old_run_with_its_trials(tracker, name):
     assert only(tracker, name, "x-r1").handle == again.handle
 
 
-@pytest.mark.parametrize(
-    ("state", "status"),
-    [
-        ("queued", "SCHEDULED"),
-        ("running", "RUNNING"),
-        ("succeeded", "FINISHED"),
-        ("failed", "FAILED"),
-        ("stopped", "KILLED"),
-        ("pruned", "KILLED"),
-    ],
-)
-def test_states_are_those_of_mlflow_too(tracker, name, state, status):
+def test_states_are_those_of_mlflow_too(tracker, name):
+    statuses = {"queued": "SCHEDULED", "running": "RUNNING", "succeeded": "FINISHED", "failed": "FAILED"}
+    statuses |= {"stopped": "KILLED", "pruned": "KILLED"}
     record = tracker.open_parent(name, "x")
-    record.set_state(state, "because")
-    assert (only(tracker, name, "x").state, only(tracker, name, "x").cause) == (state, "because")
-    assert client(tracker).get_run(record.handle).info.status == status
-    record.set_state("running")
-    assert (only(tracker, name, "x").state, only(tracker, name, "x").cause) == ("running", "")
-    assert client(tracker).get_run(record.handle).info.status == "RUNNING"
+    for given, status in statuses.items():
+        for state, cause, mlflow_status in ((given, "because", status), ("running", "", "RUNNING")):
+            record.set_state(state, cause)
+            assert (only(tracker, name, "x").state, only(tracker, name, "x").cause) == (state, cause)
+            assert client(tracker).get_run(record.handle).info.status == mlflow_status
 
 
 def test_a_history_may_be_told_again_and_again(tracker, name):
@@ -145,20 +135,14 @@ def test_a_history_may_be_told_again_and_again(tracker, name):
     assert only(tracker, name, "x").metrics == {"epoch": 3.0, "train_loss": 1 / 3}
 
 
-def test_an_epoch_that_was_half_recorded_is_completed(tracker, name):
+def test_what_is_missing_of_an_epoch_is_added(tracker, name):
+    """Of an epoch that was half recorded, and the numbers of the whole run, which come with its last epoch."""
     record = tracker.open_parent(name, "x")
     client(tracker).log_metric(record.handle, "train_loss", 1.0, step=1)
-    record.log_metrics([{"epoch": 1.0, "train_loss": 1.0, "val_error": 0.5}])
-    assert points(tracker, record.handle) == [("epoch", 1, 1.0), ("train_loss", 1, 1.0), ("val_error", 1, 0.5)]
-
-
-def test_numbers_of_the_whole_run_come_with_its_last_epoch(tracker, name):
-    record = tracker.open_parent(name, "x")
     record.log_metrics(history(2))
     record.log_metrics([*history(1), {**history(2)[1], "best_val_error": 0.1}])
-    assert [point for point in points(tracker, record.handle) if point[0] == "best_val_error"] == [
-        ("best_val_error", 2, 0.1)
-    ]
+    expected = [("best_val_error", 2, 0.1), ("epoch", 1, 1.0), ("epoch", 2, 2.0)]
+    assert points(tracker, record.handle) == [*expected, ("train_loss", 1, 1.0), ("train_loss", 2, 0.5)]
 
 
 def test_an_epoch_is_one_call(tracker, name, monkeypatch):
@@ -192,12 +176,6 @@ def test_a_call_that_failed_is_made_again(tracker, name, monkeypatch):
     assert [point[1] for point in points(tracker, record.handle) if point[0] == "epoch"] == [1, 2, 3]
 
 
-def test_a_long_history_is_recorded_whole(tracker, name):
-    record = tracker.open_parent(name, "x")
-    record.log_metrics(history(700))
-    assert len(points(tracker, record.handle)) == 1400
-
-
 def test_numbers_that_are_not_finite_are_named(tracker, name):
     record = tracker.open_parent(name, "x")
     odd = [{"epoch": 1.0, "train_loss": math.nan}, {"epoch": 2.0, "train_loss": math.inf, "val_error": 0.5}]
@@ -216,22 +194,16 @@ def test_numbers_that_are_not_finite_are_named(tracker, name):
 
 
 def test_params_are_written_once(tracker, name):
+    """A resumed run may use other resources."""
     record = tracker.open_parent(name, "x")
     many = {f"p{i}": str(i) for i in range(150)}
-    record.log_params({"train.epochs": "3"})
-    record.log_params({"train.epochs": "3", **many})
-    assert only(tracker, name, "x").params == {"train.epochs": "3", **many}
+    record.log_params({"train.epochs": "3", "compute.workers": "1"})
+    record.log_params({"train.epochs": "3", "compute.workers": "8", **many})
+    run = only(tracker, name, "x")
+    assert (run.params, run.tags["ipcnn.compute.workers"]) == ({"train.epochs": "3", **many}, "8")
     message = rf"run {record.handle} is recorded with train.epochs = 3, not 4\nThe same run .* --fresh"
     with pytest.raises(TrackingError, match=message):
         record.log_params({"train.epochs": "4"})
-
-
-def test_a_resumed_run_may_use_other_resources(tracker, name):
-    record = tracker.open_parent(name, "x")
-    record.log_params({"compute.workers": "1"})
-    record.log_params({"compute.workers": "8"})
-    found = only(tracker, name, "x")
-    assert (found.params, found.tags["ipcnn.compute.workers"]) == ({}, "8")
 
 
 def test_values_at_mlflows_limits_are_stored_and_longer_ones_shortened(tracker, name, tmp_path):
@@ -269,6 +241,7 @@ def test_requests_hold_as_many_entries_as_mlflow_allows(tracker, name, monkeypat
     record.log_params({f"p{i}": "1" for i in range(most + 1)})
     record.set_tags({f"t{i}": "1" for i in range(most + 1)})
     record.log_metrics(history(validation.MAX_METRICS_PER_BATCH // 2 + 1))
+    assert len(points(tracker, record.handle)) == validation.MAX_METRICS_PER_BATCH + 2
     sizes = [len(entries) for request in requests for entries in request.values() if entries]
     assert sizes == [most, 1, most, 1, validation.MAX_METRICS_PER_BATCH, 2]
 
@@ -290,6 +263,7 @@ def test_tags_notes_and_files(tracker, name, tmp_path):
     assert (root / "spec.yaml").read_text() == "name: x\n"
 
 
+@pytest.mark.slow
 def test_a_model_is_loadable_for_any_batch(tracker, name, monkeypatch):
     import mlflow
     import torch
@@ -449,19 +423,12 @@ def test_an_experiment_that_was_deleted(tracker, name):
     assert name not in tracker.experiments()
 
 
-def test_an_experiment_that_was_never_prepared(tracker):
+def test_an_experiment_that_was_never_prepared_and_runs_that_are_gone(tracker, name):
     with pytest.raises(TrackingError, match="experiment other is not in the record"):
         tracker.open_parent("other", "x")
-
-
-def test_a_run_that_is_gone(tracker):
-    with pytest.raises(
-        TrackingError, match=r"not found\nIt may have been deleted in the MLflow UI. Submit with --fresh"
-    ):
+    missing = r"not found\nIt may have been deleted in the MLflow UI. Submit with --fresh"
+    with pytest.raises(TrackingError, match=missing):
         tracker.attach("0" * 32).set_tags({"a": "b"})
-
-
-def test_a_run_that_was_deleted_is_opened_anew(tracker, name):
     old = tracker.open_parent(name, "x")
     client(tracker).delete_run(old.handle)
     assert tracker.open_parent(name, "x").handle != old.handle

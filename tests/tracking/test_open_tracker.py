@@ -43,9 +43,10 @@ def test_trackers_are_opened_nowhere_else():
     assert named and all(name.startswith("tracking/") for name in named)
 
 
-def test_no_mlflow_is_imported():
+def test_neither_a_tracker_nor_the_lineage_imports_heavy_packages():
     script = (
-        "import sys; from ipcnn_ray.tracking import open_tracker; from ipcnn_ray.utils.paths import Paths;"
+        "import sys; from ipcnn_ray.tracking import lineage, open_tracker; from ipcnn_ray.utils.paths import Paths;"
+        "lineage.lineage();"
         "open_tracker(Paths.from_environment({'MLFLOW_TRACKING_URI': 'http://127.0.0.1:9'}), buffer='/nowhere');"
         "sys.exit(' '.join({'torch', 'mlflow', 'boto3'} & set(sys.modules)) or 0)"
     )

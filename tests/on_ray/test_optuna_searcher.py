@@ -8,8 +8,16 @@ import math
 import optuna
 import pytest
 
-from ipcnn_ray.on_ray.optuna_searcher import OptunaSearcher, directions, make_sampler
-from ipcnn_ray.on_ray.search_space import UNKNOWN_VIOLATION, Constraints, SearchSpace, StudyStorage, random_settings
+from ipcnn_ray.on_ray.optuna_searcher import (
+    UNKNOWN_VIOLATION,
+    Constraints,
+    OptunaSearcher,
+    SearchSpace,
+    StudyStorage,
+    directions,
+    make_sampler,
+    random_settings,
+)
 from ipcnn_ray.spec.search import Objectives, SpaceSearch
 
 SEARCH = SpaceSearch.model_validate(

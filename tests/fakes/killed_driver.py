@@ -1,12 +1,11 @@
-"""Driver that a test kills: python killed_driver.py HOME SPEC.json"""
+"""Driver that a test kills: `python -m fakes.killed_driver HOME SPEC.json`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from ray_bench import Bench
-
+from fakes.ray_bench import Bench
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.utils.paths import Paths
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from fakes import training
+from fakes.training import CLOCKS
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.on_ray.events import EpochDone, Event, RunEnded, RunStarted
 from ipcnn_ray.on_ray.submission import Outcome, run_experiment
@@ -26,22 +28,11 @@ from ipcnn_ray.train.runtime import Runtime
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
 
-CLOCKS = {"seconds", "images_per_second", "cpu_hours"}
-"""Metrics that differ between equal runs."""
-
 
 def tiny(name: str, **sections: Mapping[str, Any]) -> ExperimentSpec:
-    """Ten cows and ten pictures without, `compact`, three epochs of three steps; sections are merged into it."""
-    raw: dict[str, Any] = {
-        "name": name,
-        "data": {"kind": "drawn_animals", "objects": 10, "negatives": 10},
-        "model": {"network": "compact", "dropout": 0.5},
-        "template": {"shape": "gradient"},
-        "train": {"epochs": 3, "batch_size": 8, "learning_rate": 0.005},
-    }
-    for key, section in sections.items():
-        raw[key] = {**raw.get(key, {}), **section}
-    return ExperimentSpec.model_validate(raw)
+    """`fakes.training.tiny` with a constant, lower learning rate."""
+    train = {"learning_rate": 0.005, "final_learning_rate": None, **sections.pop("train", {})}
+    return training.tiny(name, train=train, **sections)
 
 
 @dataclass
