@@ -13,9 +13,12 @@ from ipcnn_ray.cli import output
 from ipcnn_ray.cli.options import RUN_FAILED, AddressOption, JsonOption
 from ipcnn_ray.tracking.tracking_uri import without_password
 from ipcnn_ray.utils.paths import Paths
+from ipcnn_ray.utils.text import counted, shortened_list
 
 Facts = Mapping[str, Any]
 State = Literal["ok", "note", "wrong"]
+Finding = tuple[State, str] | tuple[State, str, str]
+"""State, fact and, unless it is ok, advice of one check."""
 SKEW_S = 5.0
 """Clock differences above this can reorder recorded epochs. Amazon S3 refuses requests that are 15 minutes off."""
 DISK_WRONG, DISK_NOTE = 2 << 30, 10 << 30
@@ -71,61 +74,71 @@ def _print_results(results: list[CheckResult]) -> None:
 
 def check_results(facts: Facts) -> list[CheckResult]:
     """The results of all checks, in the order in which to repair what is wrong."""
-    checks = [_versions, _access, _nodes, _gpus, _clocks, _storage, _record, _data, _weights, _disks]
-    return [result for check in checks for result in check(facts)]
+    checks = {
+        "versions": _versions,
+        "authentication": _access,
+        "nodes": _nodes,
+        "GPUs": _gpus,
+        "clocks": _clocks,
+        "storage": _storage,
+        "MLflow": _record,
+        "data": _data,
+        "weights": _weights,
+        "disk": _disks,
+    }
+    return [CheckResult(name, *finding) for name, check in checks.items() for finding in check(facts)]
 
 
 def _reachable(facts: Facts) -> list[Facts]:
     return [node for node in facts["nodes"] if not node["error"]]
 
 
-def _versions(facts: Facts) -> Iterator[CheckResult]:
+def _versions(facts: Facts) -> Iterator[Finding]:
     seen = {(node["ray"], node["python"].rpartition(".")[0]) for node in _reachable(facts)}
     if len(seen) > 1:
         versions = ", ".join(f"Ray {ray} on Python {python}" for ray, python in sorted(seen))
-        yield CheckResult("versions", "wrong", f"the nodes differ: {versions}", "Start every node from the same image.")
+        yield "wrong", f"the nodes differ: {versions}", "Start every node from the same image."
     elif facts["version"] != __version__:
         fact = f"ipcnn {facts['version']} there, {__version__} here"
-        yield CheckResult("versions", "wrong", fact, "Use the same version on both sides.")
+        yield "wrong", fact, "Use the same version on both sides."
     else:
-        yield CheckResult("versions", "ok", f"ipcnn {__version__}, Ray {facts['ray']}, Python {facts['python']}")
+        yield "ok", f"ipcnn {__version__}, Ray {facts['ray']}, Python {facts['python']}"
     for node in _reachable(facts):
         absent = [name for name, version in node["packages"].items() if not version]
         if absent:
             advice = "Use the image of the Dockerfile, or install ipcnn on that node."
-            yield CheckResult("versions", "wrong", f"{node['address']} lacks {', '.join(absent)}", advice)
+            yield "wrong", f"{node['address']} lacks {', '.join(absent)}", advice
 
 
-def _access(facts: Facts) -> Iterator[CheckResult]:
+def _access(facts: Facts) -> Iterator[Finding]:
     if facts["access"] == "closed":
-        yield CheckResult("authentication", "ok", "Ray asks for a token")
+        yield "ok", "Ray asks for a token"
     elif facts["access"] == "open":
         advice = (
             "Whoever reaches it can run code. Start every node with RAY_AUTH_MODE=token and the same token: "
             "ray get-auth-token --generate"
         )
-        yield CheckResult("authentication", "wrong", "Ray lets everybody in, without a token", advice)
+        yield "wrong", "Ray lets everybody in, without a token", advice
     else:
-        yield CheckResult("authentication", "wrong", "the dashboard does not answer", "Restart Ray with its dashboard.")
+        yield "wrong", "the dashboard does not answer", "Restart Ray with its dashboard."
 
 
-def _nodes(facts: Facts) -> Iterator[CheckResult]:
+def _nodes(facts: Facts) -> Iterator[Finding]:
     for node in facts["nodes"]:
         if node["error"]:
             advice = "Look at the node's Ray logs; take it out of the cluster or restart it."
-            yield CheckResult("nodes", "wrong", f"{node['address']}: {node['error']}", advice)
+            yield "wrong", f"{node['address']}: {node['error']}", advice
     nodes = _reachable(facts)
     cores, gpus = (sum(node[kind] for node in nodes) for kind in ("cores", "gpus"))
-    count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
-    fact = f"{count} with {cores:g} cores and {gpus:g} GPUs"
+    fact = f"{counted(len(nodes), 'node')} with {cores:g} cores and {gpus:g} GPUs"
     if any(node["cores"] or node["gpus"] for node in nodes):
-        yield CheckResult("nodes", "ok", fact)
+        yield "ok", fact
     else:
         advice = "Fine where the cluster starts workers by itself when a run asks for them; else start some."
-        yield CheckResult("nodes", "note", f"{fact}: no place for a run now", advice)
+        yield "note", f"{fact}: no place for a run now", advice
 
 
-def _gpus(facts: Facts) -> Iterator[CheckResult]:
+def _gpus(facts: Facts) -> Iterator[Finding]:
     for node in _reachable(facts):
         if node["cuda"] is None:
             continue
@@ -136,12 +149,12 @@ def _gpus(facts: Facts) -> Iterator[CheckResult]:
                 "Check nvidia-smi on that node, that its driver is new enough for torch's CUDA, and that the container "
                 "was started with the NVIDIA runtime."
             )
-            yield CheckResult("GPUs", "wrong", f"{where}Ray offers {offered:g}, torch can use {seen}", advice)
+            yield "wrong", f"{where}Ray offers {offered:g}, torch can use {seen}", advice
         elif seen:
-            yield CheckResult("GPUs", "ok", f"{where}{_shortened(sorted(set(node['cuda'])))}")
+            yield "ok", f"{where}{shortened_list(sorted(set(node['cuda'])), SHOWN)}"
 
 
-def _clocks(facts: Facts) -> Iterator[CheckResult]:
+def _clocks(facts: Facts) -> Iterator[Finding]:
     skews = {node["address"]: node["skew"] for node in _reachable(facts)}
     if "client_skew" in facts:
         # client_skew is how far the cluster's clock is ahead of this machine's.
@@ -149,12 +162,12 @@ def _clocks(facts: Facts) -> Iterator[CheckResult]:
     off = {name: skew for name, skew in skews.items() if abs(skew) > SKEW_S}
     for name, skew in off.items():
         fact = f"{name} is {abs(skew):.1f} s {'ahead' if skew > 0 else 'behind'}"
-        yield CheckResult("clocks", "wrong", fact, "Set its clock by NTP: timedatectl set-ntp true, or chrony.")
+        yield "wrong", fact, "Set its clock by NTP: timedatectl set-ntp true, or chrony."
     if not off:
-        yield CheckResult("clocks", "ok", f"no difference above {SKEW_S:g} s")
+        yield "ok", f"no difference above {SKEW_S:g} s"
 
 
-def _storage(facts: Facts) -> Iterator[CheckResult]:
+def _storage(facts: Facts) -> Iterator[Finding]:
     url, nodes = facts["storage"], _reachable(facts)
     local = "://" not in url
     fine = True
@@ -162,80 +175,78 @@ def _storage(facts: Facts) -> Iterator[CheckResult]:
         if node["storage"]["error"]:
             fine = False
             fact, _, advice = node["storage"]["error"].partition("\n")
-            yield CheckResult("storage", "wrong", f"from {node['address']}: {fact}", advice)
+            yield "wrong", f"from {node['address']}: {fact}", advice
     if local and len({node["address"] for node in nodes}) > 1:
         fine = False
         advice = (
             "Fine if it is one file system on every node; else set IPCNN_STORAGE=s3://BUCKET/PREFIX on all of them."
         )
-        yield CheckResult("storage", "note", f"{url} is a folder of each of {len(nodes)} nodes", advice)
+        yield "note", f"{url} is a folder of each of {len(nodes)} nodes", advice
     if fine:
         slowest = max((node["storage"]["seconds"] for node in nodes), default=0.0)
-        yield CheckResult(
-            "storage", "ok", f"{without_password(url)}: 1 MiB written, read back, compared ({slowest:.1f} s)"
-        )
+        yield "ok", f"{without_password(url)}: 1 MiB written, read back, compared ({slowest:.1f} s)"
 
 
-def _record(facts: Facts) -> Iterator[CheckResult]:
+def _record(facts: Facts) -> Iterator[Finding]:
     shown = without_password(facts["tracking_uri"])
     if facts["record"]["error"]:
         fact, _, advice = facts["record"]["error"].partition("\n")
-        yield CheckResult("MLflow", "wrong", fact, advice)
+        yield "wrong", fact, advice
     elif facts["tracking_uri"].startswith("sqlite:") and len(facts["nodes"]) > 1:
         advice = "Start a server that every node reaches and set MLFLOW_TRACKING_URI on all of them."
-        yield CheckResult("MLflow", "wrong", f"{shown} is a file of one of {len(facts['nodes'])} nodes", advice)
+        yield "wrong", f"{shown} is a file of one of {len(facts['nodes'])} nodes", advice
     else:
         seconds = facts["record"]["seconds"]
-        yield CheckResult("MLflow", "ok", f"{shown}: a run written, read back, deleted ({seconds:.1f} s)")
+        yield "ok", f"{shown}: a run written, read back, deleted ({seconds:.1f} s)"
 
 
-def _data(facts: Facts) -> Iterator[CheckResult]:
+def _data(facts: Facts) -> Iterator[Finding]:
     for where, data in _per_node(facts, "data"):
         if data["folder"] is None:
             advice = "For real photographs set IPCNN_DATA to the folder that holds voc/."
-            yield CheckResult("data", "note", f"{where}only drawn animals: IPCNN_DATA is not set", advice)
+            yield "note", f"{where}only drawn animals: IPCNN_DATA is not set", advice
             continue
         if not data["there"]:
             advice = "Mount it (of a bucket check the address and the keys), or unset it."
-            yield CheckResult("data", "wrong", f"{where}IPCNN_DATA = {data['folder']} is not there", advice)
+            yield "wrong", f"{where}IPCNN_DATA = {data['folder']} is not there", advice
             continue
         present = {kind: dataset for kind, dataset in data["datasets"].items() if dataset["there"]}
         absent = [kind for kind in data["datasets"] if kind not in present]
         if not present:
             folders = " or ".join(dataset["folder"] for dataset in data["datasets"].values())
             fact = f"{where}{data['folder']} has 0 photographs and 0 categories of landmarks"
-            yield CheckResult("data", "wrong", fact, f"It must hold {folders}; see README.")
+            yield "wrong", fact, f"It must hold {folders}; see README."
             continue
         for kind, dataset in present.items():
             fact = f"{where}{kind}: " + ", ".join(
                 f"{count} {name}" for name, count in dataset["counts"].items() if count
             )
-            fact += f"; landmarks: {_shortened(dataset['categories'])}" if dataset["categories"] else ""
+            fact += f"; landmarks: {shortened_list(dataset['categories'], SHOWN)}" if dataset["categories"] else ""
             if dataset["missing"]:
                 advice = f"Runs that need it fail. To fetch it: ipcnn data fetch {kind}"
-                yield CheckResult("data", "note", f"{fact}; without {', '.join(dataset['missing'])}", advice)
+                yield "note", f"{fact}; without {', '.join(dataset['missing'])}", advice
             else:
-                yield CheckResult("data", "ok", fact)
+                yield "ok", fact
         if absent:
-            yield CheckResult("data", "ok", f"{where}nothing of {', '.join(absent)}")
+            yield "ok", f"{where}nothing of {', '.join(absent)}"
 
 
-def _weights(facts: Facts) -> Iterator[CheckResult]:
+def _weights(facts: Facts) -> Iterator[Finding]:
     for where, weights in _per_node(facts, "weights"):
         if weights["folder"] is None:
             advice = "For pretrained layers set IPCNN_WEIGHTS to the folder of the weight files."
-            yield CheckResult("weights", "note", f"{where}none: IPCNN_WEIGHTS is not set", advice)
+            yield "note", f"{where}none: IPCNN_WEIGHTS is not set", advice
             continue
         for name, damage in weights["broken"].items():
-            yield CheckResult("weights", "wrong", f"{where}{name}: {damage}", "Fetch the file again.")
+            yield "wrong", f"{where}{name}: {damage}", "Fetch the file again."
         if not weights["there"] or not weights["files"]:
             fact = f"{where}IPCNN_WEIGHTS = {weights['folder']} {'is empty' if weights['there'] else 'is not there'}"
-            yield CheckResult("weights", "wrong", fact, "Put .npz or .safetensors files there, or unset it.")
+            yield "wrong", fact, "Put .npz or .safetensors files there, or unset it."
         elif not weights["broken"]:
-            yield CheckResult("weights", "ok", f"{where}{_shortened(weights['files'])}")
+            yield "ok", f"{where}{shortened_list(weights['files'], SHOWN)}"
 
 
-def _disks(facts: Facts) -> Iterator[CheckResult]:
+def _disks(facts: Facts) -> Iterator[Finding]:
     disks = [
         (node["address"], folder, free)
         for node in _reachable(facts)
@@ -246,10 +257,10 @@ def _disks(facts: Facts) -> Iterator[CheckResult]:
     for address, folder, free in tight:
         state: State = "wrong" if free < DISK_WRONG else "note"
         advice = "Make room: decoded crops, frozen outputs and checkpoints are kept there. IPCNN_CACHE may be deleted."
-        yield CheckResult("disk", state, f"{address}: {_size(free)} free at {folder}", advice)
+        yield state, f"{address}: {_size(free)} free at {folder}", advice
     if not tight:
         least = min((free for _, _, free in disks), default=0)
-        yield CheckResult("disk", "ok", f"at least {_size(least)} free everywhere")
+        yield "ok", f"at least {_size(least)} free everywhere"
 
 
 def _per_node(facts: Facts, kind: str) -> Iterator[tuple[str, Facts]]:
@@ -260,11 +271,6 @@ def _per_node(facts: Facts, kind: str) -> Iterator[tuple[str, Facts]]:
         yield from (("", node[kind]) for node in nodes[:1])
     else:
         yield from ((f"{node['address']}: ", node[kind]) for node in nodes)
-
-
-def _shortened(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def _size(size: int) -> str:

@@ -28,6 +28,7 @@ from ipcnn_ray.on_ray.events import (
 )
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.run_dir import ProgressUpdate
+from ipcnn_ray.utils.text import counted
 
 QUIET_S, FIRST_S = 20.0, 4.0
 """Seconds between progress lines of a run when piped; delay before the first of each stage of its first epoch."""
@@ -90,7 +91,7 @@ class Progress:
         match event:
             case PhaseStarted():
                 self.phase, self.total, self.ended = event.name, event.total, 0
-                self._line(f"{event.name}: {event.total} {'run' if event.total == 1 else 'runs'}")
+                self._line(f"{event.name}: {counted(event.total, 'run')}")
             case RunStarted():
                 again = event.label in self.rows
                 self.rows[event.label] = _Row(event.epochs, printed_at=time.monotonic())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,21 +27,18 @@ def complete_experiment(incomplete: str) -> list[str]:
     return [name for name in submitted_experiments(Paths.from_environment()) if name.startswith(incomplete)]
 
 
+def experiment_argument(metavar: str, help: str) -> Any:
+    """An argument that the shell completes with experiments."""
+    return typer.Argument(metavar=metavar, help=help, show_default=False, autocompletion=complete_experiment)
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="The experiment, a YAML file.", show_default=False)]
 OverridesOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Set a field, its value in YAML; may be repeated.", show_default=False),
 ]
-ExperimentArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="EXPERIMENT",
-        help="Name or id of an experiment.",
-        show_default=False,
-        autocompletion=complete_experiment,
-    ),
-]
+ExperimentArgument = Annotated[str, experiment_argument("EXPERIMENT", "Name or id of an experiment.")]
 AddressOption = Annotated[
     str | None,
     typer.Option(

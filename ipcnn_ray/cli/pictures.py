@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.options import complete_experiment
+from ipcnn_ray.cli.options import experiment_argument
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.report.experiment_record import find_runs
 from ipcnn_ray.spec.runs import named_runs
@@ -36,15 +36,7 @@ ROWS = 6
 REPRESENTATIVES = {"stable": "its most stable filter that fires", "median": "the median of its filters that fire"}
 """Which filter of each run a figure of receptive fields shows -> its description."""
 
-ExperimentArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="EXPERIMENT",
-        help="Name or id of an experiment, or id of a run.",
-        show_default=False,
-        autocompletion=complete_experiment,
-    ),
-]
+ExperimentArgument = Annotated[str, experiment_argument("EXPERIMENT", "Name or id of an experiment, or id of a run.")]
 RunsOption = Annotated[
     list[str] | None,
     typer.Option("--run", metavar="LABEL", help="Only this run, such as l1. May be repeated."),

@@ -14,6 +14,7 @@ from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.tracking import open_tracker
 from ipcnn_ray.tracking.tracker import Tracker
 from ipcnn_ray.utils.paths import Paths
+from ipcnn_ray.utils.text import counted, parse_number
 
 if TYPE_CHECKING:
     from ipcnn_ray.report.chapters import Importances
@@ -51,11 +52,11 @@ def report(
     output.print_note(f"reading the record of {', '.join(experiment)}")
     experiments = find_experiments(tracker, experiment)
     runs = sum(len(each.runs) for each in experiments)
-    output.print_note(f"{runs} run{'' if runs == 1 else 's'} of {', '.join(each.name for each in experiments)}")
+    output.print_note(f"{counted(runs, 'run')} of {', '.join(each.name for each in experiments)}")
     page = build_page(experiments)
     path = out or Path(f"{experiments[0].name}.html")
     figures = sum(len(chapter.figures) for chapter in page.chapters)
-    output.print_note(f"drawing {figures} figure{'' if figures == 1 else 's'}")
+    output.print_note(f"drawing {counted(figures, 'figure')}")
     files = _write_page(page, path)
     if store:
         output.print_note("storing it with the experiment's run")
@@ -97,13 +98,18 @@ def _importances(experiment: Experiment) -> Importances:
         return {}
     from ipcnn_ray.on_ray.param_importance import importances
     from ipcnn_ray.report.chapters import search_goals
-    from ipcnn_ray.report.search_figures import trials_of
+    from ipcnn_ray.report.search_figures import Trial, trials_of
 
     logarithmic = [path for path in experiment.searched if experiment.logarithmic(path)]
+
+    def values(trial: Trial) -> dict[str, float | str]:
+        numbers = {path: parse_number(text) for path, text in trial.values.items()}
+        return {path: trial.values[path] if number is None else number for path, number in numbers.items()}
+
     return {
         goal: importances(
             [
-                ({path: _number_or_text(text) for path, text in trial.values.items()}, float(trial.value))
+                (values(trial), trial.value)
                 for trial in trials_of(experiment, goal)
                 if trial.ended and trial.value is not None
             ],
@@ -111,14 +117,6 @@ def _importances(experiment: Experiment) -> Importances:
         )
         for goal in search_goals(experiment)
     }
-
-
-def _number_or_text(text: str) -> float | str:
-    """A recorded parameter."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _write_page(page: Page, path: Path) -> list[Path]:

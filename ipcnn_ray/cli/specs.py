@@ -22,6 +22,7 @@ from ipcnn_ray.spec.runs import plan as plan_of
 from ipcnn_ray.spec.search import Choice, Distribution, LogUniform, SpaceSearch
 from ipcnn_ray.spec.starter import starter
 from ipcnn_ray.utils.paths import Paths
+from ipcnn_ray.utils.text import counted
 
 PLAN_NUMBERS = ("epochs", "batch", "steps", "images")
 DEFAULT_NAME = "experiment"
@@ -49,7 +50,7 @@ def validate(
         except SpecError as error:
             issues += error.issues
     if json:
-        problems = [{"where": issue.where, "what": issue.what, "advice": issue.advice} for issue in issues]
+        problems = [asdict(issue) for issue in issues]
         summaries = [
             {"spec": path, "experiment": experiment_id(spec), "runs": _count_runs(spec)} for path, spec in valid
         ]
@@ -59,7 +60,7 @@ def validate(
         if resolved:
             output.print_document(resolved_yaml(spec))
         else:
-            output.print_line(f"ok     {path}  {experiment_id(spec)}  {_runs(_count_runs(spec))}")
+            output.print_line(f"ok     {path}  {experiment_id(spec)}  {counted(_count_runs(spec), 'run')}")
     if issues:
         raise SpecError(issues)
 
@@ -86,10 +87,6 @@ def _listed_runs(spec: ExperimentSpec) -> list[Run]:
 def _count_runs(spec: ExperimentSpec) -> int:
     sampled = spec.search.trials if isinstance(spec.search, SpaceSearch) else 0
     return len(_listed_runs(spec)) + sampled
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count} runs"
 
 
 def plan(spec: SpecArgument, set_: OverridesOption = None, json: JsonOption = False) -> None:
@@ -138,11 +135,11 @@ def _plan_notes(experiment: ExperimentSpec, planned: Plan) -> list[tuple[str, st
     if search is not None and search.repeats > 1:
         repeated = "every named run" if isinstance(search, SpaceSearch) else "every run"
         notes.append(("seeds", f"{seeds(experiment)[0]} to {seeds(experiment)[-1]}, {repeated} with each of them"))
-    workers = f"{planned.workers} worker" + ("s" if planned.workers > 1 else "")
     total = "steps after preparation (set IPCNN_DATA)"
     if planned.steps is not None and planned.images is not None:
         total = f"{output.format_count(planned.steps)} steps, {output.format_count(planned.images)} images"
-    notes.append(("in all", f"{_runs(len(planned.runs) + planned.drawn)} of {workers}, {total}"))
+    runs, workers = counted(len(planned.runs) + planned.drawn, "run"), counted(planned.workers, "worker")
+    notes.append(("in all", f"{runs} of {workers}, {total}"))
     if planned.grace_epochs is not None:
         notes.append(("early stopping", f"may end a run after epoch {planned.grace_epochs}"))
     return notes

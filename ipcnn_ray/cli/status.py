@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, cast, get_args
 
-import typer
-
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.jobs import tracking_uri_of
-from ipcnn_ray.cli.options import AddressOption, JsonOption, complete_experiment
+from ipcnn_ray.cli.options import AddressOption, JsonOption, experiment_argument
 from ipcnn_ray.report.experiment_record import by_experiment, find_runs
 from ipcnn_ray.report.ranking import rank
 from ipcnn_ray.report.ranking_table import causes, number
@@ -27,15 +25,7 @@ EXPERIMENT_COLUMNS = ("experiment", "state", "runs", "best", "combined", "why")
 RUN_COLUMNS = ("run", "template", "state", "epoch", "instability", "error", "combined")
 NUMBERS = ("epoch", "instability", "error", "combined")
 
-Experiment = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[EXPERIMENT]",
-        help="Name or id of an experiment, or id of a run.",
-        show_default=False,
-        autocompletion=complete_experiment,
-    ),
-]
+Experiment = Annotated[str | None, experiment_argument("[EXPERIMENT]", "Name or id of an experiment, or id of a run.")]
 
 
 def status(experiment: Experiment = None, json: JsonOption = False, address: AddressOption = None) -> None:

@@ -10,6 +10,7 @@ from ipcnn_ray.core.statistics import Spread, smallest_p
 from ipcnn_ray.report.ranking import LEVEL, Comparison, Group, compare_groups, compared_measures, rank
 from ipcnn_ray.spec.search import COMBINED, Objectives
 from ipcnn_ray.tracking.run_summary import RunSummary, State
+from ipcnn_ray.utils.text import shortened_list
 
 SIGNIFICANCE_COLUMNS = ("difference", "95 % CI", "p", "Holm", "t-test", "Holm ", "verdict")
 HEADS = {"val_error": "error"}
@@ -191,8 +192,7 @@ def causes(runs: Sequence[RunSummary]) -> list[str]:
             by_cause.setdefault((run.state, run.cause), []).append(run.label)
     lines = []
     for (state_, cause), labels in by_cause.items():
-        more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
-        lines.append(f"{', '.join(labels[:MOST_NAMED])}{more} {state_}: {cause}")
+        lines.append(f"{shortened_list(labels, MOST_NAMED)} {state_}: {cause}")
     return lines
 
 

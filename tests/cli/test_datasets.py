@@ -16,20 +16,17 @@ train: {epochs: 1, batch_size: 8}
 """
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    for name in ("IPCNN_CACHE", "IPCNN_DATA", "IPCNN_STORAGE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("IPCNN_HOME", str(tmp_path / "home"))
+@pytest.fixture(autouse=True)
+def folder(tmp_path):
     (tmp_path / "spec.yaml").write_text(SPEC)
     return tmp_path
 
 
-def test_list_says_what_is_there(home, ipcnn, monkeypatch):
+def test_list_says_what_is_there(folder, ipcnn, monkeypatch):
     code, out, _ = ipcnn("data", "list")
     assert code == 0 and "IPCNN_DATA is not set" in out
-    monkeypatch.setenv("IPCNN_DATA", str(home))
-    (home / "CUB_200_2011").mkdir()
+    monkeypatch.setenv("IPCNN_DATA", str(folder))
+    (folder / "CUB_200_2011").mkdir()
     code, out, _ = ipcnn("data", "list", "--json")
     datasets = {dataset["kind"]: dataset for dataset in json.loads(out)["datasets"]}
     assert code == 0
@@ -37,8 +34,8 @@ def test_list_says_what_is_there(home, ipcnn, monkeypatch):
     assert datasets["cub200"]["missing"] == ["voc/neg"]
 
 
-def test_prepare_and_check_draw_a_sheet(home, ipcnn):
-    spec, sheet = home / "spec.yaml", home / "sheet.png"
+def test_prepare_and_check_draw_a_sheet(folder, ipcnn):
+    spec, sheet = folder / "spec.yaml", folder / "sheet.png"
     code, out, _ = ipcnn("data", "prepare", spec)
     assert code == 0 and "20 crops of 64 x 64 pixels" in out
     code, out, _ = ipcnn("data", "check", spec, "--sheet", sheet)
@@ -78,8 +75,8 @@ def test_prepare_and_check_draw_a_sheet(home, ipcnn):
         ),
     ],
 )
-def test_what_cannot_be_done(home, ipcnn, monkeypatch, variable, arguments, messages):
-    monkeypatch.chdir(home)
+def test_what_cannot_be_done(folder, ipcnn, monkeypatch, variable, arguments, messages):
+    monkeypatch.chdir(folder)
     if variable:
         monkeypatch.setenv("IPCNN_DATA", variable)
     code, _, err = ipcnn("data", *arguments)

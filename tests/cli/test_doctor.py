@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
+from fakes.commands import run_command
 
 from ipcnn_ray import __version__
-from ipcnn_ray.cli.doctor import CheckResult, check_results, doctor
+from ipcnn_ray.cli.doctor import CheckResult, check_results
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.on_ray import cluster_probe
 from ipcnn_ray.on_ray.cluster_probe import (
@@ -27,9 +26,6 @@ from ipcnn_ray.on_ray.cluster_probe import (
 )
 from ipcnn_ray.tracking.storage import open_storage
 from ipcnn_ray.utils.paths import Paths
-
-app = typer.Typer(pretty_exceptions_enable=False)
-app.command()(doctor)
 
 FINE = {"seconds": 0.2, "error": ""}
 NODE = {
@@ -61,6 +57,7 @@ NODE = {
     },
     "weights": {"folder": "/weights", "there": True, "files": ["a.npz"], "broken": {}},
 }
+CHECKS = set(["versions", "authentication", "nodes", "GPUs", "clocks", "storage", "MLflow", "data", "weights", "disk"])
 VOC = "nodes.1.data.datasets.voc_part."
 FACTS: dict[str, Any] = {
     "access": "closed",
@@ -90,18 +87,7 @@ def judged(check: str, changes: dict[str, Any]) -> list[CheckResult]:
 def test_all_is_well():
     lines = check_results(FACTS)
     assert {line.state for line in lines} == {"ok"}
-    assert {line.check for line in lines} == {
-        "versions",
-        "authentication",
-        "nodes",
-        "GPUs",
-        "clocks",
-        "storage",
-        "MLflow",
-        "data",
-        "weights",
-        "disk",
-    }
+    assert {line.check for line in lines} == CHECKS
     assert "hidden" not in str(lines)
 
 
@@ -141,13 +127,8 @@ def test_what_is_not_well_is_told_with_what_to_do(check, state, changes, fact, a
     told = [line for line in lines if line.state == state and fact in line.fact]
     assert told, lines
     assert advice in told[0].advice
-    others = [line for line in judged_others(check, changes) if line.state != "ok"]
+    others = [line for name in CHECKS - {check} for line in judged(name, changes) if line.state != "ok"]
     assert others == []
-
-
-def judged_others(check: str, changes: dict[str, Any]) -> list[CheckResult]:
-    names = {line.check for line in check_results(FACTS)} - {check}
-    return [line for name in names for line in judged(name, changes)]
 
 
 def test_a_head_alone_waits_for_workers():
@@ -292,54 +273,35 @@ def test_addresses_that_are_none():
         cluster_probe.probe_cluster("http://127.0.0.1:9")
 
 
-@pytest.fixture
-def answered(monkeypatch):
-    monkeypatch.setattr("ipcnn_ray.cli.output.stdout.width", 200)
-
-    monkeypatch.delenv("IPCNN_ADDRESS", raising=False)
-
-    def answer(facts: dict[str, Any], *words: str):
-        monkeypatch.setattr(cluster_probe, "probe_embedded", lambda paths: facts)
-        return CliRunner().invoke(app, words, catch_exceptions=False)
-
-    return answer
-
-
-def test_exit_codes_and_json(answered):
-    assert answered(FACTS).exit_code == 0
-    bad = answered({**FACTS, "access": "open"}, "--json")
-    assert bad.exit_code == 1
-    told = json.loads(bad.stdout)
+def test_exit_codes_and_json(wide, monkeypatch):
+    facts = dict(FACTS)
+    monkeypatch.setattr(cluster_probe, "probe_embedded", lambda paths: facts)
+    run_command("doctor")
+    facts["access"] = "open"
+    told = json.loads(run_command("doctor", "--json", code=1).stdout)
     assert told["ok"] is False
     (line,) = [line for line in told["checks"] if line["state"] == "wrong"]
     assert line["check"] == "authentication" and line["advice"]
+    lines = run_command("doctor", code=1).stdout.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("wrong"))
+    assert lines[at + 1].startswith(" ") and "RAY_AUTH_MODE=token" in lines[at + 1]
 
 
-def test_the_address_comes_from_the_environment_too(answered, monkeypatch):
+def test_the_address_comes_from_the_environment_too(monkeypatch):
     monkeypatch.setattr(
         cluster_probe, "probe_cluster", lambda address: {**FACTS, "access": {"http://a": "closed"}[address]}
     )
     monkeypatch.setenv("IPCNN_ADDRESS", "http://a")
-    assert answered({}).exit_code == 0
-
-
-def test_every_bad_line_has_its_advice_below(answered):
-    lines = answered({**FACTS, "access": "open"}).stdout.splitlines()
-    at = next(i for i, line in enumerate(lines) if line.startswith("wrong"))
-    assert lines[at + 1].startswith(" ") and "RAY_AUTH_MODE=token" in lines[at + 1]
+    run_command("doctor")
 
 
 @pytest.mark.slow
 def test_this_machine(tmp_path, monkeypatch):
     """The whole of it, with an embedded Ray: what is wrong here is the storage only."""
     (tmp_path / "file").touch()
-    for name in ("IPCNN_ADDRESS", "IPCNN_DATA", "IPCNN_WEIGHTS", "IPCNN_CACHE", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("IPCNN_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("IPCNN_STORAGE", str(tmp_path / "file" / "runs"))
-    done = CliRunner().invoke(app, ["--json"], catch_exceptions=False)
+    done = run_command("doctor", "--json", code=1)
     told = {line["check"]: line["state"] for line in json.loads(done.stdout)["checks"] if line["check"] != "disk"}
-    assert done.exit_code == 1
     assert told == {
         "versions": "ok",
         "authentication": "ok",

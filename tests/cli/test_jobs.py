@@ -11,11 +11,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-import typer
-from typer.testing import CliRunner
+from fakes.commands import run_command
 
-from ipcnn_ray.cli import output
-from ipcnn_ray.cli.app import app
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.on_ray import experiment_dir, job_client
 from ipcnn_ray.on_ray.job_client import ExperimentJob
@@ -23,6 +20,7 @@ from ipcnn_ray.on_ray.submission import check_shared
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.utils.paths import Paths
 
+pytestmark = pytest.mark.usefixtures("wide")
 URL = "http://head:8265"
 SPEC = """
 name: tiny
@@ -51,8 +49,7 @@ class FakeJobClient:
     def job(self, id):
         return self.known[0]
 
-    def find(self, name):
-        return self.known[0]
+    find = job
 
     def submit(self, experiment, folder, arguments, env):
         files = {path.name for path in folder.iterdir()}
@@ -80,21 +77,13 @@ def cluster(monkeypatch, tmp_path):
     return FakeJobClient
 
 
-@pytest.fixture(autouse=True)
-def paths(monkeypatch, tmp_path) -> Paths:
-    for variable in ("MLFLOW_TRACKING_URI", "IPCNN_STORAGE", "IPCNN_ADDRESS"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("IPCNN_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(output.stdout, "width", 200)
+@pytest.fixture
+def paths(home) -> Paths:
     return Paths.from_environment()
 
 
 def run(*words: str, code: int = 0) -> str:
-    done = CliRunner().invoke(app, words)
-    if done.exception and not isinstance(done.exception, SystemExit | typer.Exit):
-        raise done.exception
-    assert done.exit_code == code, done.output
-    return done.stdout
+    return run_command(*words, code=code).stdout
 
 
 @pytest.fixture

@@ -9,11 +9,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import typer
+from fakes.commands import run_command
 from mlflow import MlflowClient
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from ipcnn_ray.cli.pictures import pictures
 from ipcnn_ray.errors import DataError, IpcnnError, TrackingError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id, named_runs, resolved_yaml, run_id
@@ -23,9 +22,6 @@ from ipcnn_ray.train.run_metadata import RunRequest
 from ipcnn_ray.train.runtime import Runtime
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
-
-app = typer.Typer(pretty_exceptions_enable=False)
-app.command()(pictures)
 
 SPEC = ExperimentSpec.model_validate(
     {
@@ -70,17 +66,13 @@ def trained(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def home(trained, monkeypatch) -> Path:
-    for variable in ("MLFLOW_TRACKING_URI", "IPCNN_STORAGE", "IPCNN_CACHE", "IPCNN_DATA"):
-        monkeypatch.delenv(variable, raising=False)
+def home(home, trained, monkeypatch) -> Path:
     monkeypatch.setenv("IPCNN_HOME", str(trained))
     return trained
 
 
 def run(*words: str) -> Result:
-    done = CliRunner().invoke(app, words, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done
+    return run_command("pictures", *words)
 
 
 def artifacts(home: Path, id_: str) -> dict[str, int]:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-import typer
+from fakes.commands import run_command
 from fakes.tracker import PLAIN, FakeTracker, gradient, half_failed_search, repeated_templates, written
-from typer.testing import CliRunner
 
 from ipcnn_ray.cli import report as report_module
-from ipcnn_ray.cli.report import compare, report
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 
-app = typer.Typer(pretty_exceptions_enable=False)
-app.command()(report)
-app.command()(compare)
+pytestmark = pytest.mark.usefixtures("wide")
 
 
 @pytest.fixture
@@ -30,15 +26,8 @@ def tracker(monkeypatch) -> FakeTracker:
     return found
 
 
-@pytest.fixture(autouse=True)
-def wide(monkeypatch):
-    monkeypatch.setattr("ipcnn_ray.cli.output.stdout.width", 200)
-
-
 def run(*words: str) -> str:
-    done = CliRunner().invoke(app, words, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.stdout
+    return run_command(*words).stdout
 
 
 def test_the_page_is_written_and_stored(tracker, tmp_path):
@@ -62,8 +51,6 @@ def test_the_record_itself(tmp_path, monkeypatch):
     """Through MLflow: histories, the spec and times come back, and the page lies with the run."""
     real = MlflowTracker(f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "artifacts"))
     written(half_failed_search(3), real)
-    for variable in ("MLFLOW_TRACKING_URI", "IPCNN_STORAGE", "IPCNN_CACHE"):
-        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("IPCNN_HOME", str(tmp_path))
     run("report", "sweep", "--out", str(tmp_path / "page.html"))
     (parent,) = real.find("sweep", "sweep-12345678")

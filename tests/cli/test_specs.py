@@ -54,8 +54,6 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "specs/typo.yaml").write_text(TYPO)
     (tmp_path / "specs/sweep.yaml").write_text(SWEEP)
     monkeypatch.chdir(tmp_path)
-    for name in ("IPCNN_DATA", "COLUMNS", "FORCE_COLOR"):
-        monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
@@ -126,6 +124,11 @@ def test_plan(ipcnn):
         "in all          1001 runs of 2 workers, 24 024 steps, 384 384 images",
         "early stopping  may end a run after epoch 2",
     ]
+
+
+def test_plan_lists_the_seeds(ipcnn):
+    out = ipcnn("plan", str(ROOT / "specs/templates_repeated.yaml"))[1]
+    assert "seeds           0 to 7, every run with each of them" in out and "40 runs" in out
 
 
 def test_plan_before_the_data_is_there(ipcnn):

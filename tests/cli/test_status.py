@@ -1,4 +1,4 @@
-"""`ipcnn status` on a small record."""
+"""`ipcnn status` on a small record, also of runs that are repeated over seeds and of a Pareto search."""
 
 from __future__ import annotations
 
@@ -7,81 +7,89 @@ import re
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
+from fakes.commands import run_command
 
-from ipcnn_ray.cli.status import status
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.report.experiment_record import template_words
+from ipcnn_ray.spec.search import Objectives
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 
-app = typer.Typer(pretty_exceptions_enable=False)
-app.command()(status)
-app.callback()(lambda: None)
-
+pytestmark = pytest.mark.usefixtures("wide")
 PLAIN = {"template.shape": "none"}
 UNIFORM = {"template.shape": "uniform", "template.norm": "l2", "template.beta": "2.0", "template.gamma": "0.5"}
+NUMBERS = {"epoch": 5.0, "instability": 0.1, "val_error": 0.0625, "combined": 1.0}
+SEEDS = {"plain": (0.14, 0.15, 0.16), "l1": (0.13, 0.13, 0.15)}
+
+
+def repeated(label: str, instability: float) -> tuple[str, dict[str, str], dict[str, float], str, str]:
+    """A succeeded run; l1 has the larger error."""
+    seed, error = int(label.partition(".seed")[2] or 0), 0.2 if label.startswith("l1") else 0.1
+    combined = instability / SEEDS["plain"][seed]
+    metrics = {"epoch": 1.0, "instability": instability, "val_error": error, "combined": combined}
+    return label, PLAIN, metrics, "succeeded", ""
+
+
+EXPERIMENTS = {
+    "sweep": (
+        None,
+        [
+            ("control", PLAIN, NUMBERS, "succeeded", ""),
+            ("r1", UNIFORM, {**NUMBERS, "instability": 0.075, "combined": 0.875}, "succeeded", ""),
+            ("r2", {}, {}, "failed", "TrainingError: the loss is not finite"),
+        ],
+    ),
+    "single": (None, []),
+    "seeds": (
+        Objectives(("combined",), (), "plain"),
+        [repeated(f"{name}.seed{seed}", values[seed]) for name, values in SEEDS.items() for seed in range(3)],
+    ),
+    "front": (Objectives(("instability", "val_error"), (), "plain"), [repeated("plain", 0.14), repeated("l1", 0.13)]),
+}
+"""Name -> objectives, runs."""
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory) -> Path:
-    """A home with two experiments: one of three runs, one of which failed; one that has no runs yet."""
+    """A home with an experiment of which a run failed, one without runs, one with three seeds, a Pareto search."""
     home = tmp_path_factory.mktemp("home")
     tracker = MlflowTracker(f"sqlite:///{home}/mlflow.db", str(home / "artifacts"))
-    tracker.prepare("sweep")
-    parent = tracker.open_parent("sweep", "sweep-12345678")
-    numbers = {"epoch": 5.0, "instability": 0.1, "val_error": 0.0625, "combined": 1.0}
-    for label, params, metrics, state, why in [
-        ("control", PLAIN, numbers, "succeeded", ""),
-        ("r1", UNIFORM, {**numbers, "instability": 0.075, "combined": 0.875}, "succeeded", ""),
-        ("r2", {}, {}, "failed", "TrainingError: the loss is not finite"),
-    ]:
-        run = tracker.open_child("sweep", f"sweep-12345678-{label}", parent.handle)
-        run.log_params(params)
-        run.log_metrics([metrics] if metrics else [])
-        run.set_state(state, why)
-    parent.set_state("failed", "1 of 3 runs failed")
-    tracker.prepare("single")
-    tracker.open_parent("single", "single-87654321")
+    for name, (objectives, runs) in EXPERIMENTS.items():
+        identity = f"{name}-{'87654321' if name == 'single' else '12345678'}"
+        tracker.prepare(name)
+        parent = tracker.open_parent(name, identity)
+        for label, params, metrics, state, why in runs:
+            run = tracker.open_child(name, f"{identity}-{label}", parent.handle)
+            run.log_params(params)
+            run.log_metrics([metrics] if metrics else [])
+            run.set_tags({"ipcnn.seed": label.partition(".seed")[2] or "0"})
+            run.set_state(state, why)
+        if objectives is not None:
+            parent.set_tags(objectives.tags())
+        if name == "sweep":
+            parent.set_state("failed", "1 of 3 runs failed")
     return home
 
 
 @pytest.fixture
-def home(recorded, monkeypatch) -> Path:
-    for variable in ("MLFLOW_TRACKING_URI", "IPCNN_STORAGE", "IPCNN_CACHE"):
-        monkeypatch.delenv(variable, raising=False)
+def home(home, recorded, monkeypatch) -> Path:
     monkeypatch.setenv("IPCNN_HOME", str(recorded))
-    monkeypatch.setenv("COLUMNS", "200")
     return recorded
 
 
-@pytest.fixture
-def empty(tmp_path, monkeypatch) -> Path:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("IPCNN_HOME", str(tmp_path / "nothing"))
-    return tmp_path / "nothing"
-
-
 def run(*words: str) -> str:
-    done = CliRunner().invoke(app, words, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.stdout
+    return run_command("status", *words).stdout
 
 
 def cells(line: str) -> list[str]:
     return re.split(r"\s{2,}", line.strip())
 
 
-@pytest.fixture(autouse=True)
-def wide(monkeypatch):
-    """As wide as it takes: what is piped is cut nowhere."""
-    monkeypatch.setattr("ipcnn_ray.cli.output.stdout.width", 200)
-
-
 def test_experiments(home):
-    header, *rows = [cells(line) for line in run("status").splitlines()]
+    header, *rows = [cells(line) for line in run().splitlines()]
     assert header == ["experiment", "state", "runs", "best", "combined", "why"]
-    assert rows == [
+    assert [row[0].partition("-")[0] for row in rows] == ["front", "seeds", "single", "sweep"]
+    assert "plain, plain" in rows[0]  # the templates of both on the front
+    assert rows[2:] == [
         ["single-87654321", "queued", "1 queued", "-", "-"],
         ["sweep-12345678", "failed", "2 succeeded, 1 failed", "uniform L2 β2 γ0.5", "0.875", "1 of 3 runs failed"],
     ]
@@ -89,7 +97,7 @@ def test_experiments(home):
 
 @pytest.mark.parametrize("wanted", ["sweep", "sweep-12345678"])
 def test_runs_of_an_experiment(home, wanted):
-    header, *lines = run("status", wanted).splitlines()
+    header, *lines = run(wanted).splitlines()
     assert cells(header) == ["run", "template", "state", "epoch", "instability", "error", "combined"]
     assert [cells(line) for line in lines[:3]] == [
         ["control", "plain", "succeeded", "5", "0.1000", "6.25%", "1.000"],
@@ -100,14 +108,14 @@ def test_runs_of_an_experiment(home, wanted):
 
 
 def test_one_run(home):
-    assert len(run("status", "sweep-12345678-r1").splitlines()) == 2
+    assert len(run("sweep-12345678-r1").splitlines()) == 2
 
 
 def test_json(home):
-    single, sweep = json.loads(run("status", "--json"))
+    *_, single, sweep = json.loads(run("--json"))
     assert single["experiment"] == "single-87654321"
     assert (sweep["state"], sweep["runs"]) == ("failed", {"succeeded": 2, "failed": 1})
-    runs = json.loads(run("status", "sweep", "--json"))
+    runs = json.loads(run("sweep", "--json"))
     assert [one["run"] for one in runs] == [f"sweep-12345678-{label}" for label in ("control", "r1", "r2")]
     assert runs[1]["metrics"] == {"epoch": 5.0, "instability": 0.075, "val_error": 0.0625, "combined": 0.875}
     assert runs[2]["why"] == "TrainingError: the loss is not finite"
@@ -118,19 +126,21 @@ def test_json(home):
     [
         ("sweeep", "Did you mean 'sweep'?"),
         ("sweep-12345679", "Did you mean 'sweep-12345678'?"),
-        ("zzz", r"Recorded: single, sweep\."),
+        ("zzz", r"Recorded: front, seeds, single, sweep\."),
     ],
 )
 def test_an_experiment_that_is_not_recorded(home, wanted, advice):
     with pytest.raises(IpcnnError, match=rf"no experiment and no run is recorded as '{wanted}'\n{advice}"):
-        run("status", wanted)
+        run(wanted)
 
 
-def test_nothing_is_recorded_yet(empty):
-    assert run("status") == f"nothing is recorded yet in sqlite:///{empty}/mlflow.db\n"
-    assert json.loads(run("status", "--json")) == []
+def test_nothing_is_recorded_yet(home, tmp_path, monkeypatch):
+    empty = tmp_path / "nothing"
+    monkeypatch.setenv("IPCNN_HOME", str(empty))
+    assert run() == f"nothing is recorded yet in sqlite:///{empty}/mlflow.db\n"
+    assert json.loads(run("--json")) == []
     with pytest.raises(IpcnnError, match="Nothing is recorded yet"):
-        run("status", "sweep")
+        run("sweep")
     assert not empty.exists()
 
 
@@ -138,3 +148,32 @@ def test_templates_in_words():
     gradient = {"template.shape": "gradient", "template.norm": "l1", "template.beta": "4.0", "template.tau": "0.01"}
     assert template_words({"train.epochs": "3", **gradient}) == "L1 β4 τ0.01"
     assert template_words({"template.shape": "star", "template.points": "5"}) == "shape star points 5"
+
+
+def test_settings_have_their_spread_below_their_runs(home):
+    text = run("seeds")
+    lines = [line.split() for line in text.splitlines()]
+    # l1 less plain: -.01 -.02 -.01, all on one side: 2 of the 8 choices of signs.
+    # Mean -.01333, sd .00577, t .975 for 2 degrees of freedom 4.3027: -.01333 +- 4.3027 * .00577 / sqrt 3.
+    row = next(line for line in lines if line[:3] == ["l1", "-", "plain"] and line[3].startswith("-0.0133"))
+    assert row[3:11] == ["-0.0133", "±", "0.0058", "-0.0277", "to", "+0.0010", "0.25", "0.25"]
+    assert "these seeds cannot tell a difference from luck" in " ".join(text.split())
+
+
+def test_json_has_settings_with_their_comparisons(home):
+    runs = json.loads(run("seeds", "--json"))
+    assert [(one["run"].rpartition("-")[2], one["seed"]) for one in runs[:2]] == [
+        ("plain.seed0", 0),
+        ("plain.seed1", 1),
+    ]
+    group = runs[-1]["group"]
+    assert (group["group"], group["seeds"], group["wins"]) == ("l1", [0, 1, 2], True)
+    assert group["metrics"]["instability"]["mean"] == pytest.approx(0.41 / 3)
+    instability = next(one for one in group["comparisons"] if one["measure"] == "instability")
+    assert (instability["p_exact"], instability["smallest_holm_exact"]) == (0.25, 0.25)
+    assert instability["verdict"] == "too few seeds"
+
+
+def test_the_front_of_a_pareto_search(home):
+    told = "Pareto front over instability, val_error (no run is better in one and as good in the rest): l1, plain."
+    assert told in run("front")

@@ -6,13 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
+from fakes.commands import run_command
 
-from ipcnn_ray.cli.submit import submit as submit_command
 from ipcnn_ray.errors import TrackingError
 
 SPEC = """
@@ -29,8 +26,8 @@ search:
 """
 
 
-def submit(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "IPCNN_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+def submit(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
     return subprocess.run(
         [sys.executable, "-c", "from ipcnn_ray.cli.app import main; main()", "submit", *arguments],
         capture_output=True,
@@ -44,36 +41,33 @@ def submit(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_search_from_spec_to_ranking_and_the_same_again(tmp_path):
     spec = tmp_path / "tiny.yaml"
     spec.write_text(SPEC)
-    first = submit(tmp_path / "home", str(spec), "--json")
+    first = submit(str(spec), "--json")
     assert first.returncode == 0, first.stderr
     outcome = json.loads(first.stdout)
     assert outcome["control"] == "plain"
     runs = {run["run_id"].rsplit("-", 1)[1]: run for run in outcome["runs"]}
     assert len(runs) == 2 and {run["state"] for run in runs.values()} == {"succeeded"}
     assert runs["plain"]["metrics"]["combined"] == 1.0
-    again = submit(tmp_path / "home", str(spec), "--json")
+    again = submit(str(spec), "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == outcome
 
 
-def test_a_wrong_spec_starts_nothing(tmp_path):
+def test_a_wrong_spec_starts_nothing(home, tmp_path, ipcnn):
     spec = tmp_path / "wrong.yaml"
     spec.write_text(SPEC.replace("compact", "compakt"))
-    done = submit(tmp_path / "home", str(spec))
-    assert done.returncode == 2
-    assert f"{spec}:4  model.network = 'compakt'" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "home").exists()
+    code, out, err = ipcnn("submit", spec)
+    assert (code, out) == (2, "")
+    assert f"{spec}:4  model.network = 'compakt'" in err
+    assert "Traceback" not in err
+    assert not home.exists()
 
 
-def test_an_unwritable_storage_is_reported_before_anything_starts(tmp_path, monkeypatch):
+def test_an_unwritable_storage_is_reported_before_anything_starts(home, tmp_path, monkeypatch):
     spec = tmp_path / "tiny.yaml"
     spec.write_text(SPEC)
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("IPCNN_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("IPCNN_STORAGE", str(tmp_path / "file"))
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(submit_command)
     with pytest.raises(TrackingError, match=r"storage .*/file: preflight-.*\n.*set IPCNN_STORAGE to another place"):
-        CliRunner().invoke(app, [str(spec)], catch_exceptions=False)
-    assert not (tmp_path / "home").exists()
+        run_command("submit", spec)
+    assert not home.exists()

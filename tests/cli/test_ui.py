@@ -11,29 +11,14 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
+from fakes.commands import run_command
 
-from ipcnn_ray.cli.ui import ui
 from ipcnn_ray.errors import IpcnnError, TrackingError
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 
-app = typer.Typer(pretty_exceptions_enable=False)
-app.command()(ui)
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch) -> Path:
-    for variable in ("MLFLOW_TRACKING_URI", "IPCNN_STORAGE", "IPCNN_CACHE"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("IPCNN_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
 
 def run(*words: str) -> str:
-    done = CliRunner().invoke(app, words, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.stdout
+    return run_command("ui", *words).stdout
 
 
 def test_nothing_is_recorded_yet(home):
@@ -73,39 +58,42 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_ui_serves_the_record_and_ends_with_its_process(home, number):
+def test_the_ui_serves_the_record_and_ends_with_its_process(home):
     tracker = MlflowTracker(f"sqlite:///{home}/mlflow.db", str(home / "artifacts"))
     tracker.prepare("single")
     tracker.open_parent("single", "single-87654321")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     # A process that a shell starts in the background ignores Ctrl-C.
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     script = f"{heed}; import typer; from ipcnn_ray.cli.ui import ui; typer.run(ui)"
-    command = [sys.executable, "-c", script, "--port", str(port)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
+    servers = {}
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        url = child.stdout.readline().split()[0]
-        wait_until_healthy(opener, url, child)
-        assert b"<title>MLflow</title>" in opener.open(url, timeout=30).read()
-        remote = MlflowTracker(url)
-        assert remote.experiments() == ["single"]
-        (run,) = remote.find("single")
-        for _ in range(2):
-            remote.attach(run.handle).log_metrics([{"epoch": 1.0, "val_error": 0.5}])
-        assert remote.find("single")[0].metrics == {"epoch": 1.0, "val_error": 0.5}
-        family = [child.pid, *children(child.pid)]
-        child.send_signal(number)
-        child.wait(60)
+        probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+        for number, probe in zip((signal.SIGINT, signal.SIGTERM), probes, strict=True):
+            command = [sys.executable, "-c", script, "--port", str(probe.getsockname()[1])]
+            probe.close()
+            servers[number] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        for number, child in servers.items():
+            assert child.stdout is not None
+            url = child.stdout.readline().split()[0]
+            wait_until_healthy(opener, url, child)
+            assert b"<title>MLflow</title>" in opener.open(url, timeout=30).read()
+            remote = MlflowTracker(url)
+            assert remote.experiments() == ["single"]
+            (run,) = remote.find("single")
+            for _ in range(2):
+                remote.attach(run.handle).log_metrics([{"epoch": 1.0, "val_error": 0.5}])
+            assert remote.find("single")[0].metrics == {"epoch": 1.0, "val_error": 0.5}
+            family = [child.pid, *children(child.pid)]
+            child.send_signal(number)
+            child.wait(60)
+            assert [pid for pid in family if Path(f"/proc/{pid}").exists()] == []
+            with pytest.raises(OSError, match="refused"):
+                opener.open(url, timeout=5)
     finally:
-        child.kill()
-        child.communicate()
-    assert [pid for pid in family if Path(f"/proc/{pid}").exists()] == []
-    with pytest.raises(OSError, match="refused"):
-        opener.open(url, timeout=5)
+        for child in servers.values():
+            child.kill()
+            child.communicate()
 
 
 def wait_until_healthy(opener: urllib.request.OpenerDirector, url: str, child: subprocess.Popen[str]) -> None:
