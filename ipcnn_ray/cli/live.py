@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ipcnn_ray.cli.output import CountedProgress, format_clock
+from ipcnn_ray.cli.output import CountedProgress, format_clock, format_metric
 from ipcnn_ray.on_ray.events import (
     DataProgress,
     EpochDone,
@@ -32,6 +33,14 @@ from ipcnn_ray.utils.text import counted
 
 QUIET_S, FIRST_S = 20.0, 4.0
 """Seconds between progress lines of a run when piped; delay before the first of each stage of its first epoch."""
+TABLE_METRICS = {
+    "train_loss": ".3f",
+    "filter_loss": ".2f",
+    "val_error": ".1%",
+    "instability": ".4f",
+    "images_per_second": ".0f",
+}
+"""Metrics of the live table -> their formats."""
 
 
 @dataclass
@@ -43,11 +52,6 @@ class _Row:
     stage: ProgressUpdate | None = None
     printed_at: float = 0.0
     """Time of its last line, when piped."""
-
-
-def _number(metrics: Mapping[str, float], key: str, form: str, scale: float = 1.0) -> str:
-    value = metrics.get(key)
-    return "-" if value is None else format(value * scale, form)
 
 
 def _format_stage(row: _Row) -> str:
@@ -130,22 +134,20 @@ class Progress:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _epoch_line(self, label: str, row: _Row) -> str:
-        m = row.metrics
+        metric = partial(format_metric, row.metrics)
         return (
-            f"{label:<12} epoch {int(m.get('epoch', 0))}/{row.epochs}"
-            f"  loss {_number(m, 'train_loss', '.3f')}  filter {_number(m, 'filter_loss', '.2f')}"
-            f"  error {_number(m, 'val_error', '.1f', 100)}%  instability {_number(m, 'instability', '.4f')}"
-            f"  {_number(m, 'images_per_second', '.0f')} img/s  {self._left(row)} left"
+            f"{label:<12} epoch {int(row.metrics.get('epoch', 0))}/{row.epochs}"
+            f"  loss {metric('train_loss', '.3f')}  filter {metric('filter_loss', '.2f')}"
+            f"  error {metric('val_error', '.1f', 100)}%  instability {metric('instability', '.4f')}"
+            f"  {metric('images_per_second', '.0f')} img/s  {self._left(row)} left"
         )
 
     def _end_line(self, run: RunSummary) -> str:
         m = run.metrics
         parts = [f"{run.label:<12} {run.state}"]
         if "val_error" in m:
-            parts.append(
-                f"error {_number(m, 'val_error', '.1f', 100)}%  instability {_number(m, 'instability', '.4f')}"
-            )
-        parts += [f"{goal} {_number(m, goal, '.3f')}" for goal in self.goals if goal in m]
+            parts += [f"error {m['val_error']:.1%}", f"instability {format_metric(m, 'instability', '.4f')}"]
+        parts += [f"{goal} {format_metric(m, goal, '.3f')}" for goal in self.goals if goal in m]
         if run.cause:
             parts.append(run.cause)
         return "  ".join(parts)
@@ -163,16 +165,7 @@ class Progress:
         for name in ("run", "epoch", "now", "loss", "filter", "error", "instab.", "img/s", "left"):
             table.add_column(name, justify="left" if name in ("run", "now") else "right", no_wrap=True)
         for label, row in self.rows.items():
-            m = row.metrics
-            table.add_row(
-                label,
-                f"{int(m.get('epoch', 0))}/{row.epochs}",
-                _format_stage(row),
-                _number(m, "train_loss", ".3f"),
-                _number(m, "filter_loss", ".2f"),
-                _number(m, "val_error", ".1f", 100) + ("%" if "val_error" in m else ""),
-                _number(m, "instability", ".4f"),
-                _number(m, "images_per_second", ".0f"),
-                self._left(row),
-            )
+            epoch = f"{int(row.metrics.get('epoch', 0))}/{row.epochs}"
+            numbers = [format_metric(row.metrics, metric, form) for metric, form in TABLE_METRICS.items()]
+            table.add_row(label, epoch, _format_stage(row), *numbers, self._left(row))
         return Group(head, table)

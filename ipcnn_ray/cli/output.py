@@ -147,6 +147,11 @@ class CountedProgress:
             self.show(f"{self.label} {format_count(done)} of {format_count(total)} {self.unit}")
 
 
+def format_metric(metrics: Mapping[str, float], key: str, form: str, scale: float = 1.0) -> str:
+    """A metric in a format such as `.3f`, multiplied by `scale`; `-` without it."""
+    return format(metrics[key] * scale, form) if key in metrics else "-"
+
+
 def format_count(number: int) -> str:
     """12 345"""
     return f"{number:,}".replace(",", " ")

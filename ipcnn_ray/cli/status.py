@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, cast, get_args
 
@@ -118,16 +118,6 @@ def _experiment_row(parent: RecordedRun, trials: Sequence[RecordedRun]) -> list[
 
 
 def _run_row(run: RecordedRun) -> list[str]:
-    return [
-        run.label,
-        run.template,
-        run.state,
-        _number(run.metrics, "epoch", ".0f"),
-        _number(run.metrics, "instability", ".4f"),
-        _number(run.metrics, "val_error", ".2%"),
-        _number(run.metrics, "combined", ".3f"),
-    ]
-
-
-def _number(metrics: Mapping[str, float], key: str, form: str) -> str:
-    return format(metrics[key], form) if key in metrics else "-"
+    formats = {"epoch": ".0f", "instability": ".4f", "val_error": ".2%", "combined": ".3f"}
+    numbers = [output.format_metric(run.metrics, metric, form) for metric, form in formats.items()]
+    return [run.label, run.template, run.state, *numbers]

@@ -90,23 +90,12 @@ class Differences:
         tables = []
         for measure in dict.fromkeys(pair.comparison.measure for pair in self.pairs):
             rows = []
-            for pair in self.pairs:
+            for pair in [pair for pair in self.pairs if pair.comparison.measure == measure]:
                 one = pair.comparison
-                if one.measure != measure:
-                    continue
                 mine, first = (spread_words(measure, group.spreads.get(measure)) for group in pair.groups)
                 numbers = [str(one.difference.n), first, mine, spread_words(measure, one.difference, sign=True)]
-                rows.append(
-                    [
-                        pair.setting,
-                        f"{letters[pair.side]} - A",
-                        *numbers,
-                        interval_words(measure, one.interval),
-                        p_words(one.p_exact),
-                        p_words(one.holm_exact),
-                        one.verdict,
-                    ]
-                )
+                tests = [interval_words(measure, one.interval), p_words(one.p_exact), p_words(one.holm_exact)]
+                rows.append([pair.setting, f"{letters[pair.side]} - A", *numbers, *tests, one.verdict])
             tables.append((HEADS.get(measure, measure), Table(columns, rows, columns[2:9])))
         return tables
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 from ipcnn_ray.core.statistics import Spread, sign_flip_p, smallest_p, spread
@@ -39,13 +38,9 @@ UNPUBLISHED = "not printed"
 class Setting(NamedTuple):
     """One setting of one experiment, with its runs."""
 
-    experiment: str
+    name: str
     group: Group
-    runs: tuple[ReportedRun, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.experiment}-{self.group.name}"
+    runs: Sequence[ReportedRun]
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -86,38 +81,25 @@ def animal_categories(params: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(filter(None, params.get("data.category", "").split(", ")))
 
 
-@dataclass(frozen=True)
-class SettingIndex:
-    """Settings of all experiments by the cell of a table that they belong to."""
+Index = Mapping[tuple[str, ...], Sequence[Setting]]
+"""Cell of a table -> the settings that belong to it. The first is shown: photographs before drawn images, complete
+weights before partial ones and none, succeeded before failed; then in the order of experiments and their rankings."""
 
-    by_key: Mapping[tuple[str, ...], tuple[Setting, ...]]
-    """The first is shown: photographs before drawn images, complete weights before partial ones and none, succeeded
-    before failed; then in the order of the experiments and of their rankings."""
 
-    @classmethod
-    def of(
-        cls, experiments: Sequence[Experiment], key_of: Callable[[ReportedRun], tuple[str, ...] | None]
-    ) -> SettingIndex:
-        """`key_of` returns the cell of a run, or None if it belongs to none."""
-        by_key: dict[tuple[str, ...], list[Setting]] = {}
-        for experiment in experiments:
-            for group in experiment.ranking.groups:
-                runs = tuple(experiment.by_group[group.name])
-                if (key := key_of(runs[0])) is not None:
-                    by_key.setdefault(key, []).append(Setting(experiment.name, group, runs))
-        return cls({key: tuple(sorted(settings, key=_precedence)) for key, settings in by_key.items()})
+def index_settings(experiments: Sequence[Experiment], key_of: Callable[[ReportedRun], tuple[str, ...] | None]) -> Index:
+    """Settings of all experiments by cell. `key_of` returns the cell of a run, or None if it belongs to none."""
+    index: dict[tuple[str, ...], list[Setting]] = {}
+    for experiment in experiments:
+        for group in experiment.ranking.groups:
+            runs = experiment.by_group[group.name]
+            if (key := key_of(runs[0])) is not None:
+                index.setdefault(key, []).append(Setting(f"{experiment.name}-{group.name}", group, runs))
+    return {key: sorted(settings, key=_precedence) for key, settings in index.items()}
 
-    def get(self, *key: str) -> Setting | None:
-        """The setting to show."""
-        return next(iter(self.by_key.get(key, ())), None)
 
-    def duplicates(self) -> list[str]:
-        """A sentence for each cell that several settings fit, with the one shown."""
-        return [
-            f"{' '.join(key)}: {len(settings)} settings fit, shown is {settings[0].name}."
-            for key, settings in self.by_key.items()
-            if len(settings) > 1
-        ]
+def _shown(index: Index, *key: str) -> Setting | None:
+    """The setting to show in a cell."""
+    return next(iter(index.get(key, ())), None)
 
 
 def _precedence(setting: Setting) -> tuple[bool, bool, bool, bool]:
@@ -177,7 +159,12 @@ def _brackets(marks: Iterable[str]) -> str:
 
 def paper_chapter(experiments: Sequence[Experiment]) -> Chapter:
     """Tables 1 to 5 of the part-template paper, and the numbers of Zhang et al."""
-    index = SettingIndex.of(experiments, part_template_key)
+    index = index_settings(experiments, part_template_key)
+    duplicates = [
+        f"{' '.join(key)}: {len(settings)} settings fit, shown is {settings[0].name}."
+        for key, settings in index.items()
+        if len(settings) > 1
+    ]
     midway, final = ("none", "l1"), ("uniform_l1", "l2", "uniform_l2")
     blocks: list[Block] = [
         _category_table("table1", "Table 1. Location instability, plain and L1", index, "instability", midway),
@@ -191,16 +178,16 @@ def paper_chapter(experiments: Sequence[Experiment]) -> Chapter:
                 f"{MISSING}: no such run is recorded. {UNPUBLISHED}: the paper has no such number. ±: standard "
                 "deviation over seeds, n their number. (2 of 6): the mean of so many categories only.",
                 "Letters behind a number: " + "; ".join(f"{mark}: {words}" for mark, words in MARKS.items()) + ".",
-                *index.duplicates(),
+                *duplicates,
             )
         ),
     ]
     return Chapter("The papers' tables", blocks, starts_line=True)
 
 
-def _all_networks(index: SettingIndex) -> dict[str, str]:
+def _all_networks(index: Index) -> dict[str, str]:
     """Our name -> title: the papers' networks, then all others that were trained."""
-    return {**NETWORKS, **{key[0]: key[0] for key in sorted(index.by_key) if key[0] not in NETWORKS}}
+    return {**NETWORKS, **{key[0]: key[0] for key in sorted(index) if key[0] not in NETWORKS}}
 
 
 def model_name(network: str, template: str) -> str:
@@ -209,14 +196,14 @@ def model_name(network: str, template: str) -> str:
     return f"{NETWORKS.get(network, network)} ({word})" if word else NETWORKS.get(network, network)
 
 
-def _category_table(name: str, title: str, index: SettingIndex, measure: str, templates: Sequence[str]) -> TableBlock:
+def _category_table(name: str, title: str, index: Index, measure: str, templates: Sequence[str]) -> TableBlock:
     rows = []
     for network in _all_networks(index):
         for template in templates:
             model = model_name(network, template)
             if network in NETWORKS:
                 rows.append([model, PUBLISHED, *_published(measure, network, template)])
-            settings = [index.get(network, template, category) for category in CATEGORIES]
+            settings = [_shown(index, network, template, category) for category in CATEGORIES]
             if network in NETWORKS or any(settings):
                 cells = [format_cell(setting, measure) for setting in settings]
                 rows.append([model, OURS, *cells, format_average(settings, measure)])
@@ -236,7 +223,7 @@ def _published(measure: str, network: str, template: str) -> list[str]:
     return [*[UNPUBLISHED] * len(CATEGORIES), f"{row.accuracy:.1f}"]
 
 
-def _norm_table(index: SettingIndex) -> TableBlock:
+def _norm_table(index: Index) -> TableBlock:
     """Table 4, with a significance test that the paper does not have."""
     columns = ("model", "numbers", "L1-norm", "L2-norm", "improvement", "pairs", "p", "verdict")
     rows = []
@@ -268,12 +255,12 @@ def _norm_table(index: SettingIndex) -> TableBlock:
     return TableBlock("table4", title, caption, Table(columns, rows, columns[2:7]))
 
 
-def _norm_pairs(index: SettingIndex, network: str) -> tuple[list[tuple[float, float]], list[str]]:
+def _norm_pairs(index: Index, network: str) -> tuple[list[tuple[float, float]], list[str]]:
     """Pairs (L1, L2) of equal category and seed, and the marks of their settings."""
     pairs: list[tuple[float, float]] = []
     marks: dict[str, None] = {}
     for category in CATEGORIES:
-        l1, l2 = index.get(network, "l1", category), index.get(network, "l2", category)
+        l1, l2 = (_shown(index, network, norm, category) for norm in ("l1", "l2"))
         if l1 and l2:
             by_seed_l1, by_seed_l2 = l1.group.values("instability"), l2.group.values("instability")
             common = [(value, by_seed_l2[seed]) for seed, value in by_seed_l1.items() if seed in by_seed_l2]
@@ -292,14 +279,14 @@ def _zhang_key(run: ReportedRun) -> tuple[str, ...] | None:
 
 
 def _zhang_table(experiments: Sequence[Experiment]) -> TableBlock:
-    index = SettingIndex.of(experiments, _zhang_key)
+    index = index_settings(experiments, _zhang_key)
     columns = ("measure", "network", "original", "original, ours", "interpretable", "interpretable, ours")
     rows = []
     for key, (title, measure, kind) in ZHANG_TABLES.items():
         printed = cast("Mapping[str, published.Zhang]", published.ZHANG[key])
         digits = 2 if measure == "accuracy" else 3
         several = "several" if "several" in key else "one"
-        others = sorted({where[0] for where in index.by_key if where[2:4] == (kind, several)} - set(printed))
+        others = sorted({where[0] for where in index if where[2:4] == (kind, several)} - set(printed))
         for network in (*printed, *others):
             theirs = [f"{value:.{digits}f}" for value in printed[network]] if network in printed else [UNPUBLISHED] * 2
             ours = [_zhang_cell(index, network, which, kind, several, measure) for which in published.Zhang._fields]
@@ -315,10 +302,10 @@ def _zhang_table(experiments: Sequence[Experiment]) -> TableBlock:
     return TableBlock("zhang", title, caption, Table(columns, rows, columns[2:]))
 
 
-def _zhang_cell(index: SettingIndex, network: str, template: str, kind: str, several: str, metric: str) -> str:
+def _zhang_cell(index: Index, network: str, template: str, kind: str, several: str, metric: str) -> str:
     """Our number; the mean over the categories if several were trained."""
     key = (network, template, kind, several)
-    settings = [candidates[0] for candidate_key, candidates in index.by_key.items() if candidate_key[:4] == key]
+    settings = [candidates[0] for candidate_key, candidates in index.items() if candidate_key[:4] == key]
     measured = [(setting, spread_) for setting in settings if (spread_ := measured_spread(setting, metric)) is not None]
     if len(measured) < 2:
         text = format_cell(measured[0][0] if measured else next(iter(settings), None), metric)

@@ -82,7 +82,8 @@ class Ranking:
             else:
                 cells.append(number("epoch", group.means.get("epoch")))
             template = group.template + (" (control)" if group.name == control else "")
-            rows.append([group.name, template, *cells, state(self, group)])
+            marks = ["beyond a bound"] * bool(group.violated) + ["front"] * (group.wins and len(goals) > 1)
+            rows.append([group.name, template, *cells, ", ".join([group.state, *marks])])
         return Table(("run", "template", *numbers, "state"), rows, numbers)
 
     @property
@@ -98,17 +99,11 @@ class Ranking:
         shown += self.among if self._few else []
         tables = []
         for measure in dict.fromkeys(one.measure for one in shown):
-            rows = [
-                [
-                    f"{one.one} - {one.other}",
-                    spread_words(measure, one.difference, sign=True),
-                    interval_words(measure, one.interval),
-                    *map(p_words, (one.p_exact, one.holm_exact, one.p_t, one.holm_t)),
-                    one.verdict,
-                ]
-                for one in shown
-                if one.measure == measure
-            ]
+            rows = []
+            for one in [one for one in shown if one.measure == measure]:
+                difference = [spread_words(measure, one.difference, sign=True), interval_words(measure, one.interval)]
+                tests = map(p_words, (one.p_exact, one.holm_exact, one.p_t, one.holm_t))
+                rows.append([f"{one.one} - {one.other}", *difference, *tests, one.verdict])
             tables.append(Table((HEADS.get(measure, measure), *SIGNIFICANCE_COLUMNS), rows, SIGNIFICANCE_COLUMNS[:6]))
         return tables
 
@@ -215,16 +210,6 @@ def _limit(seeds: int, family: int) -> str:
     corrected = f", {p_words(min(1.0, family * least))} after the correction for {family}" if family > 1 else ""
     text = f"With {seeds} seeds p is at least {p_words(least)} (2/2^{seeds}){corrected}"
     return f"{text}: these seeds cannot tell a difference from luck, {needed} could." if needed > seeds else f"{text}."
-
-
-def state(ranking: Ranking, group: Group) -> str:
-    """State of a setting, with `beyond a bound` or `front` where that applies."""
-    marks = []
-    if group.violated:
-        marks.append("beyond a bound")
-    if group.wins and len(ranking.objectives.goals) > 1:
-        marks.append("front")
-    return ", ".join([group.state, *marks])
 
 
 def number(measure: str, value: float | None, *, sign: bool = False) -> str:

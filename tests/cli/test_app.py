@@ -22,14 +22,12 @@ def imported_by(statement: str) -> set[str]:
 
 def test_the_command_starts_without_what_it_may_not_need():
     assert imported_by("import ipcnn_ray.cli.app") == set()
+    assert "numpy" in imported_by("import ipcnn_ray.report.style")  # the look itself
 
 
+@pytest.mark.slow
 def test_a_network_of_the_table_is_built_without_torchvision():
     assert "torchvision" not in imported_by("import ipcnn_ray.models.build")
-
-
-def test_the_look_itself():
-    assert "numpy" in imported_by("import ipcnn_ray.report.style")
 
 
 @pytest.mark.parametrize(

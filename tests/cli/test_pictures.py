@@ -44,9 +44,10 @@ EXPERIMENT = experiment_id(SPEC)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
+def trained(tmp_path_factory, empty_record) -> Path:
     """A home with an experiment of three runs, the last of which failed; one of which nothing but a run is there."""
     home = tmp_path_factory.mktemp("home")
+    shutil.copy(empty_record, home)
     paths = Paths.from_environment({"IPCNN_HOME": str(home)})
     tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
     tracker.prepare("sweep")

@@ -20,37 +20,29 @@ template: {shape: gradient, norm: l1, beta: 2}
 train: {epochs: 1, batch_size: 16, learning_rate: 0.01}
 compute: {models: none}
 search:
-  kind: grid
-  runs: [{name: plain, set: {template: {shape: none}}}]
-  grid: {template.beta: [4]}
+  kind: named
+  runs: [{name: plain, set: {template: {shape: none}}}, {name: l1}]
 """
-
-
-def submit(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    return subprocess.run(
-        [sys.executable, "-c", "from ipcnn_ray.cli.app import main; main()", "submit", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=240,
-    )
 
 
 @pytest.mark.slow
 def test_a_search_from_spec_to_ranking_and_the_same_again(tmp_path):
     spec = tmp_path / "tiny.yaml"
     spec.write_text(SPEC)
-    first = submit(str(spec), "--json")
+    first = subprocess.run(
+        [sys.executable, "-m", "ipcnn_ray.cli.app", "submit", str(spec), "--json"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"},
+        timeout=500,
+    )
     assert first.returncode == 0, first.stderr
     outcome = json.loads(first.stdout)
     assert outcome["control"] == "plain"
     runs = {run["run_id"].rsplit("-", 1)[1]: run for run in outcome["runs"]}
     assert len(runs) == 2 and {run["state"] for run in runs.values()} == {"succeeded"}
     assert runs["plain"]["metrics"]["combined"] == 1.0
-    again = submit(str(spec), "--json")
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout) == outcome
+    assert json.loads(run_command("submit", spec, "--json").stdout) == outcome
 
 
 def test_a_wrong_spec_starts_nothing(home, tmp_path, ipcnn):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -58,7 +59,9 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_the_ui_serves_the_record_and_ends_with_its_process(home):
+def test_the_ui_serves_the_record_and_ends_with_its_process(home, empty_record):
+    home.mkdir()
+    shutil.copy(empty_record, home)
     tracker = MlflowTracker(f"sqlite:///{home}/mlflow.db", str(home / "artifacts"))
     tracker.prepare("single")
     tracker.open_parent("single", "single-87654321")

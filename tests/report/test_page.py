@@ -22,10 +22,14 @@ from ipcnn_ray.report.search_figures import CELLS, _edges, trials_of
 from ipcnn_ray.report.tradeoff import correlation
 
 
+def page_of(tracker: FakeTracker, *names: str) -> Page:
+    """The report on some experiments of a record, or on all."""
+    return build_page(read_experiments(tracker, names or tracker.experiments()))
+
+
 @pytest.fixture(scope="module")
 def half_failed() -> Page:
-    tracker = half_failed_search(60)
-    return build_page(read_experiments(tracker, ["sweep"]))
+    return page_of(half_failed_search(60))
 
 
 def blocks(page: Page, kind: str) -> dict[str, object]:
@@ -49,26 +53,27 @@ def test_a_search_that_a_person_interrupted_is_not_called_stopped_early():
     tracker = half_failed_search(2)
     why = "interrupted; submitted again, it goes on"
     tracker.child("sweep", "r0000000f", uniform("l2"), epochs=1, state="stopped", why=why, origin="sampled")
-    html = build_page(read_experiments(tracker, ["sweep"])).html
+    html = page_of(tracker, "sweep").html
     assert "0 trained to the end, 2 stopped before, 1 without a number" in html
     assert "Early stopping ended 1 of 1 trials" in html
 
 
-def test_no_table_hides_rows_in_a_page_that_is_printed_or_looked_at(half_failed):
+def test_no_table_hides_rows_in_a_page_that_is_printed_or_looked_at(half_failed, monkeypatch):
     """A box of fixed height hides our own rows, which stand last, on a screen whose scrollbars hide themselves. Only
     tables too long to look at have one, and they say so."""
     rows = {name: len(table.table.rows) for name, table in blocks(half_failed, "tables").items()}
     assert max(rows.values()) < LONG and 'class="long"' not in half_failed.html
-    many = build_page(read_experiments(many_runs(120), ["many"]))
-    assert many.html.count('class="long"') == 2  # the ranking and the convergence of 120 settings
-    assert "120 rows: scroll in the table, or open ranking.csv." in many.html
+    monkeypatch.setattr("ipcnn_ray.report.page.LONG", 20)
+    many = page_of(many_runs(24))
+    assert many.html.count('class="long"') == 2  # the ranking and the convergence of 24 settings
+    assert "24 rows: scroll in the table, or open ranking.csv." in many.html
 
 
 def test_a_setting_of_one_epoch_is_seen_and_epochs_are_whole():
     tracker = FakeTracker()
     tracker.parent("short")
     tracker.child("short", "plain", PLAIN, epochs=1, state="stopped", why="interrupted")
-    figure = blocks(build_page(read_experiments(tracker, ["short"])), "figures")["convergence"].figure
+    figure = blocks(page_of(tracker, "short"), "figures")["convergence"].figure
     axis = figure.axes[0]
     assert [(line.get_marker(), line.get_xydata().tolist()) for line in axis.lines] == [("o", [[1.0, 10.0]])]
     shown = [tick for tick in axis.get_xticks() if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]]
@@ -81,7 +86,7 @@ def test_every_shape_of_template_has_its_own_panel_and_points():
     tracker.parent("shapes")
     for shape in ("none", "gradient", "released", "uniform", "star", "ring", "cross"):
         tracker.child("shapes", shape, {"template.shape": shape})
-    page = build_page(read_experiments(tracker, ["shapes"]))
+    page = page_of(tracker, "shapes")
     titles = [axis.get_title() for axis in blocks(page, "figures")["convergence"].figure.axes]
     others = ["Cross templates", "Ring templates", "Star templates"]
     assert titles == ["Templates that fall off", "Uniform templates", *others]
@@ -116,7 +121,7 @@ def test_text_from_the_record_cannot_become_markup():
     tracker = FakeTracker()
     tracker.parent("x")
     tracker.child("x", "plain", PLAIN, state="failed", why="<img src=http://a.example/x> | a")
-    page = build_page(read_experiments(tracker, ["x"]))
+    page = page_of(tracker, "x")
     assert "<img src=http" not in page.html
     assert r"\| a" in page.markdown("x/")
 
@@ -134,15 +139,14 @@ def test_files(half_failed, tmp_path):
     assert [row["state"] for row in rows].count("failed") == 30
 
 
-def test_the_same_record_gives_the_same_page():
-    one, again = (build_page(read_experiments(half_failed_search(8), ["sweep"])) for _ in range(2))
-    assert one.html == again.html
+def test_the_same_record_gives_the_same_page(half_failed):
+    assert page_of(half_failed_search(60)).html == half_failed.html
 
 
 @pytest.mark.slow
 def test_a_thousand_runs_in_twenty_seconds():
     begun = time.process_time()
-    page = build_page(read_experiments(many_runs(1000), ["many"]))
+    page = page_of(many_runs(1000))
     size = len(page.html) + sum(map(len, page.files.values()))
     assert time.process_time() - begun < 20
     assert size < 20e6
@@ -166,7 +170,7 @@ def test_of_many_curves_an_even_sample_is_read_and_the_figure_says_so():
 
 
 def test_repeats_are_tested_and_their_curves_are_means():
-    page = build_page(read_experiments(repeated_templates(6), ["templates"]))
+    page = page_of(repeated_templates(6))
     assert {"luck_instability", "luck_val_error", "luck_combined"} <= set(blocks(page, "tables"))
     assert "gradient templates: published about 115, ours" in page.html
     assert "(mean of 12 runs)" in page.html
@@ -181,7 +185,7 @@ def reported(label: str, state: str = "succeeded", **more) -> ReportedRun:
 
 def test_two_experiments_on_one_page():
     tracker = repeated_templates(1, ("cow", "dog"))
-    page = build_page(read_experiments(tracker, tracker.experiments()))
+    page = page_of(tracker)
     assert {"1_ranking", "2_ranking", "table1"} <= set(blocks(page, "tables"))
     assert len({one.name for part in page.chapters for one in part.tables}) == sum(
         len(part.tables) for part in page.chapters
@@ -192,11 +196,11 @@ def test_an_experiment_that_has_nothing_yet():
     tracker = FakeTracker()
     tracker.parent("new")
     tracker.child("new", "plain", {}, state="failed", why="killed")
-    page = build_page(read_experiments(tracker, ["new"]))
+    page = page_of(tracker, "new")
     assert blocks(page, "figures") == {}
     assert "runs of unknown cost" in page.html
     tracker.parent("empty")
-    assert "Report of empty-12345678" in build_page(read_experiments(tracker, ["empty"])).html
+    assert "Report of empty-12345678" in page_of(tracker, "empty").html
 
 
 def test_hours():
