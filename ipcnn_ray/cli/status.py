@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, get_args
 
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.jobs import tracking_uri_of
@@ -71,7 +71,7 @@ def _json(parent: RecordedRun, runs: Sequence[RecordedRun]) -> list[dict[str, An
     from ipcnn_ray.report.ranking_table import Ranking, as_json, comparison_json
 
     ranking = Ranking.of(runs, Objectives.from_tags(parent.tags))
-    groups = {group["group"]: group for group in cast(list[dict[str, Any]], as_json(ranking)["groups"])}
+    groups = {group["group"]: group for group in as_json(ranking)["groups"]}
     for name, group in groups.items():
         comparisons = [one for one in [*ranking.against, *ranking.among] if name in (one.one, one.other)]
         group["comparisons"] = [comparison_json(one) for one in comparisons]

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.jobs import log_file, submit_job
-from ipcnn_ray.cli.options import RUN_FAILED, STOPPED, AddressOption
+from ipcnn_ray.cli.options import RUN_FAILED, STOPPED, AddressOption, OverridesOption, SpecArgument
 from ipcnn_ray.errors import IpcnnError
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def submit(
-    spec: Annotated[Path, typer.Argument(help="The experiment, a YAML file.")],
-    set: Annotated[list[str] | None, typer.Option("--set", help="Set a field: a.b=value. May be repeated.")] = None,
+    spec: SpecArgument,
+    set_: OverridesOption = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train everything again, beside what was recorded.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The outcome as JSON on stdout.")] = False,
     address: AddressOption = None,
@@ -35,7 +35,7 @@ def submit(
     """Train an experiment; submitted again, it goes on where it stopped."""
     from ipcnn_ray.spec.loader import load
 
-    loaded = load(spec, set or ())
+    loaded = load(spec, set_ or ())
     experiment = loaded.spec
     if address and not on_cluster:
         submit_job(address, experiment, fresh=fresh, wait=wait, detach=detach, as_json=as_json)

@@ -11,22 +11,21 @@ from ipcnn_ray.report.ranking_table import Table
 
 
 @dataclass(frozen=True)
-class TableBlock:
-    """A table with its caption. `name` is that of its CSV file, without the suffix."""
+class Captioned:
+    """A table or figure with its caption. `name` is that of its CSV or PNG file, without the suffix."""
 
     name: str
     title: str
     caption: str
+
+
+@dataclass(frozen=True)
+class TableBlock(Captioned):
     table: Table
 
 
 @dataclass(frozen=True)
-class FigureBlock:
-    """A figure with its caption. `name` is that of its PNG file, without the suffix."""
-
-    name: str
-    title: str
-    caption: str
+class FigureBlock(Captioned):
     figure: Figure
 
 
@@ -59,8 +58,7 @@ class Chapter:
 
     def with_prefix(self, prefix: str) -> Chapter:
         """The chapter with a prefix before the file names of its tables and figures."""
-        named = (TableBlock, FigureBlock)
-        blocks = [replace(b, name=prefix + b.name) if isinstance(b, named) else b for b in self.blocks]
+        blocks = [replace(b, name=prefix + b.name) if isinstance(b, Captioned) else b for b in self.blocks]
         return replace(self, blocks=blocks)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ipcnn_ray.core.statistics import Spread, smallest_p
 from ipcnn_ray.report.ranking import LEVEL, Comparison, Group, compare_groups, compared_measures, rank
@@ -244,7 +245,7 @@ def p_words(p: float | None) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}".rstrip("0").rstrip(".") if p < 1 else "1"
 
 
-def as_json(ranking: Ranking) -> dict[str, object]:
+def as_json(ranking: Ranking) -> dict[str, Any]:
     """Settings and comparisons for scripts; numbers that are not finite are None."""
     return {
         "goals": list(ranking.objectives.goals),

@@ -7,6 +7,7 @@ import re
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -14,6 +15,7 @@ from typing import ClassVar
 import pytest
 from fakes.commands import run_command
 
+from ipcnn_ray.cli import jobs
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.on_ray import experiment_dir, job_client
 from ipcnn_ray.on_ray.job_client import ExperimentJob
@@ -171,11 +173,19 @@ def test_logs_of_a_cluster(cluster):
     assert run("logs", "-f", "tiny", "--address", URL) == "epoch 1\nepoch 2\n"
 
 
-def hold_experiment(paths: Paths, until: threading.Event, ready: threading.Event) -> None:
-    root = f"{paths.storage}/tiny-12345678"
-    with experiment_dir.exclusive(root, lambda text: None):
-        ready.set()
-        until.wait(20)
+def start_driver(paths: Paths, work: Callable[[], None]) -> threading.Thread:
+    """An experiment on this machine that is under way until `work` has ended."""
+    ready = threading.Event()
+
+    def hold() -> None:
+        with experiment_dir.exclusive(f"{paths.storage}/tiny-12345678", lambda text: None):
+            ready.set()
+            work()
+
+    driver = threading.Thread(target=hold)
+    driver.start()
+    ready.wait(20)
+    return driver
 
 
 def write_log(paths: Paths) -> Path:
@@ -185,19 +195,16 @@ def write_log(paths: Paths) -> Path:
     return file
 
 
-def test_logs_of_this_machine_follow_until_the_end(paths):
-    file, until, ready = write_log(paths), threading.Event(), threading.Event()
-    driver = threading.Thread(target=hold_experiment, args=(paths, until, ready))
-    driver.start()
-    ready.wait(20)
+def test_logs_of_this_machine_follow_until_the_end(paths, monkeypatch):
+    monkeypatch.setattr(jobs, "POLL_S", 0.05)
+    file = write_log(paths)
 
-    def append_and_end() -> None:
-        time.sleep(0.3)
+    def append() -> None:
+        time.sleep(0.2)
         with file.open("a") as log:
             log.write("epoch 2\n")
-        until.set()
 
-    threading.Thread(target=append_and_end).start()
+    driver = start_driver(paths, append)
     assert run("logs", "tiny", "--follow") == "epoch 1\nepoch 2\n"
     driver.join()
     assert run("logs", "tiny-12345678") == "epoch 1\nepoch 2\n"
@@ -217,23 +224,19 @@ def test_stop_on_a_cluster(cluster):
     assert cluster.asked == [("end", "tiny-12345678")]
 
 
-def test_stop_on_this_machine(paths):
+def test_stop_on_this_machine(paths, monkeypatch):
+    monkeypatch.setattr(jobs, "POLL_S", 0.05)
     write_log(paths)
     for words in (["stop", "tiny"], ["stop", "tiny", "--now"]):
         with pytest.raises(IpcnnError, match="tiny-12345678 is not under way in "):
             run(*words)
-    until, ready = threading.Event(), threading.Event()
-    driver = threading.Thread(target=hold_experiment, args=(paths, until, ready))
-    driver.start()
-    ready.wait(20)
     root = f"{paths.storage}/tiny-12345678"
 
     def end_on_request() -> None:
         while not experiment_dir.stop_requested(root):
             time.sleep(0.02)
-        until.set()
 
-    threading.Thread(target=end_on_request).start()
+    driver = start_driver(paths, end_on_request)
     assert "has ended; submitted again, it goes on" in run("stop", "tiny")
     driver.join()
 

@@ -29,21 +29,15 @@ def tables_of(html: str) -> dict[str, list[list[str]]]:
     return found
 
 
-def page(tracker: FakeTracker) -> Page:
-    found = read_experiments(tracker, tracker.experiments())
-    return Page.of(found, [{}] * len(found))
-
-
-def tables(tracker: FakeTracker) -> dict[str, list[list[str]]]:
-    """Of a page that holds nothing else: figures take seconds to draw."""
-    part = paper_chapter(read_experiments(tracker, tracker.experiments()))
-    return tables_of(Page("the papers' tables", [part], ([], [])).html)
+def page_of(tracker: FakeTracker) -> str:
+    """A page of the papers' tables alone: figures take seconds to draw."""
+    chapter = paper_chapter(read_experiments(tracker, tracker.experiments()))
+    return Page("the papers' tables", [chapter], ([], [])).html
 
 
 @pytest.fixture(scope="module")
 def on_page() -> dict[str, list[list[str]]]:
-    """Of a whole page."""
-    return tables_of(page(repeated_templates(2)).html)
+    return tables_of(page_of(repeated_templates(2)))
 
 
 def printed(rows: list[list[str]]) -> dict[str, list[str]]:
@@ -119,7 +113,7 @@ def test_all_six_categories_have_an_average():
         )
         tracker.child(category, "l1", {**gradient("l1"), **params}, instability=0.1 + index / 1000, tags=PHOTOGRAPHS)
         tracker.child(category, "l2", {**gradient("l2"), **params}, instability=0.09 + index / 500, tags=PHOTOGRAPHS)
-    found = tables(tracker)
+    found = tables_of(page_of(tracker))
     assert ours(found["table1"], "AlexNet") == ["0.1400", "0.1410", "0.1420", "0.1430", "0.1440", "0.1450", "0.1425"]
     assert ours(found["table2"], "AlexNet")[-1] == "95.00"
     # L1 - L2 = .01 less .001 for each animal: .010, .009, ... .005, all of one sign: p = 2 / 2^6.
@@ -139,12 +133,12 @@ def test_a_failed_run_is_not_merely_missing_and_photographs_come_before_drawings
     tracker.child(
         "photographed", "l2", {**gradient("l2"), **params}, tags={**PHOTOGRAPHS, "model.partial_weights": "true"}
     )
-    whole = page(tracker)
-    found = tables_of(whole.html)
+    html = page_of(tracker)
+    found = tables_of(html)
     assert ours(found["table1"], "compact")[2] == "0.2000"
     assert ours(found["table1"], "compact (L1)")[2] == "missing (failed)"
     assert ours(found["table3"], "compact (L2)")[2] == "0.1300 [w t]"
-    assert "compact none cow: 2 settings fit, shown is photographed-12345678-plain." in whole.html
+    assert "compact none cow: 2 settings fit, shown is photographed-12345678-plain." in html
 
 
 def test_which_template_a_run_has():
