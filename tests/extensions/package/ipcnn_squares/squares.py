@@ -11,8 +11,7 @@ from pydantic import Field
 
 from ipcnn_ray.data.photographs import AGAIN, NEGATIVES, AnnotatedObject, Annotations, PhotographDataset
 from ipcnn_ray.spec.data import Negatives, OneOrMore
-from ipcnn_ray.spec.messages import FieldIssue
-from ipcnn_ray.spec.section import NotNegative
+from ipcnn_ray.spec.section import FieldIssue, NotNegative
 
 
 class Squares(PhotographDataset):
