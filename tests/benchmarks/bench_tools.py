@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in alternating rounds, common options, searches of nearly empty runs."""
+"""What the benchmarks share: timing in alternating rounds, common options, networks and searches to time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any
 import torch
 
 from ipcnn_ray.data.prepare import prepare
+from ipcnn_ray.models.build import build
+from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
+from ipcnn_ray.tracking.tracker import Tracker
+from ipcnn_ray.train.filter_term import FilterTerm, filter_terms
 from ipcnn_ray.utils.paths import Paths
 
 
@@ -67,6 +70,30 @@ def alternate(
     return times
 
 
+def spec_of(network: str, images: int, batch: int, **template: Any) -> ExperimentSpec:
+    """Return the spec of an epoch on drawn cows and as many negatives. template: default the paper's L1 template."""
+    return ExperimentSpec.model_validate(
+        {
+            "name": "speed",
+            "data": {"kind": "drawn_animals", "objects": max(10, images // 2), "negatives": max(10, images // 2)},
+            "model": {"network": network},
+            "template": template or {"shape": "gradient", "norm": "l1", "beta": 2},
+            "train": {"epochs": 1, "batch_size": batch, "learning_rate": 1e-6},
+        }
+    )
+
+
+def initialized(
+    spec: ExperimentSpec, device: torch.device, freeze_through: str | None = None
+) -> tuple[InterpretableNet, dict[str, FilterTerm], torch.optim.Optimizer]:
+    """Return the network of a spec on the device, its filter terms, and SGD."""
+    net = build(spec.model, spec.template, 0, 1, spec.loss.filter).to(device).train()
+    if freeze_through:
+        net.freeze_through(freeze_through)
+    terms = filter_terms(spec, spec.template, net, torch.tensor([0.5]))
+    return net, terms, torch.optim.SGD(net.parameter_groups(5e-4), lr=spec.train.learning_rate, momentum=0.9)
+
+
 def nearly_empty(search: Mapping[str, Any], **compute: Any) -> ExperimentSpec:
     """Return a search with a plain run beside it; each run trains `compact` on ten drawn objects for one epoch."""
     return ExperimentSpec.model_validate(
@@ -82,8 +109,10 @@ def nearly_empty(search: Mapping[str, Any], **compute: Any) -> ExperimentSpec:
     )
 
 
-def prepared(spec: ExperimentSpec, home: str | Path) -> tuple[Paths, MlflowTracker]:
+def prepared(spec: ExperimentSpec, home: str | Path) -> tuple[Paths, Tracker]:
     """Prepare the data, and a record in SQLite, in a folder."""
+    from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker  # the GPU checks do not need MLflow
+
     paths = Paths.from_environment({"IPCNN_HOME": str(home)})
     prepare(spec.data, spec.model.table.image_size, paths)
     tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)

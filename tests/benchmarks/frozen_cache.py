@@ -13,17 +13,15 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from bench_tools import alternate, arguments, device_of, machine
+from bench_tools import alternate, arguments, device_of, initialized, machine, spec_of
 
 from ipcnn_ray.data.batches import epoch_order, shares
 from ipcnn_ray.data.prepare import prepare
-from ipcnn_ray.models.build import build
-from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
-from ipcnn_ray.train.filter_term import filter_terms
 from ipcnn_ray.train.runtime import Runtime
 from ipcnn_ray.train.train_epoch import train_epoch
 from ipcnn_ray.utils.paths import Paths
@@ -31,29 +29,18 @@ from ipcnn_ray.utils.paths import Paths
 
 def candidates(folder: Path, images: int, batch: int, device: torch.device) -> dict[str, Callable[[], object]]:
     """Name -> one epoch of it; building the cache is done before."""
-    spec = ExperimentSpec.model_validate(
-        {
-            "name": "frozen",
-            "data": {"kind": "drawn_animals", "objects": images // 3, "negatives": images // 3},
-            "model": {"network": "alexnet"},
-            "template": {"shape": "gradient"},
-            "train": {"epochs": 1, "batch_size": batch, "learning_rate": 1e-4},
-        }
-    )
-    model = spec.model
-    store = prepare(spec.data, model.table.image_size, Paths.from_environment({"IPCNN_HOME": str(folder)}))
+    spec = spec_of("alexnet", 2 * images // 3, batch)
+    scale = spec.model.table.input_scale
+    store = prepare(spec.data, spec.model.table.image_size, Paths.from_environment({"IPCNN_HOME": str(folder)}))
     found: dict[str, Callable[[], object]] = {}
     for name in ("crops", "cache"):
-        net = build(model, spec.template, 0, 1, spec.loss.filter).to(device)
-        losses = filter_terms(spec, spec.template, net, torch.tensor([0.5]))
-        net.freeze_through("conv3")
-        inputs = InputPipeline(store, net, model.table.input_scale, device)
+        net, terms, optimizer = initialized(spec, device, "conv3")
+        inputs = InputPipeline(store, net, scale, device)
         if name == "cache":
             start = time.perf_counter()
             inputs.use_cache(folder, distinct_items(store.train_items))
             size = sum(file.stat().st_size for file in folder.glob("features/*/features.npy"))
             print(f"cache built in {time.perf_counter() - start:.1f} s, {size / 1e6:.0f} MB")
-        optimizer = torch.optim.SGD(net.parameter_groups(5e-4), lr=1e-4, momentum=0.9)
         order = epoch_order(len(store.train_items), 0, 1)
         parts = [store.train_items[share] for share in shares(order, batch, 0, 1)]
 
@@ -62,14 +49,11 @@ def candidates(folder: Path, images: int, batch: int, device: torch.device) -> d
                 for one in loader:
                     inputs.net_input(one)
 
-        def epoch(
-            inputs: InputPipeline = inputs, optimizer: torch.optim.Optimizer = optimizer, losses: dict = losses
-        ) -> None:
-            bfloat16 = device.type == "cuda"
-            train_epoch(inputs.net, inputs, optimizer, losses, Runtime(device), spec, 1, bfloat16=bfloat16)
+        bfloat16 = device.type == "cuda"
+        of_epoch = net, inputs, optimizer, terms, Runtime(device), spec, 1
 
         found[f"frozen part from {name}"] = frozen
-        found[f"whole epoch from {name}"] = epoch
+        found[f"whole epoch from {name}"] = partial(train_epoch, *of_epoch, bfloat16=bfloat16)
     print(f"{len(parts)} steps of {batch} images")
     return found
 

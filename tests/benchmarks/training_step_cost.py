@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from bench_tools import alternate, arguments, device_of, machine
+from bench_tools import alternate, arguments, device_of, initialized, machine, spec_of
 
-from ipcnn_ray.models.build import build
-from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.train.filter_term import filter_terms
 from ipcnn_ray.train.runtime import Runtime
 from ipcnn_ray.train.train_epoch import step_loss
 
@@ -27,20 +25,10 @@ TEMPLATES = {
 }
 
 
-def step(network: str, template: dict[str, object], images: int, device: torch.device) -> Callable[[], None]:
+def step(network: str, template: dict[str, Any], images: int, device: torch.device) -> Callable[[], None]:
     """One training step of a network, to be called again and again."""
-    spec = ExperimentSpec.model_validate(
-        {
-            "name": "step",
-            "data": {"kind": "drawn_animals"},
-            "model": {"network": network},
-            "template": template,
-            "train": {"epochs": 1, "batch_size": images, "learning_rate": 1e-6},
-        }
-    )
-    net = build(spec.model, spec.template, 0, 1, spec.loss.filter).to(device).train()
-    terms = filter_terms(spec, spec.template, net, torch.tensor([0.5]))
-    optimizer = torch.optim.SGD(net.parameter_groups(5e-4), lr=1e-6, momentum=0.9)
+    spec = spec_of(network, 100, images, **template)
+    net, terms, optimizer = initialized(spec, device)
     runtime, size = Runtime(device), spec.model.table.image_size
     x = torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
     label_N = (torch.arange(images, device=device) % 2) - 1

@@ -24,15 +24,15 @@ from ipcnn_ray.on_ray.events import Event, PhaseStarted, RunEnded
 from ipcnn_ray.on_ray.submission import run_experiment
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import grid_runs, run_id
-from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.tracking.run_summary import RunSummary
+from ipcnn_ray.tracking.tracker import Tracker
 from ipcnn_ray.train.run_metadata import RunRequest
 from ipcnn_ray.train.runtime import Runtime
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.paths import Paths
 
 
-def in_process(spec: ExperimentSpec, paths: Paths, tracker: MlflowTracker) -> float:
+def in_process(spec: ExperimentSpec, paths: Paths, tracker: Tracker) -> float:
     """Seconds for all runs of the grid but the first, which pays for what is loaded once."""
     parent = tracker.open_parent(spec.name, "bare").handle
     began = 0.0

@@ -26,46 +26,41 @@ def paths(fake_s3, tmp_path) -> Paths:
 
 def test_a_folder_of_this_machine_stands_for_the_bucket(paths):
     assert paths.data is None and paths.weights is None
-    here = resolve_bucket_paths(paths)
-    assert here.data.parent == paths.cache / "staged" and not here.data.exists()
-    fetch_to_node(here)
-    assert (here.data / "voc/JPEGImages/2.jpg").read_text() == "voc/JPEGImages/2.jpg"
-    assert [path.name for path in here.weights.iterdir()] == ["alexnet.npz"]
-    assert resolve_bucket_paths(paths) == here
+    local = resolve_bucket_paths(paths)
+    assert local.data.parent == paths.cache / "staged" and not local.data.exists()
+    assert local_paths(paths) == local
+    assert (local.data / "voc/JPEGImages/2.jpg").read_text() == "voc/JPEGImages/2.jpg"
+    assert [path.name for path in local.weights.iterdir()] == ["alexnet.npz"]
+    assert resolve_bucket_paths(paths) == local
 
 
 def test_many_processes_copy_once(paths, fake_s3):
-    here = resolve_bucket_paths(paths)
+    local = resolve_bucket_paths(paths)
     fake_s3.requests.clear()
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda _: fetch_to_node(here), range(8)))
+        list(threads.map(lambda _: fetch_to_node(local), range(8)))
     assert sum(request.startswith("GET") and request.endswith("list.txt") for request in fake_s3.requests) == 1
 
 
-def test_another_content_is_another_folder(paths):
-    before = resolve_bucket_paths(paths).data
-    open_storage(URL).put_bytes(b"another", "voc/list.txt")
-    assert resolve_bucket_paths(paths).data != before
-
-
 def test_a_bucket_that_changes_meanwhile(paths):
-    here = resolve_bucket_paths(paths)
+    local = resolve_bucket_paths(paths)
     open_storage(URL).put_bytes(b"another", "voc/list.txt")
+    assert resolve_bucket_paths(paths).data != local.data
     with pytest.raises(DataError, match="s3://bucket/datasets  has changed since the experiment was submitted"):
-        fetch_to_node(here)
-    assert not here.data.exists()
+        fetch_to_node(local)
+    assert not local.data.exists()
 
 
 def test_a_copy_that_is_torn_leaves_nothing(paths, fake_s3, monkeypatch):
     monkeypatch.setattr(data_sync, "STORAGE_TIMEOUT_S", 0)
-    here = resolve_bucket_paths(paths)
+    local = resolve_bucket_paths(paths)
     fake_s3.gone = lambda request: request.endswith("2.jpg")
     with pytest.raises(Exception, match=r"2\.jpg cannot be copied"):
-        fetch_to_node(here)
-    assert not here.data.exists()
+        fetch_to_node(local)
+    assert not local.data.exists()
     fake_s3.gone = None
-    fetch_to_node(here)
-    assert (here.data / "voc/list.txt").is_file()
+    fetch_to_node(local)
+    assert (local.data / "voc/list.txt").is_file()
 
 
 def test_a_url_without_files(paths):
@@ -78,8 +73,3 @@ def test_folders_are_left_alone(tmp_path):
     paths = Paths.from_environment({"IPCNN_HOME": str(tmp_path), "IPCNN_DATA": str(tmp_path / "data")})
     assert resolve_bucket_paths(paths) == paths
     fetch_to_node(paths)
-
-
-def test_a_command_brings_what_it_needs(paths):
-    here = local_paths(paths)
-    assert here == resolve_bucket_paths(paths) and (here.data / "voc/list.txt").is_file()

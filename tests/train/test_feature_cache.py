@@ -47,7 +47,8 @@ def test_an_interrupted_build_leaves_nothing_and_a_damaged_cache_says_what_to_de
         features_reader(tmp_path, "key", ITEMS, (1, 3), lambda part: 1 / 0)
     assert [path.name for path in (tmp_path / "features").iterdir()] == ["key.lock"]
     file = tmp_path / "features" / "key" / "features.npy"
-    features_reader(tmp_path, "key", ITEMS, (1, 3), doubled)
+    read = features_reader(tmp_path, "key", ITEMS, (1, 3), doubled)
+    assert torch.equal(read(ITEMS[[3, 0, 3]]), doubled(ITEMS[[3, 0, 3]]))
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(TrainingError, match=r"features/key are damaged .*: delete the folder; it is made anew"):
         features_reader(tmp_path, "key", ITEMS, (1, 3), doubled)
