@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "load": "ipcnn_ray.spec.loader",
     "run_submission": "ipcnn_ray.on_ray.submission",
-    "Interrupted": "ipcnn_ray.on_ray.submission",
+    "Interrupted": "ipcnn_ray.on_ray.tuner",
     "Outcome": "ipcnn_ray.on_ray.submission",
     "IpcnnError": "ipcnn_ray.errors",
     "Paths": "ipcnn_ray.utils.paths",

@@ -43,7 +43,8 @@ def submit(
     if detach:
         raise IpcnnError("--detach is for a cluster\nGive its --address, or leave --detach out.")
     from ipcnn_ray.cli.live import Progress
-    from ipcnn_ray.on_ray.submission import Interrupted, run_submission
+    from ipcnn_ray.on_ray.submission import run_submission
+    from ipcnn_ray.on_ray.tuner import Interrupted
     from ipcnn_ray.spec.runs import experiment_id
     from ipcnn_ray.spec.search import Objectives
     from ipcnn_ray.utils.paths import Paths

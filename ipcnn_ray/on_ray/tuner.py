@@ -219,7 +219,7 @@ def _trial_outcome(
 
 
 def _asha(spec: ExperimentSpec) -> ASHAScheduler | None:
-    early, objectives = spec.search and spec.search.early_stopping, Objectives.of(spec.search)
+    early, objectives = spec.search.early_stopping if spec.search else None, Objectives.of(spec.search)
     if early is None:
         return None
     return ASHAScheduler(
