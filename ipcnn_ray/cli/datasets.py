@@ -33,7 +33,7 @@ def list_(json: JsonOption = False) -> None:
     if paths.data_url:
         raise DataError([_in_a_bucket(paths.data_url, "`ipcnn doctor` says what it holds.")])
     listing = Listing(paths.data)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"kind": kind, "there": not missing, "title": dataset.title, "missing": missing}
         for kind, dataset in registered().items()
         for missing in [dataset.missing(listing)]

@@ -73,8 +73,8 @@ def _json(parent: RecordedRun, runs: Sequence[RecordedRun]) -> list[dict[str, An
     ranking = Ranking.of(runs, Objectives.from_tags(parent.tags))
     groups = {group["group"]: group for group in as_json(ranking)["groups"]}
     for name, group in groups.items():
-        comparisons = [one for one in [*ranking.against, *ranking.among] if name in (one.one, one.other)]
-        group["comparisons"] = [comparison_json(one) for one in comparisons]
+        comparisons = [c for c in (*ranking.against, *ranking.among) if name in (c.one, c.other)]
+        group["comparisons"] = [comparison_json(comparison) for comparison in comparisons]
     return [
         {
             "run": run.run_id,

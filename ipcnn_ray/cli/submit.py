@@ -6,7 +6,7 @@ import os
 import tempfile
 from contextlib import closing
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -17,6 +17,7 @@ from ipcnn_ray.cli.options import RUN_FAILED, STOPPED, AddressOption, OverridesO
 from ipcnn_ray.errors import IpcnnError
 
 if TYPE_CHECKING:
+    from ipcnn_ray.on_ray.events import Event
     from ipcnn_ray.on_ray.submission import Outcome
 
 
@@ -57,12 +58,17 @@ def submit(
         with (
             closing(_LogFile(log_file(experiment_id(experiment), paths))) as log,
             Progress(output.stderr, epochs, goals) as on_screen,
-            Progress(Console(file=log, width=200), epochs, goals) as in_log,
+            Progress(Console(file=cast("IO[str]", log), width=200), epochs, goals) as in_log,
         ):
+
+            def report(event: Event) -> None:
+                on_screen(event)
+                in_log(event)
+
             outcome = run_submission(
                 loaded,
                 paths,
-                listener=lambda event: (on_screen(event), in_log(event))[0],
+                listener=report,
                 fresh=fresh,
                 address="auto" if on_cluster else None,
                 wait=60 * wait,

@@ -127,7 +127,8 @@ def patch_of_mask(inside: NDArray[np.bool_], center: tuple[float, float]) -> NDA
     )
     on_box = ((rows >= 0) & (rows < inside.shape[0]))[:, None] & ((cols >= 0) & (cols < inside.shape[1]))
     nearest = inside[np.clip(rows, 0, inside.shape[0] - 1)][:, np.clip(cols, 0, inside.shape[1] - 1)]
-    return (nearest & on_box).astype(np.float32)
+    patch: NDArray[np.float32] = (nearest & on_box).astype(np.float32)
+    return patch
 
 
 def patch_of_outline(points: NDArray[np.float64], center: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -138,7 +139,8 @@ def patch_of_outline(points: NDArray[np.float64], center: NDArray[np.float64]) -
     patch = np.asarray(image.reduce(SUPERSAMPLING), np.float32) / 255
     offsets = np.arange(-STEPS, STEPS + 1) / STEPS
     on_row, on_col = ((center[axis] + offsets >= 0) & (center[axis] + offsets <= 1) for axis in (1, 0))
-    return patch * (on_row[:, None] & on_col)
+    visible: NDArray[np.float32] = patch * (on_row[:, None] & on_col)
+    return visible
 
 
 class MeanMasks:

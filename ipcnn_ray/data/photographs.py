@@ -175,7 +175,7 @@ class PhotographDataset(Dataset):
         objects_L, share = source.objects_L, getattr(self, "train_share", 0.9)
         if len(objects_L) == 1:
             return items(objects_L[0], source.negatives, share, getattr(self, "positive_share", 0.75))
-        split = getattr(self, "split", "objects")
+        split: Any = getattr(self, "split", "objects")
         return items_of_categories(objects_L, source.negatives, share, repeat=True, split=split)
 
     def read(self, root: Path | None) -> Source:

@@ -91,11 +91,13 @@ class Differences:
         for measure in dict.fromkeys(pair.comparison.measure for pair in self.pairs):
             rows = []
             for pair in [pair for pair in self.pairs if pair.comparison.measure == measure]:
-                one = pair.comparison
+                comparison = pair.comparison
                 mine, first = (spread_words(measure, group.spreads.get(measure)) for group in pair.groups)
-                numbers = [str(one.difference.n), first, mine, spread_words(measure, one.difference, sign=True)]
-                tests = [interval_words(measure, one.interval), p_words(one.p_exact), p_words(one.holm_exact)]
-                rows.append([pair.setting, f"{letters[pair.side]} - A", *numbers, *tests, one.verdict])
+                difference = spread_words(measure, comparison.difference, sign=True)
+                numbers = [str(comparison.difference.n), first, mine, difference]
+                interval = interval_words(measure, comparison.interval)
+                tests = [interval, p_words(comparison.p_exact), p_words(comparison.holm_exact)]
+                rows.append([pair.setting, f"{letters[pair.side]} - A", *numbers, *tests, comparison.verdict])
             tables.append((HEADS.get(measure, measure), Table(columns, rows, columns[2:9])))
         return tables
 

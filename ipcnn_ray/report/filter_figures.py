@@ -185,12 +185,10 @@ def save_ranking_figure(
     axis = figure.add_axes((0.11, 0.25, 0.87, 0.67))
     rank_F = np.arange(1, len(instability_F) + 1)
     for k, name in enumerate(names):
-        style = {"color": _color(k), "markersize": 3.5, "alpha": 0.75, "markeredgewidth": 0}
-        axis.plot(rank_F, deviation_FK[:, k], _marker(k), label=name, **style)
+        axis.plot(rank_F, deviation_FK[:, k], _marker(k), label=name, color=_color(k), ms=3.5, alpha=0.75, mew=0)
     axis.plot(rank_F, instability_F, color="black", linewidth=2, label="location instability")
     shown = np.array([ranked.rank for ranked in pictured], int) - 1
-    circle = {"color": "white", "markeredgecolor": "black", "markersize": 7}
-    axis.plot(rank_F[shown], instability_F[shown], "o", label="has a picture", **circle)
+    axis.plot(rank_F[shown], instability_F[shown], "o", label="has a picture", color="white", mec="black", ms=7)
     mean = instability_F.mean()
     axis.axhline(mean, color="0.4", linewidth=1, linestyle=":", label=f"mean {mean:.4f}")
     axis.set(ylim=(0, None), xlabel="rank of the filter (1 is the most stable)", ylabel="deviation / image diagonal")

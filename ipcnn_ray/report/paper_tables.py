@@ -286,11 +286,11 @@ def _zhang_table(experiments: Sequence[Experiment]) -> TableBlock:
         printed = cast("Mapping[str, published.Zhang]", published.ZHANG[key])
         digits = 2 if measure == "accuracy" else 3
         several = "several" if "several" in key else "one"
-        others = sorted({where[0] for where in index if where[2:4] == (kind, several)} - set(printed))
+        others = sorted({setting[0] for setting in index if setting[2:4] == (kind, several)} - set(printed))
         for network in (*printed, *others):
             theirs = [f"{value:.{digits}f}" for value in printed[network]] if network in printed else [UNPUBLISHED] * 2
             ours = [_zhang_cell(index, network, which, kind, several, measure) for which in published.Zhang._fields]
-            if network in printed or any(not one.startswith(MISSING) for one in ours):
+            if network in printed or any(not cell.startswith(MISSING) for cell in ours):
                 rows.append([title, NETWORKS.get(network, network), theirs[0], ours[0], theirs[1], ours[1]])
     caption = (
         "Instability as a share of the image diagonal, accuracy per cent, part interpretability as a share of images. "

@@ -99,8 +99,8 @@ def _group(name: str, runs: Sequence[RunSummary], objectives: Objectives) -> Gro
     if not counted:
         return group
     excess = [constraint.violation(group.means) for constraint in objectives.constraints]
-    violated = [(one, by) for one, by in zip(objectives.constraints, excess, strict=True) if by is None or by > 0]
-    return replace(group, violated=tuple(str(one) + (" (not measured)" if by is None else "") for one, by in violated))
+    violated = [(limit, by) for limit, by in zip(objectives.constraints, excess, strict=True) if by is None or by > 0]
+    return replace(group, violated=tuple(f"{limit}{' (not measured)' if by is None else ''}" for limit, by in violated))
 
 
 def _is_finite(run: RunSummary, metric: str) -> bool:
@@ -163,13 +163,18 @@ def compare_groups(groups: Sequence[Group], objectives: Objectives) -> tuple[lis
 
 def compared_measures(groups: Sequence[Group], objectives: Objectives) -> list[str]:
     """Goals, constrained metrics, instability and error: those that any setting has."""
-    names = [*objectives.goals, *(one.measure for one in objectives.constraints), "instability", "val_error"]
+    names = [
+        *objectives.goals,
+        *(limit.measure for limit in objectives.constraints),
+        "instability",
+        "val_error",
+    ]
     return [name for name in dict.fromkeys(names) if any(name in group.spreads for group in groups)]
 
 
 def compare_family(pairs: Sequence[tuple[Group, Group]], measure: str) -> list[Comparison | None]:
     """Comparison of each pair in one metric, corrected together; None without the metric or a common seed."""
-    comparisons = [_compare(one, other, measure) for one, other in pairs]
+    comparisons = [_compare(*pair, measure) for pair in pairs]
     tested = {i: pair for i, pair in enumerate(comparisons) if pair and pair.p_exact is not None}
     exact = holm([pair.p_exact or 0.0 for pair in tested.values()])
     t = holm([pair.p_t or 0.0 for pair in tested.values()])

@@ -66,12 +66,12 @@ class Ranking:
         Without repeats it also has the difference from the control; with repeats see `luck`.
         """
         goals, control = self.objectives.goals, self.objectives.control
-        shown = list(dict.fromkeys([*goals, *(one.measure for one in self.objectives.constraints)]))
+        shown = list(dict.fromkeys([*goals, *(constraint.measure for constraint in self.objectives.constraints)]))
         shown += [measure for measure in ("instability", "val_error") if measure not in shown]
         heads = [HEADS.get(measure, measure) for measure in shown]
         if control is not None and len(goals) == 1 and not self.repeated:
             heads.insert(1, "vs control")
-        versus = {one.one: one.difference.mean for one in self.against if one.measure == goals[0]}
+        versus = {c.one: c.difference.mean for c in self.against if c.measure == goals[0]}
         numbers = ("n", *heads) if self.repeated else (*heads, "epochs")
         rows = []
         for group in self.groups:
@@ -99,12 +99,14 @@ class Ranking:
         shown = [comparison for comparison in self.against if comparison.p_exact is not None]
         shown += self.among if self._few else []
         tables = []
-        for measure in dict.fromkeys(one.measure for one in shown):
+        for measure in dict.fromkeys(comparison.measure for comparison in shown):
             rows = []
-            for one in [one for one in shown if one.measure == measure]:
-                difference = [spread_words(measure, one.difference, sign=True), interval_words(measure, one.interval)]
-                tests = map(p_words, (one.p_exact, one.holm_exact, one.p_t, one.holm_t))
-                rows.append([f"{one.one} - {one.other}", *difference, *tests, one.verdict])
+            for comparison in [c for c in shown if c.measure == measure]:
+                difference = spread_words(measure, comparison.difference, sign=True)
+                interval = interval_words(measure, comparison.interval)
+                tests = map(p_words, (comparison.p_exact, comparison.holm_exact, comparison.p_t, comparison.holm_t))
+                sides = f"{comparison.one} - {comparison.other}"
+                rows.append([sides, difference, interval, *tests, comparison.verdict])
             tables.append(Table((HEADS.get(measure, measure), *SIGNIFICANCE_COLUMNS), rows, SIGNIFICANCE_COLUMNS[:6]))
         return tables
 
@@ -124,8 +126,8 @@ class Ranking:
             return f"{text}; nothing else was trained to its end to compare it with."
         text += f"; {self._called(rival)} has {spread_words(goal, rival.spreads[goal])}."
         pair = {best.name, rival.name}
-        comparisons = (one for one in (*self.against, *self.among) if one.measure == goal)
-        return f"{text} {_significance(next((one for one in comparisons if {one.one, one.other} == pair), None))}"
+        comparisons = (c for c in (*self.against, *self.among) if c.measure == goal)
+        return f"{text} {_significance(next((c for c in comparisons if {c.one, c.other} == pair), None))}"
 
     def _called(self, group: Group) -> str:
         """`l1 (L1 β2)`, `the control plain`"""
@@ -145,7 +147,7 @@ class Ranking:
             lines.append(f"Pareto front over {', '.join(self.objectives.goals)} ({meaning}): {on_front}.")
         if self.repeated:
             lines.append("±: standard deviation over seeds (n - 1). Differences are paired by seed.")
-        tested = [one for one in [*self.against, *self.among] if one.p_exact is not None]
+        tested = [c for c in (*self.against, *self.among) if c.p_exact is not None]
         if tested:
             lines.append(
                 "p: exact sign-flip test, two-sided. Holm: corrected for the comparisons of a measure, those with the "
@@ -153,8 +155,8 @@ class Ranking:
                 "corrected, and 95 % CI: the confidence interval of the mean difference hold for differences that are "
                 "normally distributed."
             )
-            for seeds in sorted({one.difference.n for one in tested}):
-                lines.append(_limit(seeds, max(one.family for one in tested if one.difference.n == seeds)))
+            for seeds in sorted({c.difference.n for c in tested}):
+                lines.append(_limit(seeds, max(c.family for c in tested if c.difference.n == seeds)))
         if not self._few:
             lines.append(f"The settings among themselves: {len(self.among)} comparisons, which --json has.")
         lines += self.causes()
@@ -263,26 +265,26 @@ def as_json(ranking: Ranking) -> dict[str, Any]:
             }
             for group in ranking.groups
         ],
-        "against_control": [comparison_json(one) for one in ranking.against],
-        "among_others": [comparison_json(one) for one in ranking.among],
+        "against_control": [comparison_json(comparison) for comparison in ranking.against],
+        "among_others": [comparison_json(comparison) for comparison in ranking.among],
         "measures": compared_measures(ranking.groups, ranking.objectives),
     }
 
 
-def comparison_json(one: Comparison) -> dict[str, object]:
+def comparison_json(comparison: Comparison) -> dict[str, object]:
     """One comparison, with the smallest p that its test can give."""
     return {
-        "group": one.one,
-        "other": one.other,
-        "measure": one.measure,
-        "difference": one.difference._asdict(),
-        "t": one.t if one.t is None or math.isfinite(one.t) else None,
-        "p_t": one.p_t,
-        "ci_low": one.interval[0] if one.interval else None,
-        "ci_high": one.interval[1] if one.interval else None,
-        "p_exact": one.p_exact,
-        "holm_t": one.holm_t,
-        "holm_exact": one.holm_exact,
-        "smallest_holm_exact": one.smallest if one.family else None,
-        "verdict": one.verdict,
+        "group": comparison.one,
+        "other": comparison.other,
+        "measure": comparison.measure,
+        "difference": comparison.difference._asdict(),
+        "t": comparison.t if comparison.t is None or math.isfinite(comparison.t) else None,
+        "p_t": comparison.p_t,
+        "ci_low": comparison.interval[0] if comparison.interval else None,
+        "ci_high": comparison.interval[1] if comparison.interval else None,
+        "p_exact": comparison.p_exact,
+        "holm_t": comparison.holm_t,
+        "holm_exact": comparison.holm_exact,
+        "smallest_holm_exact": comparison.smallest if comparison.family else None,
+        "verdict": comparison.verdict,
     }

@@ -64,7 +64,7 @@ def objective_figure(experiment: Experiment, trials: Sequence[Trial], goal: str,
     }
     for label, (shown, colour, marker, filled) in kinds.items():
         if shown:
-            x, y = [t.number for t in shown], [t.value for t in shown]
+            x, y = [t.number for t in shown], np.array([t.value for t in shown], float)
             face = colour if filled else "none"
             axis.scatter(x, y, s=28, marker=marker, facecolor=face, edgecolor=colour, label=label, zorder=2)
     best: list[tuple[int, float]] = []
@@ -109,22 +109,25 @@ def parallel_coordinates(experiment: Experiment, trials: Sequence[Trial], goal: 
     axis = figure.subplots()
     scales = [_scale([t.values.get(path) for t in shown], experiment.logarithmic(path)) for path in paths]
     values = [t.value for t in shown if t.value is not None]
-    norm = Normalize(min(values), max(values) if max(values) > min(values) else min(values) + 1)
-    scales.append(_Scale({}, [(float(norm(v)), f"{v:.3g}") for v in np.linspace(norm.vmin, norm.vmax, 5)]))
+    low, high = min(values), max(values)
+    high = high if high > low else low + 1
+    norm = Normalize(low, high)
+    scales.append(_Scale({}, [(float(norm(v)), f"{v:.3g}") for v in np.linspace(low, high, 5)]))
     cmap = LinearSegmentedColormap.from_list("shown", colormaps[MAP](np.linspace(0, 0.85, 64)))  # no yellow on white
 
     def line(trial: Trial) -> list[float]:
         """Heights at which a trial crosses the axes."""
         heights = [scale.heights[trial.values.get(path)] for path, scale in zip(paths, scales, strict=False)]
+        assert trial.value is not None
         return [*heights, float(norm(trial.value))]
 
     drawn: dict[bool, list[tuple[np.ndarray, Any]]] = {False: [], True: []}
     for trial in sorted(shown, key=lambda t: (t.ended, _cost(t, goal))):
         heights = line(trial)
-        drawn[trial.ended].append((np.column_stack([range(len(heights)), heights]), cmap(norm(trial.value))))
+        drawn[trial.ended].append((np.column_stack([range(len(heights)), heights]), cmap(heights[-1])))
     for ended, lines in drawn.items():
         style = {"linewidths": 1.6, "zorder": 3} if ended else {"linewidths": 0.9, "linestyles": ":", "zorder": 2}
-        segments, colours = [one for one, _ in lines], [colour for _, colour in lines]
+        segments, colours = [points for points, _ in lines], [colour for _, colour in lines]
         axis.add_collection(LineCollection(segments, colors=colours, alpha=0.85, rasterized=len(shown) > 200, **style))
     if winner := min((t for t in shown if t.ended), key=lambda t: _cost(t, goal), default=None):
         axis.plot(line(winner), color=RED, linewidth=2.2, marker="o", zorder=4, label="best")
@@ -134,14 +137,14 @@ def parallel_coordinates(experiment: Experiment, trials: Sequence[Trial], goal: 
         last = position == len(paths)
         for height, label in scale.ticks:
             box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
-            where = {"x": position + (0.04 if last else -0.04), "ha": "left" if last else "right"}
-            axis.text(y=height, s=label, va="center", fontsize=7.5, bbox=box, zorder=5, **where)
+            side, x = ("left", position + 0.04) if last else ("right", position - 0.04)
+            axis.text(x, height, label, ha=side, va="center", fontsize=7.5, bbox=box, zorder=5)
     axis.set_xticks(
         range(len(scales)), [*(path.replace(".", ".\n") for path in paths), _axis(goal).replace(" (", "\n(")]
     )
     axis.set(yticks=[], ylim=(-0.05, 1.05), xlim=(-0.35, len(scales) - 0.65))
-    for side in axis.spines.values():
-        side.set_visible(False)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
     caption = (
         f"Each line is a trial: where it crosses an axis is the value that it tried, its colour and its last axis are "
         f"its {_unit(goal)}; dotted lines were stopped before their end, the red line is the best of the "
@@ -162,23 +165,22 @@ def _scale(values: Sequence[str | None], logarithmic: bool) -> _Scale:
     """A numeric scale for at least four numbers, one step per value otherwise. Absent values are below all others."""
     known = sorted({value for value in values if value is not None})
     numbers = {value: number for value in known if (number := parse_number(value)) is not None}
-    absent = {None: -0.03} if None in values else {}
-    absent_tick = [(-0.03, "none")] if absent else []
-    floor = 0.06 if absent else 0.0
+    heights: dict[str | None, float] = {None: -0.03} if None in values else {}
+    absent_tick = [(-0.03, "none")] if heights else []
+    floor = 0.06 if heights else 0.0
     if len(numbers) < len(known) or len(known) < 4:
         order = sorted(known, key=lambda value: (value not in numbers, numbers.get(value, 0.0), value))
         step = (1 - floor) / max(len(order) - 1, 1)
-        heights = {value: floor + i * step for i, value in enumerate(order)}
-        return _Scale({**heights, **absent}, [*((heights[value], value) for value in order), *absent_tick])
+        steps = [floor + i * step for i in range(len(order))]
+        heights.update(zip(order, steps, strict=True))
+        return _Scale(heights, [*zip(steps, order, strict=True), *absent_tick])
     logarithmic = logarithmic and min(numbers.values()) > 0
     transform = math.log if logarithmic else float
     low, high = transform(min(numbers.values())), transform(max(numbers.values()))
-    heights = {
-        value: floor + (1 - floor) * (transform(number) - low) / (high - low) for value, number in numbers.items()
-    }
+    heights.update((v, floor + (1 - floor) * (transform(number) - low) / (high - low)) for v, number in numbers.items())
     ticks = [(floor + (1 - floor) * i / 4, low + (high - low) * i / 4) for i in range(5)]
     labels = [(height, f"{math.exp(number) if logarithmic else number:.3g}") for height, number in ticks]
-    return _Scale({**heights, **absent}, [*labels, *absent_tick])
+    return _Scale(heights, [*labels, *absent_tick])
 
 
 def importance_figure(
@@ -219,20 +221,20 @@ def beta_gamma_figure(experiment: Experiment, goal: str, name: str) -> FigureBlo
             points.append((beta, gamma, value, group.order < 2))
     if sum(point[3] for point in points) < 4 or any(len({point[i] for point in points}) < 2 for i in (0, 1)):
         return None
-    beta, gamma, value, ended = (np.array(column) for column in zip(*points, strict=True))
-    ended = ended.astype(bool)
-    edges = [_edges(beta, published.BETA), _edges(gamma, published.GAMMA)]
+    betas, gammas, values, ended = (np.array(column) for column in zip(*points, strict=True))
+    edges = [_edges(betas, published.BETA), _edges(gammas, published.GAMMA)]
     total, count = (
-        np.histogram2d(beta[ended], gamma[ended], bins=edges, weights=weights)[0] for weights in (value[ended], None)
+        np.histogram2d(betas[ended], gammas[ended], bins=edges, weights=weights)[0] for weights in (values[ended], None)
     )
     mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
     figure = new_figure(6.6, 4.8)
     axis = figure.subplots()
     mesh = axis.pcolormesh(*edges, mean.T, cmap=MAP, edgecolor="white", linewidth=0.5)
-    axis.scatter(beta[ended], gamma[ended], s=14, c="white", edgecolor=BLACK, linewidth=0.7, label="trained to the end")
+    x, y = betas[ended], gammas[ended]
+    axis.scatter(x, y, s=14, c="white", edgecolor=BLACK, linewidth=0.7, label="trained to the end")
     if not ended.all():
-        stopped = {"s": 22, "marker": "x", "c": BLACK, "linewidth": 1}
-        axis.scatter(beta[~ended], gamma[~ended], label="stopped before its end", **stopped)
+        x, y = betas[~ended], gammas[~ended]
+        axis.scatter(x, y, s=22, marker="x", c=BLACK, linewidth=1, label="stopped before its end")
     paper = (published.BETA, published.GAMMA)
     axis.plot(*paper, "*", color=RED, markeredgecolor="white", markersize=17, label="the paper's point (2, 2)")
     axis.set(xscale="log", yscale="log", xlabel="beta (1)", ylabel="gamma (1)", facecolor="#e8e8e8")
@@ -253,14 +255,15 @@ def beta_gamma_figure(experiment: Experiment, goal: str, name: str) -> FigureBlo
     return FigureBlock(f"{name}beta_gamma", "Beta against gamma", caption, figure)
 
 
-def _edges(values: Sequence[float], middle: float) -> np.ndarray:
+def _edges(values: np.ndarray, middle: float) -> np.ndarray:
     """Edges of cells that cover all values, equal on a logarithmic scale, with `middle` in the middle of a cell."""
-    logs, at = np.log(np.asarray(values)), math.log(middle)
+    logs, at = np.log(values), math.log(middle)
     low, high = min(logs.min(), at), max(logs.max(), at)
     step = max((high - low) / (CELLS - 1), 1e-6)
     first = math.floor((low - at) / step + 0.5)
     last = math.floor((high - at) / step + 0.5)
-    return np.exp(at + step * (np.arange(first, last + 2) - 0.5))
+    edges: np.ndarray = np.exp(at + step * (np.arange(first, last + 2) - 0.5))
+    return edges
 
 
 def _cost(trial: Trial, goal: str) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -59,7 +59,7 @@ def kind_styles(kinds: Iterable[str]) -> dict[str, SeriesStyle]:
     }
 
 
-def new_figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
     """An empty figure; width and height in inches. layout: None for axes that are placed by hand."""
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)

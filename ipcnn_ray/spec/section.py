@@ -236,8 +236,8 @@ def options(annotation: Any) -> dict[str, Any]:
 
 def sections(annotation: Any) -> dict[str, type[Section]]:
     """Return the sections that a value can be, by tag; empty for other values."""
-    found = options(annotation).items()
-    return {tag: option for tag, option in found if isinstance(option, type) and issubclass(option, Section)}
+    choices = options(annotation).items()
+    return {tag: option for tag, option in choices if isinstance(option, type) and issubclass(option, Section)}
 
 
 def child_annotation(annotation: Any, key: int | str) -> Any:

@@ -143,23 +143,23 @@ def experiment_spec_of(tracker: Tracker, parent: RecordedRun) -> ExperimentSpec:
 def run_spec_of(experiment: ExperimentSpec, label: str, run: RecordedRun) -> Run:
     """Return a run of an experiment with the spec that it was trained with; of a sampled run, the values of the search
     space are read from its params. Raises IpcnnError if the digest of that spec is not that of the trained one."""
-    by_label = {planned.label: planned for planned in (*named_runs(experiment), *grid_runs(experiment))}
-    found = by_label.get(label)
-    if found is None and isinstance(experiment.search, SpaceSearch):
+    by_label = {named.label: named for named in (*named_runs(experiment), *grid_runs(experiment))}
+    planned = by_label.get(label)
+    if planned is None and isinstance(experiment.search, SpaceSearch):
         space = experiment.search.space
         sampled = {
             path: _sampled_value(distribution, run.params[path])
             for path, distribution in space.items()
             if path in run.params
         }
-        found = run_for(experiment, active(space, sampled))
+        planned = run_for(experiment, active(space, sampled))
     trained = run.tags.get("ipcnn.digest")
-    if found is None or (trained and found.spec.digest() != trained):
+    if planned is None or (trained and planned.spec.digest() != trained):
         raise IpcnnError(
             f"the spec of run {run.run_id} cannot be read back from the record\n"
             "It was recorded by another version of ipcnn: use that one, or submit the experiment again with --fresh."
         )
-    return found
+    return planned
 
 
 def _sampled_value(distribution: Distribution, text: str) -> Any:

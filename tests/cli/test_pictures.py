@@ -84,6 +84,7 @@ def artifacts(home: Path, id_: str) -> dict[str, int]:
     return {Path(one.path).name: one.file_size for one in found}
 
 
+@pytest.mark.slow
 def test_every_file_is_in_the_folder_and_in_the_record(home, tmp_path):
     done = run("sweep", "--filters", "2", "--out", str(tmp_path), "--json")
     told = json.loads(done.stdout)
@@ -108,6 +109,7 @@ def test_every_file_is_in_the_folder_and_in_the_record(home, tmp_path):
         assert len(rows) == one["filters"] == len(numbers) + one["dropped"]
 
 
+@pytest.mark.slow
 def test_what_the_terminal_says(home, tmp_path):
     done = run(f"{EXPERIMENT}", "--run", "l1", "--filters", "3", "--out", str(tmp_path / "new"))
     head, columns, *rows = done.stdout.splitlines()

@@ -82,7 +82,7 @@ class Cub200(PhotographDataset):
         first.issues[:0], first.files[:0] = source.issues, source.files
         first.made_from |= source.made_from
         if source.issues:
-            raise DataError(list(dict.fromkeys(issue for found in annotations_L for issue in found.issues)))
+            raise DataError(list(dict.fromkeys(issue for annotations in annotations_L for issue in annotations.issues)))
         return annotations_L
 
     def split_items(self, source: Source) -> tuple[Items, Items]:

@@ -133,8 +133,8 @@ class Dataset(DataSection):
         if cls.folders[0] in missing:
             return {**facts, "there": False}
         counts = {name: len(files.glob(pattern)) for name, pattern in cls.counts.items()}
-        place = cls.annotated.split("/").index("*") if cls.annotated else 0
-        categories = sorted({path.split("/")[place] for path in files.glob(cls.annotated)}) if cls.annotated else []
+        level = cls.annotated.split("/").index("*") if cls.annotated else 0
+        categories = sorted({path.split("/")[level] for path in files.glob(cls.annotated)}) if cls.annotated else []
         there = not counts or next(iter(counts.values())) > 0
         return {**facts, "counts": counts, "categories": categories, "there": there}
 

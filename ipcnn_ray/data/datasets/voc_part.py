@@ -180,10 +180,10 @@ def _add_object(i: int, truths: dict[str, list[Any]], data: VocPart, folder: Pat
         return
     landmarks, sizes = [UNSEEN] * len(data.landmarks), [UNSEEN] * len(data.landmarks)
     for k, name in enumerate(data.landmarks):
-        truth = truths.get(f"truth_part{FILES[name]:02}.mat")
+        part = truths.get(f"truth_part{FILES[name]:02}.mat")
         try:
-            center = numbers(truth[i]["pHW_center"]) if truth else []
-            extent = numbers(truth[i].get("pHW_scale", [])) if truth else []
+            center = numbers(part[i]["pHW_center"]) if part else []
+            extent = numbers(part[i].get("pHW_scale", [])) if part else []
         except (TypeError, ValueError) as error:
             what = f"pHW_center or pHW_scale of landmark {name!r} cannot be read: {error}"
             annotations.add_issue(where, what, AGAIN)

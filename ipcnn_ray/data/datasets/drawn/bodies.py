@@ -42,7 +42,8 @@ def rotate(points: Points, angle: float, about: Points | tuple[float, float] = (
     """Rotate points by `angle`; the direction +x becomes that elevation."""
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     pivot = np.asarray(about)
-    return (points - pivot) @ np.array([[cos, -sin], [sin, cos]]) + pivot
+    rotated: Points = (points - pivot) @ np.array([[cos, -sin], [sin, cos]]) + pivot
+    return rotated
 
 
 @lru_cache(maxsize=32)
@@ -50,7 +51,8 @@ def _unit_round(power: float, count: int) -> Points:
     """Return a circle of radius 1, pushed towards its bounding square as `power` grows beyond 2."""
     angle = np.arange(count) * (2 * math.pi / count)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return np.sign(circle) * np.abs(circle) ** (2 / power)
+    rounded: Points = np.sign(circle) * np.abs(circle) ** (2 / power)
+    return rounded
 
 
 def round_shape(center: Points, radius_x: float, radius_y: float, angle: float = 0, power: float = 2) -> Points:
@@ -88,10 +90,10 @@ def bent(start: Points, angle: float, bend: float, length: float, count: int = 6
     return line
 
 
-def blob(rng: np.random.Generator, center: Points, radius_x: float, radius_y: float, roughness: float) -> Points:
-    """Return a closed random outline around a center; roughness 0 is an ellipse."""
+def blob(rng: np.random.Generator, center: Points, radii: Points, roughness: float) -> Points:
+    """Return a closed random outline around a center; `radii` are (x, y), roughness 0 is an ellipse."""
     swell = 1 + roughness * rng.uniform(-1, 1, 10)
-    return _unit_round(2.0, 10) * swell[:, None] * (radius_x, radius_y) + center
+    return _unit_round(2.0, 10) * swell[:, None] * radii + center
 
 
 def box_of(points: Sequence[Points]) -> Points:
@@ -243,7 +245,8 @@ class Poser:
 
     def _on_torso(self, along: float, up: float) -> Points:
         """Return a point of the torso: (1, 0) is its front end, (0, 1) its top."""
-        return rotate(np.array([[along * self.half, -up * self.depth / 2]]), self.pitch)[0]
+        point: Points = rotate(np.array([[along * self.half, -up * self.depth / 2]]), self.pitch)[0]
+        return point
 
     def _torso(self) -> None:
         rng, center = self.rng, np.zeros(2)
@@ -271,7 +274,7 @@ class Poser:
             for _ in range(rng.integers(3, 7)):
                 center = self._on_torso(rng.uniform(-1.0, 1.5), rng.uniform(-1, 1))
                 size = rng.uniform(0.07, 0.24, 2) * (2 * self.half, 1)
-                self.figure.pattern.append(Part("patch", blob(rng, center, *size, 0.3), self.second, False))
+                self.figure.pattern.append(Part("patch", blob(rng, center, size, 0.3), self.second, False))
         elif pattern == "stripes":
             width = rng.uniform(0.02, 0.04)
             for along in np.linspace(-0.9, 1.7, int(rng.integers(8, 13))):

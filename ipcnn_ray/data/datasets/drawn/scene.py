@@ -217,8 +217,8 @@ class _Scene:
         """Draw blended colors, perhaps a ground with a horizon, then polygons, blobs, and strokes."""
         rng, canvas = self.rng, self.canvas
         base = np.array([self._ground(), self._ground()], np.float64)[rng.integers(0, 2, (4, 4))]
-        base = np.clip(base + rng.normal(0, 10, (4, 4, 3)), 0, 255).astype(np.uint8)
-        canvas.image.paste(soft_colors(base, canvas.side))
+        base = np.clip(base + rng.normal(0, 10, (4, 4, 3)), 0, 255)
+        canvas.image.paste(soft_colors(base.astype(np.uint8), canvas.side))
         if rng.random() < 0.5:
             left, right = rng.uniform(0.2, 0.8) + rng.normal(0, 0.05, 2)
             canvas.fill(np.array([[0, left], [1, right], [1, 1.1], [0, 1.1]]), self._ground())
@@ -231,7 +231,7 @@ class _Scene:
         rng, canvas = self.rng, self.canvas
         center, color, kind = rng.uniform(-0.05, 1.05, 2), self._any_color(), rng.random()
         if kind < 0.35:
-            canvas.fill(blob(rng, center, *rng.uniform(0.04, 0.22, 2), 0.35), color)
+            canvas.fill(blob(rng, center, rng.uniform(0.04, 0.22, 2), 0.35), color)
         elif kind < 0.6:
             canvas.fill(center + rng.normal(0, 0.14, (4, 2)), color)
         elif kind < 0.8:
@@ -297,7 +297,7 @@ class _Scene:
                     top, foot = np.array([center[0], -0.1]), np.array([center[0] + rng.normal(0, 0.1), 1.1])
                     shape = limb(top, foot, 0.1, 0.13)
                 elif kind < 0.75:  # a bush or a stone
-                    shape = blob(rng, center, *rng.uniform(0.08, 0.19, 2), 0.25)
+                    shape = blob(rng, center, rng.uniform(0.08, 0.19, 2), 0.25)
                 else:  # tall grass or a fence along the lower edge
                     edge = np.stack([np.linspace(0, 1, 6), rng.uniform(0.78, 0.95) + rng.normal(0, 0.03, 6)], axis=1)
                     shape = np.concatenate([edge, [[1.0, 1.1], [0.0, 1.1]]])
@@ -313,4 +313,5 @@ class _Scene:
         grain = soft_field(rng.normal(0, rng.uniform(3, 10), (64, 64)), size)
         tint = (1 + rng.normal(0, 0.04, 3)).astype(np.float32)
         lit = pixels * light[:, :, None] * tint + grain[:, :, None]
-        return np.clip(np.rint(lit), 0, 255).astype(np.uint8)
+        image: NDArray[np.uint8] = np.clip(np.rint(lit), 0, 255).astype(np.uint8)
+        return image
