@@ -1,4 +1,4 @@
-"""Raw specs (nested mappings): defaults that depend on other fields or on a recipe, and fields set by their path.
+"""Defaults that depend on other fields or on a recipe, in raw specs (nested mappings).
 
 A value that equals its default follows it. For example, the resolved spec of a search over `train.learning_rate` has
 `final_learning_rate: 0.01`, and a run of that search still ends at its own learning rate. Otherwise a spec and its
@@ -8,7 +8,6 @@ resolved form would have the same digest and train different runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel
@@ -16,7 +15,7 @@ from pydantic import BaseModel
 from ipcnn_ray.spec.data import Data, with_negatives
 from ipcnn_ray.spec.model import channels_of, pixels_of
 from ipcnn_ray.spec.networks import Network, row
-from ipcnn_ray.spec.section import Section, annotations_at, kind_field, sections
+from ipcnn_ray.spec.section import sections
 from ipcnn_ray.spec.template import PartTemplate, Template
 from ipcnn_ray.spec.training import FilterLoss, Train
 
@@ -163,59 +162,6 @@ def _train_defaults(train: Raw, recipe: Raw) -> None:
         rate = train.get("learning_rate", Train.model_fields["learning_rate"].default)
         if isinstance(rate, int | float) and rate > 0:
             train["final_learning_rate"] = rate if rate == first == last else _rounded(rate * last / first)
-
-
-Settings = Mapping[str, Any]
-"""Dotted path of a field -> its value."""
-
-
-class NotASection(ValueError):
-    """A path leads through a value that is not a section."""
-
-    def __init__(self, path: str, section: str) -> None:
-        self.path = path
-        super().__init__(f"{section} is not a section and has no fields")
-
-
-def apply_settings(raw: Mapping[str, Any], settings: Settings, root: type[Section]) -> dict[str, Any]:
-    """Return a copy of the raw spec with these fields set: by `--set`, a named run, a grid or a space.
-
-    - Setting the kind of a section (`template.shape`) keeps those of its fields that the new kind has.
-    - A mapping replaces the whole section.
-    - Setting `template.shape` to `none` removes the filter loss, unless the settings name a field of it too.
-
-    Raises NotASection if a path leads through a value that is not a section.
-    """
-    result: dict[str, Any] = deepcopy(dict(raw))
-    kinds = {path: _kinds(root, path) for path in settings}
-    for path in sorted(settings, key=lambda path: not kinds[path]):  # a section's kind before its other fields
-        *above, name = path.split(".")
-        section = result
-        for depth, part in enumerate(above, start=1):
-            if section.get(part) is None:
-                section[part] = {}
-            if not isinstance(section[part], dict):
-                raise NotASection(path, ".".join(above[:depth]))
-            section = section[part]
-        new = kinds[path].get(settings[path]) if isinstance(settings[path], str) else None
-        if new is not None:
-            for other in [field for field in section if field not in new.model_fields]:
-                del section[other]
-        section[name] = deepcopy(settings[path])
-    template, loss = result.get("template"), result.get("loss")
-    plain = isinstance(template, dict) and template.get("shape") == "none"
-    changed = {path.split(".")[0] for path in settings}
-    if plain and "template" in changed and "loss" not in changed and isinstance(loss, dict):
-        loss.pop("filter", None)
-    return result
-
-
-def _kinds(root: type[Section], path: str) -> dict[str, type[Section]]:
-    """Return the section of each value of a field that names the kind of a section; empty for other fields."""
-    above, _, name = path.rpartition(".")
-    owners = [owner for kind in annotations_at(root, above) for owner in sections(kind).values()] if above else []
-    kinds = {owner: kind_field(owner) for owner in owners}
-    return {kind[1]: owner for owner, kind in kinds.items() if kind and kind[0] == name}
 
 
 _MISSING = object()

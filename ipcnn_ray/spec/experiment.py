@@ -9,9 +9,10 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from ipcnn_ray.spec.data import Data
-from ipcnn_ray.spec.defaults import Recipe, Settings, apply_settings, with_defaults, without_defaults
+from ipcnn_ray.spec.defaults import Recipe, with_defaults, without_defaults
 from ipcnn_ray.spec.messages import as_validation_error
 from ipcnn_ray.spec.model import Model
+from ipcnn_ray.spec.overrides import Settings, apply_settings
 from ipcnn_ray.spec.search import Search
 from ipcnn_ray.spec.section import Integer, OmitDefaultFromDigest, Section, Slug
 from ipcnn_ray.spec.template import Template

@@ -22,9 +22,10 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ipcnn_ray.errors import Issue, SpecError
-from ipcnn_ray.spec.defaults import NotASection, apply_settings, with_defaults
+from ipcnn_ray.spec.defaults import with_defaults
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.messages import CHECK, field_issues
+from ipcnn_ray.spec.overrides import NotASection, apply_settings
 from ipcnn_ray.spec.section import FieldIssue, Loc, as_yaml, dotted, locate
 from ipcnn_ray.spec.validation import cross_field_issues
 

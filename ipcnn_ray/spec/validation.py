@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.data import Data
-from ipcnn_ray.spec.defaults import NotASection, Settings
 from ipcnn_ray.spec.extensions import METRICS, RECORDED
 from ipcnn_ray.spec.messages import field_issues
 from ipcnn_ray.spec.model import Model
+from ipcnn_ray.spec.overrides import NotASection, Settings
 from ipcnn_ray.spec.search import Choice, Distribution, GridSearch, OneMeasure, Pareto, Search, SpaceSearch, points
 from ipcnn_ray.spec.section import (
     FieldIssue,
