@@ -19,6 +19,8 @@ MOST_PAIRS = 40
 """Maximum number of pairs of the sign-flip test; each half of them has 2^20 sums."""
 TIE = 1e-10
 """Two sums are equal if they differ by less than this share of the sum of all |d|: 0.3 - 0.2 and 0.2 - 0.1 differ."""
+SIGNIFICANCE_LEVEL = 0.05
+"""A difference with a p-value below it is called more than luck."""
 CONFIDENCE = 0.95
 """Level of confidence intervals."""
 

@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, cast
 
-from ipcnn_ray.core.statistics import Spread, sign_flip_p, smallest_p, spread
+from ipcnn_ray.core.statistics import SIGNIFICANCE_LEVEL, Spread, sign_flip_p, smallest_p, spread
 from ipcnn_ray.report import published
 from ipcnn_ray.report.document import Block, Chapter, Paragraphs, TableBlock
 from ipcnn_ray.report.experiment_record import MARKS, Experiment, ReportedRun
 from ipcnn_ray.report.published import BETA, CATEGORIES, GAMMA, NETWORKS, TEMPLATES, ZHANG_BETA
-from ipcnn_ray.report.ranking import LEVEL, Group
+from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.ranking_table import Table, p_words
 from ipcnn_ray.utils.text import parse_number
 
@@ -240,10 +240,10 @@ def _norm_table(index: Index) -> TableBlock:
         l1, l2 = (spread(column).mean for column in zip(*pairs, strict=True))
         if p is None:
             verdict = "one pair"
-        elif smallest_p(len(pairs)) >= LEVEL:
+        elif smallest_p(len(pairs)) >= SIGNIFICANCE_LEVEL:
             verdict = "too few pairs"
         else:
-            verdict = "more than luck" if p < LEVEL else "may be luck"
+            verdict = "more than luck" if p < SIGNIFICANCE_LEVEL else "may be luck"
         numbers = [f"{l1:.4f}{_brackets(marks)}", f"{l2:.4f}{_brackets(marks)}", f"{l1 - l2:+.4f}"]
         rows.append([NETWORKS.get(network, network), OURS, *numbers, str(len(pairs)), p_words(p), verdict])
     caption = (

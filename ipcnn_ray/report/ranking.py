@@ -13,14 +13,12 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from ipcnn_ray.core.multi_objective import pareto_front
-from ipcnn_ray.core.statistics import Spread, holm, paired_t, sign_flip_p, smallest_p, spread
+from ipcnn_ray.core.statistics import SIGNIFICANCE_LEVEL, Spread, holm, paired_t, sign_flip_p, smallest_p, spread
 from ipcnn_ray.spec.search import Objectives, lower_is_better
 from ipcnn_ray.tracking.run_summary import Origin, RunSummary, State
 
 COUNTED: tuple[tuple[State, ...], ...] = (("succeeded",), ("pruned", "stopped"))
 """States whose metrics count for a setting: those of succeeded runs or, without any, those of incomplete runs."""
-LEVEL = 0.05
-"""Significance level of a corrected p."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +140,9 @@ class Comparison:
         """Result of the corrected exact test, in words."""
         if self.p_exact is None or self.holm_exact is None:
             return "one seed"
-        if self.holm_exact < LEVEL:
+        if self.holm_exact < SIGNIFICANCE_LEVEL:
             return "better" if (self.difference.mean < 0) == lower_is_better(self.measure) else "worse"
-        return "too few seeds" if self.smallest >= LEVEL else "may be luck"
+        return "too few seeds" if self.smallest >= SIGNIFICANCE_LEVEL else "may be luck"
 
 
 def compare_groups(groups: Sequence[Group], objectives: Objectives) -> tuple[list[Comparison], list[Comparison]]:

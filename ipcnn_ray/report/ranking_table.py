@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ipcnn_ray.core.statistics import Spread, smallest_p
-from ipcnn_ray.report.ranking import LEVEL, Comparison, Group, compare_groups, compared_measures, rank
+from ipcnn_ray.core.statistics import SIGNIFICANCE_LEVEL, Spread, smallest_p
+from ipcnn_ray.report.ranking import Comparison, Group, compare_groups, compared_measures, rank
 from ipcnn_ray.spec.search import COMBINED, Objectives
 from ipcnn_ray.tracking.run_summary import RunSummary, State
 from ipcnn_ray.utils.text import shortened_list
@@ -151,7 +151,8 @@ class Ranking:
         if tested:
             lines.append(
                 "p: exact sign-flip test, two-sided. Holm: corrected for the comparisons of a measure, those with the "
-                f"control and those of the others by themselves. verdict: by this p at {LEVEL}. t-test: its p, and "
+                f"control and those of the others by themselves. verdict: by this p at {SIGNIFICANCE_LEVEL}. "
+                "t-test: its p, and "
                 "corrected, and 95 % CI: the confidence interval of the mean difference hold for differences that are "
                 "normally distributed."
             )
@@ -208,7 +209,7 @@ def _significance(comparison: Comparison | None) -> str:
 def _limit(seeds: int, family: int) -> str:
     """The smallest p that is possible with this number of seeds and comparisons, and the seeds that would suffice."""
     least, needed = smallest_p(seeds), 1
-    while family * smallest_p(needed) >= LEVEL:
+    while family * smallest_p(needed) >= SIGNIFICANCE_LEVEL:
         needed += 1
     corrected = f", {p_words(min(1.0, family * least))} after the correction for {family}" if family > 1 else ""
     text = f"With {seeds} seeds p is at least {p_words(least)} (2/2^{seeds}){corrected}"

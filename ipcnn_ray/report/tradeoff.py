@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ipcnn_ray.core.multi_objective import pareto_front
+from ipcnn_ray.core.statistics import SIGNIFICANCE_LEVEL
 from ipcnn_ray.report.document import Chapter, FigureBlock, Paragraphs
 from ipcnn_ray.report.experiment_record import PLAIN, Experiment, ReportedRun
-from ipcnn_ray.report.ranking import LEVEL
 from ipcnn_ray.report.ranking_table import p_words
 from ipcnn_ray.report.style import BLACK, GREY, RED, kind_styles, new_figure
 from ipcnn_ray.utils.text import shortened_list
@@ -114,7 +114,7 @@ def _sentences(
         )
     else:
         meaning = "stability costs accuracy" if measured.spearman < 0 else "stable settings are also the accurate ones"
-        if measured.spearman_p >= LEVEL:
+        if measured.spearman_p >= SIGNIFICANCE_LEVEL:
             meaning = "no relation that could not be luck"
         lines.append(
             f"Correlation of instability with error over {measured.n} settings (means over seeds): Spearman "
