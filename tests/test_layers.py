@@ -8,6 +8,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1] / "ipcnn_ray"
 # room -> rooms it may import
 MAY: dict[str, set[str]] = {
@@ -151,11 +153,21 @@ def test_these_checks_can_fail(tmp_path):
     assert cycles(tmp_path) == ["core.x <-> x", "core.x <-> y", "x <-> y"]
 
 
-def test_core_loads_without_vendors():
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("ipcnn_ray.core", {"ray", "mlflow", "boto3", "pydantic", "typer"}),
+        ("ipcnn_ray.on_ray.trainables", {"mlflow", "boto3", "matplotlib", "scipy", "torchvision", "h5py"}),
+    ],
+)
+def test_it_loads_without(modules: str, heavy: set[str]):
+    """core/ needs no vendor; a worker imports at its start only what it needs there: each second delays every run."""
     code = (
-        "import sys, pkgutil, importlib, ipcnn_ray.core as c\n"
-        "[importlib.import_module(f'ipcnn_ray.core.{m.name}') for m in pkgutil.iter_modules(c.__path__)]\n"
-        "sys.exit(' '.join({'ray', 'mlflow', 'boto3', 'pydantic', 'typer'} & set(sys.modules)) or 0)"
+        "import sys, pkgutil\n"
+        f"module = pkgutil.resolve_name({modules!r})\n"
+        "for inner in pkgutil.iter_modules(getattr(module, '__path__', [])):\n"
+        f"    pkgutil.resolve_name({modules!r} + '.' + inner.name)\n"
+        f"sys.exit(' '.join({heavy!r} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent)
     assert done.returncode == 0, done.stderr

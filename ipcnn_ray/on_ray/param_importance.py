@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 
-from ipcnn_ray.report.search_figures import MOST_FOR_IMPORTANCE
+from ipcnn_ray.report.experiment_record import MOST_FOR_IMPORTANCE
 
 MIN_TRIALS = 8
 TREES = 32

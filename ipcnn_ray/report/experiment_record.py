@@ -28,6 +28,8 @@ PLAIN = "plain"
 """Kind of the network without templates."""
 STYLED_CURVES = 6
 """Settings of each kind of template whose error curve has a colour of its own; the others are thin and grey."""
+MOST_FOR_IMPORTANCE = 100
+"""Importance is computed from at most this many trials, an even sample of them."""
 MOST_GREY_CURVES = 200
 """Grey curves of the figure; an even sample, best to worst, if there are more."""
 

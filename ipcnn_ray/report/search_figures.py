@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ipcnn_ray.report import published
 from ipcnn_ray.report.document import FigureBlock
-from ipcnn_ray.report.experiment_record import Experiment
+from ipcnn_ray.report.experiment_record import MOST_FOR_IMPORTANCE, Experiment
 from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, MAP, ORANGE, RED, new_figure
 from ipcnn_ray.spec.search import lower_is_better, metric_info
@@ -23,8 +23,6 @@ from ipcnn_ray.utils.text import parse_number
 
 CELLS = 6
 """Minimum number of cells of the heat map along beta and along gamma."""
-MOST_FOR_IMPORTANCE = 100
-"""Importance is computed from at most this many trials, an even sample of them."""
 
 
 @dataclass(frozen=True)
