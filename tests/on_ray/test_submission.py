@@ -65,7 +65,7 @@ def test_a_run_on_ray_equals_the_run_in_this_process(bench, ray_here, capfd):
 def test_a_search_is_relative_to_its_control_and_survives_a_failed_run(bench, ray_here, capfd):
     spec = tiny(
         "searched",
-        compute={"retries": 1},
+        compute={"retries": 1, **ONE_PROCESS},
         search={
             "kind": "space",
             "trials": 4,
