@@ -1,4 +1,4 @@
-"""Places of real data, weights and check vectors; nothing here is copied into the project."""
+"""Options, marks and processes of the tests; folders of real data, which are never copied into the project."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def snapshot(request: pytest.FixtureRequest) -> Snapshot:
     return Snapshot(request.config.getoption("--update-snapshots"))
 
 
-def _place(variable: str, default: Path) -> Path | None:
+def _folder(variable: str, default: Path) -> Path | None:
     named = os.environ.get(variable)
     if named:
         path = Path(named).expanduser()
@@ -74,7 +74,7 @@ def _place(variable: str, default: Path) -> Path | None:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder with real photographs and landmarks (IPCNN_DATA)."""
-    path = _place("IPCNN_DATA", SHARED / "data")
+    path = _folder("IPCNN_DATA", SHARED / "data")
     if path is None:
         pytest.skip("needs real photographs: set IPCNN_DATA to a folder that holds voc/")
     return path
@@ -83,7 +83,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def real_weights() -> Path:
     """Folder with pretrained layers (IPCNN_WEIGHTS)."""
-    path = _place("IPCNN_WEIGHTS", SHARED / "weights")
+    path = _folder("IPCNN_WEIGHTS", SHARED / "weights")
     if path is None:
         pytest.skip("needs pretrained layers: set IPCNN_WEIGHTS to their folder")
     return path

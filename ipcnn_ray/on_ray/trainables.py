@@ -32,7 +32,7 @@ from ipcnn_ray.on_ray.experiment_dir import ray_storage_dir, stop_requested
 from ipcnn_ray.train.checkpoint import read_result
 from ipcnn_ray.train.run_dir import ProgressFile, ProgressUpdate, RunTakenOver, local_path
 from ipcnn_ray.train.run_metadata import RunRequest
-from ipcnn_ray.train.runtime import ProcessGroup, Runtime, StopRun, failure_cause
+from ipcnn_ray.train.runtime import ProcessGroup, Runtime, StopRun, failure_cause, format_error
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.locks import file_lock
 
@@ -152,7 +152,8 @@ def make_trainable(context: ExperimentContext, lock: TrialLock) -> Callable[[dic
             except Exception as error:
                 with suppress(TrackingError):
                     context.tracker.attach(request.handle).log_text(traceback.format_exc(), "traceback.txt")
-                tune.report({FAILED: format_error(error), **unmeasured(goals), "epoch": 0.0})
+                cause = str(error) if isinstance(error, _WorkersLost) else format_error(error)
+                tune.report({FAILED: cause, **unmeasured(goals), "epoch": 0.0})
                 raise
         ProgressFile(request.folder).clear()
         result = read_result(request.folder, request.run)
@@ -188,21 +189,14 @@ def _with_retries(attempt: Callable[[], object], retries: int) -> None:
             return
         except RunTakenOver:
             raise
-        except _WorkersLost:
+        except _WorkersLost as error:
             lost += 1
             if lost > MAX_LOST_WORKERS:
-                raise
+                raise _WorkersLost(f"its workers were lost {lost} times; the last time: {error}") from error
         except Exception:
             errors += 1
             if errors > retries:
                 raise
-
-
-def format_error(error: Exception) -> str:
-    """Return the cause of a failure as a sentence."""
-    if isinstance(error, _WorkersLost):
-        return f"its workers were lost {MAX_LOST_WORKERS + 1} times; the last time: {error}"
-    return f"{type(error).__name__}: {error}"
 
 
 def _run_in_trial(request: RunRequest, context: ExperimentContext) -> None:

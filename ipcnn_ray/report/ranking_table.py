@@ -151,10 +151,9 @@ class Ranking:
         if tested:
             lines.append(
                 "p: exact sign-flip test, two-sided. Holm: corrected for the comparisons of a measure, those with the "
-                f"control and those of the others by themselves. verdict: by this p at {SIGNIFICANCE_LEVEL}. "
-                "t-test: its p, and "
-                "corrected, and 95 % CI: the confidence interval of the mean difference hold for differences that are "
-                "normally distributed."
+                f"control and those of the others by themselves. verdict: by this p at {SIGNIFICANCE_LEVEL}. The p of "
+                "the t-test, its correction, and the 95 % CI (confidence interval of the mean difference) hold for "
+                "differences that are normally distributed."
             )
             for seeds in sorted({c.difference.n for c in tested}):
                 lines.append(_limit(seeds, max(c.family for c in tested if c.difference.n == seeds)))

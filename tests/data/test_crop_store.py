@@ -101,17 +101,6 @@ def test_a_damaged_store_says_what_to_do(cache, damage, says):
     assert problem.advice == "Delete the folder; it will be written again."
 
 
-def test_one_changed_pixel_of_many_is_found_by_a_thorough_look(tmp_path):
-    many = dataclasses.replace(
-        contents(), labels_N=np.zeros(200, np.int64), landmarks_NK2=np.zeros((200, 1, 2), np.float32)
-    )
-    write_store(tmp_path, DIGEST, S, many, lambda images: None)
-    flip_byte(folder_of(tmp_path, DIGEST) / "images.npy", 8000)  # between two samples
-    assert open_store(tmp_path, DIGEST) is not None
-    with pytest.raises(DataError, match=r"images\.npy has changed"):
-        open_store(tmp_path, DIGEST, thorough=True)
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_preparation_leaves_nothing(tmp_path, error):
     def interrupted(images):
