@@ -124,9 +124,9 @@ class Metrics:
         self._objects = self._images(plan, plan.object_positions)
         self._validation = self._images(plan, plan.validation_positions)
         self._fields = {layer: layer_receptive_field(spec.model, layer) for layer in self._net.interpretable}
-        size, eval = self._store.size, spec.eval
+        size, top_images, rule = self._store.size, spec.eval.top_images, spec.eval.instability
         contexts = {
-            layer: LayerContext(size, self._net.shape(layer)[1], field, eval.top_images, eval.instability)
+            layer: LayerContext(size, self._net.shape(layer)[1], field, top_images, rule)
             for layer, field in self._fields.items()
         }
         self._metrics = {
