@@ -16,7 +16,7 @@ class Issue:
     where: str
     """`file:line` of a spec, or the path of a data file."""
     what: str
-    """The fact with its offending value, such as `train.epochs = 0`."""
+    """The fact with its offending value, such as `train.epochs = -1`."""
     advice: str
     """What is allowed, and the ways out."""
 

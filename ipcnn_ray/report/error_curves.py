@@ -107,7 +107,8 @@ def _line(axis: Axes, experiment: Experiment, group: Group, series: SeriesStyle)
     label = f"{group.name}: {group.template}" if sampled else group.name
     style: dict[str, Any] = {"color": series.colour, "marker": series.marker}
     if len(curve) == 1:  # a line through one point is invisible
-        axis.plot(*_xy(curve), linestyle="", markerfacecolor="none", label=f"{label}, 1 epoch", **style)
+        length = "1 epoch" if curve[0][0] else "not trained"
+        axis.plot(*_xy(curve), linestyle="", markerfacecolor="none", label=f"{label}, {length}", **style)
         return
     # The line shows its marker in the legend only; in the plot it marks the epoch of convergence.
     style |= {"markevery": [], "markeredgecolor": BLACK}
@@ -152,7 +153,7 @@ def _against_the_paper(experiment: Experiment) -> str:
         ours = "missing"
         if epochs:
             measured = True
-            lengths = {run.metrics.get("epoch", 0.0) for run in runs}
+            lengths = {run.metrics.get("epoch", 0.0) for run in runs if "epochs_to_converge" in run.metrics}
             trained = f"{min(lengths):.0f}" + ("" if len(lengths) == 1 else f" to {max(lengths):.0f}")
             ours = f"{spread(epochs).mean:.1f} of {trained} trained (mean of {counted(len(epochs), 'run')})"
         comparisons.append(f"{kind} templates: published about {published_epochs}, ours {ours}")

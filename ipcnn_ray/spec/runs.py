@@ -146,7 +146,7 @@ def plan_run(run: Run, count: Callable[[Data], int | None] = methodcaller("train
     """Return the cost of one run; `count` returns the number of training items of a data section."""
     train = run.spec.train
     items = count(run.spec.data)
-    steps = None if items is None else items // train.batch_size * train.epochs
+    steps = 0 if not train.epochs else None if items is None else items // train.batch_size * train.epochs
     return PlannedRun(
         label=run.label,
         template=run.spec.template.label(),

@@ -104,7 +104,7 @@ class FieldIssue:
 
     loc: Loc
     what: str
-    """The fact with its offending value, such as `train.epochs = 0`."""
+    """The fact with its offending value, such as `train.epochs = -1`."""
     advice: str
     """What is allowed, and the ways out."""
     follows_from: tuple[str, ...] = ()

@@ -63,8 +63,9 @@ class Train(Section):
     # ExperimentSpec requires the fields that a recipe does not provide.
     model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required"))
 
-    epochs: Count
-    """Passes over the training items."""
+    epochs: Annotated[Integer, Field(ge=0)]
+    """Passes over the training items. 0: the network is measured once with its initial weights, as epoch 0; the other
+    fields of this section have no effect on it."""
     batch_size: Count = 64
     """Images per step over all workers. An incomplete last batch of an epoch is dropped."""
     learning_rate: Positive = 0.01

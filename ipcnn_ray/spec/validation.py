@@ -212,10 +212,10 @@ def appended_mask(model: Model) -> Iterator[FieldIssue]:
 
 
 def schedule(train: Train) -> Iterator[FieldIssue]:
-    if train.warmup_epochs >= train.epochs:
+    if 0 < train.epochs <= train.warmup_epochs:
         yield train.issue("warmup_epochs", f"must be less than train.epochs = {train.epochs}", "epochs")
     least = train.warmup_epochs + 2
-    if train.decay_epochs is not None and not least <= train.decay_epochs <= train.epochs:
+    if train.epochs and train.decay_epochs is not None and not least <= train.decay_epochs <= train.epochs:
         advice = f"must be from {least} (train.warmup_epochs + 2) to train.epochs = {train.epochs}"
         yield train.issue("decay_epochs", advice, "epochs", "warmup_epochs")
     if train.optimizer == "adamw" and train.momentum != Train.model_fields["momentum"].default:

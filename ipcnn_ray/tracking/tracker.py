@@ -80,8 +80,8 @@ class RunRecord(Protocol):
         """Log all epochs so far. Values that are already recorded are skipped.
 
         Args:
-            history: One mapping per epoch; its key `epoch` (1-based) is the step. Values that are not finite are left
-                out and listed in the tag `ipcnn.not_finite`.
+            history: One mapping per epoch; its key `epoch` is the step, from 1 (0: of a network that is not trained).
+                Values that are not finite are left out and listed in the tag `ipcnn.not_finite`.
             when: Time of the new values, milliseconds since 1970; default: now.
         """
         ...

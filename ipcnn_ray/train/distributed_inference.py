@@ -89,8 +89,8 @@ def infer(
         for name, tensors in results.items()
     }
     if not all(bool(rows.isfinite().all()) for name, rows in merged.items() if not name.startswith(MAY_BE_NAN)):
-        raise TrainingError(
-            f"the network's outputs are not finite after epoch {epoch}: lower train.learning_rate, "
-            "or loss.filter.weight if there is a filter loss"
-        )
+        advice = "lower train.learning_rate, or loss.filter.weight if there is a filter loss"
+        if not epoch:
+            advice = "nothing is trained yet, so check the file of model.weights"
+        raise TrainingError(f"the network's outputs are not finite after epoch {epoch}: {advice}")
     return merged

@@ -98,8 +98,9 @@ def run_description(request: RunRequest, metrics: Mapping[str, float]) -> str:
         f"**{spec.template.label()}**: `{spec.model.network}` on {data}, seed {spec.seed}. Run `{request.run_id}`."
     ]
     if "val_error" in metrics and "instability" in metrics:
+        after = f"After epoch {metrics['epoch']:.0f} of {spec.train.epochs}" if metrics["epoch"] else "Not trained"
         paragraphs.append(
-            f"After epoch {metrics['epoch']:.0f} of {spec.train.epochs}: validation error "
+            f"{after}: validation error "
             f"**{100 * metrics['val_error']:.1f} %** of images, location instability **{metrics['instability']:.4f}** "
             "of the image diagonal (both lower is better)."
         )

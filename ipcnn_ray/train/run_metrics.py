@@ -7,6 +7,8 @@ Each evaluation: val_loss, val_error, val_images, combined; and of `instability`
 (units: `core/metrics/`) <metric> of `eval.layer`, <metric>_<layer>, and <metric>_dropped, the number of filters of
 `eval.layer` that could not be measured.
 At the end: best_val_error, epochs_to_converge, area_under_error, cpu_hours or gpu_hours.
+
+A run of 0 epochs has one evaluation, recorded as epoch 0, and neither metrics of training nor epochs_to_converge.
 """
 
 from __future__ import annotations
@@ -43,9 +45,7 @@ def summary(spec: ExperimentSpec, history: list[dict[str, float]], runtime: Runt
     errors = [(int(epoch["epoch"]), epoch["val_error"]) for epoch in history if "val_error" in epoch]
     converged, area = epochs_to_converge(errors, spec.eval.convergence_share), area_under_error(errors)
     if converged is not None and area is not None:
-        metrics |= {
-            "best_val_error": min(error for _, error in errors),
-            "epochs_to_converge": float(converged),
-            "area_under_error": area,
-        }
+        metrics |= {"best_val_error": min(error for _, error in errors), "area_under_error": area}
+        if spec.train.epochs:
+            metrics["epochs_to_converge"] = float(converged)
     return metrics

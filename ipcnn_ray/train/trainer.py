@@ -135,19 +135,25 @@ class Trainer:
         """Why training ended before the last epoch."""
 
     def fit(self) -> None:
-        """Train from the newest checkpoint until the last epoch, or until `report` raises StopRun."""
+        """Train from the newest checkpoint until the last epoch, or until `report` raises StopRun.
+
+        A run of 0 epochs is measured, as epoch 0.
+        """
         self._restore()
         self.model = self.runtime.wrap(self.net)
         warm_up_ddp(self.model, self.inputs)
-        while len(self.history) < self.spec.train.epochs and self.stop is None:
-            self.history.append(self._train_epoch(epoch=len(self.history) + 1))
-            last = len(self.history) == self.spec.train.epochs
+        epochs = range(1, self.spec.train.epochs + 1) or range(1)  # without training, epoch 0 measures the network
+        for epoch in epochs[len(self.history) :]:
+            self.history.append(self._train_epoch(epoch))
+            last = epoch == epochs[-1]
             if last:
                 self.history[-1] |= summary(self.spec, self.history, self.runtime)
             if self.record:
                 self._save_checkpoint()
                 self.record.log_metrics(self.history)
             self.stop = self._report(last=last)
+            if self.stop:
+                break
         if self.stop and self.ended:
             self.history[-1] |= summary(self.spec, self.history, self.runtime)
             if self.record:
@@ -175,14 +181,15 @@ class Trainer:
     def _restore(self) -> None:
         """Load the newest checkpoint, if there is one. All that follows depends on (seed, epoch, step) alone."""
         restored = checkpoint.newest(self.request.folder, self.origin)
-        epochs = self._gather_int(restored.epoch)
+        epochs = self._gather_int(restored.epoch if restored.state else -1)
         if len(set(epochs)) > 1:
+            seen = ", ".join("none" if epoch < 0 else str(epoch) for epoch in epochs)
             raise TrainingError(
-                f"the workers see checkpoints of different epochs, {epochs}: "
+                f"the workers see checkpoints of different epochs ({seen}): "
                 "IPCNN_STORAGE must be one folder that all share"
             )
         self.history = restored.history
-        if restored.epoch:
+        if restored.state:
             try:
                 self.net.load_state_dict(restored.state["model"])
                 self.optimizer.load_state_dict(restored.state["optimizer"])
@@ -201,7 +208,10 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         spec, runtime, start = self.spec, self.runtime, time.perf_counter()
         terms, bfloat16 = self.filter_terms, self.bfloat16
-        metrics = train_epoch(self.model, self.inputs, self.optimizer, terms, runtime, spec, epoch, bfloat16=bfloat16)
+        metrics = {"epoch": float(epoch)}
+        if epoch:
+            model, optimizer = self.model, self.optimizer
+            metrics = train_epoch(model, self.inputs, optimizer, terms, runtime, spec, epoch, bfloat16=bfloat16)
         if epoch % spec.eval.every == 0 or epoch == spec.train.epochs:
             evaluation = evaluate(self.inputs, self.evaluation_plan, spec, runtime, epoch=epoch)
             metrics |= evaluation_metrics(self.request, evaluation)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes.killed_run import killed_run
-from fakes.training import MemoryRecord, OnReport, Runtime, tiny
+from fakes.training import MemoryRecord, MemoryTracker, OnReport, Runtime, as_threads, timeless, tiny
 from safetensors.torch import load
 
 from ipcnn_ray.errors import TrainingError
@@ -19,6 +19,7 @@ from ipcnn_ray.train.final_model import final_model
 from ipcnn_ray.train.run_dir import MEAN_KEY, Attempts, RunTakenOver
 from ipcnn_ray.train.run_metadata import ControlReference
 from ipcnn_ray.train.runtime import StopRun
+from ipcnn_ray.train.trainer import train_run
 
 BUCKET = "s3://bucket/runs/a"
 EVERY_EPOCH = {"epoch", "train_loss", "filter_loss", "train_error", "learning_rate", "images_per_second", "seconds"}
@@ -257,6 +258,73 @@ def test_an_interrupted_run_goes_on(bench, whole):
     assert bench.run(tiny(), runtime=stop_after(3), record=record).state == "succeeded"
     assert record.states == [("running", ""), ("stopped", "early stopping"), ("running", ""), ("succeeded", "")]
     assert (bench.weights(), record.history) == whole
+
+
+UNTRAINED = {"epochs": 0, "warmup_epochs": 2, "decay_epochs": 9}
+
+
+def test_a_run_of_no_epochs_measures_the_initial_weights(bench):
+    runtime, control = OnReport(), ControlReference(instability=0.1, error=0.5, instability_weight=0.25)
+    spec = tiny(train=UNTRAINED, eval={"every": 2})
+    result = bench.run(spec, runtime=runtime, references=control)
+    assert (result.state, result.cause, result.metrics["epoch"]) == ("succeeded", "", 0)
+    metrics = {"epoch", "seconds", "combined", *EVALUATED, *AT_THE_END} - {"epochs_to_converge"}
+    assert set(result.metrics) == metrics
+    assert bench.record.epochs == {0: result.metrics} and runtime.reported == [result.metrics]
+    assert result.metrics["val_error"] == result.metrics["best_val_error"] == result.metrics["area_under_error"]
+    tensors = load(bench.weights())
+    del tensors[MEAN_KEY]
+    initial = bench.inputs(spec).net.state_dict()
+    assert tensors.keys() == initial.keys()
+    assert all(torch.equal(tensors[name], initial[name]) for name in initial)
+    assert bench.record.files == {"weights/weights.safetensors": bench.weights()}
+    assert final_model(bench.request(spec))[1].shape == (2, 3, 64, 64)
+    assert bench.run(spec) == result
+    assert bench.record.states == []
+
+
+def test_a_run_of_no_epochs_has_the_numbers_of_the_network_before_training(bench):
+    """A learning rate of almost 0 trains nothing."""
+    untrained = bench.run(tiny(train={"epochs": 0}), "untrained").metrics
+    frozen = {"epochs": 1, "learning_rate": 1.0e-30, "final_learning_rate": None, "momentum": 0.0}
+    trained = bench.run(tiny(train=frozen), "trained").metrics
+    expected = {name: trained[name] for name in EVALUATED}
+    assert {name: untrained[name] for name in EVALUATED} == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_run_of_no_epochs_is_not_measured_again_when_it_is_resumed(bench, monkeypatch):
+    spec, record = tiny(train={"epochs": 0}), MemoryRecord()
+    record.fails = lambda method: crash_once(1)() if method == "file" else None
+    with pytest.raises(Crash, match="pulled the plug"):
+        bench.run(spec, record=record)
+    record.fails = lambda method: None
+    monkeypatch.setattr(trainer, "evaluate", None)
+    result = bench.run(spec, record=record)
+    assert (result.state, result.metrics) == ("succeeded", record.epochs[0])
+    net = bench.inputs(spec).net.state_dict()
+    assert torch.equal(load(bench.weights())["body.conv5.weight"], net["body.conv5.weight"])
+
+
+def test_a_run_of_no_epochs_reads_frozen_layers_from_the_cache(bench):
+    bench.pretrained(["conv1", "conv2"])
+    model = {"weights": {"file": "w.npz", "layers": ["conv1", "conv2"]}}
+    cached, computed = (
+        bench.run(tiny(model=model, train={"epochs": 0, "freeze_through": "conv2"}, compute={"cache_frozen": on}), name)
+        for on, name in ((True, "cached"), (False, "computed"))
+    )
+    assert timeless([cached.metrics]) == timeless([computed.metrics])
+
+
+def test_two_workers_measure_the_initial_weights_as_one(bench):
+    spec, record = tiny(train={"epochs": 0}), MemoryRecord()
+    alone = bench.run(spec, "alone").metrics
+
+    def work(runtime):
+        return train_run(bench.request(spec, "two"), runtime, MemoryTracker(record)).metrics
+
+    first, second = as_threads(2, work)
+    assert timeless([first]) == timeless([second]) == record.history
+    assert timeless([first])[0] == pytest.approx(timeless([alone])[0], rel=1e-6)
 
 
 def test_the_plain_network_has_no_filter_loss_but_an_instability(bench):
