@@ -53,9 +53,10 @@ def test_the_schema_knows_what_a_recipe_gives_and_refuses_what_is_wrong(schema):
     no_epochs, no_template = raw | {"train": {"batch_size": 8}}, without | {"recipe": "modern"}
     for wrong in (without, no_template, no_epochs, without | {"recipe": None}):
         assert any("required property" in error.message for error in schema.iter_errors(wrong))
-    for section, field, value in [("train", "epochs", 0), ("train", "epoch", 3), ("template", "shape", "round")]:
+    for section, field, value in [("train", "epochs", -1), ("train", "epoch", 3), ("template", "shape", "round")]:
         assert not schema.is_valid(raw | {section: raw[section] | {field: value}})
-    assert schema.schema["$defs"]["Train"]["properties"]["epochs"]["description"] == "Passes over the training items."
+    description = schema.schema["$defs"]["Train"]["properties"]["epochs"]["description"]
+    assert description.startswith("Passes over the training items.")
 
 
 def test_every_field_says_what_it_is():
