@@ -23,7 +23,7 @@ class MaskOutput(NamedTuple):
     maps_NCHW: Tensor
     """The masked maps."""
     mask_NCHW: Tensor | None = None
-    """The mask, values in [-1, 1]; only of masks that the released filter loss is used with."""
+    """The mask, values in [-1, 1]; only of masks at the centroid."""
     mu: Centroids | None = None
     """Centres of the mask; only with `mask_NCHW`."""
 
@@ -36,6 +36,13 @@ class _TemplateMask(nn.Module):
     def __init__(self, unit_Pnn: Tensor) -> None:
         super().__init__()
         self.register_buffer("unit_Pnn", unit_Pnn, persistent=False)
+
+
+class NoMask(nn.Module):
+    """No mask: the maps pass as they are. The layer's templates are those of the filter loss alone."""
+
+    def forward(self, x_NCHW: Tensor) -> MaskOutput:
+        return MaskOutput(x_NCHW)
 
 
 class PeakMask(_TemplateMask):

@@ -80,7 +80,7 @@ def with_defaults(raw: object) -> object:
         if isinstance(loss["filter"], BaseModel):
             loss["filter"] = loss["filter"].model_dump(mode="json", exclude_unset=True)
         if isinstance(loss["filter"], Mapping):
-            loss["filter"] = _filter_with_defaults(dict(loss["filter"]), shape)
+            loss["filter"] = _filter_with_defaults(dict(loss["filter"]), shape, template or {})
     return full
 
 
@@ -137,7 +137,7 @@ def _weights_defaults(weights: Raw, table: Network) -> None:
             del weights["pixels"]
 
 
-def _filter_with_defaults(filter_loss: Raw, shape: str) -> Raw:
+def _filter_with_defaults(filter_loss: Raw, shape: str, template: Raw) -> Raw:
     section = sections(Template).get(shape)
     own = section.form if section is not None and issubclass(section, PartTemplate) else FILTER["form"].default
     form = filter_loss.get("form", own)
@@ -147,7 +147,7 @@ def _filter_with_defaults(filter_loss: Raw, shape: str) -> Raw:
         "weight": 0.1 if released else FILTER["weight"].default,
         "schedule": "epoch" if released else FILTER["schedule"].default,
         "beta_rate": FILTER["beta_rate"].default,
-        "learn_beta": released and own == "released",
+        "learn_beta": released and own == "released" and template.get("mask") in (None, "centroid"),
         **filter_loss,
     }
 

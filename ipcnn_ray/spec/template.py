@@ -1,7 +1,7 @@
-"""The template section: the shape of the part templates.
+"""The template section: the shape of the part templates, and the mask.
 
 A shape is one section class, here or in another package, and one function that computes its unit template. The fields
-of the class, except `shape` and `tau`, are the parameters of the function. Lengths are shares of n, the side of a
+of the class, except those of every template, are the parameters of the function. Lengths are shares of n, the side of a
 layer's map in cells.
 """
 
@@ -18,6 +18,8 @@ from ipcnn_ray.spec.section import FieldIssue, Number, OmitDefaultFromDigest, Po
 
 Norm = Literal["l1", "l2", "linf", "lp"]
 SYMBOLS = {"beta": "β", "gamma": "γ", "sigma": "σ", "tau": "τ"}
+COMMON = ("tau", "mask")
+"""Fields of every template, which are no parameters of its shape."""
 
 
 class PartTemplate(Section):
@@ -33,6 +35,10 @@ class PartTemplate(Section):
     """Shape of the template; a `Literal` with the name of the entry point."""
     tau: Positive | None = None
     """Height of the template. Default: 0.5 / n^2, n the side of the layer's map in cells."""
+    mask: Annotated[Literal["none", "peak", "centroid"] | None, OmitDefaultFromDigest()] = None
+    """Where the layer's maps are masked by the template: not at all (`none`), around each map's peak, or around its
+    activation-weighted centroid as in the authors' code. Independent of `loss.filter`. Default: `centroid` with
+    loss.filter.form: released, else `peak`."""
 
     function: ClassVar[str] = ""
     """Function of the unit template, as `module:function`; its arguments and result are those of
@@ -45,7 +51,7 @@ class PartTemplate(Section):
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `core.templates.part_templates` except n and tau."""
-        return {"shape": self.function or self.shape, **self.model_dump(exclude={"shape", "tau"}, exclude_none=True)}
+        return {"shape": self.function or self.shape, **self.model_dump(exclude={"shape", *COMMON}, exclude_none=True)}
 
     def issues(self) -> Iterator[FieldIssue]:
         """Yield the issues of fields that contradict each other."""
@@ -56,20 +62,20 @@ class PartTemplate(Section):
         yield from ()
 
     def label(self) -> str:
-        """Return a short label, such as `uniform L2 β2 γ0.5`; it has tau only if tau is set."""
+        """Return a short label, such as `uniform L2 β2 γ0.5, no mask`; it has tau and the mask only if they are set."""
         norm = self._norm()
         words = [
             f"{SYMBOLS[name]}{value:.3g}" if name in SYMBOLS else f"{name} {_formatted(value, '.3g')}"
             for name, value in self._parameters().items()
         ]
-        return " ".join([self.shape, *([norm] if norm else []), *words, *self._tau_label()])
+        return " ".join([self.shape, *([norm] if norm else []), *words, *self._tau_label()]) + self._use()
 
     def describe(self) -> str:
         """Return a description, such as `uniform L2 template, beta 2, gamma 0.5, tau 0.5 / n^2`."""
         norm = self._norm()
         words = [f"{name} {_formatted(value, 'g')}" for name, value in self._parameters().items()]
         title = f"{self.shape} {norm} template" if norm else f"{self.shape} template"
-        return ", ".join([title, *words, self._height()])
+        return ", ".join([title, *words, self._height()]) + self._use()
 
     def _norm(self) -> str:
         parameters = self.arguments()
@@ -83,6 +89,11 @@ class PartTemplate(Section):
 
     def _height(self) -> str:
         return "tau 0.5 / n^2" if self.tau is None else f"tau {self.tau:g}"
+
+    def _use(self) -> str:
+        """What is set of how the template is used, for the end of a label or a description."""
+        masks = {"none": ", no mask", "peak": ", mask at the peak", "centroid": ", mask at the centroid"}
+        return masks[self.mask] if self.mask else ""
 
 
 def _formatted(value: Any, form: str) -> str:
@@ -234,11 +245,11 @@ class TailoredTemplate(PartTemplate):
 
     def label(self) -> str:
         scale = [f"x{self.scale:.3g}"] if self.scale != 1 else []
-        return " ".join(["tailored", self.landmark, self.fitted_to, *scale, *self._tau_label()])
+        return " ".join(["tailored", self.landmark, self.fitted_to, *scale, *self._tau_label()]) + self._use()
 
     def describe(self) -> str:
         fit = f"template tailored to the {self.landmark}'s {self.fitted_to}"
-        return f"{fit}, scale {self.scale:g}, {self._height()}"
+        return f"{fit}, scale {self.scale:g}, {self._height()}{self._use()}"
 
 
 class NoTemplate(Section):

@@ -39,7 +39,8 @@ class FilterLoss(Section):
     activation (Zhang et al., section 3). `epoch`: lambda is weight / epoch, the default for `released`."""
     learn_beta: Annotated[Flag, OmitDefaultFromDigest()] = False
     """Learn a beta for each filter. It follows the gradient of the filter loss with the form `exact`, and approaches
-    3 / the spread of the filter's activations with `released`. Default: true for template.shape: released."""
+    3 / the spread of the filter's activations with `released`. It is also the beta of the mask, which is at the peak
+    with `exact` and at the centroid with `released`. Default: true for template.shape: released with such a mask."""
     beta_rate: Annotated[Positive, OmitDefaultFromDigest()] = 0.05
     """Learning rate of the betas relative to train.learning_rate (released: 0.05)."""
 
@@ -53,7 +54,7 @@ class Loss(Section):
     several categories without negatives."""
     filter: FilterLoss | None = None
     """Filter loss. Default: on with a template; off, and not allowed, for `template.shape: none`. `null` with a
-    template: the mask without a filter loss."""
+    template: the mask without a filter loss; `template.mask: none` is the filter loss without a mask."""
 
 
 class Train(Section):

@@ -200,6 +200,10 @@ def _learned_beta(template: Template, filter_loss: FilterLoss) -> Iterator[Field
         elif not template.learned or template.form != filter_loss.form:
             advice = f"the {filter_loss.form} form learns no slope of template.shape {template.shape}; drop this"
             yield filter_loss.issue("learn_beta", advice, "form", "template.shape")
+        center = "centroid" if filter_loss.form == "released" else "peak"
+        if template.mask not in (None, center):
+            advice = f"the {filter_loss.form} form learns the slope of a mask at the {center}; drop one of the two"
+            yield filter_loss.issue("learn_beta", advice, "form", "template.mask")
     if not filter_loss.learn_beta and filter_loss.beta_rate != FilterLoss.model_fields["beta_rate"].default:
         advice = "is for learned betas; add loss.filter.learn_beta: true, or drop this"
         yield filter_loss.issue("beta_rate", advice, "learn_beta")
@@ -333,7 +337,8 @@ def _needs_condition(space: Mapping[str, Distribution], path: str, root: type[Se
         if without and having:
             loc = ("search", "space", path)
             fact = f"{dotted(loc)} is drawn for {above}.{key} = {as_yaml(without[0])} too, which has no {name}"
-            yield FieldIssue(loc, fact, f"add when: {{{above}.{key}: {having[0]}}}")
+            drawn = [value for value in sampled.choice if value in having]
+            yield FieldIssue(loc, fact, f"add when: {{{above}.{key}: {(drawn or having)[0]}}}")
 
 
 def _condition(space: Mapping[str, Distribution], path: str, on: str, value: Any) -> Iterator[FieldIssue]:

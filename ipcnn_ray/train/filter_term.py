@@ -14,9 +14,17 @@ import torch
 from torch import Tensor
 
 from ipcnn_ray.core.filter_loss import Form, filter_loss, filter_weight, mean_sums
-from ipcnn_ray.core.released import Centroids, groups, released_gradient, strengths, updated_magnitude, width_gradient
+from ipcnn_ray.core.released import (
+    Centroids,
+    centroids,
+    groups,
+    released_gradient,
+    strengths,
+    updated_magnitude,
+    width_gradient,
+)
 from ipcnn_ray.core.templates import log_prior
-from ipcnn_ray.models.build import template_banks
+from ipcnn_ray.models.build import template_banks, unit_template
 from ipcnn_ray.models.layers import CentroidMask, LearnedBetaMask, MaskOutput, ReleasedMask
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.experiment import ExperimentSpec
@@ -139,6 +147,7 @@ class ReleasedTerm(FilterTerm):
     """The gradient of the authors' released code, which has no loss value."""
 
     mask: CentroidMask | ReleasedMask
+    """The layer's mask, or its own where the layer has none at the centroid."""
     density_L: Tensor
     """Share of all items that are of each category."""
     weight: float
@@ -151,14 +160,17 @@ class ReleasedTerm(FilterTerm):
     _width_grad_C: Tensor | None = field(default=None, init=False)
 
     def __call__(self, maps_NCHW: Tensor, masked: MaskOutput | None, step: StepContext) -> TermValue:
-        assert masked is not None and masked.mask_NCHW is not None and masked.mu is not None
         gather, N = step.runtime.gather, len(maps_NCHW)
-        mask_NCHW = masked.mask_NCHW
-        across = masked.mu
+        if masked is not None and masked.mask_NCHW is not None and masked.mu is not None:
+            mu, mask_NCHW = masked.mu, masked.mask_NCHW
+        else:
+            mu = centroids(maps_NCHW.detach())
+            mask_NCHW = self.mask.mask(mu)
+        across = mu
         if step.runtime.world_size > 1:  # the released code pairs image b with the mask of image B - 1 - b
             other = step.runtime.world_size - 1 - step.runtime.rank
-            across = Centroids(*(gather(part)[other] for part in masked.mu))
-        partner_NCHW = mask_NCHW if across is masked.mu else self.mask.mask(across)
+            across = Centroids(*(gather(part)[other] for part in mu))
+        partner_NCHW = mask_NCHW if across is mu else self.mask.mask(across)
         strength = strengths(maps_NCHW, mask_NCHW, partner_NCHW, gather=gather)
         class_B = gather(step.class_N).flatten()
         group = groups(class_B, maps_NCHW.shape[1], self.average_CL, self.density_L)
@@ -166,7 +178,7 @@ class ReleasedTerm(FilterTerm):
         added_NCHW = released_gradient(mask_NCHW, strength, group, weight, first=step.runtime.rank * N)
         if self.learns:
             assert isinstance(self.mask, ReleasedMask)
-            sigma_BC = gather(masked.mu.sigma_NC).flatten(0, 1)
+            sigma_BC = gather(mu.sigma_NC).flatten(0, 1)
             self._width_grad_C = width_gradient(self.mask.width_C, sigma_BC, strength, group) / step.batch_size
         if len(self.density_L) > 1:
             peak_BC = gather(maps_NCHW.detach().amax((2, 3))).flatten(0, 1)
@@ -195,7 +207,11 @@ def filter_terms(
     for layer, bank_Tnn in template_banks(spec.model, template).items():
         mask = net.mask(layer)
         if loss.form == "released":
-            assert isinstance(mask, CentroidMask | ReleasedMask) and loss.schedule != "paper"
+            assert loss.schedule != "paper"
+            if not isinstance(mask, CentroidMask | ReleasedMask):
+                unit_Pnn = unit_template(spec.model, template, layer)
+                assert unit_Pnn is not None
+                mask = CentroidMask(unit_Pnn.to(device))
             terms[layer] = ReleasedTerm(mask, density_L.to(device), loss.weight, loss.schedule, loss.learn_beta)
         else:
             learned = mask if isinstance(mask, LearnedBetaMask) else None

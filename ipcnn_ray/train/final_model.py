@@ -18,7 +18,7 @@ from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.errors import DataError, Issue, TrainingError
 from ipcnn_ray.models.build import assemble
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.spec.template import EllipseTemplate, MaskTemplate, TailoredTemplate, Template
+from ipcnn_ray.spec.template import COMMON, EllipseTemplate, MaskTemplate, TailoredTemplate, Template
 from ipcnn_ray.train.run_dir import MEAN_KEY, TEMPLATE_FILE, WEIGHTS_FILE, read_file
 from ipcnn_ray.train.run_metadata import RunRequest
 
@@ -32,7 +32,7 @@ class FittedTemplate:
 
     def params(self) -> dict[str, str]:
         """Return its fields as params of the tracked run; of a table only the size, the values are in the artifact."""
-        fields = self.template.model_dump(exclude_none=True)
+        fields = self.template.model_dump(exclude_none=True, exclude={"mask"})
         return {
             f"template_fitted.{key}": f"{len(value)}x{len(value)}" if isinstance(value, tuple) else str(value)
             for key, value in fields.items()
@@ -58,6 +58,7 @@ def fit_template(template: Template, store: CropStore) -> FittedTemplate | None:
     k = store.landmark_names.index(template.landmark)
     objects = np.unique(store.train_items[:, 0])
     objects = objects[store.labels_N[objects] >= 0]
+    common = {name: getattr(template, name) for name in COMMON}
     try:
         if template.fitted_to == "part_masks":
             seen = ~np.isnan(store.part_sizes_NK2[objects, k]).any(1)
@@ -65,7 +66,7 @@ def fit_template(template: Template, store: CropStore) -> FittedTemplate | None:
             values, extent = table_of_mask(torch.from_numpy(store.mean_masks_KGG[k]), 1.0)
             rows = tuple(tuple(round(value, 3) for value in row) for row in values.tolist())
             concrete: EllipseTemplate | MaskTemplate = MaskTemplate(
-                shape="mask", values=rows, extent=_round(extent * template.scale), tau=template.tau
+                shape="mask", values=rows, extent=_round(extent * template.scale), **common
             )
             return FittedTemplate(concrete, int(seen.sum()))
         if template.fitted_to == "part_sizes":
@@ -84,7 +85,7 @@ def fit_template(template: Template, store: CropStore) -> FittedTemplate | None:
         beta=_round(ellipse["beta"] / template.scale),
         aspect=_round(ellipse["aspect"]),
         angle=ellipse["angle"],
-        tau=template.tau,
+        **common,
     )
     return FittedTemplate(concrete, axes.images)
 

@@ -40,6 +40,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "learned": {"loss": {"filter": {"weight": 10.0, "learn_beta": True}}},
     "released": {"template": {"shape": "released"}, "loss": {"filter": {"weight": 1e5}}},
     "centroid": {"loss": {"filter": {"form": "released", "weight": 1e5}}},
+    "exact, centroid": {"template": {"mask": "centroid"}, "loss": {"filter": {"weight": 10.0}}},
+    "released, peak": {"template": {"mask": "peak"}, "loss": {"filter": {"form": "released", "weight": 1e5}}},
+    "released, no mask": {"template": {"mask": "none"}, "loss": {"filter": {"form": "released", "weight": 1e5}}},
 }
 """Every kind of filter loss, heavy enough to show in the gradients."""
 

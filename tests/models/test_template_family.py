@@ -15,7 +15,7 @@ from ipcnn_ray.models.model_card import model_card_markdown
 from ipcnn_ray.report.filter_figures import save_template_figure
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.section import sections
-from ipcnn_ray.spec.template import MaskTemplate, PartTemplate, TailoredTemplate, Template
+from ipcnn_ray.spec.template import COMMON, MaskTemplate, PartTemplate, TailoredTemplate, Template
 
 COMPACT = Model(network="compact")
 SECTIONS = {
@@ -40,7 +40,7 @@ def test_every_function_has_its_section_with_the_same_parameters():
     for name, kind in SECTIONS.items():
         assert of_shape(name).arguments()["shape"] == name
         parameters = list(inspect.signature(SHAPES[name]).parameters)[1:]
-        assert set(kind.model_fields) - {"shape", "tau"} == set(parameters), name
+        assert set(kind.model_fields) - {"shape", *COMMON} == set(parameters), name
         assert kind.__doc__ and SHAPES[name].__doc__ and "Source" in SHAPES[name].__doc__
 
 

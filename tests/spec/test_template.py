@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipcnn_ray.spec.loader import loads
-from ipcnn_ray.spec.runs import resolved_yaml, run_for
+from ipcnn_ray.spec.runs import grid_runs, resolved_yaml, run_for
 from ipcnn_ray.spec.search import points
 from ipcnn_ray.spec.section import sections
 from ipcnn_ray.spec.template import Template
@@ -27,6 +27,8 @@ NEW = [
     "{shape: mask, values: [[0, 1], [1, -0.5]], extent: 0.5}",
     "{shape: tailored, landmark: head}",
     "{shape: released, width: 0.5}",
+    "{shape: released, width: 0.5, mask: peak}",
+    "{shape: tailored, landmark: head, mask: centroid}",
 ]
 
 
@@ -39,10 +41,10 @@ def section(text: str) -> Template:
 
 
 def test_sections_of_the_papers_shapes_hold_what_they_held():
-    """The digest is taken over this, less `p`, which came later and says nothing here."""
-    given = {"shape": "gradient", "norm": "l1", "beta": 2.0, "tau": None, "p": None}
+    """The digest is taken over this, less `mask` and `p`, which came later and say nothing here."""
+    given = {"shape": "gradient", "norm": "l1", "beta": 2.0, "tau": None, "mask": None, "p": None}
     assert section("{shape: gradient}").model_dump(mode="json") == given
-    given = {"shape": "uniform", "norm": "l2", "beta": 2.0, "gamma": 0.5, "tau": 0.1, "p": None}
+    given = {"shape": "uniform", "norm": "l2", "beta": 2.0, "gamma": 0.5, "tau": 0.1, "mask": None, "p": None}
     assert section("{shape: uniform, norm: l2, gamma: 0.5, tau: 0.1}").model_dump(mode="json") == given
 
 
@@ -67,6 +69,12 @@ IN_WORDS = """
 {shape: gradient, norm: lp, p: 2.5, beta: 4} | L2.5 β4 | gradient L2.5 template, beta 4, tau 0.5 / n^2
 {shape: uniform, norm: l2, gamma: 0.5, tau: 0.1} | uniform L2 β2 γ0.5 τ0.1 | \
 uniform L2 template, beta 2, gamma 0.5, tau 0.1
+{shape: gradient, norm: l2, beta: 10, mask: none} | L2 β10, no mask | \
+gradient L2 template, beta 10, tau 0.5 / n^2, no mask
+{shape: released, mask: peak} | released width 2, mask at the peak | \
+released template, width 2, tau 0.5 / n^2, mask at the peak
+{shape: tailored, landmark: head, mask: centroid} | tailored head part_sizes, mask at the centroid | \
+template tailored to the head's part_sizes, scale 1, tau 0.5 / n^2, mask at the centroid
 {shape: uniform, norm: linf} | uniform Linf β2 γ2 | uniform Linf template, beta 2, gamma 2, tau 0.5 / n^2
 {shape: gaussian, sigma: 0.2} | gaussian σ0.2 | gaussian template, sigma 0.2, tau 0.5 / n^2
 {shape: ellipse, angle: 30} | ellipse β2 aspect 2 angle 30 | ellipse template, beta 2, aspect 2, angle 30, tau 0.5 / n^2
@@ -87,6 +95,21 @@ def test_in_words(line):
 def test_the_built_in_shapes():
     names = ["gradient", "uniform", "released", "gaussian", "ellipse", "ring", "mask", "tailored", "none"]
     assert list(sections(Template)) == names
+
+
+def test_a_grid_over_masks_and_forms():
+    search = """\
+search:
+  kind: grid
+  runs: [{name: plain, set: {template: {shape: none}}}]
+  grid: {template.mask: [none, peak, centroid], loss.filter.form: [exact, zconst, single, released]}
+"""
+    spec = loads(with_template("{shape: released}") + search, "s.yaml").spec
+    drawn = {(run.spec.template.mask, run.spec.loss.filter.form): run.spec for run in grid_runs(spec)}
+    assert len(drawn) == 12
+    learning = {key for key, one in drawn.items() if one.loss.filter.learn_beta}
+    assert learning == {("centroid", "released")}, "the default follows the mask"
+    assert len({one.digest() for one in drawn.values()}) == 12
 
 
 SPACE = """\
