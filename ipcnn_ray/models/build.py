@@ -40,6 +40,7 @@ def assemble(
         interpretable=interpretable_layers(model),
         mask_factory=mask_factory(template, filter_loss),
         pooled=model.appended_mask == "pooled",
+        head=model.head,
         dropout=model.table.dropout if model.dropout is None else model.dropout,
         categories=categories,
         device=device,

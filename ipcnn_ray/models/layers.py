@@ -1,4 +1,4 @@
-"""Masks of interpretable layers, and dropout that does not depend on the number of workers.
+"""Masks of interpretable layers, global pooling, and dropout that does not depend on the number of workers.
 
 N images, C filters, n x n cells, P = n^2 positions.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +112,21 @@ def _apply_centroid_mask(x_NCHW: Tensor, mask: Callable[[Centroids], Tensor]) ->
         mu = centroids(x_NCHW.detach().float())
         mask_NCHW = mask(mu)
         return MaskOutput(masked(x_NCHW, mask_NCHW).to(x_NCHW.dtype), mask_NCHW, mu)
+
+
+class GlobalPool(nn.Module):
+    """Average or maximum of each map: [N, C, H, W] -> [N, C]. Cells that share the maximum share its gradient, so that
+    the gradient is deterministic on a GPU."""
+
+    def __init__(self, kind: Literal["average_pool", "max_pool"]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return x_NCHW.mean((2, 3)) if self.kind == "average_pool" else x_NCHW.amax((2, 3))
+
+    def extra_repr(self) -> str:
+        return self.kind
 
 
 class SampleDropout(nn.Module):

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ipcnn_ray.core.receptive_field import map_side
 from ipcnn_ray.models.build import assemble
-from ipcnn_ray.models.layer_geometry import layer_receptive_field
+from ipcnn_ray.models.layer_geometry import layer_receptive_field, window
+from ipcnn_ray.models.layers import GlobalPool
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import NoTemplate, Template
@@ -20,7 +22,7 @@ class LayerRow:
 
     name: str
     kind: str
-    """Such as `conv 3x3, 2 groups`, `max pool 3x3`, `fully connected`."""
+    """Such as `conv 3x3, 2 groups`, `max pool 3x3`, `global average pool`, `fully connected`."""
     channels: int
     side: int
     """Side of the output map, cells."""
@@ -45,9 +47,9 @@ def layer_rows(
     rows = [_body_row(net, model, name) for name in net.names if _kind(net.layer(name), net.kind(name))]
     channels = rows[-1].channels
     for name, module in net.head.items():
-        if isinstance(module, nn.MaxPool2d):
-            fc = next(layer for layer in net.head.values() if isinstance(layer, nn.Linear))
-            side = round((fc.in_features / channels) ** 0.5)
+        if isinstance(module, nn.MaxPool2d | GlobalPool):
+            pooled = isinstance(module, nn.MaxPool2d)
+            side = map_side(rows[-1].side, [window(model.table.head_pool)]) if pooled else 1
             rows.append(LayerRow(name, _kind(module), channels, side, None, None, 0, 0, False))
         elif isinstance(module, nn.Linear):
             count = sum(p.numel() for p in module.parameters())
@@ -71,6 +73,8 @@ def _kind(module: nn.Module, block: str = "") -> str:
         return f"conv {side}x{side}" + (f", {module.groups} groups" if module.groups > 1 else "")
     if isinstance(module, nn.MaxPool2d):
         return f"max pool {module.kernel_size}x{module.kernel_size}"
+    if isinstance(module, GlobalPool):
+        return f"global {module.kind.replace('_', ' ')}"
     if isinstance(module, nn.Linear):
         return "fully connected"
     return block if next(module.children(), None) is not None else ""

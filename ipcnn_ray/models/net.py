@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ipcnn_ray.core.receptive_field import map_side
 from ipcnn_ray.models.backbones import Block, backbone_modules
 from ipcnn_ray.models.layer_geometry import body_layers, window
-from ipcnn_ray.models.layers import MaskOutput, SampleDropout
+from ipcnn_ray.models.layers import GlobalPool, MaskOutput, SampleDropout
+from ipcnn_ray.spec.model import Head
 from ipcnn_ray.spec.networks import Conv, Layer, Network, Pool
 
 
@@ -39,7 +40,7 @@ MaskFactory = Callable[[int, int], nn.Module]
 
 
 class InterpretableNet(nn.Module):
-    """Convolutions with ReLU, pooling and normalisation as in the table, then pooling and fully connected layers.
+    """Convolutions with ReLU, pooling and normalisation as in the table, then pooling and linear layers.
 
     Args:
         network: Row of the table of networks.
@@ -48,7 +49,8 @@ class InterpretableNet(nn.Module):
             a ReLU, and the one at the cut.
         mask_factory: Makes the mask of an interpretable layer; None for the plain network, which has no masks.
         pooled: Whether the mask of the appended layer comes after the pooling, as in the released code.
-        dropout: Share of units dropped after each hidden fully connected layer.
+        head: Layers between the highest maps and the scores, as `model.head` of a spec.
+        dropout: Share of units dropped after each hidden fully connected layer, or of the globally pooled features.
         categories: Number L of scores.
 
     Parameters are uninitialised: `build` fills them. Templates are buffers that are not in the state dict. A dot in the
@@ -73,6 +75,7 @@ class InterpretableNet(nn.Module):
         interpretable: Sequence[str],
         mask_factory: MaskFactory | None = None,
         pooled: bool = False,
+        head: Head = "fully_connected",
         dropout: float = 0.0,
         categories: int = 1,
         device: torch.device | str = "cpu",
@@ -97,13 +100,19 @@ class InterpretableNet(nn.Module):
             self.body[_key(block.name)] = module.to_empty(device=device)
             channels = block.channels
         self.body.eval()
-        self.head = nn.ModuleDict({network.head_pool.name: _pool(network.head_pool)})
         pooled_side = map_side(blocks[-1].side, [window(network.head_pool)])
-        width = channels * pooled_side**2
+        self.head = nn.ModuleDict()
+        if head == "fully_connected" or pooled:
+            self.head[network.head_pool.name] = _pool(network.head_pool)
+        if head == "fully_connected":
+            width, hidden = channels * pooled_side**2, network.head
+        else:
+            width, hidden = channels, ()
+            self.head["global_pool"], self.head["drop"] = GlobalPool(head), SampleDropout(dropout, "global_pool")
         first = 1 if network.trunk else int(blocks[-1].name.removeprefix("conv").split("_")[0]) + 1
-        for number, out in enumerate((*network.head, categories), start=first):
+        for number, out in enumerate((*hidden, categories), start=first):
             self.head[f"fc{number}"] = nn.Linear(width, out, device="meta").to_empty(device=device)
-            if number < first + len(network.head):
+            if number < first + len(hidden):
                 self.head[f"drop{number}"] = SampleDropout(dropout, f"fc{number}")
             width = out
         self._pooled = network.appended.name if appended and pooled and mask_factory is not None else ""

@@ -9,6 +9,8 @@ from pydantic import Field
 from ipcnn_ray.spec.networks import NETWORKS, Network, NetworkName, row
 from ipcnn_ray.spec.section import ErrorMessage, Flag, Integer, Number, OmitDefaultFromDigest, Section
 
+Head = Literal["fully_connected", "average_pool", "max_pool"]
+
 
 def channels_of(file: str) -> Literal["rgb", "bgr"]:
     """Return the default channel order of a weight file: Caffe's bgr for arrays, rgb for MatConvNet (which converted
@@ -68,8 +70,14 @@ class Model(Section):
     appended_mask: Annotated[Literal["full", "pooled"], OmitDefaultFromDigest()] = "full"
     """Position of the appended layer's template: before the pooling that follows the layer (`full`, as in the paper's
     figure) or after it (`pooled`, as in the authors' code). Location instability is measured on the full map."""
+    head: Annotated[Head, OmitDefaultFromDigest()] = "fully_connected"
+    """Layers between the highest maps and the scores. `fully_connected`: max pooling and the network's own fully
+    connected layers. `average_pool`, `max_pool`: global average or max pooling over the maps, one number per filter,
+    and a single linear layer, whose few parameters cannot memorise the images. With `appended_mask: pooled` the
+    network's own max pooling comes first."""
     dropout: Annotated[Number, Field(ge=0, lt=1)] | None = None
-    """Share of units dropped after each hidden fully connected layer. Default: the network's own."""
+    """Share of units dropped after each hidden fully connected layer, or of the filters after global pooling. Default:
+    the network's own."""
     weights: Weights | None = None
     """Pretrained weights. Default: every layer is initialised at random."""
 

@@ -45,6 +45,18 @@ def test_the_page_of_compact():
     ]
 
 
+def test_the_rows_of_a_pooled_head():
+    model = Model(network="alexnet", head="average_pool")
+    rows = layer_rows(model, L1, categories=3)[-3:]
+    assert [(row.name, row.kind, row.channels, row.side, row.trainable) for row in rows] == [
+        ("conv6", "conv 3x3", 256, 13, 256 * 256 * 9 + 256),
+        ("global_pool", "global average pool", 256, 1, 0),
+        ("fc7", "fully connected", 3, 1, 3 * 256 + 3),
+    ]
+    rows = layer_rows(model.model_copy(update={"head": "max_pool", "appended_mask": "pooled"}), L1)[-3:]
+    assert [(row.kind, row.side) for row in rows[:2]] == [("max pool 3x3", 6), ("global max pool", 1)]
+
+
 def test_layers_of_the_plain_network_are_measured():
     page = model_card_markdown(COMPACT, NoTemplate(shape="none"))
     assert page.startswith("# compact: no template (the plain network)\n")

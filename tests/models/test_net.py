@@ -11,7 +11,7 @@ from ipcnn_ray.core.templates import part_templates
 from ipcnn_ray.models.build import assemble, build
 from ipcnn_ray.models.layers import PeakMask
 from ipcnn_ray.models.net import InterpretableNet, MaskFactory, NetOutput
-from ipcnn_ray.spec.model import Model
+from ipcnn_ray.spec.model import Head, Model
 from ipcnn_ray.spec.networks import Conv, Network, Pool
 from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, UniformTemplate
 
@@ -34,8 +34,8 @@ RED = torch.tensor([[1.0, 2.0, 1.0], [1.0, 4.0, 1.0], [1.0, 1.0, 3.0]])
 
 
 @torch.no_grad()
-def tiny(mask_factory: MaskFactory | None = None) -> InterpretableNet:
-    net = InterpretableNet(TINY, appended=False, interpretable=["conv1"], mask_factory=mask_factory)
+def tiny(mask_factory: MaskFactory | None = None, head: Head = "fully_connected") -> InterpretableNet:
+    net = InterpretableNet(TINY, appended=False, interpretable=["conv1"], mask_factory=mask_factory, head=head)
     net.layer("conv1").weight.copy_(torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1))
     net.layer("conv1").bias.fill_(-1.5)
     net.head["fc2"].weight.fill_(1)
@@ -66,6 +66,46 @@ def test_a_masked_network_by_hand():
     assert out.logits_NL.tolist() == [[12.5]]
 
 
+@pytest.mark.parametrize(("head", "plain", "masked"), [("average_pool", 4.5 / 9, 2.5 / 9), ("max_pool", 2.5, 2.5)])
+def test_global_pooling_by_hand(head, plain, masked):
+    """As above, with the mean or the maximum of the nine cells in place of their sum."""
+    assert tiny(head=head)(image()).tolist() == [10 + plain]
+    net = tiny(lambda filters, n: PeakMask(part_templates(n, shape="gradient", norm="l1", beta=3, tau=1)), head)
+    assert net(image()).tolist() == [pytest.approx(10 + masked)]
+
+
+@pytest.mark.parametrize("head", ["average_pool", "max_pool"])
+@pytest.mark.parametrize("mask", ["full", "pooled"])
+@pytest.mark.parametrize("template", [L1, PLAIN])
+def test_the_pooled_head_is_pooling_dropout_and_one_linear_layer(head, mask, template):
+    net = build(COMPACT.model_copy(update={"head": head, "appended_mask": mask}), template, 0, categories=3)
+    x = torch.randn(4, 3, 64, 64)
+    net.train().set_step(0, 1, 5, 0, 4)
+    out = net(x, full=True)
+    maps, side = out.passed["conv5"], 16
+    if mask == "pooled":
+        maps, side = (maps if template is L1 else nn.functional.max_pool2d(maps, 4, 4)), 4
+    assert maps.shape == (4, 32, side, side)
+    pooled = maps.mean((2, 3)) if head == "average_pool" else maps.amax((2, 3))
+    dropped = net.head["drop"](pooled)
+    assert ((dropped == 0) | torch.isclose(dropped, 2 * pooled)).all() and not torch.equal(dropped, pooled)
+    torch.testing.assert_close(out.logits_NL, net.head["fc6"](dropped))
+    assert net.head["fc6"].weight.shape == (3, 32)
+    out.logits_NL.sum().backward()
+    assert net.layer("conv1").weight.grad.any()
+
+
+def test_the_new_layers_below_a_pooled_head_start_as_below_the_other():
+    connected, pooled = build(COMPACT, L1, 3), build(COMPACT.model_copy(update={"head": "max_pool"}), L1, 3)
+    for name in connected.names:
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(connected.layer(name).parameters(), pooled.layer(name).parameters(), strict=True)
+        )
+    weight = pooled.head["fc6"].weight
+    assert 0.005 < weight.std() < 0.015  # the last layer: N(0, 0.01^2), not He-normal
+
+
 def test_the_next_layer_sees_the_masked_map():
     net = build(COMPACT, L1, 0).eval()
     out = net(torch.randn(2, 3, 64, 64), full=True)
@@ -92,6 +132,7 @@ def test_the_plain_network_is_the_network_without_masks():
         (COMPACT, "conv1", (16, 32, 32)),
         (COMPACT, "conv2", (32, 16, 16)),  # behind pool2, which has no parameters
         (COMPACT, "conv3", (32, 16, 16)),
+        (COMPACT.model_copy(update={"head": "average_pool", "appended_mask": "pooled"}), "conv3", (32, 16, 16)),
         # The maps of conv2 are computed every time.
         (COMPACT.model_copy(update={"interpretable_layers": ("conv2",)}), "conv3", (16, 32, 32)),
         (SQUEEZE, "features.0", (64, 31, 31)),
@@ -149,6 +190,8 @@ def test_workers_together_compute_what_one_worker_computes():
         pytest.param(COMPACT, L1, id="l1"),
         pytest.param(COMPACT, UniformTemplate(shape="uniform", norm="l2", gamma=0.5), id="uniform l2"),
         pytest.param(COMPACT, PLAIN, id="plain"),
+        pytest.param(COMPACT.model_copy(update={"head": "average_pool"}), L1, id="average pool"),
+        pytest.param(COMPACT.model_copy(update={"head": "max_pool"}), L1, id="max pool"),
         pytest.param(Model(network="resnet18", cut="layer1.1", image_size=65), L1, id="resnet"),
         pytest.param(SQUEEZE, L1, id="squeezenet", marks=pytest.mark.slow),
     ],

@@ -355,6 +355,15 @@ def test_progress_of_steps_and_of_the_evaluation(bench):
     assert evaluated[0][0] == 0 and all(done < total for done, total, _ in evaluated)
 
 
+def test_a_run_with_a_pooled_head_trains_and_its_model_is_read_back(bench):
+    spec = tiny(model={"head": "max_pool"}, train={"epochs": 1})
+    bench.run(spec)
+    model, example = final_model(bench.request(spec))
+    assert model(example).shape == (2,)
+    initial = bench.inputs(spec).net.head["fc6"].weight
+    assert initial.shape == (1, 32) and not torch.equal(model.net.head["fc6"].weight, initial)
+
+
 def test_a_request_pickles(bench):
     request = bench.request(tiny(), tags={"a": "b"})
     assert pickle.loads(pickle.dumps(request)) == request
