@@ -6,6 +6,8 @@ The objects are subclasses of `spec.template.PartTemplate` (``ipcnn.templates``)
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ipcnn_ray.utils.registry import Registry
 
 _TEMPLATE = "ipcnn_ray.spec.template"
@@ -37,12 +39,55 @@ DATASETS = Registry(
 )
 """Data section of each dataset."""
 INSTABILITY = "instability"
-"""The metric that every run is measured by."""
+"""Location instability, by which a run without a search is ranked."""
+
+
+class Baseline(NamedTuple):
+    """What a metric gives for a filter or a prediction that knows nothing."""
+
+    metric: str
+    """Name of the metric that it is compared with."""
+    label: str
+    """Name of its row in a table."""
+
+
+BASELINES = {
+    "instability_center": Baseline(INSTABILITY, "peak at the centre"),
+    "instability_best_constant": Baseline(INSTABILITY, "best constant place"),
+    "instability_random": Baseline(INSTABILITY, "random cell"),
+    "landmark_tracking_shuffled": Baseline("landmark_tracking", "shuffled images"),
+    "following_share_shuffled": Baseline("following_share", "shuffled images"),
+    "keypoint_error_mean": Baseline("keypoint_error", "mean position"),
+}
+"""Metrics that are the baseline of another one."""
+EVERY_RUN = (
+    *(INSTABILITY, "instability_center", "instability_best_constant", "instability_random"),
+    *("landmark_tracking", "landmark_tracking_few", "landmark_tracking_shuffled"),
+    *("following_share", "following_share_few", "following_share_shuffled"),
+    *("landmarks_followed", "landmark_coverage", "peak_distance", "peak_spread"),
+    *("keypoint_error", "keypoint_error_mean"),
+)
+"""Metrics that every run records, without `eval.measures`."""
 _METRICS = "ipcnn_ray.core.metrics"
 METRICS = Registry(
     "ipcnn.metrics",
     {
         INSTABILITY: f"{_METRICS}.location_instability:LocationInstability",
+        "instability_center": f"{_METRICS}.instability_baselines:InstabilityCenter",
+        "instability_best_constant": f"{_METRICS}.instability_baselines:InstabilityBestConstant",
+        "instability_random": f"{_METRICS}.instability_baselines:InstabilityRandom",
+        "landmark_tracking": f"{_METRICS}.landmark_tracking:LandmarkTracking",
+        "landmark_tracking_few": f"{_METRICS}.landmark_tracking:LandmarkTrackingFew",
+        "landmark_tracking_shuffled": f"{_METRICS}.landmark_tracking:LandmarkTrackingShuffled",
+        "following_share": f"{_METRICS}.landmark_tracking:FollowingShare",
+        "following_share_few": f"{_METRICS}.landmark_tracking:FollowingShareFew",
+        "following_share_shuffled": f"{_METRICS}.landmark_tracking:FollowingShareShuffled",
+        "landmarks_followed": f"{_METRICS}.landmark_tracking:LandmarksFollowed",
+        "landmark_coverage": f"{_METRICS}.landmark_tracking:LandmarkCoverage",
+        "peak_distance": f"{_METRICS}.peak_distance:PeakDistance",
+        "peak_spread": f"{_METRICS}.peak_distance:PeakSpread",
+        "keypoint_error": f"{_METRICS}.keypoint_error:KeypointError",
+        "keypoint_error_mean": f"{_METRICS}.keypoint_error:KeypointErrorMean",
         "part_interpretability": f"{_METRICS}.part_interpretability:PartInterpretability",
         "consistency": f"{_METRICS}.consistency:Consistency",
         "stability": f"{_METRICS}.stability:Stability",

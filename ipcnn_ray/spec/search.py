@@ -26,8 +26,8 @@ from ipcnn_ray.spec.section import (
 )
 
 Ranked = Annotated[str, NameIn(METRICS, besides=(INSTABILITY, "val_error"))]
-"""What runs can be ranked by, and constrained: location instability (share of the image diagonal), validation error
-(a share), and every metric of `eval.measures`."""
+"""What runs can be ranked by, and constrained: validation error (a share), the metrics that every run records, and
+those of `eval.measures`."""
 
 
 class Drawn(Section):
@@ -300,6 +300,8 @@ class MetricInfo(NamedTuple):
     better: Literal["higher", "lower"]
     description: str
     """One line."""
+    best: float | None = None
+    """The best value that it can have; None where there is no such value."""
 
 
 def ranked_names() -> tuple[str, ...]:
@@ -312,9 +314,9 @@ def metric_info(name: str) -> MetricInfo:
     if name == COMBINED:
         return MetricInfo("1 is the control", "lower", "instability and error relative to the control")
     if name == VAL_ERROR:
-        return MetricInfo("share of validation items", "lower", "classification error on the validation items")
+        return MetricInfo("share of validation items", "lower", "classification error on the validation items", 0.0)
     metric = METRICS.load(name)
-    return MetricInfo(metric.unit, metric.better, metric.description)
+    return MetricInfo(metric.unit, metric.better, metric.description, metric.best)
 
 
 def lower_is_better(name: str) -> bool:

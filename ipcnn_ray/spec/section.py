@@ -41,6 +41,8 @@ class NameIn:
     """Further names, listed first."""
     without: tuple[str, ...] = ()
     """Names that are not allowed."""
+    why_without: str = ""
+    """What the message says of such a name."""
 
     def names(self) -> list[str]:
         return [*self.besides, *(name for name in self.registry.names() if name not in (*self.besides, *self.without))]
@@ -49,6 +51,8 @@ class NameIn:
         names = self.names()
         if isinstance(value, str) and value in names:
             return value
+        if value in self.without and self.why_without:
+            raise PydanticCustomError("error_message", "{text}", {"text": self.why_without})
         text = f"must be one of {', '.join(names)}.{did_you_mean(value, names)}".removesuffix(".")
         raise PydanticCustomError("error_message", "{text}", {"text": text})
 

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
+from ipcnn_ray.spec.extensions import EVERY_RUN, METRICS
 from ipcnn_ray.spec.section import (
     Count,
     Flag,
@@ -19,7 +19,7 @@ from ipcnn_ray.spec.section import (
     Section,
 )
 
-MetricName = Annotated[str, NameIn(METRICS, without=(INSTABILITY,))]
+MetricName = Annotated[str, NameIn(METRICS, without=EVERY_RUN, why_without="every run records it; drop it")]
 
 
 class FilterLoss(Section):
@@ -104,9 +104,14 @@ class Eval(Section):
     every: Count = 1
     """Epochs between evaluations. The last epoch is always evaluated."""
     top_images: Annotated[Integer, Field(ge=2)] = 100
-    """Number of images with the strongest activation, per filter and landmark, for location instability."""
+    """Number of images with the strongest activation, per filter and landmark, for location instability and landmark
+    tracking."""
+    few_images: Annotated[Integer, Field(ge=2), OmitDefaultFromDigest()] = 30
+    """Number of images with the strongest activation, per filter and landmark, for `landmark_tracking_few` and
+    `following_share_few`."""
     images: Literal["all", "validation"] = "all"
-    """Object images for location instability (released code: training and validation images)."""
+    """Object images for location instability (released code: training and validation images). `keypoint_error` needs
+    `all`: it is fitted on training images."""
     instability: Annotated[Literal["paper", "released"], OmitDefaultFromDigest()] = "paper"
     """Category on which a filter is measured, of several. `paper`: the one with the lowest instability. `released`: the
     one whose images activate the filter most."""
@@ -115,9 +120,9 @@ class Eval(Section):
     convergence_share: Annotated[Number, Field(gt=0, le=1)] = 0.9
     """A run has converged in the first epoch with a validation error of at most best / share."""
     measures: Annotated[tuple[MetricName, ...], OmitDefaultFromDigest()] = ()
-    """Metrics besides location instability, on the same object images unless they need other classes. Recorded as
-    `<metric>` (of `eval.layer`) and `<metric>_<layer>`. Some are slow: `stability` runs the whole network again on the
-    object images, `part_interpretability` the layers that are not cached, and `ablation_own` and `ablation_others`
+    """Metrics besides those that every run records, on the same object images unless they need other classes. Recorded
+    as `<metric>` (of `eval.layer`) and `<metric>_<layer>`. Some are slow: `stability` runs the whole network again on
+    the object images, `part_interpretability` the layers that are not cached, and `ablation_own` and `ablation_others`
     together the layers above, once per filter and validation image."""
     ablation_filters: Annotated[Count | None, OmitDefaultFromDigest()] = None
     """Number of filters of a layer to ablate, at equal distances. Default: all."""

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.data import Data
-from ipcnn_ray.spec.extensions import METRICS, RECORDED
+from ipcnn_ray.spec.extensions import EVERY_RUN, METRICS, RECORDED
 from ipcnn_ray.spec.messages import field_issues
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.overrides import NotASection, Settings
@@ -446,7 +446,7 @@ def measured(search: Search, eval: Eval) -> Iterator[FieldIssue]:
         used |= {name: ("search", "objective", "measures", i) for i, name in enumerate(objective.measures)}
     used |= {bound.measure: ("search", "constraints", i, "measure") for i, bound in enumerate(search.constraints)}
     for name, loc in used.items():
-        if name not in {"instability", "val_error", *eval.measures}:
+        if name not in {"val_error", *EVERY_RUN, *eval.measures}:
             advice = f"is not measured: add it to eval.measures, {as_yaml(list(eval.measures))}"
             yield value_issue(loc, name, advice, "eval.measures")
 

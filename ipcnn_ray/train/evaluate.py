@@ -2,7 +2,7 @@
 
 The inputs of the metrics have the names of `core/metrics/filter_metric.py`. Peaks, activations and pooled maps come
 from the evaluation's own forward pass; the inputs that take further passes are computed when a metric needs them, once
-for all metrics and layers. No metric is named here.
+for all metrics and layers. Only landmark tracking, which several metrics share, is named here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 from ipcnn_ray.core.classification import ClassificationCounts, classification_loss
 from ipcnn_ray.core.mask import peak_NC
 from ipcnn_ray.core.metrics.filter_metric import FilterMetric, LayerContext, MetricResult, filter_category
+from ipcnn_ray.core.metrics.landmark_tracking import Tracking, tracking_of_categories
 from ipcnn_ray.core.metrics.part_positions import part_boxes
 from ipcnn_ray.core.metrics.stability import pixel_noise
 from ipcnn_ray.core.receptive_field import Field, cells_above, centers, top_values
@@ -31,7 +32,7 @@ from ipcnn_ray.errors import DataError, Issue, TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.models.net import InterpretableNet, NetOutput
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
+from ipcnn_ray.spec.extensions import EVERY_RUN, METRICS
 from ipcnn_ray.train.distributed_inference import EvaluationPlan, infer
 from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.runtime import Runtime
@@ -41,8 +42,8 @@ LATE_INPUTS = frozenset({"threshold_C", "part_masks_NKSS"})
 
 
 def metric_classes(spec: ExperimentSpec) -> dict[str, type[FilterMetric]]:
-    """Return the metrics of a spec by name: location instability, and those of `eval.measures`."""
-    return {name: METRICS.load(name) for name in (INSTABILITY, *spec.eval.measures)}
+    """Return the metrics of a spec by name: those that every run records, and those of `eval.measures`."""
+    return {name: METRICS.load(name) for name in (*EVERY_RUN, *spec.eval.measures)}
 
 
 def check_metrics(spec: ExperimentSpec, store: CropStore) -> None:
@@ -137,6 +138,7 @@ class Metrics:
         # Each pass runs once. A cached method would keep the object alive.
         self._noisy_peaks = cache(self._noisy_pass)
         self._loss_changes = cache(self._ablation_passes)
+        self._tracking = cache(self._tracking_of_layer)
         self._thresholds = cache(self._threshold_pass)
         self._late_states = cache(self._late_update_pass)
 
@@ -153,8 +155,7 @@ class Metrics:
         for layer, score_NCHW in output.scores.items():
             rows[f"peak {layer}"] = peak_NC(score_NCHW)
             rows[f"activation {layer}"] = score_NCHW.amax((2, 3))
-            if self._spec.eval.measures:
-                rows[f"pooled {layer}"] = output.maps[layer].mean((2, 3))
+            rows[f"pooled {layer}"] = output.maps[layer].mean((2, 3))
             for name, by_layer in self._metrics.items():
                 metric = by_layer[layer]
                 if metric.update_inputs() and not _is_late(metric):
@@ -206,7 +207,27 @@ class Metrics:
             case "own_NC":
                 filters = self._ablated(layer) if metric.ablates() else slice(None)
                 return images.label_N[:, None] == self._category(layer)[filters]
+            case "in_training_N":
+                return torch.from_numpy(np.isin(images.items[:, 0], self._store.train_items[:, 0]))
+            case "tracking_CK":
+                return self._tracking(layer).strongest_CK
+            case "tracking_few_CK":
+                return self._tracking(layer).few_CK
+            case "tracking_shuffled_CRK":
+                return self._tracking(layer).shuffled_CRK
         raise AssertionError(name)
+
+    def _tracking_of_layer(self, layer: str) -> Tracking:
+        objects = self._objects
+        return tracking_of_categories(
+            self._peaks(self._rows[f"peak {layer}"][objects.positions], layer),
+            self._rows[f"activation {layer}"][objects.positions],
+            torch.from_numpy(self._store.landmarks_of(objects.items)),
+            objects.label_N,
+            self._category(layer),
+            top_images=self._spec.eval.top_images,
+            few_images=self._spec.eval.few_images,
+        )
 
     def _peaks(self, peak_NC: Tensor, layer: str) -> Tensor:
         return peak_positions(peak_NC, self._fields[layer], self._net.shape(layer)[1])

@@ -3,9 +3,9 @@
 Each epoch: epoch (from 1), train_loss (nats per image), filter_loss (nats, summed over filters and layers, mean over
 steps, unweighted; not of a form that has no value), train_error (logistic: mean share of wrong categories per image,
 softmax: share of wrong images), learning_rate, images_per_second, seconds.
-Each evaluation: val_loss, val_error, val_images, combined; and of `instability` and each metric of `eval.measures`
-(units: `core/metrics/`) <metric> of `eval.layer`, <metric>_<layer>, and <metric>_dropped, the number of filters of
-`eval.layer` that could not be measured.
+Each evaluation: val_loss, val_error, val_images, combined; and of each metric that every run records and each of
+`eval.measures` (units: `core/metrics/`) <metric> of `eval.layer`, <metric>_<layer>, and, unless it is one number per
+layer, <metric>_dropped, the number of filters of `eval.layer` that could not be measured.
 At the end: best_val_error, epochs_to_converge, area_under_error, cpu_hours or gpu_hours.
 
 A run of 0 epochs has one evaluation, recorded as epoch 0, and neither metrics of training nor epochs_to_converge.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from ipcnn_ray.core.classification import area_under_error, epochs_to_converge
 from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.extensions import METRICS
 from ipcnn_ray.train.evaluate import Evaluation
 from ipcnn_ray.train.run_metadata import RunRequest
 from ipcnn_ray.train.runtime import Runtime
@@ -28,7 +29,9 @@ def evaluation_metrics(request: RunRequest, evaluation: Evaluation) -> dict[str,
     }
     for name, by_layer in evaluation.metrics.items():
         result = by_layer[request.spec.eval.layer or list(by_layer)[-1]]
-        metrics |= {name: result.mean, f"{name}_dropped": result.dropped}
+        metrics[name] = result.mean
+        if not METRICS.load(name).one_per_layer:
+            metrics[f"{name}_dropped"] = result.dropped
         metrics |= {f"{name}_{layer}": result.mean for layer, result in by_layer.items()}
     if request.references is not None:
         metrics["combined"] = request.references.objective(metrics)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ipcnn_ray.core.metrics.filter_metric import FilterMetric, LayerContext
+from ipcnn_ray.core.metrics.landmark_tracking import SHUFFLES
 from ipcnn_ray.core.receptive_field import Field
 from ipcnn_ray.spec.extensions import METRICS
 
@@ -70,6 +71,10 @@ class Everything(FilterMetric):
         noisy_peaks_NC2: Tensor,
         loss_change_NC: Tensor,
         own_NC: Tensor,
+        in_training_N: Tensor,
+        tracking_CK: Tensor,
+        tracking_few_CK: Tensor,
+        tracking_shuffled_CRK: Tensor,
     ) -> Tensor:
         N, C, K = len(state), activation_NC.shape[1], landmarks_NK2.shape[1]
         right = [
@@ -80,6 +85,9 @@ class Everything(FilterMetric):
             landmarks_NK2.shape == (N, K, 2),
             parts_shown_NK.shape == (N, K),
             loss_change_NC.shape == own_NC.shape,
+            in_training_N.shape == (N,),
+            tracking_CK.shape == tracking_few_CK.shape == (C, K),
+            tracking_shuffled_CRK.shape == (C, SHUFFLES, K),
         ]
         assert all(right), right
         return torch.full((own_NC.shape[1],), float(len(self.compute_inputs())))

@@ -10,7 +10,7 @@ from fakes.metrics import install
 
 from ipcnn_ray.errors import SpecError
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
+from ipcnn_ray.spec.extensions import EVERY_RUN, METRICS
 from ipcnn_ray.spec.loader import loads
 from ipcnn_ray.spec.runs import resolved_yaml
 from ipcnn_ray.spec.search import Objectives, lower_is_better, metric_info, ranked_names
@@ -34,7 +34,8 @@ search:
 
 
 def test_every_metric_has_a_unit_a_direction_and_a_description():
-    assert len(METRICS.built_in) == 9 and ranked_names()[:3] == ("combined", "instability", "val_error")
+    assert len(METRICS.built_in) == 24 and set(EVERY_RUN) < set(METRICS.built_in)
+    assert ranked_names()[:3] == ("combined", "instability", "val_error")
     for name in ranked_names():
         info = metric_info(name)
         assert info.unit and (info.better == "lower") == lower_is_better(name)
@@ -52,7 +53,7 @@ def test_none_is_the_default_and_changes_no_digest():
 
 
 def test_a_metric_of_another_package_is_one_like_ours(monkeypatch):
-    with pytest.raises(SpecError, match=r"'sparsity'\n *must be one of instability, val_error, part_interp.*, purity"):
+    with pytest.raises(SpecError, match=r"'sparsity'\n *must be one of instability, val_error, .*, part_in.*, purity"):
         loads(SEARCH, "s.yaml")
     install(monkeypatch, sparsity="Sparsity")
     spec = loads(SEARCH, "s.yaml").spec
@@ -62,7 +63,7 @@ def test_a_metric_of_another_package_is_one_like_ours(monkeypatch):
     assert Objectives.from_tags(objectives.tags()) == objectives
     assert metric_info("sparsity").unit == "share of cells" and ranked_names()[-1] == "sparsity"
     options = ExperimentSpec.model_json_schema()["$defs"]["Eval"]["properties"]["measures"]["items"]["enum"]
-    assert options == [name for name in METRICS.names() if name != INSTABILITY] and "sparsity" in options
+    assert options == [name for name in METRICS.names() if name not in EVERY_RUN] and "sparsity" in options
     with pytest.raises(SpecError, match=r"'sparsty'\n.*Did you mean 'sparsity'"):
         loads(SEARCH.replace("[purity, sparsity]", "[sparsty]"), "s.yaml")
 

@@ -20,11 +20,11 @@ from ipcnn_ray.core.receptive_field import cells_above
 from ipcnn_ray.data.batches import to_input
 from ipcnn_ray.errors import DataError, TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
-from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
+from ipcnn_ray.spec.extensions import EVERY_RUN, METRICS
 from ipcnn_ray.train.distributed_inference import EvaluationPlan
 from ipcnn_ray.train.evaluate import ablated_filters, check_metrics, evaluate
 
-ALL = tuple(name for name in METRICS.built_in if name != INSTABILITY)
+ALL = tuple(name for name in METRICS.built_in if name not in EVERY_RUN)
 WITHOUT_PARTS = tuple(name for name in ALL if name != "part_interpretability")
 
 
@@ -248,15 +248,15 @@ def test_workers_measure_what_one_measures(scene, world, batch_size, metrics):
     for rank in as_threads(world, lambda runtime: measure(inputs, spec, runtime, *metrics, batch_size=batch_size)):
         assert (rank.counts.wrong, rank.counts.seen) == (alone.counts.wrong, alone.counts.seen)
         assert rank.counts.loss == pytest.approx(alone.counts.loss, rel=1e-6)
-        assert set(rank.metrics) == {INSTABILITY, *metrics}
+        assert set(rank.metrics) == {*EVERY_RUN, *metrics}
         for name, by_layer in rank.metrics.items():
             for layer, result in by_layer.items():
                 torch.testing.assert_close(
                     result.per_filter_C,
                     alone.metrics[name][layer].per_filter_C,
                     equal_nan=True,
-                    rtol=1e-7 if name == INSTABILITY else 1e-4,
-                    atol=1e-7 if name == INSTABILITY else 1e-6,
+                    rtol=1e-7 if name in EVERY_RUN else 1e-4,
+                    atol=1e-7 if name in EVERY_RUN else 1e-6,
                     msg=lambda text, name=name, layer=layer: f"{name} {layer}: {text}",
                 )
 
@@ -264,7 +264,7 @@ def test_workers_measure_what_one_measures(scene, world, batch_size, metrics):
 def test_only_some_filters_are_ablated(scene):
     inputs, spec, alone = scene
     some = measure(inputs, spec, Runtime(), "ablation_own", ablation_filters=4).metrics
-    assert set(some) == {INSTABILITY, "ablation_own"}
+    assert set(some) == {*EVERY_RUN, "ablation_own"}
     for layer, found in some["ablation_own"].items():
         torch.testing.assert_close(
             found.per_filter_C, alone.metrics["ablation_own"][layer].per_filter_C[[0, 8, 16, 24]]

@@ -11,7 +11,7 @@ from fakes.training import tiny
 from safetensors.torch import load
 
 from ipcnn_ray.errors import TrainingError
-from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
+from ipcnn_ray.spec.extensions import EVERY_RUN, METRICS
 from ipcnn_ray.train import feature_cache
 from ipcnn_ray.train.feature_cache import distinct_items, feature_key, features_reader
 
@@ -19,7 +19,7 @@ ITEMS = np.array([[0, 0], [0, 1], [2, 0], [5, 1]])
 MANY = np.stack([np.arange(7 * feature_cache.CHUNK - 5), np.zeros(7 * feature_cache.CHUNK - 5, np.int64)], 1)
 """Items of seven chunks."""
 WEIGHTS = {"weights": {"file": "w.npz", "layers": ["conv1", "conv2"]}}
-WITHOUT_PARTS = tuple(name for name in METRICS.built_in if name not in (INSTABILITY, "part_interpretability"))
+WITHOUT_PARTS = tuple(name for name in METRICS.built_in if name not in (*EVERY_RUN, "part_interpretability"))
 
 
 def doubled(part):

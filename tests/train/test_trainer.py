@@ -12,6 +12,7 @@ from fakes.training import MemoryRecord, MemoryTracker, OnReport, Runtime, as_th
 from safetensors.torch import load
 
 from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.spec.extensions import EVERY_RUN, METRICS
 from ipcnn_ray.tracking.lineage import host
 from ipcnn_ray.tracking.storage import open_storage
 from ipcnn_ray.train import checkpoint, trainer
@@ -27,10 +28,8 @@ EVALUATED = {
     "val_error",
     "val_loss",
     "val_images",
-    "instability",
-    "instability_conv4",
-    "instability_dropped",
-    "instability_conv5",
+    *(f"{name}{layer}" for name in EVERY_RUN for layer in ("", "_conv4", "_conv5")),
+    *(f"{name}_dropped" for name in EVERY_RUN if not METRICS.load(name).one_per_layer),
 }
 AT_THE_END = {"best_val_error", "epochs_to_converge", "area_under_error", "cpu_hours"}
 

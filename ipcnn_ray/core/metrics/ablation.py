@@ -41,6 +41,7 @@ class AblationOthers(FilterMetric):
     name = "ablation_others"
     unit = "nats per image"
     better = "lower"
+    best = 0.0
     description = (
         "change of the classification loss on images of other classes without the filter (after arXiv 1806.02891)"
     )

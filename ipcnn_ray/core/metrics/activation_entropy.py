@@ -24,6 +24,7 @@ class ActivationEntropy(FilterMetric):
     name = "activation_entropy"
     unit = "share of log n^2"
     better = "lower"
+    best = 0.0
     description = "entropy of the filter's map as a distribution over its cells; 0 is a single cell, 1 is flat"
 
     def update(self, maps_NCHW: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ class Consistency(FilterMetric):
     name = "consistency"
     unit = "share of filters"
     better = "higher"
+    best = 1.0
     description = (
         "filters whose peak lies at the same part in at least 80 % of the images (EvalProtoPNet, arXiv 2212.05946)"
     )

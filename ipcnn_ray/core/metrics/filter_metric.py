@@ -1,4 +1,4 @@
-"""Base class of the metrics of interpretability: one number per filter of an interpretable layer.
+"""Base class of the metrics of interpretability: one number per filter of an interpretable layer, or one per layer.
 
 Another package adds a metric with a subclass, and an entry point of the group ``ipcnn.metrics`` under its name;
 CONTRIBUTING.md has an example.
@@ -12,6 +12,7 @@ Symbols: N images, C filters, K landmarks, n x n cells, S x S pixels; positions 
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -48,8 +49,15 @@ COMPUTE_INPUTS = {
     "loss_change_NC": "float64, classification loss with the filter's map set to zero minus the loss as it is, nats; "
     "takes one more pass through the upper layers per filter; with `eval.ablation_filters`, of those filters only",
     "own_NC": "bool, the image is of the category that activates the filter the most",
+    "in_training_N": "bool, the training split holds the image, mirrored or not",
+    "tracking_CK": "float64, landmark tracking over the `eval.top_images` strongest images; NaN: see `Tracking`",
+    "tracking_few_CK": "float64, the same over the `eval.few_images` strongest images",
+    "tracking_shuffled_CRK": "float64, `tracking_CK` with the landmarks of R shuffles of the images",
 }
-"""Inputs of `FilterMetric.compute`: tensors of all images in the order of the items, the same on every worker."""
+"""Inputs of `FilterMetric.compute`: tensors of all images in the order of the items, the same on every worker; those of
+`FILTER_INPUTS` are of all filters."""
+FILTER_INPUTS = frozenset({"tracking_CK", "tracking_few_CK", "tracking_shuffled_CRK"})
+"""Inputs of `compute` that are tensors of filters, each measured on the object images of its own category."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,11 @@ class LayerContext:
     instability: Literal["paper", "released"] = "paper"
     """`eval.instability`: how location instability chooses the category of a filter."""
 
+    @property
+    def diagonal(self) -> float:
+        """Diagonal of an image, pixels."""
+        return self.image_size * math.sqrt(2)
+
 
 class FilterMetric(ABC):
     """A metric of interpretability. An instance measures one layer in one evaluation."""
@@ -78,6 +91,10 @@ class FilterMetric(ABC):
     description: ClassVar[str]
     """What the number is, in one line."""
     images: ClassVar[Images] = "own_category"
+    best: ClassVar[float | None] = None
+    """The best value that the metric can have; None where there is no such value."""
+    one_per_layer: ClassVar[bool] = False
+    """Whether the metric is one number per layer, not one per filter."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Raise ValueError for a metric that is not complete."""
@@ -92,6 +109,8 @@ class FilterMetric(ABC):
             value = getattr(cls, attribute, None)
             if value not in options:
                 raise ValueError(f"{cls.__name__}.{attribute} = {value!r}: expected one of {', '.join(options)}")
+        if cls.best is not None and not (isinstance(cls.best, int | float) and math.isfinite(cls.best)):
+            raise ValueError(f"{cls.__name__}.best = {cls.best!r}: expected a finite number or None")
         inputs = (("update", cls.update_inputs(), UPDATE_INPUTS), ("compute", cls.compute_inputs(), COMPUTE_INPUTS))
         for method, given, known in inputs:
             for name in given:
@@ -100,6 +119,8 @@ class FilterMetric(ABC):
                     raise ValueError(f"{cls.__name__}.{method} takes {name!r}: {expected}")
         if bool(cls.update_inputs()) != ("state" in cls.compute_inputs()):
             raise ValueError(f"{cls.__name__}: `update` and the input `state` of `compute` belong together")
+        if cls.one_per_layer and cls._once_per_category():
+            raise ValueError(f"{cls.__name__}: one number per layer cannot be of the images of each filter's category")
 
     def __init__(self, layer: LayerContext) -> None:
         self.layer = layer
@@ -111,7 +132,8 @@ class FilterMetric(ABC):
 
     @abstractmethod
     def compute(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One number per filter, as [C] float64; NaN for a filter that cannot be measured."""
+        """One number per filter, as [C] float64, NaN for a filter that cannot be measured; with `one_per_layer`, one
+        number for the layer, as [1]."""
 
     @classmethod
     def update_inputs(cls) -> tuple[str, ...]:
@@ -138,39 +160,46 @@ class FilterMetric(ABC):
         """Whether filters are set to zero, one after the other: `eval.ablation_filters` of them."""
         return "loss_change_NC" in cls.needs()
 
+    @classmethod
+    def _once_per_category(cls) -> bool:
+        """Whether `compute` is called with the images of each category."""
+        return cls.images == "own_category" and not set(cls.compute_inputs()) <= FILTER_INPUTS
+
     def measure(
         self, inputs: Mapping[str, Tensor], filters: int, *, label_N: Tensor, category_C: Tensor
     ) -> MetricResult:
         """Call `compute`, with `images = "own_category"` once for each category.
 
-        inputs: the inputs of `compute`. filters: number of results expected. label_N: category of each image.
+        inputs: the inputs of `compute`. filters: number of filters that are measured. label_N: category of each image.
         category_C: category of each filter.
-        Raises ValueError when the result is not one number per filter.
+        Raises ValueError when the result is not one number per filter, or per layer.
         """
+        expected = 1 if self.one_per_layer else filters
 
         def checked(chosen: Mapping[str, Tensor]) -> Tensor:
             value = self.compute(**chosen)
-            if not isinstance(value, Tensor) or value.shape != (filters,):
+            if not isinstance(value, Tensor) or value.shape != (expected,):
                 shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise ValueError(f"{type(self).__name__}.compute returns {shape}: expected a tensor of [{filters}]")
+                raise ValueError(f"{type(self).__name__}.compute returns {shape}: expected a tensor of [{expected}]")
             return value.double().cpu()
 
-        if self.images != "own_category":
+        if not self._once_per_category():
             return MetricResult(checked(inputs))
         per_filter_C = torch.full((len(category_C),), torch.nan, dtype=torch.float64)
         for category in sorted(set(category_C.tolist())):
             mask_N = label_N == category
-            value_C = checked({name: value[mask_N] for name, value in inputs.items()})
+            of_category = {name: value if name in FILTER_INPUTS else value[mask_N] for name, value in inputs.items()}
+            value_C = checked(of_category)
             per_filter_C = torch.where(category_C == category, value_C, per_filter_C)
         return MetricResult(per_filter_C)
 
 
 @dataclass(frozen=True)
 class MetricResult:
-    """A metric of the filters of a layer."""
+    """A metric of the filters of a layer, or of the layer."""
 
     per_filter_C: Tensor
-    """float64; NaN for a filter that could not be measured."""
+    """float64; NaN for a filter that could not be measured. [1] for a metric of one number per layer."""
 
     @property
     def mean(self) -> float:

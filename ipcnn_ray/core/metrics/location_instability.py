@@ -5,7 +5,6 @@ Symbols: N images, C filters, K landmarks; positions are (row, col) in pixels.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,6 +23,7 @@ class LocationInstability(FilterMetric):
     name = "instability"
     unit = "share of the image diagonal"
     better = "lower"
+    best = 0.0
     description = "location instability (Zhang et al., CVPR 2018)"
     images = "objects"
 
@@ -33,7 +33,7 @@ class LocationInstability(FilterMetric):
             activation_NC,
             landmarks_NK2,
             label_N,
-            self.layer.image_size * math.sqrt(2),
+            self.layer.diagonal,
             variant=self.layer.instability,
             top_images=self.layer.top_images,
         ).per_filter_C

@@ -38,6 +38,7 @@ class PartInterpretability(FilterMetric):
     name = "part_interpretability"
     unit = "share of images"
     better = "higher"
+    best = 1.0
     description = (
         "how often the filter's strongest region covers its best part, IoU > 0.2 (P_f; Zhang et al., CVPR 2018)"
     )

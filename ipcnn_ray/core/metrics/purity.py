@@ -26,6 +26,7 @@ class Purity(FilterMetric):
     name = "purity"
     unit = "share of images"
     better = "higher"
+    best = 1.0
     description = "of the filter's 10 strongest images, those whose peak lies at its best part (PIP-Net, CVPR 2023)"
 
     def __init__(self, layer: LayerContext, *, half_side: float = 16 / 224, top_images: int = 10) -> None:

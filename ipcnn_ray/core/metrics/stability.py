@@ -28,6 +28,7 @@ class Stability(FilterMetric):
     name = "stability"
     unit = "share of images"
     better = "higher"
+    best = 1.0
     description = "images in which noise does not move the peak to other parts (EvalProtoPNet, arXiv 2212.05946)"
 
     def __init__(self, layer: LayerContext, *, half_side: float = 36 / 224) -> None:
