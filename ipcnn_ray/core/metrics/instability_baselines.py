@@ -118,13 +118,12 @@ def constant_deviation(places_P2: Tensor, landmarks_NK2: Tensor) -> Tensor:
 
     Over the images that show the landmark; NaN below two.
     """
-    columns = []
-    for shown_V2 in _shown(landmarks_NK2):
-        step = max(1, CHUNK // max(1, len(shown_V2)))
-        parts = [_distance(part_Q2, shown_V2).std(1, correction=1) for part_Q2 in torch.split(places_P2, step)]
-        missing_P = torch.full((len(places_P2),), torch.nan, dtype=torch.float64)
-        columns.append(torch.cat(parts) if len(shown_V2) > 1 else missing_P)
-    return torch.stack(columns, 1) if columns else torch.full((len(places_P2), 1), torch.nan, dtype=torch.float64)
+    deviation_PK = torch.full((len(places_P2), landmarks_NK2.shape[1]), torch.nan, dtype=torch.float64)
+    for k, shown_V2 in enumerate(_shown(landmarks_NK2)):
+        if len(shown_V2) > 1:
+            parts = torch.split(places_P2, max(1, CHUNK // len(shown_V2)))
+            deviation_PK[:, k] = torch.cat([_distance(part_Q2, shown_V2).std(1, correction=1) for part_Q2 in parts])
+    return deviation_PK
 
 
 def random_deviation(places_P2: Tensor, landmarks_NK2: Tensor) -> Tensor:
@@ -133,20 +132,22 @@ def random_deviation(places_P2: Tensor, landmarks_NK2: Tensor) -> Tensor:
     The square root of the expectation of the sample variance (N - 1): the mean over images of the variance over places,
     plus the sample variance over images of the mean over places. NaN below two images.
     """
-    values = []
-    for shown_V2 in _shown(landmarks_NK2):
-        step = max(1, CHUNK // len(places_P2))
-        parts = [_distance(part_U2, places_P2) for part_U2 in torch.split(shown_V2, step)]
-        mean_V = torch.cat([distance_UP.mean(1) for distance_UP in parts])
-        variance_V = torch.cat([distance_UP.var(1, correction=0) for distance_UP in parts])
-        few = torch.tensor(torch.nan, dtype=torch.float64)
-        values.append((variance_V.mean() + mean_V.var(correction=1)).sqrt() if len(shown_V2) > 1 else few)
-    return torch.stack(values)[None] if values else torch.full((1, 1), torch.nan, dtype=torch.float64)
+    deviation_1K = torch.full((1, landmarks_NK2.shape[1]), torch.nan, dtype=torch.float64)
+    for k, shown_V2 in enumerate(_shown(landmarks_NK2)):
+        if len(shown_V2) > 1:
+            parts = torch.split(shown_V2, max(1, CHUNK // len(places_P2)))
+            moments_V2 = torch.cat([_mean_and_variance(_distance(part_U2, places_P2)) for part_U2 in parts])
+            deviation_1K[0, k] = (moments_V2[:, 1].mean() + moments_V2[:, 0].var(correction=1)).sqrt()
+    return deviation_1K
 
 
 def _shown(landmarks_NK2: Tensor) -> list[Tensor]:
     """Positions of each landmark in the images that show it, [V, 2]."""
     return [positions_N2[~positions_N2.isnan().any(1)].double() for positions_N2 in landmarks_NK2.unbind(1)]
+
+
+def _mean_and_variance(distance_UP: Tensor) -> Tensor:
+    return torch.stack([distance_UP.mean(1), distance_UP.var(1, correction=0)], 1)
 
 
 def _distance(first_A2: Tensor, second_B2: Tensor) -> Tensor:

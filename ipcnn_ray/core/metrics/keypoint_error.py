@@ -91,6 +91,8 @@ def standardized(x_ND: Tensor, in_training_N: Tensor) -> Tensor:
     left out."""
     train_MD = x_ND[in_training_N]
     varies_D = (train_MD != train_MD[:1]).any(0)
+    if not bool(varies_D.any()):
+        return x_ND[:, :0]
     train_MD, x_ND = train_MD[:, varies_D], x_ND[:, varies_D]
     return (x_ND - train_MD.mean(0)) / train_MD.std(0, correction=0)
 

@@ -10,6 +10,7 @@ from fakes.metrics import LAYER, Sparsity, WrongShape
 
 from ipcnn_ray.core.metrics.ablation import AblationOwn
 from ipcnn_ray.core.metrics.filter_metric import FilterMetric, filter_category
+from ipcnn_ray.core.metrics.landmark_tracking import LandmarkTracking
 
 
 def test_the_category_whose_images_activate_a_filter_the_most():
@@ -37,6 +38,44 @@ def test_a_result_that_is_not_one_number_per_filter():
         type("Number", (WrongShape,), {"compute": lambda self, activation_NC: 1.0})(LAYER).measure(inputs, 3, **of_all)
 
 
+class OfTheLayer(WrongShape):
+    images = "objects"
+    one_per_layer = True
+
+    def compute(self, activation_NC):
+        return activation_NC.mean()[None]
+
+
+class OfFilters(OfTheLayer):
+    def compute(self, activation_NC):
+        return activation_NC.mean(0)
+
+
+def test_one_number_for_the_layer():
+    of_all = {"label_N": torch.tensor([0, 1]), "category_C": torch.tensor([0, 1, 0])}
+    activation_NC = torch.tensor([[1.0, 2, 3], [3, 4, 5]])
+    found = OfTheLayer(LAYER).measure({"activation_NC": activation_NC}, 3, **of_all)
+    assert found.per_filter_C.tolist() == [3] and found.mean == 3
+    with pytest.raises(ValueError, match=r"OfFilters.compute returns \(3,\): expected a tensor of \[1\]"):
+        OfFilters(LAYER).measure({"activation_NC": activation_NC}, 3, **of_all)
+
+
+class TrackingTimesImages(LandmarkTracking):
+    def compute(self, tracking_CK, activation_NC):
+        return tracking_CK.amax(1) * len(activation_NC)
+
+
+def test_inputs_of_filters_are_not_split_by_category():
+    tracking_CK = torch.tensor([[0.25, 0.5], [0.75, 0.0]], dtype=torch.float64)
+    inputs = {"tracking_CK": tracking_CK, "activation_NC": torch.ones(3, 2)}
+    of_all = {"label_N": torch.tensor([0, 1, 1]), "category_C": torch.tensor([0, 1])}
+    assert LandmarkTracking(LAYER).measure({"tracking_CK": tracking_CK}, 2, **of_all).per_filter_C.tolist() == [
+        0.5,
+        0.75,
+    ]
+    assert TrackingTimesImages(LAYER).measure(inputs, 2, **of_all).per_filter_C.tolist() == [0.5, 1.5]
+
+
 @pytest.mark.parametrize(
     ("attributes", "text"),
     [
@@ -45,6 +84,9 @@ def test_a_result_that_is_not_one_number_per_filter():
         ({"unit": ""}, "Mine.unit = '': expected one line of text"),
         ({"description": "two\nlines"}, r"Mine.description = 'two\\nlines': expected one line of text"),
         ({"better": "more"}, "Mine.better = 'more': expected one of higher, lower"),
+        ({"best": "1"}, "Mine.best = '1': expected a finite number or None"),
+        ({"best": math.inf}, "Mine.best = inf: expected a finite number or None"),
+        ({"one_per_layer": True}, "Mine: one number per layer cannot be of the images of each filter's category"),
         ({"images": "all"}, "Mine.images = 'all': expected one of own_category, objects, validation"),
         ({"compute": lambda self, state, landmark_NK2: state}, "takes 'landmark_NK2': .*Did you mean 'landmarks_NK2'?"),
         ({"update": lambda self, **maps: None}, "Mine.update takes 'maps': expected some of maps_NCHW, .*threshold_C"),
