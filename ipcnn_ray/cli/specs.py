@@ -132,6 +132,8 @@ def _plan_notes(experiment: ExperimentSpec, planned: Plan) -> list[tuple[str, st
             notes.append(("" if index else "drawn from", f"{path}: {_range(distribution)}"))
     if any(run.spec.template.shape == "tailored" for run in _listed_runs(experiment)):
         notes.append(("tailored", "fitted to the training split when a run starts; the record says to what"))
+    if any(_augments_behind_frozen_layers(run.spec) for run in _listed_runs(experiment)):
+        notes.append(("augmented", "frozen layers run in every epoch: outputs for augmented images are not cached"))
     if search is not None and search.repeats > 1:
         repeated = "every named run" if isinstance(search, SpaceSearch) else "every run"
         notes.append(("seeds", f"{seeds(experiment)[0]} to {seeds(experiment)[-1]}, {repeated} with each of them"))
@@ -143,6 +145,11 @@ def _plan_notes(experiment: ExperimentSpec, planned: Plan) -> list[tuple[str, st
     if planned.grace_epochs is not None:
         notes.append(("early stopping", f"may end a run after epoch {planned.grace_epochs}"))
     return notes
+
+
+def _augments_behind_frozen_layers(run: ExperimentSpec) -> bool:
+    augment = run.data.augment
+    return augment is not None and augment.active and run.train.freeze_through is not None
 
 
 def _range(distribution: Distribution) -> str:

@@ -72,8 +72,12 @@ def crops_reader(images_N3SS: NDArray[np.uint8]) -> Read:
     return lambda part: torch.from_numpy(read(part[:, 0]))
 
 
+def to_pixels(images_u8: Tensor, mirrored: Tensor, device: torch.device) -> Tensor:
+    """Return the images as float32 on the device, values 0..255, mirrored where asked for."""
+    images = images_u8.to(device, non_blocking=True)
+    return torch.where(mirrored.to(device)[:, None, None, None], images.flip(3), images).float()
+
+
 def to_input(images_u8: Tensor, mirrored: Tensor, mean_3SS: Tensor, scale: float, device: torch.device) -> Tensor:
     """Return network input, made on the device: mirrored where asked for, (pixel - mean) * scale."""
-    images = images_u8.to(device, non_blocking=True)
-    images = torch.where(mirrored.to(device)[:, None, None, None], images.flip(3), images)
-    return images.float().sub_(mean_3SS).mul_(scale)
+    return to_pixels(images_u8, mirrored, device).sub_(mean_3SS).mul_(scale)

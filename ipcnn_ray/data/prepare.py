@@ -7,6 +7,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def prepare(section: DataSection, image_size: int, paths: Paths, progress: Progr
     Raises DataError with every issue of the source. Nothing has been written then.
     """
     data = as_dataset(section)
-    fields, version = data.model_dump(mode="json"), f"{FORMAT}/{data.version}"
+    fields, version = _image_fields(data), f"{FORMAT}/{data.version}"
     key = _sha(fields, image_size, version, str(paths.data))
     known = recall(paths.cache, key)
     if known and (store := open_store(paths.cache, known)):
@@ -40,6 +41,13 @@ def prepare(section: DataSection, image_size: int, paths: Paths, progress: Progr
     if plan.made_from:
         remember(paths.cache, key, digest, plan.made_from)
     return store
+
+
+def _image_fields(data: Dataset) -> dict[str, Any]:
+    """Return the fields that the images and their split depend on, without later ones at their default."""
+    fields = data.model_dump(mode="json", exclude={"augment"})
+    defaults = type(data).model_fields
+    return {key: value for key, value in fields.items() if key not in data.later or value != defaults[key].default}
 
 
 def _sha(*parts: object) -> str:

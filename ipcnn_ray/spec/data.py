@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from ipcnn_ray.spec.extensions import DATASETS
-from ipcnn_ray.spec.section import FieldIssue, Integer, OmitDefaultFromDigest, RegisteredKinds, Section
+from ipcnn_ray.spec.section import (
+    FieldIssue,
+    Flag,
+    Integer,
+    Number,
+    OmitDefaultFromDigest,
+    RegisteredKinds,
+    Section,
+    Share,
+)
 
 Name = TypeVar("Name")
 OneOrMore = Annotated[
@@ -21,8 +30,29 @@ OneOrMore = Annotated[
 ]
 """A name, or a list of at least two."""
 Negatives = Annotated[Integer, Field(ge=0, le=100_000)]
+PositiveShare = Annotated[Number, Field(gt=0, le=1)]
 Split = Annotated[Literal["objects", "items"], OmitDefaultFromDigest()]
 Provided = Literal["landmarks", "part_sizes", "part_masks", "negatives"]
+
+
+class Augment(Section):
+    """Random changes of the training images, drawn anew in every epoch. Validation and all other measurements see the
+    images as they are."""
+
+    location: ClassVar = ("data", "augment")
+    crop: tuple[PositiveShare, PositiveShare] | None = None
+    """Smallest and largest share of the image's area that a random square of it has, which is then scaled to the
+    image's size, such as [0.6, 1.0]. Default: the whole image."""
+    mirror: Flag = False
+    """Mirror half of the images. Most datasets have every object as it is and mirrored anyway; this mirrors their
+    negatives, too."""
+    color: Share = 0.0
+    """Brightness, contrast and saturation are each multiplied by a random number from 1 - color to 1 + color."""
+
+    @property
+    def active(self) -> bool:
+        """Whether any image is changed."""
+        return self.mirror or self.color > 0 or self.crop not in (None, (1.0, 1.0))
 
 
 class DataSection(Section):
@@ -36,6 +66,10 @@ class DataSection(Section):
     """Smallest number of negatives for a single category."""
     drawn: ClassVar[bool] = False
     """Whether the images are drawn; runs are tagged with it."""
+
+    augment: Annotated[Augment | None, OmitDefaultFromDigest()] = None
+    """Random changes of the training images. They are made while training: the stored images are those of the data.
+    With frozen layers the outputs of these layers are not cached for training. Default: none."""
 
     if TYPE_CHECKING:
         kind: str

@@ -251,6 +251,12 @@ def dataset(data: Data) -> Iterator[FieldIssue]:
     yield from data.issues()
 
 
+def augment(data: Data) -> Iterator[FieldIssue]:
+    crop = data.augment and data.augment.crop
+    if data.augment and crop and crop[0] > crop[1]:
+        yield data.augment.issue("crop", "must be the smallest and the largest share of the area, in this order")
+
+
 def gpus(compute: Compute) -> Iterator[FieldIssue]:
     count = compute.gpus_per_worker
     if count is None or count == int(count):
@@ -452,7 +458,8 @@ def measured(search: Search, eval: Eval) -> Iterator[FieldIssue]:
 
 
 CHECKS: tuple[Callable[..., Iterator[FieldIssue]], ...] = (
-    backbone, categories, dataset, classification, layers, weights, frozen, measured_layer, shape, shape_of_data,
+    backbone, categories, dataset, augment, classification, layers, weights, frozen, measured_layer, shape,
+    shape_of_data,
     measures, filter_loss, appended_mask, schedule, loaded_biases, even_batches, enough_items, gpus, nothing_ignored,
 )  # fmt: skip
 SEARCH_CHECKS: tuple[Callable[..., Iterator[FieldIssue]], ...] = (

@@ -23,12 +23,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipcnn_ray.data.batches import Batch, Read, batches, crops_reader, to_input
+from ipcnn_ray.data.augmentation import colored, cropped, mirrors
+from ipcnn_ray.data.batches import Batch, Read, batches, crops_reader, to_input, to_pixels
 from ipcnn_ray.data.crop_store import CropStore, rows_reader
 from ipcnn_ray.data.datasets.dataset import Progress
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.net import InterpretableNet, NetOutput
+from ipcnn_ray.spec.data import Augment
 from ipcnn_ray.utils.files import sync_folder
 from ipcnn_ray.utils.locks import ChunkClaims, file_lock
 
@@ -196,7 +198,7 @@ class InputPipeline:
     def loader(self, parts: list[Items], *, crops: bool = False) -> closing[Generator[Batch, None, None]]:
         """Return a generator of batches as a context manager, which ends its reader thread.
 
-        crops: The batches hold crops even if there is a cache, for `output` with `added_b3SS`.
+        crops: The batches hold crops even if there is a cache, for `augmented_input`, and `output` with `added_b3SS`.
         """
         read = self._crops if crops or self._features is None else self._features
         generator = batches(parts, self.store.labels_N, read)
@@ -207,6 +209,16 @@ class InputPipeline:
         if self._features is not None:
             return batch.rows.to(self.device)
         return self._frozen(batch.rows, batch.mirrored)
+
+    def augmented_input(self, batch: Batch, draws_bD: Tensor, augment: Augment) -> Tensor:
+        """Return the input of the first trained layer for a batch of crops, changed at random.
+
+        draws_bD: random numbers of the batch's items (`augmentation.draws`).
+        """
+        mirrored = batch.mirrored ^ mirrors(draws_bD) if augment.mirror else batch.mirrored
+        images, draws_bD = to_pixels(batch.rows, mirrored, self.device), draws_bD.to(self.device)
+        images = colored(cropped(images, draws_bD, augment.crop or (1.0, 1.0)), draws_bD, augment.color)
+        return self.net.frozen_features((images - self.mean_3SS) * self.scale)
 
     def output(self, batch: Batch, added_b3SS: Tensor | None = None) -> NetOutput:
         """Return the output of the network for a batch.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ipcnn_ray.core.multi_objective import combined_objective
 from ipcnn_ray.errors import IpcnnError, TrackingError
@@ -20,6 +20,8 @@ from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.tracking.tracker import SPEC_ARTIFACT, RecordedRun, Tracker
 from ipcnn_ray.tracking.tracking_uri import without_password
 from ipcnn_ray.utils.paths import Paths
+
+Cached = Literal["true", "false", "evaluation"]
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,12 @@ def run_description(request: RunRequest, metrics: Mapping[str, float]) -> str:
 
 
 def lineage_tags(
-    request: RunRequest, input_tags: Mapping[str, str], *, device: str, workers: int, bfloat16: bool, cached: bool
+    request: RunRequest, input_tags: Mapping[str, str], *, device: str, workers: int, bfloat16: bool, cached: Cached
 ) -> dict[str, str]:
     """Return the tags that say what a run was trained from and on.
 
-    input_tags: of the data and the pretrained weights. device: name of the GPU, or `cpu`. cached: the outputs of the
-    frozen layers are read from the feature cache.
+    input_tags: of the data and the pretrained weights. device: name of the GPU, or `cpu`. cached: whether the outputs
+    of the frozen layers are read from the feature cache; `evaluation`: not in training, whose images are augmented.
     """
     return {
         "ipcnn.title": run_title(request),
@@ -126,7 +128,7 @@ def lineage_tags(
         "ipcnn.workers": str(workers),
         "ipcnn.device": device,
         "ipcnn.precision": "bfloat16 autocast" if bfloat16 else "float32",
-        "ipcnn.frozen_cache": str(cached).lower(),
+        "ipcnn.frozen_cache": cached,
     }
 
 

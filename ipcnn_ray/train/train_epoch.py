@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ipcnn_ray.core.classification import Form, classification_loss, wrong_share
+from ipcnn_ray.data.augmentation import draws
 from ipcnn_ray.data.batches import epoch_order, shares
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.net import NetOutput
@@ -90,22 +91,29 @@ def train_epoch(
     batch_size, form = spec.train.batch_size, spec.loss.classification
     net, items = inputs.net, inputs.store.train_items
     order = epoch_order(len(items), spec.seed, epoch)
-    parts = [items[share] for share in shares(order, batch_size, runtime.rank, runtime.world_size)]
+    numbers = shares(order, batch_size, runtime.rank, runtime.world_size)
+    parts = [items[share] for share in numbers]
     if not parts:
         raise TrainingError(
             f"the training split has {len(order)} items, fewer than one batch of {batch_size}: "
             "use more data or a smaller train.batch_size"
         )
     first_row = runtime.rank * (batch_size // runtime.world_size)
+    augment = spec.data.augment if spec.data.augment and spec.data.augment.active else None
+    draws_ID = draws(len(items), spec.seed, epoch) if augment else None
     steps: list[Tensor] = []
     net.train()
-    with inputs.loader(parts) as loader:
+    with inputs.loader(parts, crops=augment is not None) as loader:
         for step, batch in enumerate(loader):
             runtime.report_progress(f"training epoch {epoch}", step, len(parts), "steps")
             net.set_step(spec.seed, epoch, step, first_row, batch_size)
             label_N = batch.labels.to(runtime.device)
+            if augment and draws_ID is not None:
+                rows = inputs.augmented_input(batch, draws_ID[numbers[step]], augment)
+            else:
+                rows = inputs.net_input(batch)
             with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bfloat16):
-                output = model(inputs.net_input(batch), from_features=True, full=True)
+                output = model(rows, from_features=True, full=True)
             loss, classification, information = step_loss(output, label_N, terms, epoch, batch_size, runtime, form)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)

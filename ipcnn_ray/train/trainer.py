@@ -44,7 +44,7 @@ from ipcnn_ray.train.run_dir import (
     open_run_dir,
     write_file,
 )
-from ipcnn_ray.train.run_metadata import RunRequest, lineage_tags, run_description, run_params
+from ipcnn_ray.train.run_metadata import Cached, RunRequest, lineage_tags, run_description, run_params
 from ipcnn_ray.train.run_metrics import evaluation_metrics, summary
 from ipcnn_ray.train.runtime import Runtime, StopRun, failure_cause, format_error
 from ipcnn_ray.train.train_epoch import train_epoch, warm_up_ddp
@@ -119,9 +119,12 @@ class Trainer:
         self.net.to(device)
 
         self.inputs = InputPipeline(store, self.net, table.input_scale, device)
-        self.cached = spec.compute.cache_frozen and self.net.cut > 0
-        if self.cached:
-            items = distinct_items(store.train_items, EvaluationPlan.of(store, "all").items)
+        self.cached: Cached = "false"
+        if spec.compute.cache_frozen and self.net.cut > 0:
+            items = EvaluationPlan.of(store, "all").items
+            self.cached = "evaluation" if spec.data.augment and spec.data.augment.active else "true"
+            if self.cached == "true":
+                items = distinct_items(store.train_items, items)
             self.inputs.use_cache(request.paths.cache, items, self._image_progress("frozen layers"))
         self.evaluation_plan = EvaluationPlan.of(store, spec.eval.images)
         self.optimizer = _optimizer(spec, self.net, self.loaded)

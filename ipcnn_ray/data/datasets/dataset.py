@@ -86,6 +86,8 @@ class Dataset(DataSection):
     """What the dataset is, in one line of `ipcnn data list`."""
     version: ClassVar[str] = "1"
     """Version of how crops are made from the same files. Changing it makes every store anew."""
+    later: ClassVar[tuple[str, ...]] = ()
+    """Fields that were added after the first stores: at their default they are not part of a store's digest."""
     archives: ClassVar[tuple[Archive, ...]] = ()
     """Files that `ipcnn data fetch` downloads."""
     folders: ClassVar[tuple[str, ...]] = ()
