@@ -36,6 +36,7 @@ def part_templates(
     *,
     shape: str,
     tau: float | None = None,
+    widening: float = 1.0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
     **parameters: object,
@@ -43,9 +44,10 @@ def part_templates(
     """Return the positive templates T_mu of an n x n map, [P, n, n]: tau times the unit template of each cell.
 
     n: side of the map, cells. shape: name of a shape of this module, or the function of any shape as
-    ``module:function``. tau: height; None is 0.5 / n^2. parameters: of the shape's function; None is the same as a
-    parameter that is not given. A number can be a tensor [C], one value per filter. The result is then [C, P, n, n],
-    and a gradient flows to the parameter if the shape has one (beta of a uniform template has none).
+    ``module:function``. tau: height; None is 0.5 / n^2. widening: factor on every length of the template. parameters:
+    of the shape's function; None is the same as a parameter that is not given. A number can be a tensor [C], one value
+    per filter. The result is then [C, P, n, n], and a gradient flows to the parameter if the shape has one (beta of a
+    uniform template has none).
 
     Numbers are computed in float64 and rounded to `dtype` once; tensors in `dtype`.
 
@@ -56,6 +58,7 @@ def part_templates(
     """
     height = default_tau(n) if tau is None else tau
     check_positive("tau", height)
+    check_positive("widening", widening)
     function = _function(shape)
     known = dict(list(inspect.signature(function).parameters.items())[1:])
     given = {name: value for name, value in parameters.items() if value is not None}
@@ -71,7 +74,7 @@ def part_templates(
         for name, value in given.items()
         if isinstance(value, Tensor) and value.ndim == 1
     }
-    offsets = Offsets.of(n, dtype if per_filter else torch.float64, device)
+    offsets = Offsets.of(n, dtype if per_filter else torch.float64, device, widening)
     return (height * function(offsets, **(given | per_filter))).to(dtype)
 
 
@@ -115,7 +118,7 @@ def check_positive(name: str, value: Number) -> None:
 
 @dataclass(frozen=True)
 class Offsets:
-    """Offsets of every cell from every centre of an n x n map."""
+    """Offsets of every cell from every centre of an n x n map, divided by the widening of the template."""
 
     n: int
     rows_Pnn: Tensor
@@ -124,11 +127,13 @@ class Offsets:
     """dj, cells; positive to the right of the centre."""
 
     @classmethod
-    def of(cls, n: int, dtype: torch.dtype = torch.float64, device: torch.device | None = None) -> Offsets:
+    def of(
+        cls, n: int, dtype: torch.dtype = torch.float64, device: torch.device | None = None, widening: float = 1.0
+    ) -> Offsets:
         if n < 1:
             raise ValueError(f"n = {n}: a map has at least one cell")
         axis = torch.arange(n, dtype=dtype, device=device)
-        apart_nn = axis[None, :] - axis[:, None]  # [mu, cell]
+        apart_nn = (axis[None, :] - axis[:, None]) / widening  # [mu, cell]
         rows = apart_nn[:, None, :, None].expand(n, n, n, n)  # [mu_row, mu_col, i, j]
         cols = apart_nn[None, :, None, :].expand(n, n, n, n)
         return cls(n, rows.reshape(n * n, n, n), cols.reshape(n * n, n, n))
@@ -154,7 +159,7 @@ class Offsets:
             check_positive("p", p)
             # Divided by the larger offset, so that no power overflows; the centre has none.
             large = torch.maximum(rows, cols)
-            share = torch.minimum(rows, cols) / large.clamp(min=1)
+            share = torch.minimum(rows, cols) / torch.where(large > 0, large, 1)
             return large * (1 + share.pow(p)).pow(1 / p)
         raise ValueError(f"norm = {norm!r}: expected 'l1', 'l2', 'linf' or 'lp'")
 

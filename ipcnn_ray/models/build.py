@@ -32,13 +32,17 @@ def assemble(
     categories: int = 1,
     filter_loss: FilterLoss | None = None,
     device: torch.device | str = "cpu",
+    widening: float = 1.0,
 ) -> InterpretableNet:
-    """Return the network of a spec without initial weights; on the `meta` device it takes no memory."""
+    """Return the network of a spec without initial weights; on the `meta` device it takes no memory.
+
+    widening: factor on the lengths of the masks' template.
+    """
     return InterpretableNet(
         model.table,
         appended=model.appended_layer,
         interpretable=interpretable_layers(model),
-        mask_factory=mask_factory(template, filter_loss),
+        mask_factory=mask_factory(template, filter_loss, widening),
         pooled=model.appended_mask == "pooled",
         head=model.head,
         dropout=model.table.dropout if model.dropout is None else model.dropout,
@@ -47,7 +51,7 @@ def assemble(
     )
 
 
-def mask_factory(template: Template, filter_loss: FilterLoss | None) -> MaskFactory | None:
+def mask_factory(template: Template, filter_loss: FilterLoss | None, widening: float = 1.0) -> MaskFactory | None:
     """Return the function that makes the mask of a layer from its filters and n; None for the plain network.
 
     Without `template.mask`, a mask is centred on the peak, or with the released form of the filter loss on the
@@ -69,7 +73,7 @@ def mask_factory(template: Template, filter_loss: FilterLoss | None) -> MaskFact
             # A shape with a learned slope is max(1 - slope * distance, -1); a slope of 1/2 gives every distance.
             distance_Pnn = 2 * (1 - part_templates(n, **{**arguments, template.learned: 0.5}, tau=1.0))
             return LearnedBetaMask(distance_Pnn, filters, arguments[template.learned])
-        unit_Pnn = part_templates(n, **arguments, tau=1.0)
+        unit_Pnn = part_templates(n, **arguments, tau=1.0, widening=widening)
         return CentroidMask(unit_Pnn) if center == "centroid" else PeakMask(unit_Pnn)
 
     return make
@@ -89,18 +93,24 @@ def template_side(model: Model, layer: str) -> int:
     return n
 
 
-def unit_template(model: Model, template: Template, layer: str) -> Tensor | None:
-    """Return the initial positive templates of a layer divided by tau, [P, n, n]; None for the plain network."""
+def unit_template(model: Model, template: Template, layer: str, widening: float = 1.0) -> Tensor | None:
+    """Return the initial positive templates of a layer divided by tau, [P, n, n]; None for the plain network.
+
+    widening: factor on the lengths of the template.
+    """
     if isinstance(template, NoTemplate):
         return None
-    return part_templates(template_side(model, layer), **template.arguments(), tau=1.0)
+    return part_templates(template_side(model, layer), **template.arguments(), tau=1.0, widening=widening)
 
 
-def template_banks(model: Model, template: Template) -> dict[str, Tensor]:
-    """Return all templates of each interpretable layer, [T, n, n], for the filter loss; empty for the plain network."""
+def template_banks(model: Model, template: Template, widening: float = 1.0) -> dict[str, Tensor]:
+    """Return all templates of each interpretable layer, [T, n, n], for the filter loss; empty for the plain network.
+
+    widening: factor on the lengths of the template.
+    """
     if isinstance(template, NoTemplate):
         return {}
     return {
-        name: template_bank(template_side(model, name), **template.arguments(), tau=template.tau)
+        name: template_bank(template_side(model, name), **template.arguments(), tau=template.tau, widening=widening)
         for name in interpretable_layers(model)
     }

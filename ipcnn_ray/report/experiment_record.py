@@ -248,10 +248,14 @@ def template_words(params: Mapping[str, str]) -> str:
     section: dict[str, Any] = {}
     for key, value in params.items():
         if key.startswith("template."):
+            *above, name = key.removeprefix("template.").split(".")
+            owner = section
+            for part in above:
+                owner = owner.setdefault(part, {})
             try:
-                section[key.removeprefix("template.")] = literal_eval(value)
+                owner[name] = literal_eval(value)
             except (SyntaxError, ValueError):
-                section[key.removeprefix("template.")] = value
+                owner[name] = value
     try:
         return TypeAdapter(Template).validate_python(section).label()
     except ValidationError:

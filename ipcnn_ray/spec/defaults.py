@@ -147,9 +147,14 @@ def _filter_with_defaults(filter_loss: Raw, shape: str, template: Raw) -> Raw:
         "weight": 0.1 if released else FILTER["weight"].default,
         "schedule": "epoch" if released else FILTER["schedule"].default,
         "beta_rate": FILTER["beta_rate"].default,
-        "learn_beta": released and own == "released" and template.get("mask") in (None, "centroid"),
+        "learn_beta": released and own == "released" and _can_learn(template),
         **filter_loss,
     }
+
+
+def _can_learn(template: Raw) -> bool:
+    """Whether a released template's width can be learned."""
+    return template.get("mask") in (None, "centroid") and template.get("narrowing") is None
 
 
 def _train_defaults(train: Raw, recipe: Raw) -> None:

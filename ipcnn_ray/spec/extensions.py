@@ -103,6 +103,6 @@ METRICS = Registry(
 RECORDED = (
     *("epoch", "train_loss", "val_loss", "filter_loss", "train_error", "val_error", "val_images", "combined"),
     *("learning_rate", "images_per_second", "seconds", "best_val_error", "epochs_to_converge", "area_under_error"),
-    *("cpu_hours", "gpu_hours"),
+    *("cpu_hours", "gpu_hours", "template_widening"),
 )
 """Names of the other numbers in the record of a run, which a metric cannot have."""

@@ -14,12 +14,31 @@ from pydantic import Field
 
 from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.extensions import TEMPLATES
-from ipcnn_ray.spec.section import FieldIssue, Number, OmitDefaultFromDigest, Positive, RegisteredKinds, Section
+from ipcnn_ray.spec.section import (
+    FieldIssue,
+    Integer,
+    Number,
+    OmitDefaultFromDigest,
+    Positive,
+    RegisteredKinds,
+    Section,
+)
 
 Norm = Literal["l1", "l2", "linf", "lp"]
 SYMBOLS = {"beta": "β", "gamma": "γ", "sigma": "σ", "tau": "τ"}
-COMMON = ("tau", "mask")
+COMMON = ("tau", "mask", "narrowing")
 """Fields of every template, which are no parameters of its shape."""
+
+
+class Narrowing(Section):
+    """A template that is wide in the first epochs, so that every cell still gets a gradient, and narrows to its own
+    width."""
+
+    location: ClassVar = ("template", "narrowing")
+    scale: Annotated[Number, Field(ge=1)]
+    """Factor on every length of the template in the first epoch. It falls to 1 in equal logarithmic steps."""
+    epochs: Annotated[Integer, Field(ge=2)]
+    """Epoch from which on the template has its own width."""
 
 
 class PartTemplate(Section):
@@ -39,6 +58,9 @@ class PartTemplate(Section):
     """Where the layer's maps are masked by the template: not at all (`none`), around each map's peak, or around its
     activation-weighted centroid as in the authors' code. Independent of `loss.filter`. Default: `centroid` with
     loss.filter.form: released, else `peak`."""
+    narrowing: Annotated[Narrowing | None, OmitDefaultFromDigest()] = None
+    """Widen the template in the first epochs, in the mask and in the filter loss. An epoch is evaluated with its own
+    template. Default: the template's own width in all epochs."""
 
     function: ClassVar[str] = ""
     """Function of the unit template, as `module:function`; its arguments and result are those of
@@ -53,6 +75,13 @@ class PartTemplate(Section):
         """Return the arguments of `core.templates.part_templates` except n and tau."""
         return {"shape": self.function or self.shape, **self.model_dump(exclude={"shape", *COMMON}, exclude_none=True)}
 
+    def widening(self, epoch: int) -> float:
+        """Return the factor on every length of the template in an epoch, counted from 1; 1 in epoch 0, of a run that
+        is not trained."""
+        if self.narrowing is None or not 1 <= epoch < self.narrowing.epochs:
+            return 1.0
+        return float(self.narrowing.scale ** (1 - (epoch - 1) / (self.narrowing.epochs - 1)))
+
     def issues(self) -> Iterator[FieldIssue]:
         """Yield the issues of fields that contradict each other."""
         yield from ()
@@ -62,7 +91,8 @@ class PartTemplate(Section):
         yield from ()
 
     def label(self) -> str:
-        """Return a short label, such as `uniform L2 β2 γ0.5, no mask`; it has tau and the mask only if they are set."""
+        """Return a short label, such as `uniform L2 β2 γ0.5, no mask`; it has tau, the mask and the narrowing
+        only if they are set."""
         norm = self._norm()
         words = [
             f"{SYMBOLS[name]}{value:.3g}" if name in SYMBOLS else f"{name} {_formatted(value, '.3g')}"
@@ -93,7 +123,10 @@ class PartTemplate(Section):
     def _use(self) -> str:
         """What is set of how the template is used, for the end of a label or a description."""
         masks = {"none": ", no mask", "peak": ", mask at the peak", "centroid": ", mask at the centroid"}
-        return masks[self.mask] if self.mask else ""
+        mask = masks[self.mask] if self.mask else ""
+        if self.narrowing is None:
+            return mask
+        return f"{mask}, narrowing from x{self.narrowing.scale:g} in {self.narrowing.epochs} epochs"
 
 
 def _formatted(value: Any, form: str) -> str:

@@ -40,7 +40,8 @@ class FilterLoss(Section):
     learn_beta: Annotated[Flag, OmitDefaultFromDigest()] = False
     """Learn a beta for each filter. It follows the gradient of the filter loss with the form `exact`, and approaches
     3 / the spread of the filter's activations with `released`. It is also the beta of the mask, which is at the peak
-    with `exact` and at the centroid with `released`. Default: true for template.shape: released with such a mask."""
+    with `exact` and at the centroid with `released`. Default: true for template.shape: released with such a mask and
+    without template.narrowing."""
     beta_rate: Annotated[Positive, OmitDefaultFromDigest()] = 0.05
     """Learning rate of the betas relative to train.learning_rate (released: 0.05)."""
 

@@ -192,6 +192,17 @@ def filter_loss(template: Template, loss: Loss, train: Train) -> Iterator[FieldI
     yield from _learned_beta(template, loss.filter)
 
 
+def narrowing(template: Template, loss: Loss, train: Train) -> Iterator[FieldIssue]:
+    if isinstance(template, NoTemplate) or template.narrowing is None:
+        return
+    if template.narrowing.epochs > train.epochs > 0:
+        advice = f"must be at most train.epochs = {train.epochs}: the trained network has the template's own width"
+        yield template.narrowing.issue("epochs", advice, "train.epochs")
+    if loss.filter is not None and loss.filter.learn_beta:
+        advice = "learned betas set the width; drop loss.filter.learn_beta or this"
+        yield template.issue("narrowing", advice, "loss.filter.learn_beta")
+
+
 def _learned_beta(template: Template, filter_loss: FilterLoss) -> Iterator[FieldIssue]:
     if filter_loss.learn_beta and isinstance(template, PartTemplate):
         if filter_loss.form not in ("exact", "released"):
@@ -459,8 +470,8 @@ def measured(search: Search, eval: Eval) -> Iterator[FieldIssue]:
 
 CHECKS: tuple[Callable[..., Iterator[FieldIssue]], ...] = (
     backbone, categories, dataset, augment, classification, layers, weights, frozen, measured_layer, shape,
-    shape_of_data,
-    measures, filter_loss, appended_mask, schedule, loaded_biases, even_batches, enough_items, gpus, nothing_ignored,
+    shape_of_data, measures, filter_loss, narrowing, appended_mask, schedule, loaded_biases, even_batches,
+    enough_items, gpus, nothing_ignored,
 )  # fmt: skip
 SEARCH_CHECKS: tuple[Callable[..., Iterator[FieldIssue]], ...] = (
     named, constraints, pareto, genetic, last_seed, repeats, measured, grid, space, circular_conditions,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
@@ -25,7 +26,7 @@ from ipcnn_ray.core.released import (
 )
 from ipcnn_ray.core.templates import log_prior
 from ipcnn_ray.models.build import template_banks, unit_template
-from ipcnn_ray.models.layers import CentroidMask, LearnedBetaMask, MaskOutput, ReleasedMask
+from ipcnn_ray.models.layers import CentroidMask, LearnedBetaMask, MaskOutput, PeakMask, ReleasedMask
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.template import Template
@@ -67,6 +68,10 @@ class FilterTerm(ABC):
     @abstractmethod
     def __call__(self, maps_NCHW: Tensor, masked: MaskOutput | None, step: StepContext) -> TermValue:
         """maps_NCHW: after ReLU, before the mask, float32. masked: output of the mask, if the layer has one."""
+
+    @abstractmethod
+    def set_templates(self, unit_Pnn: Tensor, bank_Tnn: Tensor) -> None:
+        """Replace the templates by others: the positive ones divided by tau, and all of them."""
 
     @abstractmethod
     def after_backward(self, runtime: Runtime) -> None:
@@ -114,6 +119,9 @@ class InformationTerm(FilterTerm):
             gather=gather,
         )
         return TermValue((lambda_C * loss_C).sum(), loss_C.detach().sum())
+
+    def set_templates(self, unit_Pnn: Tensor, bank_Tnn: Tensor) -> None:
+        self.bank_Tnn.copy_(bank_Tnn)
 
     def _bank(self) -> Tensor:
         if self.learned is None:
@@ -185,6 +193,10 @@ class ReleasedTerm(FilterTerm):
             self.average_CL = updated_magnitude(self.average_CL, peak_BC, class_B, len(self.density_L))
         return TermValue((maps_NCHW * added_NCHW).sum() / step.batch_size, None)
 
+    def set_templates(self, unit_Pnn: Tensor, bank_Tnn: Tensor) -> None:
+        assert isinstance(self.mask, CentroidMask)
+        self.mask.unit_Pnn.copy_(unit_Pnn)
+
     def after_backward(self, runtime: Runtime) -> None:
         if self._width_grad_C is not None:
             assert isinstance(self.mask, ReleasedMask)
@@ -220,3 +232,16 @@ def filter_terms(
                 bank_Tnn, log_prior_T, loss.weight, loss.schedule, loss.form, learned, len(density_L)
             )
     return terms
+
+
+def set_widening(
+    spec: ExperimentSpec, template: Template, net: InterpretableNet, terms: Mapping[str, FilterTerm], widening: float
+) -> None:
+    """Widen the template of every mask and filter term by this factor; 1 is the template's own width."""
+    for layer, bank_Tnn in template_banks(spec.model, template, widening).items():
+        unit_Pnn, mask = unit_template(spec.model, template, layer, widening), net.mask(layer)
+        assert unit_Pnn is not None
+        if isinstance(mask, PeakMask | CentroidMask):
+            mask.unit_Pnn.copy_(unit_Pnn)
+        if layer in terms:
+            terms[layer].set_templates(unit_Pnn, bank_Tnn)

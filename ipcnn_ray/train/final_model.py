@@ -18,8 +18,9 @@ from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.errors import DataError, Issue, TrainingError
 from ipcnn_ray.models.build import assemble
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.spec.template import COMMON, EllipseTemplate, MaskTemplate, TailoredTemplate, Template
-from ipcnn_ray.train.run_dir import MEAN_KEY, TEMPLATE_FILE, WEIGHTS_FILE, read_file
+from ipcnn_ray.spec.template import COMMON, EllipseTemplate, MaskTemplate, PartTemplate, TailoredTemplate, Template
+from ipcnn_ray.train.checkpoint import read_result
+from ipcnn_ray.train.run_dir import MEAN_KEY, RESULT_FILE, TEMPLATE_FILE, WEIGHTS_FILE, read_file
 from ipcnn_ray.train.run_metadata import RunRequest
 
 
@@ -32,7 +33,7 @@ class FittedTemplate:
 
     def params(self) -> dict[str, str]:
         """Return its fields as params of the tracked run; of a table only the size, the values are in the artifact."""
-        fields = self.template.model_dump(exclude_none=True, exclude={"mask"})
+        fields = self.template.model_dump(exclude_none=True, exclude={"mask", "narrowing"})
         return {
             f"template_fitted.{key}": f"{len(value)}x{len(value)}" if isinstance(value, tuple) else str(value)
             for key, value in fields.items()
@@ -135,7 +136,19 @@ def final_model(request: RunRequest) -> tuple[Classifier, Tensor]:
     tensors = load(weights)
     mean_3SS = tensors.pop(MEAN_KEY)
     spec = request.spec
-    net = assemble(spec.model, trained_template(request), len(spec.data.categories), spec.loss.filter)
+    template = trained_template(request)
+    widening = _last_widening(request, template)
+    net = assemble(spec.model, template, len(spec.data.categories), spec.loss.filter, widening=widening)
     net.load_state_dict(tensors)
     model = Classifier(net, mean_3SS, request.spec.model.table.input_scale).eval()
     return model, torch.stack([mean_3SS, mean_3SS.flip(2)]).round()
+
+
+def _last_widening(request: RunRequest, template: Template) -> float:
+    """Return the factor on the template's lengths in a run's last epoch, which is not 1 if it was stopped early."""
+    if not isinstance(template, PartTemplate) or template.narrowing is None:
+        return 1.0
+    result = read_result(request.folder, request.run)
+    if result is None:
+        raise TrainingError(f"run {request.run_id} has no {RESULT_FILE} in {request.folder}: it has not ended yet")
+    return template.widening(int(result.metrics["epoch"]))

@@ -25,6 +25,7 @@ from ipcnn_ray.models.build import build
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.pretrained_weights import LoadReport, load_weights, weights_tags
 from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.template import PartTemplate
 from ipcnn_ray.tracking.run_summary import RunSummary, State
 from ipcnn_ray.tracking.tracker import RunRecord, Tracker
 from ipcnn_ray.train import checkpoint
@@ -33,7 +34,7 @@ from ipcnn_ray.train.data_sync import fetch_to_node
 from ipcnn_ray.train.distributed_inference import EvaluationPlan
 from ipcnn_ray.train.evaluate import check_metrics, evaluate
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
-from ipcnn_ray.train.filter_term import filter_terms
+from ipcnn_ray.train.filter_term import filter_terms, set_widening
 from ipcnn_ray.train.final_model import fit_template
 from ipcnn_ray.train.run_dir import (
     MEAN_KEY,
@@ -110,7 +111,7 @@ class Trainer:
         check_metrics(spec, store)
 
         self.fitted = fit_template(spec.template, store)
-        template = self.fitted.template if self.fitted else spec.template
+        self.template = template = self.fitted.template if self.fitted else spec.template
         self.net = build(spec.model, template, spec.seed, len(store.categories), spec.loss.filter)
         weights = spec.model.weights
         self.loaded = load_weights(self.net, table, weights, request.paths.weights) if weights else None
@@ -213,12 +214,22 @@ class Trainer:
         terms, bfloat16 = self.filter_terms, self.bfloat16
         metrics = {"epoch": float(epoch)}
         if epoch:
+            widening = self._set_widening(epoch)
             model, optimizer = self.model, self.optimizer
             metrics = train_epoch(model, self.inputs, optimizer, terms, runtime, spec, epoch, bfloat16=bfloat16)
+            metrics |= widening
         if epoch % spec.eval.every == 0 or epoch == spec.train.epochs:
             evaluation = evaluate(self.inputs, self.evaluation_plan, spec, runtime, epoch=epoch)
             metrics |= evaluation_metrics(self.request, evaluation)
         return {**metrics, "seconds": time.perf_counter() - start}
+
+    def _set_widening(self, epoch: int) -> dict[str, float]:
+        """Widen the templates as in this epoch, and return the factor as a metric; nothing without narrowing."""
+        template = self.template
+        if not isinstance(template, PartTemplate) or template.narrowing is None:
+            return {}
+        set_widening(self.spec, template, self.net, self.filter_terms, template.widening(epoch))
+        return {"template_widening": template.widening(epoch)}
 
     def _save_checkpoint(self) -> None:
         state = {

@@ -149,6 +149,8 @@ def test_nothing_is_recorded_yet(home, tmp_path, monkeypatch):
 def test_templates_in_words():
     gradient = {"template.shape": "gradient", "template.norm": "l1", "template.beta": "4.0", "template.tau": "0.01"}
     assert template_words({"train.epochs": "3", **gradient}) == "L1 β4 τ0.01"
+    narrowing = {"template.narrowing.scale": "8.0", "template.narrowing.epochs": "6", "template.mask": "none"}
+    assert template_words(gradient | narrowing) == "L1 β4 τ0.01, no mask, narrowing from x8 in 6 epochs"
     assert template_words({"template.shape": "star", "template.points": "5"}) == "shape star points 5"
 
 

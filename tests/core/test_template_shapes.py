@@ -102,6 +102,16 @@ def test_equals_the_printed_formula_and_is_cut_at_the_edge(given, n):
 
 
 @each_shape
+@pytest.mark.parametrize("widening", [1.7, 8.0])
+def test_a_widened_template_has_all_its_lengths_times_the_factor(given, widening):
+    n, value = 7, by_hand(7, **given)
+    unit = part_templates(n, **given, tau=1.0, widening=widening, dtype=torch.float64)
+    for (row, col), (i, j) in product(product(range(n), repeat=2), repeat=2):
+        wanted = value((i - row) / widening, (j - col) / widening)
+        assert float(unit[row * n + col, i, j]) == pytest.approx(wanted, abs=1e-12)
+
+
+@each_shape
 @pytest.mark.parametrize("n", [6, 13, 14, 16])
 def test_a_template_is_positive_near_its_centre_and_negative_far_from_it(given, n):
     unit = part_templates(n, **given, tau=1.0)

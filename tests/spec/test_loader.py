@@ -42,7 +42,7 @@ def test_an_override_is_yaml_and_makes_a_section_that_was_absent():
 
 
 def test_an_override_of_the_shape():
-    kept = {"shape": "gradient", "norm": "l2", "p": None, "beta": 2.0, "tau": None, "mask": None}
+    kept = {"shape": "gradient", "norm": "l2", "p": None, "beta": 2.0, "tau": None, "mask": None, "narrowing": None}
     assert overridden("template.shape=gradient").template.model_dump() == kept, "what the new shape has, too"
     assert overridden("template={shape: gradient}").template.model_dump() == kept | {"norm": "l1"}, "a whole section"
     for plain in (overridden("template.shape=none"), overridden("template={shape: none}")):

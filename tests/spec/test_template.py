@@ -29,6 +29,7 @@ NEW = [
     "{shape: released, width: 0.5}",
     "{shape: released, width: 0.5, mask: peak}",
     "{shape: tailored, landmark: head, mask: centroid}",
+    "{shape: uniform, gamma: 0.3, mask: none, narrowing: {scale: 3, epochs: 3}}",
 ]
 
 
@@ -41,10 +42,11 @@ def section(text: str) -> Template:
 
 
 def test_sections_of_the_papers_shapes_hold_what_they_held():
-    """The digest is taken over this, less `mask` and `p`, which came later and say nothing here."""
-    given = {"shape": "gradient", "norm": "l1", "beta": 2.0, "tau": None, "mask": None, "p": None}
+    """The digest is taken over this, less those after tau, which came later and say nothing here."""
+    later = {"mask": None, "narrowing": None}
+    given = {"shape": "gradient", "norm": "l1", "beta": 2.0, "tau": None, "p": None, **later}
     assert section("{shape: gradient}").model_dump(mode="json") == given
-    given = {"shape": "uniform", "norm": "l2", "beta": 2.0, "gamma": 0.5, "tau": 0.1, "mask": None, "p": None}
+    given = {"shape": "uniform", "norm": "l2", "beta": 2.0, "gamma": 0.5, "tau": 0.1, "p": None, **later}
     assert section("{shape: uniform, norm: l2, gamma: 0.5, tau: 0.1}").model_dump(mode="json") == given
 
 
@@ -71,6 +73,8 @@ IN_WORDS = """
 uniform L2 template, beta 2, gamma 0.5, tau 0.1
 {shape: gradient, norm: l2, beta: 10, mask: none} | L2 β10, no mask | \
 gradient L2 template, beta 10, tau 0.5 / n^2, no mask
+{shape: gradient, narrowing: {scale: 8, epochs: 3}} | L1 β2, narrowing from x8 in 3 epochs | \
+gradient L1 template, beta 2, tau 0.5 / n^2, narrowing from x8 in 3 epochs
 {shape: released, mask: peak} | released width 2, mask at the peak | \
 released template, width 2, tau 0.5 / n^2, mask at the peak
 {shape: tailored, landmark: head, mask: centroid} | tailored head part_sizes, mask at the centroid | \
@@ -90,6 +94,35 @@ def test_in_words(line):
     text, label, words = line.split(" | ")
     template = section(text)
     assert (template.label(), template.describe()) == (label, words)
+
+
+def test_a_template_narrows_in_equal_logarithmic_steps():
+    template = section("{shape: gradient, narrowing: {scale: 8, epochs: 4}}")
+    assert [template.widening(epoch) for epoch in range(7)] == [
+        1.0,
+        8.0,
+        pytest.approx(4.0),
+        pytest.approx(2.0),
+        1,
+        1,
+        1,
+    ]
+    assert [section("{shape: gradient}").widening(epoch) for epoch in (1, 2)] == [1.0, 1.0]
+
+
+def test_a_space_over_the_narrowing():
+    search = """\
+search:
+  kind: space
+  trials: 4
+  runs: [{name: plain, set: {template: {shape: none}}}]
+  space:
+    template.narrowing.scale: {log_uniform: [1, 16]}
+    template.narrowing.epochs: {choice: [2, 4]}
+"""
+    spec = loads(with_template("{shape: gradient}") + search, "s.yaml").spec
+    drawn = [run_for(spec, chosen).spec.template.narrowing for chosen in points(spec.search)]
+    assert {(narrowing.scale, narrowing.epochs) for narrowing in drawn} == {(1, 2), (1, 4), (16, 2), (16, 4)}
 
 
 def test_the_built_in_shapes():
