@@ -23,6 +23,10 @@ SIGNIFICANCE_LEVEL = 0.05
 """A difference with a p-value below it is called more than luck."""
 CONFIDENCE = 0.95
 """Level of confidence intervals."""
+POWER = 0.8
+"""Probability with which a planned experiment should detect the difference that it is planned for."""
+MOST_SEEDS = 100
+"""Largest number of seeds that `seeds_needed` considers."""
 
 
 class Spread(NamedTuple):
@@ -75,6 +79,34 @@ def paired_t(differences: Sequence[float]) -> PairedT:
     test = ttest_rel(differences, [0.0] * n)
     low, high = test.confidence_interval(CONFIDENCE)
     return PairedT(float(test.statistic), n - 1, float(test.pvalue), float(low), float(high))
+
+
+def paired_t_power(effect: float, seeds: int, level: float = SIGNIFICANCE_LEVEL) -> float:
+    """Probability that the two-sided paired t-test finds a p below `level`.
+
+    effect: mean of the differences / their standard deviation. seeds: at least two.
+
+    *Source*: t of normally distributed differences has a noncentral t distribution with seeds - 1 degrees of freedom
+    and noncentrality effect * sqrt(seeds) (Cohen, Statistical Power Analysis, 1988, chapter 2).
+    """
+    if seeds < 2:
+        raise ValueError(f"seeds = {seeds}: expected at least 2")
+    from scipy.special import nctdtr, stdtrit
+
+    df, shift = seeds - 1, abs(effect) * math.sqrt(seeds)
+    limit = -float(stdtrit(df, level / 2))
+    return 1 - float(nctdtr(df, shift, limit)) + float(nctdtr(df, shift, -limit))
+
+
+def seeds_needed(difference: Spread, level: float = SIGNIFICANCE_LEVEL) -> int | None:
+    """Smallest number of seeds with which `paired_t_power` reaches POWER if mean and deviation are the true ones.
+
+    None if it is above MOST_SEEDS, and for a single difference or one without deviation.
+    """
+    if not difference.sd:
+        return None
+    effect = difference.mean / difference.sd
+    return next((n for n in range(2, MOST_SEEDS + 1) if paired_t_power(effect, n, level) >= POWER), None)
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:

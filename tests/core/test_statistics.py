@@ -6,10 +6,21 @@ import math
 import random
 from itertools import product
 
+import numpy as np
 import pytest
 from scipy import special, stats
 
-from ipcnn_ray.core.statistics import MOST_PAIRS, holm, paired_t, sign_flip_p, smallest_p, spread
+from ipcnn_ray.core.statistics import (
+    MOST_PAIRS,
+    Spread,
+    holm,
+    paired_t,
+    paired_t_power,
+    seeds_needed,
+    sign_flip_p,
+    smallest_p,
+    spread,
+)
 
 
 def every_sign(differences: list[float]) -> float:
@@ -118,3 +129,29 @@ def test_holm_is_never_below_bonferroni_of_the_smallest_nor_above_bonferroni():
 def test_wrong_arguments_are_named(call, text):
     with pytest.raises(ValueError, match=text):
         call()
+
+
+def simulated_power(effect: float, seeds: int, level: float, draws: int = 200_000) -> float:
+    """The slow twin: how often drawn experiments are significant."""
+    sample = np.random.default_rng(seeds).normal(effect, 1, (draws, seeds))
+    t = sample.mean(1) / (sample.std(1, ddof=1) / math.sqrt(seeds))
+    return float((2 * stats.t.sf(abs(t), seeds - 1) < level).mean())
+
+
+@pytest.mark.parametrize(
+    ("effect", "seeds", "level"), [(0.0, 5, 0.05), (1.0, 5, 0.05), (-1.5, 8, 0.0125), (0.3, 40, 0.05)]
+)
+def test_power_is_the_share_of_drawn_experiments_that_are_significant(effect, seeds, level):
+    # Four standard errors of a share of 200 000 draws.
+    assert paired_t_power(effect, seeds, level) == pytest.approx(simulated_power(effect, seeds, level), abs=0.0045)
+
+
+def test_seeds_needed_are_those_of_the_tables():
+    # Cohen's tables and G*Power for the paired, two-sided t-test at .05 and power .8.
+    assert [seeds_needed(Spread(5, effect, 1.0)) for effect in (0.3, 0.5, 0.8, -0.8, 1.0)] == [90, 34, 15, 15, 10]
+    assert seeds_needed(Spread(5, 0.8, 1.0), 0.05 / 4) > 15
+    # Below .28 standard deviations more than 100.
+    assert seeds_needed(Spread(5, 0.2, 1.0)) is None and seeds_needed(Spread(5, 0.0, 1.0)) is None
+    assert seeds_needed(Spread(1, 0.8, None)) is None and seeds_needed(Spread(5, 0.8, 0.0)) is None
+    with pytest.raises(ValueError, match="seeds = 1: expected at least 2"):
+        paired_t_power(1.0, 1)
