@@ -114,7 +114,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Se
 
 
 def print_ranking(ranking: Ranking) -> None:
-    """Print the settings of an experiment, the tests of their differences, and the notes to both."""
+    """Print the settings of an experiment, the tests of their differences, the notes to both, and the verdict."""
+    from ipcnn_ray.report.verdict import Verdicts
+
     for index, table in enumerate((ranking.table(), *ranking.luck())):
         if index:
             print_line()
@@ -122,6 +124,11 @@ def print_ranking(ranking: Ranking) -> None:
     print_line()
     for line in filter(None, (ranking.headline(), *ranking.notes())):
         print_paragraph(line)
+    if lines := Verdicts.of(ranking).lines:
+        print_line()
+        print_line("Verdict", style="bold")
+        for line in lines:
+            print_paragraph(line)
 
 
 class CountedProgress:

@@ -143,6 +143,7 @@ def _as_json(experiments: list[Experiment], files: list[Path], stored: bool) -> 
     from ipcnn_ray.report.chapters import compute_hours, early_stopping_savings, wall_seconds, warnings
     from ipcnn_ray.report.experiment_record import KINDS
     from ipcnn_ray.report.ranking_table import as_json
+    from ipcnn_ray.report.verdict import Verdicts
 
     return {
         "files": [str(path) for path in files],
@@ -163,6 +164,7 @@ def _as_json(experiments: list[Experiment], files: list[Path], stored: bool) -> 
                 "wall_seconds": wall_seconds(experiment.runs),
                 "epochs_saved_by_early_stopping": early_stopping_savings(experiment.runs).epochs_saved,
                 **as_json(experiment.ranking),
+                **Verdicts.of(experiment.ranking).as_json(),
             }
             for experiment in experiments
         ],

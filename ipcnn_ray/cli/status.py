@@ -67,12 +67,15 @@ def _show_experiments(tracker: Tracker, json: bool) -> None:
 
 
 def _json(parent: RecordedRun, runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
-    """The runs, each with its setting: means, spreads and comparisons."""
+    """The runs, each with its setting: means, spreads, comparisons and verdict."""
     from ipcnn_ray.report.ranking_table import Ranking, as_json, comparison_json
+    from ipcnn_ray.report.verdict import Verdicts
 
     ranking = Ranking.of(runs, Objectives.from_tags(parent.tags))
     groups = {group["group"]: group for group in as_json(ranking)["groups"]}
+    verdicts = {verdict["setting"]: verdict for verdict in Verdicts.of(ranking).as_json()["verdicts"]}
     for name, group in groups.items():
+        group["verdict"] = verdicts.get(name)
         comparisons = [c for c in (*ranking.against, *ranking.among) if name in (c.one, c.other)]
         group["comparisons"] = [comparison_json(comparison) for comparison in comparisons]
     return [

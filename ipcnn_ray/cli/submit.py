@@ -113,7 +113,9 @@ class _LogFile:
 
 def _as_json(outcome: Outcome) -> dict[str, Any]:
     from ipcnn_ray.report.ranking_table import Ranking, as_json
+    from ipcnn_ray.report.verdict import Verdicts
 
+    ranking = Ranking.of(outcome.runs, outcome.objectives)
     return {
         "experiment": outcome.experiment_id,
         "control": outcome.control,
@@ -132,7 +134,8 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
             }
             for run in outcome.runs
         ],
-        **as_json(Ranking.of(outcome.runs, outcome.objectives)),
+        **as_json(ranking),
+        **Verdicts.of(ranking).as_json(),
     }
 
 

@@ -21,6 +21,7 @@ from ipcnn_ray.on_ray.tuner import Ended, ExperimentTuner, Interrupted
 from ipcnn_ray.report.filter_figures import save_template_figure
 from ipcnn_ray.report.ranking import Group, rank
 from ipcnn_ray.report.ranking_table import Ranking
+from ipcnn_ray.report.verdict import Verdicts
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import Loaded, Source
 from ipcnn_ray.spec.runs import Run, experiment_id, resolved_yaml
@@ -45,6 +46,8 @@ EXPERIMENT_DESCRIPTION = (
     "what code, `data.*` and `model.*` from what data and weights, `ipcnn.*` how a run ended."
 )
 """Description of every MLflow experiment."""
+VERDICT_ARTIFACT = "verdict.md"
+"""Artifact of an experiment's parent run: the verdict on each setting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,10 +162,10 @@ def run_submission(
     )
     _store_template_pictures(outcome, tracker)
     _store_models(outcome, spec.compute.models, tracker, listener)
-    ranking = Ranking.of(outcome.runs, outcome.objectives).markdown()
+    ranking = Ranking.of(outcome.runs, outcome.objectives)
     parent = tracker.attach(outcome.parent)
-    parent.log_text(ranking, "ranking.md")
-    parent.set_description(ranking)
+    parent.log_text(ranking.markdown(), "ranking.md")
+    parent.set_description("\n".join(filter(None, (Verdicts.of(ranking).markdown(), ranking.markdown()))))
     if left := tracker.flush(RETRY_S):
         listener(Warned(f"{left} records are buffered in {spool}; the next submission sends them to the tracker"))
     return outcome
@@ -296,9 +299,10 @@ def _with_objective(outcome: RunOutcome, context: ExperimentContext) -> RunOutco
 
 
 def _record_outcome(outcome: Outcome, context: ExperimentContext) -> None:
-    """Record the state, the best runs and their metrics with the experiment.
+    """Record the state, the best runs, their metrics and the verdict with the experiment.
 
-    Each run is tagged with whether it is on the Pareto front, and with the constraints that it violates.
+    Each run is tagged with the outcome of its setting, with whether it is on the Pareto front, and with the constraints
+    that it violates.
     """
     tracker, parent = context.tracker, context.tracker.attach(outcome.parent)
     states = [run.state for run in outcome.runs]
@@ -315,8 +319,14 @@ def _record_outcome(outcome: Outcome, context: ExperimentContext) -> None:
         numbers = {f"best_{key}": value for key, value in means.items() if key in kept}
         parent.log_metrics([{"epoch": submission, **counts, **numbers}])
         parent.set_tags({"ipcnn.best": "", "ipcnn.front": winners} if several else {"ipcnn.best": winners})
+        verdicts = Verdicts.of(Ranking.of(outcome.runs, outcome.objectives))
+        if verdicts.lines:
+            parent.log_text(verdicts.markdown(), VERDICT_ARTIFACT)
+            parent.set_tags({"ipcnn.verdict": " ".join(verdicts.lines)})
         for group in outcome.groups:
             tags = {"ipcnn.front": str(group.wins).lower()} if several else {}
+            if group.name in verdicts.outcomes:
+                tags["ipcnn.verdict"] = verdicts.outcomes[group.name]
             if outcome.objectives.constraints:
                 tags["ipcnn.beyond"] = "; ".join(group.violated)
             for run in outcome.runs:

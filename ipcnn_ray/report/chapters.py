@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from ipcnn_ray.report.document import Block, Chapter, Paragraphs, SourceBlock, TableBlock
@@ -21,6 +21,7 @@ from ipcnn_ray.report.search_figures import (
     trials_of,
 )
 from ipcnn_ray.report.tradeoff import tradeoff_chapter
+from ipcnn_ray.report.verdict import Verdicts
 from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
 from ipcnn_ray.spec.search import metric_info
 from ipcnn_ray.tracking.tracker import RecordedRun
@@ -42,6 +43,7 @@ def search_goals(experiment: Experiment) -> list[str]:
 def experiment_chapters(experiment: Experiment, importances: Importances) -> list[Chapter]:
     """All chapters on one experiment."""
     chapters = [
+        verdict_chapter(experiment),
         overview_chapter(experiment),
         ranking_chapter(experiment),
         convergence_chapter(experiment),
@@ -49,7 +51,8 @@ def experiment_chapters(experiment: Experiment, importances: Importances) -> lis
         search_chapter(experiment, importances),
         cost_chapter(experiment),
     ]
-    return [chapter for chapter in chapters if chapter is not None]
+    first, *others = [chapter for chapter in chapters if chapter is not None]
+    return [replace(first, starts_line=True), *others]
 
 
 def warnings(experiment: Experiment) -> list[str]:
@@ -104,7 +107,7 @@ def overview_chapter(experiment: Experiment) -> Chapter:
     blocks.append(TableBlock("asked", "What was asked, and from what", caption, Table(("what", "value"), rows, ())))
     if experiment.spec_text:
         blocks.append(SourceBlock("The resolved spec", experiment.spec_text))
-    return Chapter(f"Experiment {experiment.name}", blocks, starts_line=True)
+    return Chapter(f"Experiment {experiment.name}", blocks)
 
 
 def _values(runs: Sequence[RecordedRun], key: str, source: str = "tags") -> str:
@@ -117,6 +120,12 @@ def _values(runs: Sequence[RecordedRun], key: str, source: str = "tags") -> str:
 def _count_states(runs: Sequence[RecordedRun]) -> str:
     """`3 succeeded, 1 failed`"""
     return ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in runs).items())
+
+
+def verdict_chapter(experiment: Experiment) -> Chapter | None:
+    """The verdict on each setting; None if there is nothing to say."""
+    lines = Verdicts.of(experiment.ranking).lines
+    return Chapter("Verdict", [Paragraphs(tuple(lines))]) if lines else None
 
 
 def ranking_chapter(experiment: Experiment) -> Chapter:

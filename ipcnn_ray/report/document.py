@@ -56,6 +56,10 @@ class Chapter:
     starts_line: bool = False
     """Whether its link starts a line of the contents: the first of an experiment, and the papers' tables."""
 
+    def of_experiment(self, name: str) -> Chapter:
+        """The chapter with the name of its experiment in its title."""
+        return self if name in self.title else replace(self, title=f"{self.title}: {name}")
+
     def with_prefix(self, prefix: str) -> Chapter:
         """The chapter with a prefix before the file names of its tables and figures."""
         blocks = [replace(b, name=prefix + b.name) if isinstance(b, Captioned) else b for b in self.blocks]

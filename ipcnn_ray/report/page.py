@@ -55,8 +55,7 @@ class Page:
         for index, (experiment, importance) in enumerate(zip(experiments, importances, strict=True), 1):
             own, caveats = experiment_chapters(experiment, importance), warnings(experiment)
             if several:
-                own = [own[0], *(replace(chapter, title=f"{chapter.title}: {experiment.name}") for chapter in own[1:])]
-                own = [chapter.with_prefix(f"{index}_") for chapter in own]
+                own = [chapter.of_experiment(experiment.name).with_prefix(f"{index}_") for chapter in own]
                 caveats = [f"{experiment.name}: {line}" for line in caveats]
             chapters += own
             notes += caveats

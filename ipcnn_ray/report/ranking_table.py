@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ipcnn_ray.core.statistics import SIGNIFICANCE_LEVEL, Spread, smallest_p
+from ipcnn_ray.report.baselines import BASELINE_MARK, instability_baselines
 from ipcnn_ray.report.ranking import Comparison, Group, compare_groups, compared_measures, rank
 from ipcnn_ray.spec.search import COMBINED, Objectives
 from ipcnn_ray.tracking.run_summary import RunSummary, State
@@ -61,7 +62,8 @@ class Ranking:
         return any(len(group.runs) > 1 for group in self.groups)
 
     def table(self) -> Table:
-        """One row per setting: goals, constrained metrics, instability, error and state.
+        """One row per setting: goals, constrained metrics, instability, error and state; below them the baselines of
+        instability.
 
         Without repeats it also has the difference from the control; with repeats see `luck`.
         """
@@ -85,7 +87,12 @@ class Ranking:
             template = group.template + (" (control)" if group.name == control else "")
             marks = ["beyond a bound"] * bool(group.violated) + ["front"] * (group.wins and len(goals) > 1)
             rows.append([group.name, template, *cells, ", ".join([group.state, *marks])])
-        return Table(("run", "template", *numbers, "state"), rows, numbers)
+        columns = ("run", "template", *numbers, "state")
+        for baseline in instability_baselines(self.groups):
+            value = number(baseline.measure, baseline.value)
+            cells = [value if column == baseline.measure else "" for column in columns[2:]]
+            rows.append([baseline.row_name, "baseline", *cells])
+        return Table(columns, rows, numbers)
 
     @property
     def _few(self) -> bool:
@@ -145,6 +152,11 @@ class Ranking:
             on_front = ", ".join(group.name for group in self.groups if group.wins) or "none"
             meaning = "no run is better in one and as good in the rest"
             lines.append(f"Pareto front over {', '.join(self.objectives.goals)} ({meaning}): {on_front}.")
+        if instability_baselines(self.groups):
+            lines.append(
+                f"{BASELINE_MARK} baselines of instability: a peak that never moves, or at a random cell of each map, "
+                "on the images and the grid of the measured layer."
+            )
         if self.repeated:
             lines.append("±: standard deviation over seeds (n - 1). Differences are paired by seed.")
         tested = [c for c in (*self.against, *self.among) if c.p_exact is not None]
@@ -268,6 +280,7 @@ def as_json(ranking: Ranking) -> dict[str, Any]:
         "against_control": [comparison_json(comparison) for comparison in ranking.against],
         "among_others": [comparison_json(comparison) for comparison in ranking.among],
         "measures": compared_measures(ranking.groups, ranking.objectives),
+        "baselines": [baseline.as_json() for baseline in instability_baselines(ranking.groups)],
     }
 
 
