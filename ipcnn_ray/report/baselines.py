@@ -40,9 +40,14 @@ class BaselineValue:
     """Whether all settings that recorded it have the same value."""
 
     @property
+    def label(self) -> str:
+        """What it is, and the settings that it holds for where they differ."""
+        return self.words + ("" if self.everywhere else f" ({shortened_list(self.settings, 3)})")
+
+    @property
     def row_name(self) -> str:
         """Name of its row in a table."""
-        return f"{BASELINE_MARK} {self.words}" + ("" if self.everywhere else f" ({shortened_list(self.settings, 3)})")
+        return f"{BASELINE_MARK} {self.label}"
 
     def as_json(self) -> dict[str, Any]:
         settings = list(self.settings)

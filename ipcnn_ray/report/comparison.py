@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ipcnn_ray.report.baselines import BASELINE_MARK, BASELINES, BaselineValue, instability_baselines
 from ipcnn_ray.report.experiment_record import Experiment, ReportedRun
 from ipcnn_ray.report.ranking import Comparison, Group, compare_family
-from ipcnn_ray.report.ranking_table import HEADS, Table, comparison_json, interval_words, p_words, spread_words
+from ipcnn_ray.report.ranking_table import HEADS, Table, comparison_json, interval_words, number, p_words, spread_words
 from ipcnn_ray.spec.search import ranked_names
 from ipcnn_ray.utils.text import shortened_list
 
@@ -18,6 +19,8 @@ LINEAGE = ("code.", "env.", "host.", "data.", "model.", "ipcnn.device", "ipcnn.p
 IGNORED_TAGS = ("data.drawn", "model.weights_report")
 """Lineage tags that repeat another tag or are too long for a table."""
 ABSENT = "-"
+ONLY_IN_JSON = ("landmark_tracking_few", "following_share_few", "landmarks_followed")
+"""Metrics that repeat others so nearly that they have no table."""
 MAX_CHARACTERS = 60
 """Length of a value in a table; the JSON has all of it."""
 MAX_NUMBERS = 3
@@ -55,6 +58,8 @@ class Differences:
     pairs: list[Pair]
     unshared: list[list[str]]
     """One per side: its settings that the first side lacks; of the first those that every other lacks."""
+    baselines: list[list[BaselineValue]]
+    """One per side: the baselines of its location instability."""
 
     @classmethod
     def of(cls, sides: Sequence[Experiment]) -> Differences:
@@ -66,7 +71,8 @@ class Differences:
         if any(len(groups) > 1 for groups in by_name):
             unshared = [sorted(first - set().union(*others)), *(sorted(groups - first) for groups in others)]
         names = tuple(side.runs[0].run_id if len(side.runs) == 1 else side.name for side in sides)
-        return cls(names, differing(params), differing(tags), _pairs(names, by_name), unshared)
+        baselines = [instability_baselines(side.ranking.groups) for side in sides]
+        return cls(names, differing(params), differing(tags), _pairs(names, by_name), unshared, baselines)
 
     @property
     def letters(self) -> list[str]:
@@ -89,6 +95,8 @@ class Differences:
         letters = dict(zip(self.names, self.letters, strict=True))
         tables = []
         for measure in dict.fromkeys(pair.comparison.measure for pair in self.pairs):
+            if measure in ONLY_IN_JSON:
+                continue
             rows = []
             for pair in [pair for pair in self.pairs if pair.comparison.measure == measure]:
                 comparison = pair.comparison
@@ -98,8 +106,24 @@ class Differences:
                 interval = interval_words(measure, comparison.interval)
                 tests = [interval, p_words(comparison.p_exact), p_words(comparison.holm_exact)]
                 rows.append([pair.setting, f"{letters[pair.side]} - A", *numbers, *tests, comparison.verdict])
+            rows += self._baseline_rows(measure, letters)
             tables.append((HEADS.get(measure, measure), Table(columns, rows, columns[2:9])))
         return tables
+
+    def _baseline_rows(self, measure: str, letters: Mapping[str, str]) -> list[list[str]]:
+        """A row for each baseline of a metric; several where the settings differ in it."""
+        rows = []
+        for name, (of, words) in BASELINES.items():
+            settings: dict[tuple[str, ...], list[str]] = {}
+            for pair in [pair for pair in self.pairs if pair.comparison.measure == measure == of]:
+                mine, first = (group.means.get(name) for group in pair.groups)
+                if mine is not None or first is not None:
+                    cells = (f"{letters[pair.side]} - A", "", number(measure, first), number(measure, mine))
+                    settings.setdefault(cells, []).append(pair.setting)
+            for cells, names in settings.items():
+                which = f" ({shortened_list(names, 3)})" if len(settings) > 1 and names != [WHOLE] else ""
+                rows.append([f"{BASELINE_MARK} {words}{which}", *cells, "", "", "", "", "baseline"])
+        return rows
 
     def notes(self) -> list[str]:
         """Sentences that explain the tables, and what is equal."""
@@ -132,6 +156,11 @@ class Differences:
             "metrics": [
                 {"setting": pair.setting, "side": pair.side, "first": self.names[0], **comparison_json(pair.comparison)}
                 for pair in self.pairs
+            ],
+            "baselines": [
+                {"side": name, **baseline.as_json()}
+                for name, side in zip(self.names, self.baselines, strict=True)
+                for baseline in side
             ],
             "only": dict(zip(self.names, self.unshared, strict=True)),
         }
@@ -179,7 +208,9 @@ def _pairs(names: Sequence[str], groups: Sequence[Mapping[str, Group]]) -> list[
             matched += [(key, name, group, groups[0][key]) for key, group in side.items() if key in groups[0]]
     pairs = []
     spreads = [group.spreads for side in groups for group in side.values()]
-    for measure in (name for name in ranked_names() if any(name in metrics for metrics in spreads)):
+    for measure in (
+        name for name in ranked_names() if name not in BASELINES and any(name in metrics for metrics in spreads)
+    ):
         comparisons = compare_family([(mine, first) for _, _, mine, first in matched], measure)
         for (setting, side_name, mine, first), comparison in zip(matched, comparisons, strict=True):
             if comparison is not None:

@@ -16,8 +16,14 @@ from ipcnn_ray.utils.text import shortened_list
 
 SIGNIFICANCE_COLUMNS = ("difference", "95 % CI", "p", "Holm", "t-test", "Holm ", "verdict")
 HEADS = {"val_error": "error"}
-DIGITS = {COMBINED: 3, "epoch": 0}
-"""Decimal places of a metric; 4 for all others."""
+DIGITS = {
+    **{COMBINED: 3, "epoch": 0, "landmark_coverage": 1, "landmarks_followed": 1, "following": 1},
+    **{"landmark_tracking": 2, "landmark_tracking_few": 2, "landmark_tracking_shuffled": 2},
+    **{"peak_distance": 2, "peak_spread": 2, "keypoint_error": 3, "keypoint_error_mean": 3},
+}
+"""Decimal places of a metric, and of a number of filters; 4 for all others."""
+IN_PER_CENT = {"val_error": 1, "following_share": 0, "following_share_few": 0, "following_share_shuffled": 0}
+"""Shares that are shown in per cent -> decimal places."""
 MOST_AMONG = 10
 """Maximum number of repeated settings whose comparisons among themselves are shown; the JSON has all."""
 MOST_NAMED = 12
@@ -228,12 +234,12 @@ def _limit(seeds: int, family: int) -> str:
 
 
 def number(measure: str, value: float | None, *, sign: bool = False) -> str:
-    """A metric as text: errors in per cent, all others as they are; `-` for None and NaN."""
+    """A metric as text, in per cent where IN_PER_CENT has it; `-` for None and NaN."""
     if value is None or math.isnan(value):
         return "-"
     plus = "+" if sign else ""
-    if measure == "val_error":
-        return f"{value * 100:{plus}.1f} %"
+    if measure in IN_PER_CENT:
+        return f"{value * 100:{plus}.{IN_PER_CENT[measure]}f} %"
     return f"{value:{plus}.{DIGITS.get(measure, 4)}f}"
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import cycle
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ipcnn_ray.core.multi_objective import pareto_front
 from ipcnn_ray.core.statistics import SIGNIFICANCE_LEVEL
+from ipcnn_ray.report.baselines import BaselineValue, instability_baselines
 from ipcnn_ray.report.document import Chapter, FigureBlock, Paragraphs
 from ipcnn_ray.report.experiment_record import PLAIN, Experiment, ReportedRun
 from ipcnn_ray.report.ranking_table import p_words
 from ipcnn_ray.report.style import BLACK, GREY, RED, kind_styles, new_figure
 from ipcnn_ray.utils.text import shortened_list
 
+BASELINE_LINES: tuple[Any, ...] = ((0, (1, 1.5)), (0, (6, 2)), (0, (3, 1.5, 1, 1.5)))
+"""Line styles of baselines."""
 LEAST = 4
 """Settings needed for a correlation."""
 
@@ -58,14 +62,16 @@ def tradeoff_chapter(experiment: Experiment) -> Chapter | None:
         for group in experiment.ranking.groups
         if group.order < 2 and {"val_error", "instability"} <= set(group.means)
     ]
-    return Chapter("Trade-off", [_figure(measured, best), Paragraphs(_sentences(best, means))])
+    baselines = instability_baselines(experiment.ranking.groups)
+    return Chapter("Trade-off", [_figure(measured, best, baselines), Paragraphs(_sentences(best, means))])
 
 
 def _figure(
     measured: Sequence[tuple[ReportedRun, tuple[float, float]]],
     best: Sequence[tuple[ReportedRun, tuple[float, float]]],
+    baselines: Sequence[BaselineValue],
 ) -> FigureBlock:
-    figure = new_figure(7, 4.6)
+    figure = new_figure(7, 4.6 + 0.1 * len(baselines))
     axis = figure.subplots()
     many = len(measured) > 300
     for kind, style in kind_styles(run.template_kind for run, _ in measured).items():
@@ -90,15 +96,23 @@ def _figure(
     if best:
         x, y = np.array([point for _, point in best]).T
         axis.step(100 * x, y, where="post", color=RED, linestyle="--", linewidth=1.2, label="Pareto front", zorder=1)
+    for baseline, line in zip(baselines, cycle(BASELINE_LINES), strict=False):
+        label = f"{baseline.label} ({baseline.value:.4f})"
+        axis.axhline(baseline.value, color=GREY, linestyle=line, linewidth=1.4, label=label, zorder=1)
     axis.set(xlabel="validation error (% of images)", ylabel="location instability (share of image diagonal)")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize="small", frameon=False)
+    axis.legend(fontsize="small", frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     caption = (
         "Each point is a run: its validation error against its location instability, both better towards the lower "
         "left. No run that was trained to its end lies to the lower left of the dashed line, their Pareto front. "
         "Where stability costs accuracy, as the part-template paper suggests in its section 6.4, the points fall from "
         "the upper left to the lower right."
     )
+    if baselines:
+        caption += (
+            " The grey lines are filters that look at nothing: a run above the lowest of them is less stable than a "
+            "filter that never moves, whatever it follows."
+        )
     return FigureBlock("tradeoff", "Instability against error", caption, figure)
 
 

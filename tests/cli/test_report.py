@@ -8,6 +8,7 @@ import shutil
 import pytest
 from fakes.commands import run_command
 from fakes.tracker import PLAIN, FakeTracker, gradient, half_failed_search, repeated_templates, written
+from fakes.verdict import BASELINES, recorded
 
 from ipcnn_ray.cli import report as report_module
 from ipcnn_ray.errors import IpcnnError
@@ -124,3 +125,37 @@ def test_values_that_a_search_tried_are_told_by_their_range(tracker):
     betas = [float(one.params["template.beta"]) for one in tracker.runs["sweep"] if "template.beta" in one.params]
     assert len(set(betas)) == 5  # the named templates have 2.0, each of the four trials one of its own
     assert line.rstrip().endswith(f"  -, {min(betas):.4g} to {max(betas):.4g} (5 values)")
+
+
+def test_the_json_of_a_report_has_verdicts_and_baselines(tmp_path, monkeypatch):
+    monkeypatch.setattr(report_module, "open_tracker", lambda paths: recorded())
+    (one,) = json.loads(run("report", "drawn", "--json", "--no-store", "--out", str(tmp_path / "a.html")))[
+        "experiments"
+    ]
+    assert {verdict["setting"]: verdict["outcome"] for verdict in one["verdicts"]} == {
+        "narrow": "follows parts",
+        "released": "moved to the middle",
+    }
+    assert [(baseline["baseline"], round(baseline["value"], 4)) for baseline in one["baselines"]] == [
+        ("instability_best_constant", 0.0753),
+        ("instability_center", 0.0755),
+        ("instability_random", 0.1389),
+    ]
+
+
+def test_baselines_are_rows_of_a_comparison(monkeypatch):
+    found = recorded()
+    found.parent("other", spec={"search": {"kind": "named", "repeats": 2}})
+    for seed in range(2):
+        found.child("other", f"plain.seed{seed}", PLAIN, seed=seed, more={**BASELINES, "instability_center": 0.08})
+    monkeypatch.setattr(report_module, "open_tracker", lambda paths: found)
+    lines = [line.split() for line in run("compare", "drawn", "other").splitlines() if line.startswith("--")]
+    assert lines == [
+        ["--", "peak", "at", "the", "centre", "B", "-", "A", "0.0755", "0.0800", "baseline"],
+        ["--", "best", "constant", "place", "B", "-", "A", "0.0753", "0.0753", "baseline"],
+        ["--", "random", "cell", "B", "-", "A", "0.1389", "0.1389", "baseline"],
+    ]
+    told = json.loads(run("compare", "drawn", "other", "--json"))["baselines"]
+    assert {"instability_center": 0.08} in [
+        {one["baseline"]: one["value"]} for one in told if one["side"] == "other-12345678"
+    ]

@@ -7,10 +7,12 @@ import io
 import random
 import re
 import time
+from html import unescape
 from itertools import pairwise
 
 import pytest
 from fakes.tracker import PLAIN, FakeTracker, gradient, half_failed_search, many_runs, repeated_templates, uniform
+from fakes.verdict import BASELINES, recorded
 
 from ipcnn_ray.cli.report import build_page
 from ipcnn_ray.on_ray.param_importance import importances
@@ -254,3 +256,35 @@ def test_named_runs_are_not_trials():
     (experiment,) = read_experiments(tracker, ["sweep"])
     assert [trial.number for trial in trials_of(experiment, "combined")] == [1, 2, 3, 4]
     assert trials_of(experiment, "combined")[1].value is None
+
+
+def test_the_verdict_comes_first_and_baselines_are_lines_beside_the_points():
+    page = page_of(recorded())
+    first, second, third, *_ = page.chapters
+    assert (first.title, second.title, third.title) == ("Verdict", "Experiment drawn-12345678", "Ranking")
+    told = first.blocks[0].lines
+    assert told[0].startswith("released (released width 2) moved to the middle: ")
+    assert told[1].startswith("narrow (L2 β10) follows parts: ")
+    assert told[0] in unescape(page.html) and told[1] in page.markdown("page/")
+    ranking = blocks(page, "tables")["ranking"].table
+    assert ["-- best constant place", "0.0753"] in [
+        [row[0], row[ranking.columns.index("instability")]] for row in ranking.rows
+    ]
+    axis = blocks(page, "figures")["tradeoff"].figure.axes[0]
+    lines = {line.get_label(): line.get_ydata()[0] for line in axis.lines if "(0." in line.get_label()}
+    assert lines == {
+        "best constant place (0.0753)": pytest.approx(0.0753),
+        "peak at the centre (0.0755)": pytest.approx(0.0755),
+        "random cell (0.1389)": pytest.approx(0.1389),
+    }
+
+
+def test_of_several_experiments_each_has_its_verdict():
+    tracker = recorded()
+    tracker.parent("other")
+    tracker.child("other", "plain", PLAIN, more=BASELINES)
+    titles = [chapter.title for chapter in page_of(tracker).chapters]
+    assert titles[0] == "Verdict: drawn-12345678" and titles[1] == "Experiment drawn-12345678"
+    assert "Verdict: other-12345678" in titles
+    starts = [chapter.title for chapter in page_of(tracker).chapters if chapter.starts_line]
+    assert starts == ["Verdict: drawn-12345678", "Verdict: other-12345678", "The papers' tables"]

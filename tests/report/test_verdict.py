@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 
 import pytest
+from fakes.verdict import NARROW, NOISE, PLAIN, RELEASED, trained
 from scipy import stats
 
 from ipcnn_ray.report.ranking_table import Ranking, as_json
@@ -15,42 +16,6 @@ from ipcnn_ray.spec.search import Objectives
 from ipcnn_ray.tracking.run_summary import RunSummary
 
 AIMS = Objectives(("combined",), control="plain")
-BASELINES = {"instability_center": 0.0755, "instability_best_constant": 0.0753, "instability_random": 0.1389}
-NOISE = (0.0, 0.3, -0.2, 0.25, -0.1)
-"""Deviation of each of five seeds, relative to a tenth of the mean, for the error to a half of it."""
-PLAIN = {
-    "instability": 0.1263,
-    "following_share": 0.25,
-    "following_share_shuffled": 0.03,
-    "peak_spread": 0.27,
-    "landmark_coverage": 1.5,
-    "val_error": 0.032,
-    "following_head": 6.0,
-    "following_neck": 2.0,
-    "following_torso": 0.0,
-}
-NARROW = {
-    **PLAIN,
-    "instability": 0.0659,
-    "following_share": 0.97,
-    "landmark_coverage": 1.0,
-    "val_error": 0.034,
-    "following_head": 31.0,
-    "following_neck": 0.0,
-}
-RELEASED = {**PLAIN, "instability": 0.0649, "following_share": 0.25, "peak_spread": 0.11}
-
-
-def trained(name: str, means: Mapping[str, float], seeds: int = 5, shift: int = 0, **facts: object) -> list[RunSummary]:
-    """A setting's runs, one for each seed: `means` with the deviations of NOISE, those rotated by `shift`."""
-    runs = []
-    for seed in range(seeds):
-        noise = NOISE[(seed + shift) % 5]
-        values = {key: value * (1 + (0.5 if key == "val_error" else 0.1) * noise) for key, value in means.items()}
-        identity = {"group": name, "seed": seed, "template": name, "state": "succeeded"}
-        label = f"{name}.seed{seed}" if seeds > 1 else name
-        runs.append(RunSummary(f"a-1-{label}", label, **{**identity, "metrics": {**values, **BASELINES}, **facts}))
-    return runs
 
 
 def judged(*settings: list[RunSummary]) -> Verdicts:
