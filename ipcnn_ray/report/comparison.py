@@ -114,7 +114,7 @@ class Differences:
         """A row for each baseline of a metric; several where the settings differ in it."""
         rows = []
         for name, (of, words) in BASELINES.items():
-            settings: dict[tuple[str, ...], list[str]] = {}
+            settings: dict[tuple[str, str, str, str], list[str]] = {}
             for pair in [pair for pair in self.pairs if pair.comparison.measure == measure == of]:
                 mine, first = (group.means.get(name) for group in pair.groups)
                 if mine is not None or first is not None:
