@@ -100,6 +100,8 @@ METRICS = Registry(
     base=f"{_METRICS}.filter_metric:FilterMetric",
 )
 """Metrics of interpretability: subclasses of `FilterMetric`."""
+FOLLOWING = "following_"
+"""Prefix of the numbers of filters that follow a landmark; its name follows."""
 RECORDED = (
     *("epoch", "train_loss", "val_loss", "filter_loss", "train_error", "val_error", "val_images", "combined"),
     *("learning_rate", "images_per_second", "seconds", "best_val_error", "epochs_to_converge", "area_under_error"),

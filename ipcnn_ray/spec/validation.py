@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.data import Data
-from ipcnn_ray.spec.extensions import EVERY_RUN, METRICS, RECORDED
+from ipcnn_ray.spec.extensions import EVERY_RUN, FOLLOWING, METRICS, RECORDED
 from ipcnn_ray.spec.messages import field_issues
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.overrides import NotASection, Settings
@@ -161,7 +161,7 @@ def measures(eval: Eval) -> Iterator[FieldIssue]:
     for index, name in enumerate(eval.measures):
         if package := METRICS.provider(name):
             loc = ("eval", "measures", index)
-            if name in RECORDED:
+            if name in RECORDED or name.startswith(FOLLOWING):
                 yield value_issue(loc, name, f"of {package} has the name of a number that every run records; rename it")
             try:
                 METRICS.load(name)

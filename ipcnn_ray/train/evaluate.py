@@ -7,11 +7,14 @@ for all metrics and layers. Only landmark tracking, which several metrics share,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, partial
-from typing import cast
+from math import isnan
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,7 +24,7 @@ from torch import Tensor
 from ipcnn_ray.core.classification import ClassificationCounts, classification_loss
 from ipcnn_ray.core.mask import peak_NC
 from ipcnn_ray.core.metrics.filter_metric import FilterMetric, LayerContext, MetricResult, filter_category
-from ipcnn_ray.core.metrics.landmark_tracking import Tracking, tracking_of_categories
+from ipcnn_ray.core.metrics.landmark_tracking import Tracking, best_tracking, followed_landmark, tracking_of_categories
 from ipcnn_ray.core.metrics.part_positions import part_boxes
 from ipcnn_ray.core.metrics.stability import pixel_noise
 from ipcnn_ray.core.receptive_field import Field, cells_above, centers, top_values
@@ -32,7 +35,7 @@ from ipcnn_ray.errors import DataError, Issue, TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.models.net import InterpretableNet, NetOutput
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.extensions import EVERY_RUN, METRICS
+from ipcnn_ray.spec.extensions import EVERY_RUN, INSTABILITY, METRICS
 from ipcnn_ray.train.distributed_inference import EvaluationPlan, infer
 from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.runtime import Runtime
@@ -63,11 +66,44 @@ def check_metrics(spec: ExperimentSpec, store: CropStore) -> None:
 
 
 @dataclass(frozen=True)
+class FilterSummary:
+    """What a filter follows."""
+
+    filter: int
+    """Index, from 0."""
+    category: str
+    """The category whose images activate it the most; tracking is measured on these images."""
+    landmark: str | None
+    """The landmark that it follows the most; None when it follows none."""
+    tracking: float
+    """Its `landmark_tracking`; NaN when no landmark could be measured."""
+    instability: float
+    """Its location instability, share of the image diagonal; NaN when it could not be measured."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     counts: ClassificationCounts
     """Over the validation items, repeats counted."""
     metrics: Mapping[str, Mapping[str, MetricResult]]
     """By metric and interpretable layer."""
+    filters: Mapping[str, Sequence[FilterSummary]]
+    """By interpretable layer, in the order of the filters."""
+    landmark_names: tuple[str, ...]
+
+    def following(self, layer: str) -> dict[str, int]:
+        """Return the number of filters that follow each landmark; a filter counts for the one that it follows most."""
+        counts = Counter(summary.landmark for summary in self.filters[layer])
+        return {name: counts[name] for name in self.landmark_names}
+
+    def filters_json(self, epoch: int) -> str:
+        """Return the filters of all layers as JSON; `null` stands for what could not be measured."""
+        layers = {layer: [_finite(asdict(row)) for row in rows] for layer, rows in self.filters.items()}
+        return json.dumps({"epoch": epoch, "layers": layers}, indent=1)
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: None if isinstance(value, float) and isnan(value) else value for key, value in row.items()}
 
 
 def evaluate(
@@ -92,7 +128,8 @@ def evaluate(
     counts = ClassificationCounts.of(
         rows["logits"][validation], label_I[validation], plan.weight_I[validation], spec.loss.classification
     )
-    return Evaluation(counts, metrics.compute(rows))
+    results = metrics.compute(rows)
+    return Evaluation(counts, results, metrics.filters(results), inputs.store.landmark_names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +210,18 @@ class Metrics:
             name: {layer: self._measure(metric, layer) for layer, metric in by_layer.items()}
             for name, by_layer in self._metrics.items()
         }
+
+    def filters(self, results: Mapping[str, Mapping[str, MetricResult]]) -> dict[str, tuple[FilterSummary, ...]]:
+        """Return what the filters of each interpretable layer follow. results: what `compute` returned."""
+        instability = results[INSTABILITY]
+        return {layer: self._filters_of(layer, instability[layer].per_filter_C) for layer in self._fields}
+
+    def _filters_of(self, layer: str, instability_C: Tensor) -> tuple[FilterSummary, ...]:
+        tracking_CK = self._tracking(layer).strongest_CK
+        columns_C = (self._category(layer), followed_landmark(tracking_CK), best_tracking(tracking_CK), instability_C)
+        categories, landmarks = self._store.categories, (*self._store.landmark_names, None)  # -1 is None
+        rows = zip(*(column_C.tolist() for column_C in columns_C), strict=True)
+        return tuple(FilterSummary(c, categories[row[0]], landmarks[row[1]], *row[2:]) for c, row in enumerate(rows))
 
     def _measure(self, metric: FilterMetric, layer: str) -> MetricResult:
         images = self._images_of(metric)

@@ -27,6 +27,8 @@ WEIGHTS_FILE = "weights.safetensors"
 """Also the name of the artifact under `weights` of the tracked run."""
 MEAN_KEY = "input_mean"
 """Key of the mean image among the tensors of `WEIGHTS_FILE`."""
+FILTERS_FILE = "filters.json"
+"""What each filter follows, after the last evaluation."""
 RESULT_FILE = "result.json"
 
 Folder = str | Path

@@ -6,7 +6,8 @@ softmax: share of wrong images), learning_rate, images_per_second, seconds; with
 template_widening, the factor on the lengths of the template.
 Each evaluation: val_loss, val_error, val_images, combined; and of each metric that every run records and each of
 `eval.measures` (units: `core/metrics/`) <metric> of `eval.layer`, <metric>_<layer>, and, unless it is one number per
-layer, <metric>_dropped, the number of filters of `eval.layer` that could not be measured.
+layer, <metric>_dropped, the number of filters of `eval.layer` that could not be measured; following_<landmark>, the
+number of filters of `eval.layer` that follow this landmark more than the others.
 At the end: best_val_error, epochs_to_converge, area_under_error, cpu_hours or gpu_hours.
 
 A run of 0 epochs has one evaluation, recorded as epoch 0, and neither metrics of training nor epochs_to_converge.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from ipcnn_ray.core.classification import area_under_error, epochs_to_converge
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.extensions import METRICS
+from ipcnn_ray.spec.extensions import FOLLOWING, METRICS
 from ipcnn_ray.train.evaluate import Evaluation
 from ipcnn_ray.train.run_metadata import RunRequest
 from ipcnn_ray.train.runtime import Runtime
@@ -28,12 +29,14 @@ def evaluation_metrics(request: RunRequest, evaluation: Evaluation) -> dict[str,
         "val_loss": evaluation.counts.loss,
         "val_images": evaluation.counts.seen,
     }
+    layer = request.spec.eval.layer or list(evaluation.filters)[-1]
     for name, by_layer in evaluation.metrics.items():
-        result = by_layer[request.spec.eval.layer or list(by_layer)[-1]]
+        result = by_layer[layer]
         metrics[name] = result.mean
         if not METRICS.load(name).one_per_layer:
             metrics[f"{name}_dropped"] = result.dropped
         metrics |= {f"{name}_{layer}": result.mean for layer, result in by_layer.items()}
+    metrics |= {f"{FOLLOWING}{name}": count for name, count in evaluation.following(layer).items()}
     if request.references is not None:
         metrics["combined"] = request.references.objective(metrics)
     return metrics

@@ -37,12 +37,14 @@ from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.filter_term import filter_terms, set_widening
 from ipcnn_ray.train.final_model import fit_template
 from ipcnn_ray.train.run_dir import (
+    FILTERS_FILE,
     MEAN_KEY,
     TEMPLATE_FILE,
     WEIGHTS_FILE,
     Attempts,
     RunTakenOver,
     open_run_dir,
+    read_file,
     write_file,
 )
 from ipcnn_ray.train.run_metadata import Cached, RunRequest, lineage_tags, run_description, run_params
@@ -76,6 +78,7 @@ def train_run(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunSum
         trainer.fit()
         if trainer.ended:
             trainer.store_weights(record)
+            trainer.store_filters(record)
     except RunTakenOver:
         raise
     except Exception as error:
@@ -135,6 +138,8 @@ class Trainer:
         self.origin = Origin(spec.digest(), store.digest, self.loaded.digest if self.loaded else "")
         self.history: list[dict[str, float]] = []
         """Metrics by epoch."""
+        self.filters_json = ""
+        """What each filter follows, after the last evaluation of this process."""
         self.stop: StopRun | None = None
         """Why training ended before the last epoch."""
 
@@ -182,6 +187,11 @@ class Trainer:
             open_run_dir(self.request.folder).put_file(file, WEIGHTS_FILE)
             record.log_file(file, "weights")
 
+    def store_filters(self, record: RunRecord) -> None:
+        """Store what each filter follows in the tracked run. A run that an earlier version trained may lack it."""
+        if (content := read_file(self.request.folder, FILTERS_FILE)) is not None:
+            record.log_text(content.decode(), FILTERS_FILE)
+
     def _restore(self) -> None:
         """Load the newest checkpoint, if there is one. All that follows depends on (seed, epoch, step) alone."""
         restored = checkpoint.newest(self.request.folder, self.origin)
@@ -221,6 +231,7 @@ class Trainer:
         if epoch % spec.eval.every == 0 or epoch == spec.train.epochs:
             evaluation = evaluate(self.inputs, self.evaluation_plan, spec, runtime, epoch=epoch)
             metrics |= evaluation_metrics(self.request, evaluation)
+            self.filters_json = evaluation.filters_json(epoch)
         return {**metrics, "seconds": time.perf_counter() - start}
 
     def _set_widening(self, epoch: int) -> dict[str, float]:
@@ -240,6 +251,8 @@ class Trainer:
         }
         if self.attempts:
             self.attempts.check_owner(self.request.folder)
+        if self.filters_json:  # before the checkpoint, so that a run that ends after it has the file
+            write_file(self.request.folder, FILTERS_FILE, self.filters_json.encode())
         checkpoint.save(self.request.folder, self.origin, self.history, state)
 
     def _report(self, *, last: bool) -> StopRun | None:

@@ -51,6 +51,7 @@ class MemoryRecord:
     tags: dict[str, str] = field(default_factory=dict)
     epochs: dict[int, dict[str, float]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
     states: list[tuple[str, str]] = field(default_factory=list)
     fails: Callable[[str], None] = lambda method: None
     """Called with the name of a method before it does anything."""
@@ -76,7 +77,8 @@ class MemoryRecord:
             known = self.epochs.setdefault(int(metrics["epoch"]), {})
             known |= {key: value for key, value in metrics.items() if key not in known}
 
-    def log_text(self, content: str, path: str) -> None: ...
+    def log_text(self, content: str, path: str) -> None:
+        self.texts[path] = content
 
     def log_file(self, local: Path, folder: str) -> None:
         self.fails("file")

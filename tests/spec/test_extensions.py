@@ -80,6 +80,7 @@ def test_a_record_is_read_without_the_package_of_its_metric():
         ("sparsity", "not_a_metric", "is <function not_a_metric at .*It must be a subclass of ipcnn_ray.core.metrics"),
         ("scarcity", "Sparsity", "is a class with the name 'sparsity'.*The two names must be the same"),
         ("val_loss", "Sparsity", "has the name of a number that every run records; rename it"),
+        ("following_head", "Sparsity", "has the name of a number that every run records; rename it"),
     ],
 )
 def test_a_metric_that_is_wrong_is_an_error_of_the_spec(monkeypatch, name, attribute, text):

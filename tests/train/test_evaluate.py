@@ -117,6 +117,35 @@ class Slowly:
             consistent.append(max(rates) >= 0.8)
         return np.mean(consistent)
 
+    def tracking(self, top_images):
+        """Of each filter the largest T over the landmarks, on its strongest images that show the landmark."""
+        images = [(i, self.output(i)) for i in self.store.objects]
+        images = [(i, output.scores[self.layer][0].amax((1, 2)).tolist(), self.peaks(output)) for i, output in images]
+        found = []
+        for c in range(len(images[0][1])):
+            values = []
+            for k in range(self.store.landmarks_NK2.shape[1]):
+                seen = [
+                    (activations[c], self.store.landmarks_NK2[i, k], peaks[c])
+                    for i, activations, peaks in images
+                    if k in self.shown(i)
+                ]
+                best = sorted(seen, key=lambda triple: -triple[0])[:top_images]
+                at, peak = (np.array([triple[j] for triple in best], float) for j in (1, 2))
+                values.append(1 - np.var(at - peak, axis=0).sum() / np.var(at, axis=0).sum())
+            found.append(max(values))
+        return found
+
+    def keypoint_error_mean(self):
+        """Distance of the landmarks of the validation objects from their mean over the training objects."""
+        trained, errors = set(self.store.train_items[:, 0].tolist()), []
+        train = [i for i in self.store.objects if i in trained]
+        for k in range(self.store.landmarks_NK2.shape[1]):
+            mean = np.mean([self.store.landmarks_NK2[i, k] for i in train if k in self.shown(i)], axis=0)
+            others = [i for i in self.store.objects if i not in trained and k in self.shown(i)]
+            errors.append(np.mean([math.dist(mean, self.store.landmarks_NK2[i, k]) for i in others]))
+        return np.mean(errors) / self.store.size
+
     def stability(self, seed):
         same = []
         for i in (i for i in self.store.objects if self.shown(i)):
@@ -210,6 +239,13 @@ def test_agree_with_one_image_at_a_time(scene, layer):
     assert evaluation.counts.error == pytest.approx(error)
     assert evaluation.counts.loss == pytest.approx(loss, rel=1e-5)
     assert metrics["instability"] == pytest.approx(instability, rel=1e-6)
+    tracking = slowly.tracking(4)
+    assert metrics["landmark_tracking"] == pytest.approx(np.mean(tracking))
+    assert metrics["following_share"] == pytest.approx(np.mean([value > 0.3 for value in tracking]))
+    assert metrics["landmark_tracking_few"] == pytest.approx(np.mean(slowly.tracking(30)))
+    assert sum(evaluation.following(layer).values()) == sum(value > 0.3 for value in tracking) > 0
+    assert metrics["keypoint_error_mean"] == pytest.approx(slowly.keypoint_error_mean())
+    assert 0 < metrics["instability_best_constant"] < metrics["instability_random"]
     assert metrics["consistency"] == pytest.approx(slowly.consistency())
     assert metrics["stability"] == pytest.approx(slowly.stability(5))
     assert metrics["activation_entropy"] == pytest.approx(slowly.entropy(), rel=1e-5)

@@ -29,6 +29,7 @@ EVALUATED = {
     "val_loss",
     "val_images",
     *(f"{name}{layer}" for name in EVERY_RUN for layer in ("", "_conv4", "_conv5")),
+    *(f"following_{name}" for name in ("head", "neck", "torso")),
     *(f"{name}_dropped" for name in EVERY_RUN if not METRICS.load(name).one_per_layer),
 }
 AT_THE_END = {"best_val_error", "epochs_to_converge", "area_under_error", "cpu_hours"}
@@ -66,6 +67,39 @@ def test_what_is_tracked_and_that_a_run_that_has_ended_is_not_trained_again(benc
     assert record.files == {"weights/weights.safetensors": bench.weights()}
     assert bench.run(tiny()) == result
     assert bench.record.states == []
+
+
+def test_what_each_filter_follows_is_stored(bench):
+    bench.run(tiny(eval={"every": 2, "layer": "conv4"}))
+    text = bench.record.texts["filters.json"]
+    assert (bench.root / "runs" / "run" / "filters.json").read_text() == text
+    stored, last = json.loads(text), bench.record.epochs[3]
+    assert stored["epoch"] == 3 and list(stored["layers"]) == ["conv4", "conv5"]
+    for layer, filters in stored["layers"].items():
+        assert [row["filter"] for row in filters] == list(range(32))
+        assert {row["category"] for row in filters} == {"cow"}
+        known = [row for row in filters if row["tracking"] is not None]
+        assert sum(row["tracking"] for row in known) / len(known) == pytest.approx(last[f"landmark_tracking_{layer}"])
+        assert all((row["landmark"] is not None) == (row["tracking"] > 0.3) for row in known)
+        followed = [row["landmark"] for row in known if row["landmark"]]
+        assert len(followed) / len(known) == pytest.approx(last[f"following_share_{layer}"])
+        assert len(set(followed)) == last[f"landmarks_followed_{layer}"]
+        if layer == "conv4":
+            counts = {name: followed.count(name) for name in ("head", "neck", "torso")}
+            assert counts == {name: last[f"following_{name}"] for name in counts} and sum(counts.values())
+        measured = [row["instability"] for row in filters if row["instability"] is not None]
+        assert sum(measured) / len(measured) == pytest.approx(last[f"instability_{layer}"])
+
+
+def test_a_run_that_crashed_after_its_last_checkpoint_stores_what_its_filters_follow(bench, monkeypatch):
+    bench.run(tiny(), "whole")
+    expected = bench.record.texts
+    monkeypatch.setattr(trainer.Trainer, "store_weights", crash_once(1, then=trainer.Trainer.store_weights))
+    with pytest.raises(Crash):
+        bench.run(tiny())
+    assert bench.record.texts == {}
+    bench.run(tiny())
+    assert bench.record.texts == expected
 
 
 def test_partial_weights_are_tagged(bench):
