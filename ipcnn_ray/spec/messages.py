@@ -151,6 +151,8 @@ def field_issues(error: ValidationError, root: type[Section]) -> list[FieldIssue
         if kind == CHECK:
             issues.append(FieldIssue(item["loc"], item["ctx"]["what"], item["ctx"]["advice"]))
             continue
+        if kind == "too_short" and len(value) >= item["ctx"]["min_length"]:
+            continue  # pydantic counts the valid values, and the wrong ones have issues of their own
         loc, parent = locate(root, item["loc"])
         if kind == "extra_forbidden":
             issues.append(_unknown_field(loc, parent, value, root))

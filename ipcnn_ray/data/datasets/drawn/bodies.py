@@ -266,7 +266,9 @@ class Poser:
             breast = round_shape(self._on_torso(0.42, -0.35), 0.5 * self.half, 0.3 * self.depth, self.pitch)
             self.figure.pattern.append(Part("breast", breast, self.second, False))
             wing = rotate(np.array([[0.45, 0.10], [0.1, -0.16], [-0.75, 0.16], [-1.0, 0.42], [-0.3, 0.40]]), self.pitch)
-            self.figure.details.append(Part("wing", wing * (self.half, self.depth), shade(self.coat, 0.72)))
+            wing = wing * (self.half, self.depth)
+            self.figure.details.append(Part("wing", wing, shade(self.coat, 0.72)))
+            self.figure.landmarks["wing"] = wing
 
     def _pattern(self) -> None:
         rng, pattern = self.rng, self.plan.patterns[self.rng.integers(len(self.plan.patterns))]
@@ -297,9 +299,12 @@ class Poser:
                 thigh = round_shape(self._on_torso(-0.62, -0.35), 0.20, 0.15, 60 + self.pitch)
                 foot = limb(self._on_torso(-0.9, -0.9), self._on_torso(-0.9, -0.9) + (0.34, 0.02), thick, thick)
                 self.figure.coat += [Part("leg", foot, color), Part("leg", thigh, color)]
+                outline = thigh
             elif self.resting and not self.sitting:
                 knee = joint + (rng.uniform(0.02, 0.14), self.depth * 0.36)
-                foot = limb(knee, knee + (rng.uniform(0.14, 0.26), 0.03), thick, thick * 0.8)
+                toe = knee + (rng.uniform(0.14, 0.26), 0.03)
+                foot = limb(knee, toe, thick, thick * 0.8)
+                outline = ribbon([joint, knee, toe], thick * 1.6, thick * 0.8)
                 self.figure.coat += [
                     Part("leg", limb(joint, knee, thick * 1.6, thick), color),
                     Part("leg", foot, color),
@@ -311,13 +316,17 @@ class Poser:
                 foot = knee + toward(-90 + swing * 0.4 - (8 if not front else 0) + rng.normal(0, 6), reach * 0.48)
                 hoof = foot + (0.25 * width, 0.0)
                 line = [joint, knee, foot]
-                self.figure.coat.append(Part("leg", ribbon(line, thick * 1.7, thick * 0.72), color))
+                outline = ribbon(line, thick * 1.7, thick * 0.72)
+                self.figure.coat.append(Part("leg", outline, color))
                 shoe = DARK if self.category in ("cow", "horse", "sheep") else shade(color, 0.9)
                 self.figure.coat.append(Part("hoof", round_shape(hoof, width * 0.62, width * 0.40), shoe))
+            self.figure.landmarks["front_leg" if front else "hind_leg"] = outline  # the near legs come last
 
     def _bird_leg(self, joint: Points, length: float, width: float, color: Color) -> None:
         foot = joint + toward(-90 + self.rng.normal(0, 9), length)
-        self.figure.coat.append(Part("leg", limb(joint, foot, width, width), color, False))
+        outline = limb(joint, foot, width, width)
+        self.figure.coat.append(Part("leg", outline, color, False))
+        self.figure.landmarks["leg"] = outline
         for angle in (-20.0, -160.0):
             self.figure.coat.append(Part("toe", limb(foot, foot + toward(angle, 0.1), width, width), color, False))
 
@@ -328,10 +337,13 @@ class Poser:
         if self.category == "bird":
             fan = limb(root, root + toward(angle, length * rng.uniform(0.7, 1.1)), width, width * rng.uniform(1.2, 2.2))
             self.figure.coat.append(Part("tail", fan, shade(self.coat, 0.8)))
+            self.figure.landmarks["tail"] = fan
             return
         line = bent(root, angle, bend, length * rng.uniform(0.8, 1.1))
         color = self.second if self.category == "horse" else shade(self.coat, 0.86)
-        self.figure.coat.append(Part("tail", ribbon(line, width, width * 0.7), color))
+        outline = ribbon(line, width, width * 0.7)
+        self.figure.coat.append(Part("tail", outline, color))
+        self.figure.landmarks["tail"] = outline
         if self.category == "cow":
             tuft = round_shape(line[-1], 0.09, 0.045, -80)
             self.figure.coat.append(Part("tuft", tuft, self.second))
@@ -423,7 +435,9 @@ class Poser:
 
     def _horn(self, root: Points, angle: float) -> None:
         line = bent(root, angle, 55 if angle < 90 else -55, 0.16, 4)
-        self.figure.details.append(Part("horn", ribbon(line, 0.05, 0.015), HORN))
+        outline = ribbon(line, 0.05, 0.015)
+        self.figure.details.append(Part("horn", outline, HORN))
+        self.figure.landmarks["horn"] = outline
 
     def _ears(self, skull: Points, ahead: Points, up: Points, near: bool, frontal: bool = False) -> None:
         """Pose the ear of the near or far side. For a head seen from the front, `ahead` is outwards."""
@@ -443,3 +457,4 @@ class Poser:
             out = ahead if frontal else -ahead
             outline = ribbon([top, top + out * size * 0.55 + up * 0.02, top + out * size - up * 0.02], 0.09, 0.03)
         (self.figure.details if near and not frontal else self.figure.coat).append(Part("ear", outline, color))
+        self.figure.landmarks["ear"] = outline  # the near ear comes last

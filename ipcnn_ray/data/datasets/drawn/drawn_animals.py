@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ipcnn_ray.data.datasets.dataset import Dataset, Progress
 from ipcnn_ray.spec.data import Negatives, OneOrMore, Provided, in_training
-from ipcnn_ray.spec.section import FieldIssue, Integer, OpenShare
+from ipcnn_ray.spec.section import FieldIssue, Integer, OmitDefaultFromDigest, OpenShare, value_issue
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,20 @@ if TYPE_CHECKING:
     from ipcnn_ray.data.crop_store import StorePlan
     from ipcnn_ray.data.datasets.drawn.scene import DrawnImage
 
+Landmark = Literal[
+    "head", "neck", "torso", "nose", "tail", "ear", "horn", "front_leg", "hind_leg", "leg", "wing"
+]  # fmt: skip
+OF_ALL: tuple[Landmark, ...] = ("head", "neck", "torso", "nose", "tail")
+OF_FOUR_LEGS: tuple[Landmark, ...] = (*OF_ALL, "ear", "front_leg", "hind_leg")
+LANDMARKS: dict[str, tuple[Landmark, ...]] = {
+    "bird": (*OF_ALL, "leg", "wing"),
+    "cat": OF_FOUR_LEGS,
+    "cow": (*OF_FOUR_LEGS, "horn"),
+    "dog": OF_FOUR_LEGS,
+    "horse": OF_FOUR_LEGS,
+    "sheep": OF_FOUR_LEGS,
+}
+"""Landmarks of each animal. Of two legs, ears or horns it is the near one, in a head seen from the front the right."""
 SMALLEST = 16
 """Side of the smallest image, pixels."""
 
@@ -29,17 +43,21 @@ class DrawnAnimals(Dataset):
     kind: Literal["drawn_animals"]
     """Drawn on the spot."""
     category: OneOrMore[Literal["bird", "cat", "cow", "dog", "horse", "sheep"]] = "cow"
-    """The animal that the positive images show."""
+    """The animal that the positive images show. Several differ in the head (ears, muzzle, horns), the length and
+    thickness of legs, neck and tail, hooves, the outline of the torso, and the colors and patterns of the coat."""
     objects: Annotated[Integer, Field(ge=10, le=100_000)] = 400
     """Number of drawn objects of each category (positive images, before mirroring)."""
     negatives: Negatives = 250
     """Number of images of clutter without an animal. Default for several categories: 0."""
-    landmarks: Annotated[tuple[Literal["head", "neck", "torso", "nose"], ...], Field(min_length=1)] = (
-        "head",
-        "neck",
-        "torso",
-    )
-    """The landmarks that location instability is taken over."""
+    negatives_show: Annotated[Literal["limbs", "heads", "incomplete"], OmitDefaultFromDigest()] = "limbs"
+    """Parts of animals in images without an animal. `limbs`: three in ten show scattered trunks, limbs and tails, none
+    shows a head, so that a head alone tells an animal. `heads`: six in ten show scattered parts, and a head among them.
+    `incomplete`: three in ten show scattered parts with a head, and five in ten an animal in one piece that lacks its
+    head, its torso, its legs, or all but its head, so that no part alone tells an animal. The others show ellipses and
+    sticks."""
+    landmarks: Annotated[tuple[Landmark, ...], Field(min_length=1)] = ("head", "neck", "torso")
+    """The landmarks that location instability is taken over. All animals have head, neck, torso, nose and tail, those
+    with four legs ear, front_leg and hind_leg, cows horn, birds leg and wing."""
     train_share: OpenShare = 0.75
     """Share of objects and of negatives in the training split; every index in round(linspace(1, n, round(share n)))."""
     drawing_seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 0
@@ -47,6 +65,7 @@ class DrawnAnimals(Dataset):
 
     title: ClassVar = "Drawn animals: made on the spot, nothing to fetch"
     version: ClassVar = "2"
+    later: ClassVar = ("negatives_show",)
     drawn: ClassVar = True
     least_negatives: ClassVar = 10
 
@@ -59,7 +78,14 @@ class DrawnAnimals(Dataset):
             if n and in_training(n, self.train_share) in (0, n):
                 advice = f"leaves one split without any of the {n} {name}; take it closer to 0.5"
                 yield self.issue("train_share", advice, name)
-                return
+                break
+        for index, name in enumerate(self.landmarks):
+            lacking = next((animal for animal in self.categories if name not in LANDMARKS[animal]), None)
+            if lacking:
+                advice = f"a {lacking} has no {name}; it has {', '.join(LANDMARKS[lacking])}"
+                yield value_issue(("data", "landmarks", index), name, advice, "data.category")
+        if not self.negatives and self.negatives_show != "limbs":
+            yield self.issue("negatives_show", "there are no negatives; add data.negatives or drop this", "negatives")
 
     def train_items(self) -> int:
         """Return the number of training items: objects twice (mirrored too) and negatives once."""
@@ -83,7 +109,8 @@ class DrawnAnimals(Dataset):
             category, several = self.categories[label], count > 1
             return draw_animal(size, self.drawing_seed, index, category, self.landmarks, one_of_several=several)
         index = number - count * self.objects
-        return draw_negative(size, self.drawing_seed, index, self.categories[index % count], self.landmarks)
+        category = self.categories[index % count]
+        return draw_negative(size, self.drawing_seed, index, category, self.landmarks, self.negatives_show)
 
     def store_plan(self, root: Path | None, image_size: int, progress: Progress | None) -> StorePlan:
         import numpy as np

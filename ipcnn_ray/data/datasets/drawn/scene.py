@@ -5,7 +5,7 @@ which it is: an image does not depend on how many are drawn, in which order, or 
 drawn at every size.
 The images stand for object crops: the animal fills most of a square, its box warped to it as VOC crops are, with
 truncated animals, varying margins and occluders. Images without an animal have the same clutter with ellipses and
-sticks in it, or with the trunk, limbs and tail of an animal, taken apart and scattered.
+sticks in it, or with parts of an animal: scattered, or an animal that lacks something.
 
 Deviations: bytes are the same on one machine and versions of numpy and Pillow; sines may differ in the last bit
 between processors, and an edge pixel with them.
@@ -43,7 +43,15 @@ from ipcnn_ray.data.datasets.drawn.bodies import (
 BILINEAR = Image.Resampling.BILINEAR
 SUPERSAMPLING = 2
 SCATTERED = ("torso", "neck", "leg", "hoof", "toe", "tail", "tuft")
-"""Parts that images without an animal may show."""
+"""Parts that are scattered in images without an animal, unless they show heads, too."""
+HEAD = ("head", "snout", "nose", "nostril", "eye", "pupil", "ear", "horn")
+LACKING: dict[str, tuple[str, ...]] = {
+    "head": HEAD,
+    "torso": ("torso", "wing", "breast", "curl"),
+    "legs": ("leg", "hoof", "toe"),
+    "body": (*SCATTERED, "wing", "breast", "curl", "mane"),
+}
+"""What an incomplete animal lacks -> names of its parts that are not drawn."""
 GROUNDS: tuple[Color, ...] = (
     (96, 128, 62), (132, 146, 84), (150, 124, 86), (176, 160, 122), (118, 116, 112), (70, 84, 60), (164, 176, 188),
     (196, 204, 212), (120, 150, 190), (88, 70, 56), (206, 196, 176),
@@ -91,13 +99,21 @@ def draw_animal(
     return DrawnImage(scene.finished(), positions, sizes, masks)
 
 
-def draw_negative(size: int, seed: int, index: int, category: str, landmarks: Sequence[str]) -> DrawnImage:
-    """Draw image number `index` without an animal, in the colors and shapes of this category."""
+def draw_negative(size: int, seed: int, index: int, category: str, landmarks: Sequence[str], shows: str) -> DrawnImage:
+    """Draw image number `index` without an animal, in the colors and shapes of this category.
+
+    shows: `limbs`, `heads` or `incomplete`, as `data.negatives_show`.
+    """
     rng = _generator(seed, 0, index)
     scene = _Scene(size, rng, category)
     scene.surroundings()
-    if rng.random() < 0.3:
-        scene.taken_apart()
+    kind, heads = rng.random(), shows != "limbs"
+    if kind < 0.3:
+        scene.taken_apart(heads=heads)
+    elif shows == "incomplete" and kind < 0.8:
+        scene.incomplete()
+    elif shows == "heads" and kind < 0.6:
+        scene.taken_apart(heads=heads)
     else:
         scene.sticks_and_stones()
     scene.occluders(0.35)
@@ -261,17 +277,31 @@ class _Scene:
         for part in figure.details:
             canvas.part(replace(part, points=to_crop(part.points)))
 
-    def taken_apart(self) -> None:
-        """Draw scattered parts of an animal of this category, none of its head: the same shapes and colors."""
+    def taken_apart(self, *, heads: bool) -> None:
+        """Draw scattered parts of an animal of this category: the same shapes and colors. heads: its head, too."""
         rng = self.rng
         figure = Poser(self.category, rng).pose()
-        parts = [part for part in figure.coat if part.name in SCATTERED]
-        for chosen in rng.permutation(len(parts))[: rng.integers(3, 7)]:
-            part = parts[chosen]
-            middle = box_of([part.points]).mean(axis=0)
-            turned = rotate(part.points - middle, rng.uniform(0, 360))
-            points = turned * rng.uniform(0.5, 0.8) + rng.uniform(0.08, 0.92, 2)
-            self.canvas.part(replace(part, points=points))
+        parts = [[part] for part in figure.coat if part.name in SCATTERED]
+        pieces = [parts[chosen] for chosen in rng.permutation(len(parts))[: rng.integers(3, 7)]]
+        if heads:
+            head = [part for part in figure.coat + figure.details if part.name in HEAD]
+            pieces.insert(int(rng.integers(len(pieces) + 1)), head)
+        for piece in pieces:
+            middle = box_of([part.points for part in piece]).mean(axis=0)
+            angle, scale, center = rng.uniform(0, 360), rng.uniform(0.5, 0.8), rng.uniform(0.08, 0.92, 2)
+            for part in piece:
+                self.canvas.part(replace(part, points=rotate(part.points - middle, angle) * scale + center))
+
+    def incomplete(self) -> None:
+        """Draw an animal of this category that lacks its head, its torso, its legs, or all but its head."""
+        figure = Poser(self.category, self.rng).pose()
+        to_crop = _crop(figure, self.rng)
+        lacking = list(LACKING.values())[self.rng.integers(len(LACKING))]
+        coat, pattern, details = (
+            [part for part in parts if part.name not in lacking]
+            for parts in (figure.coat, figure.pattern, figure.details)
+        )
+        self.animal(Figure(coat, pattern, details), to_crop)
 
     def sticks_and_stones(self) -> None:
         """Draw ellipses, sticks and triangles in coat colors."""
