@@ -20,9 +20,11 @@ def build(
     model: Model, template: Template, seed: int, categories: int = 1, filter_loss: FilterLoss | None = None
 ) -> InterpretableNet:
     """Return the network of a spec on the CPU with the initial weights of `seed` (see `initialise`), for a concrete
-    template. `load_weights` loads pretrained ones."""
+    template. `load_weights` loads pretrained ones; `scale_new_layers` is the second step of `model.new_weights: lsuv`.
+    """
     net = assemble(model, template, categories, filter_loss)
-    initialise(net, seed, he_normal=model.weights is None)
+    rule = model.new_weights or ("he" if model.weights is None else "released")
+    initialise(net, seed, he_normal=rule != "released")
     return net
 
 

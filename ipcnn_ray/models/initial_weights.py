@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ipcnn_ray.models.net import InterpretableNet
 
@@ -20,8 +20,8 @@ def initialise(net: InterpretableNet, seed: int, *, he_normal: bool) -> None:
     """Fill all parameters with the initial weights of `seed`.
 
     Args:
-        he_normal: Whether weights are He-normal (variance 2 / fan-in), except in the last layer: in a network without
-            pretrained layers. All other new weights are N(0, 0.01^2).
+        he_normal: Whether weights are He-normal (variance 2 / fan-in), except in the last layer; by default in a
+            network without pretrained layers. All other new weights are N(0, 0.01^2).
 
     Biases are 0. Normalisation layers of a backbone start as the identity, layer scales of ConvNeXt at the published
     1e-6. Each layer has its own generator, seeded by `seed` and the layer's name. Its weights do not depend on the
@@ -51,9 +51,54 @@ def initialise(net: InterpretableNet, seed: int, *, he_normal: bool) -> None:
             module.bias.zero_()
 
 
-def _weight_layers(net: InterpretableNet) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
-    """Yield the convolutions and fully connected layers with the name of their layer and their name in it."""
-    for name, layer in (*((name, net.layer(name)) for name in net.names), *net.head.items()):
+@torch.no_grad()
+def scale_new_layers(net: InterpretableNet, rows: Tensor, loaded: Collection[str]) -> dict[str, float]:
+    """Scale the weights of every new layer so that the mean square of its output before the ReLU is 1.
+
+    Layers are scaled from below, each for the input that the scaled layers and the masks below it give. Their biases
+    are 0, so an output is proportional to the weights and one forward pass is enough. A layer whose output is 0
+    everywhere is left as it is.
+
+    Args:
+        rows: Outputs of the frozen layers, `net(rows, from_features=True)`; the same on all workers.
+        loaded: Layers of the body with pretrained weights. All others are new.
+
+    Returns:
+        The factor on the weights of each new layer, by name.
+
+    Source: layer-sequential unit variance, Mishkin & Matas, ICLR 2016.
+    Deviations: the weights are Gaussian there made orthonormal, here Gaussian. The variance there is the mean square
+    here: they are the same but for a layer of few outputs, such as a single score, which the variance would move away
+    from 0 by the factor of its mean over its deviation.
+    """
+    factors: dict[str, float] = {}
+
+    def scale(name: str, weight: Tensor, output: Tensor) -> Tensor:
+        size = float(output.double().square().mean().sqrt())
+        factors[name] = 1 / size if size > 0 else 1.0
+        weight.mul_(factors[name])
+        return output * factors[name]
+
+    hooks = [
+        module.register_forward_hook(lambda module, _, output, name=name: scale(name, module.weight, output))
+        for name, module in _weight_layers(net, without=loaded)
+    ]
+    training = net.training
+    try:
+        net.eval()(rows, from_features=True)
+    finally:
+        net.train(training)
+        for hook in hooks:
+            hook.remove()
+    return factors
+
+
+def _weight_layers(net: InterpretableNet, without: Collection[str] = ()) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
+    """Yield the convolutions and fully connected layers with the name of their layer and their name in it.
+
+    without: layers of the body that are passed over.
+    """
+    for name, layer in (*((name, net.layer(name)) for name in net.names if name not in without), *net.head.items()):
         for inside, module in layer.named_modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 yield f"{name}.{inside}" if inside else name, module

@@ -119,7 +119,7 @@ def model_card_markdown(
         f"# {model.network}: {template.describe()}",
         "",
         f"Images of {size} x {size} pixels, RGB. {role.capitalize()} layers: {interpretable}. "
-        f"{trainable:,} parameters are trained, {frozen:,} are frozen.",
+        f"{trainable:,} parameters are trained, {frozen:,} are frozen.{_initial(model)}",
         "",
         "| layer | kind | channels | map (cells) | receptive field (px) | stride (px) | trained parameters | |",
         "|---|---|---|---|---|---|---|---|",
@@ -133,3 +133,8 @@ def model_card_markdown(
             f"| {row.trainable:,} |{note} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _initial(model: Model) -> str:
+    """The rule of the new layers' initial weights, if it is set."""
+    return f" Initial weights of new layers: {model.new_weights}." if model.new_weights else ""

@@ -196,6 +196,7 @@ class InterpretableNet(nn.Module):
         weight_decay: float,
         *,
         loaded: Collection[str] = (),
+        new_weight_rate: float = 1.0,
         new_bias_rate: float = 1.0,
         last_bias_rate: float = 1.0,
         decay_loaded_biases: bool = False,
@@ -207,7 +208,8 @@ class InterpretableNet(nn.Module):
         the scales of a backbone's normalisation do not. The parameters of masks have the rate `beta_rate`.
 
         `loaded` are the layers that start from pretrained weights; `decay_loaded_biases`: whether their biases decay.
-        The bias of the highest of them has the rate `last_bias_rate`, those of all other layers `new_bias_rate`.
+        The bias of the highest of them has the rate `last_bias_rate`, those of all other layers `new_bias_rate`, and
+        the weights of all other layers that decay `new_weight_rate`.
         """
         highest = next((name for name in reversed(self.names) if name in loaded), None)
         keys = {_key(name): name for name in self.names}
@@ -216,7 +218,9 @@ class InterpretableNet(nn.Module):
             if not parameter.requires_grad:
                 continue
             layer = keys.get(name.split(".")[1], "")
-            rate, decay = 1.0, weight_decay if name.endswith("weight") and parameter.ndim > 1 else 0.0
+            rate, decay = 1.0, 0.0
+            if name.endswith("weight") and parameter.ndim > 1:
+                rate, decay = 1.0 if layer in loaded else new_weight_rate, weight_decay
             if name.endswith("bias"):
                 rate = last_bias_rate if layer == highest else 1.0 if layer in loaded else new_bias_rate
                 decay = weight_decay if decay_loaded_biases and layer in loaded else 0.0

@@ -80,6 +80,11 @@ class Model(Section):
     the network's own."""
     weights: Weights | None = None
     """Pretrained weights. Default: every layer is initialised at random."""
+    new_weights: Annotated[Literal["released", "he", "lsuv"] | None, OmitDefaultFromDigest()] = None
+    """Initial weights of the layers without pretrained ones. `released`: N(0, 0.01^2). `he`: He-normal, but for the
+    last layer, which is N(0, 0.01^2). `lsuv`: He-normal, then scaled layer by layer so that the outputs have mean
+    square 1 on training images, through the masks of the first epoch (Mishkin & Matas, ICLR 2016), for layers behind
+    narrow masks. Default: `released` with pretrained weights, else `he`."""
 
     @property
     def table(self) -> Network:

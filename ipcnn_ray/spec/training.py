@@ -86,6 +86,8 @@ class Train(Section):
     """Momentum of SGD."""
     weight_decay: NotNegative = 5.0e-4
     """Weight decay of weights; biases have none."""
+    new_weight_rate: Annotated[Positive, OmitDefaultFromDigest()] = 1.0
+    """Learning rate of the weights of layers without pretrained weights, relative to learning_rate."""
     new_bias_rate: Annotated[Positive, OmitDefaultFromDigest()] = 1.0
     """Learning rate of the biases of layers without pretrained weights, relative to learning_rate (released: 2)."""
     last_bias_rate: Annotated[Positive, OmitDefaultFromDigest()] = 1.0

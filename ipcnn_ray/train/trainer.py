@@ -22,6 +22,7 @@ from ipcnn_ray.data.datasets.dataset import Progress
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.build import build
+from ipcnn_ray.models.initial_weights import scale_new_layers
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.models.pretrained_weights import LoadReport, load_weights, weights_tags
 from ipcnn_ray.spec.experiment import ExperimentSpec
@@ -53,6 +54,9 @@ from ipcnn_ray.train.runtime import Runtime, StopRun, failure_cause, format_erro
 from ipcnn_ray.train.train_epoch import train_epoch, warm_up_ddp
 
 log = logging.getLogger(__name__)
+
+SCALED_FOR = 32
+"""Number of training items, at equal distances, that `model.new_weights: lsuv` scales new layers for."""
 
 
 # Deterministic kernels, and float32 without TF32.
@@ -149,6 +153,8 @@ class Trainer:
         A run of 0 epochs is measured, as epoch 0.
         """
         self._restore()
+        if not self.history and self.spec.model.new_weights == "lsuv":
+            self._scale_new_layers()
         self.model = self.runtime.wrap(self.net)
         warm_up_ddp(self.model, self.inputs)
         epochs = range(1, self.spec.train.epochs + 1) or range(1)  # without training, epoch 0 measures the network
@@ -218,6 +224,15 @@ class Trainer:
             checkpoint.restore_generators(restored.state["generators"])
         if self.record:
             self._log_setup(self.record, restored.damaged)
+
+    def _scale_new_layers(self) -> None:
+        """Scale the initial weights of new layers for items of the training split, the same on every rank."""
+        items = self.store.train_items
+        some = items[np.unique(np.linspace(0, len(items) - 1, SCALED_FOR).round().astype(int))]
+        self._set_widening(min(1, self.spec.train.epochs))
+        with self.inputs.loader([some]) as loader:
+            rows = self.inputs.net_input(next(loader))
+        scale_new_layers(self.net, rows, self.loaded.loaded if self.loaded else ())
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         spec, runtime, start = self.spec, self.runtime, time.perf_counter()
@@ -312,6 +327,7 @@ def _optimizer(spec: ExperimentSpec, net: InterpretableNet, loaded: LoadReport |
     groups = net.parameter_groups(
         train.weight_decay,
         loaded=loaded.loaded if loaded else (),
+        new_weight_rate=train.new_weight_rate,
         new_bias_rate=train.new_bias_rate,
         last_bias_rate=train.last_bias_rate,
         decay_loaded_biases=train.decay_loaded_biases,

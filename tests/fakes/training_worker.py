@@ -19,6 +19,7 @@ SPEC = tiny(
     train={"epochs": 2, "batch_size": 12, "learning_rate": 0.005, "final_learning_rate": 0.002},
     loss={"filter": {"weight": 1.0}},
     template={"narrowing": {"scale": 2.0, "epochs": 2}},
+    model={"new_weights": "lsuv"},
 )
 
 

@@ -8,6 +8,8 @@ from torch import nn
 
 from ipcnn_ray.core.templates import part_templates
 from ipcnn_ray.models.build import assemble, build, template_banks
+from ipcnn_ray.models.initial_weights import scale_new_layers
+from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.model import Model, Weights
 from ipcnn_ray.spec.template import GradientTemplate, NoTemplate, UniformTemplate
 
@@ -61,6 +63,79 @@ def test_weights_are_he_normal_but_for_the_last_layer_and_behind_pretrained_ones
     module = net.head[layer] if layer in net.head else net.layer(layer)
     assert module.weight.std().item() == pytest.approx(deviation, rel=tolerance)
     assert all(not p.any() for name, p in net.named_parameters() if name.endswith("bias"))
+
+
+@pytest.mark.parametrize(
+    ("model", "rule", "deviations"),
+    [
+        (COMPACT, "released", (0.01, 0.01, 0.01)),
+        (PRETRAINED, "he", (math.sqrt(2 / 288), math.sqrt(2 / 512), 0.01)),
+        (PRETRAINED, "lsuv", (math.sqrt(2 / 288), math.sqrt(2 / 512), 0.01)),
+    ],
+)
+def test_the_rule_of_new_weights_can_be_chosen(model, rule, deviations):
+    """`lsuv` is drawn as `he` and then scaled for the data."""
+    net = build(model.model_copy(update={"new_weights": rule}), PLAIN, 0)
+    for module, deviation in zip((net.layer("conv4"), net.head["fc6"], net.head["fc7"]), deviations, strict=True):
+        assert module.weight.std().item() == pytest.approx(deviation, rel=0.3 if module is net.head["fc7"] else 0.05)
+    assert (
+        build(COMPACT, PLAIN, 0)
+        .layer("conv4")
+        .weight.equal(build(PRETRAINED.model_copy(update={"new_weights": "he"}), PLAIN, 0).layer("conv4").weight)
+    )
+
+
+def output_sizes(net: InterpretableNet, rows: torch.Tensor) -> dict[str, float]:
+    """Root mean square of the output of every convolution and fully connected layer, before its ReLU."""
+    sizes: dict[str, float] = {}
+    modules = {name: module for name, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    hooks = [
+        module.register_forward_hook(lambda _, __, y, name=name: sizes.update({name: float(y.square().mean().sqrt())}))
+        for name, module in modules.items()
+    ]
+    with torch.no_grad():
+        net.eval()(rows, from_features=True)
+    for hook in hooks:
+        hook.remove()
+    return sizes
+
+
+def test_scaled_layers_have_outputs_of_mean_square_one_behind_a_narrow_mask():
+    """And equal those of scaling one layer after the other, from below."""
+    torch.manual_seed(0)
+    rows, narrow = 60 * torch.randn(8, 3, 64, 64), GradientTemplate(shape="gradient", norm="l2", beta=12.0)
+    net, slow = (build(COMPACT.model_copy(update={"new_weights": "lsuv"}), narrow, 0) for _ in range(2))
+    before = output_sizes(net, rows)
+    assert before["head.fc7"] < 0.3 * before["body.conv1"]
+    start = {name: parameter.clone() for name, parameter in net.state_dict().items()}
+    net.train()
+    factors = scale_new_layers(net, rows, ["conv1"])
+    assert net.training and not any(module._forward_hooks for module in net.modules())
+    after = output_sizes(net, rows)
+    assert after.pop("body.conv1") == before["body.conv1"], "a loaded layer keeps its weights"
+    assert after == pytest.approx(dict.fromkeys(after, 1.0), rel=1e-5)
+    assert list(factors) == ["conv2", "conv3", "conv4", "conv5", "fc6", "fc7"]
+    for name, factor in factors.items():
+        key = f"{'head' if name in net.head else 'body'}.{name}"
+        slow.get_submodule(key).weight.data /= output_sizes(slow, rows)[key]
+        torch.testing.assert_close(net.state_dict()[f"{key}.weight"], start[f"{key}.weight"] * factor)
+    for name, tensor in slow.state_dict().items():
+        torch.testing.assert_close(net.state_dict()[name], tensor, rtol=1e-4, atol=0, msg=name)
+
+
+def test_a_layer_without_signal_keeps_its_weights():
+    net = build(COMPACT, PLAIN, 0)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    assert set(scale_new_layers(net, torch.zeros(2, 3, 64, 64), ()).values()) == {1.0}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_layers_of_a_torchvision_network_are_scaled_by_their_own_names():
+    net = build(Model(network="squeezenet1_1", cut="features.4", image_size=64), PLAIN, 0)
+    loaded = [name for name in net.names if name != "features.4" and name != "appended"]
+    factors = scale_new_layers(net, 60 * torch.randn(2, 3, 64, 64), loaded)
+    inside = [f"features.4.{name}" for name in ("squeeze", "expand1x1", "expand3x3")]
+    assert list(factors) == [*inside, "appended", *(name for name in net.head if name.startswith("fc"))]
 
 
 def test_masks_take_the_template_without_its_tau():

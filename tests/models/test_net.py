@@ -173,6 +173,17 @@ def test_frozen_layers_are_not_trained_and_biases_do_not_decay():
     assert all(p is parameters[f"{name}.bias"] for p, name in zip(biases["params"], trained, strict=True))
 
 
+def test_new_weights_have_their_own_rate():
+    net = build(COMPACT, L1, 0)
+    groups = net.parameter_groups(0.25, loaded=["conv1", "conv2"], new_weight_rate=3.0, new_bias_rate=2.0)
+    rates = {id(p): (group["rate"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert len(rates) == len(list(net.parameters()))
+    for name, parameter in net.named_parameters():
+        new = not name.startswith(("body.conv1", "body.conv2"))
+        expected = (3.0 if new else 1.0, 0.25) if name.endswith("weight") else (2.0 if new else 1.0, 0.0)
+        assert rates[id(parameter)] == expected, name
+
+
 def test_workers_together_compute_what_one_worker_computes():
     net, x = build(COMPACT, L1, 0).double().train(), torch.randn(8, 3, 64, 64).double()
 
