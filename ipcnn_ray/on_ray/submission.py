@@ -6,8 +6,10 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 
+from ipcnn_ray.core.multi_objective import comparable
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import IpcnnError, TrainingError
 from ipcnn_ray.models.build import interpretable_layers, unit_template
@@ -25,7 +27,7 @@ from ipcnn_ray.report.verdict import Verdicts
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import Loaded, Source
 from ipcnn_ray.spec.runs import Run, experiment_id, resolved_yaml
-from ipcnn_ray.spec.search import COMBINED, Combined, Objectives, Search, SpaceSearch
+from ipcnn_ray.spec.search import COMBINED, Combined, Objectives, Search, SpaceSearch, metric_info
 from ipcnn_ray.tracking import RETRY_S, open_tracker
 from ipcnn_ray.tracking.lineage import lineage
 from ipcnn_ray.tracking.run_summary import RunSummary
@@ -268,14 +270,15 @@ def _control_references(context: ExperimentContext, search: Search, ended: Ended
                 "Every other run is measured against it; mend it and submit again."
             )
         if isinstance(search.objective, Combined):
-            if not control.metrics["instability"] > 0:
+            name, weight = search.objective.interpretability, search.objective.instability_weight
+            info, value = metric_info(name), control.metrics.get(name, nan)
+            if not comparable(value, info.best):
                 raise TrainingError(
-                    f"the control run {label!r} has location instability {control.metrics['instability']}: "
-                    "nothing can be measured against it\nTrain it longer, or use more objects."
+                    f"the control run {label!r} has {name} {value}: nothing can be measured against it\n"
+                    "Train it longer, use more objects, or take another search.objective.interpretability."
                 )
-            weight = search.objective.instability_weight
-            numbers = control.metrics["instability"], control.metrics["val_error"]
-            references[run.spec.seed] = ControlReference(*numbers, weight)
+            error = control.metrics["val_error"]
+            references[run.spec.seed] = ControlReference(value, error, weight, name, info.better, info.best)
     return references
 
 

@@ -103,13 +103,18 @@ class ObjectiveSection(Section):
 class Combined(ObjectiveSection):
     """combined = w * instability / control's instability + (1 - w) * error / control's error; lower is better.
 
-    Both errors are at least one validation image.
+    Both errors are at least one standard error of the control's error, and at least one validation image. In place of
+    location instability any metric can stand; see `interpretability`.
     """
 
     kind: Annotated[Literal["combined"], OmitDefaultFromDigest()] = "combined"
     """Instability and error in one number, relative to the control."""
     instability_weight: Share = 0.5
-    """w: 1 is location instability only, 0 the validation error only."""
+    """w: 1 is location instability (or `interpretability`) only, 0 the validation error only."""
+    interpretability: Annotated[str, NameIn(METRICS), OmitDefaultFromDigest()] = INSTABILITY
+    """The metric in place of location instability. Of a metric with a best value (0 for instability and errors, 1 for
+    tracking and shares) the distance from this value counts, relative to the control's; of others the value, or its
+    inverse if higher is better."""
 
 
 class OneMeasure(ObjectiveSection):

@@ -461,6 +461,8 @@ def measured(search: Search, eval: Eval) -> Iterator[FieldIssue]:
         used[objective.measure] = ("search", "objective", "measure")
     elif isinstance(objective, Pareto):
         used |= {name: ("search", "objective", "measures", i) for i, name in enumerate(objective.measures)}
+    else:
+        used[objective.interpretability] = ("search", "objective", "interpretability")
     used |= {bound.measure: ("search", "constraints", i, "measure") for i, bound in enumerate(search.constraints)}
     for name, loc in used.items():
         if name not in {"val_error", *EVERY_RUN, *eval.measures}:

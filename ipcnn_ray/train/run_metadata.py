@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import nan
 from typing import Any, Literal
 
 from ipcnn_ray.core.multi_objective import combined_objective
 from ipcnn_ray.errors import IpcnnError, TrackingError
 from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.extensions import INSTABILITY
 from ipcnn_ray.spec.loader import loads
 from ipcnn_ray.spec.runs import Run, grid_runs, named_runs, run_for
 from ipcnn_ray.spec.search import Choice, Distribution, SpaceSearch, active
@@ -28,22 +30,29 @@ Cached = Literal["true", "false", "evaluation"]
 class ControlReference:
     """Final metrics of the control run, which the combined objective of a search divides by."""
 
-    instability: float
-    """Location instability, share of the image diagonal."""
+    value: float
+    """Of `metric`."""
     error: float
     """Validation error, a share."""
     instability_weight: float
-    """Weight of the instability in the combined objective, from 0 to 1."""
+    """Weight of the metric in the combined objective, from 0 to 1."""
+    metric: str = INSTABILITY
+    """Metric of interpretability."""
+    better: Literal["higher", "lower"] = "lower"
+    best: float | None = 0.0
+    """Best value of the metric; None where there is none."""
 
     def objective(self, metrics: Mapping[str, float]) -> float:
-        """Return the combined objective of an evaluated epoch. No error counts as less than one validation item."""
+        """Return the combined objective of an evaluated epoch; NaN where the metric was not recorded."""
         return combined_objective(
-            metrics["instability"],
+            metrics.get(self.metric, nan),
             metrics["val_error"],
-            control_instability=self.instability,
+            control_value=self.value,
             control_error=self.error,
-            instability_weight=self.instability_weight,
-            error_floor=1 / metrics["val_images"],
+            weight=self.instability_weight,
+            images=metrics["val_images"],
+            better=self.better,
+            best=self.best,
         )
 
 

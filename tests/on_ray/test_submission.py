@@ -128,6 +128,22 @@ def test_a_failed_control_ends_the_search(bench, monkeypatch):
     assert bench.recorded(spec)[""].state == "failed"
 
 
+def test_a_control_that_nothing_can_be_compared_with_ends_the_search(bench, monkeypatch):
+    metrics = {"epoch": 1.0, "val_error": 0.1, "val_images": 6.0, "instability": 0.0, "landmarks_followed": 2.0}
+
+    def run_fixed(self, context, runs, *, early_stopping):
+        return {label: RunSummary(f"x-1-{label}", label, state="succeeded", metrics=metrics) for label in runs}
+
+    monkeypatch.setattr(ExperimentTuner, "run_fixed", run_fixed)
+    for metric, value in (("instability", r"0\.0"), ("landmark_tracking", "nan")):
+        objective = {"kind": "combined", "interpretability": metric}
+        spec = tiny(f"no_{metric}", search={"kind": "named", "runs": [PLAIN], "objective": objective})
+        with pytest.raises(
+            TrainingError, match=rf"the control run 'plain' has {metric} {value}: nothing can be measured"
+        ):
+            bench.submit(spec)
+
+
 def test_an_experiment_is_trained_by_one_process_at_a_time(bench):
     spec = tiny("busy")
     lock = bench.folder(spec).parent.with_name(f".{experiment_id(spec)}.lock")
@@ -162,8 +178,9 @@ def test_sigterm_stops_and_the_next_submission_resumes(bench, ray_here):
 
 
 def combined_by_hand(run: Mapping[str, float], control: Mapping[str, float]) -> float:
-    """The objective with equal weights. An error of 0 counts as that of one image."""
-    errors = [max(1 / control["val_images"], metrics["val_error"]) for metrics in (run, control)]
+    """The objective with equal weights. Errors count at least as one standard error of the control's, and one image."""
+    n, e = control["val_images"], control["val_error"]
+    errors = [max(1 / n, (e * (1 - e) / n) ** 0.5, metrics["val_error"]) for metrics in (run, control)]
     return 0.5 * run["instability"] / control["instability"] + 0.5 * errors[0] / errors[1]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.extensions import EVERY_RUN
 from ipcnn_ray.spec.loader import loads
 from ipcnn_ray.spec.runs import grid_runs, named_runs, plan, resolved_yaml, seeds
 from ipcnn_ray.spec.search import Objectives
@@ -50,7 +51,8 @@ def test_specs_from_before_repeats_keep_their_digests():
     before = {GRID: "7c83fc4a", SPACE: "65984c01"}
     for search, known in before.items():
         assert spec(search).digest() == known
-        same = ", repeats: 1, constraints: [], objective: {kind: combined, control: plain, instability_weight: 0.5}"
+        combined = "kind: combined, control: plain, instability_weight: 0.5, interpretability: instability"
+        same = f", repeats: 1, constraints: [], objective: {{{combined}}}"
         assert spec(search, same).digest() == known
         for other in (", repeats: 2", ", objective: {kind: measure, measure: val_error}"):
             assert spec(search, other).digest() != known
@@ -71,6 +73,23 @@ def test_what_runs_are_ranked_by(more, goals):
         assert Objectives.of(found.search) == Objectives(goals, (), "plain")
         assert loads(resolved_yaml(found), "r.yaml").spec == found
     assert Objectives.of(None) == Objectives(("instability",))
+
+
+def test_every_run_measures_what_it_may_be_ranked_by_without_being_asked():
+    for name in EVERY_RUN:
+        found = spec(SPACE, f", objective: {{kind: measure, measure: {name}}}")
+        assert Objectives.of(found.search).goals == (name,) and found.eval.measures == ()
+        found = spec(SPACE, f", objective: {{kind: pareto, measures: [{name}, val_error]}}")
+        assert Objectives.of(found.search).goals == (name, "val_error")
+        found = spec(
+            SPACE, f", objective: {{interpretability: {name}}}, constraints: [{{measure: {name}, at_most: 0.5}}]"
+        )
+        assert found.search.objective.interpretability == name
+        assert Objectives.of(found.search) == Objectives(("combined",), found.search.constraints, "plain")
+        assert loads(resolved_yaml(found), "r.yaml").spec == found
+    assert spec(SPACE, ", objective: {interpretability: following_share}").digest() != spec(SPACE).digest()
+    costs = Objectives(("following_share", "keypoint_error")).costs({"following_share": 0.75, "keypoint_error": 0.125})
+    assert costs == [-0.75, 0.125]
 
 
 def test_violations_are_in_the_unit_of_the_measure():

@@ -36,7 +36,7 @@ AT_THE_END = {"best_val_error", "epochs_to_converge", "area_under_error", "cpu_h
 
 
 def test_every_metric_is_there_under_its_name(bench):
-    runtime, control = OnReport(), ControlReference(instability=0.1, error=0.5, instability_weight=0.25)
+    runtime, control = OnReport(), ControlReference(0.1, error=0.5, instability_weight=0.25)
     result = bench.run(tiny(eval={"every": 2}), runtime=runtime, references=control)
     epochs = bench.record.epochs
     assert set(epochs[1]) == EVERY_EPOCH
@@ -46,8 +46,8 @@ def test_every_metric_is_there_under_its_name(bench):
     assert runtime.reported[2] == epochs[3] == result.metrics
     last = epochs[3]
     assert last["instability"] == last["instability_conv5"] != last["instability_conv4"]
-    # Six validation items, so no error counts as less than a sixth.
-    expected = 0.25 * last["instability"] / 0.1 + 0.75 * max(last["val_error"], 1 / 6) / 0.5
+    # Six validation items: the standard error of the control's error is sqrt(0.25 / 6), more than one item.
+    expected = 0.25 * last["instability"] / 0.1 + 0.75 * max(last["val_error"], (0.25 / 6) ** 0.5) / 0.5
     assert last["val_images"] == 6
     assert last["combined"] == pytest.approx(expected)
     assert last["filter_loss"] < 0
@@ -297,7 +297,7 @@ UNTRAINED = {"epochs": 0, "warmup_epochs": 2, "decay_epochs": 9}
 
 
 def test_a_run_of_no_epochs_measures_the_initial_weights(bench):
-    runtime, control = OnReport(), ControlReference(instability=0.1, error=0.5, instability_weight=0.25)
+    runtime, control = OnReport(), ControlReference(0.1, error=0.5, instability_weight=0.25)
     spec = tiny(train=UNTRAINED, eval={"every": 2})
     result = bench.run(spec, runtime=runtime, references=control)
     assert (result.state, result.cause, result.metrics["epoch"]) == ("succeeded", "", 0)
