@@ -11,15 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ipcnn_ray.report.ranking import Group
-from ipcnn_ray.spec.extensions import INSTABILITY
+from ipcnn_ray.spec.extensions import BASELINES, INSTABILITY
 from ipcnn_ray.utils.text import shortened_list
 
-BASELINES = {
-    "instability_center": (INSTABILITY, "peak at the centre"),
-    "instability_best_constant": (INSTABILITY, "best constant place"),
-    "instability_random": (INSTABILITY, "random cell"),
-}
-"""Baseline -> the metric that it is compared with, and what it is."""
 BASELINE_MARK = "--"
 """Begins the row of a baseline in a table of settings."""
 
@@ -48,6 +42,11 @@ class BaselineValue:
     def row_name(self) -> str:
         """Name of its row in a table."""
         return f"{BASELINE_MARK} {self.label}"
+
+    @property
+    def line_label(self) -> str:
+        """Label of its line in a figure."""
+        return f"{self.label} ({self.value:.4f})"
 
     def as_json(self) -> dict[str, Any]:
         settings = list(self.settings)

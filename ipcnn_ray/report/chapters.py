@@ -11,7 +11,8 @@ from statistics import median
 from ipcnn_ray.report.document import Block, Chapter, Paragraphs, SourceBlock, TableBlock
 from ipcnn_ray.report.error_curves import convergence_chapter
 from ipcnn_ray.report.experiment_record import KINDS, MARKS, Experiment, ReportedRun
-from ipcnn_ray.report.ranking_table import HEADS, Ranking, Table, spread_words
+from ipcnn_ray.report.ranking import Group
+from ipcnn_ray.report.ranking_table import HEADS, Ranking, Table, number, spread_words
 from ipcnn_ray.report.search_figures import (
     beta_gamma_figure,
     importance_figure,
@@ -21,8 +22,8 @@ from ipcnn_ray.report.search_figures import (
     trials_of,
 )
 from ipcnn_ray.report.tradeoff import tradeoff_chapter
-from ipcnn_ray.report.verdict import Verdicts
-from ipcnn_ray.spec.extensions import INSTABILITY, METRICS
+from ipcnn_ray.report.verdict import Verdicts, landmark_counts
+from ipcnn_ray.spec.extensions import EVERY_RUN, METRICS
 from ipcnn_ray.spec.search import metric_info
 from ipcnn_ray.tracking.tracker import RecordedRun
 from ipcnn_ray.utils.text import counted, parse_number
@@ -140,8 +141,7 @@ def ranking_chapter(experiment: Experiment) -> Chapter:
     headline = ranking.headline()
     blocks: list[Block] = [Paragraphs((headline,))] if headline else []
     blocks.append(TableBlock("ranking", "Settings", caption, ranking.table()))
-    if measures := measures_table(ranking):
-        blocks.append(measures)
+    blocks += filter(None, (landmarks_table(ranking), measures_table(ranking)))
     for table in ranking.luck():
         head = table.columns[0]
         measure = next((name for name, shown in HEADS.items() if shown == head), head)
@@ -155,9 +155,70 @@ def ranking_chapter(experiment: Experiment) -> Chapter:
     return Chapter("Ranking", blocks)
 
 
+def landmarks_table(ranking: Ranking) -> TableBlock | None:
+    """Whether the filters of each setting follow landmarks; None where it was not measured."""
+    shown = [
+        column
+        for column in LANDMARK_COLUMNS
+        if any(measure in group.means for group in ranking.groups for measure in column.measures)
+    ]
+    if not shown:
+        return None
+    heads = [column.head for column in shown]
+    counts = {group.name: landmark_counts(group) for group in ranking.groups}
+    rows = [[group.name, group.template, *(column.cell(group) for column in shown)] for group in ranking.groups]
+    columns = ("run", "template", *heads)
+    if any(counts.values()):
+        columns = (*columns, "filters by landmark")
+        rows = [[*row, _landmark_words(counts[row[0]])] for row in rows]
+    caption = (
+        "Means over the filters of the measured layer. Tracking: share of the variance of a landmark's place that the "
+        "filter's peak explains, for its best landmark (1: at a fixed offset in every image, 0: as a peak that never "
+        "moves), over its strongest images. Following: filters with a tracking above 0.3. In parentheses: the same "
+        "filters with the landmarks of other images, which is chance. Few: over fewer of the strongest images. "
+        "Landmarks: effective number of landmarks that the filters follow. Peaks apart: distance between the peaks of "
+        "two filters in an image; spread: of one filter's peak over its images, small for one that never moves; both "
+        "as shares of the image's side. Keypoint error: of landmarks that a linear regression predicts from all "
+        "peaks, share of the side; in parentheses that of their mean position. Filters by landmark: how many follow it."
+    )
+    table = Table(columns, rows, tuple(heads))
+    return TableBlock("landmarks", "Do filters follow landmarks?", caption, table)
+
+
+@dataclass(frozen=True)
+class LandmarkColumn:
+    """A column of `landmarks_table`: one or two metrics, and the baseline of the first in parentheses."""
+
+    head: str
+    measures: tuple[str, ...]
+    baseline: str = ""
+
+    def cell(self, group: Group) -> str:
+        words = ", ".join(spread_words(measure, group.spreads.get(measure)) for measure in self.measures)
+        if self.baseline not in group.means:
+            return words
+        return f"{words} ({number(self.baseline, group.means[self.baseline])})"
+
+
+LANDMARK_COLUMNS = (
+    LandmarkColumn("tracking ↑", ("landmark_tracking",), "landmark_tracking_shuffled"),
+    LandmarkColumn("following ↑", ("following_share",), "following_share_shuffled"),
+    LandmarkColumn("few: tracking, following ↑", ("landmark_tracking_few", "following_share_few")),
+    LandmarkColumn("landmarks ↑", ("landmark_coverage",)),
+    LandmarkColumn("peaks apart ↑", ("peak_distance",)),
+    LandmarkColumn("spread", ("peak_spread",)),
+    LandmarkColumn("keypoint error ↓", ("keypoint_error",), "keypoint_error_mean"),
+)
+
+
+def _landmark_words(counts: Mapping[str, float]) -> str:
+    """`head 31.0, neck 0.5`"""
+    return ", ".join(f"{name} {number('following', value)}" for name, value in counts.items()) or "-"
+
+
 def measures_table(ranking: Ranking) -> TableBlock | None:
-    """What the settings reach in the other measures of interpretability; None where none was taken."""
-    names = (name for name in METRICS.names() if name != INSTABILITY)
+    """What the settings reach in the measures of `eval.measures`; None where none was taken."""
+    names = (name for name in METRICS.names() if name not in EVERY_RUN)
     infos = {name: metric_info(name) for name in names if any(name in group.means for group in ranking.groups)}
     if not infos:
         return None

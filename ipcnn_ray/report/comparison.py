@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ipcnn_ray.report.baselines import BASELINE_MARK, BASELINES, BaselineValue, instability_baselines
+from ipcnn_ray.report.baselines import BASELINE_MARK, BaselineValue, instability_baselines
 from ipcnn_ray.report.experiment_record import Experiment, ReportedRun
 from ipcnn_ray.report.ranking import Comparison, Group, compare_family
 from ipcnn_ray.report.ranking_table import HEADS, Table, comparison_json, interval_words, number, p_words, spread_words
+from ipcnn_ray.spec.extensions import BASELINES
 from ipcnn_ray.spec.search import ranked_names
 from ipcnn_ray.utils.text import shortened_list
 

@@ -14,10 +14,12 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.ticker import MaxNLocator
 
 from ipcnn_ray.report import published
+from ipcnn_ray.report.baselines import instability_baselines
 from ipcnn_ray.report.document import FigureBlock
 from ipcnn_ray.report.experiment_record import MOST_FOR_IMPORTANCE, Experiment
 from ipcnn_ray.report.ranking import Group
-from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, MAP, ORANGE, RED, new_figure
+from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, MAP, ORANGE, RED, draw_baselines, new_figure
+from ipcnn_ray.spec.extensions import INSTABILITY
 from ipcnn_ray.spec.search import lower_is_better, metric_info
 from ipcnn_ray.utils.text import parse_number
 
@@ -82,6 +84,9 @@ def objective_figure(experiment: Experiment, trials: Sequence[Trial], goal: str,
     )
     if reference is not None:
         axis.axhline(reference, color=GREEN, linestyle="--", label=f"control ({experiment.objectives.control})")
+    if goal == INSTABILITY:
+        baselines = instability_baselines(experiment.ranking.groups)
+        draw_baselines(axis, {baseline.line_label: baseline.value for baseline in baselines})
     axis.set(xlabel="trial, in the order in which it was opened", ylabel=_axis(goal))
     axis.grid(alpha=0.3)
     axis.margins(y=0.15)

@@ -6,10 +6,12 @@ Colours: Okabe and Ito, Color Universal Design, 2008. Maps of numbers use cividi
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Mapping
+from itertools import cycle
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -47,6 +49,8 @@ KNOWN_KINDS = {
 KIND_COLOURS = (GREEN, PURPLE, SKY, RED, BLUE, ORANGE)
 KIND_MARKERS = "^vDP<X>pdh8"
 """Their number and that of KIND_COLOURS have no common divisor: 66 kinds get different points."""
+BASELINE_LINES: tuple[Any, ...] = ((0, (1, 1.5)), (0, (6, 2)), (0, (3, 1.5, 1, 1.5)))
+"""Line styles of baselines; several are often near each other."""
 
 
 def kind_styles(kinds: Iterable[str]) -> dict[str, SeriesStyle]:
@@ -57,6 +61,12 @@ def kind_styles(kinds: Iterable[str]) -> dict[str, SeriesStyle]:
         kind: SeriesStyle(KIND_COLOURS[i % len(KIND_COLOURS)], "", KIND_MARKERS[i % len(KIND_MARKERS)])
         for i, kind in others
     }
+
+
+def draw_baselines(axis: Axes, values: Mapping[str, float]) -> None:
+    """Draw a horizontal line at each of the values, with its key as label."""
+    for (label, value), line in zip(values.items(), cycle(BASELINE_LINES), strict=False):
+        axis.axhline(value, color=GREY, linestyle=line, linewidth=1.4, label=label, zorder=1)
 
 
 def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,11 +13,9 @@ from ipcnn_ray.report.baselines import BaselineValue, instability_baselines
 from ipcnn_ray.report.document import Chapter, FigureBlock, Paragraphs
 from ipcnn_ray.report.experiment_record import PLAIN, Experiment, ReportedRun
 from ipcnn_ray.report.ranking_table import p_words
-from ipcnn_ray.report.style import BLACK, GREY, RED, kind_styles, new_figure
+from ipcnn_ray.report.style import BLACK, GREY, RED, draw_baselines, kind_styles, new_figure
 from ipcnn_ray.utils.text import shortened_list
 
-BASELINE_LINES: tuple[Any, ...] = ((0, (1, 1.5)), (0, (6, 2)), (0, (3, 1.5, 1, 1.5)))
-"""Line styles of baselines."""
 LEAST = 4
 """Settings needed for a correlation."""
 
@@ -96,9 +93,7 @@ def _figure(
     if best:
         x, y = np.array([point for _, point in best]).T
         axis.step(100 * x, y, where="post", color=RED, linestyle="--", linewidth=1.2, label="Pareto front", zorder=1)
-    for baseline, line in zip(baselines, cycle(BASELINE_LINES), strict=False):
-        label = f"{baseline.label} ({baseline.value:.4f})"
-        axis.axhline(baseline.value, color=GREY, linestyle=line, linewidth=1.4, label=label, zorder=1)
+    draw_baselines(axis, {baseline.line_label: baseline.value for baseline in baselines})
     axis.set(xlabel="validation error (% of images)", ylabel="location instability (share of image diagonal)")
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small", frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))

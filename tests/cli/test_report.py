@@ -147,15 +147,17 @@ def test_baselines_are_rows_of_a_comparison(monkeypatch):
     found = recorded()
     found.parent("other", spec={"search": {"kind": "named", "repeats": 2}})
     for seed in range(2):
-        found.child("other", f"plain.seed{seed}", PLAIN, seed=seed, more={**BASELINES, "instability_center": 0.08})
+        more = {**BASELINES, "instability_center": 0.08, "following_share": 0.2, "following_share_shuffled": 0.05}
+        found.child("other", f"plain.seed{seed}", PLAIN, seed=seed, more=more)
     monkeypatch.setattr(report_module, "open_tracker", lambda paths: found)
-    lines = [line.split() for line in run("compare", "drawn", "other").splitlines() if line.startswith("--")]
-    assert lines == [
+    out = run("compare", "drawn", "other")
+    assert [line.split() for line in out.splitlines() if line.startswith("--")] == [
         ["--", "peak", "at", "the", "centre", "B", "-", "A", "0.0755", "0.0800", "baseline"],
         ["--", "best", "constant", "place", "B", "-", "A", "0.0753", "0.0753", "baseline"],
         ["--", "random", "cell", "B", "-", "A", "0.1389", "0.1389", "baseline"],
+        ["--", "shuffled", "images", "B", "-", "A", "3", "%", "5", "%", "baseline"],
     ]
-    told = json.loads(run("compare", "drawn", "other", "--json"))["baselines"]
-    assert {"instability_center": 0.08} in [
-        {one["baseline"]: one["value"]} for one in told if one["side"] == "other-12345678"
-    ]
+    assert not {"instability_center", "following_share_shuffled"} & {line.strip() for line in out.splitlines()}
+    told = json.loads(run("compare", "drawn", "other", "--json"))
+    sides = {one["side"]: one["value"] for one in told["baselines"] if one["baseline"] == "instability_center"}
+    assert sides == {"drawn-12345678": pytest.approx(0.0755), "other-12345678": 0.08}

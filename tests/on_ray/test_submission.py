@@ -303,7 +303,10 @@ def test_run_submission_stores_ranking_models_and_pictures(bench, ray_here):
     assert parent.tags["mlflow.note.content"] == f"{verdict}\n{ranking}"
     assert "l1: one seed gives no verdict." in verdict
     assert parent.tags["ipcnn.verdict"] == " ".join(verdict.split())
-    assert {label: recorded[label].tags["ipcnn.verdict"] for label in by_label} == {"plain": "control", "l1": "one seed"}
+    assert {label: recorded[label].tags["ipcnn.verdict"] for label in by_label} == {
+        "plain": "control",
+        "l1": "one seed",
+    }
     client = MlflowClient(bench.paths.tracking_uri)
     for label in ("plain", "l1"):
         (model,) = client.get_run(recorded[label].handle).outputs.model_outputs

@@ -11,7 +11,16 @@ from html import unescape
 from itertools import pairwise
 
 import pytest
-from fakes.tracker import PLAIN, FakeTracker, gradient, half_failed_search, many_runs, repeated_templates, uniform
+from fakes.tracker import (
+    PLAIN,
+    SEARCH,
+    FakeTracker,
+    gradient,
+    half_failed_search,
+    many_runs,
+    repeated_templates,
+    uniform,
+)
 from fakes.verdict import BASELINES, recorded
 
 from ipcnn_ray.cli.report import build_page
@@ -288,3 +297,12 @@ def test_of_several_experiments_each_has_its_verdict():
     assert "Verdict: other-12345678" in titles
     starts = [chapter.title for chapter in page_of(tracker).chapters if chapter.starts_line]
     assert starts == ["Verdict: drawn-12345678", "Verdict: other-12345678", "The papers' tables"]
+
+
+def test_baselines_are_lines_in_a_search_for_instability():
+    tracker = FakeTracker()
+    tracker.parent("sweep", spec={"search": SEARCH}, goals="instability")
+    for label, origin in (("plain", "named"), ("r00000001", "sampled"), ("r00000002", "sampled")):
+        tracker.child("sweep", label, uniform("l1"), more=BASELINES, origin=origin)
+    axis = blocks(page_of(tracker), "figures")["trials"].figure.axes[0]
+    assert {line.get_label() for line in axis.lines} >= {"random cell (0.1389)", "control (plain)"}
