@@ -126,6 +126,17 @@ def test_plan(ipcnn):
     ]
 
 
+def test_plan_of_a_run_that_is_only_measured_and_of_augmented_images(ipcnn):
+    train, augment = "train={epochs: 0, batch_size: 16}", "data.augment={crop: [0.6, 1.0]}"
+    spec = str(ROOT / "specs/voc/alexnet_templates.yaml")
+    told = json.loads(ipcnn("plan", spec, "--json", "--set", train)[1])
+    assert {(run["epochs"], run["steps"], run["images"]) for run in told["runs"]} == {(0, 0, 0)}
+    note = "augmented       frozen layers run in every epoch: outputs for augmented images are not cached"
+    assert note in ipcnn("plan", spec, "--set", augment)[1]
+    assert "augmented" not in ipcnn("plan", spec)[1]
+    assert "augmented" not in ipcnn("plan", spec, "--set", "data.augment={}")[1]
+
+
 def test_plan_lists_the_seeds(ipcnn):
     out = ipcnn("plan", str(ROOT / "specs/templates_repeated.yaml"))[1]
     assert "seeds           0 to 7, every run with each of them" in out and "40 runs" in out

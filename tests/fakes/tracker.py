@@ -59,7 +59,7 @@ def curve(epochs: int, end: float, speed: float, noise: random.Random) -> list[t
     """Validation error by epoch: falls from 0.4 towards `end`."""
     return [
         (epoch, max(0.0, end + (0.4 - end) * math.exp(-speed * epoch) + noise.gauss(0, 0.006)))
-        for epoch in range(1, epochs + 1)
+        for epoch in range(1, epochs + 1) or [0]
     ]
 
 
@@ -136,7 +136,8 @@ class FakeTracker:
                 **(more or {}),
             }
             if state == "succeeded":
-                metrics |= {"epochs_to_converge": float(converged), "best_val_error": min(e for _, e in errors)}
+                metrics |= {"best_val_error": min(e for _, e in errors)}
+                metrics |= {"epochs_to_converge": float(converged)} if epochs else {}
                 metrics |= {"area_under_error": 0.15, "cpu_hours": epochs * 4 / 3600}
         number = len(self.runs[name])
         times = {"started": 60.0 * number, "ended": 60.0 * number + 48}

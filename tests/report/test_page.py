@@ -91,6 +91,22 @@ def test_a_setting_of_one_epoch_is_seen_and_epochs_are_whole():
     assert shown == [1]
 
 
+def test_a_run_that_was_not_trained_stands_beside_the_others():
+    tracker = FakeTracker()
+    tracker.parent("controls")
+    tracker.child("controls", "plain", PLAIN)
+    tracker.child("controls", "narrow", {"template.shape": "gradient"})
+    tracker.child("controls", "untrained", {"template.shape": "gradient", "train.epochs": "0"}, epochs=0)
+    page = page_of(tracker, "controls")
+    axis = blocks(page, "figures")["convergence"].figure.axes[0]
+    points = {line.get_label(): line.get_xydata()[:, 0].tolist() for line in axis.lines}
+    assert points["untrained, not trained"] == [0.0]
+    rows = {row[0]: row for row in blocks(page, "tables")["convergence"].table.rows}
+    assert rows["untrained"][3] == "-" and rows["untrained"][6] == "0"
+    assert rows["narrow"][3] != "-"
+    assert "of 12 trained (mean of 1 run)" in page.html
+
+
 def test_every_shape_of_template_has_its_own_panel_and_points():
     """Also shapes that this package does not know; the authors' code's counts as the gradient template that it is."""
     tracker = FakeTracker()
