@@ -45,7 +45,7 @@ class Centroids(NamedTuple):
 def centroids(x_NCHW: Tensor) -> Centroids:
     """Return the activation-weighted centroids, rounded to a cell; a half rounds up.
 
-    A map that is zero everywhere has its centroid in cell (0, 0) and sigma 0.
+    A map that is zero everywhere has its centroid in cell (0, 0) and sigma 0, one that holds NaN in cell (0, 0), too.
     Source: getMu.m (there 1-based, at least 1; sums below 1e-9 count as 1e-9).
     """
     if x_NCHW.ndim != 4 or x_NCHW.shape[2] != x_NCHW.shape[3]:
@@ -59,8 +59,8 @@ def centroids(x_NCHW: Tensor) -> Centroids:
     # One pass over the maps. The second moment is about the middle of the map, where it loses the fewest digits.
     sum_NC, row_NC, col_NC, away_NC = (x_NCHW.flatten(2) @ moments_P4).unbind(2)
     weight_NC = sum_NC.clamp(min=1e-9)
-    mu_row_NC = (row_NC / weight_NC + 0.5).floor().clamp(1, n)
-    mu_col_NC = (col_NC / weight_NC + 0.5).floor().clamp(1, n)
+    mu_row_NC = (row_NC / weight_NC + 0.5).floor().nan_to_num(1).clamp(1, n)
+    mu_col_NC = (col_NC / weight_NC + 0.5).floor().nan_to_num(1).clamp(1, n)
     middle = (n + 1) / 2
     to_row_NC, to_col_NC = mu_row_NC - middle, mu_col_NC - middle
     across_NC = to_row_NC * (row_NC - middle * sum_NC) + to_col_NC * (col_NC - middle * sum_NC)

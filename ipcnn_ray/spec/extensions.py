@@ -105,6 +105,6 @@ FOLLOWING = "following_"
 RECORDED = (
     *("epoch", "train_loss", "val_loss", "filter_loss", "train_error", "val_error", "val_images", "combined"),
     *("learning_rate", "images_per_second", "seconds", "best_val_error", "epochs_to_converge", "area_under_error"),
-    *("cpu_hours", "gpu_hours", "template_widening"),
+    *("cpu_hours", "gpu_hours", "template_widening", "diversity_loss"),
 )
 """Names of the other numbers in the record of a run, which a metric cannot have."""

@@ -17,6 +17,7 @@ from ipcnn_ray.spec.section import (
     OmitDefaultFromDigest,
     Positive,
     Section,
+    Share,
 )
 
 MetricName = Annotated[str, NameIn(METRICS, without=EVERY_RUN, why_without="every run records it; drop it")]
@@ -46,8 +47,24 @@ class FilterLoss(Section):
     """Learning rate of the betas relative to train.learning_rate (released: 0.05)."""
 
 
+class Diversity(Section):
+    """A loss that keeps the filters of an interpretable layer from firing in the same cells, on the maps before the
+    mask: mean over the images of the global batch that show an object, summed over the layers. The scale of a map does
+    not count, and filters that are zero in an image are left out."""
+
+    location: ClassVar = ("loss", "diversity")
+    weight: Positive = 1.0
+    """Factor on the loss, added to the classification loss."""
+    form: Literal["overlap", "largest"] = "overlap"
+    """With each map divided by its sum: `overlap`: mean over pairs of filters of their common share of the cells.
+    `largest`: the share of each filter in cells where some other filter has more than `margin` of its map, as in
+    MA-CNN (Zheng et al., ICCV 2017)."""
+    margin: Share = 0.02
+    """Share of another filter's map in one cell that counts as noise, with the form `largest`."""
+
+
 class Loss(Section):
-    """The classification loss (mean over images) and the filter loss."""
+    """The classification loss (mean over images), the filter loss, and the diversity loss."""
 
     location: ClassVar = ("loss",)
     classification: Annotated[Literal["logistic", "softmax"], OmitDefaultFromDigest()] = "logistic"
@@ -56,6 +73,8 @@ class Loss(Section):
     filter: FilterLoss | None = None
     """Filter loss. Default: on with a template; off, and not allowed, for `template.shape: none`. `null` with a
     template: the mask without a filter loss; `template.mask: none` is the filter loss without a mask."""
+    diversity: Annotated[Diversity | None, OmitDefaultFromDigest()] = None
+    """Diversity loss, with any template or none, and with or without a filter loss. Default: off."""
 
 
 class Train(Section):

@@ -34,7 +34,7 @@ from ipcnn_ray.spec.section import (
     value_issue,
 )
 from ipcnn_ray.spec.template import NoTemplate, PartTemplate, Template
-from ipcnn_ray.spec.training import Compute, Eval, FilterLoss, Loss, Train
+from ipcnn_ray.spec.training import Compute, Diversity, Eval, FilterLoss, Loss, Train
 from ipcnn_ray.utils.text import did_you_mean
 
 SHARED_SECTIONS = ("name", "compute", "search")
@@ -190,6 +190,12 @@ def filter_loss(template: Template, loss: Loss, train: Train) -> Iterator[FieldI
         advice = "the released form has no template height, only loss.filter.weight; drop this"
         yield template.issue("tau", advice, "loss.filter.form")
     yield from _learned_beta(template, loss.filter)
+
+
+def diversity(loss: Loss) -> Iterator[FieldIssue]:
+    section = loss.diversity
+    if section and section.form != "largest" and section.margin != Diversity.model_fields["margin"].default:
+        yield section.issue("margin", "is for loss.diversity.form: largest; take that, or drop this", "form")
 
 
 def narrowing(template: Template, loss: Loss, train: Train) -> Iterator[FieldIssue]:
@@ -472,7 +478,7 @@ def measured(search: Search, eval: Eval) -> Iterator[FieldIssue]:
 
 CHECKS: tuple[Callable[..., Iterator[FieldIssue]], ...] = (
     backbone, categories, dataset, augment, classification, layers, weights, frozen, measured_layer, shape,
-    shape_of_data, measures, filter_loss, narrowing, appended_mask, schedule, loaded_biases, even_batches,
+    shape_of_data, measures, filter_loss, diversity, narrowing, appended_mask, schedule, loaded_biases, even_batches,
     enough_items, gpus, nothing_ignored,
 )  # fmt: skip
 SEARCH_CHECKS: tuple[Callable[..., Iterator[FieldIssue]], ...] = (

@@ -2,8 +2,9 @@
 
 Each epoch: epoch (from 1), train_loss (nats per image), filter_loss (nats, summed over filters and layers, mean over
 steps, unweighted; not of a form that has no value), train_error (logistic: mean share of wrong categories per image,
-softmax: share of wrong images), learning_rate, images_per_second, seconds; with template.narrowing
-template_widening, the factor on the lengths of the template.
+softmax: share of wrong images), learning_rate, images_per_second, seconds; with loss.diversity
+diversity_loss (mean over steps, unweighted); with template.narrowing template_widening, the factor on the lengths of
+the template.
 Each evaluation: val_loss, val_error, val_images, combined; and of each metric that every run records and each of
 `eval.measures` (units: `core/metrics/`) <metric> of `eval.layer`, <metric>_<layer>, and, unless it is one number per
 layer, <metric>_dropped, the number of filters of `eval.layer` that could not be measured; following_<landmark>, the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,23 @@ from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.net import NetOutput
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.training import Train
+from ipcnn_ray.train.diversity_term import DiversityTerm
 from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.filter_term import FilterTerm, StepContext
 from ipcnn_ray.train.runtime import Runtime
+
+
+class StepLoss(NamedTuple):
+    """Losses of one step."""
+
+    total: Tensor
+    """Loss to differentiate."""
+    classification: Tensor
+    """Sum of the local classification losses."""
+    filter: Tensor
+    """Filter loss of the global batch; 0 without one."""
+    diversity: Tensor
+    """Diversity loss of the global batch; 0 without one."""
 
 
 def step_loss(
@@ -29,11 +44,13 @@ def step_loss(
     batch_size: int,
     runtime: Runtime,
     form: Form = "logistic",
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (loss to differentiate, sum of the local classification losses, filter loss of the global batch).
+    diversity: DiversityTerm | None = None,
+) -> StepLoss:
+    """Return the losses of a step.
 
-    The gradient of the first, averaged over the workers by DDP, is the gradient of
-    [mean over the global batch of the classification loss] + [sum over layers and filters of lambda * filter loss].
+    The gradient of the total, averaged over the workers by DDP, is the gradient of
+    [mean over the global batch of the classification loss] + [sum over layers and filters of lambda * filter loss]
+    + [weight * diversity loss].
     Each worker differentiates with respect to its own images; DDP divides the sum of these gradients by the number of
     workers, hence the factor `world_size`.
 
@@ -50,7 +67,11 @@ def step_loss(
         value = term(output.maps[layer].float(), output.masked.get(layer), step)
         total = total + value.loss
         information = information + (0 if value.filter_loss is None else value.filter_loss)
-    return total * runtime.world_size, classification.detach(), information
+    overlap = torch.zeros((), device=label_N.device)
+    if diversity is not None:
+        added, overlap = diversity(output.maps, label_N, runtime)
+        total = total + added
+    return StepLoss(total * runtime.world_size, classification.detach(), information, overlap)
 
 
 def warm_up_ddp(model: nn.Module, inputs: InputPipeline) -> None:
@@ -75,6 +96,7 @@ def train_epoch(
     spec: ExperimentSpec,
     epoch: int,
     *,
+    diversity: DiversityTerm | None = None,
     bfloat16: bool = False,
 ) -> dict[str, float]:
     """Train one epoch and return its metrics, computed before each step's update: see `run_metrics`.
@@ -114,41 +136,49 @@ def train_epoch(
                 rows = inputs.net_input(batch)
             with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bfloat16):
                 output = model(rows, from_features=True, full=True)
-            loss, classification, information = step_loss(output, label_N, terms, epoch, batch_size, runtime, form)
+            loss = step_loss(output, label_N, terms, epoch, batch_size, runtime, form, diversity)
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
+            torch.autograd.backward(loss.total)
             for term in terms.values():
                 term.after_backward(runtime)
             optimizer.step()
             wrong = wrong_share(output.logits_NL.detach().float(), label_N, form).sum()
-            steps.append(torch.stack([classification, information, wrong]).double())
-    means = _epoch_means(runtime.gather(torch.stack(steps)), epoch, batch_size, optimizer, terms)
+            steps.append(torch.stack([*loss[1:], wrong]).double())
+    means = _epoch_means(runtime.gather(torch.stack(steps)), epoch, batch_size, optimizer, terms, diversity)
     images_per_second = len(parts) * batch_size / (time.perf_counter() - start)
     return {"epoch": float(epoch), **means, "learning_rate": rate, "images_per_second": images_per_second}
 
 
 def _epoch_means(
-    all_WS3: Tensor, epoch: int, batch_size: int, optimizer: torch.optim.Optimizer, terms: Mapping[str, FilterTerm]
+    all_WS4: Tensor,
+    epoch: int,
+    batch_size: int,
+    optimizer: torch.optim.Optimizer,
+    terms: Mapping[str, FilterTerm],
+    diversity: DiversityTerm | None,
 ) -> dict[str, float]:
-    """Reduce [W, S, 3]: for each worker and step the classification loss, filter loss (equal on all), wrong share."""
-    classification_S, information_S, wrong_S = all_WS3[:, :, 0].sum(0), all_WS3[0, :, 1], all_WS3[:, :, 2].sum(0)
+    """Reduce [W, S, 4]: for each worker and step the classification loss, the filter and the diversity loss (equal on
+    all), and the wrong share."""
+    classification_S, wrong_S = all_WS4[:, :, 0].sum(0), all_WS4[:, :, 3].sum(0)
+    information_S, diversity_S = all_WS4[0, :, 1], all_WS4[0, :, 2]
     steps = len(wrong_S)
-    broken_S = ~(classification_S.isfinite() & information_S.isfinite())
+    broken_S = ~(classification_S.isfinite() & information_S.isfinite() & diversity_S.isfinite())
     if bool(broken_S.any()):
         step = int(broken_S.nonzero()[0])
         advice = f"lower train.learning_rate (here {optimizer.param_groups[0]['lr']:g})"
         if terms:
             advice += f" or loss.filter.weight ({next(iter(terms.values())).weight:g})"
-        raise TrainingError(
-            f"the loss is not finite in epoch {epoch}, step {step + 1} of {steps}: "
-            f"classification {float(classification_S[step]) / batch_size:g}, filter {float(information_S[step]):g}; "
-            f"{advice}"
-        )
+        values = f"classification {float(classification_S[step]) / batch_size:g}, filter {float(information_S[step]):g}"
+        if diversity:
+            values += f", diversity {float(diversity_S[step]):g}"
+            advice += f" or loss.diversity.weight ({diversity.weight:g})"
+        raise TrainingError(f"the loss is not finite in epoch {epoch}, step {step + 1} of {steps}: {values}; {advice}")
     images = steps * batch_size
     has_value = all(term.has_value for term in terms.values())
     return {
         "train_loss": float(classification_S.sum()) / images,
         **({"filter_loss": float(information_S.mean())} if has_value else {}),
+        **({"diversity_loss": float(diversity_S.mean())} if diversity else {}),
         "train_error": float(wrong_S.sum()) / images,
     }
 

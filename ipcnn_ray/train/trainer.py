@@ -33,6 +33,7 @@ from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train.checkpoint import Origin
 from ipcnn_ray.train.data_sync import fetch_to_node
 from ipcnn_ray.train.distributed_inference import EvaluationPlan
+from ipcnn_ray.train.diversity_term import diversity_term
 from ipcnn_ray.train.evaluate import check_metrics, evaluate
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.filter_term import filter_terms, set_widening
@@ -137,6 +138,7 @@ class Trainer:
         self.evaluation_plan = EvaluationPlan.of(store, spec.eval.images)
         self.optimizer = _optimizer(spec, self.net, self.loaded)
         self.filter_terms = filter_terms(spec, template, self.net, _category_shares(store))
+        self.diversity = diversity_term(spec.loss)
         self.bfloat16 = spec.train.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
 
         self.origin = Origin(spec.digest(), store.digest, self.loaded.digest if self.loaded else "")
@@ -240,8 +242,17 @@ class Trainer:
         metrics = {"epoch": float(epoch)}
         if epoch:
             widening = self._set_widening(epoch)
-            model, optimizer = self.model, self.optimizer
-            metrics = train_epoch(model, self.inputs, optimizer, terms, runtime, spec, epoch, bfloat16=bfloat16)
+            metrics = train_epoch(
+                self.model,
+                self.inputs,
+                self.optimizer,
+                terms,
+                runtime,
+                spec,
+                epoch,
+                diversity=self.diversity,
+                bfloat16=bfloat16,
+            )
             metrics |= widening
         if epoch % spec.eval.every == 0 or epoch == spec.train.epochs:
             evaluation = evaluate(self.inputs, self.evaluation_plan, spec, runtime, epoch=epoch)

@@ -5,18 +5,20 @@
 Medians over alternating rounds. Candidates: the convolution (gradients of weight, bias and input); the mask and
 the exact filter loss with its closed-form backward, and both together, which is what an interpretable layer adds; the
 same loss written plainly and differentiated by autograd; the released layer (centroids, mask, its gradient and that of
-the widths).
+the widths); the two diversity losses.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from bench_tools import alternate, arguments, device_of, machine
 from torch import Tensor, nn
 
+from ipcnn_ray.core.diversity import largest_overlap, overlap
 from ipcnn_ray.core.filter_loss import filter_loss
 from ipcnn_ray.core.mask import mask_maps
 from ipcnn_ray.core.released import centroids, groups, linear_mask, masked, released_gradient, strengths, width_gradient
@@ -79,6 +81,13 @@ def candidates(images: int, channels: int, n: int, device: torch.device) -> dict
         width_gradient(width_C, mu.sigma_NC, found, group)
         torch.autograd.backward([masked(x_NCHW, mask_NCHW), x_NCHW], [up_NCHW, added_NCHW])
 
+    def diversity(form: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+        def one() -> None:
+            clear()
+            form(x_NCHW).sum().backward()
+
+        return one
+
     return {
         f"3x3 convolution {channels} to {channels}": convolution,
         "mask": mask,
@@ -86,6 +95,8 @@ def candidates(images: int, channels: int, n: int, device: torch.device) -> dict
         "filter loss, autograd": autograd,
         "layer, exact": layer,
         "layer, released": released,
+        "diversity, overlap": diversity(overlap),
+        "diversity, largest": diversity(partial(largest_overlap, margin=0.02)),
     }
 
 

@@ -36,7 +36,7 @@ def step(network: str, template: dict[str, Any], images: int, device: torch.devi
     def run() -> None:
         net.set_step(0, 1, 0, 0, images)
         output = net(x, full=True)
-        loss, _, _ = step_loss(output, label_N, terms, 1, images, runtime)
+        loss = step_loss(output, label_N, terms, 1, images, runtime).total
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         for term in terms.values():

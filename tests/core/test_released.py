@@ -96,6 +96,15 @@ def test_a_half_rounds_away_from_zero_and_an_empty_map_lies_in_the_first_cell():
     assert mu.sigma_NC.tolist() == [[pytest.approx(math.sqrt(0.5)), 0.0]]
 
 
+def test_a_map_that_is_not_finite_has_a_centroid_inside_it():
+    """So that training ends with the message on a loss that is not finite, not with an index out of bounds."""
+    x_NCHW = torch.ones(1, 2, 4, 4)
+    x_NCHW[0, 0, 1, 0], x_NCHW[0, 1, 2, 2] = torch.nan, torch.inf
+    mu = centroids(x_NCHW)
+    assert all(0 <= int(cell) < 4 for cell in (*mu.row_NC[0], *mu.col_NC[0]))
+    assert not bool(template_mask(mu, part_templates(4, shape="gaussian", sigma=0.2, tau=1.0)).isnan().any())
+
+
 def test_mask_by_hand():
     # n = 3: coordinates -1, 0, 1. Width 2 from the middle: 1 there, 1 - 2 = -1 beside it, and never below -1.
     mu = Centroids(torch.tensor([[1, 0]]), torch.tensor([[1, 0]]), torch.zeros(1, 2))

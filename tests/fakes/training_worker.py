@@ -11,13 +11,14 @@ from torch import distributed
 
 from fakes.training import Bench, timeless, tiny
 from ipcnn_ray.data.batches import Batch
+from ipcnn_ray.train.diversity_term import diversity_term
 from ipcnn_ray.train.filter_term import filter_terms
 from ipcnn_ray.train.runtime import ProcessGroup, Runtime, StopRun
 from ipcnn_ray.train.train_epoch import step_loss
 
 SPEC = tiny(
     train={"epochs": 2, "batch_size": 12, "learning_rate": 0.005, "final_learning_rate": 0.002},
-    loss={"filter": {"weight": 1.0}},
+    loss={"filter": {"weight": 1.0}, "diversity": {"weight": 2.0}},
     template={"narrowing": {"scale": 2.0, "epochs": 2}},
     model={"new_weights": "lsuv"},
 )
@@ -45,6 +46,12 @@ FORMS: dict[str, dict[str, Any]] = {
     "exact, centroid": {"template": {"mask": "centroid"}, "loss": {"filter": {"weight": 10.0}}},
     "released, peak": {"template": {"mask": "peak"}, "loss": {"filter": {"form": "released", "weight": 1e5}}},
     "released, no mask": {"template": {"mask": "none"}, "loss": {"filter": {"form": "released", "weight": 1e5}}},
+    "overlap": {"loss": {"filter": None, "diversity": {"weight": 300.0}}},
+    "largest": {
+        "template": {"shape": "none"},
+        "model": {"appended_mask": "pooled"},
+        "loss": {"diversity": {"weight": 300.0, "form": "largest", "margin": 0.001}},
+    },
 }
 """Every kind of filter loss, heavy enough to show in the gradients."""
 
@@ -61,13 +68,14 @@ def one_step(bench: Bench, runtime: Runtime, form: str) -> dict[str, Any]:
     with inputs.loader([items]) as loader:
         batch: Batch = next(loader)
         output = model(inputs.net_input(batch), from_features=True, full=True)
-        loss, classification, information = step_loss(output, batch.labels, terms, 1, 8, runtime)
-        loss.backward()
+        losses = step_loss(output, batch.labels, terms, 1, 8, runtime, diversity=diversity_term(spec.loss))
+        losses.total.backward()
     for term in terms.values():
         term.after_backward(runtime)
     return {
-        "loss": runtime.gather(classification).sum() / 8,
-        "information": information,
+        "loss": runtime.gather(losses.classification).sum() / 8,
+        "information": losses.filter,
+        "diversity": losses.diversity,
         "gradients": {name: p.grad.clone() for name, p in net.named_parameters()},
     }
 

@@ -59,7 +59,7 @@ def test_every_mask_goes_with_every_form(shape, mask, form):
     images, label_N = 100 * torch.randn(4, 3, 64, 64), torch.tensor([0, -1, 0, -1])
     output = net(images, full=True)
     maps_NCHW, passed_NCHW = (maps["conv5"] for maps in (output.maps, output.passed))
-    loss, _, _ = step_loss(output, label_N, terms, 1, 4, Runtime())
+    loss = step_loss(output, label_N, terms, 1, 4, Runtime()).total
     (found_NCHW,) = torch.autograd.grad(loss, maps_NCHW)
 
     x_NCHW, unit_Pnn = maps_NCHW.detach(), part_templates(16, **spec.template.arguments(), tau=1.0)

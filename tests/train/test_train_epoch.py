@@ -31,7 +31,7 @@ def terms_by_hand(schedule="constant", **weights):
 def test_classification_alone_by_hand():
     # log(1 + e^-2) for a score of 2 on the category, log(1 + e^2) for a score of 2 on a negative; a batch of 4.
     output = NetOutput(torch.tensor([[2.0], [2.0]]), {}, {}, {})
-    loss, classification, information = step_loss(output, torch.tensor([0, -1]), {}, 1, 4, Runtime())
+    loss, classification, information, _ = step_loss(output, torch.tensor([0, -1]), {}, 1, 4, Runtime())
     expected = math.log1p(math.exp(-2)) + math.log1p(math.exp(2))
     assert float(classification) == pytest.approx(expected, rel=1e-6)
     assert float(loss) == pytest.approx(expected / 4, rel=1e-6)
@@ -43,7 +43,7 @@ def test_filter_losses_are_summed_over_filters_and_layers_with_lambda():
     maps, labels = torch.rand(4, 2, 3, 3), torch.zeros(4, dtype=torch.int64)
     output = NetOutput(torch.zeros(4, 1), {"a": maps, "b": maps.flip(0)}, {}, {})
     terms = terms_by_hand(a=0.5, b=2.0)
-    loss, classification, information = step_loss(output, labels, terms, 1, 4, Runtime())
+    loss, classification, information, _ = step_loss(output, labels, terms, 1, 4, Runtime())
     one_layer = float(information) / 2  # the order of images does not matter
     assert float(classification) == pytest.approx(4 * math.log(2))
     assert float(loss) == pytest.approx(math.log(2) + (0.5 + 2.0) * one_layer, rel=1e-5)
@@ -69,7 +69,7 @@ def test_gradients_of_workers_average_to_those_of_one(bench, world, schedule):
         rows = slice(runtime.rank * local, (runtime.rank + 1) * local)
         net.set_step(0, 2, 1, runtime.rank * local, 8)
         output = net(images[rows], full=True)
-        loss, _, information = step_loss(output, labels[rows], losses, 2, 8, runtime)
+        loss, _, information, _ = step_loss(output, labels[rows], losses, 2, 8, runtime)
         loss.backward()
         return {name: p.grad for name, p in net.named_parameters()}, information
 

@@ -28,6 +28,7 @@ def test_workers_take_the_same_step_as_one(results, world, form):
     alone = by_world[1][0]["step"][form]
     for step in (rank["step"][form] for rank in by_world[world]):
         assert float(step["loss"]) == pytest.approx(float(alone["loss"]), rel=1e-6)
+        assert float(step["diversity"]) == pytest.approx(float(alone["diversity"]), rel=1e-5)
         assert float(step["information"]) == pytest.approx(float(alone["information"]), rel=1e-5)
         for name, gradient in alone["gradients"].items():
             # Sums of many float32 terms of both signs: up to 1.3e-5 was seen.
