@@ -12,7 +12,7 @@ from typing import Any
 
 from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.spec.extensions import BASELINES, INSTABILITY
-from ipcnn_ray.utils.text import shortened_list
+from ipcnn_ray.utils.text import counted, shortened_list
 
 BASELINE_MARK = "--"
 """Begins the row of a baseline in a table of settings."""
@@ -34,19 +34,15 @@ class BaselineValue:
     """Whether all settings that recorded it have the same value."""
 
     @property
-    def label(self) -> str:
-        """What it is, and the settings that it holds for where they differ."""
-        return self.words + ("" if self.everywhere else f" ({shortened_list(self.settings, 3)})")
-
-    @property
     def row_name(self) -> str:
-        """Name of its row in a table."""
-        return f"{BASELINE_MARK} {self.label}"
+        """Name of its row in a table, with the settings that it holds for where they differ."""
+        return f"{BASELINE_MARK} {self.words}" + ("" if self.everywhere else f" ({shortened_list(self.settings, 3)})")
 
     @property
     def line_label(self) -> str:
-        """Label of its line in a figure."""
-        return f"{self.label} ({self.value:.4f})"
+        """Label of its line in a figure, with the number of settings where they differ."""
+        which = "" if self.everywhere else f" of {counted(len(self.settings), 'setting')}"
+        return f"{self.words}{which} ({self.value:.4f})"
 
     def as_json(self) -> dict[str, Any]:
         settings = list(self.settings)

@@ -161,7 +161,11 @@ def test_settings_have_their_spread_below_their_runs(home):
     # Mean -.01333, sd .00577, t .975 for 2 degrees of freedom 4.3027: -.01333 +- 4.3027 * .00577 / sqrt 3.
     row = next(line for line in lines if line[:3] == ["l1", "-", "plain"] and line[3].startswith("-0.0133"))
     assert row[3:11] == ["-0.0133", "±", "0.0058", "-0.0277", "to", "+0.0010", "0.25", "0.25"]
-    assert "these seeds cannot tell a difference from luck" in " ".join(text.split())
+    told = " ".join(text.split())
+    assert "these seeds cannot tell a difference from luck" in told
+    # As a record of an earlier version it has no metrics of landmarks. T is 4 for 2 degrees of freedom: p .0572.
+    assert "Verdict l1 (plain): no verdict: its runs, or those of the control, did not record" in told
+    assert "Instability 0.1367 against 0.1500 of plain: -9 % (95 % CI -18 to +1 %, p 0.0572: not decided" in told
 
 
 def test_json_has_settings_with_their_comparisons(home):
@@ -176,6 +180,7 @@ def test_json_has_settings_with_their_comparisons(home):
     instability = next(one for one in group["comparisons"] if one["measure"] == "instability")
     assert (instability["p_exact"], instability["smallest_holm_exact"]) == (0.25, 0.25)
     assert instability["verdict"] == "too few seeds"
+    assert group["verdict"]["outcome"] == "not measured" and runs[0]["group"]["verdict"] is None
 
 
 def test_the_front_of_a_pareto_search(home):
