@@ -282,8 +282,8 @@ class _MlflowRun:
     def __init__(self, uri: str, handle: str) -> None:
         self.uri = uri
         self.handle = handle
-        self._logged: set[tuple[str, int]] | None = None
-        """(metric, step) of recorded values; None: not read yet."""
+        self._logged: dict[str, set[int]] = {}
+        """Steps of the recorded values of each metric that was logged here or read from the store."""
 
     def log_params(self, values: Mapping[str, str]) -> None:
         limit = _limits().MAX_PARAM_VAL_LENGTH
@@ -326,16 +326,18 @@ class _MlflowRun:
             with _store_errors(self.uri):
                 self._log_new(values, when or int(time.time() * 1000))
         except TrackingError:
-            self._logged = None
+            self._logged = {}
             raise
 
     def _log_new(self, values: Sequence[tuple[str, int, float]], when: int) -> None:
         logged = self._logged
-        if logged is None:
+        if unknown := {key for key, _, _ in values} - logged.keys():
             client = _client(self.uri)
-            keys = client.get_run(self.handle).data.metrics
-            logged = {(key, value.step) for key in keys for value in client.get_metric_history(self.handle, key)}
-        new = [value for value in values if value[:2] not in logged]
+            recorded = client.get_run(self.handle).data.metrics
+            for key in unknown:
+                history = client.get_metric_history(self.handle, key) if key in recorded else []
+                logged[key] = {value.step for value in history}
+        new = [(key, epoch, value) for key, epoch, value in values if epoch not in logged[key]]
         metric = _mlflow().entities.Metric
         finite = [metric(key, value, when, epoch) for key, epoch, value in new if math.isfinite(value)]
         tags = []
@@ -346,7 +348,8 @@ class _MlflowRun:
             if batch or tags:
                 _client(self.uri).log_batch(self.handle, metrics=batch, tags=tags)
             tags = []
-        self._logged = logged | {value[:2] for value in new}
+        for key, epoch, _ in new:
+            logged[key].add(epoch)
 
     def log_text(self, content: str, path: str) -> None:
         with _store_errors(self.uri):

@@ -285,6 +285,7 @@ def test_workers_measure_what_one_measures(scene, world, batch_size, metrics):
         assert (rank.counts.wrong, rank.counts.seen) == (alone.counts.wrong, alone.counts.seen)
         assert rank.counts.loss == pytest.approx(alone.counts.loss, rel=1e-6)
         assert set(rank.metrics) == {*EVERY_RUN, *metrics}
+        assert all(rank.following(layer) == alone.following(layer) for layer in alone.filters)
         for name, by_layer in rank.metrics.items():
             for layer, result in by_layer.items():
                 torch.testing.assert_close(
