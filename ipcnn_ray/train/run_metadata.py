@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import nan
+from math import isfinite, nan
 from typing import Any, Literal
 
 from ipcnn_ray.core.multi_objective import combined_objective
@@ -114,6 +114,12 @@ def run_description(request: RunRequest, metrics: Mapping[str, float]) -> str:
             f"{after}: validation error "
             f"**{100 * metrics['val_error']:.1f} %** of images, location instability **{metrics['instability']:.4f}** "
             "of the image diagonal (both lower is better)."
+        )
+    following, constant = metrics.get("following_share", nan), metrics.get("instability_best_constant", nan)
+    if isfinite(following) and isfinite(constant):
+        paragraphs.append(
+            f"**{100 * following:.0f} %** of the filters follow a landmark. A filter that always fires at the best "
+            f"place of the image has a location instability of **{constant:.4f}**."
         )
     return "\n\n".join(paragraphs)
 

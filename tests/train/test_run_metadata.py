@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import run_for, run_id
 from ipcnn_ray.tracking.tracker import RecordedRun
-from ipcnn_ray.train.run_metadata import run_description, run_params, run_spec_of, run_title
+from ipcnn_ray.train.run_metadata import ControlReference, run_description, run_params, run_spec_of, run_title
 
 SPACE = {
     "kind": "space",
@@ -71,3 +72,18 @@ def test_title_and_description(bench):
     assert second.startswith("After epoch 3 of 3: validation error **6.2 %** of images, location")
     assert "**0.1235**" in second
     assert run_description(request, {}) == first
+
+
+def test_the_description_says_what_filters_follow(bench):
+    metrics = {"epoch": 3.0, "val_error": 0.0625, "instability": 0.12346, "following_share": 0.254}
+    assert len(run_description(bench.request(tiny()), metrics).split("\n\n")) == 2  # of a version without baselines
+    _, _, third = run_description(bench.request(tiny()), {**metrics, "instability_best_constant": 0.07}).split("\n\n")
+    assert third.startswith("**25 %** of the filters follow a landmark. A filter that always fires at the best place")
+    assert third.endswith("**0.0700**.")
+
+
+def test_the_objective_of_any_metric():
+    control = ControlReference(0.5, 0.25, 0.25, metric="landmark_tracking", better="higher", best=1.0)
+    metrics = {"val_error": 0.5, "val_images": 300.0, "landmark_tracking": 0.75}
+    assert control.objective(metrics) == pytest.approx(0.25 * 0.5 + 0.75 * 2)
+    assert math.isnan(control.objective({"val_error": 0.5, "val_images": 300.0}))  # of a version without the metric
