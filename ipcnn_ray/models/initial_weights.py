@@ -67,9 +67,9 @@ def scale_new_layers(net: InterpretableNet, rows: Tensor, loaded: Collection[str
         The factor on the weights of each new layer, by name.
 
     Source: layer-sequential unit variance, Mishkin & Matas, ICLR 2016.
-    Deviations: the weights are Gaussian there made orthonormal, here Gaussian. The variance there is the mean square
-    here: they are the same but for a layer of few outputs, such as a single score, which the variance would move away
-    from 0 by the factor of its mean over its deviation.
+    Deviations: weights are orthonormal there before they are scaled, and Gaussian here. Outputs have variance 1 there
+    and mean square 1 here. The two differ for a layer of few outputs, such as a single score, whose variance over a few
+    images can be small beside its mean.
     """
     factors: dict[str, float] = {}
 

@@ -74,7 +74,8 @@ class Loss(Section):
     """Filter loss. Default: on with a template; off, and not allowed, for `template.shape: none`. `null` with a
     template: the mask without a filter loss; `template.mask: none` is the filter loss without a mask."""
     diversity: Annotated[Diversity | None, OmitDefaultFromDigest()] = None
-    """Diversity loss, with any template or none, and with or without a filter loss. Default: off."""
+    """Diversity loss, with any template or none, and with or without a filter loss. A run that sets template.shape to
+    none keeps it; a plain control sets it to null, too. Default: off."""
 
 
 class Train(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipcnn_ray.spec.loader import loads
-from ipcnn_ray.spec.runs import grid_runs, resolved_yaml, run_for
+from ipcnn_ray.spec.runs import grid_runs, named_runs, resolved_yaml, run_for
 from ipcnn_ray.spec.search import points
 from ipcnn_ray.spec.section import sections
 from ipcnn_ray.spec.template import Template
@@ -123,6 +123,20 @@ search:
     spec = loads(with_template("{shape: gradient}") + search, "s.yaml").spec
     drawn = [run_for(spec, chosen).spec.template.narrowing for chosen in points(spec.search)]
     assert {(narrowing.scale, narrowing.epochs) for narrowing in drawn} == {(1, 2), (1, 4), (16, 2), (16, 4)}
+
+
+def test_a_plain_run_keeps_the_diversity_loss_unless_it_is_set():
+    search = """\
+loss: {diversity: {weight: 2}}
+search:
+  kind: named
+  runs:
+    - {name: plain, set: {template.shape: none, loss.diversity: null}}
+    - {name: apart, set: {template.shape: none, loss.diversity.form: largest}}
+"""
+    plain, apart = named_runs(loads(with_template("{shape: gradient}") + search, "s.yaml").spec)
+    assert plain.spec.loss.diversity is None and plain.spec.loss.filter is None
+    assert (apart.spec.loss.diversity.form, apart.spec.loss.diversity.weight) == ("largest", 2.0)
 
 
 def test_the_built_in_shapes():
