@@ -53,7 +53,7 @@ def _number(error: ErrorDetails) -> str:
 
 
 def _literal(error: ErrorDetails) -> str:
-    options = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+    options = re.findall(r"[^', ]+", error["ctx"]["expected"].replace(" or ", " "))
     advice = f"must be one of {', '.join(options)}." if len(options) > 1 else f"must be {options[0]}."
     return (advice + did_you_mean(error["input"], options)).removesuffix(".")
 

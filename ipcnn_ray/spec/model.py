@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -64,6 +65,10 @@ class Model(Section):
     appended_layer: Flag = True
     """Append a 3 x 3 convolution to the highest one, with as many output as input channels, as in the paper's
     interpretable networks. Its name in a torchvision network is `appended`."""
+    appended_kernel: Annotated[Literal[1, 3], OmitDefaultFromDigest()] = 3
+    """Side of the appended convolution's kernel, cells. With 1, its receptive fields are those of the layer below."""
+    appended_filters: Annotated[Annotated[Integer, Field(ge=1, le=4096)] | None, OmitDefaultFromDigest()] = None
+    """Number of filters of the appended convolution. Default: as many as it has input channels."""
     interpretable_layers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Layers whose maps the templates act on, lowest first. Default: the highest convolution (or the layer at the cut)
     and the appended one. Location instability is measured on them, also with `template.shape: none`."""
@@ -88,10 +93,12 @@ class Model(Section):
 
     @property
     def table(self) -> Network:
-        """Row of the table of networks."""
+        """Row of the table of networks, with the appended convolution of this section."""
         table = row(self.network, self.cut, self.image_size)
         assert table is not None, self.network
-        return table
+        filters = self.appended_filters or table.appended.out
+        kernel = self.appended_kernel
+        return replace(table, appended=replace(table.appended, out=filters, kernel=kernel, pad=kernel // 2))
 
     @property
     def backbone(self) -> bool:

@@ -226,10 +226,12 @@ def _learned_beta(template: Template, filter_loss: FilterLoss) -> Iterator[Field
         yield filter_loss.issue("beta_rate", advice, "learn_beta")
 
 
-def appended_mask(model: Model) -> Iterator[FieldIssue]:
-    if model.appended_mask == "pooled" and not model.appended_layer:
-        advice = "is for the appended layer, and model.appended_layer is false; drop one of the two"
-        yield model.issue("appended_mask", advice, "appended_layer")
+def appended_fields(model: Model) -> Iterator[FieldIssue]:
+    """Check the fields that describe the appended layer."""
+    for name in () if model.appended_layer else ("appended_mask", "appended_kernel", "appended_filters"):
+        if getattr(model, name) != Model.model_fields[name].default:
+            advice = "is for the appended layer, and model.appended_layer is false; drop one of the two"
+            yield model.issue(name, advice, "appended_layer")
 
 
 def schedule(train: Train) -> Iterator[FieldIssue]:
@@ -478,7 +480,7 @@ def measured(search: Search, eval: Eval) -> Iterator[FieldIssue]:
 
 CHECKS: tuple[Callable[..., Iterator[FieldIssue]], ...] = (
     backbone, categories, dataset, augment, classification, layers, weights, frozen, measured_layer, shape,
-    shape_of_data, measures, filter_loss, diversity, narrowing, appended_mask, schedule, loaded_biases, even_batches,
+    shape_of_data, measures, filter_loss, diversity, narrowing, appended_fields, schedule, loaded_biases, even_batches,
     enough_items, gpus, nothing_ignored,
 )  # fmt: skip
 SEARCH_CHECKS: tuple[Callable[..., Iterator[FieldIssue]], ...] = (

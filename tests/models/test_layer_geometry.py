@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.models.build import assemble
+from ipcnn_ray.models.build import assemble, build
 from ipcnn_ray.models.layer_geometry import body_layers, layer_receptive_field, map_side
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.networks import NETWORKS, Conv
@@ -77,3 +77,14 @@ def test_windows_by_hand():
 def test_an_unknown_layer_is_named_beside_those_that_exist():
     with pytest.raises(IpcnnError, match=r"no layer 'conv5': the network has conv1, conv2, pool2, conv3, conv4$"):
         map_side(Model(network="compact", appended_layer=False), "conv5")
+
+
+def test_the_appended_layer_has_the_kernel_and_filters_of_the_spec():
+    """A 1 x 1 kernel sees what the layer below sees."""
+    net = build(Model(network="compact", appended_kernel=1, appended_filters=8), PLAIN, seed=0)
+    assert net.shape("conv5") == (8, 16, 16)
+    assert net.layer("conv5").weight.shape == (8, 32, 1, 1)
+    assert net(torch.zeros(2, 3, 64, 64)).shape == (2,)
+    fields = [layer_receptive_field(Model(network="compact", appended_kernel=1), name) for name in ("conv4", "conv5")]
+    assert fields[0] == fields[1]
+    assert layer_receptive_field(Model(network="compact"), "conv5").size > fields[1].size
