@@ -2,10 +2,13 @@
 
 Symbols
     N images, C filters, P cells, A filters of an image whose map is not zero everywhere ("live")
-    x  map after ReLU, before the mask     p  x over its sum
+    x  map after ReLU, before the mask     p  x^q over its sum, q a power of at least 1
 
 Both losses are of one image, so their sum over the images of all workers needs no exchange of maps. They do not depend
 on the scale of a map, and a map that is zero everywhere is left out. Each is differentiated in closed form.
+
+A map after a ReLU is broad: with power 1 its peak is a small share of it. The larger the power, the more only the peaks
+of the maps count.
 
 With more filters than cells some overlap cannot be avoided: of C filters that each fire in one cell, spread evenly over
 P cells, the share (C - P) / (P (C - 1)) of all pairs share their cell.
@@ -20,27 +23,27 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def overlap(x_NCHW: Tensor) -> Tensor:
+def overlap(x_NCHW: Tensor, *, power: float = 1.0) -> Tensor:
     """Return the mean over pairs of live filters of the sum over cells of p_i * p_k, [N]; 0 with fewer than two.
 
     1 if all filters fire in one and the same cell, 1 / P for maps that are constant, 0 if no two maps meet in a cell.
     Computed in O(C P) as ((sum_i p_i)^2 - sum_i p_i^2) / (A (A - 1)), summed over cells.
 
-    x_NCHW: maps after ReLU, float32 or float64.
+    x_NCHW: maps after ReLU, float32 or float64. power: q.
     Source: ours, a smooth form of `largest_overlap`.
     """
-    return _Overlap.apply(_checked(x_NCHW))  # type: ignore[no-any-return]
+    return _Overlap.apply(_sharpened(x_NCHW, power))  # type: ignore[no-any-return]
 
 
-def largest_overlap(x_NCHW: Tensor, margin: float) -> Tensor:
+def largest_overlap(x_NCHW: Tensor, margin: float, *, power: float = 1.0) -> Tensor:
     """Return the mean over live filters i of the sum over cells of p_i * max(max_{k != i} p_k - margin, 0), [N]; 0 with
     fewer than two.
 
     From 0 to 1 - margin. A filter is pushed off the cells where some other filter has more than the margin of its map,
     however many others are elsewhere.
 
-    x_NCHW: maps after ReLU, float32 or float64. margin: share of a map, from 0 to 1. Among equal maxima the first
-    filter counts.
+    x_NCHW: maps after ReLU, float32 or float64. margin: share of a map, from 0 to 1. power: q. Among equal maxima
+    the first filter counts.
     Source: Zheng et al., Learning multi-attention convolutional neural network, ICCV 2017: the term Div of its channel
     grouping loss, which keeps the attention maps of parts apart, with a margin against noise.
     Deviations: attention maps there are between 0 and 1 by a sigmoid, here maps are divided by their sum. The
@@ -49,15 +52,21 @@ def largest_overlap(x_NCHW: Tensor, margin: float) -> Tensor:
     """
     if not 0 <= margin <= 1:
         raise ValueError(f"margin = {margin}: expected 0 to 1")
-    return _LargestOverlap.apply(_checked(x_NCHW), margin)  # type: ignore[no-any-return]
+    return _LargestOverlap.apply(_sharpened(x_NCHW, power), margin)  # type: ignore[no-any-return]
 
 
-def _checked(x_NCHW: Tensor) -> Tensor:
+def _sharpened(x_NCHW: Tensor, power: float) -> Tensor:
+    """x^q, divided by its maximum first, which changes neither p nor its gradient and keeps it from overflowing."""
     if x_NCHW.ndim != 4 or x_NCHW.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"x_NCHW is {x_NCHW.dtype} of shape {tuple(x_NCHW.shape)}: expected float32 or float64 [N, C, H, W]"
         )
-    return x_NCHW
+    if not power >= 1:
+        raise ValueError(f"power = {power}: expected at least 1")
+    if power == 1:
+        return x_NCHW
+    largest_NC11 = x_NCHW.detach().flatten(2).amax(2)[:, :, None, None]
+    return (x_NCHW * _inverse(largest_NC11)).pow(power)
 
 
 def _inverse(x: Tensor) -> Tensor:

@@ -56,9 +56,11 @@ class Diversity(Section):
     weight: Positive = 1.0
     """Factor on the loss, added to the classification loss."""
     form: Literal["overlap", "largest"] = "overlap"
-    """With each map divided by its sum: `overlap`: mean over pairs of filters of their common share of the cells.
-    `largest`: the share of each filter in cells where some other filter has more than `margin` of its map, as in
-    MA-CNN (Zheng et al., ICCV 2017)."""
+    """`overlap`: mean over pairs of filters of their common share of the cells. `largest`: the share of each filter in
+    cells where some other filter has more than `margin` of its map, as in MA-CNN (Zheng et al., ICCV 2017). Shares
+    are of the map, to the `power`, divided by its sum."""
+    power: Annotated[Number, Field(ge=1)] = 1.0
+    """Exponent of the maps: the larger, the more their peaks count, and the less what surrounds them."""
     margin: Share = 0.02
     """Share of another filter's map in one cell that counts as noise, with the form `largest`."""
 

@@ -19,6 +19,7 @@ class DiversityTerm:
     weight: float
     form: Literal["overlap", "largest"]
     margin: float
+    power: float = 1.0
 
     def __call__(self, maps: Mapping[str, Tensor], label_N: Tensor, runtime: Runtime) -> tuple[Tensor, Tensor]:
         """Return (loss to differentiate, diversity loss of the global batch): the mean over images that show an object,
@@ -38,10 +39,12 @@ class DiversityTerm:
         return self.weight * local / images, sums_W.sum() / images
 
     def _of_images(self, x_NCHW: Tensor) -> Tensor:
-        return overlap(x_NCHW) if self.form == "overlap" else largest_overlap(x_NCHW, self.margin)
+        if self.form == "overlap":
+            return overlap(x_NCHW, power=self.power)
+        return largest_overlap(x_NCHW, self.margin, power=self.power)
 
 
 def diversity_term(loss: Loss) -> DiversityTerm | None:
     """Return the diversity term of a spec; None without one."""
     section = loss.diversity
-    return None if section is None else DiversityTerm(section.weight, section.form, section.margin)
+    return None if section is None else DiversityTerm(section.weight, section.form, section.margin, section.power)

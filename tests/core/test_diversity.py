@@ -10,7 +10,12 @@ from torch import Tensor
 
 from ipcnn_ray.core.diversity import largest_overlap, overlap
 
-FORMS = {"overlap": overlap, "largest": partial(largest_overlap, margin=0.1)}
+FORMS = {
+    "overlap": overlap,
+    "largest": partial(largest_overlap, margin=0.1),
+    "overlap of powers": partial(overlap, power=3.0),
+    "largest of powers": partial(largest_overlap, margin=0.1, power=3.0),
+}
 each_form = pytest.mark.parametrize("form", FORMS)
 
 
@@ -23,14 +28,14 @@ def maps(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tens
 
 def slow(x_NCHW: Tensor, form: str, margin: float = 0.1) -> Tensor:
     """As the docstrings print them, filter by filter; differentiable."""
-    values = []
+    values, x_NCHW = [], x_NCHW.pow(3.0 if "powers" in form else 1.0)
     for x_CHW in x_NCHW:
         live = [x_HW for x_HW in x_CHW if float(x_HW.detach().sum()) > 0]
         total, A = x_CHW.sum() * 0, len(live)
         for i in range(A if A > 1 else 0):
             others = [k for k in range(A) if k != i]
             p = [x_HW / x_HW.sum() for x_HW in live]
-            if form == "overlap":
+            if form.startswith("overlap"):
                 total = total + sum((p[i] * p[k]).sum() for k in others) / (A * (A - 1))
             else:
                 strongest = torch.stack([p[k] for k in others]).amax(0)
@@ -65,7 +70,7 @@ def test_from_one_cell_for_all_to_one_for_each(form):
     together[:, :, 0, 0] = torch.tensor([1.0, 2.0, 3.0, 4.0])
     assert float(overlap(together)) == 1.0 and float(overlap(apart)) == 0.0
     assert float(overlap(torch.ones(1, 4, 2, 2))) == pytest.approx(1 / 4)
-    assert float(FORMS[form](together)) == pytest.approx(1.0 if form == "overlap" else 0.9)
+    assert float(FORMS[form](together)) == pytest.approx(1.0 if form.startswith("overlap") else 0.9)
     assert float(FORMS[form](apart)) == 0.0
 
 
@@ -121,7 +126,7 @@ def test_float32_and_nothing_at_all(form):
     assert value_N.tolist() == [0.0, 0.0] and float(dead.grad.abs().max()) == 0
 
 
-@pytest.mark.parametrize("loss", [overlap, partial(largest_overlap, margin=0.02)], ids=FORMS)
+@pytest.mark.parametrize("loss", [overlap, partial(largest_overlap, margin=0.02)], ids=list(FORMS)[:2])
 def test_steps_along_the_gradient_take_peaks_apart(loss):
     """Three filters with their peaks in one cell; after descent each has its own."""
     x_NCHW = 1 + 0.1 * torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(2))
@@ -133,7 +138,17 @@ def test_steps_along_the_gradient_take_peaks_apart(loss):
     assert len(set(x_NCHW.flatten(2).argmax(2)[0].tolist())) == 3
 
 
+def test_the_power_makes_the_peaks_count():
+    """Two broad maps with peaks in different cells: p = (4, 1, 1) / 6 and (1, 1, 4) / 6, then (16, 1, 1) / 18 ..."""
+    x_NCHW = torch.tensor([[4.0, 1.0, 1.0], [1.0, 1.0, 4.0]]).reshape(1, 2, 1, 3)
+    assert overlap(x_NCHW).tolist() == [pytest.approx((4 + 1 + 4) / 36)]
+    assert overlap(x_NCHW, power=2.0).tolist() == [pytest.approx((16 + 1 + 16) / 18**2)]
+    assert bool(overlap(1e30 * x_NCHW, power=8.0).isfinite().all())
+
+
 def test_wrong_arguments():
+    with pytest.raises(ValueError, match=r"power = 0.5: expected at least 1"):
+        overlap(torch.zeros(1, 2, 3, 3), power=0.5)
     with pytest.raises(ValueError, match=r"x_NCHW is torch.float16 of shape \(1, 2, 3, 3\): expected float32"):
         overlap(torch.zeros(1, 2, 3, 3, dtype=torch.float16))
     with pytest.raises(ValueError, match=r"margin = 2: expected 0 to 1"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from fakes.training import OnReport, Runtime, as_threads, tiny
@@ -24,8 +26,8 @@ def maps():
 @pytest.mark.parametrize("form", ["overlap", "largest"])
 def test_it_is_the_mean_over_images_with_an_object_summed_over_layers(form):
     given = {name: x.requires_grad_() for name, x in maps().items()}
-    loss, value = DiversityTerm(2.0, form, 0.05)(given, LABELS, Runtime())
-    of_images = overlap if form == "overlap" else lambda x: largest_overlap(x, 0.05)
+    loss, value = DiversityTerm(2.0, form, 0.05, 3.0)(given, LABELS, Runtime())
+    of_images = partial(overlap, power=3.0) if form == "overlap" else partial(largest_overlap, margin=0.05, power=3.0)
     expected = sum(float(of_images(x.detach()[[0, 2, 4]]).mean()) for x in given.values())
     assert float(value) == pytest.approx(expected) and float(loss.detach()) == pytest.approx(2 * expected)
     loss.backward()
