@@ -117,7 +117,7 @@ class Verdict:
     setting: str
     outcome: Outcome
     sentences: tuple[str, ...]
-    """At most six. None for a setting with one seed, except the best of these."""
+    """At most six. Empty for a setting with one seed, except the best of these."""
     differences: Mapping[str, Difference]
     """Metric of COMPARED -> setting and control; only what both recorded."""
 
@@ -127,7 +127,7 @@ class Verdicts:
     """The verdicts on an experiment's settings, in the order of the ranking."""
 
     control: str
-    """Where the control stands between the baselines; without a control, where each setting does. May be empty."""
+    """Where the control stands between the baselines, or a run that has none. Empty if it is not recorded."""
     verdicts: tuple[Verdict, ...]
     one_seed: str
     """What is to be said of all settings with one seed; empty without any."""
@@ -141,9 +141,10 @@ class Verdicts:
         groups = [group for group in ranking.groups if group.order < 2]
         control = next((group for group in groups if group.name == ranking.objectives.control), None)
         if control is None:
-            missing = ranking.objectives.control if len(ranking.groups) > 1 else None
-            notes = (f"No verdict: the control {missing} has no run that succeeded.",) if missing else ()
-            return cls(" ".join(filter(None, map(_standing, groups))), (), "", notes, None)
+            if ranking.objectives.control and len(ranking.groups) > 1:
+                missing = f"No verdict: the control {ranking.objectives.control} has no run that succeeded."
+                return cls("", (), "", (missing,), None)
+            return cls(" ".join(filter(None, map(_standing, groups))), (), "", (), None)
         others = [group for group in groups if group is not control]
         differences = _differences(others, control)
         verdicts = [_verdict(group, control, differences[group.name]) for group in others]

@@ -178,7 +178,7 @@ def test_seeds_that_failed_are_left_out_of_the_means():
 def test_without_a_control_there_is_no_verdict():
     plain = [RunSummary("a-1-plain", "plain", group="plain", seed=0, state="failed", cause="lost")]
     found = judged(plain, trained("narrow", NARROW))
-    assert found.verdicts == () and found.notes == ("No verdict: the control plain has no run that succeeded.",)
+    assert found.verdicts == () and found.lines == ["No verdict: the control plain has no run that succeeded."]
     single = Verdicts.of(Ranking.of(trained("run", NARROW, seeds=1), Objectives(("instability",))))
     assert single.lines[0].startswith("run: instability 0.0659 is below a filter that never moves from its best")
     assert single.outcomes == {} and len(single.lines) == 1
