@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import textwrap
 import time
@@ -21,10 +22,19 @@ if TYPE_CHECKING:
     from ipcnn_ray.report.ranking_table import Ranking
 
 WIDTH = 80
+PARAGRAPH_WIDTH = 120
 INDENT = " " * 7
 """The width of `error  `; advice is printed below the fact."""
 
-stdout = Console(highlight=False, emoji=False, markup=False)
+PIPE_WIDTH = 160
+"""Columns of tables where the output is no terminal; the environment variable COLUMNS changes it."""
+
+stdout = Console(
+    highlight=False,
+    emoji=False,
+    markup=False,
+    width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH,
+)
 """For results."""
 stderr = Console(stderr=True, highlight=False, emoji=False, markup=False)
 """For errors, warnings and progress."""
@@ -37,7 +47,7 @@ def print_line(text: str = "", style: str = "") -> None:
 
 def print_paragraph(text: str) -> None:
     """Print a sentence of a result, wrapped between words."""
-    lines = textwrap.wrap(text, max(stdout.width, WIDTH), subsequent_indent="  ")
+    lines = textwrap.wrap(text, min(max(stdout.width, WIDTH), PARAGRAPH_WIDTH), subsequent_indent="  ")
     stdout.print(Text("\n".join(lines)), soft_wrap=True)
 
 

@@ -52,12 +52,10 @@ HEADLINES: Mapping[Outcome, str] = {
     "nothing decided": "nothing is decided",
     "not measured": "no verdict: its runs, or those of the control, did not record whether filters follow landmarks",
 }
-BASELINES_IN_WORDS = {
-    "instability_best_constant": "a filter that never moves from its best place",
-    "instability_center": "one that stays at the centre",
-    "instability_random": "one that fires anywhere",
-}
-"""Baselines of instability -> their names in sentences."""
+CONSTANTS = ("instability_best_constant", "instability_center")
+"""Baselines of instability of a filter that never moves."""
+RANDOM = "instability_random"
+"""Baseline of instability of a filter that fires anywhere."""
 NEEDED = ("instability", "following_share")
 """Metrics without which there is no verdict."""
 
@@ -150,8 +148,8 @@ class Verdicts:
         verdicts = [_verdict(group, control, differences[group.name]) for group in others]
         single = [verdict for verdict in verdicts if verdict.outcome == "one seed"]
         if single:
-            best = single[0]
-            sentences = _sentences_of_one_seed(next(g for g in others if g.name == best.setting), control)
+            best, names = single[0], {verdict.setting for verdict in single}
+            sentences = _sentences_of_one_seed([group for group in others if group.name in names], control)
             verdicts[verdicts.index(best)] = Verdict(best.setting, best.outcome, sentences, best.differences)
         notes = (_method(verdicts),) if len(single) < len(verdicts) else ()
         return cls(_standing(control), tuple(verdicts), _one_seed(single), notes, control.name)
@@ -159,8 +157,8 @@ class Verdicts:
     @property
     def lines(self) -> list[str]:
         """The text, one paragraph for each setting."""
-        lines = [" ".join(verdict.sentences) for verdict in self.verdicts if verdict.outcome != "one seed"]
-        lines.append(self.control)
+        lines = [self.control]
+        lines += [" ".join(verdict.sentences) for verdict in self.verdicts if verdict.outcome != "one seed"]
         best = next((verdict for verdict in self.verdicts if verdict.outcome == "one seed"), None)
         lines.append(" ".join(filter(None, (self.one_seed, *(best.sentences if best else ())))))
         return [line for line in (*lines, *self.notes) if line]
@@ -268,33 +266,23 @@ def _instability_sentence(differences: Mapping[str, Difference], control: Group)
 
 
 def _baseline_sentence(group: Group) -> str:
-    between = _between(group)
-    return f"It is {between}." if between else ""
-
-
-def _between(group: Group) -> str:
     """Where the setting's instability stands between the baselines; empty if it recorded none."""
-    found, mean = _baselines(group), group.means.get("instability")
-    if not found or mean is None:
+    constant, mean, random = _constant(group), group.means.get("instability"), group.means.get(RANDOM)
+    if constant is None or mean is None:
         return ""
-    below = [words for words, value in found.items() if mean < value]
-    above = [words for words in found if words not in below]
-    if not above:
-        return f"below {_listed(below, found)}"
-    text = f"below {_listed(below, found)}, but not below {_listed(above, found)}" if below else ""
-    return f"{text or f'not below {_listed(above, found)}'}, so instability alone proves nothing"
+    if mean < constant:
+        return f"It is more stable than a filter that never moves ({constant:.4f})."
+    never = f"that never moves has {constant:.4f}, so instability alone proves nothing."
+    return (
+        f"A filter that fires anywhere has {random:.4f}, one {never}"
+        if random and mean >= random
+        else f"A filter {never}"
+    )
 
 
-def _baselines(group: Group) -> dict[str, float]:
-    """Words -> value of each baseline of instability, the lowest first."""
-    found = {words: group.means[name] for name, words in BASELINES_IN_WORDS.items() if name in group.means}
-    return dict(sorted(found.items(), key=lambda item: item[1]))
-
-
-def _listed(words: Sequence[str], found: Mapping[str, float]) -> str:
-    """`a (0.0753), b (0.0755) and c (0.1389)`"""
-    *first, last = [f"{one} ({found[one]:.4f})" for one in words]
-    return f"{', '.join(first)} and {last}" if first else last
+def _constant(group: Group) -> float | None:
+    """Instability of a filter that never moves from its best place; None if it is not recorded."""
+    return min((group.means[name] for name in CONSTANTS if name in group.means), default=None)
 
 
 def _following_sentence(group: Group, differences: Mapping[str, Difference]) -> str:
@@ -364,13 +352,14 @@ def _undecided_sentence(differences: Mapping[str, Difference]) -> str:
 
 
 def _standing(group: Group) -> str:
-    """Where a setting stands between the baselines, without a comparison; empty if they are not recorded."""
-    between = _between(group)
-    if not between:
+    """A setting beside the baselines, without a comparison; empty if they are not recorded."""
+    constant, random, mean = _constant(group), group.means.get(RANDOM), group.means.get("instability")
+    if constant is None or random is None or mean is None:
         return ""
-    text = f"{_called(group)}: instability {group.means['instability']:.4f} is {between}"
+    text = f"{_called(group)}: instability {mean:.4f}; a filter that never moves has {constant:.4f}, one that fires "
+    text += f"anywhere {random:.4f}"
     if (share := group.means.get("following_share")) is not None:
-        text += f"; {_percent(share)} of its filters follow a landmark"
+        text += f". {_percent(share)} of its filters follow a landmark"
         if (shuffled := group.means.get("following_share_shuffled")) is not None:
             text += f" (by chance {_percent(shuffled)})"
     return f"{text}."
@@ -386,8 +375,18 @@ def _one_seed(single: Sequence[Verdict]) -> str:
     )
 
 
-def _sentences_of_one_seed(group: Group, control: Group) -> tuple[str, ...]:
-    """The numbers of one setting in words, without a verdict."""
+def _sentences_of_one_seed(single: Sequence[Group], control: Group) -> tuple[str, ...]:
+    """The numbers of the best setting with one seed, and of the one with the most filters that follow a landmark."""
+    best = single[0]
+    most = max(single, key=lambda group: group.means.get("following_share", -1.0))
+    sentences = [f"The best of them, {_numbers(best, control)}; one seed."]
+    if most.means.get("following_share", -1.0) > best.means.get("following_share", -1.0):
+        sentences.append(f"The one with the most filters that follow a landmark, {_numbers(most, control)}; one seed.")
+    return (*sentences, *filter(None, (_baseline_sentence(most),)))
+
+
+def _numbers(group: Group, control: Group) -> str:
+    """A setting's name and its numbers in words."""
     numbers = []
     mean, reference = group.means.get("instability"), control.means.get("instability")
     if mean is not None:
@@ -398,8 +397,7 @@ def _sentences_of_one_seed(group: Group, control: Group) -> tuple[str, ...]:
         numbers.append(f"{_percent(share)} of its filters follow a landmark{f' ({which})' if which else ''}")
     if (error := group.means.get("val_error")) is not None:
         numbers.append(f"error {100 * error:.1f} %")
-    sentences = (f"The best of them, {_called(group)}: {', '.join(numbers)}; one seed.", _baseline_sentence(group))
-    return tuple(filter(None, sentences))
+    return f"{_called(group)}: {', '.join(numbers)}"
 
 
 def _method(verdicts: Sequence[Verdict]) -> str:
