@@ -288,9 +288,10 @@ def test_the_verdict_comes_first_and_baselines_are_lines_beside_the_points():
     first, second, third, *_ = page.chapters
     assert (first.title, second.title, third.title) == ("Verdict", "Experiment drawn-12345678", "Ranking")
     told = first.blocks[0].lines
-    assert told[0].startswith("released (released width 2) moved to the middle: ")
-    assert told[1].startswith("narrow (L2 β10) follows parts: ")
-    assert told[0] in unescape(page.html) and told[1] in page.markdown("page/")
+    assert told[0].startswith("plain: instability ")
+    assert told[1].startswith("released (released width 2) moved to the middle: ")
+    assert told[2].startswith("narrow (L2 β10) follows parts: ")
+    assert told[1] in unescape(page.html) and told[2] in page.markdown("page/")
     ranking = blocks(page, "tables")["ranking"].table
     assert ["-- best constant place", "0.0753"] in [
         [row[0], row[ranking.columns.index("instability")]] for row in ranking.rows
