@@ -1,4 +1,4 @@
-"""Printing for all commands: plain lines of any width when piped, colour only on a terminal."""
+"""Printing for all commands: plain lines when piped, colour only on a terminal."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 PARAGRAPH_WIDTH = 120
+"""Most columns of a sentence, on a terminal of any width."""
 INDENT = " " * 7
 """The width of `error  `; advice is printed below the fact."""
 

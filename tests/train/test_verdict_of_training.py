@@ -51,7 +51,7 @@ def train(bench: Bench, setting: str, seed: int) -> RunSummary:
 
 @pytest.mark.slow
 def test_a_narrow_template_follows_parts_and_the_released_form_moves_to_the_middle(bench):
-    """20 runs: six minutes on one core."""
+    """20 runs: seven minutes of one core."""
     runs = [train(bench, setting, seed) for setting in SETTINGS for seed in range(SEEDS)]
     verdicts = Verdicts.of(Ranking.of(runs, Objectives(("instability",), control="plain")))
     told = "\n".join(verdicts.lines)
