@@ -43,10 +43,12 @@ def _log_average(minus_one: Tensor, plain: Tensor) -> Tensor:
 def _log_dot(q_NCT: Tensor, lq_NCT: Tensor, prior_T: Tensor, spare_NCT: Tensor) -> Tensor:
     """log of q . prior as [N, C], where lq = log q. Computed from q unless q underflows."""
     dot_NC = q_NCT @ prior_T
-    if bool((dot_NC > 1e-30).all()):
+    precise = (dot_NC > 1e-30).all()
+    if not precise.is_cuda and bool(precise):  # a GPU computes both, since the CPU would have to wait for the answer
         return dot_NC.log()
     top_NC1 = lq_NCT.amax(2, keepdim=True)
-    return (torch.sub(lq_NCT, top_NC1, out=spare_NCT).exp_() @ prior_T).log() + top_NC1[:, :, 0]
+    log_NC = (torch.sub(lq_NCT, top_NC1, out=spare_NCT).exp_() @ prior_T).log() + top_NC1[:, :, 0]
+    return torch.where(precise, dot_NC.log(), log_NC)
 
 
 class _Loss(torch.autograd.Function):

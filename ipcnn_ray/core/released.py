@@ -221,15 +221,17 @@ def _relative(s_BC: Tensor, alogz_C: Tensor, of_BC: Tensor, group_C: Tensor) -> 
     top_C = torch.where(of_BC, s_BC, -math.inf).amax(0).nan_to_num(neginf=0.0)
     u_BC = torch.where(of_BC, ((s_BC - top_C) / TEMPERATURE).exp() * (s_BC - alogz_C + TEMPERATURE), 0.0)
     relative_BC = torch.where(of_BC, u_BC / (u_BC.sum(0) / count_C), 0.0)
-    relative_BC = torch.where(relative_BC.isnan(), 0.0, relative_BC)
+    return _with_largest_for_infinite(torch.where(relative_BC.isnan(), 0.0, relative_BC), of_BC, group_C)
+
+
+def _with_largest_for_infinite(relative_BC: Tensor, of_BC: Tensor, group_C: Tensor) -> Tensor:
+    """Replace infinite entries by the largest finite one of the images `of_BC` and filters of the same group; 0 if
+    there is none. No condition depends on the numbers, for which the CPU would have to wait for a GPU."""
     infinite_BC = relative_BC.isinf()
-    if bool(infinite_BC.any()):
-        for group in set(group_C[infinite_BC.any(0)].tolist()):
-            mine_BC = of_BC & (group_C == group)
-            finite = relative_BC[mine_BC & ~infinite_BC]
-            largest = finite.max() if len(finite) else 0.0
-            relative_BC = torch.where(mine_BC & infinite_BC, largest, relative_BC)
-    return relative_BC
+    largest_C = torch.where(of_BC & ~infinite_BC, relative_BC, -math.inf).amax(0)
+    largest_G = torch.full_like(largest_C, -math.inf).scatter_reduce(0, group_C, largest_C, "amax")
+    largest_G = torch.where(largest_G.isinf(), 0.0, largest_G)
+    return torch.where(infinite_BC, largest_G[group_C], relative_BC)
 
 
 def width_gradient(

@@ -32,11 +32,18 @@ class DiversityTerm:
             label_N: Categories of the local images, -1 for none.
         """
         shown_N = label_N >= 0
-        layers = [self._of_images(x_NCHW[shown_N].float()).sum() for x_NCHW in maps.values()]
+        layers = [self._sum(x_NCHW, shown_N, select=not x_NCHW.is_cuda) for x_NCHW in maps.values()]
         local = torch.stack(layers).sum()
         sums_W, shown_W = runtime.gather(torch.stack([local.detach(), shown_N.sum().to(local.dtype)])).unbind(1)
         images = shown_W.sum().clamp(min=1)
         return self.weight * local / images, sums_W.sum() / images
+
+    def _sum(self, x_NCHW: Tensor, shown_N: Tensor, *, select: bool) -> Tensor:
+        """The sum over images that show an object. select: leave out the others, rather than weigh them with 0; for
+        their number, the CPU would have to wait for a GPU."""
+        if select:
+            return self._of_images(x_NCHW[shown_N].float()).sum()
+        return torch.where(shown_N, self._of_images(x_NCHW.float()), 0).sum()
 
     def _of_images(self, x_NCHW: Tensor) -> Tensor:
         if self.form == "overlap":

@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ipcnn_ray.data.augmentation import colored, cropped, mirrors
-from ipcnn_ray.data.batches import Batch, Read, batches, crops_reader, to_input, to_pixels
-from ipcnn_ray.data.crop_store import CropStore, rows_reader
+from ipcnn_ray.data.batches import Batch, Copies, Rows, batches, crops_reader, to_device, to_input, to_pixels
+from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.data.datasets.dataset import Progress
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.net import InterpretableNet, NetOutput
 from ipcnn_ray.spec.data import Augment
+from ipcnn_ray.spec.training import Compute
 from ipcnn_ray.utils.files import sync_folder
 from ipcnn_ray.utils.locks import ChunkClaims, file_lock
 
@@ -40,6 +41,8 @@ SPARE = 1 << 28
 """Bytes that stay free on the disk."""
 POLL_S = 0.05
 """Seconds between two looks at the chunks that other processes compute."""
+KEPT_SHARE = 0.25
+"""Share of the free memory of a GPU that crops and features may take, of all runs that share it."""
 FEATURES, CHUNKS = "features.npy", "chunks"
 
 
@@ -62,8 +65,8 @@ def features_reader(
     shape: tuple[int, ...],
     compute: Callable[[Items], Tensor],
     progress: Progress = lambda done, total: None,
-) -> Read:
-    """Return a reader of the features of `items` [I, 2], distinct and sorted. Features that are missing are computed.
+) -> Rows:
+    """Return the rows of the features of `items` [I, 2], distinct and sorted. Features that are missing are computed.
 
     All processes that need the same missing features compute them together, chunk by chunk. The numbers do not depend
     on how many they are: every chunk is one forward pass of the same items. A chunk of a process that is killed is
@@ -79,16 +82,15 @@ def features_reader(
     folder = cache / "features" / key
     while not folder.is_dir():
         _build(folder, items, shape, compute, progress)
-    features = rows_reader(_open(folder, (len(items), *shape)))
     row = np.full(2 * (int(items[:, 0].max()) + 1), -1, np.int64)
     row[items[:, 0] * 2 + items[:, 1]] = np.arange(len(items))
 
-    def read(part: Items) -> Tensor:
-        rows = row[part[:, 0] * 2 + part[:, 1]]
+    def row_of(part: Items) -> NDArray[np.int64]:
+        rows: NDArray[np.int64] = row[part[:, 0] * 2 + part[:, 1]]
         assert (rows >= 0).all(), "an item that the cache was not built for"
-        return torch.from_numpy(features(rows))
+        return rows
 
-    return read
+    return Rows(_open(folder, (len(items), *shape)), row_of)
 
 
 def _open(folder: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -175,16 +177,36 @@ class InputPipeline:
     """Batches of a store as input of the first trained layer, `net(rows, from_features=True)`.
 
     Frozen layers run here, always in float32, so that outputs read from the cache are the same numbers.
+
+    Crops and features that fit stay on a GPU from their first batch on; others are copied from pinned memory while the
+    step before runs. The numbers are the same.
+
+    gpu_share: Share of the GPU that this run has.
+    room: Bytes that crops and features may take on the device. Default: `KEPT_SHARE` of what is free on a GPU when
+        they are first used, times `gpu_share`; 0 on a CPU.
     """
 
-    def __init__(self, store: CropStore, net: InterpretableNet, scale: float, device: torch.device) -> None:
+    def __init__(
+        self,
+        store: CropStore,
+        net: InterpretableNet,
+        scale: float,
+        device: torch.device,
+        *,
+        gpu_share: float = 1.0,
+        room: int | None = None,
+    ) -> None:
         self.store = store
         self.net = net
         self.scale = scale
         self.device = device
+        self.gpu_share = gpu_share
         self.mean_3SS = torch.from_numpy(store.mean_3SS).to(device)
         self._crops = crops_reader(store.images_N3SS)
-        self._features: Read | None = None
+        self._features: Rows | None = None
+        self._copies = Copies(device)
+        self._room = room
+        self._placed: set[Rows] = set()
 
     def use_cache(self, folder: Path, items: Items, progress: Progress = lambda done, total: None) -> None:
         """Read the frozen layers' outputs for `items` from the cache in `folder`, which is computed if missing."""
@@ -201,13 +223,26 @@ class InputPipeline:
         crops: The batches hold crops even if there is a cache, for `augmented_input`, and `output` with `added_b3SS`.
         """
         read = self._crops if crops or self._features is None else self._features
-        generator = batches(parts, self.store.labels_N, read)
+        self._place(read)
+        generator = batches(parts, self.store.labels_N, read, self._copies)
         return closing(cast("Generator[Batch, None, None]", generator))
+
+    def _place(self, rows: Rows) -> None:
+        """Keep an array on the device if it fits, the first time that it is used."""
+        if rows in self._placed:
+            return
+        self._placed.add(rows)
+        if self._room is None:
+            free = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 0
+            self._room = int(KEPT_SHARE * self.gpu_share * free)
+        if rows.nbytes <= self._room:
+            self._room -= rows.nbytes
+            rows.keep(self.device)
 
     def net_input(self, batch: Batch) -> Tensor:
         """Return the input of the first trained layer, on the device."""
         if self._features is not None:
-            return batch.rows.to(self.device)
+            return batch.rows
         return self._frozen(batch.rows, batch.mirrored)
 
     def augmented_input(self, batch: Batch, draws_bD: Tensor, augment: Augment) -> Tensor:
@@ -215,8 +250,9 @@ class InputPipeline:
 
         draws_bD: random numbers of the batch's items (`augmentation.draws`).
         """
+        draws_bD = to_device(draws_bD, self.device)
         mirrored = batch.mirrored ^ mirrors(draws_bD) if augment.mirror else batch.mirrored
-        images, draws_bD = to_pixels(batch.rows, mirrored, self.device), draws_bD.to(self.device)
+        images = to_pixels(batch.rows, mirrored, self.device)
         images = colored(cropped(images, draws_bD, augment.crop or (1.0, 1.0)), draws_bD, augment.color)
         return self.net.frozen_features((images - self.mean_3SS) * self.scale)
 
@@ -229,11 +265,16 @@ class InputPipeline:
             rows = self.net_input(batch)
         else:
             images = to_input(batch.rows, batch.mirrored, self.mean_3SS, self.scale, self.device)
-            rows = self.net.frozen_features(images + added_b3SS.to(self.device) * self.scale)
+            rows = self.net.frozen_features(images + to_device(added_b3SS, self.device) * self.scale)
         return cast(NetOutput, self.net(rows, from_features=True, full=True))
 
     def _frozen(self, crops_u8: Tensor, mirrored: Tensor) -> Tensor:
         return self.net.frozen_features(to_input(crops_u8, mirrored, self.mean_3SS, self.scale, self.device))
+
+
+def gpu_share(compute: Compute) -> float:
+    """Return the share of its GPU that a worker has: 1, or less where several runs share it."""
+    return min(1.0, compute.gpus_per_worker or 1.0)
 
 
 def distinct_items(*items: Items) -> Items:

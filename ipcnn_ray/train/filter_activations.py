@@ -30,8 +30,8 @@ from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError, IpcnnError, Issue, TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.train.distributed_inference import EvaluationPlan, infer
-from ipcnn_ray.train.evaluate import masked_maps, peak_positions
-from ipcnn_ray.train.feature_cache import InputPipeline
+from ipcnn_ray.train.evaluate import evaluation_batch, masked_maps, peak_positions
+from ipcnn_ray.train.feature_cache import InputPipeline, gpu_share
 from ipcnn_ray.train.final_model import final_model
 from ipcnn_ray.train.run_metadata import RunRequest
 from ipcnn_ray.train.runtime import Runtime
@@ -142,8 +142,9 @@ def load_filter_activations(
             "The file is damaged or of another version of ipcnn; submit the experiment again with --fresh."
         ) from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    inputs = InputPipeline(store, net.to(device), spec.model.table.input_scale, device)
-    return _filter_activations(request, inputs, max(1, spec.train.batch_size // workers), progress)
+    share = gpu_share(spec.compute)
+    inputs = InputPipeline(store, net.to(device), spec.model.table.input_scale, device, gpu_share=share)
+    return _filter_activations(request, inputs, evaluation_batch(inputs, spec.train.batch_size // workers), progress)
 
 
 def _load_store(request: RunRequest, recorded: str, progress: Progress | None) -> CropStore:

@@ -129,7 +129,7 @@ def train_epoch(
         for step, batch in enumerate(loader):
             runtime.report_progress(f"training epoch {epoch}", step, len(parts), "steps")
             net.set_step(spec.seed, epoch, step, first_row, batch_size)
-            label_N = batch.labels.to(runtime.device)
+            label_N = batch.labels
             if augment and draws_ID is not None:
                 rows = inputs.augmented_input(batch, draws_ID[numbers[step]], augment)
             else:
@@ -144,7 +144,7 @@ def train_epoch(
             optimizer.step()
             wrong = wrong_share(output.logits_NL.detach().float(), label_N, form).sum()
             steps.append(torch.stack([*loss[1:], wrong]).double())
-    means = _epoch_means(runtime.gather(torch.stack(steps)), epoch, batch_size, optimizer, terms, diversity)
+    means = _epoch_means(runtime.gather(torch.stack(steps)).cpu(), epoch, batch_size, optimizer, terms, diversity)
     images_per_second = len(parts) * batch_size / (time.perf_counter() - start)
     return {"epoch": float(epoch), **means, "learning_rate": rate, "images_per_second": images_per_second}
 

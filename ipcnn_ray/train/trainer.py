@@ -35,7 +35,7 @@ from ipcnn_ray.train.data_sync import fetch_to_node
 from ipcnn_ray.train.distributed_inference import EvaluationPlan
 from ipcnn_ray.train.diversity_term import diversity_term
 from ipcnn_ray.train.evaluate import check_metrics, evaluate
-from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
+from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items, gpu_share
 from ipcnn_ray.train.filter_term import filter_terms, set_widening
 from ipcnn_ray.train.final_model import fit_template
 from ipcnn_ray.train.run_dir import (
@@ -127,7 +127,8 @@ class Trainer:
             self.net.freeze_through(spec.train.freeze_through)
         self.net.to(device)
 
-        self.inputs = InputPipeline(store, self.net, table.input_scale, device)
+        share = gpu_share(spec.compute)
+        self.inputs = InputPipeline(store, self.net, table.input_scale, device, gpu_share=share)
         self.cached: Cached = "false"
         if spec.compute.cache_frozen and self.net.cut > 0:
             items = EvaluationPlan.of(store, "all").items

@@ -39,7 +39,7 @@ SIZE = 227
 DIGEST = "0" * 16
 
 
-def make_store(cache: Path, count: int) -> None:
+def make_store(cache: Path, count: int, size: int = SIZE) -> None:
     """A store of `count` random crops, half of them objects, all of them in training."""
     index = np.arange(count)
     contents = Contents(
@@ -58,7 +58,7 @@ def make_store(cache: Path, count: int) -> None:
         for i in range(count):
             images[i] = rng.integers(0, 256, images.shape[1:], np.uint8)
 
-    write_store(cache, DIGEST, SIZE, contents, fill)
+    write_store(cache, DIGEST, size, contents, fill)
 
 
 def stored(cache: Path) -> CropStore:

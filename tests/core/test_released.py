@@ -14,6 +14,7 @@ from ipcnn_ray.core.released import (
     Centroids,
     Groups,
     Strengths,
+    _with_largest_for_infinite,
     centroids,
     groups,
     linear_mask,
@@ -190,6 +191,23 @@ def test_what_is_divided_by_zero_takes_the_largest_of_its_category():
     added = released_gradient(ones, found, group, 1.0)
     assert added[:, 0].abs().max() == added[:, 2].abs().max() == 0
     assert float(added[:, 1].abs().min()) > 0
+
+
+def test_infinite_entries_take_the_largest_of_their_group():
+    """Against a loop over groups. The last group has no finite entry."""
+    generator = torch.Generator().manual_seed(3)
+    of_BC, group_C = torch.rand(6, 7, generator=generator) < 0.7, torch.tensor([0, 2, 0, 2, 1, 1, 4])
+    entry_BC = torch.randn(6, 7, generator=generator, dtype=torch.float64) - 1
+    entry_BC[torch.rand(6, 7, generator=generator) < 0.4] = math.inf
+    entry_BC[:, 6] = -math.inf
+    entry_BC = torch.where(of_BC, entry_BC, 0)
+    wanted_BC = entry_BC.clone()
+    for group in set(group_C.tolist()):
+        mine_BC = of_BC & (group_C == group)
+        finite = entry_BC[mine_BC & entry_BC.isfinite()]
+        wanted_BC[mine_BC & entry_BC.isinf()] = finite.max() if len(finite) else 0.0
+    assert torch.equal(_with_largest_for_infinite(entry_BC, of_BC, group_C), wanted_BC)
+    assert entry_BC.isinf().any(0).sum() > 4 and (wanted_BC < 0).any()
 
 
 def test_filters_that_are_off_get_nothing():

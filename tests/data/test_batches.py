@@ -58,6 +58,20 @@ def test_batches_carry_rows_flips_and_labels_in_order(images):
         assert np.array_equal(batch.rows.numpy(), images[part[:, 0]])
 
 
+def test_rows_that_a_device_keeps_are_the_rows_of_the_file(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("ipcnn_ray.data.batches.CHUNK_BYTES", 3 * images[0].nbytes)  # ten rows in four copies
+    np.save(tmp_path / "images.npy", images)
+    mapped = crops_reader(np.load(tmp_path / "images.npy", mmap_mode="r"))
+    kept = crops_reader(np.load(tmp_path / "images.npy", mmap_mode="r"))
+    kept.keep(torch.device("cpu"))
+    (tmp_path / "images.npy").write_bytes(b"")  # no longer read
+    part = np.array([[9, 0], [3, 1], [3, 0]])
+    assert torch.equal(kept(part), torch.from_numpy(images[part[:, 0]])) and kept(part).dtype == torch.uint8
+    assert kept.kept and not mapped.kept
+    with pytest.raises(OSError, match="ends before its row"):
+        mapped(part)
+
+
 def test_no_batches():
     assert list(batches([], np.zeros(1, np.int64), crops_reader(np.zeros((1, 3, 2, 2), np.uint8)))) == []
 

@@ -39,6 +39,8 @@ PARTS: dict[str, tuple[str, float, tuple[str, ...]]] = {
     "step_cost": ("speed", 60, ()),
     "throughput": ("speed", 120, ()),
     "pipeline": ("speed", 45, ()),
+    "profile": ("steps", 60, ()),
+    "evaluation": ("steps", 45, ()),
     "concurrency": ("speed", 75, ()),
     "ray": ("training", 150, ("ray", "mlflow", "optuna")),
     "voc": ("photographs", 600, ()),
@@ -128,6 +130,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.part:
         return run_part(args.part, args.device, args.small, args.seconds)
+    if args.out:
+        os.environ["IPCNN_GPU_OUT"] = str(args.out.resolve().parent)  # of the profiler's tables
     end = time.monotonic() + 60 * args.minutes - RESERVE_S
     head = environment(args.device)
     print("\n".join(head), flush=True)

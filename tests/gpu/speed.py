@@ -99,7 +99,7 @@ def concurrency(device: str, small: bool, seconds: float) -> list[dict[str, Any]
     rows, alone = [], 0.0
     with tempfile.TemporaryDirectory() as folder:
         for runs in (1, 2) if small else (1, 2, 4):
-            start = time.time() + (12 if small else 15)
+            start = time.time() + (12 if small else 8)
             script = Path(__file__).with_name("epochs.py")
             command = [sys.executable, script, device, str(int(small)), folder, str(start)]
             children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(runs)]

@@ -57,6 +57,21 @@ def test_workers_equal_one(form, world):
         torch.testing.assert_close(torch.cat([found[name] for _, found in many]), gradient)
 
 
+@pytest.mark.parametrize("form", ["overlap", "largest"])
+def test_images_without_an_object_are_left_out_or_weighed_with_zero(form):
+    """The first on a CPU, the second on a GPU."""
+    term, x_NCHW = DiversityTerm(2.0, form, 0.05, 3.0), maps()["a"]
+    x_NCHW[1] = 0
+    sums, gradients = [], []
+    for select in (True, False):
+        given = x_NCHW.clone().requires_grad_()
+        sums.append(term._sum(given, LABELS >= 0, select=select))
+        sums[-1].backward()
+        gradients.append(given.grad)
+    torch.testing.assert_close(sums[1], sums[0])
+    assert torch.equal(*gradients) and gradients[0].any()
+
+
 def test_a_batch_without_an_object_has_none():
     given = {name: x.requires_grad_() for name, x in maps().items()}
     loss, value = DiversityTerm(2.0, "overlap", 0.05)(given, torch.full((8,), -1), Runtime())

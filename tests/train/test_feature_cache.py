@@ -1,3 +1,4 @@
+import math
 import multiprocessing
 import os
 import signal
@@ -10,10 +11,12 @@ import torch
 from fakes.training import tiny
 from safetensors.torch import load
 
+from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.spec.extensions import EVERY_RUN, METRICS
-from ipcnn_ray.train import feature_cache
-from ipcnn_ray.train.feature_cache import distinct_items, feature_key, features_reader
+from ipcnn_ray.spec.training import Compute
+from ipcnn_ray.train import feature_cache, trainer
+from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items, feature_key, features_reader, gpu_share
 
 ITEMS = np.array([[0, 0], [0, 1], [2, 0], [5, 1]])
 MANY = np.stack([np.arange(7 * feature_cache.CHUNK - 5), np.zeros(7 * feature_cache.CHUNK - 5, np.int64)], 1)
@@ -179,6 +182,60 @@ def test_features_are_what_the_layers_put_out(bench):
         for one, other in zip(features, crops, strict=True):
             torch.testing.assert_close(cached.net_input(one), plain.net_input(other), rtol=1e-6, atol=1e-6)
             assert other.rows.dtype == torch.uint8
+
+
+def test_crops_and_features_stay_on_the_device_as_far_as_they_fit(bench):
+    bench.pretrained(["conv1", "conv2"])
+    spec = tiny(model=WEIGHTS)
+    store = prepare(spec.data, spec.model.table.image_size, bench.paths)
+    items = distinct_items(store.train_items, store.val_items)
+    features, crops = len(items) * 32 * 16 * 16 * 4, store.images_N3SS.nbytes
+
+    def batches_with(room):
+        net = bench.inputs(spec).net
+        net.freeze_through("conv2")
+        assert math.prod(net.feature_shape()) * len(items) * 4 == features
+        inputs = InputPipeline(store, net, 1.0, torch.device("cpu"), room=room)
+        inputs.use_cache(bench.root, items)
+        found = []
+        for kwargs in ({}, {"crops": True}, {}):
+            with inputs.loader([items[::-3], items[1:2]], **kwargs) as loader:
+                found += [tensor for batch in loader for tensor in vars(batch).values()]
+        return found, (inputs._features.kept, inputs._crops.kept)
+
+    from_disk, kept = batches_with(None)
+    assert kept == (False, False)
+    for room, expected in (
+        (features + crops, (True, True)),
+        (features + crops - 1, (True, False)),
+        (min(features, crops) - 1, (False, False)),
+    ):
+        found, kept = batches_with(room)
+        assert kept == expected
+        assert all(map(torch.equal, found, from_disk)) and len(found) == len(from_disk) == 18
+
+
+@pytest.mark.parametrize("augment", [None, {"mirror": True, "color": 0.2}])
+def test_a_run_on_data_that_stay_on_the_device_is_the_same(bench, monkeypatch, augment):
+    bench.pretrained(["conv1", "conv2"])
+    sections = {"model": WEIGHTS, "train": {"freeze_through": "conv2"}, "eval": {"measures": ["stability"]}}
+    spec = tiny(**sections, data={"augment": augment})
+    bench.run(spec, "disk")
+    history, made = bench.record.history, []
+
+    def resident(*args, **kwargs):
+        made.append(InputPipeline(*args, **kwargs, room=1 << 30))
+        return made[-1]
+
+    monkeypatch.setattr(trainer, "InputPipeline", resident)
+    bench.run(spec, "device")
+    assert bench.record.history == history and bench.weights("device") == bench.weights("disk")
+    assert made[0]._features.kept and made[0]._crops.kept
+
+
+@pytest.mark.parametrize(("gpus", "share"), [(None, 1), (0, 1), (0.25, 0.25), (2, 1)])
+def test_runs_that_share_a_gpu_share_its_memory(gpus, share):
+    assert gpu_share(Compute(gpus_per_worker=gpus)) == share
 
 
 def test_runs_with_and_without_the_cache(bench):

@@ -1,0 +1,190 @@
+"""What a training step does on the device, and before and after of what makes it faster: fast kernels, evaluation."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_tools import alternate, initialized, spec_of
+from input_pipeline import make_store, stored
+from rows import number
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
+
+from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.train import evaluate as evaluation_module
+from ipcnn_ray.train.distributed_inference import EvaluationPlan
+from ipcnn_ray.train.evaluate import evaluate
+from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
+from ipcnn_ray.train.runtime import Runtime
+from ipcnn_ray.train.train_epoch import train_epoch
+
+OUT = "IPCNN_GPU_OUT"
+"""Environment variable with the folder of the tables and traces of the profiler; without it they are not kept."""
+CASES = {
+    "alexnet": ("alexnet", 128, None),
+    "vgg16": ("vgg16", 32, None),
+    "vgg16 from conv5_2": ("vgg16", 32, "conv5_2"),
+    "compact": ("compact", 32, None),
+}
+"""Name -> network, batch size, and the layer that is frozen through, whose outputs are cached."""
+HEAVIEST = 10
+
+
+def profile(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
+    """Ten training steps of `train_epoch` for each of `CASES`, with the L1 template and the filter loss: milliseconds
+    of a step, what the GPU and the CPU do in it, and the heaviest kernels and operators."""
+    steps, rows = (2 if small else 10), []
+    cases = {"compact": ("compact", 8, None), "compact from conv2": ("compact", 8, "conv2")} if small else CASES
+    end = time.monotonic() + seconds
+    for number_of_case, (name, (network, batch, frozen)) in enumerate(cases.items()):
+        if number_of_case and time.monotonic() > end - seconds / len(cases):
+            rows.append({"what": name, "value": "no time left", "state": "skipped"})
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            train = epochs(network, batch, steps, device, Path(folder), frozen)
+            train()  # kernels are loaded, data placed
+            wall = timed(train, device) / steps
+            rows += _profiled(name, train, steps, wall, device)
+        if device == "cuda":
+            torch.cuda.empty_cache()
+    return rows
+
+
+def epochs(
+    network: str, batch: int, steps: int, device: str, folder: Path, frozen: str | None = None
+) -> Callable[[], None]:
+    """A call that trains one epoch of so many steps, as the package runs it."""
+    spec = spec_of(network, 100, batch)
+    make_store(folder, batch * steps, spec.model.table.image_size)
+    store = stored(folder)
+    net, terms, optimizer = initialized(spec, torch.device(device), frozen)
+    inputs = InputPipeline(store, net, spec.model.table.input_scale, torch.device(device))
+    if frozen:
+        inputs.use_cache(folder, distinct_items(store.train_items))
+    bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported()
+
+    def train() -> None:
+        with exact_kernels():
+            train_epoch(net, inputs, optimizer, terms, Runtime(device), spec, 1, bfloat16=bfloat16)
+
+    return train
+
+
+@contextmanager
+def exact_kernels() -> Iterator[None]:
+    """The kernels that a run has by default."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+def timed(call: Callable[[], object], device: str) -> float:
+    """Wall seconds of a call, until the device is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _profiled(name: str, train: Callable[[], None], steps: int, wall: float, device: str) -> list[dict[str, Any]]:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
+    with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
+        timed(train, device)
+    averages = profiler.key_averages()
+    _keep_tables(name, profiler, averages, device)
+    # An annotation, such as that of a step of the optimizer, spans kernels that are listed by themselves.
+    annotations = {event.name for event in profiler.events() if getattr(event, "is_user_annotation", False)}
+    on_gpu = [entry for entry in averages if entry.device_type == DeviceType.CUDA and entry.key not in annotations]
+    kernels = [entry for entry in on_gpu if not entry.key.startswith(("Memcpy", "Memset"))]
+    copies = [entry for entry in on_gpu if entry.key.startswith("Memcpy")]
+    on_cpu = [entry for entry in averages if entry.device_type == DeviceType.CPU]
+    calls = {
+        what: sum(entry.count for entry in on_cpu if entry.key.startswith(prefixes)) / steps
+        for what, prefixes in {
+            "launches": ("cudaLaunchKernel", "cuLaunchKernel"),
+            "synchronisations": ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize"),
+            "copies": ("cudaMemcpy",),
+        }.items()
+    }
+    busy = sum(entry.self_device_time_total for entry in on_gpu) / steps / 1e3
+    cpu = sum(entry.self_cpu_time_total for entry in on_cpu) / steps / 1e3
+    rows = [
+        number(f"{name}: wall of a step, not profiled", f"{wall * 1e3:.2f} ms"),
+        number(f"{name}: GPU busy (sum of its work)", f"{busy:.2f} ms"),
+        number(f"{name}: CPU time (profiled, all threads)", f"{cpu:.2f} ms"),
+        number(f"{name}: kernels / launches", f"{sum(e.count for e in kernels) / steps:.0f} / {calls['launches']:.0f}"),
+        number(f"{name}: waits for the GPU (an epoch has one)", f"{calls['synchronisations']:.1f}"),
+        number(f"{name}: copies", f"{calls['copies']:.1f}"),
+    ]
+    rows += [number(f"{name}: {entry.key[:30]}", f"{entry.count / steps:.1f} a step") for entry in copies]
+    for entry in sorted(kernels, key=lambda entry: -entry.self_device_time_total)[:HEAVIEST]:
+        rows.append(_heavy(f"GPU {_short(entry.key)}", entry.self_device_time_total, entry.count, steps))
+    for entry in sorted(on_cpu, key=lambda entry: -entry.self_cpu_time_total)[:HEAVIEST]:
+        rows.append(_heavy(f"CPU {_short(entry.key)}", entry.self_cpu_time_total, entry.count, steps))
+    return rows
+
+
+def _heavy(what: str, microseconds: float, count: int, steps: int) -> dict[str, Any]:
+    return number(f"  {what[:48]}", f"{microseconds / steps / 1e3:.3f} ms, {count / steps:.0f} x")
+
+
+def _short(kernel: str) -> str:
+    """The name of a kernel without what most of them begin with."""
+    for prefix in ("void ", "at::native::", "(anonymous namespace)::", "at_cuda_detail::"):
+        kernel = kernel.replace(prefix, "")
+    return kernel
+
+
+def _keep_tables(name: str, profiler: torch.profiler.profile, averages: Any, device: str) -> None:
+    if not os.environ.get(OUT):
+        return
+    folder, stem = Path(os.environ[OUT]), f"profile_{name.replace(' ', '_')}"
+    folder.mkdir(parents=True, exist_ok=True)
+    orders = ["self_cpu_time_total", *(["self_cuda_time_total"] if device == "cuda" else [])]
+    tables = [averages.table(sort_by=order, row_limit=200, max_name_column_width=100) for order in reversed(orders)]
+    (folder / f"{stem}.txt").write_text("\n\n".join(tables))
+    profiler.export_chrome_trace(str(folder / f"{stem}.json.gz"))
+
+
+def evaluation(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
+    """Evaluations of 512 images with the metrics of every run, in batches of 32 and of 256."""
+    rows = []
+    for network, images in [("compact", 16)] if small else [("alexnet", 512), ("vgg16", 512)]:
+        with tempfile.TemporaryDirectory() as folder:
+            spec = spec_of(network, 100, 8)
+            make_store(Path(folder), images, spec.model.table.image_size)
+            store = stored(Path(folder))
+            net, _, _ = initialized(spec, torch.device(device))
+            inputs = InputPipeline(store, net, spec.model.table.input_scale, torch.device(device))
+            plan = EvaluationPlan.of(store, "all")
+            calls = {f"{batch}": _evaluation(inputs, plan, spec, device, batch) for batch in (32, 256)}
+            times = alternate(calls, 1 if small else 3, torch.device(device), warm_up=1)
+        count, medians = len(plan.items), {name: statistics.median(values) for name, values in times.items()}
+        for name, median in medians.items():
+            rows.append(number(f"{network}: evaluation, batches of {name}", f"{count / median:.0f} images/s"))
+        rows.append(number(f"{network}: batches of 256 / of 32", f"{medians['32'] / medians['256']:.2f}"))
+    return rows
+
+
+def _evaluation(
+    inputs: InputPipeline, plan: EvaluationPlan, spec: ExperimentSpec, device: str, batch: int
+) -> Callable[[], None]:
+    def run() -> None:
+        before, evaluation_module.LARGEST_BATCH = evaluation_module.LARGEST_BATCH, batch
+        try:
+            with exact_kernels():
+                evaluate(inputs, plan, spec, Runtime(device), epoch=1)
+        finally:
+            evaluation_module.LARGEST_BATCH = before
+
+    return run
