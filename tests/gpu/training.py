@@ -104,9 +104,10 @@ def ray(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
         file.write_text(yaml.safe_dump(spec))
         command = [sys.executable, "-m", "ipcnn_ray.cli.app", "submit", str(file), "--json"]
         env = {**os.environ, "IPCNN_HOME": name}
-        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=seconds - 10, check=False)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, timeout=seconds, check=False)
         if done.returncode:
-            return [check("ipcnn submit", (done.stderr.strip().splitlines() or [""])[-1][:24], False)]
+            print(done.stdout)
+            return [check("ipcnn submit", f"exit code {done.returncode}", False)]
         runs = json.loads(done.stdout)["runs"]
         used = "gpu_hours" if device == "cuda" else "cpu_hours"
         succeeded = all(run["state"] == "succeeded" for run in runs)
