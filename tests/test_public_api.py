@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import ipcnn_ray
+
+HEAVY = {"ray", "mlflow", "boto3", "pydantic", "yaml", "scipy", "torchvision", "pandas", "matplotlib", "optuna"}
+LAYER = """
+import sys, time, torch
+start = time.perf_counter()
+from ipcnn_ray import InterpretableLayer
+layer = InterpretableLayer(n=6, shape="gradient", norm="l2", beta=10)
+layer(torch.rand(2, 3, 6, 6)).sum() + layer.filter_loss()
+print(time.perf_counter() - start)
+sys.exit(" ".join({heavy} & set(sys.modules)) or 0)
+"""
 
 
 def test_every_public_name_exists():
@@ -21,3 +34,21 @@ def test_the_package_imports_nothing_until_a_name_is_used():
     code = "import sys, ipcnn_ray; sys.exit(' '.join({'ray', 'torch', 'mlflow', 'pydantic'} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_types_are_those_that_are_imported():
+    """What a type checker sees under TYPE_CHECKING is the table that names are looked up in."""
+    tree = ast.parse(Path(ipcnn_ray.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    imports = {node.names[0].name: node.module for node in block.body}
+    assert all(node.names[0].asname == node.names[0].name for node in block.body)
+    assert imports == ipcnn_ray._PUBLIC
+    assert Path(ipcnn_ray.__file__).with_name("py.typed").exists()
+
+
+def test_the_layer_needs_torch_alone():
+    """Beside `import torch` it takes 0.05 s; the limit leaves room for a busy machine."""
+    code = LAYER.format(heavy=HEAVY)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.3

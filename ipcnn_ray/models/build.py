@@ -9,7 +9,7 @@ from ipcnn_ray.core.receptive_field import map_side as core_map_side
 from ipcnn_ray.core.templates import part_templates, template_bank
 from ipcnn_ray.models.initial_weights import initialise
 from ipcnn_ray.models.layer_geometry import map_side, window
-from ipcnn_ray.models.layers import CentroidMask, LearnedBetaMask, NoMask, PeakMask, ReleasedMask
+from ipcnn_ray.models.layers import make_mask
 from ipcnn_ray.models.net import InterpretableNet, MaskFactory
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import NoTemplate, Template
@@ -62,21 +62,12 @@ def mask_factory(template: Template, filter_loss: FilterLoss | None, widening: f
     if isinstance(template, NoTemplate):
         return None
     released = filter_loss is not None and filter_loss.form == "released"
-    learns = filter_loss is not None and filter_loss.learn_beta
+    learned = template.learned if filter_loss is not None and filter_loss.learn_beta else ""
     center = template.mask or ("centroid" if released else "peak")
     arguments = template.arguments()
 
     def make(filters: int, n: int) -> nn.Module:
-        if center == "none":
-            return NoMask()
-        if released and learns:
-            return ReleasedMask(filters, n, arguments[template.learned])
-        if learns:
-            # A shape with a learned slope is max(1 - slope * distance, -1); a slope of 1/2 gives every distance.
-            distance_Pnn = 2 * (1 - part_templates(n, **{**arguments, template.learned: 0.5}, tau=1.0))
-            return LearnedBetaMask(distance_Pnn, filters, arguments[template.learned])
-        unit_Pnn = part_templates(n, **arguments, tau=1.0, widening=widening)
-        return CentroidMask(unit_Pnn) if center == "centroid" else PeakMask(unit_Pnn)
+        return make_mask(n, filters, center, arguments, learned=learned, widening=widening)
 
     return make
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ipcnn_ray.core.mask import mask_maps, peak_NC
 from ipcnn_ray.core.released import Centroids, centroids, linear_mask, masked, template_mask
+from ipcnn_ray.core.templates import part_templates
 
 
 class MaskOutput(NamedTuple):
@@ -67,13 +68,18 @@ class LearnedBetaMask(nn.Module):
         self.log_beta_C = nn.Parameter(torch.full((filters,), math.log(beta)), requires_grad=False)
 
     def forward(self, x_NCHW: Tensor) -> MaskOutput:
-        beta_C11 = self.log_beta_C.exp()[:, None, None]
+        beta_C11 = self.log_beta_C.detach().exp()[:, None, None]
         mask_NCHW = (1 - beta_C11 * self.distance_Pnn[peak_NC(x_NCHW.detach())]).clamp(min=-1)
         return MaskOutput(torch.relu(x_NCHW * mask_NCHW))
 
     def units(self, log_beta_C: Tensor) -> Tensor:
         """Return each filter's positive templates divided by tau, [C, P, n, n], differentiable in `log_beta_C`."""
         return (1 - log_beta_C.exp()[:, None, None, None] * self.distance_Pnn).clamp(min=-1)
+
+    def bank(self, log_beta_C: Tensor, negative_1nn: Tensor) -> Tensor:
+        """Return each filter's templates, the negative one last, [C, T, n, n], differentiable in `log_beta_C`."""
+        units_CPnn = self.units(log_beta_C)
+        return torch.cat([-negative_1nn[0, 0, 0] * units_CPnn, negative_1nn.expand(len(units_CPnn), 1, -1, -1)], 1)
 
 
 class CentroidMask(_TemplateMask):
@@ -104,6 +110,38 @@ class ReleasedMask(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> MaskOutput:
         return _apply_centroid_mask(x_NCHW, self.mask)
+
+
+def make_mask(
+    n: int,
+    filters: int,
+    center: Literal["none", "peak", "centroid"],
+    arguments: Mapping[str, Any],
+    *,
+    learned: str = "",
+    widening: float = 1.0,
+) -> nn.Module:
+    """Return the mask of a layer of maps of n x n cells.
+
+    Args:
+        filters: Number C of maps; used by masks with a parameter for each filter.
+        center: Where the template is centred; no mask with `none`.
+        arguments: Of `core.templates.part_templates`, except n and tau.
+        learned: Parameter of the shape that each filter learns, from the value in `arguments` on; empty for none.
+            With a mask at the peak the shape must be max(1 - parameter * distance, -1); at the centroid it is that of
+            the released code.
+        widening: Factor on the lengths of the template.
+    """
+    if center == "none":
+        return NoMask()
+    if learned and center == "centroid":
+        return ReleasedMask(filters, n, arguments[learned])
+    if learned:
+        # A slope of 1/2 gives every distance.
+        distance_Pnn = 2 * (1 - part_templates(n, **{**arguments, learned: 0.5}, tau=1.0))
+        return LearnedBetaMask(distance_Pnn, filters, arguments[learned])
+    unit_Pnn = part_templates(n, **arguments, tau=1.0, widening=widening)
+    return CentroidMask(unit_Pnn) if center == "centroid" else PeakMask(unit_Pnn)
 
 
 def _apply_centroid_mask(x_NCHW: Tensor, mask: Callable[[Centroids], Tensor]) -> MaskOutput:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ipcnn_ray.core.workers import Workers, all_gather
 from ipcnn_ray.train.run_dir import Cause
 
 
@@ -41,14 +42,8 @@ def format_error(error: BaseException) -> str:
     return f"{prefix}{type(error).__name__}: {error}"
 
 
-class Runtime:
-    """One worker of a run; this class is the only worker of a run, in this process.
-
-    `gather` is the only collective; sums are computed from it in rank order, so that they are the same on every rank.
-    """
-
-    rank = 0
-    world_size = 1
+class Runtime(Workers):
+    """One worker of a run; this class is the only worker of a run, in this process."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
@@ -56,10 +51,6 @@ class Runtime:
     def wrap(self, module: nn.Module) -> nn.Module:
         """Return the module in DDP, which averages gradients over the workers; for one worker the module itself."""
         return module
-
-    def gather(self, x: Tensor) -> Tensor:
-        """Return the `x` of all workers, of equal shapes, as [world_size, *x.shape] on every worker."""
-        return x.unsqueeze(0)
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Called on every rank when an epoch is complete and its checkpoint stored. May raise StopRun, on any rank."""
@@ -85,7 +76,4 @@ class ProcessGroup(Runtime):
             return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
 
     def gather(self, x: Tensor) -> Tensor:
-        x = x.contiguous()
-        parts = [torch.empty_like(x) for _ in range(self.world_size)]
-        torch.distributed.all_gather(parts, x)
-        return torch.stack(parts)
+        return all_gather(x, self.world_size)

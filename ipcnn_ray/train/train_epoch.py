@@ -14,12 +14,12 @@ from ipcnn_ray.core.classification import Form, classification_loss, wrong_share
 from ipcnn_ray.data.augmentation import draws
 from ipcnn_ray.data.batches import epoch_order, shares
 from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.models.layer_loss import FilterTerm, StepContext
 from ipcnn_ray.models.net import NetOutput
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.training import Train
 from ipcnn_ray.train.diversity_term import DiversityTerm
 from ipcnn_ray.train.feature_cache import InputPipeline
-from ipcnn_ray.train.filter_term import FilterTerm, StepContext
 from ipcnn_ray.train.runtime import Runtime
 
 

@@ -12,10 +12,11 @@ import torch
 
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.models.build import build
+from ipcnn_ray.models.layer_loss import FilterTerm
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.tracking.tracker import Tracker
-from ipcnn_ray.train.filter_term import FilterTerm, filter_terms
+from ipcnn_ray.train.filter_term import filter_terms
 from ipcnn_ray.utils.paths import Paths
 
 

@@ -12,8 +12,9 @@ from ipcnn_ray.core.filter_loss import filter_loss
 from ipcnn_ray.core.released import centroids, groups, released_gradient, strengths
 from ipcnn_ray.core.templates import log_prior, part_templates, template_bank
 from ipcnn_ray.models.build import build
+from ipcnn_ray.models.layer_loss import InformationTerm, ReleasedTerm, StepContext
 from ipcnn_ray.models.layers import CentroidMask, LearnedBetaMask, NoMask, PeakMask, ReleasedMask
-from ipcnn_ray.train.filter_term import InformationTerm, ReleasedTerm, StepContext, filter_terms
+from ipcnn_ray.train.filter_term import filter_terms
 from ipcnn_ray.train.runtime import StopRun
 from ipcnn_ray.train.train_epoch import step_loss
 

@@ -7,9 +7,9 @@ import torch
 from fakes.training import OnReport, Runtime, tiny
 
 from ipcnn_ray.core.templates import part_templates
+from ipcnn_ray.models.layer_loss import InformationTerm
 from ipcnn_ray.models.layers import NoMask
 from ipcnn_ray.train import trainer
-from ipcnn_ray.train.filter_term import InformationTerm
 from ipcnn_ray.train.final_model import final_model, trained_template
 from ipcnn_ray.train.runtime import StopRun
 

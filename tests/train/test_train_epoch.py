@@ -7,9 +7,10 @@ from fakes.training import Runtime, as_threads, copy_of, tiny
 
 from ipcnn_ray.core.templates import log_prior, template_bank
 from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.models.layer_loss import InformationTerm
 from ipcnn_ray.models.net import NetOutput
 from ipcnn_ray.spec.training import Train
-from ipcnn_ray.train.filter_term import InformationTerm, filter_terms
+from ipcnn_ray.train.filter_term import filter_terms
 from ipcnn_ray.train.runtime import StopRun
 from ipcnn_ray.train.train_epoch import learning_rate, step_loss, train_epoch
 

@@ -1,0 +1,71 @@
+"""A step of a network of one's own with an interpretable layer, alone and as one of two processes under DDP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from ipcnn_ray.models.interpretable_layer import InterpretableLayer
+
+L2: dict[str, Any] = {"shape": "gradient", "norm": "l2", "beta": 3}
+SEVERAL = {"filters": 5, "categories": 2}
+STEPS: dict[str, tuple[dict[str, Any], float]] = {
+    "exact": ({}, 1000.0),
+    "zconst": ({"form": "zconst"}, 1000.0),
+    "single": ({"form": "single", **SEVERAL}, 1000.0),
+    "learned": ({"learn_beta": True, "filters": 5}, 1000.0),
+    "released": ({"form": "released", **SEVERAL, "density": [0.5, 0.25]}, 1e5),
+    "released, peak": ({"form": "released", "mask": "peak", **SEVERAL}, 1e5),
+}
+"""Arguments of a layer, and a weight that is heavy enough to show in the gradients."""
+
+
+class Net(nn.Module):
+    """A convolution, the layer, and a linear head."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv2d(3, 5, 3, padding=1), nn.Linear(5, 2)
+        self.layer = InterpretableLayer(n=6, **L2, **arguments)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.layer(torch.relu(self.conv(images))).mean((2, 3)))
+
+
+def steps(rank: int = 0, world: int = 1) -> dict[str, Any]:
+    """Two steps of SGD for each layer of STEPS on eight images: gradients, loss and state of the second."""
+    generator = torch.Generator().manual_seed(1)
+    images, label_N = torch.randn(8, 3, 6, 6, generator=generator), torch.tensor([0, 1, -1, 0, 1, 1, 0, -1])
+    mine = slice(rank * 8 // world, (rank + 1) * 8 // world)
+    results = {}
+    for name, (arguments, weight) in STEPS.items():
+        net = Net(**arguments)
+        model = nn.parallel.DistributedDataParallel(net) if world > 1 else net
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            logits_NL = model(images[mine])
+            filter_loss = net.layer.filter_loss(label_N[mine])
+            target_N = label_N[mine].clamp(min=0)
+            (nn.functional.cross_entropy(logits_NL, target_N) + weight * filter_loss).backward()
+            gradients = {key: parameter.grad.clone() for key, parameter in net.named_parameters()}
+            optimizer.step()
+        results[name] = {"loss": filter_loss.detach(), "gradients": gradients, "state": net.layer.state_dict()}
+    return results
+
+
+def worker(rank: int, folder: str) -> None:
+    """One of two processes; what it found is in `folder`."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
+    found: dict[str, Any] = {"steps": steps(rank, 2)}
+    layer = InterpretableLayer(n=6, **L2)
+    try:
+        layer.filter_loss(maps_NCHW=torch.ones(2 + rank, 5, 6, 6))
+    except ValueError as error:
+        found["unequal"] = str(error)
+    torch.save(found, f"{folder}/rank{rank}.pt")
+    distributed.destroy_process_group()
