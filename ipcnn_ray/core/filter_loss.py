@@ -207,8 +207,19 @@ def mean_sums(sums_BC: Tensor, class_B: Tensor, categories: int) -> Tensor:
     sums_BC: sum over the cells of each map. class_B: category of each image, -1 for none.
     A filter's category is the argmax over categories. Source: Zhang et al., CVPR 2018, section 3.2.
     """
-    columns = [sums_BC[class_B == category].double().mean(0) for category in range(categories)]
+    select = not sums_BC.is_cuda
+    columns = [mean_over(sums_BC, class_B == category, select=select) for category in range(categories)]
     return torch.stack(columns, 1)
+
+
+def mean_over(x_BC: Tensor, of_B: Tensor, *, select: bool) -> Tensor:
+    """Return the mean over the images `of_B`, [C] float64; NaN without any.
+
+    select: Leave out the others, rather than weigh them with 0; for their number, the CPU would have to wait for a GPU.
+    """
+    if select:
+        return x_BC[of_B].double().mean(0)
+    return torch.where(of_B[:, None], x_BC.double(), 0).sum(0) / of_B.sum()
 
 
 def filter_weight(

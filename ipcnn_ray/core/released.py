@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ipcnn_ray.core.filter_loss import Gather, gather_single
+from ipcnn_ray.core.filter_loss import Gather, gather_single, mean_over
 
 TEMPERATURE = 0.5
 SCALE = 1e-5
@@ -147,14 +147,11 @@ def updated_magnitude(magnitude_CL: Tensor | None, peak_BC: Tensor, class_B: Ten
     start_CL = torch.zeros(C, categories, dtype=torch.float64, device=peak_BC.device)
     updated_CL = start_CL if magnitude_CL is None else magnitude_CL.clone()
     for category in range(categories):
-        shown_B = class_B == category
-        if not bool(shown_B.any()):
-            continue
-        mean_C, before_C = peak_BC[shown_B].double().mean(0), updated_CL[:, category].clone()
-        if float(before_C.sum()) == 0:
-            updated_CL[:, category] = mean_C.clamp(min=0.1)
-        else:
-            updated_CL[:, category] = 0.9 * before_C + 0.1 * torch.where(mean_C == 0, updated_CL[:, 0], mean_C)
+        shown_B, before_C = class_B == category, updated_CL[:, category].clone()
+        mean_C = mean_over(peak_BC, shown_B, select=not peak_BC.is_cuda)
+        later_C = 0.9 * before_C + 0.1 * torch.where(mean_C == 0, updated_CL[:, 0], mean_C)
+        after_C = torch.where(before_C.sum() == 0, mean_C.clamp(min=0.1), later_C)
+        updated_CL[:, category] = torch.where(shown_B.any(), after_C, before_C)
     return updated_CL
 
 

@@ -154,7 +154,8 @@ class Eval(Section):
 
 
 class Compute(Section):
-    """Resources of a run. Not part of the digest: they do not change what is computed."""
+    """Resources of a run. Not part of the digest: they do not change what is computed, but for the rounding of
+    `speed: fast`."""
 
     location: ClassVar = ("compute",)
     workers: Count = 1
@@ -169,6 +170,11 @@ class Compute(Section):
     """Retries after an error in the run itself. Restarts after lost workers do not count."""
     cache_frozen: Flag = True
     """Keep the outputs of frozen layers on disk instead of computing them every epoch."""
+    speed: Literal["exact", "fast"] = "exact"
+    """`exact`: on a GPU deterministic kernels, so that a resumed run has the same bytes, and float32 without TF32.
+    `fast`: on a GPU the fastest kernels, float32 by TF32 in convolutions, evaluation and frozen layers included; on any
+    device maps in the format channels_last and a fused step of the optimizer. The numbers then differ by rounding, and
+    from one run to the next. Recorded as the tag `ipcnn.speed`."""
     models: Literal["best", "all", "none"] = "best"
     """Runs whose model is stored as a loadable MLflow model: the best of a search, or its Pareto front, with its
     control (the first repeat of each), all, or none."""

@@ -46,10 +46,13 @@ KEPT_SHARE = 0.25
 FEATURES, CHUNKS = "features.npy", "chunks"
 
 
-def feature_key(data_digest: str, net: InterpretableNet, scale: float, device_type: str, items: Items) -> str:
-    """Return the name of a cache: a hash of all that its numbers depend on, including the weights of frozen layers."""
+def feature_key(data_digest: str, net: InterpretableNet, scale: float, how: str, items: Items) -> str:
+    """Return the name of a cache: a hash of all that its numbers depend on, including the weights of frozen layers.
+
+    how: Type of the device, and `fast` with `compute.speed: fast`.
+    """
     frozen = list(net.body.items())[: net.cut]
-    config = [data_digest, [[name, repr(module)] for name, module in frozen], scale, device_type, torch.__version__]
+    config = [data_digest, [[name, repr(module)] for name, module in frozen], scale, how, torch.__version__]
     sha256 = hashlib.sha256(json.dumps(config).encode())
     for _, module in frozen:
         for tensor in module.state_dict().values():  # includes the statistics of batch normalisation
@@ -181,7 +184,7 @@ class InputPipeline:
     Crops and features that fit stay on a GPU from their first batch on; others are copied from pinned memory while the
     step before runs. The numbers are the same.
 
-    gpu_share: Share of the GPU that this run has.
+    compute: Says what share of the GPU the run has, and whether it is `fast`.
     room: Bytes that crops and features may take on the device. Default: `KEPT_SHARE` of what is free on a GPU when
         they are first used, times `gpu_share`; 0 on a CPU.
     """
@@ -193,14 +196,15 @@ class InputPipeline:
         scale: float,
         device: torch.device,
         *,
-        gpu_share: float = 1.0,
+        compute: Compute | None = None,
         room: int | None = None,
     ) -> None:
         self.store = store
         self.net = net
         self.scale = scale
         self.device = device
-        self.gpu_share = gpu_share
+        self.fast = compute is not None and compute.speed == "fast"
+        self.gpu_share = gpu_share(compute) if compute is not None else 1.0
         self.mean_3SS = torch.from_numpy(store.mean_3SS).to(device)
         self._crops = crops_reader(store.images_N3SS)
         self._features: Rows | None = None
@@ -214,7 +218,8 @@ class InputPipeline:
         def compute(part: Items) -> Tensor:
             return self._frozen(self._crops(part), torch.from_numpy(part[:, 1] == 1))
 
-        key = feature_key(self.store.digest, self.net, self.scale, self.device.type, items)
+        how = f"{self.device.type} fast" if self.fast else self.device.type
+        key = feature_key(self.store.digest, self.net, self.scale, how, items)
         self._features = features_reader(folder, key, items, self.net.feature_shape(), compute, progress)
 
     def loader(self, parts: list[Items], *, crops: bool = False) -> closing[Generator[Batch, None, None]]:

@@ -31,10 +31,11 @@ from ipcnn_ray.errors import DataError, IpcnnError, Issue, TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.train.distributed_inference import EvaluationPlan, infer
 from ipcnn_ray.train.evaluate import evaluation_batch, masked_maps, peak_positions
-from ipcnn_ray.train.feature_cache import InputPipeline, gpu_share
+from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.final_model import final_model
 from ipcnn_ray.train.run_metadata import RunRequest
 from ipcnn_ray.train.runtime import Runtime
+from ipcnn_ray.train.speed import kernels, laid_out
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,12 @@ def load_filter_activations(
             "The file is damaged or of another version of ipcnn; submit the experiment again with --fresh."
         ) from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    share = gpu_share(spec.compute)
-    inputs = InputPipeline(store, net.to(device), spec.model.table.input_scale, device, gpu_share=share)
-    return _filter_activations(request, inputs, evaluation_batch(inputs, spec.train.batch_size // workers), progress)
+    inputs = InputPipeline(
+        store, laid_out(net.to(device), spec), spec.model.table.input_scale, device, compute=spec.compute
+    )
+    batch_size = evaluation_batch(inputs, spec.train.batch_size // workers)
+    with kernels(spec):
+        return _filter_activations(request, inputs, batch_size, progress)
 
 
 def _load_store(request: RunRequest, recorded: str, progress: Progress | None) -> CropStore:
@@ -160,7 +164,6 @@ def _load_store(request: RunRequest, recorded: str, progress: Progress | None) -
     return store
 
 
-@torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 def _filter_activations(
     request: RunRequest, inputs: InputPipeline, batch_size: int, progress: Progress | None
 ) -> FilterActivations:

@@ -143,6 +143,7 @@ def lineage_tags(
         "ipcnn.workers": str(workers),
         "ipcnn.device": device,
         "ipcnn.precision": "bfloat16 autocast" if bfloat16 else "float32",
+        "ipcnn.speed": request.spec.compute.speed,
         "ipcnn.frozen_cache": cached,
     }
 

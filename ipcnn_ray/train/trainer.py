@@ -35,7 +35,7 @@ from ipcnn_ray.train.data_sync import fetch_to_node
 from ipcnn_ray.train.distributed_inference import EvaluationPlan
 from ipcnn_ray.train.diversity_term import diversity_term
 from ipcnn_ray.train.evaluate import check_metrics, evaluate
-from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items, gpu_share
+from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.filter_term import filter_terms, set_widening
 from ipcnn_ray.train.final_model import fit_template
 from ipcnn_ray.train.run_dir import (
@@ -52,6 +52,7 @@ from ipcnn_ray.train.run_dir import (
 from ipcnn_ray.train.run_metadata import Cached, RunRequest, lineage_tags, run_description, run_params
 from ipcnn_ray.train.run_metrics import evaluation_metrics, summary
 from ipcnn_ray.train.runtime import Runtime, StopRun, failure_cause, format_error
+from ipcnn_ray.train.speed import kernels, laid_out
 from ipcnn_ray.train.train_epoch import train_epoch, warm_up_ddp
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,6 @@ SCALED_FOR = 32
 """Number of training items, at equal distances, that `model.new_weights: lsuv` scales new layers for."""
 
 
-# Deterministic kernels, and float32 without TF32.
-@torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 def train_run(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunSummary:
     """Train a run to its end, from its newest checkpoint if it has one. A run that has ended is not trained again.
 
@@ -69,6 +68,11 @@ def train_run(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunSum
     counted with its cause, and raised. A run that a search stopped has ended; one that was interrupted (a resumable
     StopRun) has not.
     """
+    with kernels(request.spec):
+        return _train_run(request, runtime, tracker)
+
+
+def _train_run(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunSummary:
     folder = request.folder
     if (result := checkpoint.read_result(folder, request.run)) is not None:
         return result
@@ -125,10 +129,9 @@ class Trainer:
         self.loaded = load_weights(self.net, table, weights, request.paths.weights) if weights else None
         if spec.train.freeze_through:
             self.net.freeze_through(spec.train.freeze_through)
-        self.net.to(device)
+        laid_out(self.net.to(device), spec)
 
-        share = gpu_share(spec.compute)
-        self.inputs = InputPipeline(store, self.net, table.input_scale, device, gpu_share=share)
+        self.inputs = InputPipeline(store, self.net, table.input_scale, device, compute=spec.compute)
         self.cached: Cached = "false"
         if spec.compute.cache_frozen and self.net.cut > 0:
             items = EvaluationPlan.of(store, "all").items
@@ -345,6 +348,7 @@ def _optimizer(spec: ExperimentSpec, net: InterpretableNet, loaded: LoadReport |
         decay_loaded_biases=train.decay_loaded_biases,
         beta_rate=loss.beta_rate if loss else 1.0,
     )
+    fused = True if spec.compute.speed == "fast" else None  # None: torch's choice
     if train.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=train.learning_rate)
-    return torch.optim.SGD(groups, lr=train.learning_rate, momentum=train.momentum)
+        return torch.optim.AdamW(groups, lr=train.learning_rate, fused=fused)
+    return torch.optim.SGD(groups, lr=train.learning_rate, momentum=train.momentum, fused=fused)

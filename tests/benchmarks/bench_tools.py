@@ -17,6 +17,7 @@ from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.tracking.tracker import Tracker
 from ipcnn_ray.train.filter_term import filter_terms
+from ipcnn_ray.train.speed import laid_out
 from ipcnn_ray.utils.paths import Paths
 
 
@@ -88,11 +89,12 @@ def initialized(
     spec: ExperimentSpec, device: torch.device, freeze_through: str | None = None
 ) -> tuple[InterpretableNet, dict[str, FilterTerm], torch.optim.Optimizer]:
     """Return the network of a spec on the device, its filter terms, and SGD."""
-    net = build(spec.model, spec.template, 0, 1, spec.loss.filter).to(device).train()
+    net = laid_out(build(spec.model, spec.template, 0, 1, spec.loss.filter).to(device).train(), spec)
     if freeze_through:
         net.freeze_through(freeze_through)
     terms = filter_terms(spec, spec.template, net, torch.tensor([0.5]))
-    return net, terms, torch.optim.SGD(net.parameter_groups(5e-4), lr=spec.train.learning_rate, momentum=0.9)
+    fused, rate = True if spec.compute.speed == "fast" else None, spec.train.learning_rate
+    return net, terms, torch.optim.SGD(net.parameter_groups(5e-4), lr=rate, momentum=0.9, fused=fused)
 
 
 def nearly_empty(search: Mapping[str, Any], **compute: Any) -> ExperimentSpec:

@@ -3,10 +3,11 @@
     python tests/benchmarks/input_pipeline.py [--device cuda] [--threads 2] [--rounds 5] [--batch 32]
 
 Speed: crops of 227 x 227 pixels in random order from a store on disk (in the page cache after the first round),
-through `batches` and `to_input` until they lie on the device flipped and normalised; against training steps of the
-plain AlexNet with random weights on an input that is there already (forward, backward, SGD, classification loss alone:
-the filter loss would only slow it down), once the whole network and once from conv4 up. Medians over
-alternating rounds. Goal: 5 times.
+through `InputPipeline` until they lie on the device flipped and normalised (on a GPU three times: crops that stay in
+its memory, as the package has it where they fit; copied from pinned memory; and from memory that is not); against
+training steps of the plain AlexNet with random weights on an input that is there already (forward, backward, SGD,
+classification loss alone: the filter loss would only slow it down), once the whole network and once from conv4 up.
+Medians over alternating rounds. Goal: 5 times.
 
 Memory: a fresh process each reads one epoch from stores of N and 4 N crops; the growth of its private memory
 (RssAnon) and of the pages it maps from files (RssFile, which the system takes back when it needs them), at their
@@ -21,7 +22,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +31,14 @@ import torch
 from bench_tools import alternate, arguments, device_of, machine
 
 from ipcnn_ray.core.classification import classification_loss
-from ipcnn_ray.data.batches import Read, batches, crops_reader, epoch_order, shares, to_input
+from ipcnn_ray.data.batches import Batch, Read, batches, crops_reader, epoch_order, shares, to_input
 from ipcnn_ray.data.crop_store import Contents, CropStore, open_store, write_store
+from ipcnn_ray.data.split import Items
 from ipcnn_ray.models.build import build
+from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import NoTemplate
+from ipcnn_ray.train.feature_cache import InputPipeline
 
 SIZE = 227
 DIGEST = "0" * 16
@@ -72,14 +77,33 @@ def parts_of(store: CropStore, batch: int, epoch: int) -> list[np.ndarray]:
     return [store.train_items[part] for part in shares(order, batch, 0, 1)]
 
 
-def loader(store: CropStore, batch: int, device: torch.device) -> Callable[[], None]:
+class Pageable(InputPipeline):
+    """Batches are read into memory that is not pinned, and the step waits for their copy."""
+
+    def loader(self, parts: list[Items], *, crops: bool = False) -> closing[Generator[Batch, None, None]]:
+        def copied() -> Generator[Batch, None, None]:
+            for batch in batches(parts, self.store.labels_N, crops_reader(self.store.images_N3SS)):
+                yield Batch(*(tensor.to(self.device) for tensor in vars(batch).values()))
+
+        return closing(copied())
+
+
+def pipelines(store: CropStore, net: InterpretableNet, scale: float, device: torch.device) -> dict[str, InputPipeline]:
+    """Name -> the pipeline of the package and, on a GPU, others to compare it with."""
+    found = {"input pipeline": InputPipeline(store, net, scale, device)}
+    if device.type == "cuda":
+        found["input, pinned memory"] = InputPipeline(store, net, scale, device, room=0)
+        found["input, pageable memory"] = Pageable(store, net, scale, device)
+    return found
+
+
+def loader(inputs: InputPipeline, batch: int) -> Callable[[], None]:
     """Return a call that reads one epoch."""
-    mean = torch.from_numpy(store.mean_3SS).to(device)
-    read = crops_reader(store.images_N3SS)
 
     def epoch() -> None:
-        for part in batches(parts_of(store, batch, 1), store.labels_N, read):
-            to_input(part.rows, part.mirrored, mean, 1.0, device)
+        with inputs.loader(parts_of(inputs.store, batch, 1)) as found:
+            for part in found:
+                inputs.net_input(part)
 
     return epoch
 
@@ -110,12 +134,15 @@ def trainer(
 
 def rates(store: CropStore, batch: int, steps: int, rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Return the images per second of the input pipeline and of what AlexNet consumes, in each round."""
+    net = build(Model.model_validate({"network": "alexnet"}), NoTemplate(shape="none"), 0).to(device)
+    inputs = {name: loader(one, batch) for name, one in pipelines(store, net, 1.0, device).items()}
     calls = {
-        "input pipeline": loader(store, batch, device),
+        **inputs,
         "AlexNet, whole network": trainer(batch, steps, device, None),
         "AlexNet, conv4 up": trainer(batch, steps, device, "conv3"),
     }
-    images = {name: steps * batch for name in calls} | {"input pipeline": len(parts_of(store, batch, 1)) * batch}
+    read = len(parts_of(store, batch, 1)) * batch
+    images = {name: read if name in inputs else steps * batch for name in calls}
     times = alternate(calls, rounds, device)
     return {name: [images[name] / taken for taken in values] for name, values in times.items()}
 

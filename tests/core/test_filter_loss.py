@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ipcnn_ray.core.filter_loss import filter_loss, filter_weight
+from ipcnn_ray.core.filter_loss import filter_loss, filter_weight, mean_over
 from ipcnn_ray.core.templates import log_prior, template_bank
 
 
@@ -287,3 +287,11 @@ def test_wrong_schedules_are_named():
         filter_weight(torch.rand(2, 3, 2, 2), 0.1, 0, "paper")
     with pytest.raises(ValueError, match=r"schedule = 'linear': expected 'paper', 'constant' or 'epoch'"):
         filter_weight(torch.rand(2, 3, 2, 2), 0.1, 1, "linear")
+
+
+def test_a_mean_over_some_images_selects_them_or_weighs_the_others_with_zero():
+    """The first on a CPU, the second on a GPU."""
+    x_BC = torch.tensor([[1.0, 5.0], [torch.inf, torch.nan], [2.0, -1.0]])
+    for select in (True, False):
+        assert mean_over(x_BC, torch.tensor([True, False, True]), select=select).tolist() == [1.5, 2.0]
+        assert mean_over(x_BC, torch.zeros(3, dtype=torch.bool), select=select).isnan().all()

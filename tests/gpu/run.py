@@ -46,6 +46,8 @@ PARTS: dict[str, tuple[str, float, tuple[str, ...]]] = {
     "pipeline": ("speed", 45, ()),
     "profile": ("steps", 60, ()),
     "evaluation": ("steps", 45, ()),
+    "fast": ("steps", 75, ()),
+    "grid": ("steps", 60, ()),
     "concurrency": ("speed", 75, ()),
     "agreement": ("agreement", 90, ()),
     "nccl": ("training", 45, ()),

@@ -1,4 +1,5 @@
-"""What a training step does on the device, and before and after of what makes it faster: fast kernels, evaluation."""
+"""What a training step does on the device, before and after of what makes it faster (fast kernels, a replayed graph,
+larger batches of an evaluation), and how long the paper's grid would take."""
 
 from __future__ import annotations
 
@@ -6,25 +7,27 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from bench_tools import alternate, initialized, spec_of
+from fakes.training import Bench, tiny
 from input_pipeline import make_store, stored
-from rows import number
+from rows import goal, number, within
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
+from ipcnn_ray.spec.training import Compute
 from ipcnn_ray.train import evaluate as evaluation_module
 from ipcnn_ray.train.distributed_inference import EvaluationPlan
 from ipcnn_ray.train.evaluate import evaluate
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.runtime import Runtime
-from ipcnn_ray.train.train_epoch import train_epoch
+from ipcnn_ray.train.speed import kernels
+from ipcnn_ray.train.train_epoch import step_loss, train_epoch
 
 OUT = "IPCNN_GPU_OUT"
 """Environment variable with the folder of the tables and traces of the profiler; without it they are not kept."""
@@ -36,6 +39,13 @@ CASES = {
 }
 """Name -> network, batch size, and the layer that is frozen through, whose outputs are cached."""
 HEAVIEST = 10
+FAST_BOUND = 2e-2
+"""Largest relative difference of the losses of a tiny run in float32 with `compute.speed: fast`."""
+GRID_BATCHES = {"alexnet": 128, "vgg_m": 128, "vgg_s": 128, "vgg16": 32}
+ANIMALS, GRID_TEMPLATES, GRID_EPOCHS = 6, 5, 50
+TRAINED, EVALUATED = 3600, 800
+"""Images of an epoch on one animal of Pascal VOC Part: .9 of 3,000 object and 1,000 negative items; about 400 items of
+validation and 400 objects."""
 
 
 def profile(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
@@ -72,17 +82,10 @@ def epochs(
     bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported()
 
     def train() -> None:
-        with exact_kernels():
+        with kernels(spec):
             train_epoch(net, inputs, optimizer, terms, Runtime(device), spec, 1, bfloat16=bfloat16)
 
     return train
-
-
-@contextmanager
-def exact_kernels() -> Iterator[None]:
-    """The kernels that a run has by default."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        yield
 
 
 def timed(call: Callable[[], object], device: str) -> float:
@@ -182,9 +185,108 @@ def _evaluation(
     def run() -> None:
         before, evaluation_module.LARGEST_BATCH = evaluation_module.LARGEST_BATCH, batch
         try:
-            with exact_kernels():
+            with kernels(spec):
                 evaluate(inputs, plan, spec, Runtime(device), epoch=1)
         finally:
             evaluation_module.LARGEST_BATCH = before
 
     return run
+
+
+def fast(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
+    """`compute.speed: fast` against `exact`: the losses of a tiny run, and the time of a step, also as a graph that is
+    captured once and replayed."""
+    rows = _fast_losses(device)
+    for network, batch in [("compact", 8)] if small else [("alexnet", 128), ("vgg16", 32), ("compact", 32)]:
+        steps = {speed: step(network, batch, device, speed) for speed in ("exact", "fast")}
+        if device == "cuda":
+            try:
+                steps["fast, replayed"] = replayed(steps["fast"])
+            except RuntimeError as error:
+                rows.append(number(f"{network}: a graph of the step", f"no: {str(error).splitlines()[0][:60]}"))
+        times = alternate(steps, 3 if small else 15, torch.device(device), warm_up=3)
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        for name, median in medians.items():
+            rows.append(number(f"{network} batch {batch}: step, {name}", f"{median * 1e3:.3f} ms"))
+            if name != "exact":
+                rows.append(number(f"{network} batch {batch}: exact / {name}", f"{medians['exact'] / median:.3f}"))
+        del steps
+        if device == "cuda":
+            torch.cuda.empty_cache()
+    return rows
+
+
+def _fast_losses(device: str) -> list[dict[str, Any]]:
+    train = {"precision": "float32", "learning_rate": 0.01, "final_learning_rate": None}
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), Path(folder))
+        exact, fast = (
+            bench.run(tiny(train=train, compute={"speed": speed}), speed, Runtime(device)).metrics
+            for speed in ("exact", "fast")
+        )
+    names = ("train_loss", "filter_loss", "val_loss", "instability")
+    return [within(f"fast: {name}", abs(fast[name] / exact[name] - 1), FAST_BOUND) for name in names]
+
+
+def step(network: str, batch: int, device: str, speed: str) -> Callable[[], None]:
+    """A training step as in `train_epoch`, on one batch that stays on the device."""
+    spec = spec_of(network, 100, batch).model_copy(update={"compute": Compute(speed=speed)})
+    net, terms, optimizer = initialized(spec, torch.device(device))
+    runtime, size = Runtime(device), spec.model.table.image_size
+    x = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    label_N = (torch.arange(batch, device=device) % 2) - 1
+    bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported()
+
+    def run() -> None:
+        with kernels(spec):
+            net.set_step(0, 1, 0, 0, batch)
+            with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+                output = net(x, full=True)
+            loss = step_loss(output, label_N, terms, 1, batch, runtime).total
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            for term in terms.values():
+                term.after_backward(runtime)
+            optimizer.step()
+
+    return run
+
+
+def replayed(run: Callable[[], None]) -> Callable[[], None]:
+    """A call that replays a step, captured as a CUDA graph after three steps beside it."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def grid(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
+    """The paper's grid (4 networks, 6 animals, 5 templates), one run after the other, from measured images per second
+    of training and evaluation: whole networks, L1 template and filter loss."""
+    rows, total = [], 0.0
+    for network, batch in {"compact": 8}.items() if small else GRID_BATCHES.items():
+        steps = 1 if small else 10
+        with tempfile.TemporaryDirectory() as folder:
+            train = epochs(network, batch, steps, device, Path(folder))
+            train()
+            trained = batch * steps / timed(train, device)
+            spec, store = spec_of(network, 100, batch), stored(Path(folder))
+            net, _, _ = initialized(spec, torch.device(device))
+            inputs = InputPipeline(store, net, spec.model.table.input_scale, torch.device(device))
+            plan = EvaluationPlan.of(store, "all")
+            measure = _evaluation(inputs, plan, spec, device, evaluation_module.LARGEST_BATCH)
+            measure()
+            evaluated = len(plan.items) / timed(measure, device)
+        if device == "cuda":
+            torch.cuda.empty_cache()
+        taken = ANIMALS * GRID_TEMPLATES * GRID_EPOCHS * (TRAINED / trained + EVALUATED / evaluated) / 60
+        total += taken
+        rows.append(number(f"{network}, batch {batch}: trained, evaluated", f"{trained:.0f}, {evaluated:.0f} images/s"))
+        rows.append(number(f"{network}: 30 runs of {GRID_EPOCHS} epochs", f"{taken:.1f} min"))
+    return [*rows, goal("the paper's grid, one run at a time", total, 60, unit=" min", at_most=True)]
