@@ -22,6 +22,7 @@ from ipcnn_ray.utils.text import counted, shortened_list
 Outcome = Literal[
     "follows parts",
     "follows parts, not more stable",
+    "some filters follow parts",
     "moved to the middle",
     "more stable, follows nothing more",
     "less stable",
@@ -30,7 +31,11 @@ Outcome = Literal[
     "not measured",
     "one seed",
 ]
-"""`not measured`: an earlier version recorded the runs. `one seed`: fewer than two seeds in common with the control."""
+"""`follows parts`: at least half of the filters do, and more than those of the control. `some filters follow parts`: more
+than those of the control, but fewer than half. `not measured`: an earlier version recorded the runs. `one seed`: fewer
+than two seeds in common with the control."""
+MOST = 0.5
+"""Share of filters that must follow a landmark for `follows parts`."""
 CONTROL = "control"
 """What the tag `ipcnn.verdict` of the control's runs holds."""
 COMPARED = {
@@ -44,6 +49,7 @@ COMPARED = {
 HEADLINES: Mapping[Outcome, str] = {
     "follows parts": "follows parts: it is more stable, and more of its filters follow a landmark",
     "follows parts, not more stable": "follows parts, but is not more stable",
+    "some filters follow parts": "makes some filters follow parts: more of them than in the control, but fewer than half",
     "moved to the middle": "moved to the middle: it is more stable because its peaks stay at one place, and no more "
     "of its filters follow a landmark",
     "more stable, follows nothing more": "is more stable, but no more of its filters follow a landmark",
@@ -228,6 +234,8 @@ def _outcome(group: Group, control: Group, differences: Mapping[str, Difference]
         return "not measured"
     instability, following = (differences[name] for name in NEEDED)
     if following.higher:
+        if following.setting_mean < MOST:
+            return "some filters follow parts"
         return "follows parts" if instability.lower else "follows parts, not more stable"
     if instability.lower:
         spread_of_peaks = differences.get("peak_spread")

@@ -30,6 +30,7 @@ def verdict_on(means: Mapping[str, float], **facts: object) -> Verdict:
 CASES = {
     "follows parts": NARROW,
     "follows parts, not more stable": {**NARROW, "instability": PLAIN["instability"]},
+    "some filters follow parts": {**PLAIN, "following_share": 0.45},
     "moved to the middle": RELEASED,
     "more stable, follows nothing more": {**RELEASED, "peak_spread": 0.27},
     "less stable": {**PLAIN, "instability": 0.15},
