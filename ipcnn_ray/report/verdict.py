@@ -31,9 +31,9 @@ Outcome = Literal[
     "not measured",
     "one seed",
 ]
-"""`follows parts`: at least half of the filters do, and more than those of the control. `some filters follow parts`: more
-than those of the control, but fewer than half. `not measured`: an earlier version recorded the runs. `one seed`: fewer
-than two seeds in common with the control."""
+"""`follows parts`: at least half of the filters do, more than of the control's. `some filters follow parts`: more than of
+the control's, but fewer than half. `not measured`: an earlier version recorded the runs. `one seed`: fewer than two
+seeds in common with the control."""
 MOST = 0.5
 """Share of filters that must follow a landmark for `follows parts`."""
 CONTROL = "control"
@@ -49,7 +49,7 @@ COMPARED = {
 HEADLINES: Mapping[Outcome, str] = {
     "follows parts": "follows parts: it is more stable, and more of its filters follow a landmark",
     "follows parts, not more stable": "follows parts, but is not more stable",
-    "some filters follow parts": "makes some filters follow parts: more of them than in the control, but fewer than half",
+    "some filters follow parts": "makes some filters follow parts: more than of the control's, but fewer than half",
     "moved to the middle": "moved to the middle: it is more stable because its peaks stay at one place, and no more "
     "of its filters follow a landmark",
     "more stable, follows nothing more": "is more stable, but no more of its filters follow a landmark",
