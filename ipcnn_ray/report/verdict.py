@@ -31,8 +31,8 @@ Outcome = Literal[
     "not measured",
     "one seed",
 ]
-"""`follows parts`: at least half of the filters do, more than of the control's. `some filters follow parts`: more than of
-the control's, but fewer than half. `not measured`: an earlier version recorded the runs. `one seed`: fewer than two
+"""`follows parts`: at least half of the filters do, more than of the control's. `some filters follow parts`: more than
+of the control's, but fewer than half. `not measured`: an earlier version recorded the runs. `one seed`: fewer than two
 seeds in common with the control."""
 MOST = 0.5
 """Share of filters that must follow a landmark for `follows parts`."""
