@@ -153,7 +153,7 @@ def _keep_tables(name: str, profiler: torch.profiler.profile, averages: Any, dev
         return
     folder, stem = Path(os.environ[OUT]), f"profile_{name.replace(' ', '_')}"
     folder.mkdir(parents=True, exist_ok=True)
-    orders = ["self_cpu_time_total", *(["self_cuda_time_total"] if device == "cuda" else [])]
+    orders = ["self_cpu_time_total", *(["self_device_time_total"] if device == "cuda" else [])]
     tables = [averages.table(sort_by=order, row_limit=200, max_name_column_width=100) for order in reversed(orders)]
     (folder / f"{stem}.txt").write_text("\n\n".join(tables))
     profiler.export_chrome_trace(str(folder / f"{stem}.json.gz"))

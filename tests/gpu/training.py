@@ -14,9 +14,14 @@ from typing import Any
 import torch
 import yaml
 from fakes.training import Bench, tiny
+from input_pipeline import Pageable, make_store, parts_of, stored
 from rows import check, number
 from torch import distributed, nn
 
+from ipcnn_ray.models.build import build
+from ipcnn_ray.spec.model import Model
+from ipcnn_ray.spec.template import NoTemplate
+from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.runtime import ProcessGroup, Runtime, StopRun
 
 CASES: dict[str, dict[str, dict[str, Any]]] = {
@@ -80,7 +85,33 @@ def resume(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
                 bench.run(tiny(**sections), f"{case} {part}", runtime(device))
             same = bench.weights(f"{case} whole") == bench.weights(f"{case} cut")
             rows.append(check(f"resumed, {case}", "same bytes", same))
-    return rows
+    return [*rows, _batches(device, small)]
+
+
+def _batches(device: str, small: bool) -> dict[str, Any]:
+    """Batches that are selected on the device, copied from pinned memory, and copied while everything waits, each
+    while the device is busy with the one before, hold the same numbers."""
+    count, batch, where = (24, 8, torch.device(device)) if small else (1024, 64, torch.device(device))
+    with tempfile.TemporaryDirectory() as folder:
+        make_store(Path(folder), count)
+        store = stored(Path(folder))
+        net = build(Model(network="alexnet"), NoTemplate(shape="none"), 0).to(where)
+        arguments = store, net, 1.0, where
+        ways = InputPipeline(*arguments, room=1 << 40), InputPipeline(*arguments, room=0), Pageable(*arguments)
+        busy = torch.ones(256, 256, device=where) if small else torch.ones(8192, 8192, device=where)
+        sums = []
+        for inputs in ways:
+            with inputs.loader(parts_of(store, batch, 1)) as loader:
+                found = []
+                for part in loader:
+                    rows_NCHW = inputs.net_input(part).double()
+                    cell_CHW = torch.arange(rows_NCHW[0].numel(), device=where).view(rows_NCHW[0].shape)
+                    weighted_N = (rows_NCHW * cell_CHW).sum((1, 2, 3))
+                    found.append(torch.stack([weighted_N, part.labels.double(), part.mirrored.double()]))
+                    busy @ busy
+            sums.append(torch.cat(found, 1).cpu())
+    same = all(torch.equal(sums[0], other) for other in sums[1:]) and sums[0].shape == (3, count)
+    return check("batches kept, from pinned memory, pageable", "same numbers", same)
 
 
 def ray(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
