@@ -50,6 +50,25 @@ def test_collectives_in_a_process_of_their_own(run: ModuleType, tmp_path: Path) 
     assert {row["state"] for row in json.loads(out.read_text())["results"]["nccl"]} == {"ok"}
 
 
+@pytest.mark.slow
+def test_profile_of_a_step(
+    run: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("IPCNN_GPU_OUT", str(tmp_path))
+    assert run.main(["--part", "profile", *ON_CPU]) == 0
+    found = {row["what"]: row["value"] for row in rows(capsys)}
+    assert float(found["compact: wall of a step, not profiled"].removesuffix(" ms")) > 0
+    assert any("convolution_backward" in what for what in found)
+    assert "aten::convolution_backward" in (tmp_path / "profile_compact_from_conv2.txt").read_text()
+
+
+@pytest.mark.slow
+def test_fast_against_exact(run: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--part", "fast", *ON_CPU]) == 0
+    found = rows(capsys)
+    assert {row["what"] for row in found if row.get("state") == "ok"} >= {"fast: train_loss", "fast: val_loss"}
+
+
 def test_what_cannot_run_says_why(
     run: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
