@@ -49,6 +49,7 @@ PARTS: dict[str, tuple[str, float, tuple[str, ...]]] = {
     "fast": ("steps", 75, ()),
     "grid": ("steps", 60, ()),
     "concurrency": ("speed", 75, ()),
+    "waits": ("waits", 60, ()),
     "agreement": ("agreement", 90, ()),
     "nccl": ("training", 45, ()),
     "resume": ("training", 90, ()),
@@ -57,7 +58,7 @@ PARTS: dict[str, tuple[str, float, tuple[str, ...]]] = {
 }
 """Part -> its module, the most seconds that it may take, and the packages that it needs beside the common ones; the
 most important timing first."""
-SIDE_BY_SIDE = ("agreement", "nccl", "resume", "ray")
+SIDE_BY_SIDE = ("waits", "agreement", "nccl", "resume", "ray")
 """Parts whose rows are no timings."""
 SIDE_BY_SIDE_SHARE = 0.4
 """Share of the time that is kept for them, at most what the longest of them may take."""
