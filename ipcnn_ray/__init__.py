@@ -22,7 +22,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ipcnn_ray.core.metrics.filter_metric import MetricResult as MetricResult
+    from ipcnn_ray.core.metrics.streaming import AblationOthers as AblationOthers
+    from ipcnn_ray.core.metrics.streaming import AblationOwn as AblationOwn
+    from ipcnn_ray.core.metrics.streaming import ActivationEntropy as ActivationEntropy
+    from ipcnn_ray.core.metrics.streaming import Consistency as Consistency
+    from ipcnn_ray.core.metrics.streaming import FilterMetrics as FilterMetrics
+    from ipcnn_ray.core.metrics.streaming import FollowingShare as FollowingShare
+    from ipcnn_ray.core.metrics.streaming import FollowingShareFew as FollowingShareFew
+    from ipcnn_ray.core.metrics.streaming import FollowingShareShuffled as FollowingShareShuffled
+    from ipcnn_ray.core.metrics.streaming import InstabilityBestConstant as InstabilityBestConstant
+    from ipcnn_ray.core.metrics.streaming import InstabilityCenter as InstabilityCenter
+    from ipcnn_ray.core.metrics.streaming import InstabilityRandom as InstabilityRandom
+    from ipcnn_ray.core.metrics.streaming import KeypointError as KeypointError
+    from ipcnn_ray.core.metrics.streaming import KeypointErrorMean as KeypointErrorMean
+    from ipcnn_ray.core.metrics.streaming import LandmarkCoverage as LandmarkCoverage
+    from ipcnn_ray.core.metrics.streaming import LandmarksFollowed as LandmarksFollowed
+    from ipcnn_ray.core.metrics.streaming import LandmarkTracking as LandmarkTracking
+    from ipcnn_ray.core.metrics.streaming import LandmarkTrackingFew as LandmarkTrackingFew
+    from ipcnn_ray.core.metrics.streaming import LandmarkTrackingShuffled as LandmarkTrackingShuffled
+    from ipcnn_ray.core.metrics.streaming import LocationInstability as LocationInstability
+    from ipcnn_ray.core.metrics.streaming import MutualInformationScore as MutualInformationScore
+    from ipcnn_ray.core.metrics.streaming import PartInterpretability as PartInterpretability
+    from ipcnn_ray.core.metrics.streaming import PeakDistance as PeakDistance
+    from ipcnn_ray.core.metrics.streaming import PeakSpread as PeakSpread
+    from ipcnn_ray.core.metrics.streaming import Purity as Purity
+    from ipcnn_ray.core.metrics.streaming import Stability as Stability
+    from ipcnn_ray.core.receptive_field import Field as Field
     from ipcnn_ray.errors import IpcnnError as IpcnnError
+    from ipcnn_ray.models.fx_receptive_field import receptive_field as receptive_field
     from ipcnn_ray.models.interpretable_layer import InterpretableLayer as InterpretableLayer
     from ipcnn_ray.on_ray.submission import Outcome as Outcome
     from ipcnn_ray.on_ray.submission import run_submission as run_submission
@@ -32,12 +60,41 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+_METRICS = "ipcnn_ray.core.metrics.streaming"
 _PUBLIC = {
     "InterpretableLayer": "ipcnn_ray.models.interpretable_layer",
+    "receptive_field": "ipcnn_ray.models.fx_receptive_field",
+    "Field": "ipcnn_ray.core.receptive_field",
+    "FilterMetrics": _METRICS,
+    "LocationInstability": _METRICS,
+    "InstabilityCenter": _METRICS,
+    "InstabilityBestConstant": _METRICS,
+    "InstabilityRandom": _METRICS,
+    "LandmarkTracking": _METRICS,
+    "LandmarkTrackingFew": _METRICS,
+    "LandmarkTrackingShuffled": _METRICS,
+    "FollowingShare": _METRICS,
+    "FollowingShareFew": _METRICS,
+    "FollowingShareShuffled": _METRICS,
+    "LandmarksFollowed": _METRICS,
+    "LandmarkCoverage": _METRICS,
+    "PeakDistance": _METRICS,
+    "PeakSpread": _METRICS,
+    "KeypointError": _METRICS,
+    "KeypointErrorMean": _METRICS,
+    "PartInterpretability": _METRICS,
+    "Consistency": _METRICS,
+    "Stability": _METRICS,
+    "Purity": _METRICS,
+    "MutualInformationScore": _METRICS,
+    "AblationOwn": _METRICS,
+    "AblationOthers": _METRICS,
+    "ActivationEntropy": _METRICS,
+    "MetricResult": "ipcnn_ray.core.metrics.filter_metric",
     "load": "ipcnn_ray.spec.loader",
     "run_submission": "ipcnn_ray.on_ray.submission",
-    "Interrupted": "ipcnn_ray.on_ray.tuner",
     "Outcome": "ipcnn_ray.on_ray.submission",
+    "Interrupted": "ipcnn_ray.on_ray.tuner",
     "IpcnnError": "ipcnn_ray.errors",
     "Paths": "ipcnn_ray.utils.paths",
 }

@@ -76,6 +76,12 @@ def centers(field: Field, n: int) -> Tensor:
     return field.first_center + field.stride * torch.arange(n, dtype=torch.float64)
 
 
+def peak_positions(peak_NC: Tensor, field: Field, n: int) -> Tensor:
+    """(row, col) in pixels, [N, C, 2] float64, of the centres of the receptive fields of cells row * n + col."""
+    center_n = centers(field, n)
+    return torch.stack([center_n[peak_NC // n], center_n[peak_NC % n]], 2)
+
+
 def discs(field: Field, n: int, size: int, diameter: float) -> Tensor:
     """The round receptive field of every cell, as [P, size, size] bool: the pixels within half a `diameter` (pixels)
     of the centre of the cell's receptive field."""

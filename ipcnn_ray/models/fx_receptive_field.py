@@ -14,7 +14,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from ipcnn_ray.core.receptive_field import Window
+from ipcnn_ray.core import receptive_field as core
+from ipcnn_ray.core.receptive_field import Field, Window
 
 POINTWISE = (
     nn.ReLU,
@@ -121,6 +122,18 @@ def module_window(module: nn.Module) -> Window:
         else:
             fields[node] = _propagate(module, node, fields)
     raise AssertionError("a graph without an output")
+
+
+def receptive_field(module: nn.Module) -> Field:
+    """Return the receptive fields of the cells of a module that puts out a map, in pixels of its input, 0-based.
+
+    The centre of cell (row, col) is at (first_center + stride * row, first_center + stride * col).
+
+    module: from an image to a map, such as ``nn.Sequential(*list(resnet18().children())[:-2])``.
+    Raises ValueError if an operation has no receptive field (global pooling, attention) or none that is known here; the
+    message names it.
+    """
+    return core.receptive_field([module_window(module)])
 
 
 def _propagate(module: nn.Module, node: fx.Node, fields: dict[fx.Node, _FieldOfView | None]) -> _FieldOfView:

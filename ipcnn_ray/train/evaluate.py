@@ -27,7 +27,7 @@ from ipcnn_ray.core.metrics.filter_metric import FilterMetric, LayerContext, Met
 from ipcnn_ray.core.metrics.landmark_tracking import Tracking, best_tracking, followed_landmark, tracking_of_categories
 from ipcnn_ray.core.metrics.part_positions import part_boxes
 from ipcnn_ray.core.metrics.stability import pixel_noise
-from ipcnn_ray.core.receptive_field import Field, cells_above, centers, top_values
+from ipcnn_ray.core.receptive_field import cells_above, peak_positions, top_values
 from ipcnn_ray.data.batches import Batch, to_device
 from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.data.split import Items
@@ -424,12 +424,6 @@ def _naming_package(metric: FilterMetric) -> Iterator[None]:
             raise
         text = f"{type(error).__name__}: {error}"
         raise TrainingError(f"metric {metric.name!r} of {package}: {text}\nUpdate that package.") from error
-
-
-def peak_positions(peak_NC: Tensor, field: Field, n: int) -> Tensor:
-    """(row, col) in pixels, [N, C, 2] float64, of the centres of the receptive fields of cells row * n + col."""
-    center_n = centers(field, n)
-    return torch.stack([center_n[peak_NC // n], center_n[peak_NC % n]], 2)
 
 
 def masked_maps(output: NetOutput, layer: str) -> Tensor:

@@ -22,7 +22,14 @@ from ipcnn_ray.core.metrics.location_instability import (
     landmark_distances,
     location_instability_of_categories,
 )
-from ipcnn_ray.core.receptive_field import DISC_DIAMETER, Field, activation_region, cells_above, top_values
+from ipcnn_ray.core.receptive_field import (
+    DISC_DIAMETER,
+    Field,
+    activation_region,
+    cells_above,
+    peak_positions,
+    top_values,
+)
 from ipcnn_ray.data.batches import Batch
 from ipcnn_ray.data.crop_store import CropStore, open_store, rows_reader
 from ipcnn_ray.data.datasets.dataset import Progress
@@ -30,7 +37,7 @@ from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError, IpcnnError, Issue, TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.train.distributed_inference import EvaluationPlan, infer
-from ipcnn_ray.train.evaluate import evaluation_batch, masked_maps, peak_positions
+from ipcnn_ray.train.evaluate import evaluation_batch, masked_maps
 from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.final_model import final_model
 from ipcnn_ray.train.run_metadata import RunRequest

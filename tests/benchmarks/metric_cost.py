@@ -16,9 +16,8 @@ from bench_tools import alternate, arguments, device_of, machine
 
 from ipcnn_ray.core.metrics.filter_metric import FILTER_INPUTS, LayerContext
 from ipcnn_ray.core.metrics.landmark_tracking import tracking_of_categories
-from ipcnn_ray.core.receptive_field import Field
+from ipcnn_ray.core.receptive_field import Field, peak_positions
 from ipcnn_ray.spec.extensions import EVERY_RUN, METRICS
-from ipcnn_ray.train.evaluate import peak_positions
 
 
 def candidates(filters: int, objects: int, side: int, landmarks: int) -> dict[str, Callable[[], object]]:

@@ -1,4 +1,4 @@
-"""A step of a network of one's own with an interpretable layer, alone and as one of two processes under DDP."""
+"""A network of one's own with an interpretable layer: a step and its metrics, alone and in two processes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from ipcnn_ray.core.metrics import streaming
+from ipcnn_ray.core.metrics.filter_metric import MetricResult
+from ipcnn_ray.core.metrics.streaming import FilterMetrics, StreamingMetric
 from ipcnn_ray.models.interpretable_layer import InterpretableLayer
 
 L2: dict[str, Any] = {"shape": "gradient", "norm": "l2", "beta": 3}
@@ -57,11 +60,42 @@ def steps(rank: int = 0, world: int = 1) -> dict[str, Any]:
     return results
 
 
+METRICS = [
+    value
+    for value in vars(streaming).values()
+    if isinstance(value, type) and issubclass(value, StreamingMetric) and hasattr(value, "measured")
+]
+
+
+def metrics(rank: int = 0, world: int = 1) -> dict[str, MetricResult]:
+    """Every metric of eleven images, of which a rank sees those that a DistributedSampler gives it."""
+    generator = torch.Generator().manual_seed(2)
+    N, C = 11, 5
+    landmarks_NK2 = 32 * torch.rand(N, 3, 2, generator=generator)
+    landmarks_NK2[torch.rand(N, 3, generator=generator) < 0.2] = torch.nan
+    everything = {
+        "maps_NCHW": torch.randn(N, C, 4, 4, generator=generator).round(decimals=1),  # with equal activations
+        "landmarks_NK2": landmarks_NK2,
+        "labels": torch.tensor([0, 1, -1, 0, 1, 1, 0, -1, 0, 1, 0]),
+        "in_training": torch.arange(N) % 3 > 0,
+        "masked_maps_NCHW": torch.randn(N, C, 4, 4, generator=generator).relu(),
+        "noisy_maps_NCHW": torch.randn(N, C, 4, 4, generator=generator),
+        "part_sizes_NK2": 8 + 8 * torch.rand(N, 3, 2, generator=generator),
+        "loss_change_NC": torch.randn(N, C, generator=generator),
+    }
+    mine = torch.arange(rank, N + (-N) % world, world) % N
+    measured = FilterMetrics(METRICS, 32, top_images=4, few_images=3)
+    for part in torch.split(mine, 2):
+        measured.update(**{name: value[part] for name, value in everything.items()}, index=part)
+    return measured.compute()
+
+
 def worker(rank: int, folder: str) -> None:
     """One of two processes; what it found is in `folder`."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
     found: dict[str, Any] = {"steps": steps(rank, 2)}
+    found["metrics"] = {name: result.per_filter_C for name, result in metrics(rank, 2).items()}
     layer = InterpretableLayer(n=6, **L2)
     try:
         layer.filter_loss(maps_NCHW=torch.ones(2 + rank, 5, 6, 6))

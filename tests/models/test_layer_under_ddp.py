@@ -1,4 +1,4 @@
-"""The layer in a training loop with DistributedDataParallel: two processes take the step of one."""
+"""The layer and the metrics with torch.distributed: two processes take the step of one, and measure the same."""
 
 from __future__ import annotations
 
@@ -41,6 +41,16 @@ def test_every_layer_moves_the_gradients(alone):
         for other in names[:i]:
             assert not torch.allclose(gradients[name], gradients[other], rtol=1e-3), (name, other)
     assert float(alone["learned"]["gradients"]["layer.mask.log_beta_C"].abs().max()) > 0
+
+
+def test_metrics_are_those_of_one_process(ranks):
+    """Also with images that the sampler repeats, equal activations, and shuffles that depend on the order."""
+    alone = layer_worker.metrics()
+    assert len(alone) == 24 and all(result.per_filter_C.isfinite().any() for result in alone.values())
+    for rank in ranks:
+        for name, result in alone.items():
+            expected_C, found_C = result.per_filter_C, rank["metrics"][name]
+            torch.testing.assert_close(found_C, expected_C, rtol=1e-12, atol=0, equal_nan=True, msg=name)
 
 
 def test_ranks_with_different_numbers_of_images_are_refused(ranks):
