@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,40 +28,35 @@ def measure(calls: dict[str, Callable[[], None]], rounds: int, device: str) -> d
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def layer_cost(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
+def layer_cost(device: str, small: bool, seconds: float) -> Iterator[dict[str, Any]]:
     """Mask and filter loss against the 3x3 convolution of the same map, alternating rounds."""
-    rows = []
     for images, channels, n in [(4, 16, 6)] if small else [(128, 256, 13), (32, 512, 14)]:
         medians = measure(candidates(images, channels, n, torch.device(device)), 3 if small else 25, device)
         unit = next(iter(medians.values()))
         shape = f"[{images}, {channels}, {n}, {n}]"
-        rows.append(number(f"{shape} convolution", f"{unit * 1e3:.3f} ms"))
+        yield number(f"{shape} convolution", f"{unit * 1e3:.3f} ms")
         for name in ("layer, exact", "layer, released"):
-            rows.append(goal(f"{shape} {name} / convolution", medians[name] / unit, 0.20, at_most=True))
-    return rows
+            yield goal(f"{shape} {name} / convolution", medians[name] / unit, 0.20, at_most=True)
 
 
-def step_cost(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
+def step_cost(device: str, small: bool, seconds: float) -> Iterator[dict[str, Any]]:
     """A whole training step with templates against the plain network's, alternating rounds."""
-    rows = []
     for network, batch in [("compact", 8)] if small else [("alexnet", 128), ("vgg16", 32)]:
         steps = {name: step(network, template, batch, torch.device(device)) for name, template in TEMPLATES.items()}
         medians = measure(steps, 3 if small else 9, device)
-        rows.append(number(f"{network} batch {batch}: plain step", f"{medians['plain'] * 1e3:.2f} ms"))
+        yield number(f"{network} batch {batch}: plain step", f"{medians['plain'] * 1e3:.2f} ms")
         for name in ("exact", "released"):
-            rows.append(goal(f"{network} {name} / plain", medians[name] / medians["plain"], 1.03, at_most=True))
+            yield goal(f"{network} {name} / plain", medians[name] / medians["plain"], 1.03, at_most=True)
         del steps
         if device == "cuda":
             torch.cuda.empty_cache()
-    return rows
 
 
-def throughput(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
+def throughput(device: str, small: bool, seconds: float) -> Iterator[dict[str, Any]]:
     """Images per second of `train_epoch`, whole from crops on disk, and behind frozen layers read from a cache;
     beside a bare loop of the plain network on one batch that stays on the device."""
     from epochs import epoch_rate, store_of
 
-    rows = []
     for network, (frozen, batch) in {"compact": ("conv2", 8)}.items() if small else NETWORKS.items():
         images = 32 if small else 8 * batch
         with tempfile.TemporaryDirectory() as folder:
@@ -71,11 +66,10 @@ def throughput(device: str, small: bool, seconds: float) -> list[dict[str, Any]]
         step = {"bare": trainer(batch, 1, torch.device(device), None, network)}
         times = alternate(step, 2 if small else 12, torch.device(device), warm_up=3)
         bare = batch / statistics.median(times["bare"])
-        rows.append(number(f"{network} whole, batch {batch}", f"{whole:.0f} images/s"))
-        rows.append(goal(f"{network} whole / bare loop", whole / bare, 0.60, at_most=False))
-        rows.append(number(f"{network} from cached {frozen}", f"{cached:.0f} images/s"))
-        rows.append(number(f"{network} bare loop, bfloat16 where there is any", f"{bare:.0f} images/s"))
-    return rows
+        yield number(f"{network} whole, batch {batch}", f"{whole:.0f} images/s")
+        yield goal(f"{network} whole / bare loop", whole / bare, 0.60, at_most=False)
+        yield number(f"{network} from cached {frozen}", f"{cached:.0f} images/s")
+        yield number(f"{network} bare loop, bfloat16 where there is any", f"{bare:.0f} images/s")
 
 
 def pipeline(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
@@ -94,9 +88,9 @@ def pipeline(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
     ]
 
 
-def concurrency(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
+def concurrency(device: str, small: bool, seconds: float) -> Iterator[dict[str, Any]]:
     """Images per second of 1, 2 and 4 equal runs at the same time on one device, all together."""
-    rows, alone = [], 0.0
+    alone = 0.0
     with tempfile.TemporaryDirectory() as folder:
         for runs in (1, 2) if small else (1, 2, 4):
             start = time.time() + (12 if small else 8)
@@ -105,7 +99,6 @@ def concurrency(device: str, small: bool, seconds: float) -> list[dict[str, Any]
             children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(runs)]
             rates = [float(child.communicate(timeout=seconds)[0].split()[-1]) for child in children]
             alone = alone or sum(rates)
-            rows.append(number(f"compact, {runs} at a time: images/s in all", f"{sum(rates):.0f}"))
+            yield number(f"compact, {runs} at a time: images/s in all", f"{sum(rates):.0f}")
             if runs > 1:
-                rows.append(number(f"compact, {runs} at a time / one", f"{sum(rates) / alone:.2f}"))
-    return rows
+                yield number(f"compact, {runs} at a time / one", f"{sum(rates) / alone:.2f}")
