@@ -142,7 +142,10 @@ def check(spec: SpecArgument, set_: OverridesOption = None, sheet: Sheet = None,
         [name, str(mark["seen"]), f"{mark['share']:.2f}", _pair(mark["mean"]), _pair(mark["deviation"])]
         for name, mark in counted["landmarks"].items()
     ]
-    output.print_table(("landmark", "seen", "share", "mean row, col", "deviation"), rows, right=("seen", "share"))
+    if rows:
+        output.print_table(("landmark", "seen", "share", "mean row, col", "deviation"), rows, right=("seen", "share"))
+    else:
+        output.print_line(f"{'landmarks':<16}none: what needs them is not measured")
     output.print_line(f"contact sheet   {page}")
 
 

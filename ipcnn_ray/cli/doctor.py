@@ -214,8 +214,11 @@ def _data(facts: Facts) -> Iterator[Finding]:
         absent = [kind for kind in data["datasets"] if kind not in present]
         if not present:
             folders = " or ".join(dataset["folder"] for dataset in data["datasets"].values())
-            fact = f"{where}{data['folder']} has 0 photographs and 0 categories of landmarks"
-            yield "wrong", fact, f"It must hold {folders}; see README."
+            fact = f"{where}{data['folder']} has 0 photographs and 0 categories of landmarks of these datasets"
+            advice = (
+                f"They need {folders}, see README; your own photographs (data.kind: table, folder) lie anywhere in it."
+            )
+            yield "note", fact, advice
             continue
         for kind, dataset in present.items():
             fact = f"{where}{kind}: " + ", ".join(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -41,6 +41,14 @@ TABLE_METRICS = {
     "images_per_second": ".0f",
 }
 """Metrics of the live table -> their formats."""
+HEADS = {
+    "train_loss": "loss",
+    "filter_loss": "filter",
+    "val_error": "error",
+    "instability": "instab.",
+    "images_per_second": "img/s",
+}
+"""Metrics of the live table -> heads of their columns."""
 
 
 @dataclass
@@ -52,6 +60,11 @@ class _Row:
     stage: ProgressUpdate | None = None
     printed_at: float = 0.0
     """Time of its last line, when piped."""
+
+
+def _is_without_landmarks(metrics: Mapping[str, float]) -> bool:
+    """Whether a run was evaluated, and on data that have no location instability."""
+    return "val_error" in metrics and "instability" not in metrics
 
 
 def _format_stage(row: _Row) -> str:
@@ -135,10 +148,11 @@ class Progress:
 
     def _epoch_line(self, label: str, row: _Row) -> str:
         metric = partial(format_metric, row.metrics)
+        instability = "" if _is_without_landmarks(row.metrics) else f"  instability {metric('instability', '.4f')}"
         return (
             f"{label:<12} epoch {int(row.metrics.get('epoch', 0))}/{row.epochs}"
             f"  loss {metric('train_loss', '.3f')}  filter {metric('filter_loss', '.2f')}"
-            f"  error {metric('val_error', '.1f', 100)}%  instability {metric('instability', '.4f')}"
+            f"  error {metric('val_error', '.1f', 100)}%{instability}"
             f"  {metric('images_per_second', '.0f')} img/s  {self._left(row)} left"
         )
 
@@ -146,7 +160,9 @@ class Progress:
         m = run.metrics
         parts = [f"{run.label:<12} {run.state}"]
         if "val_error" in m:
-            parts += [f"error {m['val_error']:.1%}", f"instability {format_metric(m, 'instability', '.4f')}"]
+            parts.append(f"error {m['val_error']:.1%}")
+        if "val_error" in m and not _is_without_landmarks(m):
+            parts.append(f"instability {format_metric(m, 'instability', '.4f')}")
         parts += [f"{goal} {format_metric(m, goal, '.3f')}" for goal in self.goals if goal in m]
         if run.cause:
             parts.append(run.cause)
@@ -162,10 +178,14 @@ class Progress:
         taken = f"{format_clock(time.monotonic() - self.began)} so far"
         head = Text(f"{self.phase}: {self.ended} of {self.total} done, {taken}" if self.phase else taken)
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-        for name in ("run", "epoch", "now", "loss", "filter", "error", "instab.", "img/s", "left"):
+        shown = dict(TABLE_METRICS)
+        if any(_is_without_landmarks(row.metrics) for row in self.rows.values()):
+            del shown["instability"]
+        heads = [HEADS[metric] for metric in shown]
+        for name in ("run", "epoch", "now", *heads, "left"):
             table.add_column(name, justify="left" if name in ("run", "now") else "right", no_wrap=True)
         for label, row in self.rows.items():
             epoch = f"{int(row.metrics.get('epoch', 0))}/{row.epochs}"
-            numbers = [format_metric(row.metrics, metric, form) for metric, form in TABLE_METRICS.items()]
+            numbers = [format_metric(row.metrics, metric, form) for metric, form in shown.items()]
             table.add_row(label, epoch, _format_stage(row), *numbers, self._left(row))
         return Group(head, table)

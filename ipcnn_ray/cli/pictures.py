@@ -77,6 +77,11 @@ def pictures(
     labels = run or _default_labels(parent, by_label, named)
     _check_finished(parent, by_label, labels)
     specs = {label: run_spec_of(spec, label, by_label[label]).spec for label in labels}
+    if blind := [label for label in labels if not specs[label].data.landmarks]:
+        raise IpcnnError(
+            f"the data of {', '.join(blind)} of {parent.run_id} have no landmarks\n"
+            "Pictures show the distances of peaks from landmarks; data.kind: table can have some."
+        )
     _check_weights(paths, parent, labels)
     from ipcnn_ray.train.filter_activations import load_filter_activations
     from ipcnn_ray.train.run_metadata import RunRequest

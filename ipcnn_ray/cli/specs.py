@@ -33,6 +33,10 @@ ResolvedOption = Annotated[bool, typer.Option("--resolved", help="Print the spec
 SchemaFile = Annotated[
     Path | None, typer.Argument(metavar="[FILE]", help="Write it here; stdout without.", show_default=False)
 ]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="PATH", help="Your photographs: a folder of class folders, a CSV table, COCO JSON."),
+]
 NewFile = Annotated[Path, typer.Argument(metavar="[FILE]", help="The file to write, or a folder that exists.")]
 
 
@@ -178,23 +182,29 @@ def schema(file: SchemaFile = None) -> None:
         raise _not_written(file, error) from error
 
 
-def init(file: NewFile = Path(f"{DEFAULT_NAME}.yaml")) -> None:
-    """Write a commented spec with all fields and defaults.
+def init(file: NewFile = Path(f"{DEFAULT_NAME}.yaml"), data: DataOption = None) -> None:
+    """Write a commented spec with all fields and defaults: on drawn animals, or on your own photographs.
 
     An existing file is never overwritten.
     """
+    section = None
+    if data is not None:
+        from ipcnn_ray.data.section_of_files import section_of_files
+
+        section = section_of_files(data, Paths.from_environment().data)
     if file.is_dir():
         file = file / f"{DEFAULT_NAME}.yaml"
     name = re.sub(r"[^a-z0-9]+", "_", file.stem.lower()).strip("_")[:40].rstrip("_") or DEFAULT_NAME
     try:
         with file.open("x", encoding="utf-8") as stream:
-            stream.write(starter(name, str(file)))
+            stream.write(starter(name, str(file), section))
     except FileExistsError as error:
         raise IpcnnError(f"{file}  is there already\nName another file: ipcnn init FILE") from error
     except OSError as error:
         raise _not_written(file, error) from error
     output.print_line(f"wrote {file}")
-    output.print_note(f"next:  ipcnn plan {file}  |  ipcnn submit {file}")
+    look = f"ipcnn data check {file}  |  " if section else ""
+    output.print_note(f"next:  {look}ipcnn plan {file}  |  ipcnn submit {file}")
 
 
 def _not_written(file: Path, error: OSError) -> IpcnnError:

@@ -12,7 +12,7 @@ from ipcnn_ray.cli import output
 from ipcnn_ray.cli.jobs import tracking_uri_of
 from ipcnn_ray.cli.options import AddressOption, JsonOption, experiment_argument
 from ipcnn_ray.report.experiment_record import by_experiment, find_runs
-from ipcnn_ray.report.ranking import rank
+from ipcnn_ray.report.ranking import rank, without_landmarks
 from ipcnn_ray.report.ranking_table import causes, number
 from ipcnn_ray.spec.search import COMBINED, Objectives
 from ipcnn_ray.tracking import open_tracker
@@ -99,7 +99,12 @@ def _show_runs(chosen: Sequence[tuple[RecordedRun, list[RecordedRun]]]) -> None:
     from ipcnn_ray.report.ranking_table import Ranking
 
     everything = [run for _, runs in chosen for run in runs]
-    output.print_table(RUN_COLUMNS, [_run_row(run) for run in everything], right=NUMBERS)
+    columns: tuple[str, ...] = RUN_COLUMNS
+    rows = [_run_row(run) for run in everything]
+    if without_landmarks([group for parent, runs in chosen for group in rank(runs, Objectives.from_tags(parent.tags))]):
+        place = columns.index("instability")
+        columns, rows = columns[:place] + columns[place + 1 :], [row[:place] + row[place + 1 :] for row in rows]
+    output.print_table(columns, rows, right=NUMBERS)
     for line in causes(everything):
         output.print_paragraph(line)
     for parent, runs in chosen:

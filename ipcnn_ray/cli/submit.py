@@ -53,7 +53,8 @@ def submit(
     paths = Paths.from_environment()
     if on_cluster:
         os.chdir(tempfile.gettempdir())  # Ray may unpack the job's working directory again while its driver runs
-    epochs, goals = experiment.train.epochs, Objectives.of(experiment.search).goals
+    epochs, landmarks = experiment.train.epochs, bool(experiment.data.landmarks)
+    goals = Objectives.of(experiment.search, landmarks=landmarks).goals
     try:
         with (
             closing(_LogFile(log_file(experiment_id(experiment), paths))) as log,

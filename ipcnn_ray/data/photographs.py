@@ -69,6 +69,8 @@ class Annotations:
     left_out: Counter[str] = field(default_factory=Counter)
     """Number of objects left out, by reason."""
     issues: list[Issue] = field(default_factory=list)
+    negatives: list[AnnotatedObject] = field(default_factory=list)
+    """Negatives, for a dataset with its own `negative_crops`."""
 
     def add_issue(self, where: Path | str, what: str, advice: str) -> None:
         self.issues.append(Issue(str(where), what, advice))
@@ -118,7 +120,7 @@ class Crop:
     label: int
     """Index of the category, -1 for a negative."""
     item: AnnotatedObject | None = None
-    """None for a negative, which is the whole photograph."""
+    """None for a whole photograph of `voc/neg`."""
 
     @property
     def box(self) -> Box | None:
@@ -157,6 +159,8 @@ class PhotographDataset(Dataset):
     """Folder below IPCNN_DATA that the names of images begin in."""
     digest_root: ClassVar[str] = ""
     """Folder below IPCNN_DATA that the names of files in the data digest begin in."""
+    mend_photograph: ClassVar[str] = AGAIN
+    """What to do about a photograph that cannot be read."""
     _declared: ClassVar = ("title", "folder", "photographs")
 
     @abstractmethod
@@ -201,7 +205,8 @@ class PhotographDataset(Dataset):
         in_training = set(train[:, 0].tolist())
         for i, crop in enumerate(source.crops):
             if item := crop.item:
-                landmarks_NK2[i] = place_in_crop(np.asarray(item.landmarks_K2, np.float64), item.box, image_size)
+                landmarks_K2 = np.asarray(item.landmarks_K2, np.float64).reshape(-1, 2)
+                landmarks_NK2[i] = place_in_crop(landmarks_K2, item.box, image_size)
                 if item.sizes_K2 is not None:
                     sizes_NK2[i] = np.asarray(item.sizes_K2, np.float64)
                 if i in in_training:
@@ -221,7 +226,7 @@ class PhotographDataset(Dataset):
 
         def fill(images_N3SS: NDArray[np.uint8]) -> None:
             if failures := decode([(crop.path, crop.box) for crop in source.crops], images_N3SS, progress):
-                raise DataError(_decoding_issues(failures))
+                raise DataError(self._decoding_issues(failures))
 
         return StorePlan(source.content_digest, contents, fill, source.made_from)
 
@@ -258,17 +263,24 @@ class PhotographDataset(Dataset):
             total.issues += read.issues
             crops += [Crop(root / self.photographs / item.image, item.name, label, item) for item in large]
             objects_L.append(len(large))
-        crops += _negatives(root / NEGATIVES, self.negatives, total)
-        _check_images(crops, total)
+        crops += self.negative_crops(annotations_L, root, total)
+        self._check_images(crops, total)
         if total.issues:
             # With those that decoding would find later.
             paths = [path for path in dict.fromkeys(crop.path for crop in crops) if path.is_file()]
             failures = decode([(path, None) for path in paths], np.empty((len(paths), 3, 1, 1), np.uint8))
-            raise DataError(list(dict.fromkeys([*total.issues, *_decoding_issues(failures)])))
+            raise DataError(list(dict.fromkeys([*total.issues, *self._decoding_issues(failures)])))
         used = list(dict.fromkeys(crop.path for crop in crops))
         digest = _content_digest([*dict.fromkeys(total.files), *used], root / self.digest_root)
         made_from = {**total.made_from, **stamps(used)}
         return Source(tuple(crops), tuple(objects_L), digest, made_from, dict(total.left_out))
+
+    def negative_crops(self, annotations_L: Sequence[Annotations], root: Path, total: Annotations) -> list[Crop]:
+        """Return the negatives. Issues, and files that the data depend on, are added to `total`.
+
+        annotations_L: What `annotations` returned.
+        """
+        return _negatives(root / NEGATIVES, self.negatives, total)
 
     def _check_use(
         self, category: str, min_side: float, annotations: Annotations, large: list[AnnotatedObject], where: Path
@@ -286,6 +298,32 @@ class PhotographDataset(Dataset):
                 advice = "Location instability needs at least 2; take it out of data.landmarks."
                 annotations.add_issue(where, what, advice)
 
+    def _check_images(self, crops: list[Crop], total: Annotations) -> None:
+        """Add an issue for each photograph that is not there, and each box that leaves its own."""
+        from ipcnn_ray.data.crops import ImageFileError, image_size
+
+        for crop in crops:
+            if not crop.path.is_file():
+                total.add_issue(crop.path, "no such image", f"The annotation of {crop.name!r} names it.")
+                continue
+            try:
+                width, height = image_size(crop.path)
+            except ImageFileError as error:
+                total.add_issue(crop.path, str(error), self.mend_photograph)
+                continue
+            if crop.item is None:
+                continue
+            if (masks := crop.item.mask_size) and masks != (width, height):
+                what = f"is {width} x {height} pixels and the masks of {crop.name!r} are {masks[0]} x {masks[1]}"
+                total.add_issue(crop.path, what, "Photograph and annotation must be of one release of Pascal VOC.")
+            xmin, ymin, xmax, ymax = crop.item.box
+            if xmin < 1 or ymin < 1 or xmax > width or ymax > height:
+                what = f"box (xmin, ymin, xmax, ymax) = {crop.item.box} of {crop.name!r} is not inside the image"
+                total.add_issue(crop.path, what, f"The image is {width} x {height} pixels, the first of them 1.")
+
+    def _decoding_issues(self, failures: Mapping[Path, str]) -> list[Issue]:
+        return [Issue(str(path), failure, self.mend_photograph) for path, failure in failures.items()]
+
 
 def _wrong_shape(item: AnnotatedObject, count: int) -> str:
     """Return what has the wrong shape in an object that a reader returned; empty if nothing has."""
@@ -295,7 +333,7 @@ def _wrong_shape(item: AnnotatedObject, count: int) -> str:
 
     for name, values in (("landmarks", item.landmarks_K2), ("sizes", item.sizes_K2)):
         try:
-            shape = (count, 2) if values is None else np.asarray(values, np.float64).shape
+            shape = (count, 2) if values is None or not count else np.asarray(values, np.float64).shape
         except (TypeError, ValueError):
             return f"{name} that are not an array of numbers, expected shape {(count, 2)}"
         if shape != (count, 2):
@@ -326,31 +364,3 @@ def _negatives(folder: Path, count: int, total: Annotations) -> list[Crop]:
         fewer = f", or set data.negatives to at most {first - 1}" if first > 1 else ""
         total.add_issue(folder, what, f"Add them{fewer}.")
     return [Crop(path, f"negative {path.stem}", -1) for path in existing]
-
-
-def _check_images(crops: list[Crop], total: Annotations) -> None:
-    """Add an issue for each photograph that is not there, and each box that leaves its own."""
-    from ipcnn_ray.data.crops import ImageFileError, image_size
-
-    for crop in crops:
-        if not crop.path.is_file():
-            total.add_issue(crop.path, "no such image", f"The annotation of {crop.name!r} names it.")
-            continue
-        try:
-            width, height = image_size(crop.path)
-        except ImageFileError as error:
-            total.add_issue(crop.path, str(error), AGAIN)
-            continue
-        if crop.item is None:
-            continue
-        if (masks := crop.item.mask_size) and masks != (width, height):
-            what = f"is {width} x {height} pixels and the masks of {crop.name!r} are {masks[0]} x {masks[1]}"
-            total.add_issue(crop.path, what, "Photograph and annotation must be of one release of Pascal VOC.")
-        xmin, ymin, xmax, ymax = crop.item.box
-        if xmin < 1 or ymin < 1 or xmax > width or ymax > height:
-            what = f"box (xmin, ymin, xmax, ymax) = {crop.item.box} of {crop.name!r} is not inside the image"
-            total.add_issue(crop.path, what, f"The image is {width} x {height} pixels, the first of them 1.")
-
-
-def _decoding_issues(failures: Mapping[Path, str]) -> list[Issue]:
-    return [Issue(str(path), failure, AGAIN) for path, failure in failures.items()]

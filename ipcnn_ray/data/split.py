@@ -102,6 +102,26 @@ def items_as_given(in_training_N: Sequence[bool], negatives: int, repeats: int) 
     return _divided(everything, [*in_training_N, *(j < half for j in range(len(repeated)))])
 
 
+def items_once(in_training_N: Sequence[bool], objects: int, *, mirror: bool) -> tuple[Items, Items]:
+    """Return the training and validation items of crops of which the split is known, each once.
+
+    Args:
+        in_training_N: Whether a crop is in training: the objects, then the negatives.
+        objects: Number of objects.
+        mirror: Add the mirror image of each object.
+    """
+    everything = [(i, flip) for i in range(len(in_training_N)) for flip in ((0, 1) if mirror and i < objects else (0,))]
+    return _divided(everything, [in_training_N[i] for i, _ in everything])
+
+
+def share_in_training(counts: Sequence[int], share: float) -> list[bool]:
+    """Return whether each crop is in training, if in every one of several groups `train_indices` are.
+
+    counts: Number of crops of each group, such as the objects of each category and the negatives.
+    """
+    return [i in trained for count in counts for trained in [set(train_indices(count, share))] for i in range(count)]
+
+
 def _by_object(positives: Pairs, objects_L: Sequence[int], negatives: int, train_share: float) -> tuple[Items, Items]:
     """Split the objects of each category, and the negatives; all items of an object are in the same split."""
     trained, first = set(), 0

@@ -45,7 +45,7 @@ class ExperimentContext:
 
     @property
     def objectives(self) -> Objectives:
-        return Objectives.of(self.spec.search)
+        return Objectives.of(self.spec.search, landmarks=bool(self.spec.data.landmarks))
 
     @cached_property
     def named(self) -> dict[str, Run]:

@@ -218,9 +218,9 @@ def run_experiment(
         parent = tracker.open_parent(spec.name, experiment_id(spec), fresh=fresh)
         parent.set_state("running")
         submissions = {"ipcnn.submissions": str(experiment_dir.count_submission(root))}
-        parent.set_tags({**(tags or {}), **Objectives.of(spec.search).tags(), **submissions})
-        parent.log_text(resolved_yaml(spec), SPEC_ARTIFACT)
         context = ExperimentContext(spec, paths, tracker, parent.handle, gpus=0.0, tags=tags or {})
+        parent.set_tags({**(tags or {}), **context.objectives.tags(), **submissions})
+        parent.log_text(resolved_yaml(spec), SPEC_ARTIFACT)
         known = experiment_dir.finished_runs(root)
         try:
             with ExperimentTuner(listener, address, wait) as tuner:

@@ -11,7 +11,7 @@ from statistics import median
 from ipcnn_ray.report.document import Block, Chapter, Paragraphs, SourceBlock, TableBlock
 from ipcnn_ray.report.error_curves import convergence_chapter
 from ipcnn_ray.report.experiment_record import KINDS, MARKS, Experiment, ReportedRun
-from ipcnn_ray.report.ranking import Group
+from ipcnn_ray.report.ranking import Group, without_landmarks
 from ipcnn_ray.report.ranking_table import HEADS, Ranking, Table, number, spread_words
 from ipcnn_ray.report.search_figures import (
     beta_gamma_figure,
@@ -155,8 +155,16 @@ def ranking_chapter(experiment: Experiment) -> Chapter:
     return Chapter("Ranking", blocks)
 
 
+CAPTION_WITHOUT_LANDMARKS = (
+    "Means over the filters of the measured layer; the data have no landmarks. Peaks apart: distance between the peaks "
+    "of two filters in an image; spread: of one filter's peak over its images, 0 for one that never moves; both as "
+    "shares of the image's side."
+)
+
+
 def landmarks_table(ranking: Ranking) -> TableBlock | None:
-    """Whether the filters of each setting follow landmarks; None where it was not measured."""
+    """Whether the filters of each setting follow landmarks, without landmarks where they fire; None where it was not
+    measured."""
     shown = [
         column
         for column in LANDMARK_COLUMNS
@@ -181,8 +189,10 @@ def landmarks_table(ranking: Ranking) -> TableBlock | None:
         "as shares of the image's side. Keypoint error: of landmarks that a linear regression predicts from all "
         "peaks, share of the side; in parentheses that of their mean position. Filters by landmark: how many follow it."
     )
-    table = Table(columns, rows, tuple(heads))
-    return TableBlock("landmarks", "Do filters follow landmarks?", caption, table)
+    title = "Do filters follow landmarks?"
+    if without_landmarks(ranking.groups):
+        title, caption = "Where do filters fire?", CAPTION_WITHOUT_LANDMARKS
+    return TableBlock("landmarks", title, caption, Table(columns, rows, tuple(heads)))
 
 
 @dataclass(frozen=True)

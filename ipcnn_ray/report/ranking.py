@@ -145,6 +145,12 @@ class Comparison:
         return "too few seeds" if self.smallest >= SIGNIFICANCE_LEVEL else "may be luck"
 
 
+def without_landmarks(groups: Sequence[Group]) -> bool:
+    """Return whether the runs are on data without landmarks: they recorded errors, and nothing of instability."""
+    metrics = {key for group in groups for run in group.runs for key in run.metrics}
+    return "val_error" in metrics and not any(key.startswith("instability") for key in metrics)
+
+
 def compare_groups(groups: Sequence[Group], objectives: Objectives) -> tuple[list[Comparison], list[Comparison]]:
     """Comparisons of every setting with the control, and of the other repeated settings among themselves, by metric."""
     control = next((group for group in groups if group.name == objectives.control), None)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ipcnn_ray.core.statistics import SIGNIFICANCE_LEVEL, Spread, smallest_p
 from ipcnn_ray.report.baselines import BASELINE_MARK, instability_baselines
-from ipcnn_ray.report.ranking import Comparison, Group, compare_groups, compared_measures, rank
+from ipcnn_ray.report.ranking import Comparison, Group, compare_groups, compared_measures, rank, without_landmarks
 from ipcnn_ray.spec.search import COMBINED, Objectives
 from ipcnn_ray.tracking.run_summary import RunSummary, State
 from ipcnn_ray.utils.text import shortened_list
@@ -68,14 +68,15 @@ class Ranking:
         return any(len(group.runs) > 1 for group in self.groups)
 
     def table(self) -> Table:
-        """One row per setting: goals, constrained metrics, instability, error and state; below them the baselines of
-        instability.
+        """One row per setting: goals, constrained metrics, instability (unless the data have no landmarks), error and
+        state; below them the baselines of instability.
 
         Without repeats it also has the difference from the control; with repeats see `luck`.
         """
         goals, control = self.objectives.goals, self.objectives.control
         shown = list(dict.fromkeys([*goals, *(constraint.measure for constraint in self.objectives.constraints)]))
-        shown += [measure for measure in ("instability", "val_error") if measure not in shown]
+        every_run = ("val_error",) if without_landmarks(self.groups) else ("instability", "val_error")
+        shown += [measure for measure in every_run if measure not in shown]
         heads = [HEADS.get(measure, measure) for measure in shown]
         if control is not None and len(goals) == 1 and not self.repeated:
             heads.insert(1, "vs control")
@@ -153,7 +154,9 @@ class Ranking:
         """Sentences that explain the tables: units, tests and their limits, causes, violated constraints."""
         lines = []
         if COMBINED in self.objectives.goals:
-            lines.append("combined: 1 is the control, lower is better. instability: share of the image diagonal.")
+            lines.append("combined: 1 is the control, lower is better.")
+            if not without_landmarks(self.groups):
+                lines[-1] += " instability: share of the image diagonal."
         if len(self.objectives.goals) > 1:
             on_front = ", ".join(group.name for group in self.groups if group.wins) or "none"
             meaning = "no run is better in one and as good in the rest"

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ipcnn_ray.core.statistics import MOST_SEEDS, POWER, SIGNIFICANCE_LEVEL, seeds_needed, spread
-from ipcnn_ray.report.ranking import Comparison, Group, compare_family
-from ipcnn_ray.report.ranking_table import Ranking, p_words
+from ipcnn_ray.report.ranking import Comparison, Group, compare_family, without_landmarks
+from ipcnn_ray.report.ranking_table import Ranking, number, p_words
+from ipcnn_ray.spec.extensions import BASELINES, METRICS
 from ipcnn_ray.utils.text import counted, shortened_list
 
 Outcome = Literal[
@@ -29,11 +30,12 @@ Outcome = Literal[
     "follows less",
     "nothing decided",
     "not measured",
+    "no landmarks",
     "one seed",
 ]
 """`follows parts`: at least half of the filters do, more than of the control's. `some filters follow parts`: more than
-of the control's, but fewer than half. `not measured`: an earlier version recorded the runs. `one seed`: fewer than two
-seeds in common with the control."""
+of the control's, but fewer than half. `not measured`: an earlier version recorded the runs. `no landmarks`: the data
+have none. `one seed`: fewer than two seeds in common with the control."""
 MOST = 0.5
 """Share of filters that must follow a landmark for `follows parts`."""
 CONTROL = "control"
@@ -45,7 +47,7 @@ COMPARED = {
     "landmark_coverage": "coverage",
     "val_error": "error",
 }
-"""Metrics that a verdict compares -> their names in its sentences."""
+"""Metrics that a verdict compares -> their names in its sentences; without landmarks all that are measured."""
 HEADLINES: Mapping[Outcome, str] = {
     "follows parts": "follows parts: it is more stable, and more of its filters follow a landmark",
     "follows parts, not more stable": "follows parts, but is not more stable",
@@ -57,7 +59,12 @@ HEADLINES: Mapping[Outcome, str] = {
     "follows less": "follows less: fewer of its filters follow a landmark",
     "nothing decided": "nothing is decided",
     "not measured": "no verdict: its runs, or those of the control, did not record whether filters follow landmarks",
+    "no landmarks": "whether its filters follow parts cannot be told: the data have no landmarks",
 }
+WITHOUT_LANDMARKS = (
+    "The data have no landmarks, so nothing tells whether filters follow parts. A filter that always fires at one "
+    "place can have the best numbers; only peak_spread, 0 for it, tells it apart."
+)
 CONSTANTS = ("instability_best_constant", "instability_center")
 """Baselines of instability of a filter that never moves."""
 RANDOM = "instability_random"
@@ -131,7 +138,8 @@ class Verdicts:
     """The verdicts on an experiment's settings, in the order of the ranking."""
 
     control: str
-    """Where the control stands between the baselines, or a run that has none. Empty if it is not recorded."""
+    """Where the control stands between the baselines, or a run that has none; what cannot be told without landmarks.
+    Empty if it is not recorded."""
     verdicts: tuple[Verdict, ...]
     one_seed: str
     """What is to be said of all settings with one seed; empty without any."""
@@ -143,22 +151,25 @@ class Verdicts:
     def of(cls, ranking: Ranking) -> Verdicts:
         """Verdicts on all settings with a succeeded run, other than the control."""
         groups = [group for group in ranking.groups if group.order < 2]
+        blind = without_landmarks(groups)
         control = next((group for group in groups if group.name == ranking.objectives.control), None)
         if control is None:
             if ranking.objectives.control and len(ranking.groups) > 1:
                 missing = f"No verdict: the control {ranking.objectives.control} has no run that succeeded."
                 return cls("", (), "", (missing,), None)
-            return cls(" ".join(filter(None, map(_standing, groups))), (), "", (), None)
+            standing = WITHOUT_LANDMARKS if blind else " ".join(filter(None, map(_standing, groups)))
+            return cls(standing, (), "", (), None)
         others = [group for group in groups if group is not control]
-        differences = _differences(others, control)
-        verdicts = [_verdict(group, control, differences[group.name]) for group in others]
+        differences = _differences(others, control, _measured(groups) if blind else list(COMPARED))
+        verdicts = [_verdict(group, control, differences[group.name], blind=blind) for group in others]
         single = [verdict for verdict in verdicts if verdict.outcome == "one seed"]
         if single:
             best, names = single[0], {verdict.setting for verdict in single}
             sentences = _sentences_of_one_seed([group for group in others if group.name in names], control)
             verdicts[verdicts.index(best)] = Verdict(best.setting, best.outcome, sentences, best.differences)
         notes = (_method(verdicts),) if len(single) < len(verdicts) else ()
-        return cls(_standing(control), tuple(verdicts), _one_seed(single), notes, control.name)
+        standing = WITHOUT_LANDMARKS if blind else _standing(control)
+        return cls(standing, tuple(verdicts), _one_seed(single), notes, control.name)
 
     @property
     def lines(self) -> list[str]:
@@ -194,10 +205,16 @@ class Verdicts:
         }
 
 
-def _differences(others: Sequence[Group], control: Group) -> dict[str, dict[str, Difference]]:
+def _measured(groups: Sequence[Group]) -> list[str]:
+    """Return the metrics of interpretability that any setting has, and the error."""
+    names = [name for name in METRICS.names() if name not in BASELINES and any(name in group.means for group in groups)]
+    return [*names, "val_error"]
+
+
+def _differences(others: Sequence[Group], control: Group, measures: Sequence[str]) -> dict[str, dict[str, Difference]]:
     """Setting -> metric -> difference from the control."""
     found: dict[str, dict[str, Difference]] = {group.name: {} for group in others}
-    for measure in COMPARED:
+    for measure in measures:
         comparisons = compare_family([(group, control) for group in others], measure)
         for group, comparison in zip(others, comparisons, strict=True):
             if comparison is None:
@@ -209,15 +226,18 @@ def _differences(others: Sequence[Group], control: Group) -> dict[str, dict[str,
     return found
 
 
-def _verdict(group: Group, control: Group, differences: Mapping[str, Difference]) -> Verdict:
+def _verdict(group: Group, control: Group, differences: Mapping[str, Difference], *, blind: bool) -> Verdict:
+    """blind: whether the data have no landmarks."""
     outcome = _outcome(group, control, differences)
     if outcome == "one seed":
         return Verdict(group.name, outcome, (), differences)
+    if blind:
+        outcome = "no landmarks"
     sentences = (
         f"{_called(group)} {HEADLINES[outcome]}."
-        if outcome not in ("nothing decided", "not measured")
+        if outcome not in ("nothing decided", "not measured", "no landmarks")
         else f"{_called(group)}: {HEADLINES[outcome]}.",
-        _instability_sentence(differences, control),
+        _measured_sentence(differences, control) if blind else _instability_sentence(differences, control),
         _baseline_sentence(group),
         _following_sentence(group, differences),
         _error_sentence(differences),
@@ -271,6 +291,17 @@ def _instability_sentence(differences: Mapping[str, Difference], control: Group)
     else:
         text += f"{difference.comparison.difference.mean:+.4f} ({_test_words(difference, 1, '', 4)}"
     return f"{text}; {counted(difference.comparison.difference.n, 'seed')})."
+
+
+def _measured_sentence(differences: Mapping[str, Difference], control: Group) -> str:
+    """All metrics of interpretability, of data without landmarks."""
+    words = [
+        f"{name} {number(name, one.setting_mean)} against {number(name, one.control_mean)} "
+        f"({_test_words(one, 1, '', 4)})"
+        for name, one in differences.items()
+        if name != "val_error"
+    ]
+    return f"Beside {control.name}: {'; '.join(words)}." if words else ""
 
 
 def _baseline_sentence(group: Group) -> str:
@@ -351,7 +382,7 @@ def _undecided_sentence(differences: Mapping[str, Difference]) -> str:
         return ""
     by_number: dict[int, list[str]] = {}
     for name, one in undecided:
-        by_number.setdefault(one.seeds_needed or MOST_SEEDS + 1, []).append(COMPARED[name])
+        by_number.setdefault(one.seeds_needed or MOST_SEEDS + 1, []).append(COMPARED.get(name, name))
     needed = [
         f"{number if number <= MOST_SEEDS else f'more than {MOST_SEEDS}'} for {', '.join(names)}"
         for number, names in sorted(by_number.items())
@@ -403,6 +434,8 @@ def _numbers(group: Group, control: Group) -> str:
     if (share := group.means.get("following_share")) is not None:
         which = _which(group)
         numbers.append(f"{_percent(share)} of its filters follow a landmark{f' ({which})' if which else ''}")
+    if without_landmarks([group]):
+        numbers += [f"{name} {number(name, group.means[name])}" for name in _measured([group])[:-1]]
     if (error := group.means.get("val_error")) is not None:
         numbers.append(f"error {100 * error:.1f} %")
     return f"{_called(group)}: {', '.join(numbers)}"

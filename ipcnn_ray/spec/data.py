@@ -90,7 +90,8 @@ class DataSection(Section):
     @property
     def provides(self) -> frozenset[Provided]:
         """What is known of the images; templates and metrics that need more are refused."""
-        return frozenset({"landmarks", "negatives"} if self.negatives else {"landmarks"})
+        provided = {"landmarks": bool(self.landmarks), "negatives": self.negatives > 0}
+        return frozenset(name for name, given in provided.items() if given)  # type: ignore[misc]
 
     def lacking(self, annotation: Provided) -> str:
         """Return why `annotation` is not in `provides`, and what to do, if something can be done."""

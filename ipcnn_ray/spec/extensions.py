@@ -35,6 +35,8 @@ DATASETS = Registry(
         "voc_part": f"{_DATASETS}.voc_part:VocPart",
         "ilsvrc_animal_part": f"{_DATASETS}.ilsvrc_animal_part:IlsvrcAnimalPart",
         "cub200": f"{_DATASETS}.cub200:Cub200",
+        "table": f"{_DATASETS}.image_table:ImageTable",
+        "folder": f"{_DATASETS}.image_folder:ImageFolder",
     },
 )
 """Data section of each dataset."""
@@ -91,6 +93,7 @@ METRICS = Registry(
         "part_interpretability": f"{_METRICS}.part_interpretability:PartInterpretability",
         "consistency": f"{_METRICS}.consistency:Consistency",
         "stability": f"{_METRICS}.stability:Stability",
+        "peak_stability": f"{_METRICS}.stability:PeakStability",
         "purity": f"{_METRICS}.purity:Purity",
         "mutual_information_score": f"{_METRICS}.mutual_information_score:MutualInformationScore",
         "ablation_own": f"{_METRICS}.ablation:AblationOwn",

@@ -340,10 +340,11 @@ class Objectives:
     """Name of the run that the others are compared with; None without a search."""
 
     @classmethod
-    def of(cls, search: Search | None) -> Objectives:
-        """Return the objectives of a search; those of a single run are its instability."""
+    def of(cls, search: Search | None, *, landmarks: bool = True) -> Objectives:
+        """Return the objectives of a search; of a single run its instability, of one on data without landmarks its
+        error."""
         if search is None:
-            return cls((INSTABILITY,))
+            return cls((INSTABILITY if landmarks else VAL_ERROR,))
         objective = search.objective
         if isinstance(objective, Combined):
             goals: tuple[str, ...] = (COMBINED,)

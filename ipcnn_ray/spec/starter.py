@@ -32,6 +32,11 @@ STARTER: Mapping[str, Any] = {
 }
 """The question of the first spec: do two templates localise better than the plain network, on drawn animals?"""
 
+OWN_PHOTOGRAPHS: Mapping[str, Any] = {"train": {"epochs": 30, "batch_size": 16, "learning_rate": 0.01}}
+"""Changes of STARTER for one's own photographs."""
+BLIND = "mutual_information_score"
+"""Metric in place of location instability, for data without landmarks."""
+
 HEAD = """\
 # {name}: its question, in a sentence.
 #
@@ -42,16 +47,30 @@ HEAD = """\
 """
 
 
-def starter(name: str, file: str) -> str:
-    """Return the YAML of a valid spec: every section, every field with its description, and its default."""
+def starter(name: str, file: str, data: Mapping[str, Any] | None = None) -> str:
+    """Return the YAML of a valid spec: every section, every field with its description, and its default.
+
+    data: The data section for one's own photographs (`data.section_of_files`). Default: drawn animals.
+    """
     lines = HEAD.format(name=name, file=file).splitlines()
-    values = {"name": name, **STARTER}
+    values = {"name": name, **STARTER, **(_own(data) if data else {})}
     for field, info in ExperimentSpec.model_fields.items():
         lines.append("")
         if field == "search":
             lines += _comment("Without this section the experiment is a single run.", 0)
         lines += _field(field, info, values, 0)
     return "\n".join(lines) + "\n"
+
+
+def _own(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sections that differ from STARTER for one's own photographs."""
+    several = isinstance(data.get("category"), list)
+    sections = {**OWN_PHOTOGRAPHS, "data": {**data, "negatives": 0} if several else dict(data)}
+    if data.get("landmarks"):
+        return sections
+    objective = {"kind": "combined", "interpretability": BLIND}
+    search = {**STARTER["search"], "objective": objective}
+    return {**sections, "eval": {**STARTER["eval"], "measures": [BLIND]}, "search": search}
 
 
 def _field(name: str, info: FieldInfo, values: Mapping[str, Any], depth: int) -> list[str]:

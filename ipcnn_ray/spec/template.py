@@ -267,6 +267,10 @@ class TailoredTemplate(PartTemplate):
 
     def data_issues(self, data: Data) -> Iterator[FieldIssue]:
         names = ", ".join(data.landmarks)
+        if not data.landmarks:
+            advice = f"{data.kind} has no data.landmarks to fit it to; take another shape"
+            yield self.issue("shape", advice, "data.landmarks")
+            return
         if self.landmark not in data.landmarks:
             yield self.issue("landmark", f"must be one of data.landmarks: {names}", "data.landmarks")
         elif self.fitted_to == "landmarks" and len(set(data.landmarks)) == 1:

@@ -146,9 +146,9 @@ class Eval(Section):
     """A run has converged in the first epoch with a validation error of at most best / share."""
     measures: Annotated[tuple[MetricName, ...], OmitDefaultFromDigest()] = ()
     """Metrics besides those that every run records, on the same object images unless they need other classes. Recorded
-    as `<metric>` (of `eval.layer`) and `<metric>_<layer>`. Some are slow: `stability` runs the whole network again on
-    the object images, `part_interpretability` the layers that are not cached, and `ablation_own` and `ablation_others`
-    together the layers above, once per filter and validation image."""
+    as `<metric>` (of `eval.layer`) and `<metric>_<layer>`. Some are slow: `stability` and `peak_stability` run the
+    whole network again on the object images, `part_interpretability` the layers that are not cached, and `ablation_own`
+    and `ablation_others` together the layers above, once per filter and validation image."""
     ablation_filters: Annotated[Count | None, OmitDefaultFromDigest()] = None
     """Number of filters of a layer to ablate, at equal distances. Default: all."""
 

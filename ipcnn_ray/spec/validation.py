@@ -174,6 +174,38 @@ def measures(eval: Eval) -> Iterator[FieldIssue]:
         yield eval.issue("ablation_filters", advice, "measures")
 
 
+def landmarks_measured(data: Data, eval: Eval) -> Iterator[FieldIssue]:
+    """Check that no metric is asked for that needs landmarks, of data without any. Imports the metrics."""
+    yield from _needing_landmarks(data, {name: ("eval", "measures", i) for i, name in enumerate(eval.measures)})
+
+
+def landmarks_ranked(search: Search, data: Data) -> Iterator[FieldIssue]:
+    """Check that runs on data without landmarks are not ranked by, nor constrained in, what needs some."""
+    yield from _needing_landmarks(data, _used_metrics(search))
+
+
+def _needing_landmarks(data: Data, used: Mapping[str, Loc]) -> Iterator[FieldIssue]:
+    if data.landmarks:
+        return
+    for name, loc in used.items():
+        if name not in RECORDED and _needs_landmarks(name):
+            works = ", ".join(other for other in METRICS.names() if _needs_landmarks(other) is False)
+            advice = f"needs landmarks, and data.landmarks lists none. Without landmarks there are {works}"
+            if loc[0] == "search":
+                advice += ", val_error"
+            if loc[1] == "objective":
+                advice += "; to rank by val_error alone, take objective: {kind: measure, measure: val_error}"
+            yield value_issue(loc, name, advice, "data.landmarks")
+
+
+def _needs_landmarks(name: str) -> bool | None:
+    """Return whether a metric needs landmarks; None for one whose package cannot be imported."""
+    try:
+        return bool(METRICS.load(name).needs_landmarks())
+    except IpcnnError:
+        return None
+
+
 def filter_loss(template: Template, loss: Loss, train: Train) -> Iterator[FieldIssue]:
     if loss.filter is None:
         return
@@ -462,8 +494,8 @@ def _given(section: Section) -> dict[str, Any]:
     return section.model_dump(mode="json", exclude_defaults=True)
 
 
-def measured(search: Search, eval: Eval) -> Iterator[FieldIssue]:
-    """Check that runs measure what they are ranked by and constrained in."""
+def _used_metrics(search: Search) -> dict[str, Loc]:
+    """Return the metrics that runs are ranked by and constrained in, and their locations."""
     objective, used = search.objective, dict[str, Loc]()
     if isinstance(objective, OneMeasure):
         used[objective.measure] = ("search", "objective", "measure")
@@ -471,8 +503,12 @@ def measured(search: Search, eval: Eval) -> Iterator[FieldIssue]:
         used |= {name: ("search", "objective", "measures", i) for i, name in enumerate(objective.measures)}
     else:
         used[objective.interpretability] = ("search", "objective", "interpretability")
-    used |= {bound.measure: ("search", "constraints", i, "measure") for i, bound in enumerate(search.constraints)}
-    for name, loc in used.items():
+    return used | {bound.measure: ("search", "constraints", i, "measure") for i, bound in enumerate(search.constraints)}
+
+
+def measured(search: Search, eval: Eval) -> Iterator[FieldIssue]:
+    """Check that runs measure what they are ranked by and constrained in."""
+    for name, loc in _used_metrics(search).items():
         if name not in {"val_error", *EVERY_RUN, *eval.measures}:
             advice = f"is not measured: add it to eval.measures, {as_yaml(list(eval.measures))}"
             yield value_issue(loc, name, advice, "eval.measures")
@@ -480,12 +516,12 @@ def measured(search: Search, eval: Eval) -> Iterator[FieldIssue]:
 
 CHECKS: tuple[Callable[..., Iterator[FieldIssue]], ...] = (
     backbone, categories, dataset, augment, classification, layers, weights, frozen, measured_layer, shape,
-    shape_of_data, measures, filter_loss, diversity, narrowing, appended_fields, schedule, loaded_biases, even_batches,
-    enough_items, gpus, nothing_ignored,
+    shape_of_data, measures, landmarks_measured, filter_loss, diversity, narrowing, appended_fields, schedule,
+    loaded_biases, even_batches, enough_items, gpus, nothing_ignored,
 )  # fmt: skip
 SEARCH_CHECKS: tuple[Callable[..., Iterator[FieldIssue]], ...] = (
-    named, constraints, pareto, genetic, last_seed, repeats, measured, grid, space, circular_conditions,
-    stopped_epochs, stopped_evaluations,
+    named, constraints, pareto, genetic, last_seed, repeats, measured, landmarks_ranked, grid, space,
+    circular_conditions, stopped_epochs, stopped_evaluations,
 )  # fmt: skip
 
 
@@ -514,10 +550,12 @@ def run_expansion_issues(search: Search, root: type[Section], run_spec: Callable
     for index, run in enumerate(search.runs):
         whole: Loc = ("search", "runs", index, "set")
         try:
-            digest = run_spec(run.set).digest()
+            spec = run_spec(run.set)
         except (NotASection, ValidationError) as error:
             issues += _run_issues(error, {path: (*whole, path) for path in run.set}, whole, root)
             continue
+        digest = spec.digest()
+        issues += landmarks_ranked(search, spec.data)
         if digest in labels:
             fact = f"search.runs.{index}.name = {run.name!r}"
             equal.append(FieldIssue(whole[:-1], fact, f"trains the same as {labels[digest]}; drop one"))
@@ -526,7 +564,7 @@ def run_expansion_issues(search: Search, root: type[Section], run_spec: Callable
     whole = ("search", "grid" if isinstance(search, GridSearch) else "space")
     for combination in points(search):
         try:
-            run_spec(combination)
+            issues += landmarks_ranked(search, run_spec(combination).data)
         except (NotASection, ValidationError) as error:
             locs = {path: _location(search, path, value) for path, value in combination.items()}
             issues += _run_issues(error, locs, whole, root)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from math import isnan, prod
+from math import isnan, nan, prod
 from typing import Any, cast
 
 import numpy as np
@@ -49,13 +49,26 @@ MAPS_SHARE = 0.125
 
 
 def metric_classes(spec: ExperimentSpec) -> dict[str, type[FilterMetric]]:
-    """Return the metrics of a spec by name: those that every run records, and those of `eval.measures`."""
-    return {name: METRICS.load(name) for name in (*EVERY_RUN, *spec.eval.measures)}
+    """Return the metrics of a spec by name: those that every run records, and those of `eval.measures`.
+
+    Without landmarks, of those that every run records only the ones that need none.
+    """
+    every_run = {name: METRICS.load(name) for name in EVERY_RUN}
+    measured = {
+        name: metric for name, metric in every_run.items() if spec.data.landmarks or not metric.needs_landmarks()
+    }
+    return {**measured, **{name: METRICS.load(name) for name in spec.eval.measures}}
 
 
 def check_metrics(spec: ExperimentSpec, store: CropStore) -> None:
-    """Raise DataError when the data lack what a metric needs."""
-    issues = []
+    """Raise DataError when the data lack what a metric needs, or have less than one batch."""
+    issues, count = [], len(store.train_items)
+    if count < spec.train.batch_size and spec.train.epochs:
+        what = f"train.batch_size = {spec.train.batch_size} is more than the {count} training items"
+        issues.append(Issue("train.batch_size", what, "No batch would ever be full: take a smaller one, or more data."))
+    if spec.data.landmarks and bool(np.isnan(store.landmarks_NK2).all()):
+        what = f"no image shows {' or '.join(spec.data.landmarks)}"
+        issues.append(Issue("data.landmarks", what, "Take landmarks that the data have."))
     for name, metric in metric_classes(spec).items():
         if metric.needs_part_sizes() and bool(np.isnan(store.part_sizes_NK2).all()):
             what = f"{name} needs the size of every part, and these data tell only where parts are"
@@ -71,7 +84,7 @@ def check_metrics(spec: ExperimentSpec, store: CropStore) -> None:
 
 @dataclass(frozen=True)
 class FilterSummary:
-    """What a filter follows."""
+    """What a filter follows. Of data without landmarks only the category is known."""
 
     filter: int
     """Index, from 0."""
@@ -236,8 +249,14 @@ class Metrics:
 
     def filters(self, results: Mapping[str, Mapping[str, MetricResult]]) -> dict[str, tuple[FilterSummary, ...]]:
         """Return what the filters of each interpretable layer follow. results: what `compute` returned."""
+        if INSTABILITY not in results:
+            return {layer: self._categories_of(layer) for layer in self._fields}
         instability = results[INSTABILITY]
         return {layer: self._filters_of(layer, instability[layer].per_filter_C) for layer in self._fields}
+
+    def _categories_of(self, layer: str) -> tuple[FilterSummary, ...]:
+        categories = [self._store.categories[label] for label in self._category(layer).tolist()]
+        return tuple(FilterSummary(c, category, None, nan, nan) for c, category in enumerate(categories))
 
     def _filters_of(self, layer: str, instability_C: Tensor) -> tuple[FilterSummary, ...]:
         tracking_CK = self._tracking(layer).strongest_CK

@@ -24,6 +24,7 @@ from ipcnn_ray.tracking.tracking_uri import without_password
 from ipcnn_ray.utils.paths import Paths
 
 Cached = Literal["true", "false", "evaluation"]
+WITHOUT_LANDMARKS = "The data have no landmarks, so nothing tells whether filters follow parts."
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,16 @@ def run_description(request: RunRequest, metrics: Mapping[str, float]) -> str:
     paragraphs = [
         f"**{spec.template.label()}**: `{spec.model.network}` on {data}, seed {spec.seed}. Run `{request.run_id}`."
     ]
-    if "val_error" in metrics and "instability" in metrics:
+    if "val_error" in metrics and ("instability" in metrics or not spec.data.landmarks):
         after = f"After epoch {metrics['epoch']:.0f} of {spec.train.epochs}" if metrics["epoch"] else "Not trained"
-        paragraphs.append(
-            f"{after}: validation error "
-            f"**{100 * metrics['val_error']:.1f} %** of images, location instability **{metrics['instability']:.4f}** "
-            "of the image diagonal (both lower is better)."
-        )
+        error = f"{after}: validation error **{100 * metrics['val_error']:.1f} %** of images"
+        if "instability" in metrics:
+            paragraphs.append(
+                f"{error}, location instability **{metrics['instability']:.4f}** of the image diagonal (both lower is "
+                "better)."
+            )
+        else:
+            paragraphs.append(f"{error}. {WITHOUT_LANDMARKS}")
     following, constant = metrics.get("following_share", nan), metrics.get("instability_best_constant", nan)
     if isfinite(following) and isfinite(constant):
         paragraphs.append(

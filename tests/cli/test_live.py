@@ -114,3 +114,18 @@ def test_a_run_has_its_own_number_of_epochs(clock):
         told(RunStarted("longer", 50))
         told(EpochDone("longer", {**METRICS, "epoch": 2.0, "seconds": 10.0}))
     assert "epoch 2/50" in out.getvalue() and "8:00 left" in out.getvalue()
+
+
+def test_without_landmarks_there_is_no_instability(clock):
+    blind = {name: value for name, value in METRICS.items() if name != "instability"}
+    out = io.StringIO()
+    with Progress(Console(file=out, width=80), epochs=3, goals=("val_error",)) as told:
+        told(EpochDone("l1", blind))
+        told(RunEnded(RunSummary("a-1-l1", "l1", state="succeeded", metrics=blind)))
+    lines = out.getvalue().splitlines()
+    assert lines[0].startswith("l1           epoch 1/3  loss 0.693  filter -123.45  error 23.7%  1234 img/s")
+    assert lines[1] == "l1           succeeded  error 23.7%"
+    with Progress(Console(file=out, width=80), epochs=3) as told:
+        told(EpochDone("l1", blind))
+        told.console.print(told._view())
+    assert "img/s" in out.getvalue() and "instab" not in out.getvalue()

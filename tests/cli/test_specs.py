@@ -225,3 +225,16 @@ def test_init_writes_a_valid_spec_and_overwrites_nothing(ipcnn, folder):
         assert err == "error  experiment.yaml  is there already\n       Name another file: ipcnn init FILE\n"
     assert (folder / "experiment.yaml").read_text() == written
     assert "cannot be written: No such file or directory" in ipcnn("init", "nowhere/a.yaml")[2]
+
+
+def test_init_for_ones_own_photographs(ipcnn, folder, monkeypatch):
+    for name in ("wren/a.jpg", "robin/a.jpg", "negatives/a.jpg"):
+        (folder / "birds" / name).parent.mkdir(parents=True)
+        (folder / "birds" / name).touch()
+    assert "IPCNN_DATA  is not set" in ipcnn("init", "birds.yaml", "--data", "birds")[2]
+    monkeypatch.setenv("IPCNN_DATA", str(folder))
+    code, out, err = ipcnn("init", "birds.yaml", "--data", "birds")
+    assert (code, out) == (0, "wrote birds.yaml\n") and "ipcnn data check birds.yaml" in err
+    data = load(folder / "birds.yaml").spec.data
+    assert (data.kind, data.path, data.category) == ("folder", "birds", ("robin", "wren"))
+    assert ipcnn("validate", "birds.yaml")[0] == 0

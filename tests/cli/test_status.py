@@ -44,6 +44,10 @@ EXPERIMENTS = {
         Objectives(("combined",), (), "plain"),
         [repeated(f"{name}.seed{seed}", values[seed]) for name, values in SEEDS.items() for seed in range(3)],
     ),
+    "blind": (
+        Objectives(("val_error",), (), "plain"),
+        [(label, PLAIN, {"epoch": 1.0, "val_error": 0.125}, "succeeded", "") for label in ("plain", "l1")],
+    ),
     "front": (Objectives(("instability", "val_error"), (), "plain"), [repeated("plain", 0.14), repeated("l1", 0.13)]),
 }
 """Name -> objectives, runs."""
@@ -89,9 +93,9 @@ def cells(line: str) -> list[str]:
 def test_experiments(home):
     header, *rows = [cells(line) for line in run().splitlines()]
     assert header == ["experiment", "state", "runs", "best", "combined", "why"]
-    assert [row[0].partition("-")[0] for row in rows] == ["front", "seeds", "single", "sweep"]
+    assert [row[0].partition("-")[0] for row in rows] == ["front", "blind", "seeds", "single", "sweep"]
     assert "plain, plain" in rows[0]  # the templates of both on the front
-    assert rows[2:] == [
+    assert rows[3:] == [
         ["single-87654321", "queued", "1 queued", "-", "-"],
         ["sweep-12345678", "failed", "2 succeeded, 1 failed", "uniform L2 β2 γ0.5", "0.875", "1 of 3 runs failed"],
     ]
@@ -128,7 +132,7 @@ def test_json(home):
     [
         ("sweeep", "Did you mean 'sweep'?"),
         ("sweep-12345679", "Did you mean 'sweep-12345678'?"),
-        ("zzz", r"Recorded: front, seeds, single, sweep\."),
+        ("zzz", r"Recorded: front, blind, seeds, single, sweep\."),
     ],
 )
 def test_an_experiment_that_is_not_recorded(home, wanted, advice):
@@ -181,6 +185,12 @@ def test_json_has_settings_with_their_comparisons(home):
     assert (instability["p_exact"], instability["smallest_holm_exact"]) == (0.25, 0.25)
     assert instability["verdict"] == "too few seeds"
     assert group["verdict"]["outcome"] == "not measured" and runs[0]["group"]["verdict"] is None
+
+
+def test_runs_without_landmarks_have_no_instability(home):
+    out = run("blind")
+    assert "12.50%" in out and "instability" not in out
+    assert "The data have no landmarks, so nothing tells whether filters follow parts" in " ".join(out.split())
 
 
 def test_the_front_of_a_pareto_search(home):

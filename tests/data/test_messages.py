@@ -18,6 +18,7 @@ from fakes.datasets import (
     struct_array,
     voc_folder,
 )
+from fakes.own_photographs import OwnPhotographs
 from PIL import Image
 from snapshots import message_of
 
@@ -197,6 +198,167 @@ ILSVRC = {
 }
 
 
+def rows(change):
+    """A case that changes the rows of the table, and asks for it."""
+
+    def damage(own):
+        change(own.rows)
+        own.write()
+        return own.table(negatives=3)
+
+    return damage
+
+
+def every_row_wrong(rows):
+    rows[0]["image"] = "../../etc/passwd"
+    rows[1]["image"] = "wren/7.jpg"
+    rows[2]["image"] = r"wren\2.jpg"
+    rows[3]["head_x"] = "nan"
+    rows[4]["tail_y"] = "left"
+    rows[5] |= {"head_x": 141, "head_y": -2}
+    rows[6]["xmax"] = 141
+    rows[7]["xmax"] = 40
+    rows[8]["xmax"] = ""
+    rows += [dict(rows[9]), {"category": "wren"}, {**rows[6], "category": "wren"}]
+
+
+def table(text, *landmarks):
+    def damage(own):
+        (own.folder / "table.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return own.table(landmarks=landmarks)
+
+    return damage
+
+
+def splits(first, second):
+    def change(rows):
+        for i, row in enumerate(rows):
+            row["split"] = {0: first, 1: second}.get(i, "train")
+
+    return rows(change)
+
+
+def only_in_training(rows):
+    for i, row in enumerate(rows):
+        row["split"] = "val" if i == 1 else "train"
+
+
+def images_of_a_table(damage):
+    def change(own):
+        damage(own.folder)
+        return own.table(negatives=3)
+
+    return change
+
+
+TABLE = {
+    "no_such_file": lambda own: own.table("mine/tabel.csv"),
+    "no_such_category": lambda own: own.table(category=["wren", "robbin"]),
+    "one_object_of_a_category": rows(lambda rows: rows.__delitem__(slice(6, 9))),
+    "every_row_wrong": rows(every_row_wrong),
+    "negative_with_an_object": rows(lambda rows: rows.append({"image": "wren/3.jpg"})),
+    "empty": table(""),
+    "only_a_header": table("image,category\n\n"),
+    "not_utf_8": table("image,category\nwren/0.jpg,Zaunk\xf6nig\n".encode("latin-1")),
+    "not_csv": table('image,category\n"wren/0.jpg,wren\n'),
+    "a_spreadsheet": table(b"PK\3\4\0\0\xff\xfe\n\x85"),
+    "wrong_columns": table("Image,category,xmin,head_x,head_y,tail_x\na,b,1,2,3,4\n", "head", "tail"),
+    "no_columns": table("image,xmin,ymin,xmax,head_x,ear_y\na,1,2,3,4,5\n", "head", "eyes"),
+    "a_column_twice": table("image,category,category\na,b,c\n"),
+    "a_row_too_short": table("image,category,head_x,head_y\nwren/0.jpg,wren,1,\nwren/1.jpg,wren\n"),
+    "wrong_splits": splits("test", "Train"),
+    "no_splits": splits("", "train"),
+    "a_category_in_one_split": rows(only_in_training),
+    "landmark_that_nobody_shows": rows(lambda rows: [row.update(tail_x="", tail_y="") for row in rows[2:]]),
+    "no_images": images_of_a_table(lambda folder: (folder / "robin/1.jpg").write_text("<html>404 not found</html>")),
+    "images_cut_off": images_of_a_table(lambda folder: cut(folder / "negatives/1.jpg")),
+}
+
+
+def coco(change):
+    def damage(own):
+        own.coco = change(own.coco) or own.coco
+        own.write()
+        return own.table("mine/coco.json")
+
+    return damage
+
+
+def wrong_annotations(coco):
+    annotations = coco["annotations"]
+    annotations[0]["bbox"] = [1, 2, 3]
+    annotations[1]["bbox"] = [1, 2, float("nan"), 3]
+    annotations[2]["keypoints"] = [1, 2, 2]
+    annotations[3]["keypoints"][2] = 3
+    annotations[4]["image_id"] = 99
+    annotations[5]["category_id"] = 99
+    annotations[6]["bbox"] = [100, 20, 60, 60]
+    annotations[8] = {**annotations[7], "id": 9}
+
+
+def wrong_lists(coco):
+    coco["images"][1]["id"] = 1
+    coco["images"][2]["file_name"] = None
+    coco["annotations"][0]["id"] = "1"
+    coco["annotations"][1] = []
+
+
+def wrong_names(coco):
+    coco["categories"][0]["keypoints"] = ["head", "head"]
+    coco["categories"][1] |= {"name": "wren", "keypoints": ["bill"]}
+
+
+def no_json(own):
+    (own.folder / "coco.json").write_text('{"images": [')
+    return own.table("mine/coco.json")
+
+
+COCO = {
+    "no_json": no_json,
+    "another_json": coco(lambda coco: [1, 2]),
+    "wrong_annotations": coco(wrong_annotations),
+    "wrong_lists": coco(wrong_lists),
+    "wrong_names": coco(wrong_names),
+    "no_images": coco(lambda coco: coco | {"images": [], "annotations": []}),
+    "images_of_another_size": coco(lambda coco: coco["images"][0].update(width=280, height=200)),
+}
+
+
+def nested(own):
+    (own.folder / "robin").rename(own.folder / "robins")
+    return own.classes()
+
+
+def almost_empty(own):
+    for path in [*sorted((own.folder / "robin").iterdir())[1:], *(own.folder / "wren").iterdir()]:
+        path.unlink()
+    (own.folder / "wren/notes.txt").write_text("none")
+    return own.classes()
+
+
+def broken_images(own):
+    (own.folder / "wren/0.jpg").write_text("<html>")
+    (own.folder / "negatives/2.jpg").write_bytes(b"")
+    return own.classes(category="wren")
+
+
+def one_robin(own):
+    for path in sorted((own.folder / "robin").iterdir())[1:]:
+        path.unlink()
+    return own.classes()
+
+
+FOLDER = {
+    "no_such_folder": lambda own: own.classes(path="mien"),
+    "no_such_class_folder": nested,
+    "no_images": almost_empty,
+    "one_image": one_robin,
+    "broken_images": broken_images,
+    "truncated_image": lambda own: cut(own.folder / "wren/3.jpg") or own.classes(),
+    "no_negatives": lambda own: own.classes(category="wren", negative_folder="none"),
+}
+
+
 def files(root: Path) -> dict[str, bytes | None]:
     return {str(path): path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
 
@@ -219,7 +381,13 @@ def test_what_a_person_reads(tmp_path, snapshot):
             fields = damage(folder)
             changed = fields if isinstance(fields, dict) else {}
             texts[f"{kind} {name}"] = message(root, lambda f=folder, c=changed: f.store(**c))
-    assert len(texts) == len(VOC) + len(CUB) + len(ILSVRC) > 35
+    for kind, cases in {"table": TABLE, "coco": COCO, "folder": FOLDER}.items():
+        for name, damage in cases.items():
+            own = OwnPhotographs(tmp_path / f"{kind}_{name}")
+            section = damage(own)
+            texts[f"{kind} {name}"] = message(own.root, lambda o=own, s=section: o.store(s))
+    count = sum(map(len, (VOC, CUB, ILSVRC, TABLE, COCO, FOLDER)))
+    assert len(texts) == count > 65
     snapshot.check("data/messages.yaml", texts)
 
 

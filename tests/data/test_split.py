@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ipcnn_ray.data.split import items, items_of_categories, train_indices
+from ipcnn_ray.data.split import items, items_of_categories, items_once, share_in_training, train_indices
 
 
 def matlab_round(x: float) -> int:
@@ -98,3 +98,13 @@ def test_several_categories_by_objects_have_the_same_items_and_share_no_object()
     trained = {int(i) for i in train[:, 0]}
     for first, count in ((0, 30), (30, 250), (280, 199), (479, 20)):
         assert {i - first for i in trained if first <= i < first + count} == set(train_indices(count, 0.9))
+
+
+def test_each_crop_once_and_each_object_mirrored_too():
+    in_training = share_in_training([3, 2, 4], 0.5)
+    # round(linspace(1, n, round(n / 2))): 1 3 of 3, the last of 2, 1 4 of 4
+    assert in_training == [True, False, True, False, True, True, False, False, True]
+    train, validation = items_once(in_training, 5, mirror=True)
+    assert train.tolist() == [[i, flip] for i in (0, 2, 4) for flip in (0, 1)] + [[5, 0], [8, 0]]
+    assert validation.tolist() == [[i, flip] for i in (1, 3) for flip in (0, 1)] + [[6, 0], [7, 0]]
+    assert items_once(in_training, 5, mirror=False)[0].tolist() == [[i, 0] for i in (0, 2, 4, 5, 8)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.extensions import EVERY_RUN
+from ipcnn_ray.spec.extensions import EVERY_RUN, METRICS
 from ipcnn_ray.spec.loader import loads
 from ipcnn_ray.spec.runs import grid_runs, named_runs, plan, resolved_yaml, seeds
 from ipcnn_ray.spec.search import Objectives
@@ -73,6 +74,7 @@ def test_what_runs_are_ranked_by(more, goals):
         assert Objectives.of(found.search) == Objectives(goals, (), "plain")
         assert loads(resolved_yaml(found), "r.yaml").spec == found
     assert Objectives.of(None) == Objectives(("instability",))
+    assert Objectives.of(None, landmarks=False) == Objectives(("val_error",))
 
 
 def test_every_run_measures_what_it_may_be_ranked_by_without_being_asked():
@@ -90,6 +92,20 @@ def test_every_run_measures_what_it_may_be_ranked_by_without_being_asked():
     assert spec(SPACE, ", objective: {interpretability: following_share}").digest() != spec(SPACE).digest()
     costs = Objectives(("following_share", "keypoint_error")).costs({"following_share": 0.75, "keypoint_error": 0.125})
     assert costs == [-0.75, 0.125]
+
+
+def test_what_runs_without_landmarks_are_ranked_by():
+    none = [name for name in METRICS.built_in if not METRICS.load(name).needs_landmarks()]
+    assert none == [
+        *("peak_distance", "peak_spread", "peak_stability", "mutual_information_score"),
+        *("ablation_own", "ablation_others", "activation_entropy"),
+    ]
+    raw = yaml.safe_load(resolved_yaml(spec(NAMED)))
+    raw["data"] = {"kind": "folder", "path": "birds", "category": ["wren", "robin"]}
+    for name in none:
+        raw["eval"]["measures"] = [] if name in EVERY_RUN else [name]
+        raw["search"]["objective"] = {"kind": "combined", "interpretability": name}
+        assert ExperimentSpec.model_validate(raw).search.objective.interpretability == name
 
 
 def test_violations_are_in_the_unit_of_the_measure():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import yaml
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
@@ -37,6 +38,23 @@ def test_every_default_that_it_shows_is_the_default():
     assert "# momentum: 0.9" in TEXT
     assert experiment_id(everything) == experiment_id(loads(TEXT, "first.yaml").spec)
     assert everything.compute == Compute()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"kind": "folder", "path": "birds", "category": ["wren", "robin"]},
+        {"kind": "table", "file": "birds.json", "category": "wren", "landmarks": ["head", "tail"]},
+    ],
+)
+def test_of_ones_own_photographs(data):
+    text = starter("mine", "mine.yaml", data)
+    spec = loads(text, "mine.yaml").spec
+    given = spec.data.model_dump(mode="json", include=set(data))
+    assert given == data and "# mirror: true" in text
+    measured = "instability" if data.get("landmarks") else "mutual_information_score"
+    assert spec.search.objective.interpretability == measured
+    assert experiment_id(loads(uncommented(text), "mine.yaml").spec) == experiment_id(spec)
 
 
 def test_it_names_every_field_of_its_sections_and_what_it_says():

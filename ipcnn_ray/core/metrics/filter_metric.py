@@ -58,6 +58,8 @@ COMPUTE_INPUTS = {
 `FILTER_INPUTS` are of all filters."""
 FILTER_INPUTS = frozenset({"tracking_CK", "tracking_few_CK", "tracking_shuffled_CRK"})
 """Inputs of `compute` that are tensors of filters, each measured on the object images of its own category."""
+OF_LANDMARKS = FILTER_INPUTS | {"landmarks_NK2", "parts_shown_NK", "part_masks_NKSS"}
+"""Inputs that need data with landmarks."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,11 @@ class FilterMetric(ABC):
     def needs(cls) -> frozenset[str]:
         """Names of all inputs."""
         return frozenset(cls.update_inputs() + cls.compute_inputs())
+
+    @classmethod
+    def needs_landmarks(cls) -> bool:
+        """Whether the data must have landmarks."""
+        return bool(cls.needs() & OF_LANDMARKS)
 
     @classmethod
     def needs_part_sizes(cls) -> bool:

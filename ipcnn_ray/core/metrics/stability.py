@@ -1,4 +1,4 @@
-"""Stability: whether a filter's peak stays at its parts when the image gets a little noise."""
+"""Stability: whether a filter's peak stays at its parts, or in its cell, when the image gets a little noise."""
 
 from __future__ import annotations
 
@@ -42,6 +42,25 @@ class Stability(FilterMetric):
         noisy_at_NCK = parts_at_peaks(noisy_peaks_NC2, landmarks_NK2, half_side)
         same_NC = (at_NCK == noisy_at_NCK).all(2)
         return same_NC[landmarks_shown(landmarks_NK2).any(1)].double().mean(0)
+
+
+class PeakStability(FilterMetric):
+    """Share of the images in which the peak stays in its cell when the image gets noise. Needs no landmarks.
+
+    1, the best value, is also that of a filter that never moves.
+
+    Source: none; it is `Stability` with the cell of the peak in place of the parts around it.
+    """
+
+    name = "peak_stability"
+    unit = "share of images"
+    better = "higher"
+    best = 1.0
+    description = "images in which noise leaves the peak in its cell; needs no landmarks"
+
+    def compute(self, peaks_NC2: Tensor, noisy_peaks_NC2: Tensor) -> Tensor:
+        check_shape("noisy_peaks_NC2", noisy_peaks_NC2, tuple(peaks_NC2.shape))
+        return (peaks_NC2 == noisy_peaks_NC2).all(2).double().mean(0)
 
 
 def pixel_noise(seed: int, image: int, size: int) -> Tensor:

@@ -13,7 +13,7 @@ from ipcnn_ray.core.metrics.consistency import Consistency
 from ipcnn_ray.core.metrics.filter_metric import MetricResult
 from ipcnn_ray.core.metrics.part_positions import parts_at_peaks
 from ipcnn_ray.core.metrics.purity import Purity
-from ipcnn_ray.core.metrics.stability import IMAGENET_DEVIATION, Stability, pixel_noise
+from ipcnn_ray.core.metrics.stability import IMAGENET_DEVIATION, PeakStability, Stability, pixel_noise
 
 NAN = math.nan
 
@@ -162,6 +162,14 @@ def test_filters_that_cannot_be_measured_are_dropped():
         purity(peaks_NC2, activation_NC, nothing, 8.0),
     ):
         assert found.dropped == 2 and math.isnan(found.mean)
+
+
+def test_a_peak_that_stays_in_its_cell_by_hand():
+    peaks_NC2 = torch.tensor([[[4.0, 4.0], [4.0, 12.0]], [[4.0, 4.0], [4.0, 12.0]]])
+    noisy_NC2 = torch.tensor([[[4.0, 4.0], [12.0, 12.0]], [[4.0, 4.0], [4.0, 12.0]]])
+    assert PeakStability(LAYER).compute(peaks_NC2, noisy_NC2).tolist() == [1.0, 0.5]
+    with pytest.raises(ValueError, match=r"noisy_peaks_NC2 has shape \(1, 2, 2\): expected \[2, 2, 2\]"):
+        PeakStability(LAYER).compute(peaks_NC2, noisy_NC2[:1])
 
 
 def test_noise_follows_from_seed_and_image_and_is_cut_off():

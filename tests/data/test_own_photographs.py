@@ -1,0 +1,190 @@
+"""One's own photographs: a table, a COCO file and class folders, read by hand. Wrong ones: test_messages.py."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+from fakes.datasets import HEIGHT, WIDTH, photograph
+from fakes.own_photographs import OwnPhotographs
+from PIL import Image
+
+from ipcnn_ray.data.datasets.table_rows import read_csv
+from ipcnn_ray.data.inspection import contact_sheet, summary
+from ipcnn_ray.data.photographs import Annotations
+from ipcnn_ray.data.section_of_files import section_of_files
+from ipcnn_ray.errors import DataError
+
+
+@pytest.fixture
+def own(tmp_path) -> OwnPhotographs:
+    return OwnPhotographs(tmp_path)
+
+
+def test_a_table_by_hand(own):
+    store = own.store(own.table(negatives=2))
+    assert store.categories == ("wren", "robin") and store.landmark_names == ("head", "tail")
+    assert store.labels_N.tolist() == [0] * 5 + [1] * 4 + [-1] * 2
+    assert store.names[:2] == ("0 2", "1 3") and store.names[-1] == "1 12"
+    # The box is the pixels 40 ... 99 and 20 ... 79, scaled by 32 / 60; pixel 50 of the image is pixel 10 of the box.
+    row, col = (30 - 20 + 0.5) * 32 / 60 - 0.5, (50 - 40 + 0.5) * 32 / 60 - 0.5
+    assert store.landmarks_NK2[0, 0].tolist() == pytest.approx([row, col])
+    assert np.isnan(store.landmarks_NK2[0, 1]).all() and not np.isnan(store.landmarks_NK2[1, 1]).any()
+    assert store.left_out == {"negatives beyond data.negatives = 2": 1}
+    # Of 5, 4 and 2 half are trained on: round(linspace(1, 5, 3)) = 1 3 5, round(linspace(1, 4, 2)) = 1 4, and 2.
+    assert store.train_items.tolist() == [[i, flip] for i in (0, 2, 4, 5, 8) for flip in (0, 1)] + [[10, 0]]
+    assert store.val_items.tolist() == [[i, flip] for i in (1, 3, 6, 7) for flip in (0, 1)] + [[9, 0]]
+    with Image.open(own.folder / "wren/0.jpg") as image:
+        crop = image.crop((40, 20, 100, 80)).resize((32, 32), Image.Resampling.BILINEAR)
+    assert np.array_equal(store.images_N3SS[0], np.asarray(crop).transpose(2, 0, 1))
+
+
+def test_a_coco_file_is_the_same_as_the_table(own):
+    table, coco = own.store(own.table(negatives=3)), own.store(own.table("mine/coco.json", negatives=3))
+    assert np.array_equal(table.images_N3SS, coco.images_N3SS)
+    assert np.array_equal(table.landmarks_NK2, coco.landmarks_NK2, equal_nan=True)
+    assert np.array_equal(table.labels_N, coco.labels_N) and np.array_equal(table.train_items, coco.train_items)
+    assert table.digest != coco.digest and coco.names[0] == "0 1"
+
+
+def test_what_of_a_coco_file_is_left_out_is_counted(own):
+    annotations = own.coco["annotations"]
+    annotations[0]["keypoints"][2] = 1  # hidden
+    annotations[1]["iscrowd"] = 1
+    annotations[2]["keypoints"][:2] = [30, 30]  # beside its box
+    annotations[3]["bbox"] = [40, 20, 60, 1.2]
+    own.coco["categories"].append({"id": 3, "name": "fox", "keypoints": ["ear"]})
+    annotations[4] |= {"category_id": 3, "keypoints": [1, 1, 2]}
+    annotations[5]["bbox"] = [50, 20, 12, 60]
+    own.write()
+    store = own.store(own.table("mine/coco.json", min_side=30, landmarks=["head"], negatives=0))
+    assert store.labels_N.tolist() == [0, 0, 1, 1, 1]
+    assert np.isnan(store.landmarks_NK2[:2]).all() and not np.isnan(store.landmarks_NK2[2:]).any()
+    assert summary(store)["left_out"] == {
+        "landmarks that are hidden (visibility 1), taken as not seen": 1,
+        "crowds (iscrowd 1)": 1,
+        "landmarks that data.landmarks does not list (tail, ear)": 2,
+        "negatives beyond data.negatives = 0": 3,
+        "landmarks outside the box of their object, taken as not seen": 1,
+        "narrower than 2 pixels": 1,
+        "of categories that data.category does not list (fox)": 1,
+        "smaller than 30^2 pixels": 1,
+    }
+
+
+def test_a_table_that_splits_its_rows(own):
+    for i, row in enumerate(own.rows):
+        row["split"] = "val" if i in (1, 6, 10) else "train"
+    own.write()
+    store = own.store(own.table(negatives=3, mirror=False))
+    assert store.val_items.tolist() == [[1, 0], [6, 0], [10, 0]]
+    assert store.train_items.tolist() == [[i, 0] for i in (0, 2, 3, 4, 5, 7, 8, 9, 11)]
+
+
+def test_a_table_without_boxes_and_with_images_elsewhere(own):
+    rows = ["image;category", *(f"{i}.jpg;wren" for i in range(4)), "./4.jpg;", "other.jpg;", ""]
+    (own.root / "tables").mkdir()
+    (own.root / "tables/wrens.csv").write_bytes("\r\n".join(rows).encode("utf-8-sig"))
+    photograph(own.folder / "wren/other.jpg", 50)
+    store = own.store(own.table("tables/wrens.csv", images="mine/wren", category="wren", landmarks=[]))
+    assert store.labels_N.tolist() == [0] * 4 + [-1] * 2 and store.landmarks_NK2.shape == (6, 0, 2)
+    with Image.open(own.folder / "wren/0.jpg") as image:
+        whole = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert np.array_equal(store.images_N3SS[0], whole)
+
+
+def test_class_folders_by_hand(own):
+    (own.folder / "wren/notes.txt").write_text("late")
+    (own.folder / "wren/.DS_Store").write_text("")
+    (own.folder / "wren/more").mkdir()
+    photograph(own.folder / "fox/0.jpg", 60)
+    store = own.store(own.classes())
+    assert store.landmarks_NK2.shape == (8, 0, 2) and store.landmark_names == ()
+    assert store.names[:6] == (*(f"wren/{i}.jpg" for i in range(5)), "robin/0.jpg")
+    assert store.left_out == {
+        "files that are no images (without a suffix)": 1,
+        "folders inside a class folder": 1,
+        "files that are no images (.txt)": 1,
+        "negatives beyond data.negatives = 0": 3,
+        "in class folders that data.category does not list (fox)": 1,
+    }
+    with Image.open(own.folder / "robin/1.jpg") as image:
+        assert image.size == (WIDTH, HEIGHT)
+        whole = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert np.array_equal(store.images_N3SS[6], whole)
+    wrens = own.store(own.classes(category="wren", negative_folder="robin"))
+    assert wrens.labels_N.tolist() == [0] * 5 + [-1] * 3
+
+
+def test_a_new_file_gives_another_store(own):
+    first = own.store(own.classes())
+    os.utime(own.folder / "wren", (1, 1))
+    photograph(own.folder / "wren/9.jpg", 70)
+    second = own.store(own.classes())
+    assert second.digest != first.digest and len(second.labels_N) == 9
+
+
+def test_the_sheet_of_images_without_landmarks(own, tmp_path):
+    contact_sheet(own.store(own.classes(negatives=3)), tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as page:
+        assert page.size == (8 * 128, 20 + 3 * (128 + 14)) and len(page.getcolors(1 << 24)) > 1000
+
+
+def test_a_position_on_the_edge_of_a_box_stays_on_its_outer_pixels(own):
+    own.rows[0] |= {"xmax": 100, "head_x": 100, "head_y": 20}
+    own.write()
+    store = own.store(own.table())
+    # Half a pixel beyond the center of the last of 60 pixels is the edge of the crop: 31.5.
+    assert store.landmarks_NK2[0, 0].tolist() == pytest.approx([0.5 * 32 / 60 - 0.5, 31.5])
+
+
+def test_many_issues_are_counted(own):
+    for row in own.rows:
+        row["image"] = "gone/" + row["image"]
+    own.rows += [{**own.row(f"gone/{i}.jpg", 1), "category": "wren"} for i in range(30)]
+    own.write()
+    with pytest.raises(DataError) as caught:
+        own.store(own.table(negatives=3))
+    # 8 photographs and 3 negatives, of the pair the first row, and 30 more
+    assert len(caught.value.issues) == 21 and "and 21 more like these" in str(caught.value)
+
+
+def test_a_table_that_is_too_large_is_not_read(own):
+    with (own.folder / "table.csv").open("r+b") as file:
+        file.truncate((1 << 30) + 1)  # sparse
+    with pytest.raises(DataError, match=r"table.csv  has 1.1 GB; a table has at most 1.1 GB"):
+        own.store(own.table())
+
+
+def test_quoted_cells_and_tabs(tmp_path):
+    (tmp_path / "t.tsv").write_text('image\tcategory\theads\t split\n"a\tb.jpg"\t"wren, ""small"""\t1\ttrain\n\n')
+    table = Annotations()
+    (row,) = read_csv(tmp_path / "t.tsv", (), table).rows
+    assert not table.issues
+    assert (row.image, row.category, row.in_training) == ("a\tb.jpg", 'wren, "small"', True)
+    assert row.where == f"{tmp_path / 't.tsv'}:2"
+
+
+@pytest.mark.parametrize("name", ["mine", "mine/table.csv", "mine/coco.json"])
+def test_the_section_of_a_folder_or_table(own, name):
+    section = section_of_files(own.root / name, own.root)
+    kind = {"path": name} if name == "mine" else {"file": name, "landmarks": ["head", "tail"]}
+    categories = ["robin", "wren"] if name == "mine" else ["wren", "robin"]
+    assert section == {"kind": "folder" if name == "mine" else "table", **kind, "category": categories}
+
+
+def test_no_section_of_what_is_not_there(own, tmp_path):
+    with pytest.raises(DataError, match="no such file or folder"):
+        section_of_files(own.root / "theirs", own.root)
+    with pytest.raises(DataError, match="IPCNN_DATA  is not set"):
+        section_of_files(own.folder, None)
+    with pytest.raises(DataError, match="which does not hold"):
+        section_of_files(own.folder, own.root / "mine/wren")
+    (own.folder / "empty").mkdir()
+    with pytest.raises(DataError, match="has no categories"):
+        section_of_files(own.folder / "empty", own.root)
+    (own.folder / "bad.json").write_text(json.dumps({"images": []}))
+    with pytest.raises(DataError, match="has no list 'categories'"):
+        section_of_files(own.folder / "bad.json", own.root)
