@@ -87,7 +87,8 @@ def submit(
     ):
         raise typer.Exit(RUN_FAILED)
     if not as_json and not on_cluster:
-        for index, command in enumerate((f"report {experiment.name}", f"pictures {experiment.name}", "ui")):
+        commands = ["report", *(["pictures"] if landmarks else [])]
+        for index, command in enumerate((*(f"{name} {experiment.name}" for name in commands), "ui")):
             output.print_note(f"{'' if index else 'next:':<7}ipcnn {command}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,29 +22,65 @@ steps of 1 / STEPS of the object's crop, rows and columns. What lies outside the
 G = 2 * STEPS + 1
 SUPERSAMPLING = 4
 """Outlines are filled on a grid this much finer."""
+ORIENTATION = 0x0112
+"""EXIF tag."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the stored pixels upright."""
 
 
 class ImageFileError(ValueError):
     """A file that does not decode to an image. The text says how it fails, without the path."""
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) from the file's header. Raises ImageFileError."""
+def image_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
+    """Return (width, height) from the file's header.
+
+    upright: Of the image as viewers show it, turned by its EXIF orientation. Only images of 8 bits per channel are
+    accepted then.
+
+    Raises ImageFileError.
+    """
     with _opened(path) as image:
-        return image.size
+        if not upright:
+            return image.size
+        if image.mode.startswith(("I", "F")):
+            raise ImageFileError(f"has more than 8 bits per channel (mode {image.mode})")
+        width, height = image.size
+        return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
-def square_crop(path: Path, box: Box | None, size: int) -> NDArray[np.uint8]:
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 (upright) where none can be read, as viewers do."""
+    try:
+        value = int(image.getexif().get(ORIENTATION, 1))
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        return 1
+    return value if value in TURNS else 1
+
+
+def square_crop(path: Path, box: Box | None, size: int, *, upright: bool = False) -> NDArray[np.uint8]:
     """Return the box of a photograph (all of it for None) as [3, size, size] RGB; gray becomes RGB.
 
     Bilinear, antialiased when it shrinks, the aspect ratio not kept (released `getI`). Raises ImageFileError for a
     file that does not decode to its end.
+
+    upright: Turn the image by its EXIF orientation first, as viewers do.
     """
     with _opened(path) as image:
         try:
             rgb = image.convert("RGB")
         except (OSError, SyntaxError, ValueError) as error:
             raise ImageFileError(f"does not decode to its end: {error}") from error
+        if upright and (turn := TURNS.get(_orientation(image))) is not None:
+            rgb = rgb.transpose(turn)
     if box is not None:
         xmin, ymin, xmax, ymax = box
         rgb = rgb.crop((xmin - 1, ymin - 1, xmax, ymax))
@@ -72,13 +109,15 @@ def decode(
     crops: Sequence[tuple[Path, Box | None]],
     images_N3SS: NDArray[np.uint8],
     progress: Callable[[int, int], None] | None = None,
+    *,
+    upright: bool = False,
 ) -> dict[Path, str]:
     """Decode the `square_crop` of each photograph and box into an array, in threads. Return how files fail that do not
     decode to their end."""
 
     def decode_into(i: int) -> str:
         try:
-            images_N3SS[i] = square_crop(*crops[i], images_N3SS.shape[-1])
+            images_N3SS[i] = square_crop(*crops[i], images_N3SS.shape[-1], upright=upright)
         except ImageFileError as error:
             return str(error)
         return ""

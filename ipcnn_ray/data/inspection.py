@@ -90,6 +90,8 @@ def contact_sheet(store: CropStore, path: Path, *, per_category: int = 24, colum
     page = Image.new("RGB", (width, height), "#202020")
     pen = ImageDraw.Draw(page)
     left = 4.0
+    if not store.landmark_names:
+        pen.text((left, 3), "no landmarks", fill="#c0c0c0")
     for k, name in enumerate(store.landmark_names):
         pen.text((left, 3), name, fill=COLORS[k % len(COLORS)])
         left += pen.textlength(name) + 16

@@ -159,6 +159,8 @@ class PhotographDataset(Dataset):
     """Folder below IPCNN_DATA that the names of images begin in."""
     digest_root: ClassVar[str] = ""
     """Folder below IPCNN_DATA that the names of files in the data digest begin in."""
+    upright: ClassVar[bool] = False
+    """Whether photographs are turned by their EXIF orientation, so that they are as annotated in a viewer."""
     mend_photograph: ClassVar[str] = AGAIN
     """What to do about a photograph that cannot be read."""
     _declared: ClassVar = ("title", "folder", "photographs")
@@ -225,7 +227,8 @@ class PhotographDataset(Dataset):
         )
 
         def fill(images_N3SS: NDArray[np.uint8]) -> None:
-            if failures := decode([(crop.path, crop.box) for crop in source.crops], images_N3SS, progress):
+            boxes = [(crop.path, crop.box) for crop in source.crops]
+            if failures := decode(boxes, images_N3SS, progress, upright=self.upright):
                 raise DataError(self._decoding_issues(failures))
 
         return StorePlan(source.content_digest, contents, fill, source.made_from)
@@ -307,7 +310,7 @@ class PhotographDataset(Dataset):
                 total.add_issue(crop.path, "no such image", f"The annotation of {crop.name!r} names it.")
                 continue
             try:
-                width, height = image_size(crop.path)
+                width, height = image_size(crop.path, upright=self.upright)
             except ImageFileError as error:
                 total.add_issue(crop.path, str(error), self.mend_photograph)
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,13 @@ from ipcnn_ray.data.photographs import Annotations
 from ipcnn_ray.errors import DataError, Issue
 
 NEGATIVES: str = ImageFolder.model_fields["negative_folder"].default
+
+
+def _folder_of_images(table: Path, root: Path, images: list[str]) -> Path | None:
+    """Return the folder that holds the first image: the table's, one in it, or one beside it; None if none does."""
+    beside = [table.parent.parent] if table.parent != root else []
+    folders = [table.parent, *(folder for base in (table.parent, *beside) for folder in sorted(base.iterdir()))]
+    return next((folder for folder in folders if os.path.isfile(folder / images[0])), None) if images else None
 
 
 def section_of_files(path: Path, root: Path | None) -> dict[str, Any]:
@@ -38,6 +46,9 @@ def section_of_files(path: Path, root: Path | None) -> dict[str, Any]:
             raise DataError(table.issues)
         categories = list(dict.fromkeys(row.category for row in content.rows if row.category))
         section = {"kind": "table", "file": name, "landmarks": list(content.landmarks)}
+        folder = _folder_of_images(place.resolve(), root.resolve(), [row.image for row in content.rows])
+        if folder not in (None, place.resolve().parent):
+            section["images"] = folder.relative_to(root.resolve()).as_posix()
     if not categories:
         raise DataError([Issue(str(path), "has no categories", "Expected class folders, or a table with categories.")])
     return {**section, "category": categories if len(categories) > 1 else categories[0]}

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.section import Section, annotation_of, sections, unwrapped
+from ipcnn_ray.spec.section import Section, annotation_of, kind_field, sections, unwrapped
 
 WIDTH = 110
 STARTER: Mapping[str, Any] = {
@@ -80,7 +80,8 @@ def _field(name: str, info: FieldInfo, values: Mapping[str, Any], depth: int) ->
     lines = _comment(_description(info, options), depth)
     if options and isinstance(value, Mapping):
         section = next(option for tag, option in options.items() if tag in ("", *value.values()))
-        fields = section.model_fields.items()
+        kind = kind_field(section)
+        fields = sorted(section.model_fields.items(), key=lambda item: kind is None or item[0] != kind[0])
         below = [line for key, field in fields for line in _field(key, field, value, depth + 1)]
         return [*lines, f"{'  ' * depth}{name}:", *below]
     if value is not PydanticUndefined:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from fakes.own_photographs import OwnPhotographs
 from PIL import Image
 
 SPEC = """\
@@ -48,6 +49,27 @@ def test_prepare_and_check_draw_a_sheet(folder, ipcnn):
     assert code == 0
     assert counts["objects_of"] == {"cow": 10, "bird": 10} and counts["negatives"] == 0
     assert Image.open(counts["contact_sheet"]).size == page.size
+
+
+def test_check_of_ones_own_photographs(tmp_path, ipcnn, monkeypatch):
+    own = OwnPhotographs(tmp_path)
+    monkeypatch.setenv("IPCNN_DATA", str(own.root))
+    common = "category: [wren, robin], train_share: 0.5"
+    spec, sheet = own.root / "own.yaml", own.root / "sheet.png"
+    for data, landmarks in (
+        ("kind: folder, path: mine, ", "landmarks       none: what needs them is not measured"),
+        ("kind: table, file: mine/table.csv, landmarks: [head], min_side: 20, ", "head"),
+    ):
+        spec.write_text(SPEC.replace("kind: drawn_animals, category: [cow, bird], objects: 10", data + common))
+        code, out, err = ipcnn("data", "check", spec, "--sheet", sheet)
+        assert code == 0, err
+        assert "wren            5 objects" in out and landmarks in out
+        assert "left out        3: negatives beyond data.negatives = 0" in out
+        with Image.open(sheet) as page:
+            assert page.width == 8 * 128
+    assert ipcnn("validate", spec, "--set", "eval.measures=[purity]", "--set", "data.landmarks=[]")[0] == 2
+    code, _, err = ipcnn("data", "check", spec, "--set", "data.file=mine/coco.csv")
+    assert code == 2 and "coco.csv  no such file" in err
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from fakes.datasets import photograph
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ipcnn_ray.data.crops import ImageFileError, image_size, place_in_crop, square_crop
 
@@ -75,3 +75,31 @@ def test_files_that_are_no_whole_image(tmp_path):
     for read in (image_size, lambda path: square_crop(path, None, 8)):
         with pytest.raises(ImageFileError, match=r"^is not an image$"):
             read(tmp_path / "text.jpg")
+
+
+@pytest.mark.parametrize("orientation", range(9))
+def test_an_image_is_turned_as_viewers_do_where_asked_for(tmp_path, orientation):
+    path, pixels = tmp_path / "x.png", np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+    image = Image.fromarray(pixels)
+    image.getexif()[0x0112] = orientation  # 0 is not one
+    image.save(path, exif=image.getexif())
+    seen = ImageOps.exif_transpose(Image.open(path))
+    assert image_size(path) == (8, 6) and image_size(path, upright=True) == seen.size
+    whole = (1, 1, *seen.size)
+    expected = np.asarray(seen.resize((6, 6), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert np.array_equal(square_crop(path, whole, 6, upright=True), expected)
+    as_stored = np.asarray(image.resize((6, 6), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert np.array_equal(square_crop(path, None, 6), as_stored)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_exif_that_cannot_be_read_turns_nothing(tmp_path):
+    Image.new("RGB", (8, 6)).save(tmp_path / "x.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")
+    assert image_size(tmp_path / "x.jpg", upright=True) == (8, 6)
+    assert square_crop(tmp_path / "x.jpg", None, 6, upright=True).shape == (3, 6, 6)
+
+
+def test_images_of_sixteen_bits_are_refused_where_nothing_may_be_lost(tmp_path):
+    Image.fromarray(np.full((6, 8), 1000, np.uint16)).save(tmp_path / "x.tif")
+    with pytest.raises(ImageFileError, match=r"has more than 8 bits per channel \(mode I;16\)"):
+        image_size(tmp_path / "x.tif", upright=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fakes.datasets import HEIGHT, WIDTH, photograph
 from fakes.own_photographs import OwnPhotographs
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ipcnn_ray.data.datasets.table_rows import read_csv
 from ipcnn_ray.data.inspection import contact_sheet, summary
@@ -118,6 +118,23 @@ def test_class_folders_by_hand(own):
     assert wrens.labels_N.tolist() == [0] * 5 + [-1] * 3
 
 
+def test_a_photograph_is_turned_as_viewers_show_it(own):
+    path = own.folder / "wren/0.jpg"
+    with Image.open(path) as image:
+        stored = image.copy()
+    stored.getexif()[0x0112] = 6
+    stored.save(path, exif=stored.getexif(), quality=95)
+    own.rows[0] |= {"xmin": 0, "ymin": 20, "xmax": 100, "ymax": 140, "head_x": 99, "head_y": 139}
+    own.write()
+    with Image.open(path) as image:
+        seen = ImageOps.exif_transpose(image).crop((0, 20, 100, 140))
+    store = own.store(own.table())
+    expected = np.asarray(seen.resize((32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert np.array_equal(store.images_N3SS[0], expected)
+    with pytest.raises(DataError, match=r"'wren/0.jpg' is 100 x 140 pixels, and the table says 140 x 100"):
+        own.store(own.table("mine/coco.json"))
+
+
 def test_a_new_file_gives_another_store(own):
     first = own.store(own.classes())
     os.utime(own.folder / "wren", (1, 1))
@@ -141,14 +158,14 @@ def test_a_position_on_the_edge_of_a_box_stays_on_its_outer_pixels(own):
 
 
 def test_many_issues_are_counted(own):
-    for row in own.rows:
+    for row in own.rows[1:]:
         row["image"] = "gone/" + row["image"]
     own.rows += [{**own.row(f"gone/{i}.jpg", 1), "category": "wren"} for i in range(30)]
     own.write()
     with pytest.raises(DataError) as caught:
         own.store(own.table(negatives=3))
-    # 8 photographs and 3 negatives, of the pair the first row, and 30 more
-    assert len(caught.value.issues) == 21 and "and 21 more like these" in str(caught.value)
+    # 7 photographs, of the pair the first row, 3 negatives, and 30 more
+    assert len(caught.value.issues) == 21 and "and 20 more like these" in str(caught.value)
 
 
 def test_a_table_that_is_too_large_is_not_read(own):
@@ -173,6 +190,18 @@ def test_the_section_of_a_folder_or_table(own, name):
     kind = {"path": name} if name == "mine" else {"file": name, "landmarks": ["head", "tail"]}
     categories = ["robin", "wren"] if name == "mine" else ["wren", "robin"]
     assert section == {"kind": "folder" if name == "mine" else "table", **kind, "category": categories}
+
+
+def test_the_folder_of_the_images_of_a_table_is_found(own):
+    (own.root / "notes/a").mkdir(parents=True)
+    for place, images in (("mine", None), ("notes", "mine"), ("", "mine")):
+        moved = own.root / place / "moved.json"
+        moved.write_text(json.dumps(own.coco))
+        assert section_of_files(moved, own.root).get("images") == images
+    (own.root / "notes/a/moved.json").write_text(json.dumps(own.coco))
+    assert "images" not in section_of_files(own.root / "notes/a/moved.json", own.root)
+    with pytest.raises(DataError, match=r"moved.json  has no image in .*notes/a, such as wren/0.jpg\n +Name the"):
+        own.store(own.table("notes/a/moved.json"))
 
 
 def test_no_section_of_what_is_not_there(own, tmp_path):

@@ -97,7 +97,7 @@ class ImageFolder(OwnPhotographs):
             annotations.left_out[reason] += 1
         for path in images:
             try:
-                width, height = image_size(path)
+                width, height = image_size(path, upright=True)
             except ImageFileError as error:
                 annotations.add_issue(path, str(error), self.mend_photograph)
                 continue

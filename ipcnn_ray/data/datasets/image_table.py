@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,8 +37,8 @@ class ImageTable(OwnPhotographs):
     CSV, a header and a row for each object: `image` and `category`; `xmin`, `ymin`, `xmax`, `ymax` (all or none of the
     four; without a box the whole image); `NAME_x` and `NAME_y` of any landmark, empty where it is not seen; `split`
     (train or val). A row without a category is a negative. Positions are pixels from the upper left corner of the
-    image: the box of a whole image is 0, 0, width, height. COCO: landmarks are the keypoints with visibility 2, and an
-    image without annotations is a negative.
+    image, as a viewer shows it: the box of a whole image is 0, 0, width, height. COCO: landmarks are the keypoints with
+    visibility 2, and an image without annotations is a negative.
     """
 
     kind: Literal["table"]
@@ -92,7 +93,12 @@ class ImageTable(OwnPhotographs):
         from ipcnn_ray.data.datasets.table_rows import RowReader
 
         path = self.source(root)
-        images = (root / self.images if self.images else path.parent).relative_to(root).as_posix()
+        folder = root / self.images if self.images else path.parent
+        if not any(os.path.isfile(folder / row.image) for row in rows):
+            what = f"has no image in {folder}, such as {rows[0].image}"
+            table.add_issue(path, what, "Name the folder that the names of images begin in as data.images.")
+            return []
+        images = folder.relative_to(root).as_posix()
         reader = RowReader(root, images, self.landmarks, table, self.mend_photograph)
         by_category: dict[str, list[AnnotatedObject]] = {category: [] for category in self.categories}
         others: Counter[str] = Counter()

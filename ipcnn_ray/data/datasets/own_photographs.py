@@ -45,6 +45,7 @@ class OwnPhotographs(PhotographDataset):
 
     folder: ClassVar = ""
     photographs: ClassVar = ""
+    upright: ClassVar = True
     mend_photograph: ClassVar = "Repair it, or leave it out."
 
     @property

@@ -111,7 +111,7 @@ class RowReader:
             self._refuse(row, f"image {row.image!r}: no such file {path}", f"Correct it, or data.images.{slash}")
         else:
             try:
-                size = image_size(path)
+                size = image_size(path, upright=True)
             except ImageFileError as error:
                 self._refuse(row, f"image {row.image!r} {error}", self.mend)
         if size and row.size and row.size != size:
