@@ -27,7 +27,7 @@ TEMPLATES = {
 
 def step(network: str, template: dict[str, Any], images: int, device: torch.device) -> Callable[[], None]:
     """One training step of a network, to be called again and again."""
-    spec = spec_of(network, 100, images, **template)
+    spec = spec_of(network, 400, images, **template)
     net, terms, optimizer = initialized(spec, device)
     runtime, size = Runtime(device), spec.model.table.image_size
     x = torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)

@@ -73,7 +73,7 @@ def epochs(
     network: str, batch: int, steps: int, device: str, folder: Path, frozen: str | None = None
 ) -> Callable[[], None]:
     """A call that trains one epoch of so many steps, as the package runs it."""
-    spec = spec_of(network, 100, batch)
+    spec = spec_of(network, 400, batch)
     make_store(folder, batch * steps, spec.model.table.image_size)
     store = stored(folder)
     net, terms, optimizer = initialized(spec, torch.device(device), frozen)
@@ -165,7 +165,7 @@ def evaluation(device: str, small: bool, seconds: float) -> list[dict[str, Any]]
     rows = []
     for network, images in [("compact", 16)] if small else [("alexnet", 512), ("vgg16", 512)]:
         with tempfile.TemporaryDirectory() as folder:
-            spec = spec_of(network, 100, 8)
+            spec = spec_of(network, 400, 8)
             make_store(Path(folder), images, spec.model.table.image_size)
             store = stored(Path(folder))
             net, _, _ = initialized(spec, torch.device(device))
@@ -233,7 +233,7 @@ def _fast_losses(device: str) -> list[dict[str, Any]]:
 
 def step(network: str, batch: int, device: str, speed: str, *, dropout: bool = True) -> Callable[[], None]:
     """A training step as in `train_epoch`, on one batch that stays on the device."""
-    spec = spec_of(network, 100, batch).model_copy(update={"compute": Compute(speed=speed)})
+    spec = spec_of(network, 400, batch).model_copy(update={"compute": Compute(speed=speed)})
     net, terms, optimizer = initialized(spec, torch.device(device))
     for module in net.modules():
         if isinstance(module, SampleDropout) and not dropout:
@@ -282,7 +282,7 @@ def grid(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
             train = epochs(network, batch, steps, device, Path(folder))
             train()
             trained = batch * steps / timed(train, device)
-            spec, store = spec_of(network, 100, batch), stored(Path(folder))
+            spec, store = spec_of(network, 400, batch), stored(Path(folder))
             net, _, _ = initialized(spec, torch.device(device))
             inputs = InputPipeline(store, net, spec.model.table.input_scale, torch.device(device))
             plan = EvaluationPlan.of(store, "all")
