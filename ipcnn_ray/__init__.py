@@ -12,8 +12,8 @@ A whole experiment, as `ipcnn submit` trains it::
 
     import ipcnn_ray
 
-    outcome = ipcnn_ray.run_submission(ipcnn_ray.load("specs/shapes_drawn.yaml"))
-    print(outcome.best.metrics)
+    result = ipcnn_ray.submit("specs/uniform_sweep.yaml")
+    print(result.best.metrics, result.verdict)
 
 Each name is imported when it is used: the layer needs torch alone, only submissions need Ray and MLflow.
 """
@@ -22,6 +22,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ipcnn_ray.cli.experiments import load_model as load_model
+    from ipcnn_ray.cli.experiments import runs as runs
+    from ipcnn_ray.cli.experiments import submit as submit
     from ipcnn_ray.core.metrics.filter_metric import MetricResult as MetricResult
     from ipcnn_ray.core.metrics.streaming import AblationOthers as AblationOthers
     from ipcnn_ray.core.metrics.streaming import AblationOwn as AblationOwn
@@ -55,7 +58,9 @@ if TYPE_CHECKING:
     from ipcnn_ray.on_ray.submission import Outcome as Outcome
     from ipcnn_ray.on_ray.submission import run_submission as run_submission
     from ipcnn_ray.on_ray.tuner import Interrupted as Interrupted
+    from ipcnn_ray.report.experiment_result import ExperimentResult as ExperimentResult
     from ipcnn_ray.spec.loader import load as load
+    from ipcnn_ray.spec.loader import load_spec as load_spec
     from ipcnn_ray.utils.paths import Paths as Paths
 
 __version__ = "0.1.0"
@@ -91,6 +96,11 @@ _PUBLIC = {
     "AblationOthers": _METRICS,
     "ActivationEntropy": _METRICS,
     "MetricResult": "ipcnn_ray.core.metrics.filter_metric",
+    "load_spec": "ipcnn_ray.spec.loader",
+    "submit": "ipcnn_ray.cli.experiments",
+    "runs": "ipcnn_ray.cli.experiments",
+    "load_model": "ipcnn_ray.cli.experiments",
+    "ExperimentResult": "ipcnn_ray.report.experiment_result",
     "load": "ipcnn_ray.spec.loader",
     "run_submission": "ipcnn_ray.on_ray.submission",
     "Outcome": "ipcnn_ray.on_ray.submission",

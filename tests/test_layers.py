@@ -32,12 +32,12 @@ THIRD: dict[str, set[str]] = {
     "spec": {"pydantic", "pydantic_core", "yaml"},
     "core": {"torch", "scipy"},
     "tracking": set(),
-    "report": {"numpy", "matplotlib", "scipy", "pydantic"},
+    "report": {"numpy", "matplotlib", "scipy", "pydantic", "pandas"},
     "models": {"torch", "torchvision", "numpy", "safetensors"},
     "data": {"torch", "numpy", "PIL", "pydantic"},
     "train": {"torch", "numpy", "safetensors"},
     "on_ray": {"torch", "optuna"},
-    "cli": {"typer", "rich", "pydantic"},
+    "cli": {"typer", "rich", "pydantic", "pandas"},
 }
 # vendor -> the only place that may import it
 ONLY = {

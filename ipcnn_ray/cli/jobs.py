@@ -230,18 +230,8 @@ def submit_job(
 
     wait: Minutes that the cluster may take to provide the resources of one run. detach: Return after the submission.
     """
-    from ipcnn_ray.on_ray.job_client import SPEC, write_working_dir
-
-    identity, client = experiment_id(experiment), _client(address)
-    arguments = ["submit", SPEC, "--on-cluster", "--wait", f"{wait:g}", *(["--fresh"] if fresh else [])]
-    with tempfile.TemporaryDirectory(prefix="ipcnn-") as folder:
-        write_working_dir(Path(folder), resolved_yaml(experiment))
-        job, started = client.submit(identity, Path(folder), arguments, os.environ)
-    if not started and fresh:
-        raise IpcnnError(
-            f"{identity} is under way on {address}; --fresh would begin it anew beside itself\n"
-            f"Stop it first: ipcnn stop {identity} --address {address}"
-        )
+    identity = experiment_id(experiment)
+    client, job, started = start_job(address, experiment, fresh=fresh, wait=wait)
     how = f"submitted to {address}" if started else f"is under way on {address} already; nothing was submitted"
     output.print_note(f"{identity}: {how} (job {job.id})")
     commands = "  |  ".join(f"ipcnn {word} {identity} --address {address}" for word in ("logs -f", "status", "stop"))
@@ -259,6 +249,28 @@ def submit_job(
         _exit_as(job)
     elif not as_json:
         output.print_note(f"next:  {commands}")
+
+
+def start_job(
+    address: str, experiment: ExperimentSpec, *, fresh: bool, wait: float
+) -> tuple[JobClient, ExperimentJob, bool]:
+    """Submit an experiment as a job, unless it is under way. Returns the client, the job, and whether it was started.
+
+    wait: Minutes that the cluster may take to provide the resources of one run. Raises IpcnnError.
+    """
+    from ipcnn_ray.on_ray.job_client import SPEC, write_working_dir
+
+    identity, client = experiment_id(experiment), _client(address)
+    arguments = ["submit", SPEC, "--on-cluster", "--wait", f"{wait:g}", *(["--fresh"] if fresh else [])]
+    with tempfile.TemporaryDirectory(prefix="ipcnn-") as folder:
+        write_working_dir(Path(folder), resolved_yaml(experiment))
+        job, started = client.submit(identity, Path(folder), arguments, os.environ)
+    if not started and fresh:
+        raise IpcnnError(
+            f"{identity} is under way on {address}; --fresh would begin it anew beside itself\n"
+            f"Stop it first: ipcnn stop {identity} --address {address}"
+        )
+    return client, job, started
 
 
 def _exit_as(job: ExperimentJob) -> None:

@@ -64,7 +64,7 @@ def pictures(
     The figures are written to a folder and stored with the runs in the record. Nothing is trained.
     """
     from ipcnn_ray.train.data_sync import local_paths
-    from ipcnn_ray.train.run_metadata import experiment_spec_of, run_spec_of
+    from ipcnn_ray.train.run_metadata import experiment_spec_of, recorded_folder, run_spec_of
 
     paths = local_paths(Paths.from_environment())
     tracker = open_tracker(paths)
@@ -91,7 +91,7 @@ def pictures(
     for label in labels:
         recorded = by_label[label]
         activations = load_filter_activations(
-            RunRequest(recorded, specs[label], paths, recorded.handle, _run_folder(paths, parent, label)),
+            RunRequest(recorded, specs[label], paths, recorded.handle, recorded_folder(paths, parent, label)),
             recorded.tags.get("data.digest", ""),
             workers=int(recorded.tags.get("ipcnn.workers", "1")),
             data_progress=output.CountedProgress(f"{label}: data,", "images"),
@@ -212,15 +212,12 @@ def _check_finished(parent: RecordedRun, by_label: dict[str, RecordedRun], label
         raise IpcnnError("\n".join(dict.fromkeys(errors)))
 
 
-def _run_folder(paths: Paths, parent: RecordedRun, label: str) -> str:
-    return f"{paths.storage.rstrip('/')}/{parent.run_id}/{label}"
-
-
 def _check_weights(paths: Paths, parent: RecordedRun, labels: Sequence[str]) -> None:
     """Raise IpcnnError for runs without weights in a local storage. For buckets, loading the weights raises it."""
     from ipcnn_ray.train.run_dir import WEIGHTS_FILE
+    from ipcnn_ray.train.run_metadata import recorded_folder
 
-    folders = [_run_folder(paths, parent, label) for label in labels]
+    folders = [recorded_folder(paths, parent, label) for label in labels]
     missing = [folder for folder in folders if "://" not in folder and not Path(folder, WEIGHTS_FILE).is_file()]
     if missing:
         raise IpcnnError(

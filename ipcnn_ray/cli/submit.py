@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import closing
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from ipcnn_ray.cli import output
-from ipcnn_ray.cli.jobs import log_file, submit_job
+from ipcnn_ray.cli.jobs import submit_job
 from ipcnn_ray.cli.options import RUN_FAILED, STOPPED, AddressOption, OverridesOption, SpecArgument
 from ipcnn_ray.errors import IpcnnError
 
 if TYPE_CHECKING:
-    from ipcnn_ray.on_ray.events import Event
     from ipcnn_ray.on_ray.submission import Outcome
 
 
@@ -43,107 +39,32 @@ def submit(
         return
     if detach:
         raise IpcnnError("--detach is for a cluster\nGive its --address, or leave --detach out.")
-    from ipcnn_ray.cli.live import Progress
-    from ipcnn_ray.on_ray.submission import run_submission
+    from ipcnn_ray.cli.experiments import submit_here
     from ipcnn_ray.on_ray.tuner import Interrupted
-    from ipcnn_ray.spec.runs import experiment_id
-    from ipcnn_ray.spec.search import Objectives
     from ipcnn_ray.utils.paths import Paths
 
-    paths = Paths.from_environment()
     if on_cluster:
         os.chdir(tempfile.gettempdir())  # Ray may unpack the job's working directory again while its driver runs
-    epochs, landmarks = experiment.train.epochs, bool(experiment.data.landmarks)
-    goals = Objectives.of(experiment.search, landmarks=landmarks).goals
+    ray_address = "auto" if on_cluster else None
     try:
-        with (
-            closing(_LogFile(log_file(experiment_id(experiment), paths))) as log,
-            Progress(output.stderr, epochs, goals) as on_screen,
-            Progress(Console(file=cast("IO[str]", log), width=200), epochs, goals) as in_log,
-        ):
-
-            def report(event: Event) -> None:
-                on_screen(event)
-                in_log(event)
-
-            outcome = run_submission(
-                loaded,
-                paths,
-                listener=report,
-                fresh=fresh,
-                address="auto" if on_cluster else None,
-                wait=60 * wait,
-            )
+        outcome = submit_here(loaded, Paths.from_environment(), fresh=fresh, wait=wait, ray_address=ray_address)
     except (Interrupted, KeyboardInterrupt):
         again = "Submitted again, it goes on" if on_cluster else "The same command goes on"
         output.print_note(f"Stopped. {again} from the last epoch{'' if on_cluster else f': ipcnn submit {spec}'}")
         raise typer.Exit(STOPPED) from None
     if as_json:
-        output.print_json(_as_json(outcome))
+        output.print_json(outcome.as_json())
     else:
         _print(outcome)
-    if not any(run.state == "succeeded" for run in outcome.runs) or any(
-        run.state == "failed" and run.origin == "named" for run in outcome.runs
-    ):
+    if outcome.failed:
         raise typer.Exit(RUN_FAILED)
     if not as_json and not on_cluster:
-        commands = ["report", *(["pictures"] if landmarks else [])]
+        commands = ["report", *(["pictures"] if experiment.data.landmarks else [])]
         for index, command in enumerate((*(f"{name} {experiment.name}" for name in commands), "ui")):
             output.print_note(f"{'' if index else 'next:':<7}ipcnn {command}")
 
 
-class _LogFile:
-    """The file that `ipcnn logs` shows; created by its first line, so that a refused spec leaves none."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: IO[str] | None = None
-
-    def write(self, text: str) -> int:
-        if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a", encoding="utf-8", buffering=1)
-        return self._file.write(text)
-
-    def flush(self) -> None:
-        """Lines are written as they come."""
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-def _as_json(outcome: Outcome) -> dict[str, Any]:
-    from ipcnn_ray.report.ranking_table import Ranking, as_json
-    from ipcnn_ray.report.verdict import Verdicts
-
-    ranking = Ranking.of(outcome.runs, outcome.objectives)
-    return {
-        "experiment": outcome.experiment_id,
-        "control": outcome.control,
-        "best": outcome.best.label if outcome.best else None,
-        "runs": [
-            {
-                "run_id": run.run_id,
-                "group": run.group,
-                "seed": run.seed,
-                "template": run.template,
-                "settings": dict(run.settings),
-                "origin": run.origin,
-                "state": run.state,
-                "why": run.cause,
-                "metrics": dict(run.metrics),
-            }
-            for run in outcome.runs
-        ],
-        **as_json(ranking),
-        **Verdicts.of(ranking).as_json(),
-    }
-
-
 def _print(outcome: Outcome) -> None:
-    from ipcnn_ray.report.ranking_table import Ranking
-
     output.print_line()
     output.print_line(f"{outcome.experiment_id}: {len(outcome.runs)} runs", style="bold")
-    output.print_ranking(Ranking.of(outcome.runs, outcome.objectives))
+    output.print_ranking(outcome.ranking)

@@ -20,14 +20,12 @@ from ipcnn_ray.on_ray.events import DataProgress, Listener, Logged, PhaseStarted
 from ipcnn_ray.on_ray.experiment_context import ExperimentContext
 from ipcnn_ray.on_ray.ray_session import gpus_per_worker, max_concurrent_runs, this_machine
 from ipcnn_ray.on_ray.tuner import Ended, ExperimentTuner, Interrupted
+from ipcnn_ray.report.experiment_result import ExperimentResult
 from ipcnn_ray.report.filter_figures import save_template_figure
-from ipcnn_ray.report.ranking import Group, rank
-from ipcnn_ray.report.ranking_table import Ranking
-from ipcnn_ray.report.verdict import Verdicts
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import Loaded, Source
 from ipcnn_ray.spec.runs import Run, experiment_id, resolved_yaml
-from ipcnn_ray.spec.search import COMBINED, Combined, Objectives, Search, SpaceSearch, metric_info
+from ipcnn_ray.spec.search import COMBINED, Combined, Search, SpaceSearch, metric_info
 from ipcnn_ray.tracking import RETRY_S, open_tracker
 from ipcnn_ray.tracking.lineage import lineage
 from ipcnn_ray.tracking.run_summary import RunSummary
@@ -61,46 +59,13 @@ class RunOutcome(RunSummary):
     """Whether this submission trained it, at least in part."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The ranked runs of an experiment that has ended."""
+@dataclass(frozen=True, kw_only=True)
+class Outcome(ExperimentResult):
+    """The ranked runs of an experiment that has ended, as the process that submitted it has them."""
 
-    experiment_id: str
+    runs: tuple[RunOutcome, ...]
     parent: str
     """Tracker handle of the experiment's run."""
-    runs: tuple[RunOutcome, ...]
-    """In the order of `groups`; the repeats of a setting by seed."""
-    groups: tuple[Group, ...]
-    """The settings, ranked by `report.ranking.rank`."""
-    objectives: Objectives
-
-    @classmethod
-    def of(cls, experiment_id: str, parent: str, runs: list[RunOutcome], objectives: Objectives) -> Outcome:
-        """Rank runs that are given in any order."""
-        groups = rank(runs, objectives)
-        by_label = {run.label: run for run in runs}
-        ranked = tuple(by_label[run.label] for group in groups for run in group.runs)
-        return cls(experiment_id, parent, ranked, tuple(groups), objectives)
-
-    @property
-    def control(self) -> str | None:
-        """Group of the control; None without a search."""
-        return self.objectives.control
-
-    @property
-    def winners(self) -> tuple[RunOutcome, ...]:
-        """The first succeeded repeat of the best setting, or of each setting on the Pareto front.
-
-        Empty if every run failed or violates a constraint.
-        """
-        succeeded = [run for run in self.runs if run.state == "succeeded"]
-        names = [group.name for group in self.groups if group.wins]
-        return tuple(next(run for run in succeeded if run.group == name) for name in names)
-
-    @property
-    def best(self) -> RunOutcome | None:
-        """The winner of a search with a single goal; None in a Pareto search."""
-        return self.winners[0] if self.winners and len(self.objectives.goals) == 1 else None
 
 
 def run_submission(
@@ -164,10 +129,9 @@ def run_submission(
     )
     _store_template_pictures(outcome, tracker)
     _store_models(outcome, spec.compute.models, tracker, listener)
-    ranking = Ranking.of(outcome.runs, outcome.objectives)
-    parent = tracker.attach(outcome.parent)
-    parent.log_text(ranking.markdown(), "ranking.md")
-    parent.set_description("\n".join(filter(None, (Verdicts.of(ranking).markdown(), ranking.markdown()))))
+    parent, ranking = tracker.attach(outcome.parent), outcome.ranking.markdown()
+    parent.log_text(ranking, "ranking.md")
+    parent.set_description("\n".join(filter(None, (outcome.verdicts.markdown(), ranking))))
     if left := tracker.flush(RETRY_S):
         listener(Warned(f"{left} records are buffered in {spool}; the next submission sends them to the tracker"))
     return outcome
@@ -231,7 +195,7 @@ def run_experiment(
         except BaseException as error:
             parent.set_state("failed", str(error))
             raise
-        outcome = Outcome.of(experiment_id(spec), parent.handle, runs, context.objectives)
+        outcome = Outcome.of(experiment_id(spec), runs, context.objectives, parent=parent.handle)
         _record_outcome(outcome, context)
         return outcome
 
@@ -322,7 +286,7 @@ def _record_outcome(outcome: Outcome, context: ExperimentContext) -> None:
         numbers = {f"best_{key}": value for key, value in means.items() if key in kept}
         parent.log_metrics([{"epoch": submission, **counts, **numbers}])
         parent.set_tags({"ipcnn.best": "", "ipcnn.front": winners} if several else {"ipcnn.best": winners})
-        verdicts = Verdicts.of(Ranking.of(outcome.runs, outcome.objectives))
+        verdicts = outcome.verdicts
         if verdicts.lines:
             parent.log_text(verdicts.markdown(), VERDICT_ARTIFACT)
             parent.set_tags({"ipcnn.verdict": " ".join(verdicts.lines)})

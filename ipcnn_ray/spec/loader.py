@@ -10,6 +10,7 @@ Scalars are those of YAML 1.1 as PyYAML reads them, with the numbers of YAML 1.2
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -76,6 +77,24 @@ def load(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
     """
     name = fspath(path)
     return loads(_read_text(name), name, overrides)
+
+
+def load_spec(path: str | PathLike[str], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Loaded:
+    """Read and check a spec file, as `ipcnn validate` does::
+
+        loaded = ipcnn_ray.load_spec("specs/uniform_sweep.yaml", {"train.epochs": 4, "template.norm": "l2"})
+        print(loaded.spec.train.epochs)
+
+    Args:
+        path: Of a YAML file.
+        overrides: Values of fields by their dotted path; or texts `a.b=value` with the value in YAML, as of `--set`.
+
+    Raises:
+        SpecError: Something is wrong in the file or the overrides; `issues` has everything, each with its line.
+    """
+    if isinstance(overrides, Mapping):
+        overrides = [f"{name}={json.dumps(value)}" for name, value in overrides.items()]
+    return load(path, overrides)
 
 
 def loads(text: str, name: str, overrides: Sequence[str] = ()) -> Loaded:

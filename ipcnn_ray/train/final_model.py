@@ -6,7 +6,9 @@ The final model is the trained network with the input normalisation, as one modu
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from ipcnn_ray.core.template_fit import axes_of_sizes, axes_of_spacing, ellipse_
 from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.errors import DataError, Issue, TrainingError
 from ipcnn_ray.models.build import assemble
-from ipcnn_ray.models.net import InterpretableNet
+from ipcnn_ray.models.net import InterpretableNet, NetOutput
 from ipcnn_ray.spec.template import COMMON, EllipseTemplate, MaskTemplate, PartTemplate, TailoredTemplate, Template
 from ipcnn_ray.train.checkpoint import read_result
 from ipcnn_ray.train.run_dir import MEAN_KEY, RESULT_FILE, TEMPLATE_FILE, WEIGHTS_FILE, read_file
@@ -112,19 +114,31 @@ def trained_template(request: RunRequest) -> Template:
 
 class Classifier(nn.Module):
     """Trained network with its input normalisation: RGB crops [N, 3, S, S] float, values 0..255 -> logits [N], or
-    [N, L] for several categories. A positive logit means that the crop shows the category."""
+    [N, L] for several categories. A positive logit means that the crop shows the category.
+
+    mean_3SS: mean of the training images. scale: factor on the difference from it. categories: names of the L
+    categories.
+    """
 
     mean_3SS: Tensor
 
-    def __init__(self, net: InterpretableNet, mean_3SS: Tensor, scale: float) -> None:
+    def __init__(self, net: InterpretableNet, mean_3SS: Tensor, scale: float, categories: Sequence[str]) -> None:
         super().__init__()
         self.net = net
         self.scale = scale
+        self.categories = tuple(categories)
+        self.image_size = mean_3SS.shape[-1]
         self.register_buffer("mean_3SS", mean_3SS)
 
     def forward(self, crops_N3SS: Tensor) -> Tensor:
         logits: Tensor = self.net((crops_N3SS - self.mean_3SS) * self.scale)
         return logits
+
+    def maps(self, crops_N3SS: Tensor) -> dict[str, Tensor]:
+        """Return the maps of each interpretable layer, lowest first, before ReLU and mask, [N, C, n, n]: the input of
+        the metrics. crops_N3SS: as of `forward`."""
+        output = cast(NetOutput, self.net((crops_N3SS - self.mean_3SS) * self.scale, full=True))
+        return output.scores
 
 
 def final_model(request: RunRequest) -> tuple[Classifier, Tensor]:
@@ -140,7 +154,7 @@ def final_model(request: RunRequest) -> tuple[Classifier, Tensor]:
     widening = _last_widening(request, template)
     net = assemble(spec.model, template, len(spec.data.categories), spec.loss.filter, widening=widening)
     net.load_state_dict(tensors)
-    model = Classifier(net, mean_3SS, request.spec.model.table.input_scale).eval()
+    model = Classifier(net, mean_3SS, spec.model.table.input_scale, spec.data.categories).eval()
     return model, torch.stack([mean_3SS, mean_3SS.flip(2)]).round()
 
 

@@ -185,6 +185,21 @@ def run_spec_of(experiment: ExperimentSpec, label: str, run: RecordedRun) -> Run
     return planned
 
 
+def recorded_folder(paths: Paths, parent: RecordedRun, label: str) -> str:
+    """Return the directory of a run of a recorded experiment."""
+    return f"{paths.storage.rstrip('/')}/{parent.run_id}/{label}"
+
+
+def recorded_request(experiment: ExperimentSpec, paths: Paths, parent: RecordedRun, run: RecordedRun) -> RunRequest:
+    """Return the request of a recorded run, from which its model is loaded. Raises IpcnnError as `run_spec_of`.
+
+    experiment: of `experiment_spec_of`. run: one of its runs, or the experiment's own run if that is its only one.
+    """
+    label = run.label if run.parent else named_runs(experiment)[0].label
+    spec = run_spec_of(experiment, label, run).spec
+    return RunRequest(run, spec, paths, run.handle, recorded_folder(paths, parent, label))
+
+
 def _sampled_value(distribution: Distribution, text: str) -> Any:
     """Return a value of a search space from the text of its param."""
     if not isinstance(distribution, Choice):

@@ -10,6 +10,7 @@ import sys
 import pytest
 from fakes.commands import run_command
 
+import ipcnn_ray
 from ipcnn_ray.errors import TrackingError
 
 SPEC = """
@@ -43,6 +44,7 @@ def test_a_search_from_spec_to_ranking_and_the_same_again(tmp_path):
     assert len(runs) == 2 and {run["state"] for run in runs.values()} == {"succeeded"}
     assert runs["plain"]["metrics"]["combined"] == 1.0
     assert json.loads(run_command("submit", spec, "--json").stdout) == outcome
+    assert json.loads(json.dumps(ipcnn_ray.submit(spec, progress=False).as_json())) == outcome
 
 
 def test_a_wrong_spec_starts_nothing(home, tmp_path, ipcnn):
