@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from ipcnn_ray.core.metrics.streaming import PartInterpretability as PartInterpretability
     from ipcnn_ray.core.metrics.streaming import PeakDistance as PeakDistance
     from ipcnn_ray.core.metrics.streaming import PeakSpread as PeakSpread
+    from ipcnn_ray.core.metrics.streaming import PeakStability as PeakStability
     from ipcnn_ray.core.metrics.streaming import Purity as Purity
     from ipcnn_ray.core.metrics.streaming import Stability as Stability
     from ipcnn_ray.core.receptive_field import Field as Field
@@ -90,6 +91,7 @@ _PUBLIC = {
     "PartInterpretability": _METRICS,
     "Consistency": _METRICS,
     "Stability": _METRICS,
+    "PeakStability": _METRICS,
     "Purity": _METRICS,
     "MutualInformationScore": _METRICS,
     "AblationOwn": _METRICS,

@@ -136,7 +136,8 @@ class _Images:
             index: Number of each image in the dataset, [N] whole numbers.
             in_training: Whether the image is one of the training split, [N] bool; for `KeypointError`.
             masked_maps_NCHW: Maps after ReLU and mask; for `PartInterpretability`, which keeps them all in memory.
-            noisy_maps_NCHW: `maps_NCHW` of the same images with noise; for `Stability`.
+            noisy_maps_NCHW: `maps_NCHW` of the same images with noise; for `Stability` and
+                `PeakStability`.
             part_sizes_NK2: (height, width) in pixels of the box around each landmark, NaN where unknown; for
                 `PartInterpretability`.
             loss_change_NC: Classification loss with each filter's map set to zero minus the loss as it is, nats; for
@@ -605,6 +606,11 @@ class Consistency(StreamingMetric, measured=consistency.Consistency):
 class Stability(StreamingMetric, measured=stability.Stability):
     """Share of the images in which a little noise does not move the peak to other parts. Source: Huang et al., ICCV
     2023; there the noise of a pixel is normal with a deviation of 0.2 of ImageNet's, cut off at 0.25."""
+
+
+class PeakStability(StreamingMetric, measured=stability.PeakStability):
+    """Share of the images in which a little noise leaves the peak in its cell, without landmarks; the noise is that of
+    `Stability`."""
 
 
 class Purity(StreamingMetric, measured=purity.Purity):
