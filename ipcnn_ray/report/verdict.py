@@ -52,7 +52,7 @@ HEADLINES: Mapping[Outcome, str] = {
     "follows parts": "follows parts: it is more stable, and more of its filters follow a landmark",
     "follows parts, not more stable": "follows parts, but is not more stable",
     "some filters follow parts": "makes some filters follow parts: more than of the control's, but fewer than half",
-    "moved to the middle": "moved to the middle: it is more stable because its peaks stay at one place, and no more "
+    "moved to the middle": "moved to the middle: it is more stable because its peaks move less, and no more "
     "of its filters follow a landmark",
     "more stable, follows nothing more": "is more stable, but no more of its filters follow a landmark",
     "less stable": "is less stable, and no more of its filters follow a landmark",
