@@ -35,6 +35,8 @@ ROWS = 6
 """Images in a figure of receptive fields."""
 REPRESENTATIVES = {"stable": "its most stable filter that fires", "median": "the median of its filters that fire"}
 """Which filter of each run a figure of receptive fields shows -> its description."""
+BY_FIRING = {"often": "its filter that fires in the most images", "median": REPRESENTATIVES["median"]}
+"""The same for data without landmarks."""
 
 ExperimentArgument = Annotated[str, experiment_argument("EXPERIMENT", "Name or id of an experiment, or id of a run.")]
 RunsOption = Annotated[
@@ -77,11 +79,6 @@ def pictures(
     labels = run or _default_labels(parent, by_label, named)
     _check_finished(parent, by_label, labels)
     specs = {label: run_spec_of(spec, label, by_label[label]).spec for label in labels}
-    if blind := [label for label in labels if not specs[label].data.landmarks]:
-        raise IpcnnError(
-            f"the data of {', '.join(blind)} of {parent.run_id} have no landmarks\n"
-            "Pictures show the distances of peaks from landmarks; data.kind: table can have some."
-        )
     _check_weights(paths, parent, labels)
     from ipcnn_ray.train.filter_activations import load_filter_activations
     from ipcnn_ray.train.run_metadata import RunRequest
@@ -234,6 +231,9 @@ def _draw_run(folder: _PictureFolder, drawn: _DrawnRun, count: int, *, quiet: bo
     activations, run, label = drawn.activations, drawn.recorded, drawn.label
     landmarks = activations.store.landmark_names
     drawn.filters = rank_filters(activations)
+    if not landmarks:
+        output.print_note(f"{label}: the data have no landmarks, so there are no figures of distances from them")
+        return
     measured = [ranked for ranked in drawn.filters if ranked.rank is not None]
     shown = evenly_spaced(measured, count)
     _print_instability_notes(drawn)
@@ -281,9 +281,10 @@ def _draw_receptive_fields(folder: _PictureFolder, drawn: Sequence[_DrawnRun]) -
     from ipcnn_ray.report.filter_figures import RunColumn, save_receptive_fields_figure
 
     all_data = list(dict.fromkeys(run.data for run in drawn))
-    for which, description in REPRESENTATIVES.items():
-        for data in all_data:
-            runs = [run for run in drawn if run.data == data]
+    for data in all_data:
+        runs = [run for run in drawn if run.data == data]
+        blind = not runs[0].activations.store.landmark_names
+        for which, description in (BY_FIRING if blind else REPRESENTATIVES).items():
             activations = [run.activations for run in runs]
             filters = [representative_filter(run.filters, which) for run in runs]
             positions = common_images(activations, filters)
@@ -303,9 +304,14 @@ def _draw_receptive_fields(folder: _PictureFolder, drawn: Sequence[_DrawnRun]) -
 
 
 def rank_filters(activations: FilterActivations) -> list[RankedFilter]:
-    """All filters of the layer from stable to unstable; those that could not be measured come last, by number."""
+    """All filters of the layer from stable to unstable; those that could not be measured come last, by number.
+
+    Without landmarks from those that fire in many images to those that fire in few.
+    """
     from ipcnn_ray.report.filter_figures import RankedFilter
 
+    if not activations.store.landmark_names:
+        return _by_firing(activations)
     instability_C = activations.instability.per_filter_C.tolist()
     fires_C = activations.fires_NC.sum(0).tolist()
     filters = []
@@ -324,6 +330,26 @@ def rank_filters(activations: FilterActivations) -> list[RankedFilter]:
             )
         )
     return filters
+
+
+def _by_firing(activations: FilterActivations) -> list[RankedFilter]:
+    from ipcnn_ray.report.filter_figures import RankedFilter
+
+    fires_C, none_K = activations.fires_NC.sum(0), activations.instability.deviation_CK[0].numpy()
+    category_C = activations.instability.category_C.tolist()
+    return [
+        RankedFilter(
+            rank=rank,
+            number=c,
+            category=activations.store.categories[category_C[c]],
+            instability=math.nan,
+            mean_K=none_K,
+            deviation_K=none_K,
+            images_K=none_K.astype(int),
+            fires=int(fires_C[c]),
+        )
+        for rank, c in enumerate(fires_C.argsort(descending=True, stable=True).tolist(), 1)
+    ]
 
 
 def evenly_spaced(values: Sequence[Any], count: int) -> list[Any]:
@@ -381,13 +407,13 @@ def distance_rows(
 
 
 def representative_filter(filters: Sequence[RankedFilter], which: str) -> RankedFilter:
-    """The most stable (`which` is "stable") or the median filter of those that fire in more than ROWS images.
+    """The median (`which` is "median") or the first of the ranked filters that fire in more than ROWS images.
 
     If none does, all measured filters count.
     """
     measured = [ranked for ranked in filters if ranked.rank is not None]
     firing = [ranked for ranked in measured if ranked.fires > ROWS] or measured
-    return firing[0] if which == "stable" else firing[len(firing) // 2]
+    return firing[len(firing) // 2] if which == "median" else firing[0]
 
 
 def common_images(runs: Sequence[FilterActivations], filters: Sequence[RankedFilter]) -> list[int]:

@@ -59,8 +59,7 @@ def submit(
     if outcome.failed:
         raise typer.Exit(RUN_FAILED)
     if not as_json and not on_cluster:
-        commands = ["report", *(["pictures"] if experiment.data.landmarks else [])]
-        for index, command in enumerate((*(f"{name} {experiment.name}" for name in commands), "ui")):
+        for index, command in enumerate((f"report {experiment.name}", f"pictures {experiment.name}", "ui")):
             output.print_note(f"{'' if index else 'next:':<7}ipcnn {command}")
 
 

@@ -6,6 +6,7 @@ The distances on the strongest images explain the location instability of a filt
 from __future__ import annotations
 
 import csv
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,11 +32,13 @@ class RankedFilter:
     """Distances of one filter of a layer, and its rank. Distances are shares of the image diagonal."""
 
     rank: int | None
-    """1 is the most stable; None if the filter could not be measured."""
+    """1 is the most stable, without landmarks that which fires in the most images; None if the filter could not be
+    measured."""
     number: int
     category: str
     """The category on whose images it was measured."""
     instability: float
+    """NaN without landmarks."""
     mean_K: NDArray[np.floating]
     deviation_K: NDArray[np.floating]
     images_K: NDArray[np.integer]
@@ -289,13 +292,15 @@ def save_receptive_fields_figure(
     for axis, column in zip(axes[0], columns, strict=True):
         lines = [part for line in column.title.splitlines() for part in textwrap.wrap(line, 24)]
         ranked = column.ranked
-        lines += [f"filter {ranked.number}, {ranked.instability:.3f}", f"fires in {ranked.fires} of {of}"]
+        measured = "" if math.isnan(ranked.instability) else f", {ranked.instability:.3f}"
+        lines += [f"filter {ranked.number}{measured}", f"fires in {ranked.fires} of {of}"]
         axis.set_title("\n".join(lines), fontsize=7, linespacing=1.25)
+    blind = all(math.isnan(column.ranked.instability) for column in columns)
+    number = "" if blind else ", with its location instability (share of the image diagonal)"
     text = (
-        f"Rows: images, the same for all runs. Columns: runs, of each {which}, with its location instability (share of "
-        "the image diagonal). Lit: the filter's receptive field, round fields of the cells above its top 0.5 % (the "
-        "paper's share; the released code takes 0.3 %); dark image: no cell above. A filter that stands for a part "
-        "is lit at the same part from top to bottom."
+        f"Rows: images, the same for all runs. Columns: runs, of each {which}{number}. Lit: the filter's receptive "
+        "field, round fields of the cells above its top 0.5 % (the paper's share; the released code takes 0.3 %); dark "
+        "image: no cell above. A filter that stands for a part is lit at the same part from top to bottom."
     )
     caption(figure, text, width)
     figure.savefig(path, dpi=110)

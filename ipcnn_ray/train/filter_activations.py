@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ipcnn_ray.core.mask import peak_NC
+from ipcnn_ray.core.metrics.filter_metric import filter_category
 from ipcnn_ray.core.metrics.location_instability import (
     InstabilityResult,
     LandmarkDistances,
@@ -56,7 +57,8 @@ class FilterActivations:
     image_N: NDArray[np.int64]
     """Indices of the object images in the store."""
     instability: InstabilityResult
-    """Computed again, as in the run's evaluation."""
+    """Computed again, as in the run's evaluation; without landmarks NaN, with the category that activates a filter the
+    most."""
     peaks_NC2: Tensor
     """Centres of the receptive fields of the peaks."""
     activation_NC: Tensor
@@ -199,6 +201,7 @@ def _filter_activations(
             "peak": peak_NC(score_NCHW),
             "activation": score_NCHW.amax((2, 3)),
             "strongest": passed_NCHW.amax((2, 3)),
+            "pooled": output.maps[layer].mean((2, 3)),
         }
 
     rows = infer(inputs, plan.items, Runtime(inputs.device), forward, epoch=spec.train.epochs, batch_size=batch_size)
@@ -207,15 +210,21 @@ def _filter_activations(
     image_N = plan.items[objects, 0]
     field = layer_receptive_field(spec.model, layer)
     peaks_NC2 = peak_positions(rows["peak"], field, n)
-    instability = location_instability_of_categories(
-        peaks_NC2,
-        rows["activation"],
-        torch.from_numpy(store.landmarks_NK2[image_N]),
-        torch.from_numpy(store.labels_N[image_N]),
-        store.size * math.sqrt(2),
-        variant=spec.eval.instability,
-        top_images=spec.eval.top_images,
-    )
+    label_N = torch.from_numpy(store.labels_N[image_N])
+    if store.landmark_names:
+        instability = location_instability_of_categories(
+            peaks_NC2,
+            rows["activation"],
+            torch.from_numpy(store.landmarks_NK2[image_N]),
+            label_N,
+            store.size * math.sqrt(2),
+            variant=spec.eval.instability,
+            top_images=spec.eval.top_images,
+        )
+    else:
+        unknown_C = torch.full((C,), torch.nan, dtype=torch.float64)
+        category_C = filter_category(rows["pooled"], label_N, torch.unique(label_N))
+        instability = InstabilityResult(unknown_C, torch.empty(C, 0, dtype=torch.float64), category_C)
     activation_NC, strongest_NC, threshold_C = rows["activation"], rows["strongest"], top_CM[:, -1].cpu()
     return FilterActivations(
         request, inputs, layer, field, image_N, instability, peaks_NC2, activation_NC, strongest_NC, threshold_C

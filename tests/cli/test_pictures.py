@@ -6,18 +6,23 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes.commands import run_command
+from fakes.own_photographs import OwnPhotographs
 from mlflow import MlflowClient
+from PIL import Image
 from typer.testing import Result
 
+from ipcnn_ray.cli.pictures import rank_filters
 from ipcnn_ray.errors import DataError, IpcnnError, TrackingError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id, named_runs, resolved_yaml, run_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 from ipcnn_ray.tracking.run_summary import RunSummary
+from ipcnn_ray.train.filter_activations import load_filter_activations
 from ipcnn_ray.train.run_metadata import RunRequest
 from ipcnn_ray.train.runtime import Runtime
 from ipcnn_ray.train.trainer import train_run
@@ -181,3 +186,34 @@ def test_data_that_are_gone_are_drawn_again_and_others_are_refused(home, tmp_pat
     tracker.attach(recorded.handle).set_tags({"data.digest": "0123456789abcdef"})
     with pytest.raises(DataError, match=r"recorded 0123456789abcdef\n *Set IPCNN_DATA to the folder of then"):
         run("sweep", "--run", "l1")
+
+
+def test_without_landmarks_there_are_receptive_fields_only(tmp_path, empty_record, monkeypatch):
+    own = OwnPhotographs(tmp_path / "data")
+    data = {"kind": "folder", "path": "mine", "category": ["wren", "robin"]}
+    raw = {**SPEC.model_dump(mode="json", exclude={"search"}), "name": "blind", "data": data}
+    spec = ExperimentSpec.model_validate({**raw, "train": {"epochs": 0}})
+    shutil.copy(empty_record, tmp_path)
+    paths = replace(Paths.from_environment({"IPCNN_HOME": str(tmp_path)}), data=own.root)
+    tracker, identity = MlflowTracker(paths.tracking_uri, paths.artifacts), experiment_id(spec)
+    tracker.prepare("blind")
+    parent = tracker.open_parent("blind", identity)
+    parent.log_text(resolved_yaml(spec), "spec.yaml")
+    (single,) = named_runs(spec)
+    record = tracker.open_child("blind", run_id(spec, single), parent.handle)
+    summary = RunSummary(run_id(spec, single), single.label)
+    request = RunRequest(summary, single.spec, paths, record.handle, f"{paths.storage}/{identity}/{single.label}")
+    train_run(request, Runtime(), tracker)
+    monkeypatch.setenv("IPCNN_HOME", str(tmp_path))  # the crops are in the cache
+    done = run("blind", "--out", str(tmp_path / "out"), "--json")
+    assert "the data have no landmarks, so there are no figures of distances from them" in " ".join(done.stderr.split())
+    files = sorted(Path(file).name for file in json.loads(done.stdout)["files"])
+    assert files == ["receptive_fields_median.png", "receptive_fields_often.png"]
+    assert json.loads(done.stdout)["runs"][0]["instability"] is None
+    with Image.open(tmp_path / "out/receptive_fields_often.png") as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 1000
+    seen = load_filter_activations(request, "")
+    ranked = rank_filters(seen)
+    fires = [one.fires for one in ranked]
+    assert fires == sorted(fires, reverse=True) and {one.category for one in ranked} <= {"wren", "robin"}
+    assert [one.rank for one in ranked] == list(range(1, len(ranked) + 1))
