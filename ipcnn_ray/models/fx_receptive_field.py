@@ -133,7 +133,12 @@ def receptive_field(module: nn.Module) -> Field:
     Raises ValueError if an operation has no receptive field (global pooling, attention) or none that is known here; the
     message names it.
     """
-    return core.receptive_field([module_window(module)])
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        return core.receptive_field([module_window(module)])
+    finally:
+        for part, training in modes:  # tracing sets evaluation mode
+            part.training = training
 
 
 def _propagate(module: nn.Module, node: fx.Node, fields: dict[fx.Node, _FieldOfView | None]) -> _FieldOfView:
