@@ -7,15 +7,19 @@ import os
 
 import numpy as np
 import pytest
-from fakes.datasets import HEIGHT, WIDTH, photograph
+from fakes.datasets import HEIGHT, SIZE, WIDTH, photograph
 from fakes.own_photographs import OwnPhotographs
 from PIL import Image, ImageOps
 
 from ipcnn_ray.data.datasets.table_rows import read_csv
 from ipcnn_ray.data.inspection import contact_sheet, summary
 from ipcnn_ray.data.photographs import Annotations
+from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.data.section_of_files import section_of_files
 from ipcnn_ray.errors import DataError
+from ipcnn_ray.tracking.storage import open_storage
+from ipcnn_ray.train.data_sync import local_paths
+from ipcnn_ray.utils.paths import Paths
 
 
 @pytest.fixture
@@ -155,6 +159,33 @@ def test_a_position_on_the_edge_of_a_box_stays_on_its_outer_pixels(own):
     store = own.store(own.table())
     # Half a pixel beyond the center of the last of 60 pixels is the edge of the crop: 31.5.
     assert store.landmarks_NK2[0, 0].tolist() == pytest.approx([0.5 * 32 / 60 - 0.5, 31.5])
+
+
+def test_a_category_that_lacks_a_landmark(own):
+    for row in own.rows[5:9]:
+        row.pop("tail_x", None), row.pop("tail_y", None)
+    own.write()
+    store = own.store(own.table())
+    seen = ~np.isnan(store.landmarks_NK2[:, 1, 0])
+    assert seen[:5].sum() == 2 and not seen[5:].any()
+
+
+def test_an_image_that_is_too_large_to_decode(own, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(
+        DataError, match=r"wren/0.jpg  cannot be opened as an image: Image size \(14000 pixels\) exceeds"
+    ):
+        own.store(own.classes())
+
+
+def test_a_bucket_holds_the_same_as_a_folder(own, fake_s3, tmp_path):
+    for path in own.folder.rglob("*"):
+        if path.is_file():
+            open_storage("s3://bucket/data").put_bytes(path.read_bytes(), path.relative_to(own.root).as_posix())
+    env = {"IPCNN_HOME": str(tmp_path / "other"), "IPCNN_DATA": "s3://bucket/data"}
+    paths = local_paths(Paths.from_environment(env))
+    for section in (own.table(), own.table("mine/coco.json"), own.classes()):
+        assert prepare(section, SIZE, paths).digest == own.store(section).digest
 
 
 def test_many_issues_are_counted(own):

@@ -11,7 +11,7 @@ from fakes.verdict import NARROW, NOISE, PLAIN, RELEASED, trained
 from scipy import stats
 
 from ipcnn_ray.report.ranking_table import Ranking, as_json
-from ipcnn_ray.report.verdict import Verdict, Verdicts
+from ipcnn_ray.report.verdict import WITHOUT_LANDMARKS, Verdict, Verdicts
 from ipcnn_ray.spec.search import Objectives
 from ipcnn_ray.tracking.run_summary import RunSummary
 
@@ -205,6 +205,44 @@ def test_json():
     assert any(note.startswith("plain: instability") for note in told["verdict_notes"])
     assert found.outcomes == {"narrow": "follows parts", "plain": "control"}
     assert found.markdown().split("\n\n")[1].startswith("narrow follows parts: ")
+
+
+def blind(name: str, score: float, error: float, seeds: int) -> list[RunSummary]:
+    """The runs of a setting on data without landmarks."""
+    runs = []
+    for seed in range(seeds):
+        noise = 0.01 * NOISE[seed]
+        metrics = {"peak_spread": 0.2, "mutual_information_score": score + noise, "val_error": error + noise}
+        runs.append(
+            RunSummary(
+                f"a-1-{name}{seed}",
+                f"{name}{seed}",
+                group=name,
+                seed=seed,
+                template=name,
+                state="succeeded",
+                metrics=metrics,
+            )
+        )
+    return runs  # fmt: skip
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_without_landmarks_the_rest_is_compared(seeds):
+    aims = Objectives(("val_error",), control="plain")
+    told = Verdicts.of(Ranking.of([*blind("plain", 0.1, 0.2, seeds), *blind("l1", 0.3, 0.2, seeds)], aims))
+    text = "\n".join(told.lines)
+    assert told.lines[0] == WITHOUT_LANDMARKS and "nstability" not in text
+    assert told.outcomes == {"l1": "one seed" if seeds == 1 else "no landmarks", "plain": "control"}
+    if seeds == 1:
+        assert (
+            "The best of them, l1: peak_spread 0.20, mutual_information_score 0.3000, error 20.0 %; one seed." in text
+        )
+        return
+    (verdict,) = told.verdicts
+    assert set(verdict.differences) == {"peak_spread", "mutual_information_score", "val_error"}
+    assert "mutual_information_score 0.3003 against 0.1003 (95 % CI +0.2000 to +0.2000, p < 0.0001)" in text
+    assert "Error 20.0 % against 20.0 %: +0.0 points" in text
 
 
 def test_baselines_are_rows_below_the_settings():

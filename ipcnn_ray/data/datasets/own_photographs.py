@@ -39,7 +39,8 @@ class OwnPhotographs(PhotographDataset):
     """Largest number of negative images used, the first ones. Default: all; for several categories 0."""
     train_share: OpenShare = 0.8
     """Share of the objects of each category, and of the negatives, in the training split; every index in
-    round(linspace(1, n, round(share n))). A table that has splits of its own does not use it."""
+    round(linspace(1, n, round(share n))). Objects of one photograph can be in both splits. The column `split` of a
+    table takes its place."""
     mirror: Flag = True
     """Train and validate on the mirror image of every object, too."""
 
@@ -82,6 +83,9 @@ class OwnPhotographs(PhotographDataset):
         elif missing := missing_split(used):
             total.add_issue(self.source(root), f"has no negative in the split {missing}", "Move some there.")
         return [Crop(root / item.image, item.name, -1, item) for item in used]
+
+    def _check_images(self, crops: list[Crop], total: Annotations) -> None:
+        """Nothing: `annotations` has checked the images with the rows and folders that name them."""
 
     def _check_use(
         self, category: str, min_side: float, annotations: Annotations, large: list[AnnotatedObject], where: Path
