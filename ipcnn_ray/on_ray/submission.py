@@ -113,6 +113,8 @@ def run_submission(
     listener(Logged(f"{experiment_id(spec)}: data"))
     image_size = spec.model.table.image_size
     crops = prepare(spec.data, image_size, paths, lambda done, total: listener(DataProgress(done, total)))
+    for reason, count in crops.left_out.items():
+        listener(Logged(f"left out {count}: {reason}"))
     check_metrics(spec, crops)
     spool = join_path(experiment_dir.experiment_folder(spec, paths), "spool")
     tracker = open_tracker(paths, buffer=spool)

@@ -272,12 +272,15 @@ def test_a_pareto_search_records_its_front_and_resumes(bench, ray_here):
 def test_data_that_lack_what_a_metric_needs_start_nothing(bench, monkeypatch):
     def without_part_sizes(*args):
         store = prepare(*args)
-        return replace(store, part_sizes_NK2=np.full_like(store.part_sizes_NK2, np.nan))
+        unknown = np.full_like(store.part_sizes_NK2, np.nan)
+        return replace(store, part_sizes_NK2=unknown, left_out={"smaller than 50^2 pixels": 3})
 
     monkeypatch.setattr("ipcnn_ray.on_ray.submission.prepare", without_part_sizes)
     spec = tiny("part_sizes", eval={"measures": ["part_interpretability"]})
+    events: list[object] = []
     with pytest.raises(DataError, match="part_interpretability needs the size of every part"):
-        run_submission(spec, bench.paths)
+        run_submission(spec, bench.paths, listener=events.append)
+    assert Logged("left out 3: smaller than 50^2 pixels") in events
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from ipcnn_ray.data.datasets.own_photographs import (
 from ipcnn_ray.data.photographs import AnnotatedObject, Annotations
 from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.spec.section import ErrorMessage, FieldIssue
+from ipcnn_ray.utils.files import stamps
 from ipcnn_ray.utils.text import did_you_mean, shortened_list
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -58,10 +59,11 @@ class ImageFolder(OwnPhotographs):
 
     def annotations(self, folder: Path) -> list[Annotations]:
         base = self.source(folder)
+        stamped = stamps([base]) if base.is_dir() else {}
         there = class_folders(base)
         annotations_L = [self._of_folder(base, category, there, folder) for category in self.categories]
         first = annotations_L[0]
-        first.stamp(base)
+        first.made_from |= stamped
         if self.negative_folder in there and not self.negatives:
             if images := image_files(base / self.negative_folder):
                 first.left_out[self.unused_negatives] += len(images)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 CategoryName = Annotated[
     str,
     Field(pattern=r"^[^/\\.\x00-\x1f][^/\\\x00-\x1f]{0,79}$"),
-    ErrorMessage(r"must be a name of at most 80 characters, without / and \ and not beginning with a dot"),
+    ErrorMessage(
+        r"must be a name of at most 80 characters (a number in quotes), without / and \ and not beginning with a dot"
+    ),
 ]
 RelativePath = Annotated[str, Field(min_length=1, max_length=1000)]
 """A path below IPCNN_DATA, so that a cluster finds it, too."""
