@@ -64,6 +64,7 @@ class Outcome(ExperimentResult):
     """The ranked runs of an experiment that has ended, as the process that submitted it has them."""
 
     runs: tuple[RunOutcome, ...]
+    """As of `ExperimentResult`, each with what is needed to load its model."""
     parent: str
     """Tracker handle of the experiment's run."""
 

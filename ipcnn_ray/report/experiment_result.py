@@ -34,7 +34,10 @@ class ExperimentResult:
 
     @classmethod
     def of(cls, experiment_id: str, runs: Sequence[RunSummary], objectives: Objectives, **more: Any) -> Self:
-        """Rank runs that are given in any order. more: fields of a subclass."""
+        """Rank runs that are given in any order.
+
+        experiment_id: name and digest of the spec. objectives: of its search. more: fields of a subclass.
+        """
         groups = rank(runs, objectives)
         by_label = {run.label: run for run in runs}
         ranked = tuple(by_label[run.label] for group in groups for run in group.runs)

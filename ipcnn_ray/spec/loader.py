@@ -71,7 +71,7 @@ class Loaded:
 
 
 def load(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
-    """Read and check a spec file; `overrides` are settings of the form `a.b=value`, with the value in YAML.
+    """Read and check a spec file at `path`; `overrides` are settings of the form `a.b=value`, with the value in YAML.
 
     Raises SpecError with every issue of the file and the overrides.
     """

@@ -34,6 +34,7 @@ class Paths:
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] | None = None) -> Paths:
+        """Return the paths that environment variables name. env: in place of those of this process."""
         env = os.environ if env is None else env
         home = Path(env.get("IPCNN_HOME") or Path.home() / ".ipcnn").expanduser().absolute()
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 import pandas
 import pytest
 import torch
+from doc_examples import examples
 
 import ipcnn_ray
 from ipcnn_ray.cli import experiments
@@ -198,6 +199,21 @@ def test_a_submission_here_writes_the_log_of_the_command(submitted, home, tmp_pa
     assert log == 3 * lines
     streams = capsys.readouterr()
     assert streams.out == "" and streams.err == lines  # of the last one
+
+
+def test_the_examples_in_docstrings_run(submitted, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "specs").mkdir()
+    (tmp_path / "specs" / "uniform_sweep.yaml").write_text(resolved_yaml(SPEC))
+    names = {"ipcnn_ray": ipcnn_ray, "crops": torch.zeros(2, 3, 64, 64)}
+    blocks = [
+        block for value in (ipcnn_ray, ipcnn_ray.submit, ipcnn_ray.load_model) for block in examples(value.__doc__)
+    ]
+    assert len(blocks) == 4
+    for block in blocks[1:]:  # the first one is of the layer
+        exec(block, names)
+    assert submitted[1][0].train.epochs == 4 and names["probability"].shape == (2, 2)
+    assert names["result"].verdict.splitlines()[0] in capsys.readouterr().out
 
 
 def test_overrides_are_values_or_texts(tmp_path):

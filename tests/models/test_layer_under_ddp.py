@@ -46,7 +46,8 @@ def test_every_layer_moves_the_gradients(alone):
 def test_metrics_are_those_of_one_process(ranks):
     """Also with images that the sampler repeats, equal activations, and shuffles that depend on the order."""
     alone = layer_worker.metrics()
-    assert len(alone) == 24 and all(result.per_filter_C.isfinite().any() for result in alone.values())
+    assert len(alone) == len(layer_worker.METRICS) > 20
+    assert all(result.per_filter_C.isfinite().any() for result in alone.values())
     for rank in ranks:
         for name, result in alone.items():
             expected_C, found_C = result.per_filter_C, rank["metrics"][name]

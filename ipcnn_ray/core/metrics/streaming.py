@@ -431,7 +431,12 @@ ARGS = """
 
 
 class FilterMetrics(_Images):
-    """Several metrics of the filters of one layer, from the maps of all images.
+    """Several metrics of the filters of one layer, from the maps of all images::
+
+        metrics = FilterMetrics([LocationInstability, InstabilityBestConstant, LandmarkTracking], image_size=224)
+        for images, landmarks in loader:
+            metrics.update(features(images), landmarks)  # [N, C, n, n]; [N, K, 2], (row, col) in pixels
+        results = metrics.compute()                      # results["landmark_tracking"].mean, .per_filter_C
 
     metrics: classes of the module, or subclasses of `FilterMetric`, each once.
     """
