@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -137,6 +138,21 @@ def test_a_photograph_is_turned_as_viewers_show_it(own):
     assert np.array_equal(store.images_N3SS[0], expected)
     with pytest.raises(DataError, match=r"'wren/0.jpg' is 100 x 140 pixels, and the table says 140 x 100"):
         own.store(own.table("mine/coco.json"))
+
+
+def test_copies_of_a_photograph(own):
+    """One of a pair in training and the other in validation would be a leak."""
+    for name in ("wren/2b.jpg", "wren/7.jpg"):
+        shutil.copy(own.folder / "wren/2.jpg", own.folder / name)
+    shutil.copy(own.folder / "negatives/1.jpg", own.folder / "negatives/9.jpg")
+    store = own.store(own.classes(category="wren"))
+    assert store.names == (*(f"wren/{i}.jpg" for i in range(5)), *(f"negatives/{i}.jpg" for i in range(3)))
+    assert store.left_out["copies of an image of their class folder"] == 3
+    photograph(own.folder / "wren/7.jpg", 77)  # no copy any more
+    assert len(own.store(own.classes(category="wren")).labels_N) == 9
+    shutil.copy(own.folder / "wren/2.jpg", own.folder / "robin/5.jpg")
+    with pytest.raises(DataError, match=r"wren/2.jpg  is the same image as .*robin/5.jpg\n +Keep it in one class"):
+        own.store(own.classes(category=["robin", "wren"]))
 
 
 def test_a_new_file_gives_another_store(own):

@@ -5,7 +5,8 @@ Layout below IPCNN_DATA: <path>/<category>/*.{jpg,png,...}, <path>/<negative_fol
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -21,7 +22,7 @@ from ipcnn_ray.data.datasets.own_photographs import (
 from ipcnn_ray.data.photographs import AnnotatedObject, Annotations
 from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.spec.section import ErrorMessage, FieldIssue
-from ipcnn_ray.utils.files import stamps
+from ipcnn_ray.utils.files import sha256_of, stamps
 from ipcnn_ray.utils.text import did_you_mean, shortened_list
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -36,7 +37,8 @@ NoLandmarks = Annotated[
 
 
 class ImageFolder(OwnPhotographs):
-    """Photographs in class folders, `<path>/<category>/*`: each is an object as a whole, without landmarks."""
+    """Photographs in class folders, `<path>/<category>/*`: each is an object as a whole, without landmarks. Copies of
+    one image, which could be in both splits, are left out."""
 
     kind: Literal["folder"]
     """One's own photographs, in class folders."""
@@ -62,17 +64,18 @@ class ImageFolder(OwnPhotographs):
         stamped = stamps([base]) if base.is_dir() else {}
         there = class_folders(base)
         annotations_L = [self._of_folder(base, category, there, folder) for category in self.categories]
-        first = annotations_L[0]
+        first, negatives = annotations_L[0], Annotations()
         first.made_from |= stamped
         if self.negative_folder in there and not self.negatives:
             if images := image_files(base / self.negative_folder):
                 first.left_out[self.unused_negatives] += len(images)
         elif self.negative_folder in there:
             negatives = self._of_folder(base, self.negative_folder, there, folder)
-            first.negatives = negatives.objects
-            first.issues += negatives.issues
-            first.left_out += negatives.left_out
-            first.made_from |= negatives.made_from
+        leave_out_copies([*annotations_L, negatives], folder)
+        first.negatives = negatives.objects
+        first.issues += negatives.issues
+        first.left_out += negatives.left_out
+        first.made_from |= negatives.made_from
         others = [name for name in there if name not in (*self.categories, self.negative_folder)]
         if others:
             reason = f"in class folders that data.category does not list ({shortened_list(others, 3)})"
@@ -109,6 +112,29 @@ class ImageFolder(OwnPhotographs):
             suffixes = ", ".join(sorted(SUFFIXES))
             annotations.add_issue(folder, "holds no images", f"Images end in {suffixes}, and lie in no folder below.")
         return annotations
+
+
+def leave_out_copies(folders: Sequence[Annotations], root: Path) -> None:
+    """Leave out images that are byte for byte an earlier one of the same class folder, which would be in both splits;
+    add an issue for those of another class folder."""
+    sizes = Counter((root / item.image).stat().st_size for one in folders for item in one.objects)
+    originals: dict[str, tuple[Annotations, str]] = {}
+    for one in folders:
+        kept = []
+        for item in one.objects:
+            path = root / item.image
+            owner, image = one, item.image
+            if sizes[path.stat().st_size] > 1:
+                owner, image = originals.setdefault(sha256_of(path), (one, item.image))
+            if image == item.image:
+                kept.append(item)
+                continue
+            one.stamp(path)
+            if owner is one:
+                one.left_out["copies of an image of their class folder"] += 1
+            else:
+                one.add_issue(path, f"is the same image as {root / image}", "Keep it in one class folder.")
+        one.objects = kept
 
 
 def class_folders(base: Path) -> list[str]:
