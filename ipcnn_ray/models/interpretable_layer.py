@@ -64,6 +64,8 @@ class InterpretableLayer(nn.Module):
             belongs to the category whose images activate it the most, by a moving average over batches.
         density: Only for form `released` with several categories: the share of all images that show each category.
             Default: 1 / L for each.
+        sync: Whether the loss is that of the global batch where torch.distributed is initialised. False: each process
+            has a network and a loss of its own.
         **parameters: Other parameters of the shape.
 
     Shapes:
@@ -97,6 +99,7 @@ class InterpretableLayer(nn.Module):
         filters: int | None = None,
         categories: int = 1,
         density: Sequence[float] | None = None,
+        sync: bool = True,
         **parameters: Any,
     ) -> None:
         super().__init__()
@@ -111,7 +114,7 @@ class InterpretableLayer(nn.Module):
                 raise ValueError(f"{name} = {value!r}: expected a number")
         self.n, self.form, self.filters, self.categories = n, form, filters, categories
         self.center: Mask = mask or ("centroid" if form == "released" else "peak")
-        self.tau = tau
+        self.tau, self.sync = tau, sync
         self.widening = 1.0
         self._arguments = {"shape": shape, **{name: value for name, value in given.items() if value is not None}}
         learned = self._check_learned() if learn_beta else ""
@@ -150,8 +153,8 @@ class InterpretableLayer(nn.Module):
     ) -> Tensor:
         """Return the filter loss of the global batch, in nats: a number, or [C] with reduction `none`.
 
-        Every rank must call it, with the same number of images. It is computed in float32 (or float64 for maps in
-        float64), also under autocast.
+        Every rank must call it, with the same number of images, unless `sync` is False. It is computed in float32 (or
+        float64 for maps in float64), also under autocast.
 
         Args:
             labels: Category of each image, [N], from 0 to L - 1, -1 for an image without object; or bool, whether it
@@ -173,7 +176,7 @@ class InterpretableLayer(nn.Module):
         self._check_maps("maps_NCHW", x_NCHW)
         with torch.autocast(x_NCHW.device.type, enabled=False):
             x_NCHW = x_NCHW if x_NCHW.dtype == torch.float64 else x_NCHW.float()
-            workers = current_workers()
+            workers = current_workers() if self.sync else Workers()
             _check_equal_batches(len(x_NCHW), workers, x_NCHW.device)
             class_N = self._classes(labels, x_NCHW)
             loss_C = self._loss(x_NCHW, StepContext(class_N, 1, len(x_NCHW) * workers.world_size, workers))

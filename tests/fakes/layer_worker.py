@@ -101,5 +101,8 @@ def worker(rank: int, folder: str) -> None:
         layer.filter_loss(maps_NCHW=torch.ones(2 + rank, 5, 6, 6))
     except ValueError as error:
         found["unequal"] = str(error)
+    own = InterpretableLayer(n=6, **L2, sync=False)
+    maps_NCHW = torch.rand(4, 5, 6, 6, generator=torch.Generator().manual_seed(rank), requires_grad=True)
+    found["own"] = [(loss := own.filter_loss(maps_NCHW=maps_NCHW)).detach(), *torch.autograd.grad(loss, maps_NCHW)]
     torch.save(found, f"{folder}/rank{rank}.pt")
     distributed.destroy_process_group()

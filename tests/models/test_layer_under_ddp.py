@@ -54,6 +54,18 @@ def test_metrics_are_those_of_one_process(ranks):
             torch.testing.assert_close(found_C, expected_C, rtol=1e-12, atol=0, equal_nan=True, msg=name)
 
 
+def test_networks_of_their_own(ranks):
+    """Without `sync`, processes that train different networks do not wait for each other."""
+    for rank, found in enumerate(ranks):
+        layer = layer_worker.InterpretableLayer(n=6, **layer_worker.L2)
+        generator = torch.Generator().manual_seed(rank)
+        maps_NCHW = torch.rand(4, 5, 6, 6, generator=generator, requires_grad=True)
+        loss = layer.filter_loss(maps_NCHW=maps_NCHW)
+        assert torch.equal(found["own"][0], loss.detach())
+        assert torch.equal(found["own"][1], *torch.autograd.grad(loss, maps_NCHW))
+    assert not torch.equal(ranks[0]["own"][0], ranks[1]["own"][0])
+
+
 def test_ranks_with_different_numbers_of_images_are_refused(ranks):
     for rank in ranks:
         assert rank["unequal"] == (
