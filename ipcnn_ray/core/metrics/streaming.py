@@ -132,12 +132,13 @@ class _Images:
             maps_NCHW: Maps of the layer, before the mask; best before ReLU, as submitted runs take them: the peak of a
                 map that is 0 everywhere is its first cell.
             landmarks_NK2: Position of each landmark, pixels; NaN where the image does not show it.
-            labels: Category of each image, [N] whole numbers, -1 for an image without object. Default: all 0.
+            labels: Category of each image, [N] whole numbers, -1 for an image without object; or bool, whether it shows
+                the object. Default: all 0. A filter is measured on the images of the category that activates it the
+                most (location instability: see `instability`).
             index: Number of each image in the dataset, [N] whole numbers.
             in_training: Whether the image is one of the training split, [N] bool; for `KeypointError`.
             masked_maps_NCHW: Maps after ReLU and mask; for `PartInterpretability`, which keeps them all in memory.
-            noisy_maps_NCHW: `maps_NCHW` of the same images with noise; for `Stability` and
-                `PeakStability`.
+            noisy_maps_NCHW: `maps_NCHW` of the same images with noise; for `Stability` and `PeakStability`.
             part_sizes_NK2: (height, width) in pixels of the box around each landmark, NaN where unknown; for
                 `PartInterpretability`.
             loss_change_NC: Classification loss with each filter's map set to zero minus the loss as it is, nats; for
@@ -159,7 +160,8 @@ class _Images:
             "labels": labels,
             "index": index,
         }
-        _check_lengths({**given, MAPS: maps_NCHW, "noisy_maps_NCHW": noisy_maps_NCHW, "peaks_NC2": peaks_NC2})
+        of_peaks = {"peaks_NC2": peaks_NC2, "activation_NC": activation_NC, "pooled_NC": pooled_NC}
+        _check_lengths({**given, MAPS: maps_NCHW, "noisy_maps_NCHW": noisy_maps_NCHW, **of_peaks})
         rows = {name: value.detach().cpu() for name, value in given.items() if value is not None and self._kept(name)}
         if maps_NCHW is not None:
             rows |= self._map_rows(maps_NCHW.detach())
@@ -175,6 +177,8 @@ class _Images:
             raise ValueError(f"update has no input: expected {', '.join(_required(self._needs))}")
         rows.setdefault("labels", torch.zeros(len(next(iter(rows.values()))), dtype=torch.int64))
         self._check(rows)
+        shows_N = rows["labels"]
+        rows["labels"] = shows_N.long() - 1 if shows_N.dtype == torch.bool else shows_N.long()
         self._batches.append({name: value for name, value in rows.items() if self._kept(name)})
 
     def reset(self) -> None:

@@ -262,6 +262,11 @@ MAPS, LANDMARKS = torch.rand(2, 3, 4, 4), torch.zeros(2, 1, 2)
             {"maps_NCHW": MAPS, "landmarks_NK2": LANDMARKS[:1]},
             "numbers of rows are landmarks_NK2 1, maps_NCHW 2: expected one row for each image in all",
         ),
+        (
+            "peak_spread",
+            {"peaks_NC2": torch.zeros(2, 3, 2), "activation_NC": torch.zeros(1, 3)},
+            "numbers of rows are peaks_NC2 2, activation_NC 1: expected one row for each image in all",
+        ),
         ("peak_distance", {"maps_NCHW": MAPS[:, :, 0]}, "maps have shape (2, 3, 4): expected [N, C, n, n]"),
         ("peak_distance", {"maps_NCHW": MAPS[:, :, :3]}, "maps have shape (2, 3, 3, 4): expected [N, C, n, n]"),
         (
@@ -281,6 +286,16 @@ def test_wrong_inputs(name, given, message):
     with pytest.raises(ValueError) as error:
         CLASSES[name](32).update(**given)
     assert str(error.value) == message
+
+
+def test_a_flag_says_whether_an_image_shows_the_object():
+    by_flag, by_category = CLASSES["peak_distance"](32), CLASSES["peak_distance"](32)
+    by_flag.update(MAPS, labels=torch.tensor([True, False]))
+    by_category.update(MAPS, labels=torch.tensor([0, -1], dtype=torch.int32))
+    one = CLASSES["peak_distance"](32)
+    one.update(MAPS[:1])
+    assert equal(by_flag.compute().per_filter_C, one.compute().per_filter_C)
+    assert equal(by_category.compute().per_filter_C, one.compute().per_filter_C)
 
 
 def test_inputs_that_do_not_go_together():
