@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("ruff", "check", "ipcnn_ray", "tests", "examples"),
-        ("ruff", "format", "--check", "ipcnn_ray", "tests", "examples"),
+        ("ruff", "check", "ipcnn_ray", "tests"),
+        ("ruff", "format", "--check", "ipcnn_ray", "tests"),
         pytest.param(("mypy", "ipcnn_ray"), marks=pytest.mark.slow),
     ],
     ids=lambda arguments: " ".join(arguments[:2]),

@@ -1,6 +1,6 @@
 """Train the interpretable ResNet-18 with Lightning (pip install lightning).
 
-python examples/train_lightning.py
+python tests/examples/train_lightning.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Train the interpretable ResNet-18 in plain PyTorch, and measure what its filters follow.
 
-python examples/train_pytorch.py
+python tests/examples/train_pytorch.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Train the interpretable ResNet-18 in a Ray Train loop, on two workers.
 
-python examples/train_ray.py
+python tests/examples/train_ray.py
 """
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FEW = {"images": 32, "epochs": 2, "image_size": 48, "batch_size": 8}
 
 
 def run(module: str) -> dict[str, float]:
     """Run `main` of an example; workers of Ray find it by PYTHONPATH."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "examples")])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "examples")])
     code = f"import json, {module}; print('\\n' + json.dumps({module}.main(**{FEW})))"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -44,6 +44,6 @@ def test_an_example_trains_and_measures(module):
 
 
 def test_the_network_is_converted_in_twenty_lines():
-    text = (ROOT / "examples" / "resnet18.py").read_text()
+    text = (ROOT / "tests" / "examples" / "resnet18.py").read_text()
     (network,) = (part for part in text.split("\n\n\n") if part.startswith("class InterpretableResNet"))
     assert len(inspect.cleandoc(network).splitlines()) <= 25  # with five of documentation
