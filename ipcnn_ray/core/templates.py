@@ -279,3 +279,5 @@ SHAPES: dict[str, Callable[..., Tensor]] = {
     function.__name__: function for function in (gradient, uniform, released, gaussian, ellipse, ring, mask)
 }
 """The shapes of this module by name."""
+LEARNED = {"gradient": "beta", "ellipse": "beta"}
+"""Shape -> its parameter that each filter can learn with the exact gradient of the filter loss."""

@@ -12,15 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ipcnn_ray.core.filter_loss import Form as InformationForm
-from ipcnn_ray.core.templates import check_positive, log_prior, part_templates, template_bank
+from ipcnn_ray.core.templates import LEARNED, check_positive, log_prior, part_templates, template_bank
 from ipcnn_ray.core.workers import Workers, current_workers
 from ipcnn_ray.models.layer_loss import InformationTerm, ReleasedTerm, StepContext
 from ipcnn_ray.models.layers import CentroidMask, LearnedBetaMask, PeakMask, make_mask
 
 Form = Literal[InformationForm, "released"]
 Mask = Literal["peak", "centroid", "none"]
-LEARNED = {"gradient": "beta", "ellipse": "beta"}
-"""Shape -> its parameter that each filter can learn."""
 
 
 class InterpretableLayer(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ipcnn_ray.core.templates import SHAPES, part_templates
+from ipcnn_ray.core.templates import LEARNED, SHAPES, part_templates
 from ipcnn_ray.models.build import assemble, template_banks
 from ipcnn_ray.models.model_card import model_card_markdown
 from ipcnn_ray.report.filter_figures import save_template_figure
@@ -69,6 +69,10 @@ def test_every_shape_masks_and_enters_the_loss_with_its_tau(name):
     assert torch.allclose(banks["conv5"][:-1], 3 * net.mask("conv5").unit_Pnn)
     assert banks["conv5"][-1].unique().tolist() == [-3]
     assert model_card_markdown(COMPACT, section).startswith(f"# compact: {section.describe()}")
+
+
+def test_the_layer_of_ones_own_network_learns_what_a_spec_may_learn():
+    assert {shape: kind.learned for shape, kind in SECTIONS.items() if kind.learned and kind.form == "exact"} == LEARNED
 
 
 def test_no_other_file_names_a_shape():
