@@ -148,11 +148,14 @@ class Progress:
 
     def _epoch_line(self, label: str, row: _Row) -> str:
         metric = partial(format_metric, row.metrics)
-        instability = "" if _is_without_landmarks(row.metrics) else f"  instability {metric('instability', '.4f')}"
+        measured = ""  # not every epoch is evaluated
+        if "val_error" in row.metrics:
+            measured = f"  error {metric('val_error', '.1f', 100)}%"
+            if not _is_without_landmarks(row.metrics):
+                measured += f"  instability {metric('instability', '.4f')}"
         return (
             f"{label:<12} epoch {int(row.metrics.get('epoch', 0))}/{row.epochs}"
-            f"  loss {metric('train_loss', '.3f')}  filter {metric('filter_loss', '.2f')}"
-            f"  error {metric('val_error', '.1f', 100)}%{instability}"
+            f"  loss {metric('train_loss', '.3f')}  filter {metric('filter_loss', '.2f')}{measured}"
             f"  {metric('images_per_second', '.0f')} img/s  {self._left(row)} left"
         )
 

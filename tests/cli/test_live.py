@@ -116,6 +116,14 @@ def test_a_run_has_its_own_number_of_epochs(clock):
     assert "epoch 2/50" in out.getvalue() and "8:00 left" in out.getvalue()
 
 
+def test_an_epoch_that_is_not_evaluated_has_no_error(clock):
+    trained = {name: value for name, value in METRICS.items() if name not in ("val_error", "instability")}
+    out = io.StringIO()
+    with Progress(Console(file=out, width=80), epochs=3) as told:
+        told(EpochDone("l1", trained))
+    assert out.getvalue().startswith("l1           epoch 1/3  loss 0.693  filter -123.45  1234 img/s")
+
+
 def test_without_landmarks_there_is_no_instability(clock):
     blind = {name: value for name, value in METRICS.items() if name != "instability"}
     out = io.StringIO()
