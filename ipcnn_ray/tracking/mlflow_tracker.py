@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import math
 import os
@@ -47,6 +48,15 @@ COPIED_TAGS = {"code.commit": "mlflow.source.git.commit"}
 """Our tags that MLflow shows under a name of its own."""
 SOURCE_TAGS = {"mlflow.source.name": "ipcnn submit", "mlflow.source.type": "LOCAL"}
 """MLflow shows the commit only beside a source."""
+
+SHARED_VIEW = "mlflow.sharedViewState."
+"""Prefix of the experiment tags in which MLflow keeps the views of its table of runs; the rest is the view's key."""
+SHARED_VIEW_KEY = "viewStateShareKey"
+"""Parameter of a page's address that names the view to open."""
+RUN_NAME = "attributes.`Run Name`"
+"""Column of that table that is always shown."""
+RUN_NAME_WIDTH = 190
+"""Pixels."""
 
 CHECKS = "ipcnn_doctor"
 """Experiment of `check_record`."""
@@ -210,6 +220,45 @@ class MlflowTracker:
             if not any(artifact.path == path for artifact in artifacts):
                 return None
             return Path(_client(self.uri).download_artifacts(handle, path, temporary)).read_text(encoding="utf-8")
+
+    def save_view(
+        self, experiment: str, key: str, tags: Sequence[str], metrics: Sequence[str], query: str, order_by: str
+    ) -> str:
+        """Save a view of MLflow's table of runs with the experiment; return the path of its page below the server's.
+
+        Runs of the view are sorted by a metric, so MLflow lists them without their parent, and not folded below it.
+
+        Args:
+            key: Name of the view; one that is saved already is replaced.
+            tags: Columns, before those of the metrics.
+            query: Which runs to show, in MLflow's search syntax.
+            order_by: Metric, the lowest value first.
+        """
+        names = {f"tags.`{name}`": name for name in tags} | {f"metrics.`{name}`": name for name in metrics}
+        columns = {column: 9 * len(name) + 35 for column, name in names.items()}  # pixels; heads are not cut off
+        state = {
+            "selectedColumns": list(columns),
+            "columnOrder": [RUN_NAME, *columns],
+            "columnWidths": {RUN_NAME: RUN_NAME_WIDTH, **columns},
+            "searchFilter": query,
+            "orderByKey": f"metrics.`{order_by}`",
+            "orderByAsc": True,
+            "runsHiddenMode": "SHOW_ALL",
+        }
+        with _store_errors(self.uri):
+            client = _client(self.uri)
+            entry = client.get_experiment_by_name(experiment)
+            # Newer versions read `state` and list the view by its name; earlier ones read the fields beside it.
+            named = {
+                "name": f"{experiment}-{key}",
+                "createdAt": entry.creation_time,
+                "state": json.dumps(state),
+                **state,
+            }
+            value = json.dumps(named)
+            if entry.tags.get(f"{SHARED_VIEW}{key}") != value:
+                client.set_experiment_tag(entry.experiment_id, f"{SHARED_VIEW}{key}", value)
+        return f"#/experiments/{entry.experiment_id}/runs?{SHARED_VIEW_KEY}={key}"
 
     def _search(self, experiment_id: str, query: str) -> Iterator[Any]:
         order = ["attributes.start_time DESC"]

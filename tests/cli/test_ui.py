@@ -1,7 +1,8 @@
-"""`ipcnn ui`: checks, and a server that ends with its process."""
+"""`ipcnn ui`: checks, a server that ends with its process, and the view of an experiment in a browser."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import socket
@@ -12,7 +13,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from fakes.browser import PATIENCE_MS, chromium
 from fakes.commands import run_command
+from mlflow import MlflowClient
 
 from ipcnn_ray.errors import IpcnnError, TrackingError
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
@@ -39,6 +42,90 @@ def test_the_command_of_the_ui_stays_on_this_machine(home):
 def test_a_server_has_a_page_of_its_own(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:hidden@mlflow.example.org")
     assert run().endswith("which has its own page: https://mlflow.example.org\n")
+
+
+def recorded_experiment(home: Path, empty_record: Path) -> MlflowTracker:
+    """Two runs of an experiment, of which the second is the better one, and a run of an earlier experiment."""
+    home.mkdir()
+    shutil.copy(empty_record, home)
+    tracker = MlflowTracker(f"sqlite:///{home}/mlflow.db", str(home / "artifacts"))
+    tracker.prepare("shapes")
+    for digest, runs in (("11111111", {"old": 0.5}), ("22222222", {"plain": 1.0, "narrow": 0.625})):
+        parent = tracker.open_parent("shapes", f"shapes-{digest}")
+        for label, combined in runs.items():
+            run = tracker.open_child("shapes", f"shapes-{digest}-{label}", parent.handle)
+            run.set_tags({"ipcnn.label": label, "ipcnn.origin": "named", "ipcnn.template": f"template {label}"})
+            numbers = {"combined": combined, "val_error": 0.25, "instability": 0.125, "instability_center": 0.0625}
+            run.log_metrics([{"epoch": 1.0, **numbers}])
+    return tracker
+
+
+def test_the_view_of_an_experiment_is_saved_with_it(home, empty_record, monkeypatch):
+    tracker = recorded_experiment(home, empty_record)
+    monkeypatch.setattr("ipcnn_ray.cli.ui.os.execve", lambda *words: None)
+    monkeypatch.setattr("ipcnn_ray.cli.ui.os.chdir", lambda folder: None)
+    client = MlflowClient(tracker.uri)
+    saved = []
+    for name in ("shapes", "shapes", "shapes-11111111"):
+        ran = run_command("ui", name, "--port", free_port())
+        entry = client.get_experiment_by_name("shapes")
+        key = "11111111" if name.endswith("1") else "22222222"
+        assert f"/#/experiments/{entry.experiment_id}/runs?viewStateShareKey={key} " in ran.stdout
+        assert ("submitted several times; this is shapes-22222222" in ran.stderr) == (name == "shapes")
+        saved.append(entry.tags[f"mlflow.sharedViewState.{key}"])
+    assert saved[0] == saved[1] != saved[2]
+    view = json.loads(saved[0])
+    assert view["name"] == "shapes-22222222" and json.loads(view["state"]).items() <= view.items()
+    metrics = [f"metrics.`{name}`" for name in ("combined", "val_error", "instability", "instability_center")]
+    assert view["selectedColumns"] == ["tags.`ipcnn.template`", *metrics]  # only what the runs have
+    newest = tracker.find("shapes", "shapes-22222222")[0].handle
+    assert view["searchFilter"] == f"tags.`mlflow.parentRunId` = '{newest}'"
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`combined`", True)
+
+
+def test_an_experiment_that_is_not_recorded(home, empty_record):
+    recorded_experiment(home, empty_record)
+    with pytest.raises(IpcnnError, match=r"no experiment and no run is recorded as 'shape'\nDid you mean 'shapes'"):
+        run("shape")
+
+
+@pytest.mark.slow
+def test_the_browser_shows_the_view(home, empty_record):
+    """MLflow's own server and page: the columns, their numbers, and the runs from good to bad, not folded."""
+    recorded_experiment(home, empty_record)
+    command = [sys.executable, "-m", "ipcnn_ray.cli.app", "ui", "shapes", "--port", free_port()]
+    with chromium() as browser:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            url = server.stdout.readline().split()[0]
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            wait_until_healthy(opener, url.partition("/#")[0], server)
+            page = browser.new_page(viewport={"width": 2000, "height": 900})
+            page.set_default_timeout(PATIENCE_MS)
+            page.goto(url)
+            page.wait_for_selector(".ag-center-cols-container .ag-row:nth-child(2)")
+            names = ["Run Name", "ipcnn.template", "combined", "val_error", "instability", "instability_center"]
+            heads = [text for text in left_to_right(page.locator(".ag-header-cell").all()) if text in names]
+            assert heads == names
+            rows = page.locator(".ag-center-cols-container .ag-row").all()
+            rows.sort(key=lambda row: int(row.get_attribute("row-index")))
+            assert [[text for text in left_to_right(row.locator(".ag-cell").all()) if text][-5:] for row in rows] == [
+                ["template narrow", "0.625", "0.25", "0.125", "0.0625"],
+                ["template plain", "1", "0.25", "0.125", "0.0625"],
+            ]
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(60)
+
+
+def left_to_right(elements: list[object]) -> list[str]:
+    """Texts of elements of a page, in the order in which they stand on it."""
+    return [each.inner_text().strip() for each in sorted(elements, key=lambda each: each.bounding_box()["x"])]
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return str(probe.getsockname()[1])
 
 
 def test_a_port_that_is_taken(home):
