@@ -182,6 +182,13 @@ def _storage(facts: Facts) -> Iterator[Finding]:
             "Fine if it is one file system on every node; else set IPCNN_STORAGE=s3://BUCKET/PREFIX on all of them."
         )
         yield "note", f"{url} is a folder of each of {len(nodes)} nodes", advice
+    if not all(node["storage"]["conditional"] for node in nodes):
+        fact = f"{without_password(url)}: the server does not know conditional requests (If-None-Match, If-Match)"
+        advice = (
+            "Runs are safe there, but two submissions of one experiment that start within the same second may both "
+            "train it: start one at a time. Amazon S3 and newer versions of MinIO and Ceph know them."
+        )
+        yield "note", fact, advice
     if fine:
         slowest = max((node["storage"]["seconds"] for node in nodes), default=0.0)
         yield "ok", f"{without_password(url)}: 1 MiB written, read back, compared ({slowest:.1f} s)"

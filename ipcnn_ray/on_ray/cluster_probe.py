@@ -32,7 +32,7 @@ from ipcnn_ray.errors import ResourceError, TrackingError
 from ipcnn_ray.on_ray.job_client import JobClient, write_working_dir
 from ipcnn_ray.on_ray.ray_session import session
 from ipcnn_ray.tracking.mlflow_tracker import check_record
-from ipcnn_ray.tracking.storage import open_storage, preflight
+from ipcnn_ray.tracking.storage import is_url, open_storage, preflight
 from ipcnn_ray.utils.paths import Paths
 
 MARK = "ipcnn-doctor-facts:"
@@ -170,8 +170,19 @@ def node_facts(paths: Paths) -> dict[str, Any]:
 
 
 def probe_storage(url: str) -> dict[str, Any]:
-    """Write, read, compare and delete 1 MiB. Returns the result as `_timed` does."""
-    return _timed(lambda: preflight(url))
+    """Write, read, compare and delete 1 MiB. Returns the result as `_timed` does, and whether the server of a bucket
+    knows conditional requests."""
+    conditional = True
+
+    def test() -> None:
+        nonlocal conditional
+        preflight(url)
+        if is_url(url):
+            from ipcnn_ray.tracking.s3_storage import S3Storage
+
+            conditional = S3Storage(url).conditional_writes()
+
+    return {**_timed(test), "conditional": conditional}
 
 
 def probe_record(uri: str, artifacts: str | None, run_id: str) -> dict[str, Any]:

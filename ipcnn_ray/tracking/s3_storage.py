@@ -11,12 +11,13 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -39,10 +40,21 @@ PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
 """Pause between attempts: doubled each time, up to the longest."""
 REFUSED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 MISSING = {"404", "NoSuchKey"}
+CHANGED = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+"""Answers to a conditional request whose condition does not hold, or that met another one."""
+UNKNOWN = {"501", "NotImplemented", "InvalidArgument", "InvalidRequest"}
+"""Answers of servers that refuse conditional requests."""
 BUSY = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestTimeTooSkewed"}
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
+
+
+class Version(NamedTuple):
+    """Content of a file and its ETag."""
+
+    data: bytes
+    etag: str
 
 
 @functools.lru_cache(maxsize=4)
@@ -111,6 +123,68 @@ class S3Storage:
 
         return self._request(f"{key} cannot be read", get)
 
+    def get_version(self, key: str) -> Version | None:
+        """Return a small file with its ETag, or None if it does not exist."""
+
+        def get() -> Version | None:
+            try:
+                answer = self._client.get_object(Bucket=self.bucket, Key=self._name(key))
+            except ClientError as error:
+                if error.response["Error"]["Code"] in MISSING:
+                    return None
+                raise
+            return Version(answer["Body"].read(), answer["ETag"])
+
+        return self._request(f"{key} cannot be read", get)
+
+    def put_if_unchanged(self, data: bytes, key: str, version: Version | None) -> Version | None:
+        """Store a small file if it still is that version, or does not exist (None); return the new version.
+
+        Returns None if another process has changed the file. Of no use on a server without `conditional_writes`.
+
+        Args:
+            data: Content that no other process writes: where an answer is lost, the file is read back and compared.
+        """
+
+        def put(condition: dict[str, str]) -> Version | None:
+            try:
+                answer = self._client.put_object(Bucket=self.bucket, Key=self._name(key), Body=data, **condition)
+            except ClientError as error:
+                if error.response["Error"]["Code"] in CHANGED | MISSING:
+                    return None
+                raise
+            return Version(data, answer["ETag"])
+
+        # Ceph (up to version 16 at least) compares the ETag without its quotes.
+        etags = [version.etag, version.etag.strip('"')] if version else []
+        for condition in [{"IfMatch": etag} for etag in etags] or [{"IfNoneMatch": "*"}]:
+            stored = self._request(f"{key} was not stored", functools.partial(put, condition))
+            if stored is not None:
+                return stored
+        if (now := self.get_version(key)) is not None and now.data == data:
+            return now
+        return None
+
+    def conditional_writes(self) -> bool:
+        """Return whether the server obeys If-None-Match and If-Match of PutObject; some ignore or refuse them.
+
+        Tries them on a file of its own, which is deleted. A server that checks and writes in two steps is not detected.
+        """
+        key = f"probe-{secrets.token_hex(8)}"
+        try:
+            first = self.put_if_unchanged(b"1", key, None)
+            if first is None or self.put_if_unchanged(b"2", key, None) is not None:
+                return False
+            if self.put_if_unchanged(b"3", key, first) is None or self.put_if_unchanged(b"4", key, first) is not None:
+                return False
+            return self.get(key) == b"3"
+        except TrackingError as error:
+            if isinstance(error.__cause__, ClientError) and error.__cause__.response["Error"]["Code"] in UNKNOWN:
+                return False
+            raise
+        finally:
+            self.delete(key)
+
     def get_file(self, key: str, local: Path) -> None:
         def get() -> None:
             with tempfile.TemporaryFile() as target:
@@ -155,8 +229,10 @@ class S3Storage:
         name = self._name(key)
         self._request(f"{key} was not deleted", lambda: self._client.delete_object(Bucket=self.bucket, Key=name))
 
-    def move(self, prefix: str, target: str) -> None:
+    def move(self, prefix: str, target: str, leave: str = "") -> None:
         for key in self.list(prefix):
+            if key == leave:
+                continue
             source = {"Bucket": self.bucket, "Key": self._name(key)}
             name = self._name(target + key.removeprefix(prefix))
             self._request(f"{key} was not moved", functools.partial(self._client.copy, source, self.bucket, name))
@@ -186,7 +262,7 @@ def _is_temporary(error: Exception) -> bool:
     """Whether the server is unreachable or busy, so that a retry may succeed."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or error.response["Error"]["Code"] in BUSY
+        return (status >= 500 and status != 501) or error.response["Error"]["Code"] in BUSY
     if isinstance(error, Boto3Error):
         return True  # a transfer after its own retries
     return isinstance(error, HTTPClientError | ConnectionError | IncompleteReadError)

@@ -51,8 +51,11 @@ class Storage(Protocol):
         """Delete a file. A missing file is not an error."""
         ...
 
-    def move(self, prefix: str, target: str) -> None:
-        """Move all files below a folder to `target`, which must not exist; in a bucket, one by one."""
+    def move(self, prefix: str, target: str, leave: str = "") -> None:
+        """Move all files below a folder to `target`, which must not exist; in a bucket, one by one.
+
+        leave: Key of a file that stays.
+        """
         ...
 
 
@@ -95,10 +98,14 @@ class LocalStorage:
         with self._errors(f"{key} was not deleted"):
             self._path(key).unlink(missing_ok=True)
 
-    def move(self, prefix: str, target: str) -> None:
-        with self._errors(f"{prefix} was not moved to {target}"):
-            self._path(target).parent.mkdir(parents=True, exist_ok=True)
-            self._path(prefix).rename(self._path(target))
+    def move(self, prefix: str, target: str, leave: str = "") -> None:
+        pairs = [(prefix, target)]
+        if leave and self.exists(leave):
+            pairs = [(key, target + key.removeprefix(prefix)) for key in self.list(prefix) if key != leave]
+        for old, new in pairs:
+            with self._errors(f"{old} was not moved to {new}"):
+                self._path(new).parent.mkdir(parents=True, exist_ok=True)
+                self._path(old).rename(self._path(new))
 
     def _path(self, key: str) -> Path:
         return self.folder / checked_key(key)

@@ -18,6 +18,8 @@ from ipcnn_ray.utils.files import write_atomic
 
 NOTICE_S = 10.0
 """Seconds of waiting after which a message is logged."""
+ASKING_S = 0.5
+"""Seconds that another process may hold a `pid_lock` to ask who holds it."""
 
 log = logging.getLogger(__name__)
 
@@ -50,34 +52,37 @@ def file_lock(path: Path, timeout: float | None = None) -> Iterator[None]:
 
 @contextmanager
 def pid_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock whose file contains this process's id. Does not wait: raises LockedError if another
-    process holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        _flock(file.fileno(), path)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    """Hold an exclusive lock whose file contains this process's id. Raises LockedError if another process holds it.
+
+    Waits for ASKING_S at most, because `pid_lock_holder` takes the lock for a moment. A file system without locks is
+    an OSError.
+    """
+
+    def write_pid(descriptor: int) -> None:
+        os.write(descriptor, str(os.getpid()).encode())
+
+    lock = FileLock(path, fallback_to_soft=False, on_acquired=write_pid)
+    try:
+        lock.acquire(timeout=ASKING_S)
+    except Timeout as error:
+        raise LockedError(str(path)) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def pid_lock_holder(path: Path) -> int | None:
     """Return the id of the process that holds a `pid_lock`; None if none does, or if it has not written its id yet."""
     if not path.is_file():
         return None
-    with path.open("r+") as file:
-        try:
-            _flock(file.fileno(), path)
-        except LockedError:
-            return int(file.read() or 0) or None
-    return None
-
-
-def _flock(descriptor: int, path: Path) -> None:
+    lock = FileLock(path, fallback_to_soft=False)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise LockedError(str(path)) from error
+        lock.acquire(timeout=0)
+    except Timeout:
+        return int(path.read_text() or 0) or None
+    lock.release()
+    return None
 
 
 class ChunkClaims:

@@ -39,7 +39,7 @@ NODE = {
     "packages": {"torch": "2.15.0", "mlflow": "3.17.2"},
     "cuda": ["NVIDIA A10G"],
     "disk": {"/tmp": 100 << 30},
-    "storage": FINE,
+    "storage": {**FINE, "conditional": True},
     "skew": 0.0,
     "data": {
         "folder": "/data",
@@ -103,6 +103,13 @@ def test_all_is_well():
         ("clocks", "wrong", {"nodes.1.skew": -61.0}, "10.0.0.2 is 61.0 s behind", "NTP"),
         ("clocks", "wrong", {"client_skew": 30.0}, "this machine is 30.0 s behind", "NTP"),
         ("storage", "wrong", {"nodes.1.storage.error": "no bucket\nMake it."}, "from 10.0.0.2: no bucket", "Make it."),
+        (
+            "storage",
+            "note",
+            {"nodes.1.storage.conditional": False},
+            "s3://bucket/x: the server does not know conditional requests (If-None-Match, If-Match)",
+            "start one at a time",
+        ),
         ("storage", "note", {"storage": "/runs"}, "/runs is a folder of each of 2 nodes", "s3://BUCKET/PREFIX"),
         ("MLflow", "wrong", {"record.error": "MLflow is away\nStart it."}, "MLflow is away", "Start it."),
         ("MLflow", "wrong", {"tracking_uri": "sqlite:///a.db"}, "is a file of one of 2 nodes", "Start a server"),

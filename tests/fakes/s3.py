@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -30,6 +31,17 @@ class FakeS3:
         """So many bytes of every object are kept."""
         self.garble = False
         """Objects are read back with their first byte changed."""
+        self.conditions: Literal["obeyed", "ignored", "refused"] = "obeyed"
+        """What is made of If-None-Match and If-Match of PUT."""
+        self.bare_etags = False
+        """If-Match is compared without the quotes of an ETag, as Ceph does."""
+        self.delay: Callable[[str], float] | None = None
+        """Asked for every request for the seconds that it takes to arrive."""
+        self.lock = threading.Lock()
+
+
+def etag(body: bytes) -> str:
+    return f'"{hashlib.md5(body).hexdigest()}"'
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -53,6 +65,8 @@ class Handler(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(address.query, keep_blank_values=True).items()}
         bucket, _, key = unquote(address.path).lstrip("/").partition("/")
         self.store.requests.append(f"{self.command} {self.path}")
+        if self.store.delay is not None:
+            time.sleep(self.store.delay(f"{self.command} {key}"))
         if self.store.gone is not None and self.store.gone(f"{self.command} {key}"):
             self.close_connection = True  # without an answer, as a server that ends
         elif self.store.busy:
@@ -77,8 +91,14 @@ class Handler(BaseHTTPRequestHandler):
             self.put(key, self.store.objects[source])
             self.reply(200, b"<CopyObjectResult><ETag>x</ETag></CopyObjectResult>")
         elif self.command == "PUT":
-            self.put(key, body)
-            self.reply(200)
+            with self.store.lock:
+                refusal = self.refusal(key)
+                if refusal is None:
+                    self.put(key, body)
+            if refusal is not None:
+                self.fail(*refusal)
+            else:
+                self.reply(200, ETag=etag(body))
         elif self.command == "DELETE":
             self.store.objects.pop(key, None)
             self.reply(204)
@@ -90,6 +110,21 @@ class Handler(BaseHTTPRequestHandler):
             self.fail(404, "NoSuchKey")
         else:
             self.read(self.store.objects[key])
+
+    def refusal(self, key: str) -> tuple[int, str] | None:
+        """Status and code of a conditional PUT that is not carried out."""
+        absent, same = self.headers.get("If-None-Match"), self.headers.get("If-Match")
+        if (absent is None and same is None) or self.store.conditions == "ignored":
+            return None
+        if self.store.conditions == "refused":
+            return 501, "NotImplemented"
+        there = self.store.objects.get(key)
+        expected = etag(there or b"").strip('"' if self.store.bare_etags else "")
+        if same is not None and there is None:
+            return 404, "NoSuchKey"
+        if (absent is not None and there is not None) or (same is not None and same != expected):
+            return 412, "PreconditionFailed"
+        return None
 
     def facts(self, key: str) -> str:
         body = self.store.objects[key]
@@ -103,7 +138,7 @@ class Handler(BaseHTTPRequestHandler):
             body = bytes([body[0] ^ 255]) + body[1:]
         wanted = self.headers.get("Range")
         if wanted is None:
-            self.reply(200, body)
+            self.reply(200, body, ETag=etag(body))
             return
         first, _, last = wanted.removeprefix("bytes=").partition("-")
         end = min(int(last) if last else len(body) - 1, len(body) - 1)

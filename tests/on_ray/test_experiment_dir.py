@@ -1,15 +1,17 @@
-"""Archive, stop requests and study of an experiment, and its one driver at a time, in a file system and in S3."""
+"""Archive, stop requests and study of an experiment, and its one driver at a time, in a file system and in S3.
+
+The lease in a bucket by itself: test_bucket_lease.py.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 
 import pytest
 
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.on_ray import experiment_dir
+from ipcnn_ray.on_ray import bucket_lease, experiment_dir
 from ipcnn_ray.on_ray.optuna_searcher import StudyStorage
 from ipcnn_ray.tracking.storage import open_storage
 
@@ -19,8 +21,8 @@ BUSY = "sweep-12345678 is being trained by another process on this storage\nWait
 
 @pytest.fixture(params=["folder", "bucket"])
 def root(request, tmp_path, monkeypatch) -> str:
-    monkeypatch.setattr(experiment_dir, "HEARTBEAT_S", 0.02)
-    monkeypatch.setattr(experiment_dir, "LEASE_S", 0.3)
+    monkeypatch.setattr(bucket_lease, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(bucket_lease, "LEASE_S", 0.3)
     if request.param == "folder":
         return str(tmp_path / "runs/sweep-12345678")
     request.getfixturevalue("fake_s3")
@@ -37,9 +39,14 @@ def test_archive_and_stop_requests(root):
     files.put_bytes(b"1", "r1/result.json")
     files.put_bytes(b"1", "r2/checkpoints/epoch-0001/meta.json")
     assert experiment_dir.finished_runs(root) == {"r1"}
-    experiment_dir.archive(root)
+    with experiment_dir.exclusive(root, no_warning):
+        experiment_dir.archive(root)
+        assert experiment_dir.is_running(root), "the lease of the driver is not part of what is archived"
+        assert files.list() == ([bucket_lease.DRIVER] if root == BUCKET else [])
+    files.delete(bucket_lease.DRIVER)
     assert files.list() == [] and experiment_dir.finished_runs(root) == set()
-    (archived,) = {key.partition("/")[0] for key in open_storage(root.rpartition("/")[0]).list()}
+    kept = {key.partition("/")[0] for key in open_storage(root.rpartition("/")[0]).list()}
+    (archived,) = kept - {".sweep-12345678.lock"}
     assert archived.startswith("sweep-12345678.before-2")
 
     assert not experiment_dir.stop_requested(root)
@@ -89,28 +96,3 @@ def test_one_process_holds_an_experiment(root):
             error = caught.pop()
             assert isinstance(error, IpcnnError) and str(error).startswith(BUSY)
     assert not experiment_dir.is_running(root)
-
-
-@pytest.mark.parametrize("root", ["bucket"], indirect=True)
-def test_a_lease_without_heartbeat_is_taken_over(root, monkeypatch):
-    monkeypatch.setattr(experiment_dir, "LEASE_S", 0.1)
-    warnings: list[str] = []
-    open_storage(root).put_bytes(json.dumps({"owner": "lost", "beat": 7}).encode(), experiment_dir.DRIVER)
-    with experiment_dir.exclusive(root, warnings.append):
-        assert json.loads(open_storage(root).get(experiment_dir.DRIVER))["owner"] != "lost"
-    assert warnings == [f"{root} has a driver that may still be alive: waiting up to 0 s for its heartbeat"]
-    assert open_storage(root).list() == []
-
-
-@pytest.mark.parametrize("root", ["bucket"], indirect=True)
-def test_of_two_simultaneous_drivers_one_gets_the_lease(root, monkeypatch):
-    real = experiment_dir.write_file
-
-    def write_and_lose(folder, name, data):
-        real(folder, name, data)
-        real(folder, name, json.dumps({"owner": "other", "beat": 0}).encode())
-
-    monkeypatch.setattr(experiment_dir, "write_file", write_and_lose)
-    with pytest.raises(IpcnnError, match=BUSY), experiment_dir.exclusive(root, no_warning):
-        raise AssertionError("two drivers hold the lease")
-    assert json.loads(open_storage(root).get(experiment_dir.DRIVER))["owner"] == "other"

@@ -49,6 +49,8 @@ def test_the_contract_of_a_storage(storage, tmp_path):
     storage.move("run", "aside/run.before")
     assert storage.list() == ["aside/run.before/deep/weights", "aside/run.before/empty", "run-1/a"]
     assert storage.get("aside/run.before/deep/weights") == b"new weights"
+    storage.move("aside", "again", leave="aside/run.before/empty")
+    assert storage.list() == ["again/run.before/deep/weights", "aside/run.before/empty", "run-1/a"]
     assert preflight(storage.url).list() == storage.list()
 
 
