@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,25 @@ from xdist.workermanage import WorkerController
 
 __all__ = ["fake_s3"]
 
+ONE_RAY = "tests/on_ray"
+"""Folder whose tests share a Ray, except those of files that start one of their own."""
+RAY_OF_THEIR_OWN = ("tests/on_ray/test_credentials.py",)
+LONGEST = (
+    ONE_RAY,
+    "tests/train/test_verdict_of_training.py",
+    "tests/extensions/test_package.py",
+    "tests/on_ray/test_credentials.py",
+    "tests/examples/test_examples.py",
+    "tests/test_style.py",
+)
+"""Units of work that take more than half a minute, longest first."""
+
+
+def unit_of(nodeid: str) -> str:
+    """Return what `-n` gives to one process as a whole: the file of a test, or ONE_RAY."""
+    file = nodeid.partition("::")[0]
+    return ONE_RAY if file.startswith(f"{ONE_RAY}/") and file not in RAY_OF_THEIR_OWN else file
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-snapshots", action="store_true", help="write the snapshots of messages anew")
@@ -22,25 +43,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that start clusters as slow, and put files with slow tests first.
+    """Mark tests that start clusters as slow, and put the longest units first, then those with slow tests.
 
-    `-m "not slow"` takes the place of the default `-m "not cluster"`. With `-n 2` a file is one unit of work: a long
-    one that began last would leave the other process idle.
+    `-m "not slow"` takes the place of the default `-m "not cluster"`. A long unit that began last would leave the other
+    processes idle.
     """
-    slow_files = set()
     for item in items:
         if item.get_closest_marker("cluster"):
             item.add_marker(pytest.mark.slow)
-        if item.get_closest_marker("slow"):
-            slow_files.add(item.path)
-    items.sort(key=lambda item: item.path not in slow_files)
+    slow = {unit_of(item.nodeid) for item in items if item.get_closest_marker("slow")}
+
+    def order(item: pytest.Item) -> tuple[int, bool]:
+        unit = unit_of(item.nodeid)
+        return LONGEST.index(unit) if unit in LONGEST else len(LONGEST), unit not in slow
+
+    items.sort(key=order)
+
+
+class UnitScheduling(LoadFileScheduling):
+    """One process runs all tests of a unit, so that a module's fixtures, and Ray, are started once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return unit_of(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    """With `-n`, one process runs all tests of a file, so that a module's fixtures are made once."""
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> UnitScheduling:
     config.option.loadscopereorder = False
-    return LoadFileScheduling(config, log)
+    return UnitScheduling(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -53,6 +83,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_testnodedown(node: WorkerController) -> None:
     for kind, (count, largest) in getattr(node, "workeroutput", {}).get("check_vectors", {}).items():
         record_error(kind, largest, count)
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> ForkServerContext:
+    """Starts processes that have torch, its compiler (which DDP needs) and the package imported, from a server."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ipcnn_ray.train.trainer", "torch._dynamo"])
+    return context
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks(tmp_path_factory, fork_server):
     folder = tmp_path_factory.mktemp("ranks")
     multiprocessing.start_processes(layer_worker.worker, (str(folder),), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]

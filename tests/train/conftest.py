@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -31,11 +29,3 @@ def whole(tmp_path_factory, crops) -> tuple[bytes, list[dict[str, float]]]:
     bench = Bench(tmp_path_factory.mktemp("whole"), crops)
     bench.run(tiny())
     return bench.weights(), bench.record.history
-
-
-@pytest.fixture(scope="session")
-def fork_server() -> ForkServerContext:
-    """Starts processes that have torch and the package imported, from a server that imports them once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ipcnn_ray.train.trainer"])
-    return context
