@@ -134,6 +134,7 @@ def _embedded_variables() -> dict[str, str]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_GCS_SERVER_PORT": str(port),
         "RAY_ADDRESS": f"{LOOPBACK}:{port}",
+        "RAY_prestart_worker_first_driver": "0",  # one process for each core, of which Tune uses none
         NICENESS: os.environ.get(NICENESS, "0"),
     }
 

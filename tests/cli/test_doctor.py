@@ -1,10 +1,9 @@
-"""`ipcnn doctor`: what it makes of the facts, and the facts themselves on this machine."""
+"""`ipcnn doctor`: what it makes of the facts, and the facts. tests/on_ray/test_ray_session.py has those of a Ray."""
 
 from __future__ import annotations
 
 import json
 import struct
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -301,23 +300,3 @@ def test_the_address_comes_from_the_environment_too(monkeypatch):
     )
     monkeypatch.setenv("IPCNN_ADDRESS", "http://a")
     run_command("doctor")
-
-
-@pytest.mark.slow
-def test_this_machine(tmp_path, monkeypatch):
-    """The whole of it, with an embedded Ray: what is wrong here is the storage only."""
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("IPCNN_STORAGE", str(tmp_path / "file" / "runs"))
-    done = run_command("doctor", "--json", code=1)
-    told = {line["check"]: line["state"] for line in json.loads(done.stdout)["checks"] if line["check"] != "disk"}
-    assert told == {
-        "versions": "ok",
-        "authentication": "ok",
-        "nodes": "ok",
-        "clocks": "ok",
-        "storage": "wrong",
-        "MLflow": "ok",
-        "data": "note",
-        "weights": "note",
-    } | {name: "ok" for name in ("GPUs",) if name in told}
-    assert not Path(tmp_path / "file").is_dir()

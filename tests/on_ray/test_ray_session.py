@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import urllib.error
 import urllib.request
 
 import pytest
 import ray
+from fakes.commands import run_command
 from fakes.ray_bench import EventLog, tiny
 
 import ipcnn_ray
@@ -47,6 +49,29 @@ def test_workers_and_access_of_the_embedded_ray(ray_here):
     with session() as nodes:  # a connected Ray is used and left running
         assert [int(node["CPU"]) for node in nodes] == [os.cpu_count()]
     assert ray.is_initialized()
+
+
+@pytest.mark.slow
+def test_the_doctor_on_this_machine(ray_here, tmp_path, monkeypatch):
+    """The whole command: what is wrong here is the storage only."""
+    for name in [name for name in os.environ if name.startswith("IPCNN_")] + ["MLFLOW_TRACKING_URI"]:
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("IPCNN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("IPCNN_STORAGE", str(tmp_path / "file" / "runs"))
+    done = run_command("doctor", "--json", code=1)
+    told = {line["check"]: line["state"] for line in json.loads(done.stdout)["checks"] if line["check"] != "disk"}
+    assert told == {
+        "versions": "ok",
+        "authentication": "ok",
+        "nodes": "ok",
+        "clocks": "ok",
+        "storage": "wrong",
+        "MLflow": "ok",
+        "data": "note",
+        "weights": "note",
+    } | {name: "ok" for name in ("GPUs",) if name in told}
+    assert not (tmp_path / "file").is_dir()
 
 
 @pytest.mark.slow
