@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from ipcnn_ray.core.metrics.streaming import Stability as Stability
     from ipcnn_ray.core.receptive_field import Field as Field
     from ipcnn_ray.errors import IpcnnError as IpcnnError
-    from ipcnn_ray.models.fx_receptive_field import receptive_field as receptive_field
     from ipcnn_ray.models.interpretable_layer import InterpretableLayer as InterpretableLayer
+    from ipcnn_ray.models.measured_receptive_field import receptive_field as receptive_field
     from ipcnn_ray.on_ray.submission import Outcome as Outcome
     from ipcnn_ray.on_ray.submission import run_submission as run_submission
     from ipcnn_ray.on_ray.tuner import Interrupted as Interrupted
@@ -69,7 +69,7 @@ __version__ = "0.1.0"
 _METRICS = "ipcnn_ray.core.metrics.streaming"
 _PUBLIC = {
     "InterpretableLayer": "ipcnn_ray.models.interpretable_layer",
-    "receptive_field": "ipcnn_ray.models.fx_receptive_field",
+    "receptive_field": "ipcnn_ray.models.measured_receptive_field",
     "Field": "ipcnn_ray.core.receptive_field",
     "FilterMetrics": _METRICS,
     "LocationInstability": _METRICS,

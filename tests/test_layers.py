@@ -45,6 +45,7 @@ ONLY = {
     "mlflow": "tracking/mlflow_tracker.py",
     "boto3": "tracking/s3_storage.py",
     "botocore": "tracking/s3_storage.py",
+    "timm": "models/timm_networks.py",
 }
 
 

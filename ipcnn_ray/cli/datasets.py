@@ -23,7 +23,6 @@ Sheet = Annotated[
     Path | None,
     typer.Option("--sheet", metavar="FILE", help="Where to write the contact sheet. Default: beside the crops."),
 ]
-MIB = 1 << 20
 
 
 @data.command("list")
@@ -52,7 +51,7 @@ def list_(json: JsonOption = False) -> None:
 @data.command()
 def fetch(kind: Kind) -> None:
     """Download a dataset from its official addresses into IPCNN_DATA. The same command resumes a stopped download."""
-    from ipcnn_ray.data.fetch import DOWNLOADS
+    from ipcnn_ray.data.fetch import DOWNLOADS, progress_lines
     from ipcnn_ray.data.fetch import fetch as fetch_archives
 
     datasets = {name: dataset for name, dataset in registered().items() if dataset.archives}
@@ -66,7 +65,7 @@ def fetch(kind: Kind) -> None:
         raise DataError([_in_a_bucket(paths.data_url, advice)])
     if root is None:
         raise DataError([Issue("IPCNN_DATA", "is not set", "Set it to the folder to put the dataset into.")])
-    placed = fetch_archives(dataset.archives, root, _DownloadProgress())
+    placed = fetch_archives(dataset.archives, root, progress_lines(lambda line: output.print_progress(f"  {line}")))
     for path in placed:
         output.print_line(f"put    {path}")
     if not placed:
@@ -80,20 +79,6 @@ def fetch(kind: Kind) -> None:
 
 def _in_a_bucket(url: str, advice: str) -> Issue:
     return Issue("IPCNN_DATA", f"is {url}, not a folder", advice)
-
-
-class _DownloadProgress:
-    """Prints one line per tenth of a download or, if its length is unknown, per 100 MiB."""
-
-    def __init__(self) -> None:
-        self.printed: tuple[str, int] = ("", 0)
-
-    def __call__(self, url: str, have: int, total: int | None) -> None:
-        step = have * 10 // total if total else have // (100 * MIB)
-        if (url, step) != self.printed:
-            self.printed = (url, step)
-            of = f" of {total / MIB:.0f}" if total else ""
-            output.print_progress(f"  {url}  {have / MIB:.0f}{of} MiB")
 
 
 def _store(spec: str, set_: list[str] | None) -> tuple[Any, Paths]:

@@ -70,14 +70,14 @@ def validate(
 
 
 def check_layers(loaded: Loaded) -> None:
-    """Raise SpecError if an experiment names layers that its torchvision network does not have.
+    """Raise SpecError if an experiment names layers or weights that its torchvision network does not have.
 
     Imports torch only for experiments with such a network.
     """
     spec = loaded.spec
     models = [spec.model, *(run.spec.model for run in _listed_runs(spec))]
     sampled = isinstance(spec.search, SpaceSearch) and any(path.startswith("model.") for path in spec.search.space)
-    if sampled or any(model.backbone for model in models):
+    if sampled or any(model.backbone or (model.weights and model.weights.published) for model in models):
         from ipcnn_ray.models.model_checks import check_backbones
 
         check_backbones(loaded)

@@ -28,6 +28,8 @@ class Window:
     pad: int = 0
     ceil: bool = False
     """Whether a window that overhangs the far edge counts (pooling in Caffe)."""
+    whole: bool = False
+    """Whether a cell depends on all other cells, too (squeeze-and-excitation, attention)."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,11 @@ class Field:
     stride: int
     """Distance between the centres of neighbouring cells."""
     size: int
-    """Side of the square that a cell depends on."""
+    """Side of the square that a cell depends on; where `whole`, that it depends on most."""
     first_center: float
     """Centre of cell 0; a half-integer for fields of even size."""
+    whole: bool = False
+    """Whether a cell depends on the whole input (squeeze-and-excitation, attention)."""
 
 
 def receptive_field(windows: Sequence[Window]) -> Field:
@@ -54,7 +58,7 @@ def receptive_field(windows: Sequence[Window]) -> Field:
         first += ((window.kernel - 1) / 2 - window.pad) * stride
         size += (window.kernel - 1) * stride
         stride *= window.stride
-    return Field(stride, size, first)
+    return Field(stride, size, first, any(window.whole for window in windows))
 
 
 def map_side(image_size: int, windows: Sequence[Window]) -> int:

@@ -1,4 +1,4 @@
-"""Downloads the archives of datasets from their official addresses.
+"""Downloads the archives of datasets, and files of weights, from their official addresses.
 
 An interrupted download is resumed. A file is checked before it is unpacked, and what is unpacked appears in its place
 completely or not at all. Existing files are left alone.
@@ -14,15 +14,18 @@ import tarfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ipcnn_ray.data.datasets.dataset import Archive
 from ipcnn_ray.errors import DataError, Issue
+from ipcnn_ray.utils.files import sha256_of
 from ipcnn_ray.utils.locks import LockedError, file_lock
 
 DOWNLOADS = ".downloads"
 """Folder below IPCNN_DATA of files that are not unpacked yet."""
-CHUNK = 1 << 20
+MIB = 1 << 20
+CHUNK = MIB
 TIMEOUT_S = 60
 """Seconds without a byte after which a connection counts as broken."""
 
@@ -53,6 +56,45 @@ def fetch(archives: Sequence[Archive], root: Path, progress: Progress | None = N
     return placed
 
 
+def fetch_file(archive: Archive, target: Path, progress: Progress | None = None) -> None:
+    """Download a file to `target`, unless it is there, and check its hash.
+
+    Its bytes arrive in `.downloads` beside it; while one process downloads, others wait for it. Raises DataError, also
+    if the folder cannot be written.
+    """
+    downloads = target.parent / DOWNLOADS
+    try:
+        downloads.mkdir(parents=True, exist_ok=True)
+        with file_lock(downloads / f"{target.name}.lock"):
+            if not target.exists():
+                os.replace(download(archive, downloads, progress), target)
+            elif damage := _wrong_hash(archive, target):
+                what, advice = f"{target} {damage}", "Delete it, and it is downloaded anew."
+                raise _error(archive, what, advice)
+    except DataError as error:
+        (issue,) = error.issues
+        advice = f"{issue.advice} Without a connection, fetch it elsewhere and put it here as {target}"
+        raise DataError([replace(issue, advice=advice)]) from error
+    except OSError as error:
+        advice = f"Free or unlock the folder, or put {archive.url} there yourself, as {target.name}."
+        raise DataError([Issue(str(target), f"cannot be written: {error.strerror or error}", advice)]) from error
+
+
+def progress_lines(write: Callable[[str], None]) -> Progress:
+    """Return a progress that writes a line per tenth of a download or, if its length is unknown, per 100 MiB."""
+    written: tuple[str, int] = ("", 0)
+
+    def progress(url: str, have: int, total: int | None) -> None:
+        nonlocal written
+        step = have * 10 // total if total else have // (100 * MIB)
+        if (url, step) != written:
+            written = (url, step)
+            of = f" of {total / MIB:.0f}" if total else ""
+            write(f"{url}  {have / MIB:.0f}{of} MiB")
+
+    return progress
+
+
 def download(archive: Archive, folder: Path, progress: Progress | None = None) -> Path:
     """Return the archive's file, complete and checked. Resumes what an earlier call has left.
 
@@ -80,10 +122,10 @@ def download(archive: Archive, folder: Path, progress: Progress | None = None) -
         here = part.stat().st_size if part.exists() else 0
         why = str(getattr(error, "reason", error)) or type(error).__name__
         raise _error(archive, f"broke off after {here} bytes: {why}", "The same command resumes it.") from error
-    if archive.md5 and (md5 := _md5(part)) != archive.md5:
+    if damage := _wrong_hash(archive, part):
         part.unlink()
         advice = "It was deleted. Fetch again; if that does not help, the file at this address has changed."
-        raise _error(archive, f"has the md5 sum {md5}, expected {archive.md5}", advice)
+        raise _error(archive, damage, advice)
     os.replace(part, whole)
     version.unlink(missing_ok=True)
     return whole
@@ -120,9 +162,14 @@ def _error(archive: Archive, what: str, advice: str) -> DataError:
     return DataError([Issue(archive.url, what, advice)])
 
 
-def _md5(path: Path) -> str:
+def _wrong_hash(archive: Archive, path: Path) -> str:
+    """Return what is wrong with the hash of a file; empty if it is as published, or none is."""
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "md5").hexdigest()
+        if archive.md5 and (md5 := hashlib.file_digest(stream, "md5").hexdigest()) != archive.md5:
+            return f"has the md5 sum {md5}, expected {archive.md5}"
+    if archive.sha256 and not (sha256 := sha256_of(path)).startswith(archive.sha256):
+        return f"has the SHA-256 {sha256}, expected {archive.sha256}{'...' if len(archive.sha256) < 64 else ''}"
+    return ""
 
 
 def _unpack(archive: Archive, file: Path, root: Path) -> list[Path]:

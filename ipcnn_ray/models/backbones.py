@@ -1,4 +1,4 @@
-"""Layers of a torchvision network up to a cut, in the order in which they run.
+"""Layers of a network of torchvision or timm up to a cut, in the order in which they run.
 
 A layer is a module in the network's leading chain, in which each module takes the output of the previous one alone:
 `features.3` (a Fire module), `layer2.0` (a residual block), `conv1`. `nn.Sequential`s are expanded; any other module is
@@ -15,8 +15,10 @@ from torch import fx, nn
 
 from ipcnn_ray.core.receptive_field import Window
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.models.fx_receptive_field import NoReceptiveField, module_window, strip_final_relu
-from ipcnn_ray.spec.networks import Layer, Trunk
+from ipcnn_ray.models.fx_receptive_field import NoReceptiveField, strip_final_relu
+from ipcnn_ray.models.measured_receptive_field import find_window
+from ipcnn_ray.models.timm_networks import timm_network
+from ipcnn_ray.spec.networks import TIMM, Layer, Trunk
 from ipcnn_ray.utils.text import did_you_mean
 
 
@@ -30,7 +32,7 @@ class Block:
 
     name: str
     kind: str
-    """Its class: in torchvision, such as Fire, BasicBlock, Conv2d; in the table of networks Conv, Pool, LRN."""
+    """Its class: Fire, BasicBlock, Conv2d and so on; in the table of networks Conv, Pool, LRN."""
     channels: int
     """Output channels."""
     side: int
@@ -40,7 +42,7 @@ class Block:
     has_parameters: bool
     ends_in_relu: bool
     row: Layer | None = None
-    """What it is built from in the table of networks; None for a layer of a torchvision network."""
+    """What it is built from in the table of networks; None for a layer of torchvision or timm."""
 
 
 class _Chain(fx.Tracer):
@@ -49,7 +51,10 @@ class _Chain(fx.Tracer):
 
 
 def _network(name: str) -> nn.Module:
-    """Build the network on the meta device, which takes no memory and draws no random numbers."""
+    """Build the network on the meta device, which takes no memory and draws no random numbers. Raises
+    UnknownNetworkError if timm or its network is not there."""
+    if name.startswith(TIMM):
+        return timm_network(name).eval()
     from torchvision.models import get_model  # as slow to import as torch, and most runs do not need it
 
     settings = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
@@ -64,7 +69,10 @@ def _network(name: str) -> nn.Module:
 
 def _chain(network: nn.Module) -> list[str]:
     """Return the names of the modules in the network's leading chain, from the image up."""
-    nodes = iter(_Chain().trace(network).nodes)
+    try:
+        nodes = iter(_Chain().trace(network).nodes)
+    except (fx.proxy.TraceError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
+        raise BackboneCutError(f"cannot be found: torch.fx cannot follow this network ({error})") from error
     last, names = next(nodes), []
     for node in nodes:
         if node.op != "call_module" or node.args != (last,) or node.kwargs or len(last.users) > 1:
@@ -88,13 +96,16 @@ def backbone_blocks(trunk: Trunk, image_size: int) -> tuple[Block, ...]:
             hint = f" It lies inside {inside}, which is one layer."
         elif groups:
             hint = f" It is a group of layers; its last is {groups[-1]}."
-        raise BackboneCutError(f"{trunk.name} has no such layer; it has {', '.join(_cuttable(network, names))}.{hint}")
+        kept = ", ".join(_cuttable(network, names, image_size))
+        raise BackboneCutError(f"{trunk.name} has no such layer; it has {kept or 'none that can be kept'}.{hint}")
     layers: list[Block] = []
     x = torch.empty(1, 3, image_size, image_size, device="meta")
     for name in names[: names.index(trunk.cut) + 1]:
         module = network.get_submodule(name)
+        if any(part._non_persistent_buffers_set for part in module.modules()):
+            raise BackboneCutError(f"cannot be reached: {name} has constants that are in no file of weights. Cut lower")
         try:
-            window = module_window(module)
+            window = find_window(module, (x.shape[1], x.shape[2], x.shape[3]))
         except NoReceptiveField as error:
             below = layers[-1].name if layers else "nothing"
             raise BackboneCutError(
@@ -108,6 +119,10 @@ def backbone_blocks(trunk: Trunk, image_size: int) -> tuple[Block, ...]:
                 f"cannot be reached with images of {image_size} x {image_size} pixels: at {name} the map is too small. "
                 "Cut lower, or take a larger model.image_size"
             ) from error
+        if x.ndim != 4:
+            raise BackboneCutError(
+                f"cannot be reached: {name} does not put out a map, [N, C, rows, columns]. Cut lower"
+            )
         has_parameters = next(module.parameters(), None) is not None
         ends_in_relu = strip_final_relu(module) is not None
         kind, (_, channels, side, _) = type(module).__name__, x.shape
@@ -120,13 +135,16 @@ def backbone_blocks(trunk: Trunk, image_size: int) -> tuple[Block, ...]:
     return tuple(layers)
 
 
-def _cuttable(network: nn.Module, names: list[str]) -> list[str]:
-    """Return the names below the first layer that has no receptive field."""
+def _cuttable(network: nn.Module, names: list[str], image_size: int) -> list[str]:
+    """Return the names below the first layer that does not put out a map of several cells."""
     kept: list[str] = []
+    x = torch.empty(1, 3, image_size, image_size, device="meta")
     for name in names:
         try:
-            module_window(network.get_submodule(name))
-        except NoReceptiveField:
+            x = network.get_submodule(name)(x)
+        except RuntimeError:
+            break
+        if x.ndim != 4 or x.shape[2] < 2:
             break
         kept.append(name)
     return kept

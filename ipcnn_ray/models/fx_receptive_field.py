@@ -1,7 +1,7 @@
 """Receptive field of a torch module, computed from its torch.fx graph.
 
-A module with branches (a Fire module, a residual block) is one window: the union of the windows of its branches. If a
-branch averages over the whole map (squeeze-and-excitation, attention), the module has no receptive field.
+A module with branches (a Fire module, a residual block) is one window: the union of the windows of its branches. Graphs
+with other operations (squeeze-and-excitation, attention) are measured: see measured_receptive_field.py.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from ipcnn_ray.core import receptive_field as core
-from ipcnn_ray.core.receptive_field import Field, Window
+from ipcnn_ray.core.receptive_field import Window
 
 POINTWISE = (
     nn.ReLU,
@@ -114,7 +113,7 @@ def module_window(module: nn.Module) -> Window:
         elif node.op == "get_attr":
             fields[node] = None  # a parameter: the same for every cell
         elif node.op == "output":
-            field = fields[node.args[0]]
+            field = fields[node.args[0]] if isinstance(node.args[0], fx.Node) else None
             if field is None or field.channels_last or field.rows != field.cols:
                 raise NoReceptiveField("it does not put out a map whose cells see squares")
             axis = field.rows
@@ -124,25 +123,10 @@ def module_window(module: nn.Module) -> Window:
     raise AssertionError("a graph without an output")
 
 
-def receptive_field(module: nn.Module) -> Field:
-    """Return the receptive fields of the cells of a module that puts out a map, in pixels of its input, 0-based.
-
-    The centre of cell (row, col) is at (first_center + stride * row, first_center + stride * col).
-
-    module: from an image to a map, such as ``nn.Sequential(*list(resnet18().children())[:-2])``.
-    Raises ValueError if an operation has no receptive field (global pooling, attention) or none that is known here; the
-    message names it.
-    """
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        return core.receptive_field([module_window(module)])
-    finally:
-        for part, training in modes:  # tracing sets evaluation mode
-            part.training = training
-
-
-def _propagate(module: nn.Module, node: fx.Node, fields: dict[fx.Node, _FieldOfView | None]) -> _FieldOfView:
+def _propagate(module: nn.Module, node: fx.Node, fields: dict[fx.Node, _FieldOfView | None]) -> _FieldOfView | None:
     inputs = [field for source in node.all_input_nodes if (field := fields[source]) is not None]
+    if not inputs:
+        return None
     if node.op == "call_module":
         name = _submodule_name(node)
         return _through_module(module.get_submodule(name), name, inputs[0])

@@ -63,7 +63,8 @@ def _body_row(net: InterpretableNet, model: Model, name: str) -> LayerRow:
     total = sum(p.numel() for p in module.parameters())
     kind, (channels, side, _) = _kind(module, net.kind(name)), net.shape(name)
     marked = name in net.interpretable
-    return LayerRow(name, kind, channels, side, field.size, field.stride, trainable, total - trainable, marked)
+    size = None if field.whole else field.size
+    return LayerRow(name, kind, channels, side, size, field.stride, trainable, total - trainable, marked)
 
 
 def _kind(module: nn.Module, block: str = "") -> str:

@@ -1,20 +1,21 @@
-"""Checks of the layer names of torchvision networks, and of weight files, before a run starts.
+"""Checks of the layers and weights of torchvision networks, and of weight files, before a run starts.
 
-`spec/` does not know the layers of torchvision networks.
+`spec/` does not know what torchvision has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from torch import nn
 
 from ipcnn_ray.errors import Issue, SpecError
 from ipcnn_ray.models.backbones import BackboneCutError, backbone_blocks
 from ipcnn_ray.models.build import assemble
+from ipcnn_ray.models.named_weights import UnknownWeightsError, named_weights
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.models.pretrained_weights import load_weights
+from ipcnn_ray.models.pretrained_weights import load_pretrained
+from ipcnn_ray.models.timm_networks import UnknownNetworkError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import Loaded
 from ipcnn_ray.spec.model import Model
@@ -22,6 +23,7 @@ from ipcnn_ray.spec.runs import grid_runs, named_runs, run_for
 from ipcnn_ray.spec.search import SpaceSearch, points
 from ipcnn_ray.spec.section import FieldIssue, Loc, value_issue
 from ipcnn_ray.spec.template import NoTemplate
+from ipcnn_ray.utils.paths import Paths
 from ipcnn_ray.utils.text import did_you_mean
 
 PLAIN = NoTemplate(shape="none")
@@ -39,6 +41,8 @@ def backbone_issues(model: Model, freeze_through: str | None = None) -> list[Fie
         layers = backbone_blocks(trunk, model.table.image_size)
     except BackboneCutError as error:
         return [model.issue("cut", str(error))]
+    except UnknownNetworkError as error:
+        return [model.issue("network", str(error))]
     learning = [layer.name for layer in layers if layer.has_parameters]
     appended = [model.table.appended.name] if model.appended_layer else []
     allowed = [layer.name for layer in layers if layer.ends_in_relu or layer is layers[-1]] + appended
@@ -108,6 +112,16 @@ def _check_frozen(model: Model, name: str, learning: list[str], order: list[str]
         yield value_issue(loc, name, advice)
 
 
+def _name_issues(model: Model) -> Iterator[FieldIssue]:
+    try:
+        named_weights(model)
+    except UnknownWeightsError as error:
+        assert model.weights is not None
+        yield model.weights.issue("timm" if model.weights.timm else "torchvision", str(error))
+    except UnknownNetworkError:
+        pass  # told by `backbone_issues`
+
+
 def _runs(spec: ExperimentSpec) -> dict[str, ExperimentSpec]:
     """Return the specs of all runs that an experiment may have, by the prefix of their messages."""
     specs = {f"in run {run.label}, ": run.spec for run in (*named_runs(spec), *grid_runs(spec))}
@@ -129,10 +143,11 @@ def _distinct_models(spec: ExperimentSpec) -> list[tuple[str, ExperimentSpec]]:
 
 
 def check_backbones(loaded: Loaded) -> None:
-    """Check the layers of torchvision networks in all runs of an experiment. Raises SpecError with all issues."""
+    """Check the layers of torchvision networks, and the names of its weights, in all runs of an experiment. Raises
+    SpecError with all issues."""
     label_of: dict[FieldIssue, str] = {}
     for label, run in _distinct_models(loaded.spec):
-        for issue in backbone_issues(run.model, run.train.freeze_through):
+        for issue in (*_name_issues(run.model), *backbone_issues(run.model, run.train.freeze_through)):
             label_of.setdefault(issue, label)
     if label_of:
         raise SpecError(
@@ -140,12 +155,17 @@ def check_backbones(loaded: Loaded) -> None:
         )
 
 
-def check_weights(spec: ExperimentSpec, folder: Path | None) -> list[str]:
+def models_of(spec: ExperimentSpec) -> list[Model]:
+    """Return the models of all runs that an experiment may have, each once."""
+    return list(dict.fromkeys(run.model for _, run in _distinct_models(spec)))
+
+
+def check_weights(spec: ExperimentSpec, paths: Paths) -> list[str]:
     """Check all weight files that the runs of an experiment load, and return their reports. Nothing is copied. Raises
     DataError if a file does not fit its network."""
     reports: dict[str, None] = {}
-    for _, run in _distinct_models(spec):
-        if run.model.weights:
-            net = assemble(run.model, PLAIN, device="meta")
-            reports[load_weights(net, run.model.table, run.model.weights, folder).text] = None
+    for model in models_of(spec):
+        report = load_pretrained(assemble(model, PLAIN, device="meta"), model, paths) if model.weights else None
+        if report:
+            reports[report.text] = None
     return list(reports)

@@ -23,11 +23,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ipcnn_ray.errors import DataError, Issue
+from ipcnn_ray.models.named_weights import NamedWeights, named_weights
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.spec.model import Weights, channels_of, pixels_of
+from ipcnn_ray.spec.model import Model, Weights, channels_of, pixels_of
 from ipcnn_ray.spec.networks import Conv, Network, Pool
 from ipcnn_ray.utils.files import sha256_of
 from ipcnn_ray.utils.matlab import MatFileError, as_list, read_variables
+from ipcnn_ray.utils.paths import Paths
 from ipcnn_ray.utils.text import did_you_mean
 
 STD = (0.229, 0.224, 0.225)
@@ -82,7 +84,18 @@ def weights_tags(report: LoadReport | None) -> dict[str, str]:
     }
 
 
-def load_weights(net: InterpretableNet, network: Network, weights: Weights, folder: Path | None) -> LoadReport:
+def load_pretrained(net: InterpretableNet, model: Model, paths: Paths) -> LoadReport | None:
+    """Copy the pretrained layers of a spec into its network, as `load_weights`; None if it has no weights."""
+    if model.weights is None:
+        return None
+    named = named_weights(model)
+    folder = named.path(paths).parent if named else paths.weights
+    return load_weights(net, model.table, model.weights, folder, named)
+
+
+def load_weights(
+    net: InterpretableNet, network: Network, weights: Weights, folder: Path | None, named: NamedWeights | None = None
+) -> LoadReport:
     """Copy the listed layers (weights, biases and statistics) from a file into `net`.
 
     Our networks take RGB, (pixel in 0..255 - mean) * input_scale. The preprocessing of the file's network is folded
@@ -90,13 +103,18 @@ def load_weights(net: InterpretableNet, network: Network, weights: Weights, fold
     1 / (255 * std * input_scale). For an image minus a mean the layer then computes what it did in its own
     preprocessing with that mean, padding included, since both pad with the mean.
 
-    `network` is the row of the table that `net` was built from, `folder` that of the file (IPCNN_WEIGHTS). Raises
-    DataError with every layer that is missing, has another shape or is not finite, and for a file that contradicts the
-    stated channel order. No parameter is changed then.
+    `network` is the row of the table that `net` was built from, `folder` that of the file (IPCNN_WEIGHTS), `named` the
+    published weights if the spec names some in place of a file. Raises DataError with every layer that is missing, has
+    another shape or is not finite, and for a file that contradicts the stated channel order or its published hash. No
+    parameter is changed then.
 
-    Deviations: the mean is that of the training split's images (as in the released code), not the file's.
+    Deviations: for files, the mean is that of the training split's images (as in the released code), not the file's.
     """
-    path = _find_file(weights, folder)
+    path = _find_file(weights, folder, named)
+    digest = sha256_of(path)
+    if named and not digest.startswith(named.sha256):
+        what = f"has the SHA-256 {digest}; that of {named.label} begins with {named.sha256}"
+        raise DataError([Issue(str(path), what, "The file is damaged or another one. Delete it, and submit again.")])
     original = tuple(name for name in net.convs if name != network.appended.name)
     layers = weights.layers or original
     schemes = _schemes(net, network, path.suffix)
@@ -104,7 +122,7 @@ def load_weights(net: InterpretableNet, network: Network, weights: Weights, fold
     file = read_weights(path, {scheme(*key) for scheme in schemes for key in keys})
     listed = [(layer, key) for layer in layers if layer in net.convs for key in _tensors(net, layer)]
     name_of = max(schemes, key=lambda scheme: sum(scheme(*key) in file.names for key in listed))
-    issues = _issues(net, layers, path, file, name_of) + _channel_order_issues(weights, path, file)
+    issues = _issues(net, layers, path, file, name_of) + _channel_order_issues(weights, network, path, file)
     if issues:
         raise DataError(issues)
     first = _first_weight(net)
@@ -112,17 +130,26 @@ def load_weights(net: InterpretableNet, network: Network, weights: Weights, fold
         for layer, key in listed:
             array = file.arrays[name_of(layer, key)]
             if (layer, key) == first:
-                array = _fold_preprocessing(array.float(), weights, network)
+                array = _fold_preprocessing(array.float(), weights, network, named)
             _tensors(net, layer)[key].copy_(array.reshape(_tensors(net, layer)[key].shape))
     loaded = tuple(name for name in net.convs if name in layers)
     random = tuple(name for name in net.convs if name not in layers)
     used = {name_of(*key) for key in listed}
-    text = _report_text(weights, network, loaded, random, [name for name in file.names if name not in used], file)
+    unused = [name for name in file.names if name not in used]
+    text = _report_text(weights, network, loaded, random, unused, file, named)
     log.info("%s", text)
-    return LoadReport(loaded, random, sha256_of(path), original, text)
+    return LoadReport(loaded, random, digest, original, text)
 
 
-def _find_file(weights: Weights, folder: Path | None) -> Path:
+def _find_file(weights: Weights, folder: Path | None, named: NamedWeights | None) -> Path:
+    if named:
+        assert folder is not None
+        path = folder / named.file
+        if not path.is_file():
+            advice = f"Put it there from {named.url}, or submit where that address can be reached."
+            raise DataError([Issue(str(path), f"{named.label}: no such file", advice)])
+        return path
+    assert weights.file is not None
     given = f"model.weights.file = {weights.file!r}"
     if folder is None:
         advice = "Set IPCNN_WEIGHTS to the folder that holds the file, on every machine that trains."
@@ -173,8 +200,11 @@ def _schemes(net: InterpretableNet, network: Network, suffix: str) -> list[Schem
         inside = key.replace("squeeze.", "squeeze1x1.")
         return arrays("conv1" if layer == net.convs[0] else fires.get(layer, layer), inside)
 
+    def earlier_densenet(layer: str, key: str) -> str:
+        return re.sub(r"(denselayer\d+\.(?:norm|conv))(\d\.)", r"\1.\2", f"{layer}.{key}")
+
     schemes: list[Scheme] = [torchvision, state, arrays] if suffix in (".pth", ".pt") else [arrays, state, torchvision]
-    return [*schemes, caffe] if fires else schemes
+    return [*schemes, caffe] if fires else [*schemes, earlier_densenet]
 
 
 def _torchvision_features(network: Network) -> dict[str, str]:
@@ -187,10 +217,24 @@ def _torchvision_features(network: Network) -> dict[str, str]:
     return names
 
 
-def _fold_preprocessing(weight: Tensor, weights: Weights, network: Network) -> Tensor:
-    if (weights.channels or channels_of(weights.file)) == "bgr":
+def _order(weights: Weights, network: Network) -> Order:
+    return weights.channels or (channels_of(weights.file, _name(network)) if weights.file else "rgb")
+
+
+def _pixels(weights: Weights, network: Network) -> Literal["raw", "torchvision"]:
+    return weights.pixels or pixels_of(weights.file or "", _name(network))
+
+
+def _name(network: Network) -> str:
+    return network.trunk.name if network.trunk else ""
+
+
+def _fold_preprocessing(weight: Tensor, weights: Weights, network: Network, named: NamedWeights | None) -> Tensor:
+    if _order(weights, network) == "bgr":
         weight = weight.flip(1)
-    if (weights.pixels or pixels_of(weights.file)) == "torchvision":
+    if named:
+        return weight / (network.input_scale * torch.tensor(named.std)).reshape(1, 3, 1, 1)
+    if _pixels(weights, network) == "torchvision":
         return weight / (255 * network.input_scale * torch.tensor(STD)).reshape(1, 3, 1, 1)
     # Weight files of `compact` are our own, trained with our preprocessing.
     return weight / network.input_scale if network.trunk else weight
@@ -231,8 +275,8 @@ def _issues(
     return issues
 
 
-def _channel_order_issues(weights: Weights, path: Path, file: WeightFile) -> list[Issue]:
-    stated = weights.channels or channels_of(weights.file)
+def _channel_order_issues(weights: Weights, network: Network, path: Path, file: WeightFile) -> list[Issue]:
+    stated = _order(weights, network)
     if file.order in (None, stated):
         return []
     advice = f"Say channels: {file.order}, or name the file that was meant."
@@ -246,20 +290,29 @@ def _report_text(
     random: tuple[str, ...],
     unused: list[str],
     file: WeightFile,
+    named: NamedWeights | None,
 ) -> str:
-    order, pixels = weights.channels or channels_of(weights.file), weights.pixels or pixels_of(weights.file)
-    scaling = "0..1 less a mean, over torchvision's standard deviations" if pixels == "torchvision" else "0..255"
-    scaled = pixels == "torchvision" or (network.trunk is not None and network.input_scale != 1)
+    order, source = _order(weights, network), weights.file
+    torchvisions = named is None and _pixels(weights, network) == "torchvision"
+    scaling = "0..1 less a mean, over torchvision's standard deviations" if torchvisions else "0..255"
+    mean = "the training split's own mean"
+    scaled = torchvisions or (network.trunk is not None and network.input_scale != 1)
+    if named:
+        source = f"{named.file} ({named.label})"
+        less, over = (", ".join(f"{value:.2f}" for value in values) for values in (named.mean, named.std))
+        scaling, mean = f"0..255 less ({less}), over ({over})", "that mean"
+        scaled = any(abs(std * network.input_scale - 1) > 1e-6 for std in named.std)
     changes = [*(["channels turned round"] if order == "bgr" else []), *(["scaled"] if scaled else [])]
     folded = " and ".join(changes) or "as they are"
-    checked = f" (confirmed: {file.because})" if file.order else " (as stated; the file does not say)"
+    stated = "as published" if named and not weights.channels else "as stated; the file does not say"
+    checked = f" (confirmed: {file.because})" if file.order else f" ({stated})"
     shown = [*unused[:8], *([f"{len(unused) - 8} more"] if len(unused) > 8 else [])]
     lines = [
-        f"loaded from {weights.file}: {', '.join(loaded)}",
+        f"loaded from {source}: {', '.join(loaded)}",
         f"not loaded, random at first: {', '.join(random) or 'nothing'}, and the head",
         f"in the file and not used: {', '.join(shown) or 'nothing'}",
         f"the file's first layer saw {order.upper()}{checked}, {scaling}; its weights: {folded}; "
-        "images are centred on the training split's own mean",
+        f"images are centred on {mean}",
     ]
     return "\n".join(lines)
 

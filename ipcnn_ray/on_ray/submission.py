@@ -10,11 +10,12 @@ from math import nan
 from pathlib import Path
 
 from ipcnn_ray.core.multi_objective import comparable
+from ipcnn_ray.data.fetch import progress_lines
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import IpcnnError, TrainingError
 from ipcnn_ray.models.build import interpretable_layers, unit_template
 from ipcnn_ray.models.model_card import model_card_markdown, usage_markdown
-from ipcnn_ray.models.model_checks import check_backbones, check_weights
+from ipcnn_ray.models.model_checks import check_backbones, check_weights, models_of
 from ipcnn_ray.on_ray import experiment_dir
 from ipcnn_ray.on_ray.events import DataProgress, Listener, Logged, PhaseStarted, Warned
 from ipcnn_ray.on_ray.experiment_context import ExperimentContext
@@ -32,7 +33,7 @@ from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.tracking.storage import is_url, join_path, preflight
 from ipcnn_ray.tracking.tracker import SPEC_ARTIFACT, Tracker
 from ipcnn_ray.tracking.tracking_uri import is_server
-from ipcnn_ray.train.data_sync import local_paths
+from ipcnn_ray.train.data_sync import fetch_weights, local_paths
 from ipcnn_ray.train.evaluate import check_metrics
 from ipcnn_ray.train.final_model import final_model, trained_template
 from ipcnn_ray.train.run_dir import TEMPLATE_FILE, read_file
@@ -91,8 +92,8 @@ def run_submission(
         wait: Seconds that a cluster may take to provide the resources of one run.
 
     Raises:
-        SpecError: A layer of a torchvision network is unknown.
-        DataError: The data or a weight file is unusable, or the data lack what a metric needs.
+        SpecError: A layer of a torchvision network, or the name of its weights, is unknown.
+        DataError: The data or a weight file is unusable or cannot be downloaded, or the data lack what a metric needs.
         TrackingError: The storage or the tracker is unusable.
         ResourceError: The machine or the cluster cannot run the experiment.
         TrainingError: The control of the search failed.
@@ -107,8 +108,10 @@ def run_submission(
         listener(Logged("copying data and weights to this machine"))
     paths = local_paths(paths)
     check_backbones(loaded)
-    weight_reports = check_weights(spec, paths.weights)
     preflight(paths.storage)
+    downloading = progress_lines(lambda line: listener(Logged(line)))
+    fetch_weights(models_of(spec), paths, shared=address is not None, progress=downloading)
+    weight_reports = check_weights(spec, paths)
     for report in weight_reports:
         listener(Logged(report))
     listener(Logged(f"{experiment_id(spec)}: data"))

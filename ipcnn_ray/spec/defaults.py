@@ -122,19 +122,21 @@ def _model_defaults(model: Raw) -> None:
         model["dropout"] = table.dropout
     weights = _section(model, "weights") if model.get("weights") is not None else None
     if weights is not None:
-        _weights_defaults(weights, table)
+        _weights_defaults(weights, table, network)
 
 
-def _weights_defaults(weights: Raw, table: Network) -> None:
-    # The layers of a torchvision network are not known here: `layers` stays absent and means all.
+def _weights_defaults(weights: Raw, table: Network, network: str) -> None:
+    # The layers of networks of torchvision and timm are not known here: `layers` stays absent and means all.
     if weights.get("layers") is None and table.convs:
         weights["layers"] = list(table.convs)
     file = weights.get("file")
     if isinstance(file, str):
         if weights.get("channels") is None:
-            weights["channels"] = channels_of(file)
-        if weights.get("pixels") == pixels_of(file):
+            weights["channels"] = channels_of(file, network)
+        if weights.get("pixels") == pixels_of(file, network):
             del weights["pixels"]
+    elif file is None and weights.get("channels") is None:
+        weights["channels"] = "rgb"
 
 
 def _filter_with_defaults(filter_loss: Raw, shape: str, template: Raw) -> Raw:

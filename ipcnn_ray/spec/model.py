@@ -2,66 +2,111 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+import re
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidatorFunctionWrapHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from ipcnn_ray.spec.networks import NETWORKS, Network, NetworkName, row
+from ipcnn_ray.spec.networks import NETWORKS, TIMM, Network, NetworkName, row
 from ipcnn_ray.spec.section import ErrorMessage, Flag, Integer, Number, OmitDefaultFromDigest, Section
 
 Head = Literal["fully_connected", "average_pool", "max_pool"]
 
 
-def channels_of(file: str) -> Literal["rgb", "bgr"]:
+def channels_of(file: str, network: str) -> Literal["rgb", "bgr"]:
     """Return the default channel order of a weight file: Caffe's bgr for arrays, rgb for MatConvNet (which converted
-    its imagenet-* networks to RGB) and torchvision."""
-    return "rgb" if file.endswith((".mat", ".pth", ".pt")) else "bgr"
+    its imagenet-* networks to RGB), torchvision and timm."""
+    return "rgb" if file.endswith((".mat", ".pth", ".pt")) or network.startswith(TIMM) else "bgr"
 
 
-def pixels_of(file: str) -> Literal["raw", "torchvision"]:
+def pixels_of(file: str, network: str) -> Literal["raw", "torchvision"]:
     """Return the default scaling of the images that a weight file was trained on."""
-    return "torchvision" if file.endswith((".pth", ".pt")) else "raw"
+    return "torchvision" if file.endswith((".pth", ".pt")) or network.startswith(TIMM) else "raw"
+
+
+@dataclass(frozen=True)
+class OrOfTimm:
+    """Allows `timm/` and a name, besides the names of a Literal; `models/` checks that timm has such a network."""
+
+    def _check(self, value: object, listed: ValidatorFunctionWrapHandler) -> object:
+        if not isinstance(value, str) or not value.startswith(TIMM):
+            return listed(value)
+        name, dot, tag = value.removeprefix(TIMM).partition(".")
+        if dot:
+            advice = f"has a tag, which is a name of weights: network: {TIMM}{name}, weights: {{timm: {tag}}}"
+        elif not re.fullmatch("[a-z0-9_]+", name):
+            advice = f"must be {TIMM} and a name of timm, such as {TIMM}resnet18"
+        else:
+            return value
+        raise PydanticCustomError("error_message", "{text}", {"text": advice})
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [handler(schema), {"type": "string", "pattern": f"^{TIMM}[a-z0-9_]+$"}]}
 
 
 class Weights(Section):
-    """Pretrained weights: a file in the folder IPCNN_WEIGHTS."""
+    """Pretrained weights: a file in the folder IPCNN_WEIGHTS, or weights that torchvision or timm publish."""
 
     location: ClassVar = ("model", "weights")
     file: Annotated[
-        str,
-        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.(npz|safetensors|mat|pth|pt)$"),
-        ErrorMessage(
-            "must be the name of a .npz, .safetensors, .mat (MatConvNet) or .pth (state dict) file, without its "
-            "folder; IPCNN_WEIGHTS names the folder"
-        ),
-    ]
+        Annotated[
+            str,
+            Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.(npz|safetensors|mat|pth|pt)$"),
+            ErrorMessage(
+                "must be the name of a .npz, .safetensors, .mat (MatConvNet) or .pth (state dict) file, without its "
+                "folder; IPCNN_WEIGHTS names the folder"
+            ),
+        ]
+        | None,
+        OmitDefaultFromDigest(),
+    ] = None
     """Name of the file, without a folder. .npz or .safetensors: arrays `<layer>_w` (OIHW) and `<layer>_b`, or
     torchvision's names. .mat: a MatConvNet SimpleNN network. .pth or .pt: a torchvision state dict."""
+    torchvision: Annotated[Annotated[str, Field(min_length=1)] | None, OmitDefaultFromDigest()] = None
+    """In place of `file`: name of weights that torchvision publishes for this network, such as DEFAULT, IMAGENET1K_V1,
+    or IMAGENET1K_FEATURES (vgg16: Simonyan and Zisserman's own, which the papers start from). Downloaded once, by the
+    process that submits, into IPCNN_WEIGHTS (if it is not a folder: into IPCNN_HOME/weights), and checked by its hash.
+    Images are centred and scaled as in the preprocessing of these weights."""
+    timm: Annotated[Annotated[str, Field(min_length=1)] | None, OmitDefaultFromDigest()] = None
+    """In place of `file`, for networks of timm: tag of the weights, such as a1_in1k, or DEFAULT. Downloaded as those of
+    torchvision, from Hugging Face's hub (or HF_ENDPOINT), whose files have no hash in their names."""
     layers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Layers to load, by their names in the network. Default: all of the original network. Runs that do not load all of
     them are tagged as using partial weights."""
     channels: Literal["rgb", "bgr"] | None = None
     """Channel order of the images that the file was trained on; our images are RGB. Default: bgr (Caffe) for .npz and
-    .safetensors, rgb for .mat (MatConvNet's imagenet-* networks) and .pth."""
+    .safetensors, rgb for .mat (MatConvNet's imagenet-* networks), .pth, weights by name, and all of timm."""
     pixels: Annotated[Literal["raw", "torchvision"] | None, OmitDefaultFromDigest()] = None
     """Scaling of the images that the file was trained on. `raw`: values 0 to 255 minus a mean. `torchvision`: values 0
-    to 1 minus a mean, divided by (0.229, 0.224, 0.225). Default: torchvision for .pth and .pt, raw for the others."""
+    to 1 minus a mean, divided by (0.229, 0.224, 0.225). Default: torchvision for .pth and .pt and for networks
+    of timm, raw for the others. Not for weights by name, whose preprocessing is known."""
+
+    @property
+    def published(self) -> bool:
+        """Whether the weights are named, not a file; only `models/` knows the names then."""
+        return self.file is None
 
 
 class Model(Section):
     """The network, and its interpretable layers."""
 
     location: ClassVar = ("model",)
-    network: NetworkName
+    network: Annotated[NetworkName, OrOfTimm()]
     """compact (four small convolutions, 64 px), alexnet (Caffe's), vgg_m, vgg_s, vgg16, or a torchvision network such
-    as squeezenet1_1, resnet50, convnext_tiny, with `cut`."""
+    as squeezenet1_1, resnet50, convnext_tiny, with `cut`. With the extra timm (`pip install ipcnn-ray[timm]`) also
+    `timm/` and a name of timm, such as timm/resnet18, with `cut`."""
     cut: Annotated[str | None, OmitDefaultFromDigest()] = None
-    """Highest layer of a torchvision network that is kept, by its torchvision name, such as features.12 or layer4.1.
-    The appended convolution and a new head replace the layers above. Required for torchvision networks."""
+    """Highest layer of a network of torchvision or timm that is kept, by its name there, such as features.12 or
+    layer4.1. The appended convolution and a new head replace the layers above. Required for these networks."""
     image_size: Annotated[Annotated[Integer, Field(ge=16, le=1024)] | None, OmitDefaultFromDigest()] = None
-    """Side of a torchvision network's square input, pixels. Default: the network's own (SqueezeNet 227, Inception 299,
-    others 224). Not for other networks, whose size is fixed."""
+    """Side of the square input of a network of torchvision or timm, pixels. Default: the network's own in torchvision
+    (SqueezeNet 227, Inception 299, others 224), 224 in timm. Not for other networks, whose size is fixed."""
     appended_layer: Flag = True
     """Append a 3 x 3 convolution to the highest one, with as many output as input channels, as in the paper's
     interpretable networks. Its name in a torchvision network is `appended`."""
@@ -102,10 +147,10 @@ class Model(Section):
 
     @property
     def backbone(self) -> bool:
-        """Whether the network is torchvision's; only `models/` knows its layers then."""
+        """Whether the network is torchvision's or timm's; only `models/` knows its layers then."""
         return self.network not in NETWORKS
 
     @property
     def convs(self) -> tuple[str, ...]:
-        """Names of all convolutions, lowest first; of a torchvision network only the appended one."""
+        """Names of all convolutions, lowest first; of a network of torchvision or timm only the appended one."""
         return self.table.convs + ((self.table.appended.name,) if self.appended_layer else ())

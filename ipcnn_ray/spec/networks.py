@@ -26,10 +26,10 @@ BackboneName = Literal[
 
 @dataclass(frozen=True)
 class Trunk:
-    """The part of a torchvision network from the image up to and including layer `cut`."""
+    """The part of a network of torchvision or timm from the image up to and including layer `cut`."""
 
     name: str
-    """The network's name in torchvision."""
+    """The network's name in torchvision, or `timm/` and its name in timm."""
     cut: str
     """Name of the layer in the network, such as `features.12` or `layer4.1`; empty if none is set."""
 
@@ -41,6 +41,10 @@ IMAGE_SIZES: dict[str, int] = dict.fromkeys(get_args(BackboneName), 224) | {
     "inception_v3": 299,
 }
 """Default of `model.image_size`, pixels."""
+TIMM = "timm/"
+"""What the names of timm's networks begin with, such as `timm/resnet18`; only `models/` knows which there are."""
+IN_TORCHVISION = ("vgg16",)
+"""Networks of the table whose layers are those of torchvision's network of the same name."""
 NetworkName = Literal["compact", "alexnet", "vgg_m", "vgg_s", "vgg16", BackboneName]
 
 
@@ -115,17 +119,17 @@ class Network:
 
 
 def row(name: str, cut: str | None = None, image_size: int | None = None) -> Network | None:
-    """Return the row of a network of the table, or one for a torchvision network; None for an unknown name.
+    """Return the row of a network of the table, or one for a network of torchvision or timm; None for an unknown name.
 
-    cut: highest layer of a torchvision network that is kept. image_size: side of a torchvision network's square input,
-    pixels; None is the one in `IMAGE_SIZES`.
+    cut: highest layer of such a network that is kept. image_size: side of its square input, pixels; None is the one in
+    `IMAGE_SIZES`, or 224.
     """
     if name in NETWORKS:
         return NETWORKS[name]
-    if name not in IMAGE_SIZES:
+    if name not in IMAGE_SIZES and not name.startswith(TIMM):
         return None
     return Network(
-        image_size=image_size or IMAGE_SIZES[name],
+        image_size=image_size or IMAGE_SIZES.get(name, 224),
         layers=(),
         appended=Conv("appended", None, 3, pad=1),
         head_pool=Pool("pool", 2, 2),

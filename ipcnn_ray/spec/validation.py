@@ -18,6 +18,7 @@ from ipcnn_ray.spec.data import Data
 from ipcnn_ray.spec.extensions import EVERY_RUN, FOLLOWING, METRICS, RECORDED
 from ipcnn_ray.spec.messages import field_issues
 from ipcnn_ray.spec.model import Model
+from ipcnn_ray.spec.networks import IN_TORCHVISION, TIMM
 from ipcnn_ray.spec.overrides import NotASection, Settings
 from ipcnn_ray.spec.search import Choice, Distribution, GridSearch, OneMeasure, Pareto, Search, SpaceSearch, points
 from ipcnn_ray.spec.section import (
@@ -65,9 +66,10 @@ def _unknown_layers(model: Model, loc: Loc, names: Sequence[str]) -> Iterator[Fi
 
 
 def backbone(model: Model) -> Iterator[FieldIssue]:
-    """Check the fields of torchvision networks; `models.model_checks` checks the names of their layers."""
+    """Check the fields of networks of torchvision and timm; `models.model_checks` checks the names of their layers."""
     if model.backbone and not model.cut:
-        advice = "is torchvision's and needs model.cut: the highest layer that is kept, such as features.12 or layer4.1"
+        owner = "timm" if model.network.startswith(TIMM) else "torchvision"
+        advice = f"is {owner}'s and needs model.cut: the highest layer that is kept, such as features.12 or layer4.1"
         yield model.issue("network", advice, "cut")
     for name in () if model.backbone else ("cut", "image_size"):
         if getattr(model, name) is not None:
@@ -110,10 +112,31 @@ def layers(model: Model) -> Iterator[FieldIssue]:
 
 
 def weights(model: Model) -> Iterator[FieldIssue]:
-    if model.weights is not None and model.weights.layers is not None:
+    """Check the fields of pretrained weights; `models.model_checks` checks the names of published ones."""
+    loaded = model.weights
+    if loaded is None:
+        return
+    if loaded.layers is not None:
         loc = ("model", "weights", "layers")
-        yield from _unknown_layers(model, loc, model.weights.layers)
-        yield from duplicate_issues(loc, model.weights.layers)
+        yield from _unknown_layers(model, loc, loaded.layers)
+        yield from duplicate_issues(loc, loaded.layers)
+    given = loaded.model_dump(include={"file", "torchvision", "timm"}, exclude_none=True)
+    if len(given) != 1:
+        advice = "must have one of `file`, `torchvision` and `timm` (a name of published weights, such as DEFAULT)"
+        yield value_issue(("model", "weights"), given, advice)
+        return
+    if loaded.file is None and loaded.pixels is not None:
+        yield loaded.issue("pixels", "is for files: the preprocessing of published weights is known; drop this")
+    of_timm = model.network.startswith(TIMM)
+    if loaded.torchvision is not None and (of_timm or not (model.backbone or model.network in IN_TORCHVISION)):
+        advice = (
+            f"torchvision has no weights for the layers of {model.network}; take `{'timm' if of_timm else 'file'}`, or "
+            f"one of {', '.join(IN_TORCHVISION)} and torchvision's networks (squeezenet1_1, resnet50, ...)"
+        )
+        yield loaded.issue("torchvision", advice, "model.network")
+    if loaded.timm is not None and not of_timm:
+        advice = f"is for networks of timm, such as {TIMM}resnet18; {model.network} is none"
+        yield loaded.issue("timm", advice, "model.network")
 
 
 def frozen(model: Model, train: Train) -> Iterator[FieldIssue]:

@@ -1,20 +1,28 @@
-"""Copies of datasets and weight files that are in a bucket, one per machine.
+"""Copies of datasets and weight files that are in a bucket, one per machine, and downloads of published weights.
 
     <cache>/staged/<digest>/...     the files below IPCNN_DATA or IPCNN_WEIGHTS, where that is an s3:// URL
 
+    <storage>/weights/<file>        published weights, for the other machines of a cluster
+
 The digest covers the names of the files and the checksums that the bucket reports. A bucket that changes gets a new
-folder; an existing folder never changes.
+folder; an existing folder never changes. Published weights are downloaded by the process that submits, never by a
+worker.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from ipcnn_ray.data.datasets.dataset import Archive
+from ipcnn_ray.data.fetch import Progress, fetch_file
 from ipcnn_ray.errors import DataError, Issue
+from ipcnn_ray.models.named_weights import named_weights
+from ipcnn_ray.spec.model import Model
 from ipcnn_ray.tracking.storage import open_storage
 from ipcnn_ray.train.run_dir import STORAGE_TIMEOUT_S
 from ipcnn_ray.utils.files import atomic_folder
@@ -22,6 +30,8 @@ from ipcnn_ray.utils.locks import file_lock
 from ipcnn_ray.utils.paths import Paths
 
 PARALLEL_DOWNLOADS = 16
+SHARED_WEIGHTS = "weights"
+"""Folder of the storage that holds published weights."""
 
 
 def resolve_bucket_paths(paths: Paths) -> Paths:
@@ -58,6 +68,34 @@ def local_paths(paths: Paths) -> Paths:
     paths = resolve_bucket_paths(paths)
     fetch_to_node(paths)
     return paths
+
+
+def fetch_weights(models: Sequence[Model], paths: Paths, shared: bool, progress: Progress | None = None) -> None:
+    """Download the published weights that models name, if they are not on this machine.
+
+    paths: With local folders, as of `local_paths`. shared: Also put them into the storage, for the other machines of
+    a cluster. Raises DataError if an address cannot be read or a file is not the published one, TrackingError if the
+    storage cannot be written.
+    """
+    for named in {named for model in models if (named := named_weights(model))}:
+        path = named.path(paths)
+        fetch_file(Archive(named.url, (), sha256=named.sha256), path, progress)
+        storage, key = open_storage(paths.storage), f"{SHARED_WEIGHTS}/{path.name}"
+        if shared and not storage.exists(key):
+            storage.put_file(path, key)
+
+
+def weights_to_node(model: Model, paths: Paths) -> None:
+    """Copy the published weights that a model names from the storage, if they are not on this machine."""
+    named = named_weights(model)
+    if named is None or named.path(paths).is_file():
+        return
+    folder = paths.home / "weights"
+    folder.mkdir(parents=True, exist_ok=True)
+    storage, key = open_storage(paths.storage, STORAGE_TIMEOUT_S), f"{SHARED_WEIGHTS}/{named.file}"
+    with file_lock(folder / f".{named.file}.lock"):
+        if not named.path(paths).is_file() and storage.exists(key):
+            storage.get_file(key, folder / named.file)
 
 
 def _download(url: str, folder: Path) -> None:

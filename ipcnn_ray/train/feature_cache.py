@@ -29,6 +29,7 @@ from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.data.datasets.dataset import Progress
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.models.named_weights import Colour
 from ipcnn_ray.models.net import InterpretableNet, NetOutput
 from ipcnn_ray.spec.data import Augment
 from ipcnn_ray.spec.training import Compute
@@ -49,7 +50,7 @@ FEATURES, CHUNKS = "features.npy", "chunks"
 def feature_key(data_digest: str, net: InterpretableNet, scale: float, how: str, items: Items) -> str:
     """Return the name of a cache: a hash of all that its numbers depend on, including the weights of frozen layers.
 
-    how: Type of the device, and `fast` with `compute.speed: fast`.
+    how: Type of the device, `fast` with `compute.speed: fast`, and the mean if it is not that of the data.
     """
     frozen = list(net.body.items())[: net.cut]
     config = [data_digest, [[name, repr(module)] for name, module in frozen], scale, how, torch.__version__]
@@ -185,6 +186,7 @@ class InputPipeline:
     step before runs. The numbers are the same.
 
     compute: Says what share of the GPU the run has, and whether it is `fast`.
+    mean: Subtracted from the images, red, green, blue, 0..255. Default: the mean image of the training split.
     room: Bytes that crops and features may take on the device. Default: `KEPT_SHARE` of what is free on a GPU when
         they are first used, times `gpu_share`; 0 on a CPU.
     """
@@ -197,6 +199,7 @@ class InputPipeline:
         device: torch.device,
         *,
         compute: Compute | None = None,
+        mean: Colour | None = None,
         room: int | None = None,
     ) -> None:
         self.store = store
@@ -205,7 +208,10 @@ class InputPipeline:
         self.device = device
         self.fast = compute is not None and compute.speed == "fast"
         self.gpu_share = gpu_share(compute) if compute is not None else 1.0
+        self.mean = mean
         self.mean_3SS = torch.from_numpy(store.mean_3SS).to(device)
+        if mean:
+            self.mean_3SS = torch.tensor(mean, device=device)[:, None, None].expand_as(self.mean_3SS).contiguous()
         self._crops = crops_reader(store.images_N3SS)
         self._features: Rows | None = None
         self._copies = Copies(device)
@@ -219,6 +225,8 @@ class InputPipeline:
             return self._frozen(self._crops(part), torch.from_numpy(part[:, 1] == 1))
 
         how = f"{self.device.type} fast" if self.fast else self.device.type
+        if self.mean:
+            how += f", mean {self.mean}"
         key = feature_key(self.store.digest, self.net, self.scale, how, items)
         self._features = features_reader(folder, key, items, self.net.feature_shape(), compute, progress)
 

@@ -37,6 +37,7 @@ from ipcnn_ray.data.datasets.dataset import Progress
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import DataError, IpcnnError, Issue, TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
+from ipcnn_ray.models.named_weights import input_mean
 from ipcnn_ray.train.distributed_inference import EvaluationPlan, infer
 from ipcnn_ray.train.evaluate import evaluation_batch, masked_maps
 from ipcnn_ray.train.feature_cache import InputPipeline
@@ -152,9 +153,8 @@ def load_filter_activations(
             "The file is damaged or of another version of ipcnn; submit the experiment again with --fresh."
         ) from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    inputs = InputPipeline(
-        store, laid_out(net.to(device), spec), spec.model.table.input_scale, device, compute=spec.compute
-    )
+    net, scale = laid_out(net.to(device), spec), spec.model.table.input_scale
+    inputs = InputPipeline(store, net, scale, device, compute=spec.compute, mean=input_mean(spec.model))
     batch_size = evaluation_batch(inputs, spec.train.batch_size // workers)
     with kernels(spec):
         return _filter_activations(request, inputs, batch_size, progress)

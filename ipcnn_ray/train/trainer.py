@@ -23,15 +23,16 @@ from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.build import build
 from ipcnn_ray.models.initial_weights import scale_new_layers
+from ipcnn_ray.models.named_weights import input_mean
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.models.pretrained_weights import LoadReport, load_weights, weights_tags
+from ipcnn_ray.models.pretrained_weights import LoadReport, load_pretrained, weights_tags
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.template import PartTemplate
 from ipcnn_ray.tracking.run_summary import RunSummary, State
 from ipcnn_ray.tracking.tracker import RunRecord, Tracker
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train.checkpoint import Origin
-from ipcnn_ray.train.data_sync import fetch_to_node
+from ipcnn_ray.train.data_sync import fetch_to_node, weights_to_node
 from ipcnn_ray.train.distributed_inference import EvaluationPlan
 from ipcnn_ray.train.diversity_term import diversity_term
 from ipcnn_ray.train.evaluate import check_metrics, evaluate
@@ -125,13 +126,14 @@ class Trainer:
         self.fitted = fit_template(spec.template, store)
         self.template = template = self.fitted.template if self.fitted else spec.template
         self.net = build(spec.model, template, spec.seed, len(store.categories), spec.loss.filter)
-        weights = spec.model.weights
-        self.loaded = load_weights(self.net, table, weights, request.paths.weights) if weights else None
+        weights_to_node(spec.model, request.paths)
+        self.loaded = load_pretrained(self.net, spec.model, request.paths)
         if spec.train.freeze_through:
             self.net.freeze_through(spec.train.freeze_through)
         laid_out(self.net.to(device), spec)
 
-        self.inputs = InputPipeline(store, self.net, table.input_scale, device, compute=spec.compute)
+        mean = input_mean(spec.model)
+        self.inputs = InputPipeline(store, self.net, table.input_scale, device, compute=spec.compute, mean=mean)
         self.cached: Cached = "false"
         if spec.compute.cache_frozen and self.net.cut > 0:
             items = EvaluationPlan.of(store, "all").items

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -81,6 +82,12 @@ def sha256_of(file: Path) -> str:
     """Return the SHA-256 of a file's content as 64 hexadecimal characters."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def published_digits(name: str) -> str:
+    """Return the first digits of a file's SHA-256 that its name carries, as in resnet18-f37072fd.pth; empty if none."""
+    digits = re.search(r"-([0-9a-f]{8,})\.\w+$", name)
+    return digits[1] if digits else ""
 
 
 def checked_key(key: str) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from ipcnn_ray.data.datasets.dataset import Archive, registered
-from ipcnn_ray.data.fetch import DOWNLOADS, download, fetch
+from ipcnn_ray.data.fetch import DOWNLOADS, MIB, download, fetch, fetch_file, progress_lines
 from ipcnn_ray.errors import DataError
 
 
@@ -204,3 +205,71 @@ def test_a_broken_connection_counts_what_arrived(server, tmp_path):
     with pytest.raises(DataError, match=r"broke off after 0 bytes: .*refused"):
         fetch(server.archives(), tmp_path)
     assert Path(tmp_path / DOWNLOADS).is_dir()
+
+
+def whole(server: Server, name: str = "set.tgz") -> Archive:
+    """A file with the first digits of its SHA-256, as those of torchvision's weights."""
+    url = f"http://127.0.0.1:{server.http.server_port}/{name}"
+    return Archive(url, (), sha256=hashlib.sha256(server.content).hexdigest()[:8])
+
+
+def test_a_file_that_many_processes_need_is_downloaded_once(server, tmp_path):
+    target = tmp_path / "weights" / "w.pth"
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: fetch_file(whole(server), target), range(8)))
+    assert target.read_bytes() == server.content and len(server.ranges) == 1
+    assert [path.name for path in (tmp_path / "weights").iterdir() if path.name != DOWNLOADS] == ["w.pth"]
+
+
+def test_a_file_that_broke_off_goes_on_where_it_stopped(server, tmp_path):
+    server.stops_after = [300]
+    with pytest.raises(DataError, match=r"broke off after 300 bytes"):
+        fetch_file(whole(server), tmp_path / "w.pth")
+    assert not (tmp_path / "w.pth").exists()
+    fetch_file(whole(server), tmp_path / "w.pth")
+    assert (tmp_path / "w.pth").read_bytes() == server.content and server.ranges == [None, "bytes=300-"]
+
+
+def test_a_file_of_another_hash_is_not_put_in_place(server, tmp_path):
+    expected, sent = whole(server), hashlib.sha256(b"<html>").hexdigest()
+    server.content = b"<html>"
+    with pytest.raises(DataError) as caught:
+        fetch_file(expected, tmp_path / "w.pth")
+    assert told(caught).startswith(
+        f"has the SHA-256 {sent}, expected {expected.sha256}...\nIt was deleted. Fetch again;"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == [DOWNLOADS]
+    (tmp_path / "w.pth").write_bytes(b"<html>")
+    with pytest.raises(DataError, match=rf"w\.pth has the SHA-256 {sent}, expected .*\n +Delete it, and it is"):
+        fetch_file(expected, tmp_path / "w.pth")
+    assert len(server.ranges) == 1
+
+
+def test_without_a_connection_the_file_and_its_place_are_told(server, tmp_path):
+    archive = whole(server, "w-0123.pth")
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(DataError) as caught:
+        fetch_file(archive, tmp_path / "w-0123.pth")
+    (problem,) = caught.value.issues
+    assert problem.where == archive.url and "broke off after 0 bytes: [Errno" in problem.what
+    elsewhere = f"Without a connection, fetch it elsewhere and put it here as {tmp_path / 'w-0123.pth'}"
+    assert problem.advice == f"The same command resumes it. {elsewhere}"
+
+
+def test_a_folder_that_cannot_be_written(server, tmp_path):
+    (tmp_path / "weights").touch()
+    with pytest.raises(
+        DataError, match=r"w\.pth  cannot be written: .*\n.*put http.*set\.tgz there yourself, as w\.pth"
+    ):
+        fetch_file(whole(server), tmp_path / "weights" / "w.pth")
+
+
+def test_progress_is_a_line_per_tenth():
+    lines: list[str] = []
+    progress = progress_lines(lines.append)
+    for have in range(0, 101):
+        progress("url", have * MIB, 100 * MIB)
+    assert len(lines) == 11 and lines[0] == "url  0 of 100 MiB" and lines[-1] == "url  100 of 100 MiB"
+    progress("other", 350 * MIB, None)
+    assert lines[-1] == "other  350 MiB"

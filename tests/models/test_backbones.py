@@ -26,11 +26,15 @@ SQUEEZE = Model(network="squeezenet1_1", cut="features.12", image_size=127, weig
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
 
-@torch.no_grad()
-def original(name: str) -> nn.Module:
+def original(name: str, **settings: bool) -> nn.Module:
     """torchvision's network with random weights and random statistics."""
+    return randomised(torchvision.models.get_model(name, weights=None, **settings))
+
+
+@torch.no_grad()
+def randomised(network: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
-    network = torchvision.models.get_model(name, weights=None).eval()
+    network.eval()
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             deviation = (2 / module.weight[0].numel()) ** 0.5
@@ -209,12 +213,12 @@ def test_every_declared_network_is_torchvisions():
         ("squeezenet1_1", "features", 227, r"It is a group of layers; its last is features\.12\.$"),
         ("resnet18", "layer1.0.conv1", 224, r"It lies inside layer1\.0, which is one layer\.$"),
         (
-            "efficientnet_b0",
-            "features.1.0",
-            224,
-            r"^has no receptive field that parts could be located by: in features\.1\.0, block\.1\.avgpool "
-            r"\(AdaptiveAvgPool2d\) takes in the whole map \(squeeze-and-excitation or global pooling\)\. "
-            r"Cut efficientnet_b0 lower: features\.0 is the highest layer that can be kept$",
+            "resnet18",
+            "avgpool",
+            64,
+            r"^has no receptive field that parts could be located by: in avgpool, AdaptiveAvgPool2d takes in the whole "
+            r"map \(squeeze-and-excitation or global pooling\), and its output is a map of one cell\. "
+            r"Cut resnet18 lower: layer4\.1 is the highest layer that can be kept$",
         ),
         ("resnet18", "layer4.1", 32, r"^has a map of one cell for images of 32 x 32 pixels"),
         ("squeezenet1_1", "features.12", 16, r"(has a map of one cell|the map is too small)"),

@@ -7,6 +7,7 @@ import pytest
 from ipcnn_ray.errors import DataError, SpecError
 from ipcnn_ray.models.model_checks import check_backbones, check_weights
 from ipcnn_ray.spec.loader import loads
+from ipcnn_ray.utils.paths import Paths
 
 MODEL = "network: squeezenet1_1, cut: features.12, weights: {file: w.npz}"
 FIRES = "features.3, features.4, features.6, features.7, features.9, features.10, features.11, features.12"
@@ -97,5 +98,5 @@ def test_the_runs_of_a_search_are_checked_too():
 
 def test_weights_are_checked_without_memory_for_the_network(tmp_path):
     with pytest.raises(DataError, match=r"model\.weights\.file = 'w\.npz': no such file"):
-        check_weights(loads(spec(), "s.yaml").spec, tmp_path)
-    assert check_weights(loads(spec("network: vgg16"), "s.yaml").spec, None) == []
+        check_weights(loads(spec(), "s.yaml").spec, Paths.from_environment({"IPCNN_WEIGHTS": str(tmp_path)}))
+    assert check_weights(loads(spec("network: vgg16"), "s.yaml").spec, Paths.from_environment({})) == []

@@ -14,7 +14,7 @@ from ipcnn_ray.data.datasets.ilsvrc_animal_part import Synset
 from ipcnn_ray.spec.defaults import with_defaults, without_defaults
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import loads
-from ipcnn_ray.spec.model import Model
+from ipcnn_ray.spec.model import Model, Weights
 from ipcnn_ray.spec.runs import named_runs, resolved_yaml, run_for
 from ipcnn_ray.spec.template import NoTemplate
 from ipcnn_ray.spec.training import Train
@@ -111,7 +111,8 @@ def test_a_backbone_says_its_layers():
 
 def test_weights_say_what_their_file_was_trained_on():
     def weights(**given: str) -> dict[str, object]:
-        return resolved(model={"network": "compact", "weights": given}).model.weights.model_dump(mode="json")
+        spec = resolved(model={"network": "compact", "weights": given})
+        return spec.model.weights.model_dump(mode="json", exclude={"torchvision", "timm"})
 
     layers = ["conv1", "conv2", "conv3", "conv4"]
     usual = {"layers": layers, "pixels": None}
@@ -120,6 +121,14 @@ def test_weights_say_what_their_file_was_trained_on():
     assert weights(file="a.mat") == {"file": "a.mat", "channels": "rgb", **usual}
     stated = {"file": "a.pth", "channels": "bgr", "pixels": "raw"}
     assert weights(**stated) == {**stated, "layers": layers}
+    timm = {
+        "network": "timm/resnet18",
+        "cut": "layer1.1",
+        "weights": {"file": "a.safetensors", "pixels": "torchvision"},
+    }
+    assert resolved(model=timm).model.weights == Weights(file="a.safetensors", channels="rgb")
+    by_name = resolved(model={"network": "vgg16", "weights": {"torchvision": "DEFAULT"}}).model.weights
+    assert by_name.channels == "rgb" and by_name.layers[:2] == ("conv1_1", "conv1_2") and len(by_name.layers) == 13
 
 
 def test_channels_follow_the_file_of_a_run():

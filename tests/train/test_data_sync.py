@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
+from torchvision.models import ResNet18_Weights
 
 from ipcnn_ray.errors import DataError
+from ipcnn_ray.models.named_weights import named_weights
+from ipcnn_ray.spec.model import Model, Weights
 from ipcnn_ray.tracking.storage import open_storage
 from ipcnn_ray.train import data_sync
-from ipcnn_ray.train.data_sync import fetch_to_node, local_paths, resolve_bucket_paths
+from ipcnn_ray.train.data_sync import fetch_to_node, fetch_weights, local_paths, resolve_bucket_paths, weights_to_node
 from ipcnn_ray.utils.paths import Paths
 
 URL = "s3://bucket/datasets"
@@ -73,3 +78,51 @@ def test_folders_are_left_alone(tmp_path):
     paths = Paths.from_environment({"IPCNN_HOME": str(tmp_path), "IPCNN_DATA": str(tmp_path / "data")})
     assert resolve_bucket_paths(paths) == paths
     fetch_to_node(paths)
+
+
+NAMED = Model(network="resnet18", cut="layer1.1", weights=Weights(torchvision="DEFAULT"))
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch) -> str:
+    """A file at the address of torchvision's ResNet-18."""
+    digits = hashlib.sha256(b"weights").hexdigest()[:8]
+    (tmp_path / "publisher").mkdir()
+    (tmp_path / "publisher" / f"resnet18-{digits}.pth").write_bytes(b"weights")
+    monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", f"file://{tmp_path}/publisher/resnet18-{digits}.pth")
+    return f"resnet18-{digits}.pth"
+
+
+def test_published_weights_reach_the_machines_of_a_cluster_through_the_storage(tmp_path, published, monkeypatch):
+    storage = tmp_path / "storage"
+    submits, node = (
+        Paths.from_environment({"IPCNN_HOME": str(tmp_path / name), "IPCNN_STORAGE": str(storage)})
+        for name in ("submits", "node")
+    )
+    models = [NAMED, NAMED.model_copy(update={"cut": "layer1.0"}), Model(network="compact")]
+    fetch_weights(models, submits, shared=False)
+    assert (submits.home / "weights" / published).read_bytes() == b"weights" and not storage.exists()
+    fetch_weights(models, submits, shared=True)
+    assert [path.name for path in (storage / "weights").iterdir()] == [published]
+    (tmp_path / "publisher" / published).unlink()  # a worker downloads nothing
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: weights_to_node(NAMED, node), range(4)))
+    assert named_weights(NAMED).path(node).read_bytes() == b"weights"
+    fetch_weights(models, submits, shared=True)
+
+
+def test_a_worker_without_the_weights_leaves_the_message_to_the_loader(tmp_path, published):
+    paths = Paths.from_environment({"IPCNN_HOME": str(tmp_path / "node")})
+    weights_to_node(NAMED, paths)
+    weights_to_node(Model(network="compact"), paths)
+    assert not named_weights(NAMED).path(paths).exists()
+
+
+def test_weights_in_a_bucket_need_no_download(paths, published, tmp_path):
+    open_storage("s3://bucket/weights").put_bytes(b"weights", published)
+    (tmp_path / "publisher" / published).unlink()
+    local = local_paths(paths)
+    fetch_weights([NAMED], local, shared=False)
+    assert named_weights(NAMED).path(local) == local.weights / published
+    with pytest.raises(DataError, match=r"put it here as .*/weights/resnet18-"):
+        fetch_weights([NAMED], replace(local, weights=tmp_path / "nowhere"), shared=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from fakes.killed_run import killed_run
 from fakes.training import MemoryRecord, MemoryTracker, OnReport, Runtime, as_threads, timeless, tiny
 from safetensors.torch import load
@@ -21,6 +22,7 @@ from ipcnn_ray.train.run_dir import MEAN_KEY, Attempts, RunTakenOver
 from ipcnn_ray.train.run_metadata import ControlReference
 from ipcnn_ray.train.runtime import StopRun
 from ipcnn_ray.train.trainer import train_run
+from ipcnn_ray.utils.files import sha256_of
 
 BUCKET = "s3://bucket/runs/a"
 EVERY_EPOCH = {"epoch", "train_loss", "filter_loss", "train_error", "learning_rate", "images_per_second", "seconds"}
@@ -291,6 +293,29 @@ def test_an_interrupted_run_goes_on(bench, whole):
     assert bench.run(tiny(), runtime=stop_after(3), record=record).state == "succeeded"
     assert record.states == [("running", ""), ("stopped", "early stopping"), ("running", ""), ("succeeded", "")]
     assert (bench.weights(), record.history) == whole
+
+
+def test_published_weights_bring_their_mean(bench, monkeypatch):
+    """The network, the cache of its frozen layers and the final model all subtract it, not that of the data."""
+    published = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.value
+    torch.manual_seed(0)
+    (bench.root / "weights").mkdir()
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), new := bench.root / "weights" / "new.pth")
+    file = new.rename(new.with_name(f"squeezenet-{sha256_of(new)[:8]}.pth"))
+    monkeypatch.setattr(published, "url", f"https://127.0.0.1:1/{file.name}")
+    model = {"network": "squeezenet1_1", "cut": "features.3", "image_size": 64, "dropout": 0.0}
+    model["weights"] = {"torchvision": "DEFAULT"}
+    train = {"epochs": 1, "freeze_through": "features.0"}
+    cached = tiny(model=model, train=train)
+    uncached = tiny(model=model, train=train, compute={"cache_frozen": False})
+    results = [bench.run(spec, str(number)).metrics for number, spec in enumerate((cached, uncached))]
+    first, second = timeless(results)
+    assert first == second
+    assert bench.record.tags["model.weights_digest"] == sha256_of(file)
+    assert load(bench.weights("0"))[MEAN_KEY][:, 5, 7].tolist() == pytest.approx([123.675, 116.28, 103.53])
+    final, example = final_model(bench.request(cached, "0"))
+    shifted = final.net((example - torch.tensor([123.675, 116.28, 103.53]).reshape(3, 1, 1)) / 64)
+    assert torch.equal(final(example), shifted)
 
 
 UNTRAINED = {"epochs": 0, "warmup_epochs": 2, "decay_epochs": 9}

@@ -36,6 +36,8 @@ class Archive:
     """(glob of what the archive holds, folder below IPCNN_DATA that it is put into)."""
     md5: str = ""
     """Published checksum; empty if there is none."""
+    sha256: str = ""
+    """Published SHA-256, or the first digits of it; empty if there is none."""
 
     @property
     def name(self) -> str:
