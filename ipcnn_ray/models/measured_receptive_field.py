@@ -144,8 +144,8 @@ def _dependence(positive: nn.Module, shape: Shape, axis: int) -> tuple[list[int]
     The cells are two at each end, three in the middle, and two between."""
     generator = torch.Generator().manual_seed(1)
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # of modules that draw random numbers themselves
-        x = torch.rand((2, *shape), generator=generator, dtype=torch.float64).requires_grad_()
+        torch.default_generator.manual_seed(0)  # of modules that draw random numbers; not that of a GPU
+        x = torch.rand((1, *shape), generator=generator, dtype=torch.float64).requires_grad_()
         try:
             with _MeansForMaxima():
                 y = positive(x * 1)  # a copy, since the first operation may be in place
