@@ -62,15 +62,16 @@ def fetch_file(archive: Archive, target: Path, progress: Progress | None = None)
     Its bytes arrive in `.downloads` beside it; while one process downloads, others wait for it. Raises DataError, also
     if the folder cannot be written.
     """
+    if target.exists():
+        if damage := _wrong_hash(archive, target):
+            raise DataError([Issue(str(target), damage, f"Delete it, and it is downloaded from {archive.url}.")])
+        return
     downloads = target.parent / DOWNLOADS
     try:
         downloads.mkdir(parents=True, exist_ok=True)
         with file_lock(downloads / f"{target.name}.lock"):
             if not target.exists():
                 os.replace(download(archive, downloads, progress), target)
-            elif damage := _wrong_hash(archive, target):
-                what, advice = f"{target} {damage}", "Delete it, and it is downloaded anew."
-                raise _error(archive, what, advice)
     except DataError as error:
         (issue,) = error.issues
         advice = f"{issue.advice} Without a connection, fetch it elsewhere and put it here as {target}"

@@ -111,8 +111,7 @@ def load_weights(
     Deviations: for files, the mean is that of the training split's images (as in the released code), not the file's.
     """
     path = _find_file(weights, folder, named)
-    digest = sha256_of(path)
-    if named and not digest.startswith(named.sha256):
+    if named and not (digest := sha256_of(path)).startswith(named.sha256):
         what = f"has the SHA-256 {digest}; that of {named.label} begins with {named.sha256}"
         raise DataError([Issue(str(path), what, "The file is damaged or another one. Delete it, and submit again.")])
     original = tuple(name for name in net.convs if name != network.appended.name)
@@ -138,7 +137,7 @@ def load_weights(
     unused = [name for name in file.names if name not in used]
     text = _report_text(weights, network, loaded, random, unused, file, named)
     log.info("%s", text)
-    return LoadReport(loaded, random, digest, original, text)
+    return LoadReport(loaded, random, sha256_of(path), original, text)
 
 
 def _find_file(weights: Weights, folder: Path | None, named: NamedWeights | None) -> Path:
@@ -304,7 +303,7 @@ def _report_text(
         scaled = any(abs(std * network.input_scale - 1) > 1e-6 for std in named.std)
     changes = [*(["channels turned round"] if order == "bgr" else []), *(["scaled"] if scaled else [])]
     folded = " and ".join(changes) or "as they are"
-    stated = "as published" if named and not weights.channels else "as stated; the file does not say"
+    stated = "as published" if named and order == "rgb" else "as stated; the file does not say"
     checked = f" (confirmed: {file.because})" if file.order else f" ({stated})"
     shown = [*unused[:8], *([f"{len(unused) - 8} more"] if len(unused) > 8 else [])]
     lines = [

@@ -109,7 +109,7 @@ def run_submission(
     paths = local_paths(paths)
     check_backbones(loaded)
     preflight(paths.storage)
-    downloading = progress_lines(lambda line: listener(Logged(line)))
+    downloading = progress_lines(lambda line: listener(Logged(f"downloading {line}")))
     fetch_weights(models_of(spec), paths, shared=address is not None, progress=downloading)
     weight_reports = check_weights(spec, paths)
     for report in weight_reports:

@@ -77,7 +77,7 @@ def fetch_weights(models: Sequence[Model], paths: Paths, shared: bool, progress:
     a cluster. Raises DataError if an address cannot be read or a file is not the published one, TrackingError if the
     storage cannot be written.
     """
-    for named in {named for model in models if (named := named_weights(model))}:
+    for named in dict.fromkeys(named for model in models if (named := named_weights(model))):
         path = named.path(paths)
         fetch_file(Archive(named.url, (), sha256=named.sha256), path, progress)
         storage, key = open_storage(paths.storage), f"{SHARED_WEIGHTS}/{path.name}"

@@ -240,7 +240,9 @@ def test_a_file_of_another_hash_is_not_put_in_place(server, tmp_path):
     )
     assert [path.name for path in tmp_path.iterdir()] == [DOWNLOADS]
     (tmp_path / "w.pth").write_bytes(b"<html>")
-    with pytest.raises(DataError, match=rf"w\.pth has the SHA-256 {sent}, expected .*\n +Delete it, and it is"):
+    with pytest.raises(
+        DataError, match=rf"w\.pth  has the SHA-256 {sent}, expected .*\n +Delete it, and it is downloaded"
+    ):
         fetch_file(expected, tmp_path / "w.pth")
     assert len(server.ranges) == 1
 
@@ -263,6 +265,12 @@ def test_a_folder_that_cannot_be_written(server, tmp_path):
         DataError, match=r"w\.pth  cannot be written: .*\n.*put http.*set\.tgz there yourself, as w\.pth"
     ):
         fetch_file(whole(server), tmp_path / "weights" / "w.pth")
+
+
+def test_a_file_that_is_there_leaves_its_folder_as_it_is(server, tmp_path):
+    (tmp_path / "w.pth").write_bytes(server.content)
+    fetch_file(whole(server), tmp_path / "w.pth")
+    assert [path.name for path in tmp_path.iterdir()] == ["w.pth"] and not server.ranges
 
 
 def test_progress_is_a_line_per_tenth():
