@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from models.test_fx_receptive_field import BLOCKS, Shuffled
@@ -10,14 +12,16 @@ from torch.nn import functional as F
 from torchvision.models import resnet18
 from torchvision.ops import SqueezeExcitation
 
+from ipcnn_ray.core import receptive_field as core
 from ipcnn_ray.core.receptive_field import Field, Window
 from ipcnn_ray.models.backbones import backbone_blocks, backbone_modules
 from ipcnn_ray.models.build import assemble
 from ipcnn_ray.models.fx_receptive_field import NoReceptiveField, module_window
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.models.measured_receptive_field import find_window, measured_window, receptive_field
+from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.model import Model
-from ipcnn_ray.spec.networks import Trunk
+from ipcnn_ray.spec.networks import NETWORKS, Conv, Trunk
 from ipcnn_ray.spec.template import NoTemplate
 
 
@@ -32,7 +36,7 @@ def test_blocks_of_known_operations(block, size):
 class Body(nn.Module):
     """The layers of a network with a ReLU behind each convolution, as it runs; without the masks."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: InterpretableNet) -> None:
         super().__init__()
         self.net = net
 
@@ -42,27 +46,28 @@ class Body(nn.Module):
         return x
 
 
+def measured(net: InterpretableNet, size: int) -> Field:
+    return core.receptive_field([measured_window(Body(net), (3, size, size))])
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_networks_of_the_table(network):
+    """With four channels per layer, which do not matter here."""
+    model, table = Model(network=network), NETWORKS[network]
+    layers = [replace(layer, out=4, groups=1) if isinstance(layer, Conv) else layer for layer in table.layers]
+    narrow = replace(table, layers=tuple(layers), appended=replace(table.appended, out=4))
+    net = InterpretableNet(narrow, appended=True, interpretable=(), mask_factory=None, device="meta")
+    assert measured(net, table.image_size) == layer_receptive_field(model, table.appended.name)
+
+
 @pytest.mark.parametrize(
-    "model",
-    [
-        Model(network="compact"),
-        Model(network="squeezenet1_1", cut="features.4", image_size=64),
-        Model(network="resnet18", cut="layer1.1", image_size=64),
-        pytest.param(Model(network="alexnet"), marks=pytest.mark.slow),
-        pytest.param(Model(network="vgg_m"), marks=pytest.mark.slow),
-        pytest.param(Model(network="vgg16"), marks=pytest.mark.slow),
-        pytest.param(Model(network="squeezenet1_1", cut="features.12"), marks=pytest.mark.slow),
-        pytest.param(Model(network="resnet18", cut="layer3.1"), marks=pytest.mark.slow),
-    ],
-    ids=lambda model: f"{model.network} {model.cut or ''}".strip(),
+    ("network", "cut", "size"),
+    [("squeezenet1_1", "features.4", 64), ("squeezenet1_1", "features.9", 127), ("resnet18", "layer2.0", 64)],
 )
-def test_whole_networks_of_known_operations(model):
+def test_networks_of_torchvision(network, cut, size):
+    model = Model(network=network, cut=cut, image_size=size)
     net = assemble(model, NoTemplate(shape="none"), device="meta")
-    size, layer = model.table.image_size, net.interpretable[-1]
-    window = measured_window(Body(net), (3, size, size))
-    field = layer_receptive_field(model, layer)
-    center = (window.kernel - 1) / 2 - window.pad
-    assert (window.kernel, window.stride, center) == (field.size, field.stride, field.first_center)
+    assert measured(net, size) == layer_receptive_field(model, "appended")
 
 
 def test_the_receptive_fields_of_a_network_of_ones_own():
