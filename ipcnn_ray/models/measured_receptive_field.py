@@ -36,9 +36,9 @@ def receptive_field(module: nn.Module, input_shape: Shape = (3, 224, 224)) -> Fi
     computed from the torch.fx graph where that has known operations alone, and otherwise measured by gradients, on the
     CPU, with an input of `input_shape`. The module and torch's random numbers stay as they are.
 
-    Where a cell depends on the whole input (squeeze-and-excitation, attention, group normalisation, or fields that are
-    larger than the input), `whole` is true, and stride and centre are those of the square that it depends on more than
-    three times as much as some other cell does. Is there none, the centres are a grid that is centred on the input.
+    Where a cell depends on the whole input (squeeze-and-excitation, attention, group normalisation), `whole` is true;
+    size, stride and centre are then those of the square that it depends on more than three times as much as some other
+    cell does. If there is none, the centres are a grid that is centred on the input.
 
     module: from an image to a map, such as ``nn.Sequential(*list(resnet18().children())[:-2])``. input_shape: channels,
     rows and columns of its input, of which a measurement depends on the size.
@@ -124,16 +124,14 @@ def _axis_window(positive: nn.Module, shape: Shape, axis: int) -> Window:
     """Return the window along one axis: 2 for rows, 3 for columns."""
     channels, height, width = shape
     cells, seen = _dependence(positive, shape, axis)
-    first, last = _ends(seen)
-    if len(first.unique()) == len(last.unique()) == 1:
-        return _whole_window(cells, seen)
-    window = _fitted(cells, first, last)
-    if window is None:  # fields that are cut off at both edges: a larger input shows them
-        try:
-            cells, seen = _dependence(positive, (channels, 2 * height, 2 * width), axis)
-        except NoReceptiveField:
-            return _whole_window(cells, seen)
-        window = _fitted(cells, *_ends(seen))
+    window = _strongest(cells, seen) if _is_whole(seen) else _fitted(cells, *_ends(seen))
+    if window is not None:
+        return window
+    try:  # fields that are cut off at both edges: a larger input shows them
+        larger_cells, larger = _dependence(positive, (channels, 2 * height, 2 * width), axis)
+    except NoReceptiveField:
+        return _strongest(cells, seen) or _grid(cells, seen)
+    window = _grid(cells, seen) if _is_whole(larger) else _fitted(larger_cells, *_ends(larger))
     if window is None:
         raise NoReceptiveField("its cells do not lie on a grid with one stride and one size of field")
     return window
@@ -198,17 +196,27 @@ def _fitted(cells: list[int], first: Tensor, last: Tensor) -> Window | None:
     return Window(high - low + 1, stride, -low) if inside and ordered else None
 
 
-def _whole_window(cells: list[int], seen: Tensor) -> Window:
-    """Return the window of cells that depend on the whole input: where they depend on it most, if that is a square,
-    else all of it, centred on a grid."""
-    size, count = seen.shape[1], cells[-1] + 1
+def _is_whole(seen: Tensor) -> bool:
+    """Return whether all cells depend on the same rows."""
+    first, last = _ends(seen)
+    return len(first.unique()) == len(last.unique()) == 1
+
+
+def _strongest(cells: list[int], seen: Tensor) -> Window | None:
+    """Return the window of the rows that a cell depends on most; None if there is no such window."""
     share = seen / seen.sum(1, keepdim=True)
     strong = torch.where(share > STRONGER * share.amin(0), share, 0)
-    middle = [index for index, cell in enumerate(cells) if abs(cell - count // 2) <= 1]
-    if bool((strong[middle] > 0).any(1).all()) and len(middle) == 3:
-        window = _fitted([cells[index] for index in middle], *_ends(strong[middle]))
-        if window is not None:
-            return replace(window, whole=True)
-    stride = max(1, round(size / count))
-    kernel = size + stride * (count - 1) % 2  # so that the padding is a whole number
-    return Window(kernel, stride, (kernel - size + stride * (count - 1)) // 2, whole=True)
+    center = (cells[-1] + 1) // 2
+    middle = [index for index, cell in enumerate(cells) if abs(cell - center) <= 1]
+    if len(middle) < 3 or not bool((strong[middle] > 0).any(1).all()):
+        return None
+    window = _fitted([cells[index] for index in middle], *_ends(strong[middle]))
+    return replace(window, whole=True) if window else None
+
+
+def _grid(cells: list[int], seen: Tensor) -> Window:
+    """Return the window of cells that depend on all rows alike: their centres are a grid, centred on the input."""
+    size, steps = seen.shape[1], cells[-1]
+    stride = max(1, round(size / (steps + 1)))
+    kernel = size + stride * steps % 2  # so that the padding is a whole number
+    return Window(kernel, stride, (kernel - size + stride * steps) // 2, whole=True)

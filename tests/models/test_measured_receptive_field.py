@@ -62,7 +62,7 @@ def test_networks_of_the_table(network):
 
 @pytest.mark.parametrize(
     ("network", "cut", "size"),
-    [("squeezenet1_1", "features.4", 64), ("squeezenet1_1", "features.9", 127), ("resnet18", "layer2.0", 64)],
+    [("squeezenet1_1", "features.4", 64), ("squeezenet1_1", "features.12", 127), ("resnet18", "layer2.0", 64)],
 )
 def test_networks_of_torchvision(network, cut, size):
     model = Model(network=network, cut=cut, image_size=size)
