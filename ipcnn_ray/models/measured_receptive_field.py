@@ -199,7 +199,7 @@ def _fitted(cells: list[int], first: Tensor, last: Tensor) -> Window | None:
 def _is_whole(seen: Tensor) -> bool:
     """Return whether all cells depend on the same rows."""
     first, last = _ends(seen)
-    return len(first.unique()) == len(last.unique()) == 1
+    return bool((first == first[0]).all() and (last == last[0]).all())
 
 
 def _strongest(cells: list[int], seen: Tensor) -> Window | None:
