@@ -108,10 +108,10 @@ def run_submission(
         listener(Logged("copying data and weights to this machine"))
     paths = local_paths(paths)
     check_backbones(loaded)
-    preflight(paths.storage)
     downloading = progress_lines(lambda line: listener(Logged(f"downloading {line}")))
     fetch_weights(models_of(spec), paths, shared=address is not None, progress=downloading)
     weight_reports = check_weights(spec, paths)
+    preflight(paths.storage)
     for report in weight_reports:
         listener(Logged(report))
     listener(Logged(f"{experiment_id(spec)}: data"))
