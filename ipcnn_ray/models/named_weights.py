@@ -81,7 +81,7 @@ def _of_timm(network: str, weights: Weights) -> NamedWeights:
 
 
 def _of_name(name: str | None, known: Mapping[str, Any], of: str) -> Any:
-    if name not in known:
+    if name is None or name not in known:
         advice = f"{of} are {', '.join(known) or 'not published'}.{did_you_mean(name, list(known))}".removesuffix(".")
         raise UnknownWeightsError(advice)
     return known[name]

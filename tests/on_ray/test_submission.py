@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import math
 import signal
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torchvision
 from fakes.ray_bench import EventLog, equal_metrics, equal_weights, tiny
 from mlflow import MlflowClient
 
@@ -22,6 +24,7 @@ from ipcnn_ray.on_ray.tuner import ExperimentTuner, Interrupted
 from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.run_dir import Attempts
+from ipcnn_ray.utils.paths import Paths
 
 PLAIN = {"name": "plain", "set": {"template.shape": "none"}}
 ONE_PROCESS = {"concurrent_runs": 1}
@@ -281,6 +284,19 @@ def test_data_that_lack_what_a_metric_needs_start_nothing(bench, monkeypatch):
     with pytest.raises(DataError, match="part_interpretability needs the size of every part"):
         run_submission(spec, bench.paths, listener=events.append)
     assert Logged("left out 3: smaller than 50^2 pixels") in events
+
+
+def test_published_weights_are_downloaded_before_anything_starts(tmp_path, monkeypatch):
+    """From an address that sends what is no file of weights: it is fetched, found wanting, and nothing else is done."""
+    name = f"resnet18-{hashlib.sha256(b'no weights').hexdigest()[:8]}.pth"
+    (tmp_path / name).write_bytes(b"no weights")
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights.DEFAULT.value, "url", f"file://{tmp_path}/{name}")
+    paths, events = Paths.from_environment({"IPCNN_HOME": str(tmp_path / "home")}), EventLog()
+    spec = tiny("by_name", model={"network": "resnet18", "cut": "layer1.1", "weights": {"torchvision": "DEFAULT"}})
+    with pytest.raises(DataError, match=rf"home/weights/{name}  cannot be read"):
+        run_submission(spec, paths, listener=events)
+    assert events.events == [Logged(f"downloading file://{tmp_path}/{name}  0 of 0 MiB")]
+    assert [path.name for path in paths.home.iterdir()] == ["weights"]
 
 
 @pytest.mark.slow
