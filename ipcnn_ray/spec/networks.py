@@ -2,7 +2,7 @@
 
 `models/` builds networks from this table, specs check layer names against it, and receptive fields are computed from
 it, so the three agree. It has the spatial layers; the fully connected ones follow from `head`. `row` makes a row for a
-torchvision network, whose layers only `models/` knows.
+network of torchvision or timm, whose layers only `models/` knows.
 
 Sources: Caffe `bvlc_alexnet` deploy.prototxt; Chatfield et al., *Return of the Devil in the Details* (VGG-M,
 VGG-S); Simonyan and Zisserman (VGG-16); the appended layer and its head: Zhang et al., CVPR 2018, released code.
@@ -54,7 +54,7 @@ class Conv:
 
     name: str
     out: int | None
-    """None: the number of its input channels (the layer appended to a torchvision network)."""
+    """None: the number of its input channels (the layer appended to a network of torchvision or timm)."""
     kernel: int
     stride: int = 1
     pad: int = 0
@@ -105,7 +105,7 @@ class Network:
     input_scale: float = 1.0
     """The network sees (pixel in 0..255 - mean) * input_scale."""
     trunk: Trunk | None = None
-    """The part of a torchvision network up to and including a named layer, in place of `layers`."""
+    """The part of a network of torchvision or timm up to and including a named layer, in place of `layers`."""
 
     @property
     def convs(self) -> tuple[str, ...]:
