@@ -1,6 +1,6 @@
 # The image of every node of a cluster, head and workers alike.
 #
-#   docker build -t ipcnn:0.1.0-ray2.60.0 .
+#   docker build -t ipcnn:0.2.0-ray2.60.0 .
 #
 # Base: "base" is NVIDIA's image with the CUDA runtime (cudart) and nothing else; the other CUDA libraries come with
 # torch's own packages, which are built for CUDA 13. Versions: cluster/constraints.txt, made by cluster/constraints.py.

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from ipcnn_ray.spec.loader import load_spec as load_spec
     from ipcnn_ray.utils.paths import Paths as Paths
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _METRICS = "ipcnn_ray.core.metrics.streaming"
 _PUBLIC = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,13 @@ def test_the_package_imports_nothing_until_a_name_is_used():
     code = "import sys, ipcnn_ray; sys.exit(' '.join({'ray', 'torch', 'mlflow', 'pydantic'} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_changelog_begins_with_this_version():
+    changelog = (Path(ipcnn_ray.__file__).parents[1] / "CHANGELOG.md").read_text()
+    headings = re.findall(r"^## (.+)$", changelog, re.MULTILINE)
+    assert headings[0] == ipcnn_ray.__version__
+    assert headings == sorted(headings, key=lambda one: [int(part) for part in one.split(".")], reverse=True)
 
 
 def test_types_are_those_that_are_imported():

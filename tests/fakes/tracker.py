@@ -17,7 +17,7 @@ TAGS = {
     "data.digest": "1cd79a379665c979",
     "model.weights": "none",
     "model.partial_weights": "false",
-    "code.version": "0.1.0",
+    "code.version": "0.2.0",
     "code.commit": "94bb8e8a6ebb7c51ac0f675a18578975ac15099b",
     "code.dirty": "false",
     "env.torch": "2.15.0",
