@@ -35,7 +35,7 @@ THIRD: dict[str, set[str]] = {
     "report": {"numpy", "matplotlib", "scipy", "pydantic", "pandas"},
     "models": {"torch", "torchvision", "numpy", "safetensors"},
     "data": {"torch", "numpy", "PIL", "pydantic"},
-    "train": {"torch", "numpy", "safetensors"},
+    "train": {"torch", "numpy", "safetensors", "psutil"},
     "on_ray": {"torch", "optuna"},
     "cli": {"typer", "rich", "pydantic", "pandas"},
 }

@@ -18,6 +18,7 @@ from ipcnn_ray.cli.options import RUN_FAILED, STOPPED, WRONG_REQUEST
 from ipcnn_ray.errors import IpcnnError, TrainingError
 
 try:
+    from ipcnn_ray.cli.cleanup import delete, gc
     from ipcnn_ray.cli.datasets import data
     from ipcnn_ray.cli.doctor import doctor
     from ipcnn_ray.cli.jobs import list_, logs, stop
@@ -34,7 +35,7 @@ except IpcnnError as error:  # an entry point of another package is wrong
 app = typer.Typer(name="ipcnn", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 for command in (
     *(submit, status, logs, stop, report, compare, pictures, ui),
-    *(validate, plan, schema, init, doctor),
+    *(validate, plan, schema, init, doctor, delete, gc),
 ):
     app.command()(command)
 app.command("list")(list_)

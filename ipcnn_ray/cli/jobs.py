@@ -25,8 +25,6 @@ from ipcnn_ray.cli.options import (
     submitted_experiments,
 )
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
 from ipcnn_ray.tracking import open_tracker
 from ipcnn_ray.tracking.run_summary import State
 from ipcnn_ray.tracking.storage import is_url, join_path
@@ -36,6 +34,7 @@ from ipcnn_ray.utils.text import did_you_mean
 
 if TYPE_CHECKING:
     from ipcnn_ray.on_ray.job_client import ExperimentJob, JobClient
+    from ipcnn_ray.spec.experiment import ExperimentSpec
 
 COLUMNS = ("experiment", "state", "times", "began", "took", "why")
 POLL_S = 0.5
@@ -93,7 +92,7 @@ def _recorded(paths: Paths) -> list[ListedExperiment]:
 
 def _on_cluster(address: str) -> list[ListedExperiment]:
     newest: dict[str, ListedExperiment] = {}
-    for job in _client(address).jobs():
+    for job in cluster_client(address).jobs():
         newest.setdefault(
             job.experiment,
             ListedExperiment(job.experiment, job.state, job.attempt, job.began, job.ended, job.cause),
@@ -101,7 +100,8 @@ def _on_cluster(address: str) -> list[ListedExperiment]:
     return list(newest.values())
 
 
-def _client(address: str) -> JobClient:
+def cluster_client(address: str) -> JobClient:
+    """Return the client of a cluster's jobs."""
     from ipcnn_ray.on_ray import job_client
 
     return job_client.JobClient(address)
@@ -110,7 +110,7 @@ def _client(address: str) -> JobClient:
 def logs(experiment: ExperimentArgument, follow: FollowOption = False, address: AddressOption = None) -> None:
     """Show the log of an experiment."""
     if address:
-        client = _client(address)
+        client = cluster_client(address)
         pieces = client.logs(client.find(experiment).id, follow=follow)
     else:
         pieces = _local_log(experiment, follow)
@@ -181,7 +181,7 @@ def _request_stop(identity: str, paths: Paths) -> None:
 def _stop_on_cluster(name: str, address: str, now: bool) -> None:
     from ipcnn_ray.on_ray.job_client import write_working_dir
 
-    client = _client(address)
+    client = cluster_client(address)
     job = client.find(name)
     if job.finished:
         raise IpcnnError(f"{job.experiment} is not under way on {address}: it has {job.state}\nSee: ipcnn list")
@@ -230,6 +230,8 @@ def submit_job(
 
     wait: Minutes that the cluster may take to provide the resources of one run. detach: Return after the submission.
     """
+    from ipcnn_ray.spec.runs import experiment_id
+
     identity = experiment_id(experiment)
     client, job, started = start_job(address, experiment, fresh=fresh, wait=wait)
     how = f"submitted to {address}" if started else f"is under way on {address} already; nothing was submitted"
@@ -259,8 +261,9 @@ def start_job(
     wait: Minutes that the cluster may take to provide the resources of one run. Raises IpcnnError.
     """
     from ipcnn_ray.on_ray.job_client import SPEC, write_working_dir
+    from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
 
-    identity, client = experiment_id(experiment), _client(address)
+    identity, client = experiment_id(experiment), cluster_client(address)
     arguments = ["submit", SPEC, "--on-cluster", "--wait", f"{wait:g}", *(["--fresh"] if fresh else [])]
     with tempfile.TemporaryDirectory(prefix="ipcnn-") as folder:
         write_working_dir(Path(folder), resolved_yaml(experiment))
@@ -285,7 +288,7 @@ def _exit_as(job: ExperimentJob) -> None:
 
 def tracking_uri_of(address: str) -> str:
     """Return the tracking URI of the newest job on a cluster that was given one. Raises IpcnnError."""
-    record = next((job.record for job in _client(address).jobs() if job.record), "")
+    record = next((job.record for job in cluster_client(address).jobs() if job.record), "")
     if not record:
         raise IpcnnError(f"no job on {address} was given a record\nSet MLFLOW_TRACKING_URI to the cluster's MLflow.")
     return record

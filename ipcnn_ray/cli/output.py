@@ -175,6 +175,16 @@ def format_count(number: int) -> str:
     return f"{number:,}".replace(",", " ")
 
 
+def format_bytes(count: int) -> str:
+    """512 B, 1.5 kB or 2.3 GB."""
+    size, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.5 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.3g} {unit}"
+
+
 def format_clock(seconds: float) -> str:
     """1:05 or 2:03:04."""
     minutes, seconds_left = divmod(max(0, round(seconds)), 60)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ipcnn_ray.data.crops import G
 from ipcnn_ray.data.split import Items
 from ipcnn_ray.errors import DataError, Issue
-from ipcnn_ray.utils.files import Stamps, atomic_folder, sha256_of
+from ipcnn_ray.utils.files import Stamps, atomic_folder, mark_used, sha256_of
 
 FORMAT = 4
 SAMPLES, SAMPLE_BYTES = 64, 4096
@@ -164,6 +164,7 @@ def open_store(cache: Path, digest: str) -> CropStore | None:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
         _check(folder, digest, meta)
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        mark_used(folder)
         with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
             return CropStore(
                 digest=digest,

@@ -3,7 +3,7 @@
 <storage>/<experiment>/<run>/              checkpoints and result of a run
 <storage>/<experiment>/search/             state of the search
 <storage>/<experiment>/stop                request to stop after the current epochs
-<storage>/<experiment>/submissions.json    number of submissions
+<storage>/<experiment>/submissions.json    number of submissions, and the record of the last one
 <storage>/<experiment>/driver.json         S3 only: the driver and its heartbeat (bucket_lease.py)
 <storage>/.<experiment>.lock               file system only: the driver's lock, with its process id
 """
@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,7 @@ from ipcnn_ray.on_ray.bucket_lease import DRIVER, bucket_lease, is_leased
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id
 from ipcnn_ray.tracking.storage import join_path
+from ipcnn_ray.tracking.tracking_uri import without_password
 from ipcnn_ray.train.run_dir import RESULT_FILE, local_path, open_run_dir, read_file, write_file
 from ipcnn_ray.utils.locks import LockedError, pid_lock, pid_lock_holder
 from ipcnn_ray.utils.paths import Paths
@@ -52,12 +54,22 @@ def archive(root: str) -> None:
         files.move(name, f"{name}.before-{time.strftime('%Y%m%d-%H%M%S')}", leave=lease)
 
 
-def count_submission(root: str) -> int:
-    """Return the number of submissions of the experiment, this one included."""
+def count_submission(root: str, record: str = "") -> int:
+    """Return the number of submissions of the experiment, this one included. record: URI of its tracker."""
     previous = read_file(root, SUBMISSIONS)
     count = (int(json.loads(previous)["count"]) if previous else 0) + 1
-    write_file(root, SUBMISSIONS, json.dumps({"count": count}).encode())
+    write_file(root, SUBMISSIONS, json.dumps({"count": count, "record": without_password(record)}).encode())
     return count
+
+
+def delete_files(folder: str) -> None:
+    """Delete all files of an experiment or of a run, but the heartbeat of a driver. Repeated, it deletes the rest."""
+    files = open_run_dir(folder)
+    for key in files.list():
+        if key != DRIVER:
+            files.delete(key)
+    if (local := local_path(folder)) is not None:
+        shutil.rmtree(local, ignore_errors=True)
 
 
 def request_stop(root: str) -> None:
@@ -81,8 +93,8 @@ def exclusive(root: str, warn: Callable[[str], None]) -> Iterator[None]:
             stack.enter_context(bucket_lease(root, warn) if local_path(root) is None else pid_lock(_lock_path(root)))
         except LockedError as error:
             raise IpcnnError(
-                f"{root.rpartition('/')[2]} is being trained by another process on this storage\n"
-                "Wait for it or stop it; or submit under another name."
+                f"{(name := root.rpartition('/')[2])} is being trained by another process on this storage\n"
+                f"Wait for it or stop it (ipcnn stop {name}); or submit under another name."
             ) from error
         yield
 

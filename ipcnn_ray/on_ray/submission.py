@@ -33,6 +33,7 @@ from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.tracking.storage import is_url, join_path, preflight
 from ipcnn_ray.tracking.tracker import SPEC_ARTIFACT, Tracker
 from ipcnn_ray.tracking.tracking_uri import is_server
+from ipcnn_ray.train.checkpoint import drop_training_states
 from ipcnn_ray.train.data_sync import fetch_weights, local_paths
 from ipcnn_ray.train.evaluate import check_metrics
 from ipcnn_ray.train.final_model import final_model, trained_template
@@ -90,6 +91,9 @@ def run_submission(
         fresh: Archive what an earlier submission trained, and train everything again.
         address: Address of a Ray cluster (``auto``: the one of this machine). By default an embedded Ray is started.
         wait: Seconds that a cluster may take to provide the resources of one run.
+
+    Returns:
+        The ranked runs, those that failed included.
 
     Raises:
         SpecError: A layer of a torchvision network, or the name of its weights, is unknown.
@@ -187,11 +191,12 @@ def run_experiment(
         experiment_dir.clear_stop_request(root)
         parent = tracker.open_parent(spec.name, experiment_id(spec), fresh=fresh)
         parent.set_state("running")
-        submissions = {"ipcnn.submissions": str(experiment_dir.count_submission(root))}
+        submissions = {"ipcnn.submissions": str(experiment_dir.count_submission(root, tracker.uri))}
         context = ExperimentContext(spec, paths, tracker, parent.handle, gpus=0.0, tags=tags or {})
         parent.set_tags({**(tags or {}), **context.objectives.tags(), **submissions})
         parent.log_text(resolved_yaml(spec), SPEC_ARTIFACT)
         known = experiment_dir.finished_runs(root)
+        drop_training_states(root, known)  # of runs whose process was killed first, or of an earlier version
         try:
             with ExperimentTuner(listener, address, wait) as tuner:
                 runs = _train_runs(context, tuner, listener, known)

@@ -17,7 +17,7 @@ from ipcnn_ray.on_ray.experiment_context import ExperimentContext
 from ipcnn_ray.on_ray.trainables import MAX_LOST_WORKERS, TrialLock
 from ipcnn_ray.spec.runs import Run
 from ipcnn_ray.tracking.run_summary import RunSummary, State
-from ipcnn_ray.train.checkpoint import read_result, write_result
+from ipcnn_ray.train.checkpoint import drop_training_state, read_result, write_result
 from ipcnn_ray.train.run_dir import ProgressFile, ProgressUpdate, write_interval_s
 
 TUNE_TIMES = {"time_this_iter_s", "time_total_s", "time_since_restore"}
@@ -124,6 +124,7 @@ class TuneCallback(Callback):
             result = replace(summary, state="pruned", cause=cause, metrics=last)
             self._record(run, "pruned", cause)
             write_result(folder, result)
+            drop_training_state(folder)
         self._end(result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

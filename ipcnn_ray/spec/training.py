@@ -170,6 +170,9 @@ class Compute(Section):
     """Retries after an error in the run itself. Restarts after lost workers do not count."""
     cache_frozen: Flag = True
     """Keep the outputs of frozen layers on disk instead of computing them every epoch."""
+    system_metrics: Flag = True
+    """Record processor, memory, disk, network and GPU of every worker with each epoch, at most every 10 s, as metrics
+    `system/rank_0/...`, which MLflow shows on a page of their own."""
     speed: Literal["exact", "fast"] = "exact"
     """`exact`: on a GPU deterministic kernels, so that a resumed run has the same bytes, and float32 without TF32.
     `fast`: on a GPU the fastest kernels, float32 by TF32 in convolutions, evaluation and frozen layers included; on any

@@ -85,6 +85,9 @@ class BufferedTracker:
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:
         return self.retry(lambda: self.tracker.find(experiment, run_id))
 
+    def delete(self, handle: str) -> None:
+        self.retry(lambda: self.tracker.delete(self.server_handle(handle)))
+
     def read(self, handle: str, path: str) -> str | None:
         return self.tracker.read(self.server_handle(handle), path)
 

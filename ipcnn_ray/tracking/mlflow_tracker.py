@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -197,9 +198,45 @@ class MlflowTracker:
         return [run for run in runs if "ipcnn.superseded" not in run.tags]
 
     def delete(self, handle: str) -> None:
-        """Mark a run as deleted; `mlflow gc` removes it for good."""
         with _store_errors(self.uri):
-            _client(self.uri).delete_run(handle)
+            client = _client(self.uri)
+            experiment = client.get_run(handle).info.experiment_id
+            above = {
+                run.info.run_id: {run.data.tags.get("mlflow.parentRunId"), run.data.tags.get("ipcnn.superseded")}
+                for run in self._search(experiment, "tags.\"ipcnn.run\" != ''")
+            }
+            below = {handle}
+            while more := {run for run, others in above.items() if others & below} - below:
+                below |= more
+            for run in sorted(below, key=lambda run: run == handle):
+                for model in client.search_logged_models([experiment], filter_string=f"source_run_id = '{run}'"):
+                    client.delete_logged_model(model.model_id)
+                client.delete_run(run)
+
+    def deleted(self) -> dict[str, str]:
+        """Return the runs that are marked as deleted: the place of their artifacts by handle."""
+        if not exists(self.uri):
+            return {}
+        with _store_errors(self.uri):
+            client, both = _client(self.uri), _mlflow().entities.ViewType.ALL
+            experiments = _all_pages(client.search_experiments, order_by=["creation_time DESC"], view_type=both)
+            ids = [experiment.experiment_id for experiment in experiments]
+            view, order = _mlflow().entities.ViewType.DELETED_ONLY, ["attributes.start_time DESC"]
+            if not ids:
+                return {}
+            runs = _all_pages(client.search_runs, ids, "", order_by=order, run_view_type=view)
+            return {run.info.run_id: run.info.artifact_uri or "" for run in runs}
+
+    def purge(self) -> None:
+        """Remove for good what is marked as deleted, by `mlflow gc`. Raises TrackingError, also for a server, whose
+        database only its own machine can reach."""
+        command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", self.uri, "--tracking-uri", self.uri]
+        if is_server(self.uri):
+            raise TrackingError(f"MLflow at {without_password(self.uri)}: run `mlflow gc` where the server runs")
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment()})
+        if done.returncode:
+            last = done.stderr.strip().rpartition("\n")[2]
+            raise TrackingError(f"mlflow gc of {without_password(self.uri)} has failed: {shortened(last, 400)}")
 
     def experiments(self) -> list[str]:
         if not exists(self.uri):
@@ -319,7 +356,7 @@ def _recorded(run: Any) -> RecordedRun:
         dict(run.data.params),
         handle=run.info.run_id,
         parent=tags.get("mlflow.parentRunId", ""),
-        metrics=dict(run.data.metrics),
+        metrics={key: value for key, value in run.data.metrics.items() if not key.startswith("system/")},
         started=run.info.start_time / 1000 if run.info.start_time else None,
         ended=run.info.end_time / 1000 if run.info.end_time else None,
     )
@@ -465,10 +502,10 @@ class _MlflowRun:
                 _client(self.uri).update_run(self.handle, status=STATUS[state])
 
 
-def _all_pages(search: Callable[..., Any], *query: Any, order_by: list[str]) -> Iterator[Any]:
+def _all_pages(search: Callable[..., Any], *query: Any, order_by: list[str], **view: Any) -> Iterator[Any]:
     token: str | None = None
     while token != "":
-        page = search(*query, order_by=order_by, page_token=token)
+        page = search(*query, order_by=order_by, page_token=token, **view)
         yield from page
         token = page.token or ""
 

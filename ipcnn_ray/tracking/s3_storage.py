@@ -198,18 +198,21 @@ class S3Storage:
         return sorted(self._entries(prefix))
 
     def checksums(self) -> dict[str, str]:
-        return self._entries("")
+        return {key: f"{size}-{etag}" for key, (size, etag) in self._entries("").items()}
 
-    def _entries(self, prefix: str) -> dict[str, str]:
+    def sizes(self) -> dict[str, int]:
+        return {key: size for key, (size, _) in self._entries("").items()}
+
+    def _entries(self, prefix: str) -> dict[str, tuple[int, str]]:
         """Return size and ETag of every file below a folder, by key."""
         top = self._name(prefix) if prefix else self.prefix
         folder = f"{top}/" if top else ""
         start = len(self.prefix) + 1 if self.prefix else 0
 
-        def entries() -> dict[str, str]:
+        def entries() -> dict[str, tuple[int, str]]:
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=folder)
             listed = [entry for page in pages for entry in page.get("Contents", [])]
-            return {entry["Key"][start:]: f"{entry.get('Size')}-{entry.get('ETag')}" for entry in listed}
+            return {entry["Key"][start:]: (int(entry.get("Size", 0)), str(entry.get("ETag"))) for entry in listed}
 
         return self._request("cannot be listed", entries)
 

@@ -45,6 +45,10 @@ class Storage(Protocol):
         """Return a string for each key that changes with the file's content. Reads no content."""
         ...
 
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each file by key."""
+        ...
+
     def exists(self, key: str) -> bool: ...
 
     def delete(self, key: str) -> None:
@@ -90,6 +94,9 @@ class LocalStorage:
     def checksums(self) -> dict[str, str]:
         stats = ((key, self._path(key).stat()) for key in self.list())
         return {key: f"{stat.st_size}-{stat.st_mtime_ns}" for key, stat in stats}
+
+    def sizes(self) -> dict[str, int]:
+        return {key: self._path(key).stat().st_size for key in self.list()}
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()

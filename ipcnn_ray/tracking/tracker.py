@@ -141,6 +141,11 @@ class Tracker(Protocol):
         """Write buffered records, for at most `timeout` seconds; return how many are left. No run may be training."""
         ...
 
+    def delete(self, handle: str) -> None:
+        """Mark a run as deleted, with its trials, its models and what it superseded. It is found no more. Repeated
+        after an interruption, it marks the rest: the run itself is the last."""
+        ...
+
     def find(self, experiment: str, run_id: str | None = None) -> list[RecordedRun]:
         """Return the runs of an experiment, or the one with this id, newest first, without superseded ones. An unknown
         experiment has none."""

@@ -1,12 +1,15 @@
 """Checkpoints of a run, one per epoch, and its result.
 
-    checkpoints/epoch-0007/state.pt    parameters, buffers, optimizer state, random generators
-    checkpoints/epoch-0007/meta.json   origin, metric history, size and SHA-256 of state.pt
-    result.json                        of a run that has ended
+    checkpoints/epoch-0007/model.pt      parameters and buffers of the network
+    checkpoints/epoch-0007/training.pt   what only resuming needs: optimizer state, random generators
+    checkpoints/epoch-0007/meta.json     origin, metric history, size and SHA-256 of the other files
+    result.json                          of a run that has ended
 
-Checkpoints are atomic: on a file system the folder is written under another name and renamed. In a bucket state.pt has
-its hash in its name, and meta.json, which makes the checkpoint visible, is stored last; both go through a temporary
-folder of this machine. Nothing is unpickled. Only rank 0 writes.
+Checkpoints are atomic: on a file system the folder is written under another name and renamed. In a bucket the other
+files have their hash in their names, and meta.json, which makes the checkpoint visible, is stored last; all go through
+a temporary folder of this machine. Nothing is unpickled. Only rank 0 writes.
+
+Checkpoints of format 1, which earlier versions wrote, have one file `state.pt`. They are read as well.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +31,13 @@ import torch
 
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.tracking.run_summary import RunSummary, translate_earlier_record
-from ipcnn_ray.tracking.storage import Storage
-from ipcnn_ray.train.run_dir import RESULT_FILE, Folder, local_path, open_run_dir, read_file, write_file
+from ipcnn_ray.tracking.storage import Storage, join_path
+from ipcnn_ray.train.run_dir import RESULT_FILE, WEIGHTS_FILE, Folder, local_path, open_run_dir, read_file, write_file
 from ipcnn_ray.utils.files import atomic_folder, sha256_of, write_atomic
 
-FORMAT = 1
-"""Version of the layout of state.pt and meta.json."""
+FORMAT = 2
+"""Version of the layout of a checkpoint."""
+MODEL, TRAINING = "model.pt", "training.pt"
 KEEP = 2
 """Number of checkpoints that are kept."""
 
@@ -88,41 +92,50 @@ def save(folder: Folder, origin: Origin, history: History, state: Mapping[str, A
 
 
 def _write(directory: Path, origin: Origin, history: History, state: Mapping[str, Any]) -> None:
-    with (directory / "state.pt").open("wb") as stream:
-        torch.save(dict(state), stream)
-        stream.flush()
-        os.fsync(stream.fileno())
+    model = {"model": state["model"]}
+    for name, part in ((MODEL, model), (TRAINING, {key: state[key] for key in state if key not in model})):
+        with (directory / name).open("wb") as stream:
+            torch.save(part, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
     meta = {
         "format": FORMAT,
         **asdict(origin),
         "epoch": int(history[-1]["epoch"]),
-        "bytes": (directory / "state.pt").stat().st_size,
-        "sha256": sha256_of(directory / "state.pt"),
+        "files": {name: [(file := directory / name).stat().st_size, sha256_of(file)] for name in (MODEL, TRAINING)},
         "history": [dict(metrics) for metrics in history],
     }
     write_atomic(directory / "meta.json", json.dumps(meta, indent=1).encode())
 
 
 def _upload(directory: Path, files: Storage, epoch: int) -> None:
-    """Store a checkpoint: state.pt, then meta.json, which makes it visible. Then delete older ones, meta.json first."""
+    """Store a checkpoint: meta.json last, which makes it visible. Then delete older ones, meta.json first."""
     meta = (directory / "meta.json").read_bytes()
-    state = _state_key(epoch, json.loads(meta)["sha256"])
-    files.put_file(directory / "state.pt", state)
+    parts = _keys(epoch, json.loads(meta))
+    for name, key in parts.items():
+        files.put_file(directory / name, key)
     files.put_bytes(meta, f"{_prefix(epoch)}/meta.json")
-    keys = files.list("checkpoints")
-    stays = tuple(f"{_prefix(kept)}/" for kept in _stored(keys)[-KEEP:])
-    gone = [key for key in keys if not key.startswith(stays) or (key.startswith(_prefix(epoch)) and key != state)]
+    keys, kept = files.list("checkpoints"), {*parts.values(), f"{_prefix(epoch)}/meta.json"}
+    stays = tuple(f"{_prefix(stored)}/" for stored in _stored(keys)[-KEEP:] if stored != epoch)
+    gone = [key for key in keys if key not in kept and not key.startswith(stays)]
     for key in sorted(gone, key=lambda key: not key.endswith("meta.json")):
-        if key != f"{_prefix(epoch)}/meta.json":
-            files.delete(key)
+        files.delete(key)
 
 
 def _prefix(epoch: int) -> str:
     return f"checkpoints/epoch-{epoch:04}"
 
 
-def _state_key(epoch: int, total: str) -> str:
-    return f"{_prefix(epoch)}/state-{total[:16]}.pt"
+def _parts(meta: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
+    """Return size and SHA-256 of the files of a checkpoint, by name. Raises KeyError, or ValueError."""
+    files = meta["files"] if meta.get("format", FORMAT) > 1 else {"state.pt": (meta["bytes"], meta["sha256"])}
+    return {name: (int(size), str(total)) for name, (size, total) in files.items()}
+
+
+def _keys(epoch: int, meta: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys in a bucket of the files of a checkpoint, by name."""
+    totals = {name: total[:16] for name, (_, total) in _parts(meta).items()}
+    return {name: f"{_prefix(epoch)}/{name.removesuffix('.pt')}-{total}.pt" for name, total in totals.items()}
 
 
 def _stored(keys: Sequence[str]) -> list[int]:
@@ -139,7 +152,9 @@ def newest(folder: Folder, origin: Origin) -> Restored:
             try:
                 meta = _read_meta(copy)
                 _check_origin(f"{folder}/checkpoints/{copy.name}", meta, origin)
-                state = torch.load(copy / "state.pt", map_location="cpu", weights_only=True)
+                state: dict[str, Any] = {}
+                for name in _parts(meta):
+                    state |= torch.load(copy / name, map_location="cpu", weights_only=True)
             except (OSError, ValueError, KeyError) as error:
                 damaged.append(f"{copy.name} ({error})")
                 continue
@@ -158,27 +173,29 @@ def _copies(folder: Folder) -> Generator[Path, None, None]:
         with tempfile.TemporaryDirectory(prefix="ipcnn-") as scratch:
             copy = Path(scratch) / f"epoch-{epoch:04}"
             files.get_file(f"{_prefix(epoch)}/meta.json", copy / "meta.json")
-            state = _state_key(epoch, str(json.loads((copy / "meta.json").read_text()).get("sha256", "")))
-            if state in keys:
-                files.get_file(state, copy / "state.pt")
+            with suppress(ValueError, KeyError, TypeError):  # a damaged meta.json is reported by `_read_meta`
+                for name, key in _keys(epoch, json.loads((copy / "meta.json").read_text())).items():
+                    if key in keys:
+                        files.get_file(key, copy / name)
             yield copy
 
 
 def _read_meta(directory: Path) -> dict[str, Any]:
-    """Return meta.json of a checkpoint whose state.pt is intact; raise ValueError, KeyError or OSError otherwise."""
+    """Return meta.json of a checkpoint whose files are intact; raise ValueError, KeyError or OSError otherwise."""
     meta: dict[str, Any] = json.loads((directory / "meta.json").read_text())
-    size = (directory / "state.pt").stat().st_size
-    if size != meta["bytes"]:
-        raise ValueError(f"state.pt has {size} of {meta['bytes']} bytes")
-    if sha256_of(directory / "state.pt") != meta["sha256"]:
-        raise ValueError("state.pt has changed since it was written")
+    for name, (whole, total) in _parts(meta).items():
+        size = (directory / name).stat().st_size
+        if size != whole:
+            raise ValueError(f"{name} has {size} of {whole} bytes")
+        if sha256_of(directory / name) != total:
+            raise ValueError(f"{name} has changed since it was written")
     return meta
 
 
 def _check_origin(location: str, meta: Mapping[str, Any], origin: Origin) -> None:
-    if meta["format"] != FORMAT:
+    if not 1 <= meta["format"] <= FORMAT:
         raise TrainingError(
-            f"{location} has checkpoint format {meta['format']} and this version of ipcnn reads {FORMAT}: "
+            f"{location} has checkpoint format {meta['format']} and this version of ipcnn reads 1 to {FORMAT}: "
             "go on with the version that wrote it, or submit with --fresh"
         )
     for key, name in (("digest", "experiment"), ("data", "data"), ("weights", "pretrained weights")):
@@ -220,6 +237,35 @@ def write_result(folder: Folder, run: RunSummary) -> None:
     epochs = int(run.metrics.get("epoch", 0))
     result = {"run_id": run.run_id, "origin": run.origin, "state": run.state, "why": run.cause, "epochs": epochs}
     write_file(folder, RESULT_FILE, json.dumps({**result, "metrics": dict(run.metrics)}, indent=1).encode())
+
+
+def drop_training_state(folder: Folder) -> None:
+    """Delete what nothing needs of the checkpoints of a run that has ended. Repeated, it does nothing more.
+
+    The newest meta.json stays, with the history, and the network if the run has no final weights, as a pruned one. The
+    network of an earlier version, in a file with the optimizer's state, stays with it then.
+    """
+    files, local = open_run_dir(folder), local_path(folder)
+    keys = files.list("checkpoints")
+    stored = _stored(keys)
+    if not stored:
+        return
+    kept = {f"{_prefix(stored[-1])}/meta.json"}
+    if not files.exists(WEIGHTS_FILE):
+        kept |= {key for key in keys if key.startswith(f"{_prefix(stored[-1])}/") and f"/{TRAINING[:-3]}" not in key}
+    for key in keys:
+        if key not in kept:
+            files.delete(key)
+    for old in _checkpoints(local)[:-1] if local else ():
+        shutil.rmtree(old)
+
+
+def drop_training_states(root: str, labels: Collection[str]) -> None:
+    """Call `drop_training_state` for those of the ended runs of an experiment that still have such a state."""
+    files = (key.split("/") for key in open_run_dir(root).list() if "/checkpoints/" in key)
+    with_state = {label for label, *_, name in files if name.startswith(("training", "state"))}
+    for label in sorted(with_state.intersection(labels)):
+        drop_training_state(join_path(root, label))
 
 
 def read_result(folder: Folder, run: RunSummary) -> RunSummary | None:

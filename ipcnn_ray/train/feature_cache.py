@@ -33,7 +33,7 @@ from ipcnn_ray.models.named_weights import Colour
 from ipcnn_ray.models.net import InterpretableNet, NetOutput
 from ipcnn_ray.spec.data import Augment
 from ipcnn_ray.spec.training import Compute
-from ipcnn_ray.utils.files import sync_folder
+from ipcnn_ray.utils.files import mark_used, sync_folder
 from ipcnn_ray.utils.locks import ChunkClaims, file_lock
 
 CHUNK = 32
@@ -102,6 +102,7 @@ def _open(folder: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
         features: NDArray[np.float32] = np.load(folder / FEATURES, mmap_mode="r", allow_pickle=False)
         if features.shape != shape or features.dtype != np.float32:
             raise ValueError(f"it holds {features.dtype} {features.shape}, expected float32 {shape}")
+        mark_used(folder)
     except (OSError, ValueError) as error:
         raise TrainingError(
             f"the cached outputs of frozen layers in {folder} are damaged ({error}): delete the folder; it is made anew"
@@ -214,6 +215,8 @@ class InputPipeline:
             self.mean_3SS = torch.tensor(mean, device=device)[:, None, None].expand_as(self.mean_3SS).contiguous()
         self._crops = crops_reader(store.images_N3SS)
         self._features: Rows | None = None
+        self.features_key = ""
+        """Name of the cache of the frozen layers' outputs; empty without one."""
         self._copies = Copies(device)
         self._room = room
         self._placed: set[Rows] = set()
@@ -228,6 +231,7 @@ class InputPipeline:
         if self.mean:
             how += f", mean {self.mean}"
         key = feature_key(self.store.digest, self.net, self.scale, how, items)
+        self.features_key = key
         self._features = features_reader(folder, key, items, self.net.feature_shape(), compute, progress)
 
     def loader(self, parts: list[Items], *, crops: bool = False) -> closing[Generator[Batch, None, None]]:

@@ -1,6 +1,6 @@
 """The directory of a run: its files, on a file system or in a bucket, its failed attempts, and its progress.
 
-checkpoints/epoch-0007/   state.pt and meta.json, one folder per epoch (checkpoint.py)
+checkpoints/epoch-0007/   network, state of training and meta.json, one folder per epoch (checkpoint.py)
 attempts.json             failed attempts by cause, and the owner of the directory (Attempts)
 stage.json                progress of the run within an epoch (ProgressFile)
 template.json             the template that a tailored template was fitted to (final_model.py)

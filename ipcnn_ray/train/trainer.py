@@ -54,6 +54,7 @@ from ipcnn_ray.train.run_metadata import Cached, RunRequest, lineage_tags, run_d
 from ipcnn_ray.train.run_metrics import evaluation_metrics, summary
 from ipcnn_ray.train.runtime import Runtime, StopRun, failure_cause, format_error
 from ipcnn_ray.train.speed import kernels, laid_out
+from ipcnn_ray.train.system_metrics import system_metrics
 from ipcnn_ray.train.train_epoch import train_epoch, warm_up_ddp
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ def _train_run(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunSu
     record.set_state(result.state, result.cause)
     if trainer.ended:
         checkpoint.write_result(folder, result)
+        checkpoint.drop_training_state(folder)
     attempts.finish(folder)
     return result
 
@@ -166,17 +168,21 @@ class Trainer:
         self.model = self.runtime.wrap(self.net)
         warm_up_ddp(self.model, self.inputs)
         epochs = range(1, self.spec.train.epochs + 1) or range(1)  # without training, epoch 0 measures the network
-        for epoch in epochs[len(self.history) :]:
-            self.history.append(self._train_epoch(epoch))
-            last = epoch == epochs[-1]
-            if last:
-                self.history[-1] |= summary(self.spec, self.history, self.runtime)
-            if self.record:
-                self._save_checkpoint()
-                self.record.log_metrics(self.history)
-            self.stop = self._report(last=last)
-            if self.stop:
-                break
+        with system_metrics(self.request, self.runtime) as system:
+            for epoch in epochs[len(self.history) :]:
+                self.history.append(self._train_epoch(epoch))
+                last = epoch == epochs[-1]
+                if last:
+                    self.history[-1] |= summary(self.spec, self.history, self.runtime)
+                of_system = system.collect(last=last) if system else {}
+                if self.record:
+                    if of_system:  # before the checkpoint, after which this epoch is not repeated
+                        self.record.log_metrics([{"epoch": float(epoch), **of_system}])
+                    self._save_checkpoint()
+                    self.record.log_metrics(self.history)
+                self.stop = self._report(last=last)
+                if self.stop:
+                    break
         if self.stop and self.ended:
             self.history[-1] |= summary(self.spec, self.history, self.runtime)
             if self.record:
@@ -307,7 +313,12 @@ class Trainer:
         record.set_tags(
             lineage_tags(
                 self.request,
-                {**self.store.tags, "data.digest": self.store.digest, **weights_tags(self.loaded)},
+                {
+                    **self.store.tags,
+                    "data.digest": self.store.digest,
+                    **weights_tags(self.loaded),
+                    "ipcnn.frozen_features": self.inputs.features_key,
+                },
                 device=torch.cuda.get_device_name(self.runtime.device) if on_gpu else "cpu",
                 workers=self.runtime.world_size,
                 bfloat16=self.bfloat16,

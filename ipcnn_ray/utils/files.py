@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -63,6 +63,30 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder. What disappears meanwhile counts as 0."""
+    total = 0
+    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        with suppress(OSError):
+            total += file.lstat().st_size if not file.is_dir() else 0
+    return total
+
+
+def last_change(path: Path) -> float:
+    """Return when a file, or anything in a folder, was changed last, in seconds since 1970; 0 if it is gone."""
+    times = [0.0]
+    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        with suppress(OSError):
+            times.append(file.lstat().st_mtime)
+    return max(times)
+
+
+def mark_used(folder: Path) -> None:
+    """Set the time of change of a cached folder, which `ipcnn gc` takes for the time of its last use."""
+    with suppress(OSError):  # a cache that may only be read
+        os.utime(folder)
 
 
 Stamps = dict[str, list[int]]

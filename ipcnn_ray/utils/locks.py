@@ -1,6 +1,7 @@
 """Locks on files between processes of one machine or of a shared file system.
 
-Lock files stay in place after release: deleting one would let two processes hold the same lock.
+Lock files stay in place after release: deleting one would let two processes hold the same lock, if one of them waits
+for it just then. Only `ipcnn gc` does, for locks that were taken last a day ago or earlier.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -83,6 +84,33 @@ def pid_lock_holder(path: Path) -> int | None:
         return int(path.read_text() or 0) or None
     lock.release()
     return None
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a process holds a `file_lock` or a `pid_lock`. The file keeps its time of change."""
+    try:
+        with _held_for_a_moment(path):
+            return False
+    except FileNotFoundError:
+        return False
+    except LockedError:
+        return True
+
+
+def remove_lock(path: Path) -> None:
+    """Delete a lock file that nothing has needed for long, unless a process holds it."""
+    with suppress(FileNotFoundError, LockedError), _held_for_a_moment(path):
+        path.unlink()
+
+
+@contextmanager
+def _held_for_a_moment(path: Path) -> Iterator[None]:
+    with path.open("r+") as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LockedError(str(path)) from error
+        yield
 
 
 class ChunkClaims:

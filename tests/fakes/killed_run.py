@@ -30,7 +30,7 @@ def kill_at(call: int, real: Any) -> Any:
 def killed_run(folder: Path, cache: Path, when: str) -> None:
     """Train until SIGKILL: in an optimizer step, counted over the run, or in the middle of the second `checkpoint`."""
     if when == "checkpoint":
-        checkpoint.sha256_of = kill_at(2, checkpoint.sha256_of)
+        checkpoint.sha256_of = kill_at(4, checkpoint.sha256_of)  # a checkpoint has two files
     else:
         torch.optim.SGD.step = kill_at(int(when), torch.optim.SGD.step)  # type: ignore[method-assign]
     Bench(folder, cache).run(tiny(), f"killed-{when}")

@@ -50,6 +50,8 @@ class MemoryRecord:
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     epochs: dict[int, dict[str, float]] = field(default_factory=dict)
+    system: dict[int, dict[str, float]] = field(default_factory=dict)
+    """System metrics by epoch."""
     files: dict[str, bytes] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     states: list[tuple[str, str]] = field(default_factory=list)
@@ -72,9 +74,10 @@ class MemoryRecord:
     def set_description(self, text: str) -> None: ...
 
     def log_metrics(self, history: Sequence[Mapping[str, float]]) -> None:
-        self.fails("metrics")
+        system = any(key.startswith("system/") for metrics in history for key in metrics)
+        self.fails("system" if system else "metrics")
         for metrics in history:
-            known = self.epochs.setdefault(int(metrics["epoch"]), {})
+            known = (self.system if system else self.epochs).setdefault(int(metrics["epoch"]), {})
             known |= {key: value for key, value in metrics.items() if key not in known}
 
     def log_text(self, content: str, path: str) -> None:

@@ -87,6 +87,7 @@ def trained(bench: Bench, runtime: Runtime, name: str) -> dict[str, Any]:
         "history": bench.record.history,
         "result": timeless([result.metrics])[0],
         "ended": (result.state, result.cause, result.metrics["epoch"]),
+        "system": {epoch: sorted(row) for epoch, row in bench.record.system.items()},
     }
 
 

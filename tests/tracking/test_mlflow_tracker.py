@@ -412,6 +412,51 @@ def test_a_store_of_another_version(tracker, tmp_path):
         MlflowTracker(f"sqlite:///{copy}").experiments()
 
 
+def test_system_metrics_are_recorded_but_no_result(tracker, name):
+    record = tracker.open_parent(name, "x")
+    record.log_metrics([{"epoch": 1.0, "system/rank_0/cpu_utilization_percentage": 50.0}])
+    record.log_metrics([{"epoch": 1.0, "val_error": 0.25}])
+    record.log_metrics([{"epoch": 1.0, "system/rank_0/cpu_utilization_percentage": 90.0}])  # of a resumed run
+    assert only(tracker, name, "x").metrics == {"epoch": 1.0, "val_error": 0.25}
+    assert tracker.history(record.handle, "system/rank_0/cpu_utilization_percentage") == [(1, 50.0)]
+
+
+def test_a_run_is_deleted_with_its_trials_and_what_it_superseded(tracker, name):
+    kept = tracker.open_parent(name, "y")
+    handles = []
+    for fresh in (False, True, True):
+        parent = tracker.open_parent(name, "x", fresh=fresh)
+        handles += [parent.handle, tracker.open_child(name, "x-r1", parent.handle, fresh=fresh).handle]
+    model = client(tracker).create_logged_model(
+        client(tracker).get_run(parent.handle).info.experiment_id, name="model", source_run_id=handles[-1]
+    )
+    tracker.delete(handles[-1])
+    assert set(tracker.deleted()) == {handles[-1]}
+    tracker.delete(parent.handle)
+    assert set(tracker.deleted()) == set(handles)
+    assert [run.handle for run in tracker.find(name)] == [kept.handle]
+    assert model.model_id not in {
+        one.model_id
+        for one in client(tracker).search_logged_models([client(tracker).get_run(kept.handle).info.experiment_id])
+    }
+
+
+def test_purge_removes_what_is_marked_as_deleted(tmp_path):
+    tracker = tracker_in(tmp_path)
+    tracker.prepare("a")
+    gone, kept = tracker.open_parent("a", "a-1"), tracker.open_parent("a", "a-2")
+    for record in (gone, kept):
+        record.log_text("a note", "note.txt")
+    tracker.delete(gone.handle)
+    (place,) = tracker.deleted().values()
+    assert Path(place.removeprefix("file://"), "note.txt").exists()
+    tracker.purge()
+    assert tracker.deleted() == {} and not Path(place.removeprefix("file://")).exists()
+    assert tracker.read(kept.handle, "note.txt") == "a note"
+    with pytest.raises(TrackingError, match=r"http://\[::1\]:1: run `mlflow gc` where the server runs"):
+        MlflowTracker("http://user:secret@[::1]:1").purge()
+
+
 def test_an_experiment_that_was_deleted(tracker, name):
     identity = client(tracker).get_experiment_by_name(name).experiment_id
     client(tracker).delete_experiment(identity)

@@ -42,6 +42,7 @@ def test_the_contract_of_a_storage(storage, tmp_path):
     for key in ("run-1/a", "top"):
         storage.put_bytes(b"1", key)
     assert storage.list() == ["run-1/a", "run/deep/weights", "run/empty", "top"]
+    assert storage.sizes() == {"run-1/a": 1, "run/deep/weights": 11, "run/empty": 0, "top": 1}
     assert storage.list("run") == ["run/deep/weights", "run/empty"]
     assert storage.list("run-2") == []
     for _ in range(2):  # a missing file is not an error

@@ -2,12 +2,13 @@
 
 import errno
 import hashlib
+import io
 import json
 import math
 import pickle
 import random
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -15,14 +16,16 @@ import torch
 
 from ipcnn_ray.errors import TrackingError, TrainingError
 from ipcnn_ray.tracking.run_summary import RunSummary
+from ipcnn_ray.tracking.storage import open_storage
 from ipcnn_ray.train import checkpoint
 from ipcnn_ray.train.checkpoint import Origin
-from ipcnn_ray.train.run_dir import Attempts, RunTakenOver
+from ipcnn_ray.train.run_dir import Attempts, RunTakenOver, write_file
 from ipcnn_ray.train.runtime import failure_cause
 
 EARLY_STOPPING = "early stopping at epoch 4 of 12"
 HERE = Origin("digest01", "data01", "weights01")
 BUCKET = "s3://bucket/runs/a"
+PARTS = ("meta.json", "model.pt", "training.pt")
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -33,6 +36,13 @@ def folder(request, tmp_path):
     return tmp_path
 
 
+def state_of(epoch):
+    return {"model": {"w": torch.full((3,), float(epoch))}, "optimizer": {"momentum": torch.full((3,), -float(epoch))}}
+
+
+AGAIN = {"model": {}, "again": True}
+
+
 def history(epochs):
     return [{"epoch": float(epoch), "val_error": 1 / epoch} for epoch in range(1, epochs + 1)]
 
@@ -40,7 +50,7 @@ def history(epochs):
 def save(folder, epochs, first=1):
     """Store checkpoints; return where they are on a file system."""
     for epoch in range(first, epochs + 1):
-        checkpoint.save(folder, HERE, history(epoch), {"model": {"w": torch.full((3,), float(epoch))}})
+        checkpoint.save(folder, HERE, history(epoch), state_of(epoch))
     return None if folder == BUCKET else folder / "checkpoints"
 
 
@@ -50,13 +60,14 @@ def test_the_newest_comes_back(folder):
     restored = checkpoint.newest(folder, HERE)
     assert (restored.epoch, restored.history, restored.damaged) == (4, history(4), ())
     assert restored.state["model"]["w"].tolist() == [4, 4, 4]
+    assert restored.state["optimizer"]["momentum"].tolist() == [-4, -4, -4]
 
 
 def test_two_are_kept(tmp_path, fake_s3):
     assert sorted(path.name for path in save(tmp_path, 4).iterdir()) == ["epoch-0003", "epoch-0004"]
     save(BUCKET, 4)
     names = sorted(key.removeprefix("runs/a/checkpoints/epoch-")[:9] for key in fake_s3.objects)
-    assert names == ["0003/meta", "0003/stat", "0004/meta", "0004/stat"]
+    assert names == [f"{epoch}/{file}" for epoch in ("0003", "0004") for file in ("meta", "mode", "trai")]
 
 
 def cut(path):
@@ -73,11 +84,12 @@ def flip(path):
 @pytest.mark.parametrize(
     ("file", "damage", "named"),
     [
-        ("state.pt", cut, r"epoch-0003 \(state.pt has \d+ of \d+ bytes\)"),
-        ("state.pt", flip, r"epoch-0003 \(state.pt has changed since it was written\)"),
-        ("state.pt", lambda path: path.unlink(), r"epoch-0003 \(.*No such file"),
+        ("model.pt", cut, r"epoch-0003 \(model.pt has \d+ of \d+ bytes\)"),
+        ("training.pt", cut, r"epoch-0003 \(training.pt has \d+ of \d+ bytes\)"),
+        ("model.pt", flip, r"epoch-0003 \(model.pt has changed since it was written\)"),
+        ("training.pt", lambda path: path.unlink(), r"epoch-0003 \(.*No such file"),
         ("meta.json", cut, r"epoch-0003 \(.*"),
-        ("meta.json", lambda path: path.write_text("{}"), r"epoch-0003 \(.*bytes"),
+        ("meta.json", lambda path: path.write_text("{}"), r"epoch-0003 \(.*files"),
     ],
 )
 def test_a_torn_one_is_passed_over_and_named(tmp_path, file, damage, named):
@@ -85,26 +97,26 @@ def test_a_torn_one_is_passed_over_and_named(tmp_path, file, damage, named):
     restored = checkpoint.newest(tmp_path, HERE)
     assert restored.epoch == 2
     assert len(restored.damaged) == 1 and re.match(named, restored.damaged[0]), restored.damaged
-    checkpoint.save(tmp_path, HERE, history(3), {"again": True})  # trained again, it takes the torn one's place
-    assert checkpoint.newest(tmp_path, HERE).state == {"again": True}
+    checkpoint.save(tmp_path, HERE, history(3), AGAIN)  # trained again, it takes the torn one's place
+    assert checkpoint.newest(tmp_path, HERE).state == AGAIN
 
 
 def test_a_torn_one_in_a_bucket_is_passed_over_and_made_anew(fake_s3):
     save(BUCKET, 2)
-    (torn,) = [key for key in fake_s3.objects if "epoch-0002/state" in key]
+    (torn,) = [key for key in fake_s3.objects if "epoch-0002/training" in key]
     fake_s3.objects[torn] = fake_s3.objects[torn][:-7]
     restored = checkpoint.newest(BUCKET, HERE)
     assert restored.epoch == 1
-    assert restored.damaged[0].startswith("epoch-0002 (state.pt has ")
+    assert restored.damaged[0].startswith("epoch-0002 (training.pt has ")
     del fake_s3.objects[torn]
     assert checkpoint.newest(BUCKET, HERE).epoch == 1
-    checkpoint.save(BUCKET, HERE, history(2), {"again": True})
-    assert checkpoint.newest(BUCKET, HERE).state == {"again": True}
-    assert len(fake_s3.objects) == 4
+    checkpoint.save(BUCKET, HERE, history(2), AGAIN)
+    assert checkpoint.newest(BUCKET, HERE).state == AGAIN
+    assert len(fake_s3.objects) == 6
 
 
 @pytest.mark.parametrize(
-    "during", ["PUT runs/a/checkpoints/epoch-0002/state", "PUT runs/a/checkpoints/epoch-0002/meta"]
+    "during", [f"PUT runs/a/checkpoints/epoch-0002/{file}" for file in ("model", "training", "meta")]
 )
 def test_a_reader_of_a_bucket_never_sees_half_a_checkpoint(fake_s3, monkeypatch, during):
     monkeypatch.setattr("ipcnn_ray.train.run_dir.STORAGE_TIMEOUT_S", 0)
@@ -117,19 +129,19 @@ def test_a_reader_of_a_bucket_never_sees_half_a_checkpoint(fake_s3, monkeypatch,
     assert (restored.epoch, restored.damaged) == (1, ())
     save(BUCKET, 3, first=2)
     assert checkpoint.newest(BUCKET, HERE).epoch == 3
-    assert len(fake_s3.objects) == 4
+    assert len(fake_s3.objects) == 6
     # A bucket that does not answer is no torn checkpoint.
-    fake_s3.gone = lambda request: "epoch-0003/state" in request
-    with pytest.raises(TrackingError, match=r"epoch-0003/state-.* cannot be copied"):
+    fake_s3.gone = lambda request: "epoch-0003/training" in request
+    with pytest.raises(TrackingError, match=r"epoch-0003/training-.* cannot be copied"):
         checkpoint.newest(BUCKET, HERE)
 
 
 def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
     checkpoints = save(tmp_path, 1)
     (checkpoints / ".epoch-0002").mkdir()
-    (checkpoints / ".epoch-0002" / "state.pt").write_bytes(b"half")
+    (checkpoints / ".epoch-0002" / "model.pt").write_bytes(b"half")
     assert checkpoint.newest(tmp_path, HERE).epoch == 1
-    checkpoint.save(tmp_path, HERE, history(2), {})
+    checkpoint.save(tmp_path, HERE, history(2), AGAIN)
     assert sorted(path.name for path in checkpoints.iterdir()) == ["epoch-0001", "epoch-0002"]
 
 
@@ -151,7 +163,7 @@ def test_a_stranger_is_refused(folder, origin, text):
 def test_another_layout_is_refused(tmp_path):
     meta = save(tmp_path, 1) / "epoch-0001" / "meta.json"
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 99}))
-    with pytest.raises(TrainingError, match="has checkpoint format 99 and this version of ipcnn reads 1: go on with"):
+    with pytest.raises(TrainingError, match="has checkpoint format 99 and this version of ipcnn reads 1 to 2: go"):
         checkpoint.newest(tmp_path, HERE)
 
 
@@ -161,10 +173,10 @@ def test_nothing_is_unpickled(tmp_path):
             return (open, (str(tmp_path / "sprung"), "w"))
 
     path = save(tmp_path, 1) / "epoch-0001"
-    torch.save({"model": Trap()}, path / "state.pt")
-    data = (path / "state.pt").read_bytes()
+    torch.save({"model": Trap()}, path / "model.pt")
+    data = (path / "model.pt").read_bytes()
     meta = json.loads((path / "meta.json").read_text())
-    meta |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    meta["files"]["model.pt"] = [len(data), hashlib.sha256(data).hexdigest()]
     (path / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         checkpoint.newest(tmp_path, HERE)
@@ -179,7 +191,7 @@ def test_a_full_disk_says_so_and_leaves_the_last_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(TrainingError, match=r"no space left in .*checkpoints for the checkpoint of epoch 2: free some"):
-        checkpoint.save(tmp_path, HERE, history(2), {})
+        checkpoint.save(tmp_path, HERE, history(2), AGAIN)
     assert checkpoint.newest(tmp_path, HERE).epoch == 1
 
 
@@ -188,10 +200,62 @@ def test_all_random_generators_come_back(tmp_path):
         return torch.rand(3).tolist(), np.random.normal(size=3).tolist(), [random.random() for _ in range(3)]
 
     np.random.normal()  # leaves a cached second number behind
-    checkpoint.save(tmp_path, HERE, history(1), {"generators": checkpoint.generator_states()})
+    checkpoint.save(tmp_path, HERE, history(1), {"model": {}, "generators": checkpoint.generator_states()})
     first = draw()
     checkpoint.restore_generators(checkpoint.newest(tmp_path, HERE).state["generators"])
     assert draw() == first
+
+
+def earlier_checkpoint(folder, epoch):
+    """As versions before 0.2 wrote it."""
+    file = io.BytesIO()
+    torch.save(state_of(epoch), file)
+    data, files = file.getvalue(), open_storage(str(folder))
+    meta = {"format": 1, **asdict(HERE), "epoch": epoch, "bytes": len(data), "history": history(epoch)}
+    meta["sha256"] = hashlib.sha256(data).hexdigest()
+    name = f"state-{meta['sha256'][:16]}.pt" if folder == BUCKET else "state.pt"
+    files.put_bytes(data, f"checkpoints/epoch-{epoch:04}/{name}")
+    files.put_bytes(json.dumps(meta).encode(), f"checkpoints/epoch-{epoch:04}/meta.json")
+
+
+def test_a_checkpoint_of_an_earlier_version_is_resumed(folder):
+    earlier_checkpoint(folder, 2)
+    restored = checkpoint.newest(folder, HERE)
+    assert (restored.epoch, restored.history, restored.damaged) == (2, history(2), ())
+    assert restored.state["model"]["w"].tolist() == [2, 2, 2]
+    assert restored.state["optimizer"]["momentum"].tolist() == [-2, -2, -2]
+    save(folder, 3, first=3)
+    assert checkpoint.newest(folder, HERE).epoch == 3
+
+
+def names(folder):
+    """Names of the files of the checkpoints, without hashes."""
+    return [re.sub(r"^.*epoch-00|-\w{16}(?=\.pt)", "", key) for key in open_storage(str(folder)).list("checkpoints")]
+
+
+def test_a_run_that_has_ended_keeps_no_state_of_training(folder):
+    checkpoint.drop_training_state(folder)  # no checkpoint at all
+    save(folder, 3)
+    assert names(folder) == [f"{epoch}/{file}" for epoch in ("02", "03") for file in PARTS]
+    checkpoint.drop_training_state(folder)  # pruned: the network is nowhere else
+    assert names(folder) == ["03/meta.json", "03/model.pt"]
+    write_file(folder, "weights.safetensors", b"weights")
+    for _ in range(2):
+        checkpoint.drop_training_state(folder)
+        assert names(folder) == ["03/meta.json"]
+    if folder != BUCKET:
+        assert [path.name for path in (folder / "checkpoints").iterdir()] == ["epoch-0003"]
+
+
+def test_a_run_of_an_earlier_version_that_has_ended(folder):
+    """Its network is in one file with the state of the optimizer: it is deleted only where there are final weights."""
+    for epoch in (2, 3):
+        earlier_checkpoint(folder, epoch)
+    checkpoint.drop_training_state(folder)
+    assert names(folder) == ["03/meta.json", "03/state.pt"] and checkpoint.newest(folder, HERE).epoch == 3
+    write_file(folder, "weights.safetensors", b"weights")
+    checkpoint.drop_training_state(folder)
+    assert names(folder) == ["03/meta.json"]
 
 
 def test_a_result_comes_back_as_it_was(folder):

@@ -15,7 +15,7 @@ from safetensors.torch import load
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.spec.extensions import EVERY_RUN, METRICS
 from ipcnn_ray.tracking.lineage import host
-from ipcnn_ray.tracking.storage import open_storage
+from ipcnn_ray.tracking.storage import LocalStorage, open_storage
 from ipcnn_ray.train import checkpoint, trainer
 from ipcnn_ray.train.final_model import final_model
 from ipcnn_ray.train.run_dir import MEAN_KEY, Attempts, RunTakenOver
@@ -153,7 +153,7 @@ def before_the_checkpoint(monkeypatch, record):
 
 
 def in_the_middle_of_the_checkpoint(monkeypatch, record):
-    monkeypatch.setattr(checkpoint, "sha256_of", crash_once(2, checkpoint.sha256_of))
+    monkeypatch.setattr(checkpoint, "sha256_of", crash_once(4, checkpoint.sha256_of))
 
 
 def in_the_evaluation(monkeypatch, record):
@@ -242,10 +242,10 @@ def test_a_torn_checkpoint_is_named_in_the_record(bench, whole):
     record = MemoryRecord()
     with pytest.raises(Crash, match="pulled"):
         bench.run(tiny(), runtime=OnReport(crash_once(2)), record=record)
-    torn = bench.root / "runs" / "run" / "checkpoints" / "epoch-0002" / "state.pt"
+    torn = bench.root / "runs" / "run" / "checkpoints" / "epoch-0002" / "training.pt"
     torn.write_bytes(torn.read_bytes()[:-100])
     bench.run(tiny(), record=record)
-    assert record.tags["ipcnn.damaged_checkpoints"].startswith("epoch-0002 (state.pt has")
+    assert record.tags["ipcnn.damaged_checkpoints"].startswith("epoch-0002 (training.pt has")
     assert (bench.weights(), record.history) == whole
 
 
@@ -274,6 +274,23 @@ def stop_after(epoch, **how):
             raise StopRun("early stopping", **how)
 
     return OnReport(on_report)
+
+
+def test_a_run_that_has_ended_keeps_no_state_of_training(bench, monkeypatch):
+    """Killed while it deletes it, the run has ended all the same, and the next submission deletes the rest."""
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "delete", crash_once(2, LocalStorage.delete))
+        with pytest.raises(Crash, match="pulled"):
+            bench.run(tiny())
+    folder = Path(bench.request(tiny()).folder)
+    assert len(list((folder / "checkpoints").rglob("*.*"))) == 4
+    result, weights = bench.run(tiny()), bench.weights()
+    assert result.state == "succeeded"
+    for _ in range(2):
+        checkpoint.drop_training_states(str(folder.parent), {folder.name, "another"})
+        assert [path.name for path in (folder / "checkpoints").rglob("*.*")] == ["meta.json"]
+    assert bench.run(tiny()) == result and bench.weights() == weights
+    assert final_model(bench.request(tiny()))[1].shape == (2, 3, 64, 64)
 
 
 def test_a_pruned_run_has_ended(bench):

@@ -48,6 +48,15 @@ def test_every_kind_of_filter_loss_moves_the_gradients(results):
 
 
 @pytest.mark.parametrize("world", [2, 4])
+def test_the_record_has_the_system_metrics_of_every_rank(results, world):
+    first, *others = (rank["whole"]["system"] for rank in results[0][world])
+    for name in ("cpu_utilization_percentage", "process_memory_megabytes", "network_receive_megabytes"):
+        assert {f"system/rank_{rank}/{name}" for rank in range(world)} <= set(first[2])
+    assert len({name.split("/")[1] for name in first[2] if "/" in name}) == world
+    assert others == [{}] * (world - 1)  # rank 0 records those of all
+
+
+@pytest.mark.parametrize("world", [2, 4])
 def test_workers_train_as_one(results, world):
     """Two epochs with dropout and a heavy filter loss: differences of rounding, grown by training."""
     by_world, bench = results

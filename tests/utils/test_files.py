@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import time
 
 import pytest
 
-from ipcnn_ray.utils.files import atomic_folder, checked_key, sha256_of, write_atomic
+from ipcnn_ray.utils.files import atomic_folder, checked_key, last_change, mark_used, sha256_of, size_of, write_atomic
 
 
 @pytest.mark.parametrize("content", [b"new", io.BytesIO(b"new")])
@@ -55,6 +57,22 @@ def test_a_folder_that_was_not_finished_leaves_nothing(tmp_path):
 def test_sha256_is_that_of_the_content(tmp_path):
     (tmp_path / "file").write_bytes(b"\x00" * (1 << 20))
     assert sha256_of(tmp_path / "file") == hashlib.sha256(b"\x00" * (1 << 20)).hexdigest()
+
+
+def test_size_and_last_change_are_those_of_all_files(tmp_path):
+    assert size_of(tmp_path / "gone") == 0 and last_change(tmp_path / "gone") == 0
+    folder = tmp_path / "folder"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "one").write_bytes(b"123")
+    (folder / "inner" / "two").write_bytes(b"12345")
+    assert (size_of(folder), size_of(folder / "one")) == (8, 3)
+    for path in (folder / "one", folder / "inner" / "two", folder / "inner", folder):
+        os.utime(path, (0, 1000))
+    os.utime(folder / "inner" / "two", (0, 2000))
+    assert (last_change(folder), last_change(folder / "one")) == (2000, 1000)
+    mark_used(folder)
+    assert abs(last_change(folder) - time.time()) < 60
+    mark_used(tmp_path / "gone")
 
 
 @pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/./b"])

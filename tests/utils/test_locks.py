@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from ipcnn_ray.utils import locks
-from ipcnn_ray.utils.locks import LockedError, file_lock, pid_lock, pid_lock_holder
+from ipcnn_ray.utils.locks import LockedError, file_lock, is_held, pid_lock, pid_lock_holder, remove_lock
 
 
 def by_flock(path):
@@ -80,3 +80,17 @@ def test_the_holder_of_a_pid_lock_is_known(tmp_path):
     assert pid_lock_holder(path) is None
     with pid_lock(path):
         assert path.read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize("lock", [file_lock, pid_lock])
+def test_a_lock_that_is_held_is_not_removed(tmp_path, lock):
+    path = tmp_path / "a.lock"
+    assert not is_held(path)
+    remove_lock(path)
+    with lock(path):
+        assert is_held(path)
+        remove_lock(path)
+        assert path.exists()
+    assert not is_held(path)
+    remove_lock(path)
+    assert not path.exists()
