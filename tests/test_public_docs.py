@@ -19,11 +19,21 @@ from doc_examples import examples
 from torch import nn
 
 import ipcnn_ray
+from ipcnn_ray.core.metrics.filter_metric import FilterMetric, LayerContext
 from ipcnn_ray.core.metrics.streaming import StreamingMetric
+from ipcnn_ray.core.templates import Offsets
+from ipcnn_ray.data.datasets.dataset import Dataset
+from ipcnn_ray.data.photographs import Annotations, PhotographDataset
 from ipcnn_ray.spec.extensions import METRICS as SPEC_METRICS
+from ipcnn_ray.spec.template import PartTemplate
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = {name: getattr(ipcnn_ray, name) for name in ipcnn_ray._PUBLIC}
+EXTENSION_POINTS: dict[str, Any] = {
+    value.__name__: value
+    for value in (PartTemplate, Offsets, Dataset, PhotographDataset, Annotations, FilterMetric, LayerContext)
+}
+"""What another package builds on, as in CONTRIBUTING.md."""
 METRICS = [value for value in PUBLIC.values() if inspect.isclass(value) and issubclass(value, StreamingMetric)]
 SHAPED = re.compile(r"_[A-Z]+[A-Za-z0-9]*$")
 """Names of tensors that say their shape, such as `maps_NCHW`."""
@@ -52,7 +62,8 @@ def functions(public: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
     """Every public function, constructor and method, and the documentation of its arguments and errors."""
     for name, value in public.items():
         if inspect.isclass(value):
-            if isinstance(value.__init__, FunctionType) and not dataclasses.is_dataclass(value):
+            ours = getattr(value.__init__, "__module__", "").startswith("ipcnn_ray")
+            if ours and isinstance(value.__init__, FunctionType) and not dataclasses.is_dataclass(value):
                 yield name, value.__init__, own_doc(value)
             for method, member in members(value):
                 function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
@@ -88,20 +99,38 @@ def problems(public: Mapping[str, Any]) -> list[str]:
         for parameter in list(signature.parameters.values()):
             if parameter.name in ("self", "cls"):
                 continue
-            if not re.search(rf"\b{parameter.name}\b", doc):
+            listed = re.search(r"^Args:$", doc, re.MULTILINE)
+            described = rf"^ *[*]*{parameter.name}: " if listed else rf"\b{parameter.name}\b"
+            if not re.search(described, doc, re.MULTILINE):
                 found.append(f"{name}: {parameter.name} is not documented")
             elif "Tensor" in str(parameter.annotation) and not SHAPED.search(parameter.name) and "[N" not in doc:
                 found.append(f"{name}: {parameter.name} has no shape")
         if "Tensor" in str(signature.return_annotation) and not re.search(r"\[[A-Z]|number", doc):
             found.append(f"{name}: its result has no shape")
-        source = textwrap.dedent(inspect.getsource(function))
-        if any(isinstance(node, ast.Raise) for node in ast.walk(ast.parse(source))) and "Raises" not in doc:
-            found.append(f"{name}: its errors are not documented")
+        given = [parameter for parameter in signature.parameters if parameter not in ("self", "cls")]
+        returns = function.__name__ != "__init__" and str(signature.return_annotation) not in ("None", "Self")
+        if given and returns and not re.search(r"\b([Rr]eturn|Yield|Whether)|->", doc):
+            found.append(f"{name}: its result is not documented")
+        for error in sorted(raised_by(function)):
+            if "Raises" not in doc or error not in doc:
+                found.append(f"{name}: {error} is not documented")
     return sorted(set(found))
+
+
+def raised_by(function: Any) -> set[str]:
+    """Names of the exceptions that a function raises itself."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    calls = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+    names = [call.func if isinstance(call, ast.Call) else call for call in calls]
+    return {name.id for name in names if isinstance(name, ast.Name) and name.id[0].isupper()}
 
 
 def test_every_public_name_is_documented():
     assert problems(PUBLIC) == []
+
+
+def test_every_extension_point_is_documented():
+    assert problems(EXTENSION_POINTS) == []
 
 
 def test_every_metric_has_its_unit():
@@ -136,11 +165,12 @@ def test_these_checks_can_fail(tmp_path, monkeypatch):
     assert problems({"Undocumented": module.Undocumented, "Bare": module.Bare}) == [
         "Bare.mean: no docstring",
         "Undocumented.forward: its result has no shape",
+        "Undocumented.forward: its result is not documented",
         "Undocumented.forward: x has no shape",
         "Undocumented: no docstring",
     ]
     module.Undocumented.__doc__ = "A layer."
-    assert {"Undocumented: its errors are not documented", "Undocumented: size is not documented"} < set(
+    assert {"Undocumented: ValueError is not documented", "Undocumented: size is not documented"} < set(
         problems({"Undocumented": module.Undocumented})
     )
 

@@ -9,9 +9,7 @@ import typer
 
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.options import JsonOption, OverridesOption, SpecArgument
-from ipcnn_ray.data.datasets.dataset import Listing, registered
 from ipcnn_ray.errors import DataError, Issue
-from ipcnn_ray.spec.loader import load
 from ipcnn_ray.utils.paths import Paths
 from ipcnn_ray.utils.text import did_you_mean
 
@@ -28,6 +26,8 @@ Sheet = Annotated[
 @data.command("list")
 def list_(json: JsonOption = False) -> None:
     """List the datasets and what of them is in IPCNN_DATA."""
+    from ipcnn_ray.data.datasets.dataset import Listing, registered
+
     paths = Paths.from_environment()
     if paths.data_url:
         raise DataError([_in_a_bucket(paths.data_url, "`ipcnn doctor` says what it holds.")])
@@ -51,6 +51,7 @@ def list_(json: JsonOption = False) -> None:
 @data.command()
 def fetch(kind: Kind) -> None:
     """Download a dataset from its official addresses into IPCNN_DATA. The same command resumes a stopped download."""
+    from ipcnn_ray.data.datasets.dataset import Listing, registered
     from ipcnn_ray.data.fetch import DOWNLOADS, progress_lines
     from ipcnn_ray.data.fetch import fetch as fetch_archives
 
@@ -83,6 +84,7 @@ def _in_a_bucket(url: str, advice: str) -> Issue:
 
 def _store(spec: str, set_: list[str] | None) -> tuple[Any, Paths]:
     from ipcnn_ray.data.prepare import prepare as make
+    from ipcnn_ray.spec.loader import load
     from ipcnn_ray.train.data_sync import local_paths
 
     experiment, paths = load(spec, set_ or ()).spec, local_paths(Paths.from_environment())

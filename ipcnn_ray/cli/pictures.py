@@ -14,8 +14,6 @@ import typer
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.options import experiment_argument
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.report.experiment_record import find_runs
-from ipcnn_ray.spec.runs import named_runs
 from ipcnn_ray.tracking import open_tracker
 from ipcnn_ray.tracking.tracker import RecordedRun, Tracker
 from ipcnn_ray.utils.paths import Paths
@@ -65,6 +63,8 @@ def pictures(
 
     The figures are written to a folder and stored with the runs in the record. Nothing is trained.
     """
+    from ipcnn_ray.report.experiment_record import find_runs
+    from ipcnn_ray.spec.runs import named_runs
     from ipcnn_ray.train.data_sync import local_paths
     from ipcnn_ray.train.run_metadata import experiment_spec_of, recorded_folder, run_spec_of
 

@@ -7,22 +7,19 @@ import re
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.options import WRONG_REQUEST, JsonOption, OverridesOption, SpecArgument
 from ipcnn_ray.errors import IpcnnError, Issue, SpecError
-from ipcnn_ray.spec.data import Data
-from ipcnn_ray.spec.experiment import ExperimentSpec
-from ipcnn_ray.spec.loader import Loaded, load
-from ipcnn_ray.spec.runs import Plan, PlannedRun, Run, experiment_id, grid_runs, named_runs, resolved_yaml, seeds
-from ipcnn_ray.spec.runs import plan as plan_of
-from ipcnn_ray.spec.search import Choice, Distribution, LogUniform, SpaceSearch
-from ipcnn_ray.spec.starter import starter
 from ipcnn_ray.utils.paths import Paths
 from ipcnn_ray.utils.text import counted
+
+if TYPE_CHECKING:
+    from ipcnn_ray.spec.data import Data
+    from ipcnn_ray.spec.experiment import ExperimentSpec
 
 PLAN_NUMBERS = ("epochs", "batch", "steps", "images")
 DEFAULT_NAME = "experiment"
@@ -44,6 +41,10 @@ def validate(
     specs: SpecsArgument, set_: OverridesOption = None, resolved: ResolvedOption = False, json: JsonOption = False
 ) -> None:
     """Check specs and report every error of every file."""
+    from ipcnn_ray.cli.plan_table import check_layers, count_runs
+    from ipcnn_ray.spec.loader import load
+    from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
+
     valid: list[tuple[str, ExperimentSpec]] = []
     issues: list[Issue] = []
     for path in specs:
@@ -56,7 +57,7 @@ def validate(
     if json:
         problems = [asdict(issue) for issue in issues]
         summaries = [
-            {"spec": path, "experiment": experiment_id(spec), "runs": _count_runs(spec)} for path, spec in valid
+            {"spec": path, "experiment": experiment_id(spec), "runs": count_runs(spec)} for path, spec in valid
         ]
         output.print_json({"valid": not issues, "specs": summaries, "problems": problems})
         raise typer.Exit(WRONG_REQUEST if issues else 0)
@@ -64,33 +65,9 @@ def validate(
         if resolved:
             output.print_document(resolved_yaml(spec))
         else:
-            output.print_line(f"ok     {path}  {experiment_id(spec)}  {counted(_count_runs(spec), 'run')}")
+            output.print_line(f"ok     {path}  {experiment_id(spec)}  {counted(count_runs(spec), 'run')}")
     if issues:
         raise SpecError(issues)
-
-
-def check_layers(loaded: Loaded) -> None:
-    """Raise SpecError if an experiment names layers or weights that its torchvision network does not have.
-
-    Imports torch only for experiments with such a network.
-    """
-    spec = loaded.spec
-    models = [spec.model, *(run.spec.model for run in _listed_runs(spec))]
-    sampled = isinstance(spec.search, SpaceSearch) and any(path.startswith("model.") for path in spec.search.space)
-    if sampled or any(model.backbone or (model.weights and model.weights.published) for model in models):
-        from ipcnn_ray.models.model_checks import check_backbones
-
-        check_backbones(loaded)
-
-
-def _listed_runs(spec: ExperimentSpec) -> list[Run]:
-    """The runs that are known before the search starts."""
-    return [*named_runs(spec), *grid_runs(spec)]
-
-
-def _count_runs(spec: ExperimentSpec) -> int:
-    sampled = spec.search.trials if isinstance(spec.search, SpaceSearch) else 0
-    return len(_listed_runs(spec)) + sampled
 
 
 def plan(spec: SpecArgument, set_: OverridesOption = None, json: JsonOption = False) -> None:
@@ -98,6 +75,11 @@ def plan(spec: SpecArgument, set_: OverridesOption = None, json: JsonOption = Fa
 
     The items of real photographs are counted from their annotations if IPCNN_DATA is set.
     """
+    from ipcnn_ray.cli.plan_table import check_layers, plan_notes, plan_row
+    from ipcnn_ray.spec.loader import load
+    from ipcnn_ray.spec.runs import experiment_id
+    from ipcnn_ray.spec.runs import plan as plan_of
+
     loaded = load(spec, set_ or ())
     check_layers(loaded)
     experiment, paths = loaded.spec, Paths.from_environment()
@@ -114,57 +96,12 @@ def plan(spec: SpecArgument, set_: OverridesOption = None, json: JsonOption = Fa
         output.print_json({"experiment": experiment_id(experiment), **asdict(planned), **totals})
         return
     output.print_line(experiment_id(experiment), style="bold")
-    rows = [_plan_row(run) for run in planned.runs]
+    rows = [plan_row(run) for run in planned.runs]
     if planned.largest is not None:
-        rows.append([f"{planned.drawn} drawn", "each at most", *_plan_row(planned.largest)[2:]])
+        rows.append([f"{planned.drawn} drawn", "each at most", *plan_row(planned.largest)[2:]])
     output.print_table(("run", "template", *PLAN_NUMBERS), rows, right=PLAN_NUMBERS)
-    for name, text in _plan_notes(experiment, planned):
+    for name, text in plan_notes(experiment, planned):
         output.print_line(f"{name:<16}{text}")
-
-
-def _plan_row(run: PlannedRun) -> list[str]:
-    steps = "after preparation" if run.steps is None else output.format_count(run.steps)
-    images = "" if run.images is None else output.format_count(run.images)
-    return [run.label, run.template, str(run.epochs), str(run.batch_size), steps, images]
-
-
-def _plan_notes(experiment: ExperimentSpec, planned: Plan) -> list[tuple[str, str]]:
-    """(heading, text) of the lines below the table."""
-    search, notes = experiment.search, []
-    if isinstance(search, SpaceSearch):
-        for index, (path, distribution) in enumerate(search.space.items()):
-            notes.append(("" if index else "drawn from", f"{path}: {_range(distribution)}"))
-    if any(run.spec.template.shape == "tailored" for run in _listed_runs(experiment)):
-        notes.append(("tailored", "fitted to the training split when a run starts; the record says to what"))
-    if any(_augments_behind_frozen_layers(run.spec) for run in _listed_runs(experiment)):
-        notes.append(("augmented", "frozen layers run in every epoch: outputs for augmented images are not cached"))
-    if search is not None and search.repeats > 1:
-        repeated = "every named run" if isinstance(search, SpaceSearch) else "every run"
-        notes.append(("seeds", f"{seeds(experiment)[0]} to {seeds(experiment)[-1]}, {repeated} with each of them"))
-    total = "steps after preparation (set IPCNN_DATA)"
-    if planned.steps is not None and planned.images is not None:
-        total = f"{output.format_count(planned.steps)} steps, {output.format_count(planned.images)} images"
-    runs, workers = counted(len(planned.runs) + planned.drawn, "run"), counted(planned.workers, "worker")
-    notes.append(("in all", f"{runs} of {workers}, {total}"))
-    if planned.grace_epochs is not None:
-        notes.append(("early stopping", f"may end a run after epoch {planned.grace_epochs}"))
-    return notes
-
-
-def _augments_behind_frozen_layers(run: ExperimentSpec) -> bool:
-    augment = run.data.augment
-    return augment is not None and augment.active and run.train.freeze_through is not None
-
-
-def _range(distribution: Distribution) -> str:
-    if isinstance(distribution, Choice):
-        text = ", ".join(str(value) for value in distribution.choice)
-    elif isinstance(distribution, LogUniform):
-        text = f"{distribution.log_uniform[0]:g} to {distribution.log_uniform[1]:g}, logarithmic"
-    else:
-        text = f"{distribution.uniform[0]:g} to {distribution.uniform[1]:g}"
-    conditions = " and ".join(f"{path} is {value}" for path, value in (distribution.when or {}).items())
-    return f"{text}, when {conditions}" if conditions else text
 
 
 def schema(file: SchemaFile = None) -> None:
@@ -172,6 +109,8 @@ def schema(file: SchemaFile = None) -> None:
 
     An editor uses it for completion and checks in specs that begin with: # yaml-language-server: $schema=FILE
     """
+    from ipcnn_ray.spec.experiment import ExperimentSpec
+
     content = json.dumps({"$schema": JSON_SCHEMA} | ExperimentSpec.model_json_schema(), indent=2, ensure_ascii=False)
     if file is None:
         output.print_document(content)
@@ -187,6 +126,8 @@ def init(file: NewFile = Path(f"{DEFAULT_NAME}.yaml"), data: DataOption = None) 
 
     An existing file is never overwritten.
     """
+    from ipcnn_ray.spec.starter import starter
+
     section = None
     if data is not None:
         from ipcnn_ray.data.section_of_files import section_of_files

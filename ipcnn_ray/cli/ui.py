@@ -14,7 +14,6 @@ import typer
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.options import experiment_argument
 from ipcnn_ray.errors import IpcnnError, TrackingError
-from ipcnn_ray.report.experiment_record import find_runs
 from ipcnn_ray.spec.extensions import BASELINES
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker, environment, server_command
 from ipcnn_ray.tracking.tracking_uri import absolute, exists, is_server, without_password
@@ -64,6 +63,8 @@ def _save_view(tracker: MlflowTracker, experiment: str) -> str:
 
     Raises IpcnnError if nothing is recorded under the name.
     """
+    from ipcnn_ray.report.experiment_record import find_runs
+
     (parent, runs), *older = find_runs(tracker, experiment)
     if older:
         output.print_note(f"{experiment} was submitted several times; this is {parent.run_id}, the newest")

@@ -121,6 +121,7 @@ class Offsets:
     """Offsets of every cell from every centre of an n x n map, divided by the widening of the template."""
 
     n: int
+    """Side of the map, cells."""
     rows_Pnn: Tensor
     """di, cells; positive below the centre."""
     cols_Pnn: Tensor
@@ -130,6 +131,10 @@ class Offsets:
     def of(
         cls, n: int, dtype: torch.dtype = torch.float64, device: torch.device | None = None, widening: float = 1.0
     ) -> Offsets:
+        """Return the offsets of a map of n x n cells. dtype, device: of the tensors, [P, n, n]. widening: divisor.
+
+        Raises ValueError if n is less than 1.
+        """
         if n < 1:
             raise ValueError(f"n = {n}: a map has at least one cell")
         axis = torch.arange(n, dtype=dtype, device=device)
@@ -143,6 +148,7 @@ class Offsets:
 
         `l1`: |di| + |dj|; `l2`: Euclidean; `linf`: max(|di|, |dj|); `lp`: (|di|^p + |dj|^p)^(1/p). With p 1, 2 and
         infinity `lp` is l1, l2 and linf to the last bit; below 1 it gives stars with hollow sides (not a norm).
+        Raises ValueError for another norm, or a p that does not belong to it.
         """
         if isinstance(p, Tensor):
             raise ValueError("p is a tensor: all filters share one exponent, a number")

@@ -60,6 +60,7 @@ class Annotations:
     """All objects of a category, and the files that they were read from."""
 
     objects: list[AnnotatedObject] = field(default_factory=list)
+    """Objects with their boxes, in pixels, and landmarks."""
     files: list[Path] = field(default_factory=list)
     """Files whose content is part of the data digest."""
     made_from: Stamps = field(default_factory=dict)
@@ -69,18 +70,23 @@ class Annotations:
     left_out: Counter[str] = field(default_factory=Counter)
     """Number of objects left out, by reason."""
     issues: list[Issue] = field(default_factory=list)
+    """What is wrong in single files and objects; all of it is reported at once."""
     negatives: list[AnnotatedObject] = field(default_factory=list)
     """Negatives, for a dataset with its own `negative_crops`."""
 
     def add_issue(self, where: Path | str, what: str, advice: str) -> None:
+        """Add an issue. where: File, or object of a file. what: The fact. advice: What to do, in a sentence."""
         self.issues.append(Issue(str(where), what, advice))
 
     def stamp(self, *paths: Path) -> None:
-        """Record the state of files and folders that are about to be read."""
+        """Record the state of files and folders that are about to be read, at `paths`."""
         self.made_from |= stamps(paths)
 
     def read_structs(self, path: Path, variable: str, *fields: str) -> list[dict[str, Any]] | None:
-        """Return the elements of a struct array of a .mat file; None, with an issue added, if it cannot be read."""
+        """Return the elements of a struct array of a .mat file; None, with an issue added, if it cannot be read.
+
+        path: Of the file. variable: Name of the array. fields: Names that each element must have.
+        """
         if path.is_file():
             self.stamp(path)
         try:
@@ -97,7 +103,7 @@ class Annotations:
         return elements
 
     def is_upright(self, where: str, box: Box) -> bool:
-        """Return whether a box has an inside; add an issue if it has none."""
+        """Return whether a box (xmin, ymin, xmax, ymax), pixels, has an inside; add an issue `where` if it has none."""
         if box[0] < box[2] and box[1] < box[3]:
             return True
         what = f"box (xmin, ymin, xmax, ymax) = {box} is inverted or flat"
@@ -167,15 +173,15 @@ class PhotographDataset(Dataset):
 
     @abstractmethod
     def annotations(self, folder: Path) -> list[Annotations]:
-        """Read the annotated objects of each category, in the order of `categories`.
+        """Return the annotated objects of each category, in the order of `categories`, read from `folder`.
 
         Issues of single files and objects are collected in `Annotations.issues`. Raises DataError for what leaves
         nothing to check.
         """
 
     def split_items(self, source: Source) -> tuple[Items, Items]:
-        """Return the training and the validation items. Reads the fields `train_share`, `positive_share` and `split`
-        of a section that declares them."""
+        """Return the training and the validation items, each [I, 2], of the crops of `source`. Reads the fields
+        `train_share`, `positive_share` and `split` of a section that declares them."""
         from ipcnn_ray.data.split import items, items_of_categories
 
         objects_L, share = source.objects_L, getattr(self, "train_share", 0.9)
@@ -185,7 +191,8 @@ class PhotographDataset(Dataset):
         return items_of_categories(objects_L, source.negatives, share, repeat=True, split=split)
 
     def read(self, root: Path | None) -> Source:
-        """Read the annotations and check them and the photographs together. Raises DataError with every issue."""
+        """Return the crops to decode, with the annotations and the photographs below `root`, which is IPCNN_DATA, read
+        and checked together. Raises DataError with every issue."""
         if root is None:
             what, advice = "IPCNN_DATA is not set", f"Set it to the folder that holds {self.folder}/."
             raise DataError([Issue(f"data.kind = {self.kind}", what, advice)])
@@ -281,7 +288,7 @@ class PhotographDataset(Dataset):
     def negative_crops(self, annotations_L: Sequence[Annotations], root: Path, total: Annotations) -> list[Crop]:
         """Return the negatives. Issues, and files that the data depend on, are added to `total`.
 
-        annotations_L: What `annotations` returned.
+        annotations_L: What `annotations` returned. root: IPCNN_DATA.
         """
         return _negatives(root / NEGATIVES, self.negatives, total)
 

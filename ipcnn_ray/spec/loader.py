@@ -73,6 +73,7 @@ class Loaded:
 def load(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
     """Read and check a spec file at `path`; `overrides` are settings of the form `a.b=value`, with the value in YAML.
 
+    Returns the spec with its source, by which errors name their lines.
     Raises SpecError with every issue of the file and the overrides.
     """
     name = fspath(path)
@@ -88,6 +89,9 @@ def load_spec(path: str | PathLike[str], overrides: Sequence[str] | Mapping[str,
     Args:
         path: Of a YAML file.
         overrides: Values of fields by their dotted path; or texts `a.b=value` with the value in YAML, as of `--set`.
+
+    Returns:
+        The spec, as `spec`, with its source, by which errors name their lines.
 
     Raises:
         SpecError: Something is wrong in the file or the overrides; `issues` has everything, each with its line.

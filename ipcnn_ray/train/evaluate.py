@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from math import isnan, nan, prod
+from math import isnan, nan
 from typing import Any, cast
 
 import numpy as np
@@ -42,10 +42,6 @@ from ipcnn_ray.train.runtime import Runtime
 
 LATE_INPUTS = frozenset({"threshold_C", "part_masks_NKSS"})
 """Inputs of `update` that are not there in the evaluation's own forward pass."""
-LARGEST_BATCH = 256
-"""Images per forward pass on a GPU, where memory allows."""
-MAPS_SHARE = 0.125
-"""Share of a GPU's memory that the maps of a forward pass may take, of all runs that share it."""
 
 
 def metric_classes(spec: ExperimentSpec) -> dict[str, type[FilterMetric]]:
@@ -123,25 +119,6 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and isnan(value) else value for key, value in row.items()}
 
 
-def evaluation_batch(inputs: InputPipeline, training_batch: int) -> int:
-    """Return the number of images per forward pass of a worker. On a CPU: those of a training step. On a GPU: as many
-    as fit `MAPS_SHARE` of its memory, a power of two, at most `LARGEST_BATCH`; a resumed run on the same kind of GPU
-    has the same, since the memory that is free does not count.
-    """
-    if inputs.device.type != "cuda":
-        return max(1, training_batch)
-    memory = torch.cuda.get_device_properties(inputs.device).total_memory * inputs.gpu_share
-    return batch_that_fits(inputs.net, MAPS_SHARE * memory)
-
-
-def batch_that_fits(net: InterpretableNet, memory: float) -> int:
-    """Return the largest power of two, at most `LARGEST_BATCH`, of images whose maps take at most `memory` bytes, by
-    four float32 maps of the largest layer for each image."""
-    largest = max(prod(net.shape(name)) for name in net.names)
-    fits = max(1, int(memory / (4 * 4 * largest)))
-    return min(LARGEST_BATCH, 1 << (fits.bit_length() - 1))
-
-
 def evaluate(
     inputs: InputPipeline, plan: EvaluationPlan, spec: ExperimentSpec, runtime: Runtime, *, epoch: int
 ) -> Evaluation:
@@ -150,7 +127,7 @@ def evaluate(
     Raises TrainingError when the network's outputs are not finite, or when a metric does not give one number per
     filter.
     """
-    batch_size = evaluation_batch(inputs, spec.train.batch_size // runtime.world_size)
+    batch_size = max(1, spec.train.batch_size // runtime.world_size)
     run = partial(infer, inputs, runtime=runtime, epoch=epoch, batch_size=batch_size)
     metrics = Metrics(spec, inputs, plan, runtime, run)
 

@@ -39,7 +39,7 @@ from ipcnn_ray.errors import DataError, IpcnnError, Issue, TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.models.named_weights import input_mean
 from ipcnn_ray.train.distributed_inference import EvaluationPlan, infer
-from ipcnn_ray.train.evaluate import evaluation_batch, masked_maps
+from ipcnn_ray.train.evaluate import masked_maps
 from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.final_model import final_model
 from ipcnn_ray.train.run_metadata import RunRequest
@@ -155,7 +155,7 @@ def load_filter_activations(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net, scale = laid_out(net.to(device), spec), spec.model.table.input_scale
     inputs = InputPipeline(store, net, scale, device, compute=spec.compute, mean=input_mean(spec.model))
-    batch_size = evaluation_batch(inputs, spec.train.batch_size // workers)
+    batch_size = max(1, spec.train.batch_size // workers)
     with kernels(spec):
         return _filter_activations(request, inputs, batch_size, progress)
 

@@ -13,11 +13,14 @@ import torch
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.models.build import build
 from ipcnn_ray.models.layer_loss import FilterTerm
+from ipcnn_ray.models.layers import SampleDropout
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.tracking.tracker import Tracker
 from ipcnn_ray.train.filter_term import filter_terms
-from ipcnn_ray.train.speed import laid_out
+from ipcnn_ray.train.runtime import Runtime
+from ipcnn_ray.train.speed import kernels, laid_out
+from ipcnn_ray.train.train_epoch import step_loss
 from ipcnn_ray.utils.paths import Paths
 
 
@@ -95,6 +98,34 @@ def initialized(
     terms = filter_terms(spec, spec.template, net, torch.tensor([0.5]))
     fused, rate = True if spec.compute.speed == "fast" else None, spec.train.learning_rate
     return net, terms, torch.optim.SGD(net.parameter_groups(5e-4), lr=rate, momentum=0.9, fused=fused)
+
+
+def training_step(
+    spec: ExperimentSpec, device: torch.device, *, bfloat16: bool = False, dropout: bool = True
+) -> Callable[[], None]:
+    """Return a training step as in `train_epoch`, on one batch that stays on the device."""
+    batch, size = spec.train.batch_size, spec.model.table.image_size
+    net, terms, optimizer = initialized(spec, device)
+    for module in net.modules():
+        if isinstance(module, SampleDropout) and not dropout:
+            module.p = 0.0
+    runtime = Runtime(device)
+    x = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    label_N = (torch.arange(batch, device=device) % 2) - 1
+
+    def run() -> None:
+        with kernels(spec):
+            net.set_step(0, 1, 0, 0, batch)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                output = net(x, full=True)
+            loss = step_loss(output, label_N, terms, 1, batch, runtime).total
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            for term in terms.values():
+                term.after_backward(runtime)
+            optimizer.step()
+
+    return run
 
 
 def nearly_empty(search: Mapping[str, Any], **compute: Any) -> ExperimentSpec:

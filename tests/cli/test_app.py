@@ -10,7 +10,7 @@ import pytest
 
 from ipcnn_ray.cli.app import main
 
-HEAVY = ("torch", "ray", "mlflow", "matplotlib", "scipy", "optuna", "numpy", "boto3", "torchvision")
+HEAVY = ("torch", "ray", "mlflow", "matplotlib", "scipy", "optuna", "numpy", "boto3", "torchvision", "pydantic", "yaml")
 
 
 def imported_by(statement: str) -> set[str]:

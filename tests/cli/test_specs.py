@@ -201,7 +201,7 @@ def test_how_a_command_ends(ipcnn, monkeypatch, problem, code):
     def fails(*_: object) -> None:
         raise problem
 
-    monkeypatch.setattr("ipcnn_ray.cli.specs.load", fails)
+    monkeypatch.setattr("ipcnn_ray.spec.loader.load", fails)
     assert ipcnn("validate", "specs/sweep.yaml")[0] == code
 
 

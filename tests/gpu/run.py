@@ -45,7 +45,6 @@ PARTS: dict[str, tuple[str, float, tuple[str, ...]]] = {
     "throughput": ("speed", 120, ()),
     "pipeline": ("speed", 45, ()),
     "profile": ("steps", 60, ()),
-    "evaluation": ("steps", 45, ()),
     "fast": ("steps", 75, ()),
     "grid": ("steps", 60, ()),
     "concurrency": ("speed", 75, ()),

@@ -1,5 +1,5 @@
-"""What a training step does on the device, before and after of what makes it faster (fast kernels, a replayed graph,
-larger batches of an evaluation), and how long the paper's grid would take."""
+"""What a training step does on the device, before and after of what makes it faster (fast kernels, a replayed graph),
+and how long the paper's grid would take."""
 
 from __future__ import annotations
 
@@ -8,27 +8,25 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_tools import alternate, initialized, spec_of
+from bench_tools import alternate, initialized, spec_of, training_step
 from fakes.training import Bench, tiny
 from input_pipeline import make_store, stored
 from rows import goal, number, within
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
-from ipcnn_ray.models.layers import SampleDropout
-from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.training import Compute
-from ipcnn_ray.train import evaluate as evaluation_module
 from ipcnn_ray.train.distributed_inference import EvaluationPlan
 from ipcnn_ray.train.evaluate import evaluate
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.runtime import Runtime
 from ipcnn_ray.train.speed import kernels
-from ipcnn_ray.train.train_epoch import step_loss, train_epoch
+from ipcnn_ray.train.train_epoch import train_epoch
 
 OUT = "IPCNN_GPU_OUT"
 """Environment variable with the folder of the tables and traces of the profiler; without it they are not kept."""
@@ -160,40 +158,6 @@ def _keep_tables(name: str, profiler: torch.profiler.profile, averages: Any, dev
     profiler.export_chrome_trace(str(folder / f"{stem}.json.gz"))
 
 
-def evaluation(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
-    """Evaluations of 512 images with the metrics of every run, in batches of 32 and of 256."""
-    rows = []
-    for network, images in [("compact", 16)] if small else [("alexnet", 512), ("vgg16", 512)]:
-        with tempfile.TemporaryDirectory() as folder:
-            spec = spec_of(network, 400, 8)
-            make_store(Path(folder), images, spec.model.table.image_size)
-            store = stored(Path(folder))
-            net, _, _ = initialized(spec, torch.device(device))
-            inputs = InputPipeline(store, net, spec.model.table.input_scale, torch.device(device))
-            plan = EvaluationPlan.of(store, "all")
-            calls = {f"{batch}": _evaluation(inputs, plan, spec, device, batch) for batch in (32, 256)}
-            times = alternate(calls, 1 if small else 3, torch.device(device), warm_up=1)
-        count, medians = len(plan.items), {name: statistics.median(values) for name, values in times.items()}
-        for name, median in medians.items():
-            rows.append(number(f"{network}: evaluation, batches of {name}", f"{count / median:.0f} images/s"))
-        rows.append(number(f"{network}: batches of 256 / of 32", f"{medians['32'] / medians['256']:.2f}"))
-    return rows
-
-
-def _evaluation(
-    inputs: InputPipeline, plan: EvaluationPlan, spec: ExperimentSpec, device: str, batch: int
-) -> Callable[[], None]:
-    def run() -> None:
-        before, evaluation_module.LARGEST_BATCH = evaluation_module.LARGEST_BATCH, batch
-        try:
-            with kernels(spec):
-                evaluate(inputs, plan, spec, Runtime(device), epoch=1)
-        finally:
-            evaluation_module.LARGEST_BATCH = before
-
-    return run
-
-
 def fast(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
     """`compute.speed: fast` against `exact`: the losses of a tiny run, and the time of a step, also as a graph that is
     captured once and replayed. A graph cannot hold the dropout, which makes a generator of random numbers in each step,
@@ -232,30 +196,9 @@ def _fast_losses(device: str) -> list[dict[str, Any]]:
 
 
 def step(network: str, batch: int, device: str, speed: str, *, dropout: bool = True) -> Callable[[], None]:
-    """A training step as in `train_epoch`, on one batch that stays on the device."""
     spec = spec_of(network, 400, batch).model_copy(update={"compute": Compute(speed=speed)})
-    net, terms, optimizer = initialized(spec, torch.device(device))
-    for module in net.modules():
-        if isinstance(module, SampleDropout) and not dropout:
-            module.p = 0.0
-    runtime, size = Runtime(device), spec.model.table.image_size
-    x = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
-    label_N = (torch.arange(batch, device=device) % 2) - 1
     bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported()
-
-    def run() -> None:
-        with kernels(spec):
-            net.set_step(0, 1, 0, 0, batch)
-            with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-                output = net(x, full=True)
-            loss = step_loss(output, label_N, terms, 1, batch, runtime).total
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            for term in terms.values():
-                term.after_backward(runtime)
-            optimizer.step()
-
-    return run
+    return training_step(spec, torch.device(device), bfloat16=bfloat16, dropout=dropout)
 
 
 def replayed(run: Callable[[], None]) -> Callable[[], None]:
@@ -286,9 +229,10 @@ def grid(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
             net, _, _ = initialized(spec, torch.device(device))
             inputs = InputPipeline(store, net, spec.model.table.input_scale, torch.device(device))
             plan = EvaluationPlan.of(store, "all")
-            measure = _evaluation(inputs, plan, spec, device, evaluation_module.LARGEST_BATCH)
-            measure()
-            evaluated = len(plan.items) / timed(measure, device)
+            measure = partial(evaluate, inputs, plan, spec, Runtime(device), epoch=1)
+            with kernels(spec):
+                measure()
+                evaluated = len(plan.items) / timed(measure, device)
         if device == "cuda":
             torch.cuda.empty_cache()
         taken = ANIMALS * GRID_TEMPLATES * GRID_EPOCHS * (TRAINED / trained + EVALUATED / evaluated) / 60

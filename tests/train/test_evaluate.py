@@ -22,7 +22,7 @@ from ipcnn_ray.errors import DataError, TrainingError
 from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.spec.extensions import EVERY_RUN, METRICS
 from ipcnn_ray.train.distributed_inference import EvaluationPlan
-from ipcnn_ray.train.evaluate import ablated_filters, batch_that_fits, check_metrics, evaluate, evaluation_batch
+from ipcnn_ray.train.evaluate import ablated_filters, check_metrics, evaluate
 
 ALL = tuple(name for name in METRICS.built_in if name not in EVERY_RUN)
 WITHOUT_PARTS = tuple(name for name in ALL if name != "part_interpretability")
@@ -364,12 +364,3 @@ def test_every_input_is_provided(scene, monkeypatch):
         install(monkeypatch, everything=attribute)
         found = measure(inputs, spec, Runtime(), "everything", ablation_filters=5).metrics
         assert found["everything"]["conv5"].per_filter_C.tolist() == [len(COMPUTE_INPUTS)] * 5
-
-
-def test_the_batch_of_a_gpu_is_the_largest_power_of_two_whose_maps_fit(bench):
-    inputs = bench.inputs(tiny())
-    assert evaluation_batch(inputs, 7) == 7 and evaluation_batch(inputs, 0) == 1  # a CPU: that of training
-    largest = max(math.prod(inputs.net.shape(name)) for name in inputs.net.names)
-    image = 4 * 4 * largest  # four maps of four bytes a number
-    for memory, expected in ((64 * image, 64), (64 * image - 1, 32), (1e15, 256), (1, 1)):
-        assert batch_that_fits(inputs.net, memory) == expected

@@ -128,14 +128,27 @@ class FilterMetric(ABC):
         self.layer = layer
 
     def update(self, *args: Any, **kwargs: Any) -> Tensor:
-        """What `compute` needs of each image of a batch, as [N, ...]. A worker calls it with each batch of its images;
-        the results are merged in the order of the items. Optional."""
+        """Return what `compute` needs of each image of a batch, as [N, ...]. A worker calls it with each batch of its
+        images; the results are merged in the order of the items. Optional: without it, it is never called.
+
+        Args:
+            *args: Not used: a metric names its inputs, some of `UPDATE_INPUTS`.
+            **kwargs: As *args.
+
+        Raises:
+            NotImplementedError: The metric has no `update`.
+        """
         raise NotImplementedError
 
     @abstractmethod
     def compute(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One number per filter, as [C] float64, NaN for a filter that cannot be measured; with `one_per_layer`, one
-        number for the layer, as [1]."""
+        """Return one number per filter, as [C] float64, NaN for a filter that cannot be measured; with `one_per_layer`,
+        one number for the layer, as [1].
+
+        Args:
+            *args: Not used: a metric names its inputs, some of `COMPUTE_INPUTS`.
+            **kwargs: As *args.
+        """
 
     @classmethod
     def update_inputs(cls) -> tuple[str, ...]:
@@ -175,10 +188,10 @@ class FilterMetric(ABC):
     def measure(
         self, inputs: Mapping[str, Tensor], filters: int, *, label_N: Tensor, category_C: Tensor
     ) -> MetricResult:
-        """Call `compute`, with `images = "own_category"` once for each category.
+        """Return the result of `compute`, with `images = "own_category"` called once for each category.
 
-        inputs: the inputs of `compute`. filters: number of filters that are measured. label_N: category of each image.
-        category_C: category of each filter.
+        inputs: the inputs of `compute`, with shapes as in `COMPUTE_INPUTS`, [N, ...]. filters: number of filters that
+        are measured. label_N: category of each image. category_C: category of each filter.
         Raises ValueError when the result is not one number per filter, or per layer.
         """
         expected = 1 if self.one_per_layer else filters

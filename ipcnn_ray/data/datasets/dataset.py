@@ -126,12 +126,12 @@ class Dataset(DataSection):
 
     @classmethod
     def missing(cls, files: Listing) -> list[str]:
-        """Return the folders that are not there."""
+        """Return the folders that are not among `files`."""
         return [folder for folder in cls.folders if not files.has(folder)]
 
     @classmethod
     def facts(cls, files: Listing) -> dict[str, Any]:
-        """Return what `ipcnn doctor` shows: whether the dataset is there, what of it is missing, and counts."""
+        """Return what `ipcnn doctor` shows of `files`: whether the dataset is there, what is missing, and counts."""
         missing = cls.missing(files)
         facts = {"folder": cls.folders[0], "missing": missing, "counts": {}, "categories": []}
         if cls.folders[0] in missing:
@@ -143,8 +143,8 @@ class Dataset(DataSection):
         return {**facts, "counts": counts, "categories": categories, "there": there}
 
     def count_train_items(self, root: Path | None) -> int | None:
-        """Return the number of training items, reading annotations if needed; None if they are not there. Raises
-        DataError as `store_plan`."""
+        """Return the number of training items, reading annotations below `root` (IPCNN_DATA) if needed; None if they
+        are not there. Raises DataError as `store_plan`."""
         return self.train_items()
 
 
