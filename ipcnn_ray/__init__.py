@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ipcnn_ray.cli.experiments import load_model as load_model
     from ipcnn_ray.cli.experiments import runs as runs
     from ipcnn_ray.cli.experiments import submit as submit
+    from ipcnn_ray.core.explanation import Explanation as Explanation
+    from ipcnn_ray.core.explanation import FiringFilter as FiringFilter
+    from ipcnn_ray.core.explanation import Score as Score
     from ipcnn_ray.core.metrics.filter_metric import MetricResult as MetricResult
     from ipcnn_ray.core.metrics.streaming import AblationOthers as AblationOthers
     from ipcnn_ray.core.metrics.streaming import AblationOwn as AblationOwn
@@ -102,6 +105,9 @@ _PUBLIC = {
     "submit": "ipcnn_ray.cli.experiments",
     "runs": "ipcnn_ray.cli.experiments",
     "load_model": "ipcnn_ray.cli.experiments",
+    "Explanation": "ipcnn_ray.core.explanation",
+    "FiringFilter": "ipcnn_ray.core.explanation",
+    "Score": "ipcnn_ray.core.explanation",
     "ExperimentResult": "ipcnn_ray.report.experiment_result",
     "load": "ipcnn_ray.spec.loader",
     "run_submission": "ipcnn_ray.on_ray.submission",

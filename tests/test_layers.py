@@ -36,7 +36,7 @@ THIRD: dict[str, set[str]] = {
     "models": {"torch", "torchvision", "numpy", "safetensors"},
     "data": {"torch", "numpy", "PIL", "pydantic"},
     "train": {"torch", "numpy", "safetensors", "psutil"},
-    "on_ray": {"torch", "optuna"},
+    "on_ray": {"torch", "optuna", "pyarrow"},
     "cli": {"typer", "rich", "pydantic", "pandas"},
 }
 # vendor -> the only place that may import it

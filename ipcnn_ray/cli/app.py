@@ -23,6 +23,7 @@ try:
     from ipcnn_ray.cli.doctor import doctor
     from ipcnn_ray.cli.jobs import list_, logs, stop
     from ipcnn_ray.cli.pictures import pictures
+    from ipcnn_ray.cli.predict import predict
     from ipcnn_ray.cli.report import compare, report
     from ipcnn_ray.cli.specs import init, plan, schema, validate
     from ipcnn_ray.cli.status import status
@@ -34,7 +35,7 @@ except IpcnnError as error:  # an entry point of another package is wrong
 
 app = typer.Typer(name="ipcnn", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 for command in (
-    *(submit, status, logs, stop, report, compare, pictures, ui),
+    *(submit, status, logs, stop, report, compare, pictures, predict, ui),
     *(validate, plan, schema, init, doctor, delete, gc),
 ):
     app.command()(command)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ipcnn_ray.on_ray.events import Event
     from ipcnn_ray.on_ray.submission import Outcome
     from ipcnn_ray.train.final_model import Classifier
+    from ipcnn_ray.train.run_metadata import RunRequest
 
 
 def submit(
@@ -131,12 +132,24 @@ def load_model(run: str | RunSummary) -> Classifier:
         model = ipcnn_ray.load_model(ipcnn_ray.submit("specs/uniform_sweep.yaml").best)
         probability = model(crops).sigmoid()
 
+    Its `explain` takes a photograph and returns an `Explanation`: the score of each category, and of each filter that
+    fires where it fires and what it followed in training::
+
+        said = model.explain("new.jpg")
+        print(said.decision, [(fired.landmark, fired.x, fired.y) for fired in said.strongest(3)])
+
     run: A run of a result, or the id of a run as `runs` lists it, or of an experiment with a single run. Its weights
     are read from the storage of the environment (IPCNN_STORAGE).
-    Raises IpcnnError if it is not recorded, or is one of several; TrainingError if it has not ended, or its weights are
-    not in the storage.
+    Raises IpcnnError if it is not recorded, is one of several, or has failed; TrainingError if it has not ended, or its
+    weights are not in the storage.
     """
     from ipcnn_ray.train.final_model import final_model
+
+    return final_model(request_of(run))[0]
+
+
+def request_of(run: str | RunSummary) -> RunRequest:
+    """Return the request of a recorded run, from which its model is loaded. run, errors: see `load_model`."""
     from ipcnn_ray.train.run_metadata import experiment_spec_of, recorded_request
 
     paths, wanted = Paths.from_environment(), run if isinstance(run, str) else run.run_id
@@ -145,7 +158,10 @@ def load_model(run: str | RunSummary) -> Classifier:
     if len(recorded) > 1:
         names = shortened_list([one.run_id for one in recorded], 6)
         raise IpcnnError(f"{wanted} has {len(recorded)} runs\nGive the id of one: {names}.")
-    return final_model(recorded_request(experiment_spec_of(tracker, parent), paths, parent, recorded[0]))[0]
+    if recorded[0].state == "failed":
+        cause = f": {recorded[0].cause}" if recorded[0].cause else ""
+        raise IpcnnError(f"run {recorded[0].run_id} has failed{cause}\nSubmit the experiment again: it goes on.")
+    return recorded_request(experiment_spec_of(tracker, parent), paths, parent, recorded[0])
 
 
 def _loaded(spec: str | PathLike[str] | ExperimentSpec) -> Loaded:

@@ -185,7 +185,7 @@ def _stop_on_cluster(name: str, address: str, now: bool) -> None:
     job = client.find(name)
     if job.finished:
         raise IpcnnError(f"{job.experiment} is not under way on {address}: it has {job.state}\nSee: ipcnn list")
-    if now:
+    if now or job.predicts:
         client.stop(job.id)
     else:
         with tempfile.TemporaryDirectory(prefix="ipcnn-") as folder:
@@ -230,13 +230,19 @@ def submit_job(
 
     wait: Minutes that the cluster may take to provide the resources of one run. detach: Return after the submission.
     """
-    from ipcnn_ray.spec.runs import experiment_id
-
-    identity = experiment_id(experiment)
     client, job, started = start_job(address, experiment, fresh=fresh, wait=wait)
+    follow_job(client, job, address, started=started, detach=detach, as_json=as_json)
+
+
+def follow_job(
+    client: JobClient, job: ExperimentJob, address: str, *, started: bool, detach: bool, as_json: bool
+) -> None:
+    """Show the log of a job until it ends and exit with its exit code. started: Whether this command has started it.
+    detach: Return at once."""
     how = f"submitted to {address}" if started else f"is under way on {address} already; nothing was submitted"
-    output.print_note(f"{identity}: {how} (job {job.id})")
-    commands = "  |  ".join(f"ipcnn {word} {identity} --address {address}" for word in ("logs -f", "status", "stop"))
+    output.print_note(f"{job.experiment}: {how} (job {job.id})")
+    names = ("logs -f", "stop") if job.predicts else ("logs -f", "status", "stop")
+    commands = "  |  ".join(f"ipcnn {word} {job.experiment} --address {address}" for word in names)
     if not detach:
         try:
             for piece in client.logs(job.id, follow=True):
@@ -280,7 +286,7 @@ def _exit_as(job: ExperimentJob) -> None:
     """Exit with the exit code of a finished job."""
     if job.state == "failed" and job.exit_code is None:
         output.print_error(
-            IpcnnError(f"{job.id} has failed: {job.cause}\nSubmit it again: it goes on from its last epoch.")
+            IpcnnError(f"{job.id} has failed: {job.cause}\nSubmit it again: it goes on where it stopped.")
         )
     if job.state != "succeeded":
         raise typer.Exit(STOPPED if job.state == "stopped" else job.exit_code or RUN_FAILED)

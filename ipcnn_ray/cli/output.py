@@ -59,7 +59,12 @@ def print_document(content: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print plain JSON on stdout. NaN and infinity become null."""
-    sys.stdout.write(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """Return plain JSON with a newline at its end. NaN and infinity become null."""
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _finite(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
@@ -13,8 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
+from ipcnn_ray.core.crop_place import CropPlace
+
 Box = tuple[int, int, int, int]
 """xmin, ymin, xmax, ymax; 1-based and inclusive, as in VOC."""
+
+Photograph = Path | bytes | Image.Image | NDArray[np.uint8]
+"""A file, its bytes, an image that is open already, or RGB pixels [H, W, 3]."""
 
 STEPS = 32
 """A mask of a part is a patch [G, G]: how much of the part covers the offsets -1 ... 1 from the center of its box, in
@@ -51,9 +57,7 @@ def image_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
     with _opened(path) as image:
         if not upright:
             return image.size
-        if image.mode.startswith(("I", "F")):
-            raise ImageFileError(f"has more than 8 bits per channel (mode {image.mode})")
-        width, height = image.size
+        width, height = _of_8_bits(image).size
         return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
@@ -75,12 +79,22 @@ def square_crop(path: Path, box: Box | None, size: int, *, upright: bool = False
     upright: Turn the image by its EXIF orientation first, as viewers do.
     """
     with _opened(path) as image:
-        try:
-            rgb = image.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ImageFileError(f"does not decode to its end: {error}") from error
-        if upright and (turn := TURNS.get(_orientation(image))) is not None:
-            rgb = rgb.transpose(turn)
+        return crop_of(rgb_image(image, upright=upright), box, size)
+
+
+def rgb_image(image: Image.Image, *, upright: bool = False) -> Image.Image:
+    """Return an opened image in RGB, turned by its EXIF orientation if `upright`. Raises ImageFileError for a file that
+    does not decode to its end."""
+    try:
+        rgb = image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        raise ImageFileError(f"does not decode to its end: {error}") from error
+    turn = TURNS.get(_orientation(image)) if upright else None
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def crop_of(rgb: Image.Image, box: Box | None, size: int) -> NDArray[np.uint8]:
+    """Return the box of an RGB image (all of it for None) as [3, size, size]: see `square_crop`."""
     if box is not None:
         xmin, ymin, xmax, ymax = box
         rgb = rgb.crop((xmin - 1, ymin - 1, xmax, ymax))
@@ -96,9 +110,63 @@ def place_in_crop(landmarks_K2: NDArray[np.float64], box: Box, size: int) -> NDA
     return (landmarks_K2 * (extent - 1) + 0.5) * size / extent - 0.5
 
 
-def _opened(path: Path) -> Image.Image:
+def crop_with_place(
+    source: Photograph, edges: Sequence[float] | None, size: int, *, upright: bool = False
+) -> tuple[NDArray[np.uint8], CropPlace]:
+    """Return the `square_crop` of a photograph, [3, size, size] RGB, and where it lies in the photograph.
+
+    edges: xmin, ymin, xmax, ymax in pixels, 0 the left or upper edge, rounded to whole pixels as those of a table of
+    photographs; None for all of it. upright: see `open_photograph`.
+    Raises ImageFileError as `open_photograph`, and for edges that are not a box inside the photograph.
+    """
+    rgb = open_photograph(source, upright=upright)
+    width, height = rgb.size
+    given = (0, 0, width, height) if edges is None else tuple(edges)
+    if len(given) != 4 or not all(map(math.isfinite, given)):
+        raise ImageFileError(f"has the box {given}: expected xmin, ymin, xmax, ymax")
+    xmin, ymin, xmax, ymax = (math.floor(edge + 0.5) for edge in given)
+    if not (0 <= xmin < xmax <= width and 0 <= ymin < ymax <= height):
+        box, whole = (", ".join(f"{edge:g}" for edge in box) for box in (given, (0, 0, width, height)))
+        raise ImageFileError(f"has the box {box}, which is not a box inside its {whole}")
+    crop_3SS = crop_of(rgb, (xmin + 1, ymin + 1, xmax, ymax), size)
+    return crop_3SS, CropPlace(width, height, (xmin, ymin, xmax, ymax), size)
+
+
+def open_photograph(source: Photograph, *, upright: bool = False) -> Image.Image:
+    """Return a photograph in RGB.
+
+    upright: Turn the image by its EXIF orientation, as viewers do; pixels have none.
+    Raises ImageFileError for a file that does not decode to its end, images of more than 8 bits per channel, and arrays
+    of another shape or type.
+    """
+    if isinstance(source, Image.Image):
+        return rgb_image(_of_8_bits(source), upright=upright)
+    if isinstance(source, Path | bytes):
+        with _opened(source if isinstance(source, Path) else io.BytesIO(source)) as image:
+            return rgb_image(_of_8_bits(image), upright=upright)
+    pixels = np.asarray(source)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or pixels.dtype != np.uint8:
+        raise ImageFileError(f"is an array of {pixels.dtype}, shape {pixels.shape}: expected uint8 RGB [H, W, 3]")
+    return Image.fromarray(pixels)
+
+
+def preview(source: Photograph, most: int, *, upright: bool = False) -> NDArray[np.uint8]:
+    """Return a photograph as RGB pixels [h, w, 3], shrunk to at most `most` pixels a side, its aspect ratio kept.
+    upright, errors: see `open_photograph`."""
+    rgb = open_photograph(source, upright=upright)
+    rgb.thumbnail((most, most))
+    return np.asarray(rgb)
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        raise ImageFileError(f"has more than 8 bits per channel (mode {image.mode})")
+    return image
+
+
+def _opened(file: Path | io.BytesIO) -> Image.Image:
     try:
-        return Image.open(path)
+        return Image.open(file)
     except UnidentifiedImageError as error:
         raise ImageFileError("is not an image") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

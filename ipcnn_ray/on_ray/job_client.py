@@ -34,6 +34,8 @@ from ipcnn_ray.utils.text import shortened
 
 EXPERIMENT, ATTEMPT, RECORD = "ipcnn.experiment", "ipcnn.attempt", "ipcnn.record"
 """Keys of a job's metadata."""
+PREDICTION = "predict."
+"""Beginning of the ids of predictions, which are jobs, too; those of experiments have no dot."""
 STATES: dict[str, State] = {
     "PENDING": "queued",
     "RUNNING": "running",
@@ -84,6 +86,11 @@ class ExperimentJob:
     @property
     def finished(self) -> bool:
         return self.state not in ("queued", "running")
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it is an `ipcnn predict`: it can be stopped at any time, and goes on with the parts that it lacks."""
+        return self.experiment.startswith(PREDICTION)
 
 
 class JobClient:

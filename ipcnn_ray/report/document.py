@@ -30,6 +30,13 @@ class FigureBlock(Captioned):
 
 
 @dataclass(frozen=True)
+class PictureBlock(Captioned):
+    """A photograph with what is drawn on it."""
+
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
 class Paragraphs:
     """Plain text, one paragraph per line."""
 
@@ -44,7 +51,7 @@ class SourceBlock:
     text: str
 
 
-Block = TableBlock | FigureBlock | Paragraphs | SourceBlock
+Block = TableBlock | FigureBlock | PictureBlock | Paragraphs | SourceBlock
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 
 from ipcnn_ray.report.chapters import Importances, experiment_chapters, runs_csv, warnings
-from ipcnn_ray.report.document import Block, Chapter, FigureBlock, Paragraphs, SourceBlock, TableBlock
+from ipcnn_ray.report.document import Block, Chapter, FigureBlock, Paragraphs, PictureBlock, SourceBlock, TableBlock
 from ipcnn_ray.report.experiment_record import Experiment
 from ipcnn_ray.report.paper_tables import MISSING, UNPUBLISHED, paper_chapter
 from ipcnn_ray.report.style import to_png, to_svg
@@ -29,6 +29,7 @@ tr.published td{border-bottom:0;color:#555}.missing{color:#777;font-style:italic
 border-left:4px solid #E69F00;padding:.4rem .8rem}
 figure{margin:1rem 0}.plot{overflow-x:auto}
 .plot img{max-width:100%;min-width:32rem;height:auto}figcaption,.caption{color:#444;font-size:.9rem;max-width:55rem}
+.picture img{max-width:100%;max-height:42rem}
 pre{background:#f6f6f6;padding:.8rem;overflow:auto;font-size:.8rem}
 @media print{.long{max-height:none}nav{display:none}}
 """.strip()
@@ -135,6 +136,12 @@ def _html(block: Block) -> str:
             f'<h3>{escape(block.title)}</h3>\n<figure><div class="plot"><img alt="{escape(block.title)}" '
             f'src="data:image/svg+xml;base64,{image}"></div>\n<figcaption>{escape(block.caption)}</figcaption></figure>'
         )
+    if isinstance(block, PictureBlock):
+        image = base64.b64encode(block.jpeg).decode()
+        return (
+            f'<h3>{escape(block.title)}</h3>\n<figure><div class="picture"><img alt="{escape(block.title)}" '
+            f'src="data:image/jpeg;base64,{image}"></div>\n<figcaption>{escape(block.caption)}</figcaption></figure>'
+        )
     if isinstance(block, SourceBlock):
         return f"<details><summary>{escape(block.title)}</summary><pre>{escape(block.text)}</pre></details>"
     assert isinstance(block, Paragraphs)
@@ -171,6 +178,8 @@ def _markdown(block: Block, folder: str) -> list[str]:
         return [f"### {block.title}", "", *replace(block.table, rows=rows).markdown(), "", block.caption]
     if isinstance(block, FigureBlock):
         return [f"### {block.title}", "", f"![{block.title}]({folder}{block.name}.png)", "", block.caption]
+    if isinstance(block, PictureBlock):
+        return [f"### {block.title}", "", f"![{block.title}]({folder}{block.name}.jpg)", "", block.caption]
     if isinstance(block, SourceBlock):
         return [f"### {block.title}", "", "```yaml", *block.text.splitlines(), "```"]
     assert isinstance(block, Paragraphs)

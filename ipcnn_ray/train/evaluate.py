@@ -92,6 +92,11 @@ class FilterSummary:
     """Its `landmark_tracking`; NaN when no landmark could be measured."""
     instability: float
     """Its location instability, share of the image diagonal; NaN when it could not be measured."""
+    offset: tuple[float, float] | None = None
+    """Mean of landmark - peak over the images that tracking is measured on, (row, col), shares of the crop's side; None
+    when it follows no landmark."""
+    offset_deviation: tuple[float, float] | None = None
+    """Standard deviation of landmark - peak by axis, over the same images; share of the crop's side."""
 
 
 @dataclass(frozen=True)
@@ -236,11 +241,22 @@ class Metrics:
         return tuple(FilterSummary(c, category, None, nan, nan) for c, category in enumerate(categories))
 
     def _filters_of(self, layer: str, instability_C: Tensor) -> tuple[FilterSummary, ...]:
-        tracking_CK = self._tracking(layer).strongest_CK
-        columns_C = (self._category(layer), followed_landmark(tracking_CK), best_tracking(tracking_CK), instability_C)
-        categories, landmarks = self._store.categories, (*self._store.landmark_names, None)  # -1 is None
-        rows = zip(*(column_C.tolist() for column_C in columns_C), strict=True)
-        return tuple(FilterSummary(c, categories[row[0]], landmarks[row[1]], *row[2:]) for c, row in enumerate(rows))
+        tracked = self._tracking(layer)
+        tracking_CK, landmark_C = tracked.strongest_CK, followed_landmark(tracked.strongest_CK)
+        columns_C = (self._category(layer), landmark_C, best_tracking(tracking_CK), instability_C)
+        rows = list(zip(*(column_C.tolist() for column_C in columns_C), strict=True))
+        categories, names = self._store.categories, self._store.landmark_names
+
+        def summary(c: int, category: int, k: int, tracking: float, instability: float) -> FilterSummary:
+            if k < 0:
+                return FilterSummary(c, categories[category], None, tracking, instability)
+            offset, deviation = (
+                (float(of_CK2[c, k, 0]) / self._store.size, float(of_CK2[c, k, 1]) / self._store.size)
+                for of_CK2 in (tracked.offset_CK2, tracked.offset_deviation_CK2)
+            )
+            return FilterSummary(c, categories[category], names[k], tracking, instability, offset, deviation)
+
+        return tuple(summary(c, *row) for c, row in enumerate(rows))
 
     def _measure(self, metric: FilterMetric, layer: str) -> MetricResult:
         images = self._images_of(metric)

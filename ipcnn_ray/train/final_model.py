@@ -6,23 +6,29 @@ The final model is the trained network with the input normalisation, as one modu
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from os import PathLike
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from ipcnn_ray.core.crop_place import CropPlace
+from ipcnn_ray.core.explanation import Explanation, ExplanationContext, KnownFilter, explain
 from ipcnn_ray.core.template_fit import axes_of_sizes, axes_of_spacing, ellipse_of, table_of_mask
 from ipcnn_ray.data.crop_store import CropStore
+from ipcnn_ray.data.crops import ImageFileError, Photograph, crop_with_place
 from ipcnn_ray.errors import DataError, Issue, TrainingError
 from ipcnn_ray.models.build import assemble
+from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.models.net import InterpretableNet, NetOutput
 from ipcnn_ray.spec.template import COMMON, EllipseTemplate, MaskTemplate, PartTemplate, TailoredTemplate, Template
 from ipcnn_ray.train.checkpoint import read_result
-from ipcnn_ray.train.run_dir import MEAN_KEY, RESULT_FILE, TEMPLATE_FILE, WEIGHTS_FILE, read_file
+from ipcnn_ray.train.run_dir import FILTERS_FILE, MEAN_KEY, RESULT_FILE, TEMPLATE_FILE, WEIGHTS_FILE, Folder, read_file
 from ipcnn_ray.train.run_metadata import RunRequest
 
 
@@ -116,17 +122,22 @@ class Classifier(nn.Module):
     """Trained network with its input normalisation: RGB crops [N, 3, S, S] float, values 0..255 -> logits [N], or
     [N, L] for several categories. A positive logit means that the crop shows the category.
 
-    mean_3SS: mean of the training images. scale: factor on the difference from it. categories: names of the L
-    categories.
+    mean_3SS: mean of the training images. scale: factor on the difference from it. context: of its explanations, with
+    the names of the L categories. upright: whether photographs are turned by their EXIF orientation, as those of the
+    training were.
     """
 
     mean_3SS: Tensor
 
-    def __init__(self, net: InterpretableNet, mean_3SS: Tensor, scale: float, categories: Sequence[str]) -> None:
+    def __init__(
+        self, net: InterpretableNet, mean_3SS: Tensor, scale: float, context: ExplanationContext, *, upright: bool
+    ) -> None:
         super().__init__()
         self.net = net
         self.scale = scale
-        self.categories = tuple(categories)
+        self.context = context
+        self.categories = tuple(context.categories)
+        self.upright = upright
         self.image_size = mean_3SS.shape[-1]
         self.register_buffer("mean_3SS", mean_3SS)
 
@@ -137,8 +148,39 @@ class Classifier(nn.Module):
     def maps(self, crops_N3SS: Tensor) -> dict[str, Tensor]:
         """Return the maps of each interpretable layer, lowest first, before ReLU and mask, [N, C, n, n]: the input of
         the metrics. crops_N3SS: as of `forward`."""
-        output = cast(NetOutput, self.net((crops_N3SS - self.mean_3SS) * self.scale, full=True))
-        return output.scores
+        return self._output(crops_N3SS).scores
+
+    def explain(
+        self, image: str | PathLike[str] | Photograph, box: tuple[float, float, float, float] | None = None
+    ) -> Explanation:
+        """Return what the network says of one photograph: a score for each category, and of each filter that fires
+        where it fires and what it followed in training.
+
+        The photograph is scaled to a crop of `image_size` as those of the training were: bilinear, the aspect ratio not
+        kept, turned by its EXIF orientation where they were.
+
+        image: A file, an image of PIL, or RGB pixels, uint8 [H, W, 3]. box: The part of it to look at, xmin, ymin,
+        xmax, ymax in pixels, 0 the left or upper edge; default: all of it.
+        Raises DataError for an image that cannot be read, and a box that is not inside it.
+        """
+        path = str(image) if isinstance(image, str | PathLike) else ""
+        source = Path(image) if isinstance(image, str | PathLike) else image
+        try:
+            crop_3SS, place = crop_with_place(source, box, self.image_size, upright=self.upright)
+        except ImageFileError as error:
+            advice = "Give an image file, an image of PIL, or an array [H, W, 3] of uint8, with a box inside it."
+            raise DataError([Issue(path or "image", str(error), advice)]) from error
+        return self.explain_crops(torch.from_numpy(crop_3SS.copy())[None], [(path, place)])[0]
+
+    @torch.inference_mode()
+    def explain_crops(self, crops_N3SS: Tensor, places: Sequence[tuple[str, CropPlace]]) -> list[Explanation]:
+        """Return the explanation of each of some crops. crops_N3SS: as of `forward`, of any type. places: path of each
+        image, and where its crop lies in it."""
+        output = self._output(crops_N3SS.to(self.mean_3SS))
+        return explain(output.logits_NL, output.scores, places, self.context)
+
+    def _output(self, crops_N3SS: Tensor) -> NetOutput:
+        return cast(NetOutput, self.net((crops_N3SS - self.mean_3SS) * self.scale, full=True))
 
 
 def final_model(request: RunRequest) -> tuple[Classifier, Tensor]:
@@ -154,8 +196,26 @@ def final_model(request: RunRequest) -> tuple[Classifier, Tensor]:
     widening = _last_widening(request, template)
     net = assemble(spec.model, template, len(spec.data.categories), spec.loss.filter, widening=widening)
     net.load_state_dict(tensors)
-    model = Classifier(net, mean_3SS, spec.model.table.input_scale, spec.data.categories).eval()
+    fields = {layer: layer_receptive_field(spec.model, layer) for layer in net.interpretable}
+    context = ExplanationContext(spec.data.categories, spec.loss.classification, fields, known_filters(request.folder))
+    upright = bool(getattr(spec.data, "upright", False))
+    model = Classifier(net, mean_3SS, spec.model.table.input_scale, context, upright=upright).eval()
     return model, torch.stack([mean_3SS, mean_3SS.flip(2)]).round()
+
+
+def known_filters(folder: Folder) -> dict[str, tuple[KnownFilter, ...]]:
+    """Return what the filters of each layer of a run follow, from its last evaluation. Runs of earlier versions lack
+    offsets, or all of it."""
+    raw = read_file(folder, FILTERS_FILE)
+    layers = json.loads(raw)["layers"] if raw else {}
+    return {layer: tuple(map(_known_filter, rows)) for layer, rows in layers.items()}
+
+
+def _known_filter(row: Mapping[str, Any]) -> KnownFilter:
+    offset, deviation = (
+        (pair[0], pair[1]) if (pair := row.get(key)) else None for key in ("offset", "offset_deviation")
+    )
+    return KnownFilter(row["category"], row["landmark"], row["tracking"], offset, deviation)
 
 
 def _last_widening(request: RunRequest, template: Template) -> float:

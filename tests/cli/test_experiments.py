@@ -11,6 +11,7 @@ import pandas
 import pytest
 import torch
 from doc_examples import examples
+from PIL import Image
 
 import ipcnn_ray
 from ipcnn_ray.cli import experiments
@@ -209,10 +210,12 @@ def test_the_examples_in_docstrings_run(submitted, tmp_path, monkeypatch, capsys
     blocks = [
         block for value in (ipcnn_ray, ipcnn_ray.submit, ipcnn_ray.load_model) for block in examples(value.__doc__)
     ]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
+    Image.new("RGB", (90, 60), "brown").save("new.jpg")
     for block in blocks[1:]:  # the first one is of the layer
         exec(block, names)
     assert submitted[1][0].train.epochs == 4 and names["probability"].shape == (2, 2)
+    assert names["said"].image == "new.jpg" and set(names["said"].decision) <= {"cow", "dog"}
     assert names["result"].verdict.splitlines()[0] in capsys.readouterr().out
 
 

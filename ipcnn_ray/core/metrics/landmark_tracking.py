@@ -36,6 +36,10 @@ class Tracking:
     """Over fewer of the strongest images."""
     shuffled_CRK: Tensor
     """With the peaks and activations of one image and the landmarks of another of the same category."""
+    offset_CK2: Tensor
+    """Mean of landmark - peak over the strongest images, (row, col) in pixels; NaN for fewer than two."""
+    offset_deviation_CK2: Tensor
+    """Standard deviation of landmark - peak over the strongest images, by axis."""
 
 
 class LandmarkTracking(FilterMetric):
@@ -222,7 +226,8 @@ def tracking_of_categories(
     landmarks_shown(landmarks_NK2)  # checks its shape
     if not bool(activation_NC.isfinite().all()):
         raise ValueError("activation_NC has entries that are not finite: the strongest images cannot be ranked")
-    result = Tracking(*(torch.full(shape, torch.nan).double() for shape in ((C, K), (C, K), (C, SHUFFLES, K))))
+    shapes = ((C, K), (C, K), (C, SHUFFLES, K), (C, K, 2), (C, K, 2))
+    result = Tracking(*(torch.full(shape, torch.nan).double() for shape in shapes))
     for category in sorted(set(category_C.tolist())):
         image_N, filter_C = label_N == category, category_C == category
         positions_NK2 = landmarks_NK2[image_N].double()
@@ -230,6 +235,8 @@ def tracking_of_categories(
         order_CN = activation_NC[image_N][:, filter_C].T.contiguous().argsort(dim=1, descending=True, stable=True)
         result.strongest_CK[filter_C] = tracking(peaks_CN2, order_CN, positions_NK2, top_images)
         result.few_CK[filter_C] = tracking(peaks_CN2, order_CN, positions_NK2, few_images)
+        mean_CK2, deviation_CK2 = offsets(peaks_CN2, order_CN, positions_NK2, top_images)
+        result.offset_CK2[filter_C], result.offset_deviation_CK2[filter_C] = mean_CK2, deviation_CK2
         shuffled = [
             tracking(peaks_CN2, order_CN, positions_NK2[shuffle_N], top_images)
             for shuffle_N in shuffles(len(positions_NK2))
@@ -255,6 +262,22 @@ def tracking(peaks_CN2: Tensor, order_CN: Tensor, landmarks_NK2: Tensor, count: 
         columns.append(1 - _variance(landmark_CV2 - peak_CV2) / _variance(landmark_CV2))
     tracking_CK = torch.stack(columns, 1)
     return torch.where(tracking_CK.isfinite(), tracking_CK, torch.nan)
+
+
+def offsets(peaks_CN2: Tensor, order_CN: Tensor, landmarks_NK2: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (divisor V) of landmark - peak over the images of `tracking`, each [C, K, 2].
+
+    order_CN, count: see `tracking`. NaN where fewer than two images show the landmark.
+    """
+    C, K = len(order_CN), landmarks_NK2.shape[1]
+    mean_CK2, deviation_CK2 = torch.full((2, C, K, 2), torch.nan, dtype=torch.float64)
+    for k, shown_N in enumerate(landmarks_shown(landmarks_NK2).unbind(1)):
+        if int(shown_N.sum()) >= 2:
+            strongest_CV = first_shown(order_CN, shown_N, count)
+            peak_CV2 = peaks_CN2.gather(1, strongest_CV[:, :, None].expand(-1, -1, 2))
+            offset_CV2 = landmarks_NK2[strongest_CV, k] - peak_CV2
+            mean_CK2[:, k], deviation_CK2[:, k] = offset_CV2.mean(1), offset_CV2.std(1, correction=0)
+    return mean_CK2, deviation_CK2
 
 
 def first_shown(order_CN: Tensor, shown_N: Tensor, count: int) -> Tensor:

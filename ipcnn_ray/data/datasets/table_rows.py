@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 SPLITS = {"train": True, "val": False}
 COLUMNS = ("image", "category", "split", *EDGES)
+NEEDED = ("image", "category")
+"""Columns of a table of photographs; what else it has is up to its author."""
 SHOWN = 12
 """Names that a message lists."""
 
@@ -168,9 +170,9 @@ def _box_words(edges: Sequence[float]) -> str:
     return f"({', '.join(f'{edge:g}' for edge in edges)})"
 
 
-def read_csv(path: Path, landmarks: Sequence[str], table: Annotations) -> TableRows:
+def read_csv(path: Path, landmarks: Sequence[str], table: Annotations, needed: Sequence[str] = NEEDED) -> TableRows:
     """Read a CSV or TSV file with a header; the rows have those of its landmarks that are listed. `table` takes the
-    issues, each with its line."""
+    issues, each with its line. needed: columns that it must have."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -184,14 +186,14 @@ def read_csv(path: Path, landmarks: Sequence[str], table: Annotations) -> TableR
     header, _, rest = text.partition("\n")
     if not rest.strip():
         what = "has a header and no rows" if text.strip() else "is empty"
-        table.add_issue(path, what, "Expected a header with image and category, and a row for each object.")
+        table.add_issue(path, what, f"Expected a header with {' and '.join(needed)}, and a row for each object.")
         return TableRows()
     delimiter = max(",;\t", key=header.count)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows = []
     try:
         names = [name.strip() for name in next(lines)]
-        if not _is_header(names, landmarks, path, table):
+        if not _is_header(names, needed, landmarks, path, table):
             return TableRows()
         for cells in lines:
             if cells and (row := _csv_row(f"{path}:{lines.line_num}", names, cells, landmarks, table)):
@@ -203,7 +205,9 @@ def read_csv(path: Path, landmarks: Sequence[str], table: Annotations) -> TableR
     return TableRows(rows, known)
 
 
-def _is_header(names: list[str], landmarks: Sequence[str], path: Path, table: Annotations) -> bool:
+def _is_header(
+    names: list[str], needed: Sequence[str], landmarks: Sequence[str], path: Path, table: Annotations
+) -> bool:
     """Return whether a header has what is needed, and nothing twice or nearly right; else add issues."""
     where, before, listed = f"{path}:1", len(table.issues), shortened_list(names, SHOWN)
     for name, count in Counter(names).items():
@@ -211,10 +215,10 @@ def _is_header(names: list[str], landmarks: Sequence[str], path: Path, table: An
             table.add_issue(where, f"has the column {name!r} {count} times", "Keep one.")
         elif name not in COLUMNS and name.lower() in COLUMNS and name.lower() not in names:
             table.add_issue(where, f"has a column {name!r}", f"Call it {name.lower()!r}.")
-    needed = ["image", "category", *(EDGES if set(EDGES) & set(names) else ())]
-    needed += [f"{name}_{axis}" for name in landmarks for axis in "xy"]
+    columns = [*needed, *(EDGES if set(EDGES) & set(names) else ())]
+    columns += [f"{name}_{axis}" for name in landmarks for axis in "xy"]
     nearly_right = len(table.issues) > before
-    for name in needed:
+    for name in dict.fromkeys(columns):
         if name not in names and not nearly_right:
             table.add_issue(where, f"has no column {name!r}", f"It has: {listed}.{did_you_mean(name, names)}")
     return len(table.issues) == before
@@ -229,7 +233,7 @@ def _csv_row(
         return None
     before = len(table.issues)
     row = {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
-    image, category, split = row["image"], row["category"], row.get("split")
+    image, category, split = row["image"], row.get("category"), row.get("split")
     if not image:
         table.add_issue(where, "names no image", "Write the path of the image, below data.images.")
     if split is not None and split not in SPLITS:

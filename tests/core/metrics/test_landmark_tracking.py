@@ -95,6 +95,14 @@ def test_only_the_strongest_images_that_show_the_landmark_count():
     assert found.few_CK.tolist() == [[pytest.approx(1 - sum(apart) / sum(total))]]
 
 
+def test_offsets_of_the_strongest_images_by_hand():
+    # The strongest image lacks the landmark; offsets of the two that follow are (0, 3) and (0, 5).
+    peaks, landmarks = columns([99.0, 1.0, 2.0, 3.0]), columns([NAN, 4.0, 7.0, 90.0], [NAN, NAN, 1.0, NAN])
+    found = track(peaks, torch.tensor([[9.0], [5.0], [4.0], [1.0]]), landmarks, top=2)
+    assert found.offset_CK2[0, 0].tolist() == [0, 4] and found.offset_deviation_CK2[0, 0].tolist() == [0, 1]
+    assert found.offset_CK2[0, 1].isnan().all() and found.offset_deviation_CK2[0, 1].isnan().all()
+
+
 def test_a_landmark_that_cannot_be_measured_is_left_out():
     peaks = columns([0.1, 0.7, 0.4], [0.0, 1.0, 5.0])
     still, once, moves = [0.1, 0.1, 0.1], [NAN, 3.0, NAN], [0.0, 1.0, 5.0]
@@ -116,6 +124,14 @@ def test_agrees_with_loops(top, few):
         for tensor, count in ((found.strongest_CK, top), (found.few_CK, few)):
             expected = slow(peaks, activation, landmarks, images, c, count)
             assert tensor[c].tolist() == pytest.approx(expected, abs=1e-12, nan_ok=True)
+        ranked = sorted(images, key=lambda i, c=c: (-float(activation[i, c]), i))
+        for k in range(landmarks.shape[1]):
+            shown = [i for i in ranked if not math.isnan(float(landmarks[i, k, 0]))][:top]
+            for axis in (0, 1):
+                apart = [float(landmarks[i, k, axis] - peaks[i, c, axis]) for i in shown]
+                assert float(found.offset_CK2[c, k, axis]) == pytest.approx(statistics.mean(apart), abs=1e-12)
+                spread = float(found.offset_deviation_CK2[c, k, axis])
+                assert spread == pytest.approx(statistics.pstdev(apart), abs=1e-9)
         for r, shuffle_N in enumerate(shuffles(len(images))):
             others = landmarks.clone()
             others[images] = landmarks[[images[j] for j in shuffle_N.tolist()]]
