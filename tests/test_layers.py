@@ -32,7 +32,7 @@ THIRD: dict[str, set[str]] = {
     "spec": {"pydantic", "pydantic_core", "yaml"},
     "core": {"torch", "scipy"},
     "tracking": set(),
-    "report": {"numpy", "matplotlib", "scipy", "pydantic", "pandas"},
+    "report": {"numpy", "matplotlib", "scipy", "pydantic", "pandas", "PIL"},
     "models": {"torch", "torchvision", "numpy", "safetensors"},
     "data": {"torch", "numpy", "PIL", "pydantic"},
     "train": {"torch", "numpy", "safetensors", "psutil"},
@@ -43,6 +43,7 @@ THIRD: dict[str, set[str]] = {
 ONLY = {
     "ray": "on_ray/",
     "mlflow": "tracking/mlflow_tracker.py",
+    "bokeh": "report/interactive.py",
     "boto3": "tracking/s3_storage.py",
     "botocore": "tracking/s3_storage.py",
     "timm": "models/timm_networks.py",

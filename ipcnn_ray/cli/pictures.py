@@ -22,6 +22,7 @@ from ipcnn_ray.utils.text import did_you_mean
 if TYPE_CHECKING:
     from ipcnn_ray.report.filter_figures import FilterView, RankedFilter
     from ipcnn_ray.train.filter_activations import FilterActivations
+    from ipcnn_ray.train.run_metadata import RunRequest
 
 FOLDER = "pictures"
 """Artifact folder of the figures, in the run and in its experiment."""
@@ -66,7 +67,7 @@ def pictures(
     from ipcnn_ray.report.experiment_record import find_runs
     from ipcnn_ray.spec.runs import named_runs
     from ipcnn_ray.train.data_sync import local_paths
-    from ipcnn_ray.train.run_metadata import experiment_spec_of, recorded_folder, run_spec_of
+    from ipcnn_ray.train.run_metadata import experiment_spec_of, recorded_request, run_spec_of
 
     paths = local_paths(Paths.from_environment())
     tracker = open_tracker(paths)
@@ -80,20 +81,11 @@ def pictures(
     _check_finished(parent, by_label, labels)
     specs = {label: run_spec_of(spec, label, by_label[label]).spec for label in labels}
     _check_weights(paths, parent, labels)
-    from ipcnn_ray.train.filter_activations import load_filter_activations
-    from ipcnn_ray.train.run_metadata import RunRequest
-
     folder = _PictureFolder(tracker, parent, Path(out or paths.home / FOLDER / parent.run_id))
     drawn = []
     for label in labels:
         recorded = by_label[label]
-        activations = load_filter_activations(
-            RunRequest(recorded, specs[label], paths, recorded.handle, recorded_folder(paths, parent, label)),
-            recorded.tags.get("data.digest", ""),
-            workers=int(recorded.tags.get("ipcnn.workers", "1")),
-            data_progress=output.CountedProgress(f"{label}: data,", "images"),
-            progress=output.CountedProgress(f"{label}: looking,", "images"),
-        )
+        activations = _run_activations(recorded_request(spec, paths, parent, recorded), recorded, label)
         template = specs[label].template.label()
         title = label if label == template else f"{label}: {template}"
         drawn.append(_DrawnRun(label, title, recorded, activations))
@@ -111,6 +103,29 @@ def pictures(
         return
     output.print_line(f"{len(folder.files)} files in {folder.path}")
     output.print_line(f"the same in the record, under {FOLDER}/ of the experiment and of each run")
+
+
+def run_activations(tracker: Tracker, paths: Paths, parent: RecordedRun, recorded: RecordedRun) -> FilterActivations:
+    """The activations of a finished run of an experiment. Raises IpcnnError where its model or data cannot be read."""
+    from ipcnn_ray.train.data_sync import local_paths
+    from ipcnn_ray.train.run_metadata import experiment_spec_of, recorded_request
+
+    request = recorded_request(experiment_spec_of(tracker, parent), local_paths(paths), parent, recorded)
+    label = request.folder.rpartition("/")[2]
+    _check_weights(request.paths, parent, [label])
+    return _run_activations(request, recorded, label)
+
+
+def _run_activations(request: RunRequest, recorded: RecordedRun, label: str) -> FilterActivations:
+    from ipcnn_ray.train.filter_activations import load_filter_activations
+
+    return load_filter_activations(
+        request,
+        recorded.tags.get("data.digest", ""),
+        workers=int(recorded.tags.get("ipcnn.workers", "1")),
+        data_progress=output.CountedProgress(f"{label}: data,", "images"),
+        progress=output.CountedProgress(f"{label}: looking,", "images"),
+    )
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ from ipcnn_ray.utils.text import counted, parse_number
 if TYPE_CHECKING:
     from ipcnn_ray.report.chapters import Importances
     from ipcnn_ray.report.experiment_record import Experiment
+    from ipcnn_ray.report.gallery import RunGallery
     from ipcnn_ray.report.page import Page
 
 FOLDER = "report"
@@ -32,6 +34,16 @@ OutOption = Annotated[
     Path | None,
     typer.Option("--out", help="The page; beside it come Markdown, CSV, PNG. Default: <first experiment>.html."),
 ]
+GalleryOption = Annotated[
+    int,
+    typer.Option(
+        "--gallery",
+        min=0,
+        max=50,
+        metavar="N",
+        help="Runs of each experiment whose filters are shown with their strongest images; 0: none.",
+    ),
+]
 StoreOption = Annotated[bool, typer.Option("--store/--no-store", help="Keep it with the experiment's run too.")]
 SidesArgument = Annotated[
     list[str],
@@ -42,18 +54,29 @@ SidesArgument = Annotated[
 
 
 def report(
-    experiment: ExperimentsArgument, out: OutOption = None, store: StoreOption = True, json: JsonOption = False
+    experiment: ExperimentsArgument,
+    out: OutOption = None,
+    gallery: GalleryOption = 4,
+    store: StoreOption = True,
+    json: JsonOption = False,
 ) -> None:
-    """Write tables and figures of experiments as one page.
+    """Write tables, figures and filters of experiments as one page.
 
-    The page is an HTML file without external links, with Markdown, CSV and PNG files beside it. Nothing is trained.
+    The page is an HTML file without external links, with Markdown, CSV and PNG files beside it. Nothing is trained; for
+    the filters' images, the networks look at them once more.
     """
-    tracker = open_tracker(Paths.from_environment())
+    paths = Paths.from_environment()
+    tracker = open_tracker(paths)
     output.print_note(f"reading the record of {', '.join(experiment)}")
     experiments = find_experiments(tracker, experiment)
+    from ipcnn_ray.cli.filter_gallery import galleries
+
     runs = sum(len(each.runs) for each in experiments)
     output.print_note(f"{counted(runs, 'run')} of {', '.join(each.name for each in experiments)}")
-    page = build_page(experiments)
+    shown = [galleries(tracker, paths, each, gallery) for each in experiments]
+    for line in [f"{run.label}: no pictures: {run.note}" for of_each in shown for run in of_each if run.note]:
+        output.print_note(line)
+    page = build_page(experiments, shown)
     path = out or Path(f"{experiments[0].name}.html")
     figures = sum(len(chapter.figures) for chapter in page.chapters)
     output.print_note(f"drawing {counted(figures, 'figure')}")
@@ -68,7 +91,9 @@ def report(
         output.print_line(line, style="yellow")
     output.print_line(str(path))
     markdown, folder = path.with_suffix(".md"), files[-1].parent
-    output.print_note(f"also {markdown}, and tables (CSV) and figures (PNG) in {folder}")
+    output.print_note(
+        f"{path.stat().st_size / 1e6:.1f} MB; also {markdown}, and tables (CSV) and figures (PNG) in {folder}"
+    )
     if store:
         output.print_note(f"stored with the experiment's run as {FOLDER}/report.html: ipcnn ui")
 
@@ -85,11 +110,11 @@ def find_experiments(tracker: Tracker, names: list[str]) -> list[Experiment]:
     return experiments
 
 
-def build_page(experiments: list[Experiment]) -> Page:
-    """The report on recorded experiments."""
+def build_page(experiments: list[Experiment], galleries: Sequence[Sequence[RunGallery]] = ()) -> Page:
+    """The report on recorded experiments, with any filters of each."""
     from ipcnn_ray.report.page import Page
 
-    return Page.of(experiments, [_importances(experiment) for experiment in experiments])
+    return Page.of(experiments, [_importances(experiment) for experiment in experiments], galleries)
 
 
 def _importances(experiment: Experiment) -> Importances:

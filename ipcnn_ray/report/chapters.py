@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from ipcnn_ray.report.document import Block, Chapter, Paragraphs, SourceBlock, TableBlock
+from ipcnn_ray.report.document import Block, Chapter, GalleryBlock, Paragraphs, SourceBlock, TableBlock
 from ipcnn_ray.report.error_curves import convergence_chapter
 from ipcnn_ray.report.experiment_record import KINDS, MARKS, Experiment, ReportedRun
+from ipcnn_ray.report.gallery import RunGallery
 from ipcnn_ray.report.ranking import Group, without_landmarks
 from ipcnn_ray.report.ranking_table import HEADS, Ranking, Table, number, spread_words
 from ipcnn_ray.report.search_figures import (
@@ -41,12 +42,15 @@ def search_goals(experiment: Experiment) -> list[str]:
     return goals or (["instability"] if any("instability" in group.means for group in trials) else [])
 
 
-def experiment_chapters(experiment: Experiment, importances: Importances) -> list[Chapter]:
-    """All chapters on one experiment."""
+def experiment_chapters(
+    experiment: Experiment, importances: Importances, gallery: Sequence[RunGallery] = ()
+) -> list[Chapter]:
+    """All chapters on one experiment. gallery: the runs whose filters are shown."""
     chapters = [
         verdict_chapter(experiment),
         overview_chapter(experiment),
         ranking_chapter(experiment),
+        filters_chapter(gallery),
         convergence_chapter(experiment),
         tradeoff_chapter(experiment),
         search_chapter(experiment, importances),
@@ -153,6 +157,22 @@ def ranking_chapter(experiment: Experiment) -> Chapter:
         table = Table(("run", "template", "state", "why"), rows, ())
         blocks.append(TableBlock("causes", "Runs that did not end, and why", "As the runs recorded it.", table))
     return Chapter("Ranking", blocks)
+
+
+def filters_chapter(gallery: Sequence[RunGallery]) -> Chapter | None:
+    """The filters of some runs; None without any."""
+    runs = tuple(run for run in gallery if run.filters)
+    if not runs:
+        return None
+    caption = (
+        "Each card is a filter of the measured layer with its strongest images; the cross is its peak, "
+        "dots are landmarks, and a line goes from the peak to the landmark that it follows: a filter that follows has "
+        "lines of one length and direction. Tracking: share of the variance of the landmark's place that the peak "
+        "explains (1: all, 0: as a peak that never moves). Instability: share of the image diagonal, lower is more "
+        "stable. Fires in: object images with a cell above the filter's top 0.5 %. Click a filter to see more of its "
+        "images, larger. Tracking and instability are those that the run recorded; filters.csv has them in full."
+    )
+    return Chapter("Filters", [GalleryBlock("filters", "What filters fire on", caption, runs)])
 
 
 CAPTION_WITHOUT_LANDMARKS = (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
+from ipcnn_ray.report.gallery import RunGallery
 from ipcnn_ray.report.ranking_table import Table
 
 
@@ -27,6 +29,15 @@ class TableBlock(Captioned):
 @dataclass(frozen=True)
 class FigureBlock(Captioned):
     figure: Figure
+    texts: Mapping[Artist, Sequence[str]] = field(default_factory=dict)
+    """Points or lines of the figure -> for each of them the text that is shown where the mouse is on it."""
+
+
+@dataclass(frozen=True)
+class GalleryBlock(Captioned):
+    """Filters of some runs with their strongest images."""
+
+    runs: tuple[RunGallery, ...]
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,7 @@ class SourceBlock:
     text: str
 
 
-Block = TableBlock | FigureBlock | PictureBlock | Paragraphs | SourceBlock
+Block = TableBlock | FigureBlock | GalleryBlock | PictureBlock | Paragraphs | SourceBlock
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,10 @@ class Chapter:
     @property
     def tables(self) -> list[TableBlock]:
         return [block for block in self.blocks if isinstance(block, TableBlock)]
+
+    @property
+    def galleries(self) -> list[GalleryBlock]:
+        return [block for block in self.blocks if isinstance(block, GalleryBlock)]
 
     @property
     def figures(self) -> list[FigureBlock]:

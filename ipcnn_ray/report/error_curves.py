@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
@@ -56,9 +57,10 @@ def _figure(experiment: Experiment, groups: Sequence[Group]) -> FigureBlock:
     most = max(min(len(by_kind[kind]), STYLED_CURVES) for kind in panels)
     figure = new_figure(4.6 * columns + 0.4, rows * (4.4 + 0.16 * most))
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    texts: dict[Artist, list[str]] = {}
     for axis, kind in zip(axes.flat, panels, strict=False):
         plain = by_kind.get(PLAIN, []) if kind != PLAIN else []
-        _panel(axis, experiment, by_kind[kind], plain)
+        texts |= _panel(axis, experiment, by_kind[kind], plain)
         axis.set(title=PANEL_TITLES.get(kind, f"{kind.capitalize()} templates"), xlabel="epoch")
     for unused in axes.flat[len(panels) :]:
         unused.remove()
@@ -73,49 +75,68 @@ def _figure(experiment: Experiment, groups: Sequence[Group]) -> FigureBlock:
         "the part-template paper finds uniform templates (its figure 8) flat after about 50 epochs, gradient ones "
         "(figure 7) after about 115."
     )
-    return FigureBlock("convergence", "Validation error by epoch", caption, figure)
+    return FigureBlock("convergence", "Validation error by epoch", caption, figure, texts)
 
 
-def _panel(axis: Axes, experiment: Experiment, groups: Sequence[Group], plain: Sequence[Group]) -> None:
+def _panel(
+    axis: Axes, experiment: Experiment, groups: Sequence[Group], plain: Sequence[Group]
+) -> dict[Artist, list[str]]:
+    """Draw the curves of a panel; return the texts of its lines."""
+    texts: dict[Artist, list[str]] = {}
     named = [group for group in groups if group.origin == "named"]
     styled = [*named, *(group for group in groups if group not in named)][:STYLED_CURVES]
     rest = [group for group in groups if group not in styled]
-    curves = [curve for group in rest if (curve := mean_curve(experiment.by_group[group.name]))]
+    named_curves = [(group, curve) for group in rest if (curve := mean_curve(experiment.by_group[group.name]))]
+    curves = [curve for _, curve in named_curves]
     sampled = "" if len(curves) == len(rest) else f"{len(curves)} of "
     label = f"{sampled}{counted(len(rest), 'other setting')}"
     if lines := [np.column_stack(_xy(curve)) for curve in curves if len(curve) > 1]:
         style: dict[str, Any] = {"linewidths": 0.6, "alpha": 0.7, "label": label, "rasterized": len(rest) > 200}
-        axis.add_collection(LineCollection(lines, colors=GREY, zorder=1, **style))
+        thin = axis.add_collection(LineCollection(lines, colors=GREY, zorder=1, **style))
+        texts[thin] = [
+            f"{_label(group)}\nin the end {100 * curve[-1][1]:.2f} %" for group, curve in named_curves if len(curve) > 1
+        ]
     if points := [_xy(curve) for curve in curves if len(curve) == 1]:
         axis.plot(*np.concatenate(points, axis=1), ".", color=GREY, label="others, 1 epoch")
     for group in plain[:1]:
-        _line(axis, experiment, group, CONTROL_STYLE)
+        texts |= _line(axis, experiment, group, CONTROL_STYLE)
     for group, series in zip(styled, SERIES_STYLES, strict=False):
-        _line(axis, experiment, group, series)
+        texts |= _line(axis, experiment, group, series)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     longest = max(map(len, axis.get_legend_handles_labels()[1]), default=0)
     columns = 2 if longest < 24 else 1
     axis.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=columns)
     axis.grid(alpha=0.3)
+    return texts
 
 
-def _line(axis: Axes, experiment: Experiment, group: Group, series: SeriesStyle) -> None:
+def _label(group: Group) -> str:
+    """Name of a setting, with its template if it was sampled."""
+    return f"{group.name}: {group.template}" if group.origin == "sampled" else group.name
+
+
+def _line(axis: Axes, experiment: Experiment, group: Group, series: SeriesStyle) -> dict[Artist, list[str]]:
+    """Draw the curve of a setting; return the texts of its points."""
     curve = mean_curve(experiment.by_group[group.name])
     if not curve:
-        return
-    sampled = group.origin == "sampled"
-    label = f"{group.name}: {group.template}" if sampled else group.name
+        return {}
+    label = _label(group)
+    words = [f"{label}\nepoch {epoch}: error {100 * error:.2f} %" for epoch, error in curve]
     style: dict[str, Any] = {"color": series.colour, "marker": series.marker}
     if len(curve) == 1:  # a line through one point is invisible
         length = "1 epoch" if curve[0][0] else "not trained"
-        axis.plot(*_xy(curve), linestyle="", markerfacecolor="none", label=f"{label}, {length}", **style)
-        return
+        (point,) = axis.plot(*_xy(curve), linestyle="", markerfacecolor="none", label=f"{label}, {length}", **style)
+        return {point: words}
     # The line shows its marker in the legend only; in the plot it marks the epoch of convergence.
     style |= {"markevery": [], "markeredgecolor": BLACK}
-    axis.plot(*_xy(curve), linestyle=series.line, linewidth=1.6, label=label, **style)
+    (line,) = axis.plot(*_xy(curve), linestyle=series.line, linewidth=1.6, label=label, **style)
+    texts: dict[Artist, list[str]] = {line: words}
     if converged := group.spreads.get("epochs_to_converge"):
         height = float(np.interp(converged.mean, *_xy(curve)))
-        axis.plot(converged.mean, height, series.marker, color=series.colour, markeredgecolor=BLACK, markersize=7)
+        style = {"color": series.colour, "markeredgecolor": BLACK, "markersize": 7}
+        (point,) = axis.plot(converged.mean, height, series.marker, linestyle="", **style)
+        texts[point] = [f"{label}\nconverged at epoch {converged.mean:.1f}"]
+    return texts
 
 
 def _xy(curve: Curve) -> tuple[list[int], list[float]]:

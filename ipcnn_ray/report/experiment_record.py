@@ -55,6 +55,11 @@ class ReportedRun(RecordedRun):
         return tuple(mark for mark, holds in tests.items() if holds)
 
     @property
+    def title(self) -> str:
+        """Label and template."""
+        return self.label if self.template in ("", self.label) else f"{self.label}: {self.template}"
+
+    @property
     def template_kind(self) -> str:
         """The shape of the template, as recorded; `plain` without one.
 

@@ -1,4 +1,8 @@
-"""Page: writes the chapters of a report as one self-contained HTML file, as Markdown, CSV and PNG."""
+"""Page: writes the chapters of a report as one self-contained HTML file, as Markdown, CSV and PNG.
+
+Its figures are pictures that a script of the page replaces by plots which answer the mouse. Without the script, and in
+print, they stay.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,21 @@ from html import escape
 from pathlib import Path
 
 from ipcnn_ray.report.chapters import Importances, experiment_chapters, runs_csv, warnings
-from ipcnn_ray.report.document import Block, Chapter, FigureBlock, Paragraphs, PictureBlock, SourceBlock, TableBlock
+from ipcnn_ray.report.document import (
+    Block,
+    Chapter,
+    FigureBlock,
+    GalleryBlock,
+    Paragraphs,
+    PictureBlock,
+    SourceBlock,
+    TableBlock,
+)
 from ipcnn_ray.report.experiment_record import Experiment
+from ipcnn_ray.report.gallery import DIALOG, GALLERY_CSS, GALLERY_SCRIPT, RunGallery, filter_rows, gallery_html
+from ipcnn_ray.report.gallery import HEAD as FILTER_COLUMNS
+from ipcnn_ray.report.interactive import as_script, panels, plots
+from ipcnn_ray.report.interactive import script as bokeh_script
 from ipcnn_ray.report.paper_tables import MISSING, UNPUBLISHED, paper_chapter
 from ipcnn_ray.report.style import to_png, to_svg
 
@@ -27,11 +44,13 @@ vertical-align:top}th{position:sticky;top:0;background:#f3f3f3}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 tr.published td{border-bottom:0;color:#555}.missing{color:#777;font-style:italic}.note{background:#fff4d6;
 border-left:4px solid #E69F00;padding:.4rem .8rem}
-figure{margin:1rem 0}.plot{overflow-x:auto}
+figure{margin:1rem 0}.plot{overflow-x:auto}.live{display:flex;flex-wrap:wrap;overflow-x:clip}
+.live div{flex:1 1 20rem;min-width:0}
+.answers .plot{display:none}
 .plot img{max-width:100%;min-width:32rem;height:auto}figcaption,.caption{color:#444;font-size:.9rem;max-width:55rem}
 .picture img{max-width:100%;max-height:42rem}
 pre{background:#f6f6f6;padding:.8rem;overflow:auto;font-size:.8rem}
-@media print{.long{max-height:none}nav{display:none}}
+@media print{.long{max-height:none}nav,.live{display:none}.answers .plot{display:block}}
 """.strip()
 LONG = 100
 """A table with more rows scrolls inside the page."""
@@ -48,13 +67,19 @@ class Page:
     warnings: Sequence[str] = field(default_factory=tuple)
 
     @classmethod
-    def of(cls, experiments: Sequence[Experiment], importances: Sequence[Importances]) -> Page:
-        """A report of one or more experiments, with the `importances` of each."""
+    def of(
+        cls,
+        experiments: Sequence[Experiment],
+        importances: Sequence[Importances],
+        galleries: Sequence[Sequence[RunGallery]] = (),
+    ) -> Page:
+        """A report of one or more experiments, with the `importances`, and any `galleries`, of each."""
         several = len(experiments) > 1
         chapters: list[Chapter] = []
         notes: list[str] = []
-        for index, (experiment, importance) in enumerate(zip(experiments, importances, strict=True), 1):
-            own, caveats = experiment_chapters(experiment, importance), warnings(experiment)
+        of_each = zip(experiments, importances, galleries or [()] * len(experiments), strict=True)
+        for index, (experiment, importance, gallery) in enumerate(of_each, 1):
+            own, caveats = experiment_chapters(experiment, importance, gallery), warnings(experiment)
             if several:
                 own = [chapter.of_experiment(experiment.name).with_prefix(f"{index}_") for chapter in own]
                 caveats = [f"{experiment.name}: {line}" for line in caveats]
@@ -72,11 +97,14 @@ class Page:
             links.append(f'{new_line}<a href="#p{index}">{escape(chapter.title.partition(": ")[0])}</a>')
             body.append(f'<h2 id="p{index}">{escape(chapter.title)}</h2>')
             body += [_html(block) for block in chapter.blocks]
-        body = [f"<h1>{escape(self.title)}</h1>", f"<nav>{' '.join(links)}</nav>", *body]
+        figures = [figure for chapter in self.chapters for figure in chapter.figures]
+        body = [f"<h1>{escape(self.title)}</h1>", f"<nav>{' '.join(links)}</nav>", *body, *_scripts(figures)]
+        if any(chapter.galleries for chapter in self.chapters):
+            body += [DIALOG, f"<script>{GALLERY_SCRIPT}</script>"]
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{escape(self.title)}</title><style>{CSS}</style></head>\n<body>\n"
+            f"<title>{escape(self.title)}</title><style>{CSS}\n{GALLERY_CSS}</style></head>\n<body>\n"
             + "\n".join(body)
             + "\n</body></html>\n"
         )
@@ -95,7 +123,11 @@ class Page:
         """File name -> content: every table as CSV, every figure as PNG, and runs.csv."""
         tables = [table for chapter in self.chapters for table in chapter.tables]
         figures = [figure for chapter in self.chapters for figure in chapter.figures]
+        galleries = [gallery for chapter in self.chapters for gallery in chapter.galleries]
         return {
+            **{
+                f"{gallery.name}.csv": _csv(FILTER_COLUMNS, filter_rows(gallery.runs)).encode() for gallery in galleries
+            },
             **{f"{table.name}.csv": _csv(table.table.columns, table.table.rows).encode() for table in tables},
             **{f"{figure.name}.png": to_png(figure.figure) for figure in figures},
             "runs.csv": _csv(*self.runs).encode(),
@@ -124,6 +156,26 @@ def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return out.getvalue()
 
 
+SHOW_PLOTS = """
+for (const plot of JSON.parse(document.getElementById("plots").textContent))
+  Bokeh.embed.embed_item(plot).then(
+    () => document.getElementById(plot.target_id).closest("figure").classList.add("answers"))
+""".strip()
+"""Puts each plot into its place and hides the picture that it replaces."""
+
+
+def _scripts(figures: Sequence[FigureBlock]) -> list[str]:
+    """The plots of the figures and the script that shows them; nothing without figures."""
+    items = [plot for figure in figures for plot in plots(figure, figure.name)]
+    if not items:
+        return []
+    return [
+        f'<script type="application/json" id="plots">{as_script(items)}</script>',
+        bokeh_script(),
+        f"<script>{SHOW_PLOTS}</script>",
+    ]
+
+
 def _html(block: Block) -> str:
     if isinstance(block, TableBlock):
         rows = len(block.table.rows)
@@ -132,9 +184,11 @@ def _html(block: Block) -> str:
         return f"<h3>{escape(block.title)}</h3>\n{_html_table(block)}\n{caption}"
     if isinstance(block, FigureBlock):
         image = base64.b64encode(to_svg(block.figure).encode()).decode()
+        places = "".join(f'<div id="{escape(block.name)}-{i}"></div>' for i in range(len(panels(block.figure))))
         return (
             f'<h3>{escape(block.title)}</h3>\n<figure><div class="plot"><img alt="{escape(block.title)}" '
-            f'src="data:image/svg+xml;base64,{image}"></div>\n<figcaption>{escape(block.caption)}</figcaption></figure>'
+            f'src="data:image/svg+xml;base64,{image}"></div>\n<div class="live">{places}</div>\n'
+            f"<figcaption>{escape(block.caption)}</figcaption></figure>"
         )
     if isinstance(block, PictureBlock):
         image = base64.b64encode(block.jpeg).decode()
@@ -142,6 +196,9 @@ def _html(block: Block) -> str:
             f'<h3>{escape(block.title)}</h3>\n<figure><div class="picture"><img alt="{escape(block.title)}" '
             f'src="data:image/jpeg;base64,{image}"></div>\n<figcaption>{escape(block.caption)}</figcaption></figure>'
         )
+    if isinstance(block, GalleryBlock):
+        caption = f'<p class="caption">{escape(block.caption)}</p>'
+        return f"<h3>{escape(block.title)}</h3>\n{caption}\n{gallery_html(block.name, block.runs)}"
     if isinstance(block, SourceBlock):
         return f"<details><summary>{escape(block.title)}</summary><pre>{escape(block.text)}</pre></details>"
     assert isinstance(block, Paragraphs)
@@ -180,6 +237,10 @@ def _markdown(block: Block, folder: str) -> list[str]:
         return [f"### {block.title}", "", f"![{block.title}]({folder}{block.name}.png)", "", block.caption]
     if isinstance(block, PictureBlock):
         return [f"### {block.title}", "", f"![{block.title}]({folder}{block.name}.jpg)", "", block.caption]
+    if isinstance(block, GalleryBlock):
+        link = f"[{block.name}.csv]({folder}{block.name}.csv)"
+        runs = [f"- {run.summary}" + (f" (no pictures: {run.note})" if run.note else "") for run in block.runs]
+        return [f"### {block.title}", "", *runs, "", f"The pictures are in the HTML page; the numbers in {link}."]
     if isinstance(block, SourceBlock):
         return [f"### {block.title}", "", "```yaml", *block.text.splitlines(), "```"]
     assert isinstance(block, Paragraphs)

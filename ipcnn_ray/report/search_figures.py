@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.ticker import MaxNLocator
@@ -21,7 +22,7 @@ from ipcnn_ray.report.ranking import Group
 from ipcnn_ray.report.style import BLACK, BLUE, GREEN, GREY, MAP, ORANGE, RED, draw_baselines, new_figure
 from ipcnn_ray.spec.extensions import INSTABILITY
 from ipcnn_ray.spec.search import lower_is_better, metric_info
-from ipcnn_ray.utils.text import parse_number
+from ipcnn_ray.utils.text import counted, parse_number
 
 CELLS = 6
 """Minimum number of cells of the heat map along beta and along gamma."""
@@ -43,6 +44,13 @@ class Trial:
     def ended(self) -> bool:
         return any(run.state == "succeeded" for run in self.group.runs)
 
+    def words(self, goal: str) -> str:
+        """Its number, setting and value of the goal, for the text under the mouse."""
+        found = "no number" if self.value is None else f"{goal} {self.value:.4g}"
+        tried = "\n".join(f"{path} {value}" for path, value in self.values.items())
+        end = "" if self.ended else f"\n{self.group.state}"
+        return f"trial {self.number}, {self.group.name}: {self.group.template}\n{found}{end}\n{tried}"
+
 
 def trials_of(experiment: Experiment, goal: str) -> list[Trial]:
     """The trials of a search with their values of `goal`."""
@@ -58,6 +66,7 @@ def objective_figure(experiment: Experiment, trials: Sequence[Trial], goal: str,
     """Objective over trials, with the best so far and the control."""
     figure = new_figure(7, 3.8)
     axis = figure.subplots()
+    texts: dict[Artist, list[str]] = {}
     kinds = {
         "trained to the end": ([t for t in trials if t.ended and t.value is not None], BLUE, "o", True),
         "stopped before its end": ([t for t in trials if not t.ended and t.value is not None], GREY, "s", False),
@@ -66,7 +75,8 @@ def objective_figure(experiment: Experiment, trials: Sequence[Trial], goal: str,
         if shown:
             x, y = [t.number for t in shown], np.array([t.value for t in shown], float)
             face = colour if filled else "none"
-            axis.scatter(x, y, s=28, marker=marker, facecolor=face, edgecolor=colour, label=label, zorder=2)
+            points = axis.scatter(x, y, s=28, marker=marker, facecolor=face, edgecolor=colour, label=label, zorder=2)
+            texts[points] = [trial.words(goal) for trial in shown]
     best: list[tuple[int, float]] = []
     for trial in kinds["trained to the end"][0]:
         assert trial.value is not None
@@ -75,10 +85,12 @@ def objective_figure(experiment: Experiment, trials: Sequence[Trial], goal: str,
     if best:
         x = [number for number, _ in best] + [trials[-1].number]
         axis.step(x, [value for _, value in best] + [best[-1][1]], where="post", color=BLACK, label="best so far")
-    failed = [t.number for t in trials if t.value is None]
+    failed = [t for t in trials if t.value is None]
     if failed:
+        place = ([t.number for t in failed], [0.03] * len(failed))
         transform = axis.get_xaxis_transform()
-        axis.scatter(failed, [0.03] * len(failed), s=20, marker="x", color=RED, transform=transform, label="no number")
+        points = axis.scatter(*place, s=20, marker="x", color=RED, transform=transform, label="no number")
+        texts[points] = [trial.words(goal) for trial in failed]
     reference = next(
         (g.means.get(goal) for g in experiment.ranking.groups if g.name == experiment.objectives.control), None
     )
@@ -99,7 +111,7 @@ def objective_figure(experiment: Experiment, trials: Sequence[Trial], goal: str,
         "bottom). The line is the best so far of those trained to the end: where it is flat, the search no longer "
         "found anything. Trials that were stopped show their last epoch, so do not compare them with the others."
     )
-    return FigureBlock(f"{name}trials", f"{goal} over trials", caption, figure)
+    return FigureBlock(f"{name}trials", f"{goal} over trials", caption, figure, texts)
 
 
 def parallel_coordinates(experiment: Experiment, trials: Sequence[Trial], goal: str, name: str) -> FigureBlock | None:
@@ -124,16 +136,20 @@ def parallel_coordinates(experiment: Experiment, trials: Sequence[Trial], goal: 
         assert trial.value is not None
         return [*heights, float(norm(trial.value))]
 
-    drawn: dict[bool, list[tuple[np.ndarray, Any]]] = {False: [], True: []}
+    drawn: dict[bool, list[tuple[np.ndarray, Any, str]]] = {False: [], True: []}
     for trial in sorted(shown, key=lambda t: (t.ended, _cost(t, goal))):
         heights = line(trial)
-        drawn[trial.ended].append((np.column_stack([range(len(heights)), heights]), cmap(heights[-1])))
+        points = np.column_stack([range(len(heights)), heights])
+        drawn[trial.ended].append((points, cmap(heights[-1]), trial.words(goal)))
+    texts: dict[Artist, list[str]] = {}
     for ended, lines in drawn.items():
         style = {"linewidths": 1.6, "zorder": 3} if ended else {"linewidths": 0.9, "linestyles": ":", "zorder": 2}
-        segments, colours = [points for points, _ in lines], [colour for _, colour in lines]
-        axis.add_collection(LineCollection(segments, colors=colours, alpha=0.85, rasterized=len(shown) > 200, **style))
+        segments, colours = [points for points, *_ in lines], [colour for _, colour, _ in lines]
+        drawn_lines = LineCollection(segments, colors=colours, alpha=0.85, rasterized=len(shown) > 200, **style)
+        texts[axis.add_collection(drawn_lines)] = [words for *_, words in lines]
     if winner := min((t for t in shown if t.ended), key=lambda t: _cost(t, goal), default=None):
-        axis.plot(line(winner), color=RED, linewidth=2.2, marker="o", zorder=4, label="best")
+        (best,) = axis.plot(line(winner), color=RED, linewidth=2.2, marker="o", zorder=4, label="best")
+        texts[best] = [winner.words(goal)] * len(scales)
         axis.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0))
     for position, scale in enumerate(scales):
         axis.axvline(position, color=BLACK, linewidth=0.8, zorder=1)
@@ -154,7 +170,7 @@ def parallel_coordinates(experiment: Experiment, trials: Sequence[Trial], goal: 
         "others, trials without a number are left out. Read which values the good lines share; an axis that good and "
         "bad lines cross everywhere does not matter. `none`: the trial has no such field."
     )
-    return FigureBlock(f"{name}parallel", "What the trials tried", caption, figure)
+    return FigureBlock(f"{name}parallel", "What the trials tried", caption, figure, texts)
 
 
 class _Scale(NamedTuple):
@@ -196,11 +212,13 @@ def importance_figure(
     figure = new_figure(7, 1.1 + 0.42 * len(shares))
     axis = figure.subplots()
     order = sorted(shares, key=lambda path: shares[path])
-    axis.barh(order, [shares[path] for path in order], color=ORANGE, edgecolor=BLACK, linewidth=0.6)
-    for index, path in enumerate(order):
+    bars = axis.barh(order, [shares[path] for path in order], color=ORANGE, edgecolor=BLACK, linewidth=0.6)
+    texts: dict[Artist, list[str]] = {}
+    for index, (path, bar) in enumerate(zip(order, bars, strict=True)):
         direction = directions.get(path)
         text = f"{shares[path]:.2f}" + ("" if direction is None else f"  (rank correlation {direction:+.2f})")
         axis.text(shares[path] + 0.01, index, text, va="center", fontsize="small")
+        texts[bar] = [f"{path}: {text}"]
     axis.set(xlabel=f"importance for {goal} (share of variance, fANOVA)", xlim=(0, 1.45))
     axis.set_xticks(np.linspace(0, 1, 6))
     caption = (
@@ -210,18 +228,19 @@ def importance_figure(
         "correlation of a numeric field with it: the sign says which way to turn. Only fields that every one of these "
         "trials has are compared. With fewer trials than about ten for each field, do not trust the order."
     )
-    return FigureBlock(f"{name}importance", "Importance of each searched field", caption, figure)
+    return FigureBlock(f"{name}importance", "Importance of each searched field", caption, figure, texts)
 
 
 def beta_gamma_figure(experiment: Experiment, goal: str, name: str) -> FigureBlock | None:
     """Heat map of the goal over log beta and log gamma; None unless both vary over at least 4 settings."""
-    points = []
+    points, words = [], []
     for group in experiment.ranking.groups:
         run = experiment.by_group[group.name][0]
         beta, gamma, value = run.number("template.beta"), run.number("template.gamma"), group.means.get(goal)
         uniform = run.params.get("template.shape") == "uniform"
         if uniform and beta and gamma and value is not None:
             points.append((beta, gamma, value, group.order < 2))
+            words.append(f"{group.name}: {group.template}\n{goal} {value:.4g}")
     if sum(point[3] for point in points) < 4 or any(len({point[i] for point in points}) < 2 for i in (0, 1)):
         return None
     betas, gammas, values, ended = (np.array(column) for column in zip(*points, strict=True))
@@ -233,11 +252,17 @@ def beta_gamma_figure(experiment: Experiment, goal: str, name: str) -> FigureBlo
     figure = new_figure(6.6, 4.8)
     axis = figure.subplots()
     mesh = axis.pcolormesh(*edges, mean.T, cmap=MAP, edgecolor="white", linewidth=0.5)
+    cells = zip(mean.T.ravel(), count.T.ravel(), strict=True)
+    texts: dict[Artist, list[str]] = {
+        mesh: [f"mean {goal} {value:.4g}\nof {counted(int(size), 'setting')}" for value, size in cells]
+    }
     x, y = betas[ended], gammas[ended]
-    axis.scatter(x, y, s=14, c="white", edgecolor=BLACK, linewidth=0.7, label="trained to the end")
+    shown = axis.scatter(x, y, s=14, c="white", edgecolor=BLACK, linewidth=0.7, label="trained to the end")
+    texts[shown] = [text for text, is_end in zip(words, ended, strict=True) if is_end]
     if not ended.all():
         x, y = betas[~ended], gammas[~ended]
-        axis.scatter(x, y, s=22, marker="x", c=BLACK, linewidth=1, label="stopped before its end")
+        shown = axis.scatter(x, y, s=22, marker="x", c=BLACK, linewidth=1, label="stopped before its end")
+        texts[shown] = [text for text, is_end in zip(words, ended, strict=True) if not is_end]
     paper = (published.BETA, published.GAMMA)
     axis.plot(*paper, "*", color=RED, markeredgecolor="white", markersize=17, label="the paper's point (2, 2)")
     axis.set(xscale="log", yscale="log", xlabel="beta (1)", ylabel="gamma (1)", facecolor="#e8e8e8")
@@ -255,7 +280,7 @@ def beta_gamma_figure(experiment: Experiment, goal: str, name: str) -> FigureBlo
         "Only gamma / beta, the radius as a share of the map's side, changes the template, so cells along a rising "
         "diagonal should be alike: how much they differ is how much luck there is."
     )
-    return FigureBlock(f"{name}beta_gamma", "Beta against gamma", caption, figure)
+    return FigureBlock(f"{name}beta_gamma", "Beta against gamma", caption, figure, texts)
 
 
 def _edges(values: np.ndarray, middle: float) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.artist import Artist
 
 from ipcnn_ray.core.multi_objective import pareto_front
 from ipcnn_ray.core.statistics import SIGNIFICANCE_LEVEL
@@ -71,14 +72,17 @@ def _figure(
     figure = new_figure(7, 4.6 + 0.1 * len(baselines))
     axis = figure.subplots()
     many = len(measured) > 300
+    texts: dict[Artist, list[str]] = {}
     for kind, style in kind_styles(run.template_kind for run, _ in measured).items():
         for ended in (True, False):
-            points = [
-                point for run, point in measured if run.template_kind == kind and (run.state == "succeeded") is ended
+            of_kind = [
+                (run, point)
+                for run, point in measured
+                if run.template_kind == kind and (run.state == "succeeded") is ended
             ]
-            if points:
-                x, y = np.array(points).T
-                axis.scatter(
+            if of_kind:
+                x, y = np.array([point for _, point in of_kind]).T
+                shown = axis.scatter(
                     100 * x,
                     y,
                     marker=style.marker,
@@ -90,6 +94,7 @@ def _figure(
                     zorder=3 if kind == PLAIN else 2,
                     rasterized=many,
                 )
+                texts[shown] = [_words(run, point) for run, point in of_kind]
     if best:
         x, y = np.array([point for _, point in best]).T
         axis.step(100 * x, y, where="post", color=RED, linestyle="--", linewidth=1.2, label="Pareto front", zorder=1)
@@ -108,7 +113,13 @@ def _figure(
             " The grey lines are filters that look at nothing: a run above the lowest of them is less stable than a "
             "filter that never moves, whatever it follows."
         )
-    return FigureBlock("tradeoff", "Instability against error", caption, figure)
+    return FigureBlock("tradeoff", "Instability against error", caption, figure, texts)
+
+
+def _words(run: ReportedRun, point: tuple[float, float]) -> str:
+    error, instability = point
+    state = "" if run.state == "succeeded" else f"\n{run.state}: {run.cause or 'not trained to its end'}"
+    return f"{run.title}\nerror {100 * error:.2f} %, instability {instability:.4f}{state}"
 
 
 def _sentences(

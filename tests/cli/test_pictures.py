@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -16,8 +17,11 @@ from mlflow import MlflowClient
 from PIL import Image
 from typer.testing import Result
 
-from ipcnn_ray.cli.pictures import rank_filters
+from ipcnn_ray.cli.filter_gallery import IMAGES, MOST_FILTERS, _sample, chosen_runs, galleries
+from ipcnn_ray.cli.pictures import rank_filters, run_activations
 from ipcnn_ray.errors import DataError, IpcnnError, TrackingError
+from ipcnn_ray.report.experiment_record import read_experiments
+from ipcnn_ray.report.gallery import SIDE, ShownFilter
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id, named_runs, resolved_yaml, run_id
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
@@ -217,3 +221,61 @@ def test_without_landmarks_there_are_receptive_fields_only(tmp_path, empty_recor
     fires = [one.fires for one in ranked]
     assert fires == sorted(fires, reverse=True) and {one.category for one in ranked} <= {"wren", "robin"}
     assert [one.rank for one in ranked] == list(range(1, len(ranked) + 1))
+
+
+@pytest.mark.slow
+def test_the_report_shows_the_filters_with_the_numbers_of_their_run(home, tmp_path, monkeypatch):
+    """Strongest images, peaks and landmarks are those that the network has, and the page holds each image once."""
+    paths = Paths.from_environment()
+    tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
+    (experiment,) = read_experiments(tracker, ["sweep"])
+    assert [run.label for run in chosen_runs(experiment, 5)] == ["plain", "l1"]  # l2 has failed
+    shown, _ = galleries(tracker, paths, experiment, 2)
+    assert (shown.label, shown.layer, shown.total, len(shown.filters), shown.note) == ("plain", "conv5", 32, 32, "")
+    recorded = json.loads(tracker.read(experiment.runs[0].handle, "filters.json"))["layers"]["conv5"]
+    for filter_ in shown.filters:
+        row = recorded[filter_.number]
+        assert (filter_.landmark, filter_.tracking, filter_.instability) == (
+            row["landmark"],
+            row["tracking"],
+            row["instability"],
+        )
+    activations = run_activations(tracker, paths, experiment.parent, experiment.runs[0])
+    store = activations.store
+    filter_ = shown.filters[3]
+    c, objects = filter_.number, activations.image_N.tolist()
+    by_hand = sorted(range(len(objects)), key=lambda i: (-float(activations.activation_NC[i, c]), i))[:IMAGES]
+    assert [image.photograph.name for image in filter_.images] == [store.names[objects[i]] for i in by_hand]
+    for image, i in zip(filter_.images, by_hand, strict=True):
+        assert image.activation == float(activations.activation_NC[i, c])
+        centre = (activations.peaks_NC2[i, c] + 0.5) / store.size
+        assert image.peak == pytest.approx(centre.tolist(), abs=1e-6)
+        for place, wanted in zip(image.landmarks, store.landmarks_NK2[objects[i]].tolist(), strict=True):
+            if place is not None:
+                assert place == pytest.approx([(position + 0.5) / store.size for position in wanted])
+    thumbnail = Image.open(io.BytesIO(filter_.images[0].photograph.jpeg))
+    assert (thumbnail.format, max(thumbnail.size)) == ("JPEG", min(SIDE, store.size))
+    assert filter_.fires == pytest.approx(float(activations.fires_NC[:, c].double().mean()))
+    page = run_command("report", "sweep", "--no-store", "--gallery", "2", "--out", tmp_path / "page.html")
+    assert "no pictures" not in page.stderr
+    html = (tmp_path / "page.html").read_text()
+    photographs = {image.photograph.name for each in shown.filters for image in each.images}
+    assert len(photographs) <= html.count("data:image/jpeg;base64,") <= len(objects)
+    assert (
+        run_command("report", "sweep", "--no-store", "--gallery", "0", "--out", tmp_path / "page.html").exit_code == 0
+    )
+    assert "data:image/jpeg" not in (tmp_path / "page.html").read_text()
+
+    monkeypatch.setenv("IPCNN_STORAGE", str(tmp_path / "elsewhere"))
+    without, _ = galleries(tracker, Paths.from_environment(), experiment, 2)
+    assert without.note.startswith("weights.safetensors is missing in ")
+    assert [replace(each, fires=None, images=()) for each in shown.filters] == list(without.filters)
+    assert without.summary == shown.summary
+
+
+def test_of_many_filters_an_even_sample_is_shown():
+    filters = [ShownFilter(c, "cow", None, c / 200, None) for c in range(200)]
+    sample = _sample(filters)
+    assert len(sample) == MOST_FILTERS
+    assert [sample[0].number, sample[-1].number] == [199, 0]  # from the one that tracks best to the one that does least
+    assert [shown.number for shown in _sample(filters[:3])] == [2, 1, 0]
