@@ -26,7 +26,7 @@ from ipcnn_ray.spec.search import Objectives
 from ipcnn_ray.tracking import open_tracker
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.utils.paths import Paths
-from ipcnn_ray.utils.text import shortened_list
+from ipcnn_ray.utils.text import printable, shortened_list
 
 if TYPE_CHECKING:
     import pandas
@@ -95,6 +95,7 @@ def submit_here(
     from ipcnn_ray.cli.live import Progress
     from ipcnn_ray.on_ray.submission import run_submission
 
+    paths.make_home()
     epochs, goals = loaded.spec.train.epochs, _objectives(loaded.spec).goals
     with ExitStack() as stack:
         log = stack.enter_context(closing(_LogFile(log_file(experiment_id(loaded.spec), paths))))
@@ -179,7 +180,7 @@ def _submit_to_cluster(
         return ExperimentResult(identity, (), (), _objectives(spec))
     for piece in client.logs(job.id, follow=True):
         if progress:
-            output.stdout.out(piece, end="", highlight=False)
+            output.stdout.out(printable(piece), end="", highlight=False)
     job = client.job(job.id)
     if job.state == "stopped":
         raise Interrupted

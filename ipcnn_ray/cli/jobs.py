@@ -30,7 +30,7 @@ from ipcnn_ray.tracking.run_summary import State
 from ipcnn_ray.tracking.storage import is_url, join_path
 from ipcnn_ray.tracking.tracking_uri import without_password
 from ipcnn_ray.utils.paths import Paths
-from ipcnn_ray.utils.text import did_you_mean
+from ipcnn_ray.utils.text import did_you_mean, printable
 
 if TYPE_CHECKING:
     from ipcnn_ray.on_ray.job_client import ExperimentJob, JobClient
@@ -116,7 +116,7 @@ def logs(experiment: ExperimentArgument, follow: FollowOption = False, address: 
         pieces = _local_log(experiment, follow)
     try:
         for piece in pieces:
-            sys.stdout.write(piece)
+            sys.stdout.write(printable(piece))
             sys.stdout.flush()
     except KeyboardInterrupt:
         output.print_note("The experiment goes on.")

@@ -29,7 +29,7 @@ from ipcnn_ray.on_ray.events import (
 )
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.run_dir import ProgressUpdate
-from ipcnn_ray.utils.text import counted
+from ipcnn_ray.utils.text import counted, printable
 
 QUIET_S, FIRST_S = 20.0, 4.0
 """Seconds between progress lines of a run when piped; delay before the first of each stage of its first epoch."""
@@ -142,6 +142,7 @@ class Progress:
 
     def _line(self, text: str) -> None:
         """Print a line; wrapped between words on a terminal."""
+        text = printable(text)
         if self.live:
             text = "\n".join(textwrap.wrap(text, self.console.width, subsequent_indent=" " * 13))
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ipcnn_ray.errors import InvalidInputError
+from ipcnn_ray.utils.text import printable
 
 if TYPE_CHECKING:
     from ipcnn_ray.report.ranking_table import Ranking
@@ -43,12 +44,12 @@ stderr = Console(stderr=True, highlight=False, emoji=False, markup=False)
 
 def print_line(text: str = "", style: str = "") -> None:
     """Print one line of a result, without wrapping."""
-    stdout.print(Text(text, style=style), soft_wrap=True)
+    stdout.print(Text(printable(text), style=style), soft_wrap=True)
 
 
 def print_paragraph(text: str) -> None:
     """Print a sentence of a result, wrapped between words."""
-    lines = textwrap.wrap(text, min(max(stdout.width, WIDTH), PARAGRAPH_WIDTH), subsequent_indent="  ")
+    lines = textwrap.wrap(printable(text), min(max(stdout.width, WIDTH), PARAGRAPH_WIDTH), subsequent_indent="  ")
     stdout.print(Text("\n".join(lines)), soft_wrap=True)
 
 
@@ -64,7 +65,8 @@ def print_json(value: Any) -> None:
 
 def as_json(value: Any) -> str:
     """Return plain JSON with a newline at its end. NaN and infinity become null."""
-    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return printable(text) + "\n"  # written out as JSON does
 
 
 def _finite(value: Any) -> Any:
@@ -77,12 +79,12 @@ def _finite(value: Any) -> Any:
 
 def print_note(text: str) -> None:
     """Print a remark on stderr, dimmed."""
-    stderr.print(Text(text, style="dim"), soft_wrap=True)
+    stderr.print(Text(printable(text), style="dim"), soft_wrap=True)
 
 
 def print_progress(text: str) -> None:
     """Print a line of progress on stderr."""
-    stderr.print(text, soft_wrap=True)
+    stderr.print(printable(text), soft_wrap=True)
 
 
 def print_error(error: Exception) -> None:
@@ -99,13 +101,18 @@ def print_error(error: Exception) -> None:
 
 
 def _print_fact(text: str) -> None:
-    stderr.print(Text.assemble((f"{'error':<{len(INDENT)}}", "bold red"), text), soft_wrap=True)
+    stderr.print(Text.assemble((f"{'error':<{len(INDENT)}}", "bold red"), printable(text)), soft_wrap=True)
 
 
 def _print_advice(advice: str) -> None:
     width = max(stderr.width, WIDTH) if stderr.is_terminal else WIDTH
     wrapped = textwrap.wrap(
-        advice, width, initial_indent=INDENT, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False
+        printable(advice),
+        width,
+        initial_indent=INDENT,
+        subsequent_indent=INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
     stderr.print(Text("\n".join(wrapped)), soft_wrap=True)
 
@@ -116,6 +123,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Se
     Columns named in `right` hold numbers and are aligned to the right. If the table is wider than the terminal, cells
     are wrapped, except numbers and the first column, which names the row. No text is cut off.
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
     tight = sum(widths) + 2 * (len(widths) - 1) > stdout.width
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1 if tight else 2, 0, 0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +39,10 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> what turns the stored pixels upright."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Formats that are read. Pillow knows more, of which EPS starts another program."""
+MOST_PIXELS = 89_000_000
+"""Pixels of the largest image that is read, as Pillow advises; decoded they take 360 MB."""
 
 
 class ImageFileError(ValueError):
@@ -65,7 +68,7 @@ def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; 1 (upright) where none can be read, as viewers do."""
     try:
         value = int(image.getexif().get(ORIENTATION, 1))
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+    except Exception:
         return 1
     return value if value in TURNS else 1
 
@@ -87,7 +90,7 @@ def rgb_image(image: Image.Image, *, upright: bool = False) -> Image.Image:
     does not decode to its end."""
     try:
         rgb = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+    except Exception as error:
         raise ImageFileError(f"does not decode to its end: {error}") from error
     turn = TURNS.get(_orientation(image)) if upright else None
     return rgb if turn is None else rgb.transpose(turn)
@@ -165,12 +168,19 @@ def _of_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _opened(file: Path | io.BytesIO) -> Image.Image:
+    if isinstance(file, Path) and not os.path.isfile(file):  # a pipe would never end
+        raise ImageFileError("is not a file")
     try:
-        return Image.open(file)
+        image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ImageFileError("is not an image") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow has no exception of its own for damaged files
         raise ImageFileError(f"cannot be opened as an image: {error}") from error
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        image.close()
+        raise ImageFileError(f"has {width} x {height} pixels, more than {MOST_PIXELS // 10**6} million")
+    return image
 
 
 def decode(

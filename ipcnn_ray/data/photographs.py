@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ipcnn_ray.data.datasets.dataset import Dataset, Progress
 from ipcnn_ray.errors import DataError, Issue
-from ipcnn_ray.utils.files import Stamps, sha256_of, stamps
+from ipcnn_ray.utils.files import Stamps, leaves_its_folder, sha256_of, stamps
 from ipcnn_ray.utils.matlab import MatFileError, read_mat
 
 if TYPE_CHECKING:
@@ -261,6 +262,12 @@ class PhotographDataset(Dataset):
             total.files += read.files
             total.made_from |= read.made_from
             total.left_out += read.left_out
+            for image in dict.fromkeys(item.image for item in read.objects):
+                if leaves_its_folder(image):
+                    what = f"image {image!r} is not inside the folder of photographs"
+                    read.add_issue(root / self.photographs, what, self.mend_photograph)
+                elif image != image.encode(errors="replace").decode():
+                    read.add_issue(root / self.photographs, f"image {image!r}: its name is not UTF-8", "Rename it.")
             large = [item for item in read.objects if _area(item.box) >= min_side**2]
             if len(large) < len(read.objects):
                 total.left_out[f"smaller than {min_side:g}^2 pixels"] += len(read.objects) - len(large)
@@ -277,7 +284,7 @@ class PhotographDataset(Dataset):
         self._check_images(crops, total)
         if total.issues:
             # With those that decoding would find later.
-            paths = [path for path in dict.fromkeys(crop.path for crop in crops) if path.is_file()]
+            paths = [path for path in dict.fromkeys(crop.path for crop in crops) if os.path.isfile(path)]
             failures = decode([(path, None) for path in paths], np.empty((len(paths), 3, 1, 1), np.uint8))
             raise DataError(list(dict.fromkeys([*total.issues, *self._decoding_issues(failures)])))
         used = list(dict.fromkeys(crop.path for crop in crops))
@@ -313,7 +320,7 @@ class PhotographDataset(Dataset):
         from ipcnn_ray.data.crops import ImageFileError, image_size
 
         for crop in crops:
-            if not crop.path.is_file():
+            if not os.path.isfile(crop.path):
                 total.add_issue(crop.path, "no such image", f"The annotation of {crop.name!r} names it.")
                 continue
             try:

@@ -37,7 +37,7 @@ def prepare(section: DataSection, image_size: int, paths: Paths, progress: Progr
     plan = data.store_plan(paths.data, image_size, progress)
     _check_plan(data, plan)
     digest = _sha(fields, image_size, version, plan.content)[:16]
-    store = open_store(paths.cache, digest) or _make(data, plan, digest, image_size, paths.cache)
+    store = open_store(paths.cache, digest) or _make(data, plan, digest, image_size, paths)
     if plan.made_from:
         remember(paths.cache, key, digest, plan.made_from)
     return store
@@ -54,9 +54,12 @@ def _sha(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _make(data: Dataset, plan: StorePlan, digest: str, image_size: int, cache: Path) -> CropStore:
+def _make(data: Dataset, plan: StorePlan, digest: str, image_size: int, paths: Paths) -> CropStore:
+    cache = paths.cache
     folder = cache / "crops"
     created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    if paths.home in created:
+        paths.make_home()
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / f"{digest}.lock"
     tags = {"data.kind": data.kind, "data.drawn": str(data.drawn).lower()}

@@ -6,20 +6,20 @@ Files are read by the name of an array. Only torch's own tensors are ever unpick
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import re
-import zlib
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from ipcnn_ray.errors import DataError, Issue
@@ -30,22 +30,13 @@ from ipcnn_ray.spec.networks import Conv, Network, Pool
 from ipcnn_ray.utils.files import sha256_of
 from ipcnn_ray.utils.matlab import MatFileError, as_list, read_variables
 from ipcnn_ray.utils.paths import Paths
-from ipcnn_ray.utils.text import did_you_mean
+from ipcnn_ray.utils.text import did_you_mean, shortened
 
 STD = (0.229, 0.224, 0.225)
 """Standard deviations that torchvision divides its inputs of 0 to 1 by: red, green, blue."""
 Order = Literal["rgb", "bgr"]
-DAMAGED = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    RuntimeError,
-    BadZipFile,
-    zlib.error,
-    SafetensorError,
-)
+MOST_BYTES = 2 << 30
+"""Size of the largest array that is read."""
 SUFFIXES = (".npz", ".safetensors", ".mat", ".pth", ".pt")
 IMAGENET_RGB = (122.7, 116.7, 104.0)
 """Mean of ImageNet's training images, red, green, blue, 0..255."""
@@ -342,13 +333,17 @@ def read_weights(path: Path, wanted: Iterable[str]) -> WeightFile:
             "Only tensors are read, never code: save the state dict alone, torch.save(network.state_dict(), file), "
             "or write it as .safetensors."
         )
-    except DAMAGED as error:
-        what = f"cannot be read: {error}"
+    except Exception as error:  # numpy and torch have no exceptions of their own for damaged files
+        what = f"cannot be read: {shortened(str(error) or type(error).__name__, 400)}"
         advice = f"A whole {path.suffix} file of plain numbers is needed; fetch or write it again."
     raise DataError([Issue(str(path), what, advice)])
 
 
 def _npz(path: Path, wanted: set[str]) -> WeightFile:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.filename.removesuffix(".npy") in wanted and _claimed_bytes(archive, info) > MOST_BYTES:
+                raise ValueError(f"{info.filename} has more than {MOST_BYTES >> 30} GB")
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: torch.from_numpy(file[name]) for name in file if name in wanted}
         meta = str(file["meta"]) if "meta" in file and file["meta"].dtype.kind == "U" else ""
@@ -359,6 +354,15 @@ def _npz(path: Path, wanted: set[str]) -> WeightFile:
     sentence = next(part for part in re.split(r"[.;]\s", meta) if re.search(rf"\b{orders[0]}\b", part, re.IGNORECASE))
     because = f"its `meta` says {shorten(sentence.strip(), 60, placeholder=' ...')!r}"
     return WeightFile(names, arrays, orders[0], because)
+
+
+def _claimed_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
+    """Return the bytes of a compressed .npy file, or those that its header claims, whichever are more."""
+    with archive.open(info) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+    return max(info.file_size, math.prod(shape) * dtype.itemsize)
 
 
 def _safetensors(path: Path, wanted: set[str]) -> WeightFile:
@@ -389,7 +393,11 @@ def _state_dict(path: Path, wanted: set[str]) -> WeightFile:
     if not isinstance(content, Mapping):
         raise ValueError(f"it holds a {type(content).__name__}, not a state dict")
     tensors: dict[str, Any] = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    return WeightFile(tuple(tensors), {name: tensor for name, tensor in tensors.items() if name in wanted})
+    arrays = {name: tensor for name, tensor in tensors.items() if name in wanted}
+    for name, tensor in arrays.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise ValueError(f"{name} is sparse, quantized or without values")
+    return WeightFile(tuple(tensors), arrays)
 
 
 def read_simplenn(path: Path) -> tuple[dict[str, NDArray[Any]], NDArray[np.float64] | None]:

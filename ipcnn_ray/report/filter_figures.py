@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ipcnn_ray.report.ranking_table import Table
 from ipcnn_ray.report.style import BLUE, GREEN, MAP, ORANGE, PURPLE, RED, SKY, new_figure
+from ipcnn_ray.utils.text import csv_cell
 
 COLORS = (ORANGE, SKY, GREEN, "#F0E442", BLUE, RED, PURPLE)
 """One per landmark; in grey print the markers distinguish them."""
@@ -255,7 +256,8 @@ def _cell(value: float) -> float | None:
 
 def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([head, *rows])
+        for row in (head, *rows):
+            csv.writer(file).writerow([csv_cell(value) if isinstance(value, str) else value for value in row])
 
 
 CELL = 1.55

@@ -33,6 +33,7 @@ from ipcnn_ray.report.interactive import as_script, panels, plots
 from ipcnn_ray.report.interactive import script as bokeh_script
 from ipcnn_ray.report.paper_tables import MISSING, UNPUBLISHED, paper_chapter
 from ipcnn_ray.report.style import to_png, to_svg
+from ipcnn_ray.utils.text import csv_cell
 
 CSS = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:1100px;margin:2rem auto;padding:0 1rem}
@@ -152,7 +153,7 @@ class Page:
 
 def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([head, *rows])
+    csv.writer(out, lineterminator="\n").writerows([list(map(csv_cell, row)) for row in (head, *rows)])
     return out.getvalue()
 
 

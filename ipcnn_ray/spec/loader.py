@@ -10,6 +10,7 @@ Scalars are those of YAML 1.1 as PyYAML reads them, with the numbers of YAML 1.2
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -29,9 +30,20 @@ from ipcnn_ray.spec.messages import CHECK, field_issues
 from ipcnn_ray.spec.overrides import NotASection, apply_settings
 from ipcnn_ray.spec.section import FieldIssue, Loc, as_yaml, dotted, locate
 from ipcnn_ray.spec.validation import cross_field_issues
+from ipcnn_ray.utils.text import shortened
 
 STAND_INS = (("train", "epochs", 1), ("search", "trials", 1))
 """Values of required fields that are wrong or missing, so that the rest of their section can still be checked."""
+MOST_BYTES = 1 << 20
+"""Size of the largest file that is read."""
+MOST_VALUES = 20_000
+"""Number of values, those of aliases counted each time; some specs have a template of 100 x 100."""
+MOST_LEVELS = 50
+"""Depth of sections and lists."""
+SHOWN = 100
+"""Characters of a wrong value in a message."""
+MOST_BITS = 64
+"""Size of the largest whole number."""
 
 
 @dataclass
@@ -193,6 +205,19 @@ def _without(value: Any, removed: Sequence[Loc]) -> Any:
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the numbers of YAML 1.2 and without dates."""
 
+    levels = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuse what is too deep, before Python's own limit is reached."""
+        if self.levels > MOST_LEVELS:
+            problem = f"more than {MOST_LEVELS} levels of sections and lists"
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, problem, mark)
+        self.levels += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.levels -= 1
+        return node
+
 
 _TAG = "tag:yaml.org,2002:"
 _NUMBERS = {
@@ -224,6 +249,7 @@ class _Reader:
         self.issues: list[Issue] = []
         self.open: set[int] = set()
         self.merged: set[int] = set()
+        self.count = 0
 
     def issue(self, node: yaml.Node, what: str, advice: str) -> None:
         issue = Issue(self.source.line(node.start_mark), what, advice)
@@ -231,6 +257,11 @@ class _Reader:
             self.issues.append(issue)
 
     def value(self, node: yaml.Node, loc: Loc) -> Any:
+        self.count += 1
+        if self.count > MOST_VALUES:
+            what = f"more than {MOST_VALUES} values"
+            advice = "write a shorter spec; an alias counts with all that it repeats"
+            raise SpecError([Issue(self.source.line(node.start_mark), what, advice)])
         if id(node) in self.open:
             self.issue(node, dotted(loc), "an anchor cannot contain itself; write the value out")
             return None
@@ -249,10 +280,15 @@ class _Reader:
             value = self.loader.construct_object(node)
             if node.tag == f"{_TAG}int" and node.value.lstrip("-+").isdecimal() and int(node.value) != value:
                 advice = f"is {value} in YAML 1.1 and {int(node.value)} in YAML 1.2; write it without the leading zero"
-                self.issue(node, f"{dotted(loc)} = {node.value}", advice)
+                self.issue(node, f"{dotted(loc)} = {shortened(node.value, SHOWN)}", advice)
+            if isinstance(value, int) and value.bit_length() > MOST_BITS:
+                advice = f"a whole number of at most {MOST_BITS} bits is needed"
+                self.issue(node, f"{dotted(loc)} = {shortened(node.value, SHOWN)}", advice)
+                return None
             return value
-        except (yaml.YAMLError, ValueError):
-            self.issue(node, f"{dotted(loc)} = {node.value}", f"cannot be read as {node.tag}; write a plain value")
+        except (yaml.YAMLError, ValueError, TypeError, LookupError):
+            advice = f"cannot be read as {shortened(node.tag, SHOWN)}; write a plain value"
+            self.issue(node, f"{dotted(loc)} = {shortened(node.value, SHOWN)}", advice)
             return None
 
     def sequence(self, node: yaml.SequenceNode, loc: Loc) -> list[Any]:
@@ -339,13 +375,18 @@ def _syntax_issue(error: yaml.MarkedYAMLError, source: Source) -> Issue:
 
 def _read_text(name: str) -> str:
     try:
-        return Path(name).read_text(encoding="utf-8")
+        with Path(name).open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+        if len(content) <= MOST_BYTES:
+            return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8").read()  # with line ends as of open()
+        issue = Issue(name, f"has more than {MOST_BYTES >> 20} MB", "a spec is a short text; give the path of one")
     except FileNotFoundError:
         issue = Issue(name, "there is no such file", "give the path of a spec, such as specs/uniform_sweep.yaml")
     except IsADirectoryError:
         issue = Issue(name, "is a folder", "give the path of a spec, such as specs/uniform_sweep.yaml")
     except UnicodeDecodeError as error:
         issue = Issue(name, f"byte {error.start} is not UTF-8", "save the file as UTF-8 text")
-    except OSError as error:
-        issue = Issue(name, f"cannot be read: {error.strerror}", "check the file's permissions")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        why = error.strerror if isinstance(error, OSError) else error
+        issue = Issue(name, f"cannot be read: {why}", "check the file's permissions")
     raise SpecError([issue])

@@ -29,6 +29,9 @@ CHECK = "ipcnn_check"
 """Type of the pydantic errors that carry a FieldIssue."""
 NUMBER = re.compile(r"(?=.*[0-9])[-+]?(0|[1-9][0-9]*)?\.?[0-9]*([eE][-+]?[0-9]+)?")
 
+LONGEST_NUMBER = 100
+"""Characters; the time of the expression grows with the square of the length."""
+
 
 def as_validation_error(title: str, issues: list[FieldIssue]) -> ValidationError:
     """Return the issues as pydantic's error, which a spec made in Python raises."""
@@ -45,7 +48,7 @@ def as_validation_error(title: str, issues: list[FieldIssue]) -> ValidationError
 
 def _number(error: ErrorDetails) -> str:
     kind, value = NUMBERS[error["type"]], error["input"]
-    if isinstance(value, str) and NUMBER.fullmatch(value):
+    if isinstance(value, str) and len(value) < LONGEST_NUMBER and NUMBER.fullmatch(value):
         return f"must be {kind}, and this is text: remove the quotes"
     if isinstance(value, float) and value.is_integer():
         return f"must be {kind}: write {value:.0f}"

@@ -67,7 +67,7 @@ def create_store(uri: str) -> None:
             )
         return
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         connection = sqlite3.connect(file, timeout=CONNECT_S)
         try:
             connection.execute("BEGIN IMMEDIATE")

@@ -10,7 +10,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 PARTIAL = ".partial-"
@@ -119,3 +119,9 @@ def checked_key(key: str) -> str:
     if not key or any(part in {"", ".", ".."} for part in key.split("/")):
         raise ValueError(f"key = {key!r} must be a relative path without empty parts, '.' and '..'")
     return key
+
+
+def leaves_its_folder(path: str) -> bool:
+    """Return whether a path is absolute or has a part `..`."""
+    parts = PurePosixPath(path)
+    return parts.is_absolute() or ".." in parts.parts or bool(PureWindowsPath(path).drive)

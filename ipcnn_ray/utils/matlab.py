@@ -6,9 +6,26 @@ is a dict. Text is a str, and numbers are an array of MATLAB's shape.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import io
+import itertools
+import math
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+MOST_BYTES = 2 << 30
+"""Size of the largest variable that is read; the layers of a whole VGG-16 have 553 MB."""
+INT8, INT32, UINT32, MATRIX, COMPRESSED = 1, 5, 6, 14, 15
+NUMBERS = frozenset({1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 16, 17, 18})
+"""Types of the elements of a v5 file: an array, a compressed one, and those of numbers and text."""
+CELL, STRUCT, PLAIN = 1, 2, (4, *range(6, 16))
+"""Classes of arrays: cells, structs, and text and numbers."""
+COMPLEX = 0x800
+"""Flag of an array of complex numbers."""
+MOST_LEVELS = 100
+"""Depth of cells and structs."""
+ByteOrder = Literal["little", "big"]
 
 
 class MatFileError(ValueError):
@@ -62,13 +79,91 @@ def _read_v5(path: Path, variables: list[str]) -> tuple[dict[str, Any], list[str
     import scipy.io
 
     try:
-        content = scipy.io.loadmat(path, struct_as_record=False, variable_names=variables)
-        names = (
-            [] if set(variables) <= set(content) else [name for name, *_ in scipy.io.whosmat(path) if name[:2] != "__"]
-        )
+        content = _checked_v5(path)
+        variables_there = scipy.io.loadmat(content, struct_as_record=False, variable_names=variables)
+        content.seek(0)
+        names = [] if set(variables) <= set(variables_there) else [name for name, *_ in scipy.io.whosmat(content)]
+        found = {name: _from_v5(variables_there[name]) for name in variables if name in variables_there}
+        return found, [name for name in names if name[:2] != "__"]
     except Exception as error:  # scipy has no exception of its own for damaged files
         raise MatFileError(f"is a damaged MATLAB v5 file: {error}") from error
-    return {name: _from_v5(content[name]) for name in variables if name in content}, names
+
+
+def _checked_v5(path: Path) -> io.BytesIO:
+    """Return the content of a v5 file, decompressed, if its elements lie inside each other as they should.
+
+    scipy trusts the sizes in a file: wrong ones end the process, or take any amount of memory.
+    """
+    data = memoryview(path.read_bytes())
+    order: ByteOrder = "little" if data[126:128] == b"IM" else "big"
+    parts, at = [data[:128]], 128
+    while at + 8 <= len(data):
+        kind, size = (int.from_bytes(data[at + k : at + k + 4], order) for k in (0, 4))
+        element = data[at : at + 8 + size]
+        at += 8 + size
+        if kind == COMPRESSED:
+            unpacker = zlib.decompressobj()
+            element = memoryview(unpacker.decompress(element[8:], MOST_BYTES))
+            if unpacker.unconsumed_tail:
+                raise ValueError(f"it has a variable of more than {MOST_BYTES >> 30} GB")
+        kind, array = next(_elements(element, order))
+        if kind != MATRIX:
+            raise ValueError(f"it has an element of type {kind} in place of a variable")
+        if _class_of(array, order) in (CELL, STRUCT, *PLAIN):
+            _check_array(array, order, 0)
+            parts.append(element)
+    return io.BytesIO(b"".join(parts))
+
+
+def _elements(data: memoryview, order: ByteOrder) -> Iterator[tuple[int, memoryview]]:
+    """Yield type and content of the elements that follow each other. Raises ValueError for one that is too large."""
+    at = 0
+    while at + 8 <= len(data):
+        kind, size = (int.from_bytes(data[at + k : at + k + 4], order) for k in (0, 4))
+        start, after = at + 8, at + 8 + size + -size % 8
+        if kind >> 16:  # up to four bytes are in the place of the size
+            kind, size, start, after = kind & 0xFFFF, kind >> 16, at + 4, at + 8
+        if start + size > len(data) or (start < at + 8 and size > 4):
+            raise ValueError("an element is larger than what it is in")
+        yield kind, data[start : start + size]
+        at = after
+
+
+def _class_of(array: memoryview, order: ByteOrder) -> int:
+    return int.from_bytes(array[8:12], order) & 0xFF
+
+
+def _check_array(array: memoryview, order: ByteOrder, level: int) -> None:
+    """Check that an array and those inside it consist of what scipy will read. Raises ValueError."""
+    if not array:  # of an empty cell
+        return
+    if level > MOST_LEVELS:
+        raise ValueError(f"its cells and structs have more than {MOST_LEVELS} levels")
+    head: list[tuple[int, memoryview]] = []
+    rest: list[tuple[int, memoryview]] = []
+    for kind, content in _elements(array, order):
+        (rest if len(head) == 3 else head).append((kind, content))
+    if [kind for kind, _ in head] != [UINT32, INT32, INT8] or len(head[0][1]) != 8:
+        raise ValueError("an array does not begin with its class, dimensions and name")
+    sides = [int.from_bytes(head[1][1][k : k + 4], order, signed=True) for k in range(0, len(head[1][1]), 4)]
+    count, of = math.prod(sides), _class_of(array, order)
+    if min(sides, default=0) < 0 or count > len(array):
+        raise ValueError(f"an array of {len(array)} bytes cannot have the dimensions {sides}")
+    if of == STRUCT and [kind for kind, _ in rest[:2]] == [INT32, INT8]:
+        width = int.from_bytes(rest[0][1], order)
+        count *= len(rest[1][1]) // width if width else 0
+        rest = rest[2:]
+    if of in (CELL, STRUCT):
+        types, expected = frozenset({MATRIX}), count
+    elif of in PLAIN:
+        types, expected = NUMBERS, 2 if int.from_bytes(array[8:12], order) & COMPLEX else 1
+    else:
+        raise ValueError(f"it holds something of class {of}, not numbers, text, cells and structs")
+    if len(rest) != expected or not types.issuperset(kind for kind, _ in rest):
+        raise ValueError(f"an array of {sides} of class {of} has {len(rest)} parts, or parts of a wrong type")
+    for kind, content in rest:
+        if kind == MATRIX:
+            _check_array(content, order, level + 1)
 
 
 def _from_v5(value: Any) -> Any:
@@ -88,7 +183,15 @@ def _read_hdf5(path: Path, variables: list[str]) -> tuple[dict[str, Any], list[s
     import h5py
     import numpy as np
 
+    most = path.stat().st_size // 8
+    """Number of elements: each takes a reference of 8 bytes, unless some are there many times over."""
+    count = itertools.count()
+
     def convert(node: Any) -> Any:
+        if next(count) > most:
+            raise ValueError("its cells and structs contain each other, or the same ones over and over")
+        if node.file.filename != str(path):
+            raise ValueError(f"it names {node.name!r} of another file, {node.file.filename}")
         if isinstance(node, h5py.Group):
             fields = dict(node.items())
             if fields and all(is_column(field) for field in fields.values()):
@@ -99,6 +202,8 @@ def _read_hdf5(path: Path, variables: list[str]) -> tuple[dict[str, Any], list[s
                 ]
                 return elements[0] if len(elements) == 1 else elements
             return {name: convert(field) for name, field in fields.items()}
+        if not isinstance(node, h5py.Dataset) or node.external or node.is_virtual or node.nbytes > MOST_BYTES:
+            raise ValueError(f"{node.name!r} is no array of this file, or a larger one than {MOST_BYTES >> 30} GB")
         kind = node.attrs.get("MATLAB_class")
         if node.attrs.get("MATLAB_empty"):
             return {b"char": "", b"cell": [], b"struct": []}.get(kind, np.empty((0, 0)))
@@ -115,5 +220,5 @@ def _read_hdf5(path: Path, variables: list[str]) -> tuple[dict[str, Any], list[s
         with h5py.File(path) as file:
             names = [name for name in file if name != "#refs#"]
             return {name: convert(file[name]) for name in variables if name in names}, names
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except Exception as error:  # h5py has no exception of its own for damaged files
         raise MatFileError(f"is a damaged MATLAB v7.3 (HDF5) file: {error}") from error

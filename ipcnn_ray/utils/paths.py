@@ -32,6 +32,10 @@ class Paths:
     weights_url: str = ""
     """IPCNN_WEIGHTS if it is an s3:// URL."""
 
+    def make_home(self) -> None:
+        """Create IPCNN_HOME, which nobody else can enter. A folder that exists keeps its permissions."""
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+
     @classmethod
     def from_environment(cls, env: Mapping[str, str] | None = None) -> Paths:
         """Return the paths that environment variables name. env: in place of those of this process."""

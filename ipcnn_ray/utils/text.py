@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
+
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that a terminal obeys, that turn the direction of text, or that are no characters; not tab and newline."""
+
+
+def printable(text: str) -> str:
+    """Return the text with `CONTROL` characters, which names of files may have, written out, such as \\u001b."""
+    return CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def csv_cell(text: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula: a name that begins as one does gets an apostrophe."""
+    is_formula = text.startswith(("=", "@", "\t", "\r")) or re.match(r"[+-].*([|!]|\w\()", text)
+    return f"'{text}" if is_formula else text
 
 
 def did_you_mean(word: object, options: list[str]) -> str:

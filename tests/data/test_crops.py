@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 
 import numpy as np
@@ -103,3 +104,25 @@ def test_images_of_sixteen_bits_are_refused_where_nothing_may_be_lost(tmp_path):
     Image.fromarray(np.full((6, 8), 1000, np.uint16)).save(tmp_path / "x.tif")
     with pytest.raises(ImageFileError, match=r"has more than 8 bits per channel \(mode I;16\)"):
         image_size(tmp_path / "x.tif", upright=True)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif", "tif", "ppm", "mpo"])
+def test_every_format_of_photographs_is_read(tmp_path, suffix):
+    Image.new("RGB", (8, 6), (200, 100, 50)).save(tmp_path / f"x.{suffix}")
+    assert image_size(tmp_path / f"x.{suffix}") == (8, 6)
+    assert square_crop(tmp_path / f"x.{suffix}", None, 4).shape == (3, 4, 4)
+
+
+def test_formats_that_start_programs_and_bombs_and_pipes_are_no_images(tmp_path):
+    Image.new("RGB", (8, 6)).save(tmp_path / "postscript.jpg", "EPS")  # Pillow starts Ghostscript to decode it
+    with pytest.raises(ImageFileError, match=r"^is not an image$"):
+        square_crop(tmp_path / "postscript.jpg", None, 4)
+    Image.new("1", (30_000, 3_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(ImageFileError, match=r"^has 30000 x 3000 pixels, more than 89 million$"):
+        image_size(tmp_path / "bomb.png")
+    Image.new("1", (60_000, 3_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(ImageFileError, match=r"^cannot be opened as an image: Image size"):
+        image_size(tmp_path / "bomb.png")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageFileError, match=r"^is not a file$"):
+        image_size(tmp_path / "pipe.jpg")

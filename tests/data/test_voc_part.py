@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from fakes.datasets import voc_folder
 from fakes.matlab import write_mat
 from PIL import Image
 
 from ipcnn_ray.data.datasets.voc_part import NOSE, VocPart
 from ipcnn_ray.data.inspection import summary
-from ipcnn_ray.data.photographs import Annotations
+from ipcnn_ray.data.photographs import AnnotatedObject, Annotations
 from ipcnn_ray.data.prepare import prepare
+from ipcnn_ray.errors import DataError
 from ipcnn_ray.utils.paths import Paths
 
 BODY = (11, 21, 60, 60)
@@ -204,3 +207,12 @@ def test_cow_as_released(real_data, tmp_path):
     apart = landmarks[:, 0] - landmarks[:, 2]
     apart = apart[~np.isnan(apart).any(1)]
     assert (np.linalg.norm(apart, axis=1) > SIZE / 10).mean() > 0.9
+
+
+@pytest.mark.parametrize("image", ["../../../../secret.jpg", "/etc/passwd", "\ud800.jpg"])
+def test_an_image_outside_its_folder_is_refused(tmp_path, image):
+    annotations = Annotations(objects=[AnnotatedObject(image, (1, 1, 60, 60), [(0.5, 0.5)] * 3, "x")] * 2)
+    (tmp_path / "secret.jpg").touch()
+    says = "not UTF-8" if image == "\ud800.jpg" else "is not inside the folder of photographs"
+    with pytest.raises(DataError, match=re.escape(f"image {image!r}") + ".*" + says):
+        voc_folder(tmp_path).spec()._gather([annotations], tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from ipcnn_ray.errors import DataError
 from ipcnn_ray.models.build import assemble, build
 from ipcnn_ray.models.net import InterpretableNet
-from ipcnn_ray.models.pretrained_weights import LoadReport, load_weights, read_simplenn
+from ipcnn_ray.models.pretrained_weights import LoadReport, load_weights, read_simplenn, read_weights
 from ipcnn_ray.spec.model import Model, Weights
 from ipcnn_ray.spec.networks import NETWORKS
 from ipcnn_ray.spec.template import GradientTemplate, NoTemplate
@@ -414,3 +415,55 @@ def test_a_damaged_file_is_told(tmp_path):
             (tmp_path / "w.mat").write_bytes(part)
             with pytest.raises(DataError, match=told):
                 load_weights(build(model, PLAIN, 0), model.table, model.weights, tmp_path)
+
+
+def npy(shape: str) -> bytes:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"1234"
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ("(10**13,)", "cannot be read"),
+        ("(10000000000000,)", "conv1_w.npy has more than 2 GB"),
+        ("(1000000000,)", "conv1_w.npy has more than 2 GB"),
+        ("(1000,)", "cannot be read"),
+    ],
+)
+def test_an_npz_that_claims_more_than_it_has(tmp_path, shape, says):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("conv1_w.npy", npy(shape))
+    with pytest.raises(DataError, match=says):
+        read_weights(tmp_path / "a.npz", {"conv1_w"})
+
+
+class Code:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.mark,)
+
+
+def test_no_weight_file_runs_code(tmp_path):
+    code = Code(tmp_path / "it ran")
+    torch.save({"conv1.weight": code}, tmp_path / "a.pth")
+    (tmp_path / "b.pth").write_bytes(pickle.dumps(code))
+    np.savez(tmp_path / "c.npz", conv1_w=np.array([code], object))
+    np.savez(tmp_path / "d.npz", meta=np.array([code], object))
+    for name in ("a.pth", "b.pth", "c.npz", "d.npz"):
+        with pytest.raises(DataError, match="cannot be read"):
+            read_weights(tmp_path / name, {"conv1.weight", "conv1_w"})
+    assert not code.mark.exists()
+    pickle.loads((tmp_path / "b.pth").read_bytes())
+    assert code.mark.exists()  # the file could have
+
+
+@pytest.mark.parametrize("tensor", [torch.empty(2, device="meta"), torch.eye(2).to_sparse()], ids=["meta", "sparse"])
+def test_a_tensor_without_plain_values(tmp_path, tensor):
+    torch.save({"conv1.weight": tensor}, tmp_path / "a.pth")
+    with pytest.raises(DataError, match=r"conv1.weight is sparse, quantized or without values"):
+        read_weights(tmp_path / "a.pth", {"conv1.weight"})

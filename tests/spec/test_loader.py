@@ -177,3 +177,37 @@ def test_any_damage(text):
                 assert problem.what and problem.advice, what
                 assert "Input should" not in str(problem), what
     assert refused > 250
+
+
+LAUGHS = "\n".join(["a0: &a0 [x]", *(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 10))])
+MERGES = "\n".join(
+    ["a0: &a0 {x: 1}", *(f"a{k}: &a{k} {{<<: [{', '.join([f'*a{k - 1}'] * 9)}]}}" for k in range(1, 10))]
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LAUGHS, "s.yaml:1  more than 20000 values"),
+        (MERGES, "name is missing"),
+        ("a: " + "[" * 3000, "s.yaml:1  not YAML: more than 50 levels"),
+        ("seed: 0x" + "f" * 20_000, "at most 64 bits is needed"),
+        ("seed: " + "9" * 20_000, "cannot be read as tag:yaml.org,2002:int"),
+        ("seed: " + "1" * 100_000 + "x", "must be a whole number"),
+        ("seed: !!python/object/apply:os.system [id]", "s.yaml:1"),
+        ("seed: !!binary x", "cannot be read as tag:yaml.org,2002:binary"),
+        ("<<: {<<: &a {<<: *a}}", "name is missing"),
+    ],
+    ids=["aliases", "merges", "levels", "hexadecimal", "digits", "digits of a text", "object", "binary", "itself"],
+)
+@pytest.mark.timeout(60)
+def test_a_text_that_grows_or_never_ends_is_refused(text, message):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        loads(text, "s.yaml")
+
+
+def test_a_file_without_end(tmp_path):
+    with pytest.raises(SpecError, match="has more than 1 MB"):
+        load("/dev/zero")
+    with pytest.raises(SpecError, match="cannot be read"):
+        load("a\0b")

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import pickle
+import re
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from fakes.matlab import cell, write_mat
@@ -115,3 +119,99 @@ def test_real_files_of_both_versions(real_data: Path):
     assert len(shown) == 95
     assert all(e["pHW_center"].shape == (2, 1) and isinstance(e["obj"]["filename"], str) for e in shown)
     assert sum(isinstance(element["obj"], dict) for element in leg) == 95
+
+
+def element(kind: int, content: bytes) -> bytes:
+    return struct.pack("<II", kind, len(content)) + content + b"\0" * (-len(content) % 8)
+
+
+def array(kind: int, sides: tuple[int, ...], content: bytes, name: bytes = b"truth") -> bytes:
+    head = element(6, struct.pack("<II", kind, 0)) + element(5, struct.pack(f"<{len(sides)}i", *sides))
+    return element(14, head + element(1, name) + content)
+
+
+def nested(levels: int) -> bytes:
+    inner = array(6, (1, 1), element(9, struct.pack("<d", 1)), b"")
+    for level in range(levels):
+        inner = array(1, (1, 1), inner, b"truth" if level == levels - 1 else b"")
+    return inner
+
+
+def oversized() -> bytes:
+    """A matrix inside a cell that claims four gigabytes: scipy alone ends the process."""
+    inner = bytearray(array(6, (1, 1), element(9, struct.pack("<d", 1)), b""))
+    inner[4:8] = struct.pack("<I", 2**32 - 2**16)
+    return array(1, (1, 1), bytes(inner))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (nested(20), ""),
+        (nested(500), "more than 100 levels"),
+        (oversized(), "larger than what it is in"),
+        (array(6 | 0x800, (1, 1), element(9, b"12345678")), "has 1 parts, or parts of a wrong type"),
+        (array(6, (1, 1), element(14, b"")), "parts of a wrong type"),
+        (array(1, (1, 2), nested(0)), "has 1 parts"),
+        (element(14, element(5, struct.pack("<II", 6, 0))), "does not begin with its class"),
+        (array(6, (2**30, 2**30), element(9, b"12345678")), "cannot have the dimensions [1073741824, 1073741824]"),
+        (array(1, (2**16, 2**15), b""), "cannot have the dimensions [65536, 32768]"),
+        (array(6, (-1, -1), element(9, b"12345678")), "cannot have the dimensions [-1, -1]"),
+    ],
+    ids=["sound", "levels", "size", "complex", "type", "count", "head", "numbers", "cells", "negative"],
+)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_v5_file_that_lies_about_its_sizes(tmp_path, content, says, compressed):
+    content = element(15, zlib.compress(content))[: 8 + len(zlib.compress(content))] if compressed else content
+    (tmp_path / "x.mat").write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + content)
+    if not says:
+        value = read_mat(tmp_path / "x.mat", "truth")
+        for _ in range(20):
+            (value,) = value
+        assert value.tolist() == [[1.0]]
+        return
+    with pytest.raises(MatFileError, match=re.escape(says)):
+        read_mat(tmp_path / "x.mat", "truth")
+
+
+def outside(file: h5py.File, folder: Path) -> None:
+    file.create_dataset("truth", (8,), "u1", external=[(str(folder / "secret"), 0, 8)])
+
+
+def linked(file: h5py.File, folder: Path) -> None:
+    with h5py.File(folder / "other.h5", "w") as other:
+        other["x"] = [1.0]
+    file["truth"] = h5py.ExternalLink(str(folder / "other.h5"), "/x")
+
+
+def huge(file: h5py.File, folder: Path) -> None:
+    file.create_dataset("truth", (10**6, 10**6), "f4", chunks=(1000, 1000))
+
+
+def itself(file: h5py.File, folder: Path) -> None:
+    group = file.create_group("truth")
+    group["a"] = group
+
+
+def laughs(file: h5py.File, folder: Path) -> None:
+    node = file.create_dataset("#refs#/0", data=[1.0])
+    for k in range(1, 12):
+        node = file.create_dataset(f"#refs#/{k}", data=np.array([node.ref] * 10, h5py.ref_dtype), dtype=h5py.ref_dtype)
+        node.attrs["MATLAB_class"] = np.bytes_("cell")
+    file["truth"] = node
+
+
+def a_type(file: h5py.File, folder: Path) -> None:
+    file["truth"] = np.dtype("f8")
+
+
+@pytest.mark.parametrize("make", [outside, linked, huge, itself, laughs, a_type])
+@pytest.mark.timeout(60)
+def test_a_v73_file_of_other_files_or_without_end(tmp_path, make):
+    (tmp_path / "secret").write_bytes(b"secret!!")
+    with h5py.File(tmp_path / "x.mat", "w", userblock_size=512) as file:
+        make(file, tmp_path)
+    with (tmp_path / "x.mat").open("r+b") as stream:
+        stream.write(b"MATLAB 7.3 MAT-file".ljust(512))
+    with pytest.raises(MatFileError, match=r"^is a damaged MATLAB v7.3"):
+        read_mat(tmp_path / "x.mat", "truth")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ipcnn_ray.utils.text import did_you_mean, shortened
+from ipcnn_ray.utils.text import csv_cell, did_you_mean, printable, shortened
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,13 @@ def test_a_suggestion_is_close(word, suggestion):
 def test_a_shortened_text_has_at_most_the_length_and_names_its_own(text, short):
     assert shortened(text, 40) == short
     assert len(short) <= 40
+
+
+def test_names_that_a_terminal_or_a_spreadsheet_would_obey():
+    assert printable("a\x1b[2J\x9b1m\u202eb\ud800") == "a\\u001b[2J\\u009b1m\\u202eb\\ud800"
+    assert printable("naïve 🐄\n\tx") == "naïve 🐄\n\tx"
+    assert [csv_cell(text) for text in ("=1+1", "@x", "-HYPERLINK(1)", "+a|b!c")] == [
+        "'=1+1", "'@x", "'-HYPERLINK(1)", "'+a|b!c"
+    ]  # fmt: skip
+    plain = ["", "-", "-.53", "-1.2e-05 (p .03)", "+2 %", "cow"]
+    assert [csv_cell(text) for text in plain] == plain

@@ -7,6 +7,7 @@ train_test_split.txt,parts/parts.txt,parts/part_locs.txt,images/<species>/*.jpg}
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,7 +209,7 @@ def _add(number: int, image: str, tables: Tables, parts: list[int], folder: Path
     try:
         width, height = image_size(path)
     except ImageFileError as error:
-        missing = "no such image" if not path.is_file() else str(error)
+        missing = "no such image" if not os.path.isfile(path) else str(error)
         annotations.add_issue(path, missing, f"images.txt names it as number {number}. {AGAIN}")
         return
     x, y, wide, high = (math.floor(side) for side in tables.boxes[number])

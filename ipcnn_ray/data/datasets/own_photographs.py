@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
@@ -13,6 +13,7 @@ from ipcnn_ray.data.photographs import AnnotatedObject, Annotations, Crop, Photo
 from ipcnn_ray.errors import DataError, Issue
 from ipcnn_ray.spec.data import Negatives, OneOrMore
 from ipcnn_ray.spec.section import ErrorMessage, FieldIssue, Flag, OpenShare
+from ipcnn_ray.utils.files import leaves_its_folder
 
 if TYPE_CHECKING:
     from ipcnn_ray.data.split import Items
@@ -107,12 +108,6 @@ def missing_split(items: Sequence[AnnotatedObject]) -> str:
     """Return the split that a dataset with splits of its own has no item in; empty if there is none."""
     splits = {item.in_training for item in items}
     return "val" if splits == {True} else "train" if splits == {False} else ""
-
-
-def leaves_its_folder(path: str) -> bool:
-    """Return whether a path is absolute or has a part `..`."""
-    parts = PurePosixPath(path)
-    return parts.is_absolute() or ".." in parts.parts or bool(PureWindowsPath(path).drive)
 
 
 def path_issues(section: OwnPhotographs, *fields: str) -> Iterator[FieldIssue]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from ipcnn_ray.data.datasets.own_photographs import leaves_its_folder
 from ipcnn_ray.data.photographs import UNSEEN, AnnotatedObject, Annotations
+from ipcnn_ray.utils.files import leaves_its_folder
 from ipcnn_ray.utils.text import did_you_mean, shortened_list
 
 if TYPE_CHECKING:
