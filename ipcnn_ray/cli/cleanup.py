@@ -14,7 +14,7 @@ from ipcnn_ray.cli import output
 from ipcnn_ray.cli.jobs import cluster_client
 from ipcnn_ray.cli.options import AddressOption, experiment_argument
 from ipcnn_ray.errors import IpcnnError
-from ipcnn_ray.tracking import open_tracker
+from ipcnn_ray.tracking import open_mlflow, open_tracker
 from ipcnn_ray.tracking.tracking_uri import is_server, without_password
 from ipcnn_ray.utils.paths import Paths
 
@@ -81,10 +81,9 @@ def gc(dry_run: DryRunOption = False, yes: YesOption = False) -> None:
     are marked as deleted. Nothing of an experiment in progress.
     """
     from ipcnn_ray.on_ray.garbage import find_garbage
-    from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker
 
     paths = Paths.from_environment()
-    tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
+    tracker = open_mlflow(paths)
     found = sorted(find_garbage(tracker, paths), key=lambda garbage: -garbage.size)
     if is_server(tracker.uri):
         output.print_note("Records that are marked as deleted stay: run `mlflow gc` where the server runs.")

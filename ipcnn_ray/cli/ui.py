@@ -15,6 +15,7 @@ from ipcnn_ray.cli import output
 from ipcnn_ray.cli.options import experiment_argument
 from ipcnn_ray.errors import IpcnnError, TrackingError
 from ipcnn_ray.spec.extensions import BASELINES
+from ipcnn_ray.tracking import open_mlflow
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker, environment, server_command
 from ipcnn_ray.tracking.tracking_uri import absolute, exists, is_server, without_password
 from ipcnn_ray.utils.paths import Paths
@@ -37,11 +38,12 @@ def ui(experiment: ExperimentArgument = None, port: Port = 5000, print_command: 
 
     With an experiment, its runs are a table: template, verdict, error, instability, tracking, and their baselines.
     """
-    uri = absolute(Paths.from_environment().tracking_uri)
+    paths = Paths.from_environment()
+    uri = absolute(paths.tracking_uri)
     if is_server(uri):
         address = without_password(uri)
         if experiment:
-            address = f"{address.rstrip('/')}/{_save_view(MlflowTracker(uri), experiment)}"
+            address = f"{address.rstrip('/')}/{_save_view(open_mlflow(paths), experiment)}"
         output.print_line(f"The record is kept by a server, which has its own page: {address}")
         return
     command = server_command(uri, port)
@@ -51,7 +53,7 @@ def ui(experiment: ExperimentArgument = None, port: Port = 5000, print_command: 
     if not exists(uri):
         raise TrackingError(f"nothing is recorded yet in {uri}\nSubmit an experiment first: ipcnn submit SPEC")
     _check_port(port)
-    page = f"/{_save_view(MlflowTracker(uri), experiment)}" if experiment else ""
+    page = f"/{_save_view(open_mlflow(paths), experiment)}" if experiment else ""
     output.print_line(f"http://127.0.0.1:{port}{page}   (up in a few seconds; Ctrl-C ends it)")
     sys.stdout.flush()
     os.chdir(tempfile.gettempdir())

@@ -21,7 +21,12 @@ def open_tracker(paths: Paths, buffer: str = "") -> Tracker:
         buffer: Folder or URL where records wait while the tracking server is unreachable, one for each experiment.
             Empty: an unreachable server is an error. Ignored for an embedded database.
     """
-    tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
+    tracker = open_mlflow(paths)
     if buffer and is_server(tracker.uri):
         return BufferedTracker(tracker, open_storage(buffer, RETRY_S), RETRY_S)
     return tracker
+
+
+def open_mlflow(paths: Paths) -> MlflowTracker:
+    """Open the same record as `open_tracker`, with what is MLflow's alone: saved views, and runs marked as deleted."""
+    return MlflowTracker(paths.tracking_uri, paths.artifacts)

@@ -16,6 +16,7 @@ from fakes.commands import run_command
 from PIL import Image
 
 import ipcnn_ray
+from ipcnn_ray.cli import output
 from ipcnn_ray.cli import predict as command
 from ipcnn_ray.errors import DataError, IpcnnError, TrainingError
 from ipcnn_ray.on_ray import job_client
@@ -113,7 +114,8 @@ def test_json_is_what_explain_says(home, photos):
     assert not (home / "predictions").exists()  # only with --out
 
 
-def test_table_page_and_files(home, photos, tmp_path):
+def test_table_page_and_files(home, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(output.stdout, "width", output.PIPE_WIDTH)
     (photos / "broken.jpg").write_text("no image")
     done = run_command("predict", RUN, "photos", "--filters", "2", code=1)
     folder = home / "predictions" / RUN
