@@ -157,7 +157,7 @@ def check_shared(paths: Paths, env: Mapping[str, str]) -> None:
     if missing:
         raise IpcnnError(
             f"the nodes of this cluster have no record or no storage in common: {'; '.join(missing)}\n"
-            "Set it where you submit, or in the environment of the nodes."
+            "Set it in the environment of the nodes; a URL can be set where you submit instead."
         )
 
 

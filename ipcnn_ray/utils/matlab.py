@@ -95,7 +95,7 @@ def _checked_v5(path: Path) -> io.BytesIO:
     scipy trusts the sizes in a file: wrong ones end the process, or take any amount of memory.
     """
     data = memoryview(path.read_bytes())
-    order: ByteOrder = "little" if data[126:128] == b"IM" else "big"
+    order: ByteOrder = "little" if data[126:128].tobytes() == b"IM" else "big"
     parts, at = [data[:128]], 128
     while at + 8 <= len(data):
         kind, size = (int.from_bytes(data[at + k : at + k + 4], order) for k in (0, 4))
