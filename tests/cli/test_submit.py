@@ -64,4 +64,4 @@ def test_an_unwritable_storage_is_reported_before_anything_starts(home, tmp_path
     monkeypatch.setenv("IPCNN_STORAGE", str(tmp_path / "file"))
     with pytest.raises(TrackingError, match=r"storage .*/file: preflight-.*\n.*set IPCNN_STORAGE to another place"):
         run_command("submit", spec)
-    assert not home.exists()
+    assert list(home.iterdir()) == []
