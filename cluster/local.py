@@ -6,11 +6,12 @@
     python cluster/local.py down DIR worker-1 --kill  the same without asking first, as a crash would
     python cluster/local.py status DIR
 
-Run it with the Python that has Ray and MLflow: the nodes use the same one. Everything listens on loopback, and Ray asks
-for the token in DIR/token. `up` is idempotent: after `down DIR mlflow`, `up DIR` starts the MLflow server again, on the
-same port and database. DIR holds the token, the ports and process ids (state.json), logs/ and env.sh, which a client
-sources. Nothing is found by name: a process belongs to a service when its environment carries the mark of DIR and
-that service, so that what was started is stopped, with all of its children, and nothing else.
+Run it with the Python that has Ray and MLflow: the nodes use the same one. MLflow, S3 and the dashboard listen on
+loopback; Ray's other ports on all addresses (SECURITY.md). Ray asks for the token in DIR/token.
+`up` is idempotent: after `down DIR mlflow`, `up DIR` starts the MLflow server again, on the same port and database. DIR
+holds the token, the ports and process ids (state.json), logs/ and env.sh, which a client sources. Nothing is found by
+name: a process belongs to a service when its environment carries the mark of DIR and that service, so that what was
+started is stopped, with all of its children, and nothing else.
 """
 
 from __future__ import annotations

@@ -76,7 +76,6 @@ OutOption = Annotated[
     Path | None,
     typer.Option(
         "--out",
-        "--output",
         metavar="FOLDER",
         help="Where to write JSON, CSV, page and pictures. Default: $IPCNN_HOME/predictions/<run>.",
     ),

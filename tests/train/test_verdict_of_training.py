@@ -52,7 +52,7 @@ def train(bench: Bench, setting: str, seed: int) -> RunSummary:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_narrow_template_follows_parts_and_the_released_form_moves_to_the_middle(bench):
-    """20 runs: seven minutes of one core."""
+    """20 runs: ten minutes of one core, which is the default limit of a test."""
     runs = [train(bench, setting, seed) for setting in SETTINGS for seed in range(SEEDS)]
     verdicts = Verdicts.of(Ranking.of(runs, Objectives(("instability",), control="plain")))
     told = "\n".join(verdicts.lines)
