@@ -217,6 +217,10 @@ def _data(facts: Facts) -> Iterator[Finding]:
             advice = "Mount it (of a bucket check the address and the keys), or unset it."
             yield "wrong", f"{where}IPCNN_DATA = {data['folder']} is not there", advice
             continue
+        if data["empty"]:
+            advice = "For real photographs mount the folder that holds them there, such as the parent of voc/."
+            yield "note", f"{where}only drawn animals: IPCNN_DATA = {data['folder']} is empty", advice
+            continue
         present = {kind: dataset for kind, dataset in data["datasets"].items() if dataset["there"]}
         absent = [kind for kind in data["datasets"] if kind not in present]
         if not present:
@@ -249,9 +253,12 @@ def _weights(facts: Facts) -> Iterator[Finding]:
             continue
         for name, damage in weights["broken"].items():
             yield "wrong", f"{where}{name}: {damage}", "Fetch the file again."
-        if not weights["there"] or not weights["files"]:
-            fact = f"{where}IPCNN_WEIGHTS = {weights['folder']} {'is empty' if weights['there'] else 'is not there'}"
-            yield "wrong", fact, "Put .npz or .safetensors files there, or unset it."
+        if not weights["there"]:
+            fact = f"{where}IPCNN_WEIGHTS = {weights['folder']} is not there"
+            yield "wrong", fact, "Mount it (of a bucket check the address and the keys), or unset it."
+        elif not weights["files"]:
+            advice = "For pretrained layers mount the folder of the weight files there."
+            yield "note", f"{where}none: IPCNN_WEIGHTS = {weights['folder']} holds no weight files", advice
         elif not weights["broken"]:
             yield "ok", f"{where}{shortened_list(weights['files'], SHOWN)}"
 

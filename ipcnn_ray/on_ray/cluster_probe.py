@@ -239,6 +239,7 @@ def data_facts(paths: Paths) -> dict[str, Any]:
     return {
         "folder": paths.data_url or str(paths.data),
         "there": bool(keys) if paths.data is None else paths.data.is_dir(),
+        "empty": paths.data is not None and paths.data.is_dir() and not any(paths.data.iterdir()),
         "datasets": {kind: dataset.facts(listing) for kind, dataset in registered().items() if dataset.folders},
     }
 

@@ -43,6 +43,7 @@ NODE = {
     "data": {
         "folder": "/data",
         "there": True,
+        "empty": False,
         "datasets": {
             "voc_part": {
                 "folder": "voc/VOCdevkit/VOC2010/JPEGImages",
@@ -122,7 +123,15 @@ def test_all_is_well():
             "JPEGImages or CUB",
         ),
         ("data", "note", {VOC + "missing": ["voc/neg"]}, "10.0.0.2: voc_part: 9 photographs, 5", "data fetch voc_part"),
-        ("weights", "wrong", {"nodes.1.weights.files": []}, "10.0.0.2: IPCNN_WEIGHTS = /weights is empty", ".npz"),
+        ("data", "note", {"nodes.1.data.empty": True}, "10.0.0.2: only drawn animals: IPCNN_DATA = /data is", "mount"),
+        ("weights", "wrong", {"nodes.1.weights.there": False}, "10.0.0.2: IPCNN_WEIGHTS = /weights is not", "Mount it"),
+        (
+            "weights",
+            "note",
+            {"nodes.1.weights.files": []},
+            "10.0.0.2: none: IPCNN_WEIGHTS = /weights holds no",
+            "mount",
+        ),
         ("weights", "wrong", {"nodes.1.weights.broken": {"a.npz": "cut"}}, "10.0.0.2: a.npz: cut", "Fetch"),
         ("disk", "wrong", {"nodes.1.disk": {"/tmp": 1 << 30}}, "10.0.0.2: 1.0 GiB free at /tmp", "Make room"),
         ("disk", "note", {"nodes.1.disk": {"/tmp": 5 << 30}}, "10.0.0.2: 5.0 GiB free at /tmp", "Make room"),
@@ -224,6 +233,30 @@ def test_negatives_alone_are_no_dataset(put):
         "They need voc/VOCdevkit/VOC2010/JPEGImages or detanimalpart or CUB_200_2011, see README; your own photographs "
         "(data.kind: table, folder) lie anywhere in it."
     )
+
+
+def test_folders_of_the_image_that_nobody_mounted_are_a_note(tmp_path):
+    """In the image, IPCNN_DATA and IPCNN_WEIGHTS name empty folders until something is mounted there."""
+    env = {
+        "IPCNN_HOME": str(tmp_path),
+        "IPCNN_DATA": str(tmp_path / "data"),
+        "IPCNN_WEIGHTS": str(tmp_path / "weights"),
+    }
+    paths = Paths.from_environment(env)
+
+    def results() -> list[tuple[str, str]]:
+        facts = {"data": data_facts(paths), "weights": weights_facts(paths)}
+        changes = {f"nodes.{i}.{kind}": fact for i in range(2) for kind, fact in facts.items()}
+        found = [line for check in facts for line in judged(check, changes)]
+        return [(line.state, line.fact.rpartition(" = ")[2].removeprefix(f"{tmp_path}/")) for line in found]
+
+    assert results() == [("wrong", "data is not there"), ("wrong", "weights is not there")]
+    for folder in ("data", "weights"):
+        (tmp_path / folder).mkdir()
+    assert results() == [("note", "data is empty"), ("note", "weights holds no weight files")]
+    (tmp_path / "data" / "mine.csv").touch()
+    assert [state for state, _ in results()] == ["note", "note"]
+    assert "0 photographs" in results()[0][1]
 
 
 def data_results(facts: dict[str, Any]) -> list[CheckResult]:
