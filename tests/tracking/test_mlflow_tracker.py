@@ -406,9 +406,8 @@ def test_a_store_of_another_version(tracker, tmp_path):
     shutil.copy(tracker.uri.removeprefix("sqlite:///"), copy)
     with sqlite3.connect(copy) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
-    with pytest.raises(
-        TrackingError, match=r"written by another version of MLflow\nCopy the store, then run: mlflow db"
-    ):
+    advice = "If that was a later one, install it; else copy the store, then run: mlflow db upgrade sqlite:///"
+    with pytest.raises(TrackingError, match=f"written by another version of MLflow\n{advice}"):
         MlflowTracker(f"sqlite:///{copy}").experiments()
 
 
