@@ -200,7 +200,8 @@ class JobClient:
     def logs(self, id: str, *, follow: bool = False) -> Iterator[str]:
         """Yield the log of a job in pieces; with `follow` until its end, across lost connections.
 
-        Raises UnreachableError if the cluster does not answer for RECONNECT_S seconds.
+        Raises UnreachableError if the cluster does not answer for RECONNECT_S seconds, or answers and has no such job:
+        its head was started anew.
         """
         if not follow:
             yield self._client.get_job_logs(id)
@@ -219,12 +220,27 @@ class JobClient:
                     return
                 answered = time.monotonic()
             except Exception as error:  # aiohttp, requests and the system have their own classes
+                if self._forgotten(id):
+                    raise UnreachableError(
+                        f"{self.address} has no job {id} any more: the cluster was started anew\n"
+                        "Submit the experiment again: it goes on from its storage."
+                    ) from error
                 if time.monotonic() - answered > RECONNECT_S:
                     raise UnreachableError(
                         f"{self.address} has not answered for {RECONNECT_S / 60:.0f} minutes: {error}\n"
                         "If the cluster is gone, submit to a new one: the experiment goes on from its storage."
                     ) from error
             time.sleep(POLL_S)
+
+    def _forgotten(self, id: str) -> bool:
+        """Whether the cluster answers and has no such job."""
+        try:
+            self._client.get_job_info(id)
+        except RuntimeError as error:
+            return "does not exist" in str(error)
+        except Exception:  # not reached
+            return False
+        return False
 
     def _tail(self, id: str) -> Iterator[str]:
         """Yield the log of a job from its beginning until the job ends or the connection is lost."""

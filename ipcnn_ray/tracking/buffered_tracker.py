@@ -180,6 +180,7 @@ class _BufferedRun:
         self._write("note", text=text)
 
     def log_metrics(self, history: Sequence[Mapping[str, float]], when: int | None = None) -> None:
+        when = when or _now_ms()  # of all attempts: one that was given up may arrive after the next
         if not self._sent("metrics", {"history": history, "when": when}):
             self._append("metrics", {"history": self._unwritten(history), "when": when})
         self._written |= {(key, int(epoch["epoch"])) for epoch in history for key in epoch}
@@ -245,7 +246,7 @@ class _BufferedRun:
         assert self._queue is not None
         last = int(self._queue[-1].split("/")[1].removesuffix(".json")) if self._queue else 0
         key = f"{self._folder}/{last + 1:06}.json"
-        content = {"what": kind, **arguments, "when": arguments.get("when") or int(time.time() * 1000)}
+        content = {"what": kind, **arguments, "when": arguments.get("when") or _now_ms()}
         if kind == "file":
             local = content.pop("local")
             content["name"] = local.name
@@ -280,6 +281,10 @@ class _BufferedRun:
             if row:
                 rows.append({"epoch": epoch["epoch"], **row})
         return rows
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _file_key(key: str) -> str:

@@ -106,7 +106,8 @@ class Attempts:
         return attempts
 
     def finish(self, folder: Folder, cause: Cause | None = None, reason: str = "") -> None:
-        """End the attempt: in success, or for a cause."""
+        """End the attempt: in success, or for a cause. Raises RunTakenOver if a later attempt owns the directory."""
+        self.check_owner(folder)
         self.open, self.reason = False, reason
         if cause:
             setattr(self, cause, getattr(self, cause) + 1)

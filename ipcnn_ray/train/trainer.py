@@ -292,6 +292,8 @@ class Trainer:
         if self.filters_json:  # before the checkpoint, so that a run that ends after it has the file
             write_file(self.request.folder, FILTERS_FILE, self.filters_json.encode())
         checkpoint.save(self.request.folder, self.origin, self.history, state)
+        if self.attempts:  # again: a storage that did not answer may have kept this process until it was taken for dead
+            self.attempts.check_owner(self.request.folder)
 
     def _report(self, *, last: bool) -> StopRun | None:
         """Report the epoch, after its checkpoint is stored. A stop that one rank is asked for stops all ranks."""

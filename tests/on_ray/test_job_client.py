@@ -55,6 +55,8 @@ class FakeClient:
         return list(self.jobs.values())
 
     def get_job_info(self, id):
+        if id not in self.jobs:
+            raise RuntimeError(f"Request failed with status code 404: Job {id} does not exist.")
         return self.jobs[id]
 
     def get_job_logs(self, id):
@@ -170,6 +172,15 @@ def test_an_unreachable_cluster_is_given_up(client, monkeypatch):
     client.breaks = [0]
     with pytest.raises(UnreachableError, match=r"has not answered(.|\n)*submit to a new one"):
         list(JobClient(URL).logs("a-1", follow=True))
+
+
+def test_the_log_of_a_cluster_that_was_started_anew_ends_at_once(client):
+    """A new head knows no job of the one before, and would be asked in vain for RECONNECT_S."""
+    client.log, client.breaks = "line 1\n", [7]
+    pieces = JobClient(URL).logs("a-1", follow=True)
+    assert next(pieces) == client.log
+    with pytest.raises(UnreachableError, match=r"has no job a-1 any more(.|\n)*Submit the experiment again"):
+        next(pieces)
 
 
 def test_a_job_gets_addresses_and_no_secrets(tmp_path):

@@ -21,6 +21,8 @@ class Server:
     def __init__(self) -> None:
         self.said: list[tuple[str, str, object]] = []
         self.points: list[tuple[str, str, int, float]] = []
+        self.times: list[tuple[int, int | None]] = []
+        """Last epoch and time of each request of metrics."""
         self.opened: list[str] = []
         self.calls: Iterator[str] = iter(())
         """Of the next calls `away`, `lost`, `refused` or `ok`; after them all is well."""
@@ -102,6 +104,7 @@ class FakeRun:
 
     def log_metrics(self, history, when=None):
         lost = self.server.call()
+        self.server.times.append((int(history[-1]["epoch"]), when))
         there = {point[:3] for point in self.server.points}
         for row in history:
             for key, value in row.items():
@@ -209,6 +212,19 @@ def test_an_answer_that_is_lost_doubles_no_number(server, place, fates):
     assert sorted(steps(server)) == [(epoch, 1 / epoch) for epoch in range(1, 6)]
     assert words(server)[-1] == ("state", "succeeded")
     assert place.list() == []
+
+
+def test_a_request_that_is_repeated_keeps_its_time(server, place, monkeypatch):
+    """MLflow then takes the one that arrives late, after a cut of the network, for the same numbers."""
+    now = iter(range(1000, 2000))
+    monkeypatch.setattr(module, "_now_ms", lambda: next(now))
+    _, run = opened(server, place)
+    server.calls = iter(["lost"])
+    run.log_metrics(history(1))
+    run.log_metrics(history(2))
+    times = dict(server.times)
+    assert sorted(server.times) == [(1, times[1]), (1, times[1]), (2, times[2])]
+    assert None not in times.values() and times[1] < times[2]
 
 
 @pytest.mark.parametrize("kept", ["before", "after"])

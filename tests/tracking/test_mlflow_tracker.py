@@ -176,6 +176,17 @@ def test_a_call_that_failed_is_made_again(tracker, name, monkeypatch):
     assert [point[1] for point in points(tracker, record.handle) if point[0] == "epoch"] == [1, 2, 3]
 
 
+def test_a_request_that_arrives_twice_is_recorded_once(tracker, name):
+    """Late, after the one that repeated it: neither finds the epoch among what it has read."""
+    record = tracker.open_parent(name, "x")
+    again = tracker.attach(record.handle)
+    for one in (record, again):
+        one.log_metrics(history(1))
+    for one in (record, again):
+        one.log_metrics(history(2), when=1_700_000_000_000)
+    assert [point[1] for point in points(tracker, record.handle) if point[0] == "train_loss"] == [1, 2]
+
+
 def test_numbers_that_are_not_finite_are_named(tracker, name):
     record = tracker.open_parent(name, "x")
     odd = [{"epoch": 1.0, "train_loss": math.nan}, {"epoch": 2.0, "train_loss": math.inf, "val_error": 0.5}]

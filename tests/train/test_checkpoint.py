@@ -298,6 +298,8 @@ def test_attempts_are_counted_by_cause(folder):
     assert Attempts.read(folder) == Attempts(lost=1, error=1, reason="KeyError: 'x'")
     with pytest.raises(RunTakenOver, match=f"{folder} has been taken over by another process"):
         first.check_owner(folder)
+    with pytest.raises(RunTakenOver):
+        first.finish(folder, "error", "its storage did not answer")
     Attempts.begin(folder).finish(folder, "memory", "out of memory")
     Attempts.begin(folder).finish(folder)
     assert Attempts.read(folder) == Attempts(lost=1, memory=1, error=1)

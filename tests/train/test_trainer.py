@@ -238,6 +238,23 @@ def test_a_process_that_was_taken_for_lost_writes_no_more(bench, fake_s3):
     assert Attempts.read(BUCKET).open
 
 
+def test_a_process_that_is_taken_for_lost_while_its_storage_does_not_answer_records_no_epoch(
+    bench, fake_s3, monkeypatch
+):
+    """Its checkpoint is stored when the network is back, and another process trains the epoch meanwhile."""
+
+    def waits(folder, origin, history, state, real=checkpoint.save):
+        real(folder, origin, history, state)
+        if len(history) == 2:
+            Attempts.begin(BUCKET)
+
+    monkeypatch.setattr(checkpoint, "save", waits)
+    with pytest.raises(RunTakenOver, match="taken over"):
+        bench.run(tiny(), folder=BUCKET)
+    assert sorted(bench.record.epochs) == [1]
+    assert Attempts.read(BUCKET).open
+
+
 def test_a_torn_checkpoint_is_named_in_the_record(bench, whole):
     record = MemoryRecord()
     with pytest.raises(Crash, match="pulled"):
