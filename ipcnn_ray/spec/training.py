@@ -119,7 +119,10 @@ class Train(Section):
     freeze_through: str | None = None
     """Layers up to and including this convolution keep their pretrained weights; their outputs can be cached."""
     precision: Literal["auto", "float32"] = "auto"
-    """`auto`: bfloat16 autocast on GPUs that support it, float32 elsewhere. The filter loss is always float32."""
+    """`auto`: bfloat16 autocast of the trained layers on GPUs, and on processors with AVX512-BF16 or AMX, if all
+    workers of the run have it; float32 elsewhere. A run keeps the precision that it began with, wherever it is resumed.
+    `float32`: everywhere, so that runs on different machines, or with different numbers of workers, differ less.
+    Losses, frozen layers and evaluation are always float32. Recorded as the tag `ipcnn.precision`."""
 
 
 class Eval(Section):

@@ -1,4 +1,5 @@
-"""What `compute.speed` of a spec chooses: the kernels of cuDNN, and how the numbers of a network lie in memory."""
+"""What makes a step fast: bfloat16 (`train.precision`), and what `compute.speed` of a spec chooses, the kernels of
+cuDNN and how the numbers of a network lie in memory."""
 
 from __future__ import annotations
 
@@ -9,6 +10,17 @@ import torch
 
 from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.experiment import ExperimentSpec
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device computes in bfloat16 itself: GPUs by torch's word, processors with AVX512-BF16 or AMX.
+
+    On other processors bfloat16 is emulated, which takes over ten times as long as float32.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def kernels(spec: ExperimentSpec) -> AbstractContextManager[None]:

@@ -96,28 +96,35 @@ def initialized(
     if freeze_through:
         net.freeze_through(freeze_through)
     terms = filter_terms(spec, spec.template, net, torch.tensor([0.5]))
-    fused, rate = True if spec.compute.speed == "fast" else None, spec.train.learning_rate
+    fused = True if spec.compute.speed == "fast" or device.type == "cpu" else None
+    rate = spec.train.learning_rate
     return net, terms, torch.optim.SGD(net.parameter_groups(5e-4), lr=rate, momentum=0.9, fused=fused)
 
 
 def training_step(
-    spec: ExperimentSpec, device: torch.device, *, bfloat16: bool = False, dropout: bool = True
+    spec: ExperimentSpec,
+    device: torch.device,
+    *,
+    bfloat16: bool = False,
+    dropout: bool = True,
+    freeze_through: str | None = None,
 ) -> Callable[[], None]:
-    """Return a training step as in `train_epoch`, on one batch that stays on the device."""
-    batch, size = spec.train.batch_size, spec.model.table.image_size
-    net, terms, optimizer = initialized(spec, device)
+    """Return a training step as in `train_epoch`, on one batch that stays on the device; behind frozen layers, one of
+    their outputs."""
+    batch = spec.train.batch_size
+    net, terms, optimizer = initialized(spec, device, freeze_through)
     for module in net.modules():
         if isinstance(module, SampleDropout) and not dropout:
             module.p = 0.0
     runtime = Runtime(device)
-    x = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    x = torch.randn(batch, *net.feature_shape(), generator=torch.Generator().manual_seed(0)).to(device)
     label_N = (torch.arange(batch, device=device) % 2) - 1
 
     def run() -> None:
         with kernels(spec):
             net.set_step(0, 1, 0, 0, batch)
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                output = net(x, full=True)
+                output = net(x, from_features=True, full=True)
             loss = step_loss(output, label_N, terms, 1, batch, runtime).total
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)

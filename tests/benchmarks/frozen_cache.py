@@ -23,6 +23,7 @@ from ipcnn_ray.data.batches import epoch_order, shares
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.runtime import Runtime
+from ipcnn_ray.train.speed import has_bfloat16
 from ipcnn_ray.train.train_epoch import train_epoch
 from ipcnn_ray.utils.paths import Paths
 
@@ -49,7 +50,7 @@ def candidates(folder: Path, images: int, batch: int, device: torch.device) -> d
                 for one in loader:
                     inputs.net_input(one)
 
-        bfloat16 = device.type == "cuda"
+        bfloat16 = has_bfloat16(device)
         of_epoch = net, inputs, optimizer, terms, Runtime(device), spec, 1
 
         found[f"frozen part from {name}"] = frozen

@@ -39,6 +39,7 @@ from ipcnn_ray.models.net import InterpretableNet
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import NoTemplate
 from ipcnn_ray.train.feature_cache import InputPipeline
+from ipcnn_ray.train.speed import has_bfloat16
 
 SIZE = 227
 DIGEST = "0" * 16
@@ -123,7 +124,7 @@ def trainer(
     def train() -> None:
         for step in range(steps):
             net.set_step(0, 1, step, 0, batch)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
                 logits_NL = net(x, full=True).logits_NL
             optimizer.zero_grad(set_to_none=True)
             classification_loss(logits_NL.float(), labels).mean().backward()

@@ -16,6 +16,7 @@ from ipcnn_ray.data.crop_store import CropStore
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.runtime import Runtime
+from ipcnn_ray.train.speed import has_bfloat16
 from ipcnn_ray.train.train_epoch import train_epoch
 from ipcnn_ray.utils.paths import Paths
 
@@ -34,7 +35,7 @@ def epoch_rate(network: str, store: CropStore, batch: int, device: str, folder: 
     inputs = InputPipeline(store, net, spec.model.table.input_scale, torch.device(device))
     if frozen:
         inputs.use_cache(folder, distinct_items(store.train_items))
-    bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported()
+    bfloat16 = has_bfloat16(torch.device(device))
     for epoch in (1, 2):
         metrics = train_epoch(net, inputs, optimizer, terms, Runtime(device), spec, epoch, bfloat16=bfloat16)
     return metrics["images_per_second"]

@@ -25,7 +25,7 @@ from ipcnn_ray.train.distributed_inference import EvaluationPlan
 from ipcnn_ray.train.evaluate import evaluate
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.runtime import Runtime
-from ipcnn_ray.train.speed import kernels
+from ipcnn_ray.train.speed import has_bfloat16, kernels
 from ipcnn_ray.train.train_epoch import train_epoch
 
 OUT = "IPCNN_GPU_OUT"
@@ -78,7 +78,7 @@ def epochs(
     inputs = InputPipeline(store, net, spec.model.table.input_scale, torch.device(device))
     if frozen:
         inputs.use_cache(folder, distinct_items(store.train_items))
-    bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported()
+    bfloat16 = has_bfloat16(torch.device(device))
 
     def train() -> None:
         with kernels(spec):
@@ -197,7 +197,7 @@ def _fast_losses(device: str) -> list[dict[str, Any]]:
 
 def step(network: str, batch: int, device: str, speed: str, *, dropout: bool = True) -> Callable[[], None]:
     spec = spec_of(network, 400, batch).model_copy(update={"compute": Compute(speed=speed)})
-    bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported()
+    bfloat16 = has_bfloat16(torch.device(device))
     return training_step(spec, torch.device(device), bfloat16=bfloat16, dropout=dropout)
 
 
