@@ -18,7 +18,7 @@ def has_bfloat16(device: torch.device) -> bool:
     On other processors bfloat16 is emulated, which takes over ten times as long as float32.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
