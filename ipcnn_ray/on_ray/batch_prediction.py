@@ -235,7 +235,7 @@ def _on_ray(
 ) -> Iterator[dict[str, Any]]:
     """Predict parts by Ray Data; yields what `PartPredictor` returns for each, as it is done. A worker has a GPU, or a
     core where no node has any GPU."""
-    with session(address) as nodes, _quiet():
+    with session(address, dashboard=False) as nodes, _quiet():
         gpus, cores = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
         most = min(workers or gpus or max(1, cores), len(items))
         dataset = ray.data.from_items(list(items), override_num_blocks=len(items)).map(

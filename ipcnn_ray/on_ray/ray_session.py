@@ -66,7 +66,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def session(address: str | None = None) -> Iterator[Nodes]:
+def session(address: str | None = None, *, dashboard: bool = True) -> Iterator[Nodes]:
     """Connect to Ray for the length of the block; yields the resources of its nodes.
 
     A Ray that this process is connected to already is used and left connected.
@@ -74,6 +74,8 @@ def session(address: str | None = None) -> Iterator[Nodes]:
     Args:
         address: Address of a cluster (``auto``: the one of this machine). By default an embedded Ray with all cores and
             GPUs of this machine is started, protected by a token, and stopped at the end.
+        dashboard: Start the dashboard of an embedded Ray. A Ray Train run needs it: it answers whether a controller is
+            alive, without which the resources of a stopped run are never released.
 
     Raises:
         ResourceError: The processes of the embedded Ray did not start in time.
@@ -92,7 +94,7 @@ def session(address: str | None = None) -> Iterator[Nodes]:
     with environment_variables(variables):
         _reload_authentication()
         if address is None:
-            _start_embedded(options)
+            _start_embedded({**options, "include_dashboard": dashboard})
         else:
             ray.init(address=address, **options)
         for name in ("ray", "ray.tune", "ray.train", "ray.air"):
@@ -135,6 +137,7 @@ def _embedded_variables() -> dict[str, str]:
         "RAY_GCS_SERVER_PORT": str(port),
         "RAY_ADDRESS": f"{LOOPBACK}:{port}",
         "RAY_prestart_worker_first_driver": "0",  # one process for each core, of which Tune uses none
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor that asks whether this machine is about to be reclaimed
         NICENESS: os.environ.get(NICENESS, "0"),
     }
 
@@ -147,7 +150,6 @@ def _start_embedded(options: dict[str, Any]) -> None:
             address="local",
             num_cpus=int(resources["CPU"]),
             num_gpus=int(resources["GPU"]),
-            include_dashboard=True,  # without it an early-stopped nested run leaks its placement group
             dashboard_host=LOOPBACK,
             **options,
         )

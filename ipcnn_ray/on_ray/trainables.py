@@ -1,6 +1,7 @@
 """Trainables of Tune: one worker trains in the trial's process, several workers in a nested Ray Train run.
 
-Starting a nested run costs several seconds, a run in the trial's process about one. Both write the same checkpoints
+Starting a nested run costs several seconds, a run in the trial's process about one. A run of several workers that is
+the only one is trained without Tune (single_run.py). Both write the same checkpoints
 (train/checkpoint.py), so a retried, restored or resubmitted run resumes from its own folder. Tune receives the last
 epoch only after the result is written, so that early stopping cannot interrupt the last epoch.
 """
@@ -131,7 +132,7 @@ class _RayTrainRuntime(_TuneReports, ProcessGroup):
     """Runtime of a Ray Train worker. The controller passes the reports of rank 0 on to Tune."""
 
 
-class _WorkersLost(Exception):
+class WorkersLost(Exception):
     """Workers of a nested run died."""
 
 
@@ -143,19 +144,13 @@ def make_trainable(context: ExperimentContext, lock: TrialLock) -> Callable[[dic
         if stop_requested(context.root):
             _report_stopped(goals)
         request = context.request(context.run(config))
-        train = _run_ray_train if request.spec.compute.workers > 1 else _run_in_trial
+        train = _run_nested if request.spec.compute.workers > 1 else _run_in_trial
         with lock.acquire(request.folder):
             try:
-                if read_result(request.folder, request.run) is None:
-                    ProgressFile(request.folder).clear()  # of an attempt that was killed
-                    _with_retries(lambda: train(request, context), request.spec.compute.retries)
+                train_with_retries(request, context, lambda: train(request, context))
             except Exception as error:
-                with suppress(TrackingError):
-                    context.tracker.attach(request.handle).log_text(traceback.format_exc(), "traceback.txt")
-                cause = str(error) if isinstance(error, _WorkersLost) else format_error(error)
-                tune.report({FAILED: cause, **unmeasured(goals), "epoch": 0.0})
+                tune.report({FAILED: cause_of(error), **unmeasured(goals), "epoch": 0.0})
                 raise
-        ProgressFile(request.folder).clear()
         result = read_result(request.folder, request.run)
         if result is None and stop_requested(context.root):
             _report_stopped(goals)
@@ -180,6 +175,25 @@ def trial_resources(context: ExperimentContext) -> dict[str, float]:
     return {"CPU": float(compute.cpus_per_worker), "GPU": context.gpus}
 
 
+def train_with_retries(request: RunRequest, context: ExperimentContext, attempt: Callable[[], object]) -> None:
+    """Train a run to its end, unless it has a result. An error that retries do not mend is recorded with its traceback,
+    and raised."""
+    try:
+        if read_result(request.folder, request.run) is None:
+            ProgressFile(request.folder).clear()  # of an attempt that was killed
+            _with_retries(attempt, request.spec.compute.retries)
+    except Exception:
+        with suppress(TrackingError):
+            context.tracker.attach(request.handle).log_text(traceback.format_exc(), "traceback.txt")
+        raise
+    ProgressFile(request.folder).clear()
+
+
+def cause_of(error: Exception) -> str:
+    """Return the cause of a failed run in one sentence."""
+    return str(error) if isinstance(error, WorkersLost) else format_error(error)
+
+
 def _with_retries(attempt: Callable[[], object], retries: int) -> None:
     """Call `attempt` until it succeeds: `retries` times after an error, MAX_LOST_WORKERS times after lost workers."""
     lost = errors = 0
@@ -189,10 +203,10 @@ def _with_retries(attempt: Callable[[], object], retries: int) -> None:
             return
         except RunTakenOver:
             raise
-        except _WorkersLost as error:
+        except WorkersLost as error:
             lost += 1
             if lost > MAX_LOST_WORKERS:
-                raise _WorkersLost(f"its workers were lost {lost} times; the last time: {error}") from error
+                raise WorkersLost(f"its workers were lost {lost} times; the last time: {error}") from error
         except Exception:
             errors += 1
             if errors > retries:
@@ -204,7 +218,20 @@ def _run_in_trial(request: RunRequest, context: ExperimentContext) -> None:
     train_run(request, _TrialRuntime(device, tune.report, request, context), context.tracker)
 
 
-def _run_ray_train(request: RunRequest, context: ExperimentContext) -> None:
+def _run_nested(request: RunRequest, context: ExperimentContext) -> None:
+    run_ray_train(request, context, TuneReportCallback())  # type: ignore[no-untyped-call]
+
+
+def run_ray_train(request: RunRequest, context: ExperimentContext, reports: Any) -> None:
+    """Train a run on the workers of a Ray Train run, whose controller is an actor on this node.
+
+    Args:
+        reports: A UserCallback, which the controller calls with the metrics of each epoch but the last.
+
+    Raises:
+        Exception: The error of a worker, or that workers were lost.
+    """
+
     def worker() -> None:
         runtime = _RayTrainRuntime(ray.train.torch.get_device(), ray.train.report, request, context)
         train_run(request, runtime, context.tracker)
@@ -212,20 +239,19 @@ def _run_ray_train(request: RunRequest, context: ExperimentContext) -> None:
     compute, storage = request.spec.compute, ray_storage_dir(request.folder, request.paths)
     shutil.rmtree(storage, ignore_errors=True)  # Ray Train would resume the state of an earlier attempt
     per_worker = {"CPU": float(compute.cpus_per_worker)} | ({"GPU": context.gpus} if context.gpus else {})
-    to_tune: Any = TuneReportCallback()  # type: ignore[no-untyped-call]
     trainer = TorchTrainer(
         worker,
         scaling_config=ScalingConfig(
             num_workers=compute.workers, use_gpu=context.gpus > 0, resources_per_worker=per_worker
         ),
-        run_config=RunConfig(name="train", storage_path=str(storage), callbacks=[to_tune]),
+        run_config=RunConfig(name="train", storage_path=str(storage), callbacks=[reports]),
     )
     try:
         trainer.fit()
     except WorkerGroupError as error:
         raise _cause(error.worker_failures) from error
     except ControllerError as error:
-        raise _WorkersLost(str(error.controller_failure)) from error
+        raise WorkersLost(str(error.controller_failure)) from error
     shutil.rmtree(storage, ignore_errors=True)
 
 
@@ -237,6 +263,6 @@ def _cause(failures: Mapping[int, Exception]) -> Exception:
     for failure in failures.values():
         lost = getattr(failure, "health_check_failure", failure)
         if isinstance(lost, RayActorError):
-            return _WorkersLost(str(lost))
+            return WorkersLost(str(lost))
     errors = [failure for failure in failures.values() if failure_cause(failure) != "lost"]
-    return errors[0] if errors else _WorkersLost(str(next(iter(failures.values()))))
+    return errors[0] if errors else WorkersLost(str(next(iter(failures.values()))))

@@ -28,6 +28,7 @@ from ipcnn_ray.on_ray.optuna_searcher import (
 )
 from ipcnn_ray.on_ray.param_importance import silence_optuna
 from ipcnn_ray.on_ray.ray_session import Nodes, gpus_per_worker, max_concurrent_runs, session, wait_for_resources
+from ipcnn_ray.on_ray.single_run import train_alone
 from ipcnn_ray.on_ray.trainables import MAX_LOST_WORKERS, TrialLock, make_trainable, trial_resources
 from ipcnn_ray.on_ray.tune_callback import StopOnRequest, TuneCallback
 from ipcnn_ray.spec.experiment import ExperimentSpec
@@ -76,6 +77,8 @@ class ExperimentTuner:
         for label in runs:
             if label not in ended:
                 context.record(runs[label]).set_tags(context.summary(runs[label]).identity_tags)
+        if context.spec.search is None and context.spec.compute.workers > 1:
+            return ended or self._train_alone(context, *runs.values())
         for index in range(MAX_PASSES):
             if remaining := [label for label in runs if label not in ended]:
                 scheduler = _asha(context.spec) if early_stopping else None
@@ -123,14 +126,9 @@ class ExperimentTuner:
 
         A run whose worker died during start-up is not among them, unless this is the last pass.
         """
-        compute = context.spec.compute
-        if self._nodes is None:
-            self._nodes = self._stack.enter_context(session(self.address))
-        if self.address is not None:
-            self._nodes = wait_for_resources(compute, self.wait, lambda reason: self._report_waiting(context, reason))
-        storage = ray_storage_dir(context.root, context.paths)
+        context, nodes = self._connect(context)
+        compute, storage = context.spec.compute, ray_storage_dir(context.root, context.paths)
         shutil.rmtree(storage, ignore_errors=True)  # runs are resumed from their own folders, not by Tune
-        context = replace(context, gpus=gpus_per_worker(compute, self._nodes))
         keep_credentials_out_of_actor_env()
         lock = TrialLock(context.root)
         callback = TuneCallback(context, lock, self.listener, retry_lost_start=index + 1 < MAX_PASSES)
@@ -138,7 +136,7 @@ class ExperimentTuner:
             tune.with_resources(make_trainable(context, lock), trial_resources(context)),
             param_space=space,
             tune_config=tune.TuneConfig(
-                max_concurrent_trials=max_concurrent_runs(compute, context.gpus, self._nodes),
+                max_concurrent_trials=max_concurrent_runs(compute, context.gpus, nodes),
                 reuse_actors=compute.workers == 1,
                 **tune_config,
             ),
@@ -152,19 +150,49 @@ class ExperimentTuner:
             ),
         )
         try:
-            with _interruptible():
+            with _sigterm_as_ctrl_c():
                 tuner.fit()
-            if callback.stopping:
-                raise Interrupted
+                if callback.stopping or _tune_was_interrupted():
+                    raise Interrupted
         except (Interrupted, KeyboardInterrupt):
-            for run in callback.runs.values():
-                if run.label not in callback.ended:
-                    attempts = Attempts.read(context.folder(run))
-                    if attempts.open:
-                        attempts.finish(context.folder(run))  # an interrupted attempt is not a lost worker
-                    context.record_state(run, "stopped", "interrupted; submitted again, it goes on")
+            _record_interruption(context, [run for run in callback.runs.values() if run.label not in callback.ended])
             raise Interrupted from None
         return callback.ended
+
+    def _train_alone(self, context: ExperimentContext, run: Run) -> Ended:
+        """Train a run of several workers without Tune, whose trial would be one more process that imports torch."""
+        context, _ = self._connect(context)
+        try:
+            with _sigterm_as_ctrl_c():
+                result = train_alone(context, run, self.listener)
+            if result is None:
+                raise Interrupted
+        except (
+            Interrupted,
+            KeyboardInterrupt,
+            SystemExit,
+        ):  # Ray Train ends with SystemExit after it has aborted a run
+            _record_interruption(context, [run])
+            raise Interrupted from None
+        self.listener(RunEnded(result))
+        return {run.label: result}
+
+    def _connect(self, context: ExperimentContext) -> tuple[ExperimentContext, Nodes]:
+        """Start or join Ray, once, and wait for the nodes of a cluster. The context is returned with its GPUs."""
+        compute = context.spec.compute
+        if self._nodes is None:
+            self._nodes = self._stack.enter_context(session(self.address, dashboard=compute.workers > 1))
+        if self.address is not None:
+            self._nodes = wait_for_resources(compute, self.wait, lambda reason: self._report_waiting(context, reason))
+        return replace(context, gpus=gpus_per_worker(compute, self._nodes)), self._nodes
+
+
+def _record_interruption(context: ExperimentContext, runs: Sequence[Run]) -> None:
+    for run in runs:
+        attempts = Attempts.read(context.folder(run))
+        if attempts.open:
+            attempts.finish(context.folder(run))  # an interrupted attempt is not a lost worker
+        context.record_state(run, "stopped", "interrupted; submitted again, it goes on")
 
 
 def keep_credentials_out_of_actor_env() -> None:
@@ -178,11 +206,10 @@ def keep_credentials_out_of_actor_env() -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Raise Interrupted when Tune ended its trials on Ctrl-C or SIGTERM; a second Ctrl-C is a KeyboardInterrupt.
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Handle SIGTERM as Ctrl-C, and restore both handlers, which Tune and Ray Train replace by their own.
 
-    Tune installs its own SIGINT handler, restores ours when it is called, and leaves its own otherwise. SIGTERM is
-    handled as Ctrl-C, because Ray would end the process with a stack trace and without a state in the record.
+    On SIGTERM Ray would end the process with a stack trace and without a state in the record.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -191,11 +218,16 @@ def _interruptible() -> Iterator[None]:
     on_sigterm = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
         yield
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            raise Interrupted
     finally:
         signal.signal(signal.SIGINT, on_sigint)
         signal.signal(signal.SIGTERM, signal.SIG_DFL if on_sigterm is None else on_sigterm)
+
+
+def _tune_was_interrupted() -> bool:
+    """Whether Tune ended its trials on Ctrl-C: then it has put back the handler that it found, and else its own stays.
+    A second Ctrl-C is a KeyboardInterrupt."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    return in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def _trial_outcome(

@@ -1,0 +1,112 @@
+"""The only run of an experiment, on several workers: Ray Train from the driver, without Tune.
+
+A trial of Tune would be one more process that imports torch before the workers start, and an actor for its reports. The
+controller of Ray Train is an actor on the driver's node. It writes the reports to a file there, which the driver reads.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ray.train import UserCallback
+
+from ipcnn_ray.errors import TrackingError
+from ipcnn_ray.on_ray.events import EpochDone, Listener, RunStarted, StageReached, Warned
+from ipcnn_ray.on_ray.experiment_context import ExperimentContext
+from ipcnn_ray.on_ray.experiment_dir import stop_requested
+from ipcnn_ray.on_ray.trainables import cause_of, run_ray_train, train_with_retries
+from ipcnn_ray.on_ray.tune_callback import measured_metrics
+from ipcnn_ray.spec.runs import Run
+from ipcnn_ray.tracking.run_summary import RunSummary
+from ipcnn_ray.train.checkpoint import read_result
+from ipcnn_ray.train.run_dir import ProgressFile, local_path, write_interval_s
+from ipcnn_ray.utils.locks import file_lock
+
+POLL_S = 0.25
+"""Seconds between two looks at the reports."""
+
+
+class _ReportsToFile(UserCallback):
+    """Appends the metrics of rank 0, as JSON, to a file on the node of the controller."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def after_report(self, run_context: object, metrics: list[dict[str, Any]], checkpoint: object) -> None:
+        with self.file.open("a") as reports:
+            reports.write(json.dumps(metrics[0]) + "\n")
+
+
+def train_alone(context: ExperimentContext, run: Run, listener: Listener) -> RunSummary | None:
+    """Train a run on the workers of a Ray Train run; returns how it ended, or None after a stop request.
+
+    Args:
+        listener: Called with the events of the run but its end, those within an epoch from a thread of their own.
+
+    Raises:
+        SystemExit: Ray Train has aborted the run on SIGINT.
+    """
+    request, local = context.request(run), local_path(context.folder(run))
+    listener(RunStarted(run.label, run.spec.train.epochs))
+    with (
+        file_lock(local / "lock") if local is not None else nullcontext(),  # in a bucket, the lease has to do
+        tempfile.TemporaryDirectory(prefix="ipcnn-") as folder,
+    ):
+        reports = Path(folder) / "reports.jsonl"
+        reports.touch()
+        with _reported(reports, run.label, request.folder, listener):
+            try:
+                to_file = _ReportsToFile(reports)
+                train_with_retries(request, context, lambda: run_ray_train(request, context, to_file))
+            except Exception as error:
+                failed = replace(context.summary(run), state="failed", cause=cause_of(error))
+                try:
+                    context.record_state(run, failed.state, failed.cause)
+                except TrackingError as untracked:
+                    listener(Warned(f"{run.label} has failed, which could not be recorded: {untracked}"))
+                return failed
+    result = read_result(request.folder, request.run)
+    if result is None and stop_requested(context.root):
+        return None
+    assert result is not None, f"{request.folder} has no result: the workers see another IPCNN_STORAGE"
+    listener(EpochDone(run.label, result.metrics))
+    return result
+
+
+@contextmanager
+def _reported(reports: Path, label: str, folder: str, listener: Listener) -> Iterator[None]:
+    """Pass reported epochs, and the run's progress within them, to the listener for the length of the block."""
+    ended = threading.Event()
+
+    def read() -> None:
+        progress, shown, next_look, rest = ProgressFile(folder), None, 0.0, ""
+        with reports.open() as file:
+            while True:
+                over = ended.wait(POLL_S)
+                *lines, rest = (rest + file.read()).split("\n")
+                for line in lines:
+                    listener(EpochDone(label, measured_metrics(json.loads(line))))
+                if over:
+                    return
+                if time.monotonic() >= next_look:
+                    next_look = time.monotonic() + write_interval_s(folder)
+                    if (stage := progress.read()) not in (None, shown):
+                        shown = stage
+                        listener(StageReached(label, stage))
+
+    with ThreadPoolExecutor(1, "reports") as thread:
+        reading = thread.submit(read)
+        try:
+            yield
+        finally:
+            ended.set()
+        reading.result()
