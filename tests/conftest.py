@@ -22,7 +22,6 @@ ONE_RAY = "tests/on_ray"
 RAY_OF_THEIR_OWN = ("tests/on_ray/test_credentials.py",)
 LONGEST = (
     ONE_RAY,
-    "tests/train/test_verdict_of_training.py",
     "tests/extensions/test_package.py",
     "tests/on_ray/test_credentials.py",
     "tests/examples/test_examples.py",
@@ -41,13 +40,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-snapshots", action="store_true", help="write the snapshots of messages anew")
 
 
+def _left_out(item: pytest.Item, config: pytest.Config) -> bool:
+    """Whether a long test runs another time: neither its file is named, nor the mark."""
+    named = (Path(argument.partition("::")[0]).resolve() for argument in config.args)
+    return bool(item.get_closest_marker("long")) and "long" not in config.option.markexpr and item.path not in named
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that start clusters as slow, and put the longest units first, then those with slow tests.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out long tests, mark tests that start clusters as slow, and put the longest units first, then slow tests.
 
     `-m "not slow"` takes the place of the default `-m "not cluster"`. A long unit that began last would leave the other
     processes idle.
     """
+    if left_out := [item for item in items if _left_out(item, config)]:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         if item.get_closest_marker("cluster"):
             item.add_marker(pytest.mark.slow)

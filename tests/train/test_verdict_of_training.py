@@ -49,6 +49,7 @@ def train(bench: Bench, setting: str, seed: int) -> RunSummary:
     return replace(run, group=setting, seed=seed, template=setting)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_narrow_template_follows_parts_and_the_released_form_moves_to_the_middle(bench):
