@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import pkgutil
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,6 +124,67 @@ def cycles(root: Path) -> list[str]:
     return sorted(f"{a} <-> {b}" for a in files for b in reach[a] if a < b and a in reach[b])
 
 
+def private_names_of_ray(root: Path) -> set[tuple[str, str]]:
+    """Names of Ray that a file imports, reads or has in a text, and that Ray neither annotates as an interface nor
+    exports by an `__all__`, as (module, dotted name)."""
+    found: set[tuple[str, str]] = set()
+    for file in root.rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        names, aliases = set[str](), {"ray": "ray"}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "ray":
+                for alias in node.names:
+                    aliases[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names if alias.name.partition(".")[0] == "ray"}
+            elif isinstance(node, ast.Constant) and re.fullmatch(r"ray(\.\w+)*\._\w+(\.\w+)*", str(node.value)):
+                names.add(str(node.value))
+        for node in ast.walk(tree) if names else ():
+            if isinstance(node, ast.Attribute):
+                head, *rest = ast.unparse(node).split(".")
+                if all(map(str.isidentifier, rest)) and head in aliases:
+                    names.add(".".join([aliases[head], *rest]))
+        whole = (name for name in names if not any(other.startswith(f"{name}.") for other in names))
+        found |= {(file.stem, name) for name in whole if not (name.endswith("__") or is_public(name))}
+    return found
+
+
+def is_public(name: str) -> bool:
+    """Whether a name of Ray is a package, or what Ray annotates as an interface or lists in `__all__`, or in such."""
+    value: Any = None
+    parts = name.split(".")
+    for end, part in enumerate(parts, start=1):
+        if part.startswith("_"):
+            return False
+        above, value = value, pkgutil.resolve_name(".".join(parts[:end]))
+        if not inspect.ismodule(value):
+            return hasattr(value, "_annotated_type") or part in getattr(above, "__all__", ())
+    return hasattr(value, "__path__")
+
+
+def listed_private_names() -> dict[str, list[str]]:
+    """Names in the table of ray_session, by module."""
+    text = (ROOT / "on_ray/ray_session.py").read_text()
+    listed: dict[str, list[str]] = {}
+    for names, modules, replacement in re.findall(r"^\| (\S.*?) \| (\w.*?) \| (\w.*?) \|$", text, re.MULTILINE)[1:]:
+        assert replacement
+        for module in modules.split(", "):
+            listed.setdefault(module, []).extend(names.split(", "))
+    return listed
+
+
+def test_private_names_of_ray_are_in_the_table():
+    listed, found = listed_private_names(), private_names_of_ray(ROOT)
+    for module, name in found:
+        ends = (entry.rpartition(".")[2] for entry in listed.get(module, ()))
+        known = any(f".{end}." in f".{name}." for end in ends)
+        assert known, f"{name} in {module}: list it with what would replace it in on_ray/ray_session.py"
+    for module, names in listed.items():
+        text = (ROOT / f"on_ray/{module}.py").read_text().rpartition('|\n"""')[2]
+        assert [name for name in names if name.rpartition(".")[2] not in text] == [], f"{module} uses them no more"
+
+
 def test_imports_only_go_down():
     assert broken_imports(ROOT) == []
 
@@ -147,6 +212,11 @@ def test_these_checks_can_fail(tmp_path):
     (tmp_path / "core/x.py").write_text(
         "import ray\nfrom ipcnn_ray import cli\nimport numpy\nfrom . import y\nprint(1)\n"
     )
+    uses = "import ray\nfrom ray.tune import Tuner as T\nray.util._a.b()\nT.x()\nx = 'ray.tune._log'\n"
+    (tmp_path / "core/z.py").write_text(f"{uses}from ray.tune.execution import class_cache\n")
+    private = {"ray.util._a.b", "ray.tune._log", "ray.tune.execution.class_cache"}
+    assert private_names_of_ray(tmp_path) == {("z", name) for name in private}
+    (tmp_path / "core/z.py").unlink()
     assert len(broken_imports(tmp_path)) == 4
     assert prints(tmp_path) == ["core/x.py:5"]
     assert repeated_names(tmp_path) == [] == cycles(tmp_path)

@@ -3,7 +3,8 @@
 The resources of an experiment are compared with those of the nodes before anything starts: Ray itself would wait for
 ever.
 
-Private names of Ray that the package uses, and the public interface that would replace each:
+Private names of Ray that the package uses, and the public interface that would replace each (tests/test_layers.py finds
+any that is not listed):
 
 | name | used in | replaced by |
 |---|---|---|
@@ -14,6 +15,10 @@ Private names of Ray that the package uses, and the public interface that would 
 | Trial.max_failures, num_failures, should_recover | tune_callback | a FailureConfig by kind of failure |
 | node:__internal_head__ | trainables, cluster_probe | a public resource or label of the head node |
 | get_runtime_context().worker.node.webui_url | cluster_probe | the context that ray.init returns, kept by the caller |
+| ray._private.runtime_env.packaging | job_client | a log level of JobSubmissionClient |
+| RAY_GCS_SERVER_PORT, RAY_worker_niceness | ray_session | options of ray.init |
+| RAY_prestart_worker_first_driver | ray_session | an option of ray.init |
+| RAY_TRAIN_HEALTH_CHECK_INTERVAL_S | ray_session | reports that Ray Train takes as they come |
 """
 
 from __future__ import annotations
