@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -144,8 +145,8 @@ def init(file: NewFile = Path(f"{DEFAULT_NAME}.yaml"), data: DataOption = None) 
     except OSError as error:
         raise _not_written(file, error) from error
     output.print_line(f"wrote {file}")
-    look = f"ipcnn data check {file}  |  " if section else ""
-    output.print_note(f"next:  {look}ipcnn plan {file}  |  ipcnn submit {file}")
+    verbs = ["data check"] * bool(section) + ["plan", "submit"]
+    output.print_note(f"next:  {'  |  '.join(f'ipcnn {verb} {shlex.quote(str(file))}' for verb in verbs)}")
 
 
 def _not_written(file: Path, error: OSError) -> IpcnnError:

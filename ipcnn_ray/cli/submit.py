@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,7 +51,8 @@ def submit(
         outcome = submit_here(loaded, Paths.from_environment(), fresh=fresh, wait=wait, ray_address=ray_address)
     except (Interrupted, KeyboardInterrupt):
         again = "Submitted again, it goes on" if on_cluster else "The same command goes on"
-        output.print_note(f"Stopped. {again} from the last epoch{'' if on_cluster else f': ipcnn submit {spec}'}")
+        command = "" if on_cluster else f": {shlex.join(['ipcnn', 'submit', str(spec)])}"
+        output.print_note(f"Stopped. {again} from the last epoch{command}")
         raise typer.Exit(STOPPED) from None
     if as_json:
         output.print_json(outcome.as_json())

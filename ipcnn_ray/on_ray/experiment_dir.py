@@ -23,7 +23,7 @@ from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import experiment_id
 from ipcnn_ray.tracking.storage import join_path
 from ipcnn_ray.tracking.tracking_uri import without_password
-from ipcnn_ray.train.run_dir import RESULT_FILE, local_path, open_run_dir, read_file, write_file
+from ipcnn_ray.train.run_dir import RESULT_FILE, local_path, open_run_dir, read_json, write_file
 from ipcnn_ray.utils.locks import LockedError, pid_lock, pid_lock_holder
 from ipcnn_ray.utils.paths import Paths
 
@@ -56,8 +56,8 @@ def archive(root: str) -> None:
 
 def count_submission(root: str, record: str = "") -> int:
     """Return the number of submissions of the experiment, this one included. record: URI of its tracker."""
-    previous = read_file(root, SUBMISSIONS)
-    count = (int(json.loads(previous)["count"]) if previous else 0) + 1
+    previous = read_json(root, SUBMISSIONS, "count")
+    count = (int(previous["count"]) if previous else 0) + 1
     write_file(root, SUBMISSIONS, json.dumps({"count": count, "record": without_password(record)}).encode())
     return count
 

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -115,7 +116,7 @@ def store_error(uri: str, error: Exception) -> TrackingError:
     code = getattr(error, "error_code", "")
     if "out-of-date database schema" in fact:
         fact = "the store was written by another version of MLflow"
-        advice = f"If that was a later one, install it; else copy the store, then run: mlflow db upgrade {shown}"
+        advice = f"If that was a later one, install it; else copy the store, then run: mlflow db upgrade {quote(shown)}"
     elif code == "RESOURCE_DOES_NOT_EXIST":
         advice = "It may have been deleted in the MLflow UI. Submit with --fresh to begin a new record."
     elif code in {"UNAUTHENTICATED", "PERMISSION_DENIED"}:

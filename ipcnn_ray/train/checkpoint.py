@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import random
 import shutil
 import tempfile
@@ -32,7 +33,7 @@ import torch
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.tracking.run_summary import RunSummary, translate_earlier_record
 from ipcnn_ray.tracking.storage import Storage, join_path
-from ipcnn_ray.train.run_dir import RESULT_FILE, WEIGHTS_FILE, Folder, local_path, open_run_dir, read_file, write_file
+from ipcnn_ray.train.run_dir import RESULT_FILE, WEIGHTS_FILE, Folder, local_path, open_run_dir, read_json, write_file
 from ipcnn_ray.utils.files import atomic_folder, sha256_of, write_atomic
 
 FORMAT = 2
@@ -40,6 +41,8 @@ FORMAT = 2
 MODEL, TRAINING = "model.pt", "training.pt"
 KEEP = 2
 """Number of checkpoints that are kept."""
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError)
+"""Errors of reading a meta.json, or by torch of a file that holds more than tensors, numbers and texts."""
 
 History = Sequence[Mapping[str, float]]
 
@@ -127,8 +130,11 @@ def _prefix(epoch: int) -> str:
 
 
 def _parts(meta: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
-    """Return size and SHA-256 of the files of a checkpoint, by name. Raises KeyError, or ValueError."""
-    files = meta["files"] if meta.get("format", FORMAT) > 1 else {"state.pt": (meta["bytes"], meta["sha256"])}
+    """Return size and SHA-256 of the files of a checkpoint, by name. Raises one of `DAMAGE`."""
+    if meta.get("format", FORMAT) > 1:
+        files = {name: meta["files"][name] for name in (MODEL, TRAINING)}  # no other names: they become paths
+    else:
+        files = {"state.pt": (meta["bytes"], meta["sha256"])}
     return {name: (int(size), str(total)) for name, (size, total) in files.items()}
 
 
@@ -150,13 +156,13 @@ def newest(folder: Folder, origin: Origin) -> Restored:
     with closing(_copies(folder)) as copies:
         for copy in copies:
             try:
-                meta = _read_meta(copy)
-                _check_origin(f"{folder}/checkpoints/{copy.name}", meta, origin)
+                meta = _read_meta(copy, location := f"{folder}/checkpoints/{copy.name}")
+                _check_origin(location, meta, origin)
                 state: dict[str, Any] = {}
                 for name in _parts(meta):
                     state |= torch.load(copy / name, map_location="cpu", weights_only=True)
-            except (OSError, ValueError, KeyError) as error:
-                damaged.append(f"{copy.name} ({error})")
+            except DAMAGE as error:
+                damaged.append(f"{copy.name} ({str(error).partition('. ')[0]})")
                 continue
             return Restored(meta["epoch"], state, meta["history"], tuple(damaged))
     return Restored(0, {}, [], tuple(damaged))
@@ -173,16 +179,22 @@ def _copies(folder: Folder) -> Generator[Path, None, None]:
         with tempfile.TemporaryDirectory(prefix="ipcnn-") as scratch:
             copy = Path(scratch) / f"epoch-{epoch:04}"
             files.get_file(f"{_prefix(epoch)}/meta.json", copy / "meta.json")
-            with suppress(ValueError, KeyError, TypeError):  # a damaged meta.json is reported by `_read_meta`
+            with suppress(ValueError, KeyError, TypeError, AttributeError):  # `_read_meta` reports a damaged meta.json
                 for name, key in _keys(epoch, json.loads((copy / "meta.json").read_text())).items():
                     if key in keys:
                         files.get_file(key, copy / name)
             yield copy
 
 
-def _read_meta(directory: Path) -> dict[str, Any]:
-    """Return meta.json of a checkpoint whose files are intact; raise ValueError, KeyError or OSError otherwise."""
+def _read_meta(directory: Path, location: str) -> dict[str, Any]:
+    """Return meta.json of a checkpoint whose files are intact; raise one of `DAMAGE` otherwise. Raises TrainingError if
+    it has another format. location: of the checkpoint, for people."""
     meta: dict[str, Any] = json.loads((directory / "meta.json").read_text())
+    if not 1 <= meta["format"] <= FORMAT:
+        raise TrainingError(
+            f"{location} has checkpoint format {meta['format']} and this version of ipcnn reads 1 to {FORMAT}: "
+            "go on with the version that wrote it, or submit with --fresh"
+        )
     for name, (whole, total) in _parts(meta).items():
         size = (directory / name).stat().st_size
         if size != whole:
@@ -193,11 +205,6 @@ def _read_meta(directory: Path) -> dict[str, Any]:
 
 
 def _check_origin(location: str, meta: Mapping[str, Any], origin: Origin) -> None:
-    if not 1 <= meta["format"] <= FORMAT:
-        raise TrainingError(
-            f"{location} has checkpoint format {meta['format']} and this version of ipcnn reads 1 to {FORMAT}: "
-            "go on with the version that wrote it, or submit with --fresh"
-        )
     for key, name in (("digest", "experiment"), ("data", "data"), ("weights", "pretrained weights")):
         now = getattr(origin, key)
         if meta[key] != now:
@@ -270,9 +277,8 @@ def drop_training_states(root: str, labels: Collection[str]) -> None:
 
 def read_result(folder: Folder, run: RunSummary) -> RunSummary | None:
     """Return the run with the state, cause and metrics of its result.json; None if it has not ended."""
-    if (content := read_file(folder, RESULT_FILE)) is None:
+    if (result := read_json(folder, RESULT_FILE, "state", "why", "metrics")) is None:
         return None
-    result = json.loads(content)
     state = result["state"]
     if "origin" not in result:
         state = translate_earlier_record(run.run_id, state, result["why"]).state

@@ -15,7 +15,7 @@ import secrets
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ipcnn_ray.errors import IpcnnError, TrainingError
 from ipcnn_ray.tracking.storage import Storage, is_url, open_storage
@@ -48,6 +48,22 @@ def read_file(folder: Folder, name: str) -> bytes | None:
     """Return the content of a file, or None if it does not exist."""
     files = open_run_dir(folder)
     return files.get(name) if files.exists(name) else None
+
+
+def read_json(folder: Folder, name: str, *keys: str) -> dict[str, Any] | None:
+    """Return the content of a JSON file, or None if it does not exist. Raises TrainingError if it is no object with
+    these keys."""
+    if (content := read_file(folder, name)) is None:
+        return None
+    try:
+        values: dict[str, Any] = json.loads(content)
+        if missing := [key for key in keys if key not in values]:
+            raise ValueError(f"it has no {', '.join(missing)}")
+    except (ValueError, TypeError) as error:
+        raise TrainingError(
+            f"{folder}/{name} is damaged: {error}\nDelete it, and submit again: the experiment goes on without it."
+        ) from error
+    return values
 
 
 def write_file(folder: Folder, name: str, data: bytes) -> None:
@@ -90,10 +106,9 @@ class Attempts:
     @classmethod
     def read(cls, folder: Folder) -> Attempts:
         """Return the stored counts. A lost attempt that nothing has counted yet is still `open`."""
-        raw = read_file(folder, ATTEMPTS_FILE)
-        if raw is None:
+        values = read_json(folder, ATTEMPTS_FILE, "lost", "memory", "error")
+        if values is None:
             return cls()
-        values = json.loads(raw)
         return cls(reason=values.pop("why", ""), **values)
 
     @classmethod

@@ -119,7 +119,7 @@ ENTRIES = {
     "another name than its kind": ("butterflies", "Moths"),
     "no module": ("moths", None),
     "no such class": ("moths", "Mouths"),
-    "something else": ("moths", "Path"),
+    "something else": ("moths", "EntryPoint"),
     "a class without a reader": ("moths", "Unread"),
 }
 

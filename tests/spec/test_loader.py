@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from copy import deepcopy
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,9 @@ LAUGHS = "\n".join(["a0: &a0 [x]", *(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 
 MERGES = "\n".join(
     ["a0: &a0 {x: 1}", *(f"a{k}: &a{k} {{<<: [{', '.join([f'*a{k - 1}'] * 9)}]}}" for k in range(1, 10))]
 )
+NESTED_MERGES = reduce(
+    lambda inner, k: f"{{<<: [&a{k} {inner}{f', *a{k}' * 8}]}}", range(9), "{x: 1}"
+)  # gigabytes with PyYAML before 6.0.4
 
 
 @pytest.mark.parametrize(
@@ -190,6 +194,7 @@ MERGES = "\n".join(
     [
         (LAUGHS, "s.yaml:1  more than 20000 values"),
         (MERGES, "name is missing"),
+        (NESTED_MERGES, "name is missing"),
         ("a: " + "[" * 3000, "s.yaml:1  not YAML: more than 50 levels"),
         ("seed: 0x" + "f" * 20_000, "at most 64 bits is needed"),
         ("seed: " + "9" * 20_000, "cannot be read as tag:yaml.org,2002:int"),
@@ -198,7 +203,18 @@ MERGES = "\n".join(
         ("seed: !!binary x", "cannot be read as tag:yaml.org,2002:binary"),
         ("<<: {<<: &a {<<: *a}}", "name is missing"),
     ],
-    ids=["aliases", "merges", "levels", "hexadecimal", "digits", "digits of a text", "object", "binary", "itself"],
+    ids=[
+        "aliases",
+        "merges",
+        "merges in merges",
+        "levels",
+        "hexadecimal",
+        "digits",
+        "digits of a text",
+        "object",
+        "binary",
+        "itself",
+    ],
 )
 @pytest.mark.timeout(60)
 def test_a_text_that_grows_or_never_ends_is_refused(text, message):

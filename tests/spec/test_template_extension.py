@@ -136,7 +136,11 @@ class Moon(PartTemplate):
         ("moon", "nowhere:Moon", "'moon' of nowhere:Moon cannot be imported: ModuleNotFoundError: No module named"),
         ("moon", f"{__name__}:Sun", "'moon' of .*:Sun cannot be imported: AttributeError: .* no attribute 'Sun'"),
         ("sun", f"{__name__}:Moon", "'sun' of .* is Moon, whose field shape is .*'moon'.*\nDeclare shape: Literal"),
-        ("moon", f"{__name__}:Path", "is <class 'pathlib.Path'>\nIt must be a subclass of .*template.PartTemplate"),
+        (
+            "moon",
+            "fractions:Fraction",
+            r"is <class .fractions.Fraction.>\nIt must be a subclass of .*PartTemplate",
+        ),
     ],
 )
 def test_an_entry_point_is_a_section_or_an_error_in_words(monkeypatch, name, value, message):

@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import math
-import pickle
 import random
 import re
 from dataclasses import asdict, replace
@@ -89,7 +88,11 @@ def flip(path):
         ("model.pt", flip, r"epoch-0003 \(model.pt has changed since it was written\)"),
         ("training.pt", lambda path: path.unlink(), r"epoch-0003 \(.*No such file"),
         ("meta.json", cut, r"epoch-0003 \(.*"),
-        ("meta.json", lambda path: path.write_text("{}"), r"epoch-0003 \(.*files"),
+        ("meta.json", lambda path: path.write_text("{}"), r"epoch-0003 \('format'\)"),
+        ("meta.json", lambda path: path.write_text('{"format": 2}'), r"epoch-0003 \('files'\)"),
+        ("meta.json", lambda path: path.write_text('{"format": "2"}'), r"epoch-0003 \('<=' not supported"),
+        ("meta.json", lambda path: path.write_text("[2]"), r"epoch-0003 \(list indices"),
+        ("meta.json", lambda path: path.write_text("[" * 100_000), r"epoch-0003 \(maximum recursion depth"),
     ],
 )
 def test_a_torn_one_is_passed_over_and_named(tmp_path, file, damage, named):
@@ -172,15 +175,32 @@ def test_nothing_is_unpickled(tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "sprung"), "w"))
 
-    path = save(tmp_path, 1) / "epoch-0001"
-    torch.save({"model": Trap()}, path / "model.pt")
-    data = (path / "model.pt").read_bytes()
-    meta = json.loads((path / "meta.json").read_text())
-    meta["files"]["model.pt"] = [len(data), hashlib.sha256(data).hexdigest()]
-    (path / "meta.json").write_text(json.dumps(meta))
-    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
-        checkpoint.newest(tmp_path, HERE)
+    forge(save(tmp_path, 2) / "epoch-0002", {"model": Trap()})
+    restored = checkpoint.newest(tmp_path, HERE)
+    assert (restored.epoch, restored.damaged) == (1, ("epoch-0002 (Weights only load failed)",))
     assert not (tmp_path / "sprung").exists()
+
+
+def forge(folder, state):
+    """Replace the network of a checkpoint by what has the right hash."""
+    torch.save(state, folder / "model.pt")
+    data, meta = (folder / "model.pt").read_bytes(), json.loads((folder / "meta.json").read_text())
+    meta["files"]["model.pt"] = [len(data), hashlib.sha256(data).hexdigest()]
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def test_no_file_is_read_or_written_but_those_of_the_checkpoint(tmp_path, fake_s3):
+    """Whatever names a meta.json gives: a path would leave the folder that a checkpoint is copied into."""
+    outside = tmp_path / "outside.pt"
+    save(BUCKET, 1)
+    (key,) = [key for key in fake_s3.objects if key.endswith("meta.json")]
+    meta = json.loads(fake_s3.objects[key])
+    meta["files"][str(outside)] = meta["files"]["model.pt"]
+    fake_s3.objects[key] = json.dumps(meta).encode()
+    stored = f"runs/a/checkpoints/epoch-0001/{outside}"
+    fake_s3.objects[f"{stored.removesuffix('.pt')}-{meta['files']['model.pt'][1][:16]}.pt"] = b"x"
+    assert checkpoint.newest(BUCKET, HERE).epoch == 1
+    assert not outside.exists()
 
 
 def test_a_full_disk_says_so_and_leaves_the_last_one(tmp_path, monkeypatch):
@@ -283,6 +303,17 @@ def test_a_result_of_an_earlier_version(tmp_path, state, why, now):
     (tmp_path / "result.json").write_text(json.dumps(earlier))
     run = RunSummary("a-1-l1", "l1")
     assert checkpoint.read_result(tmp_path, run) == replace(run, state=now, cause=why, metrics={"epoch": 4.0})
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(b'{"state": "succ', "Unterminated string"), (b"[]", "it has no state, why, metrics"), (b"\xff", "'utf-8' codec")],
+)
+def test_a_damaged_result(folder, content, why):
+    write_file(folder, "result.json", content)
+    with pytest.raises(TrainingError, match=rf"/result.json is damaged: {why}.*\nDelete it, and submit again") as told:
+        checkpoint.read_result(folder, RunSummary("a-1-l1", "l1"))
+    assert str(told.value).startswith(str(folder))
 
 
 def test_an_unknown_kind_of_folder():

@@ -83,7 +83,7 @@ def test_a_batch_without_an_object_has_none():
 @pytest.mark.parametrize("form", ["overlap", "largest"])
 def test_training_lowers_it(bench, template, form):
     """With a weight of next to nothing it is measured, with a large one it falls, in twelve steps."""
-    last, heavy = {}, 300.0 if form == "overlap" else 30.0
+    last, heavy = {}, 1000.0 if form == "overlap" else 30.0
     train = {"epochs": 4, "learning_rate": 0.01, "final_learning_rate": 0.01}
     for weight in (1e-9, heavy):
         margin = {"margin": 0.005} if form == "largest" else {}

@@ -22,7 +22,7 @@ BOUND = 1e-3
     "sections",
     [
         {},
-        {"train": {"optimizer": "adamw", "learning_rate": 1e-3, "final_learning_rate": 5e-4}},
+        {"train": {"optimizer": "adamw", "learning_rate": 3e-4, "final_learning_rate": 1e-4}},
         {"template": {"shape": "released"}},
     ],
     ids=["sgd", "adamw", "released"],
