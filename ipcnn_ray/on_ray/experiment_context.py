@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from ipcnn_ray.on_ray.experiment_dir import experiment_folder
@@ -37,6 +36,9 @@ class ExperimentContext:
     """Lineage tags of every run."""
     references: Mapping[int, ControlReference] = field(default_factory=dict)
     """Metrics of the trained control by seed; a single one applies to all seeds."""
+    expanded: dict[str, dict[str, Run]] = field(default_factory=dict, compare=False, repr=False)
+    """`named` and `planned`, once they were asked for. Copies of the context share it and workers receive it, because a
+    run takes 4 ms: too much for thousands of runs in every process."""
 
     @property
     def root(self) -> str:
@@ -47,14 +49,21 @@ class ExperimentContext:
     def objectives(self) -> Objectives:
         return Objectives.of(self.spec.search, landmarks=bool(self.spec.data.landmarks))
 
-    @cached_property
+    @property
     def named(self) -> dict[str, Run]:
         """Named runs and their repeats, by label; without a search the single run."""
-        return {run.label: run for run in named_runs(self.spec)}
+        if "named" not in self.expanded:
+            self.expanded["named"] = {run.label: run for run in named_runs(self.spec)}
+        return self.expanded["named"]
 
-    @cached_property
+    @property
     def planned(self) -> dict[str, Run]:
         """Runs of a grid or random search, by label. They do not depend on results."""
+        if "planned" not in self.expanded:
+            self.expanded["planned"] = self._planned()
+        return self.expanded["planned"]
+
+    def _planned(self) -> dict[str, Run]:
         search = self.spec.search
         if isinstance(search, SpaceSearch) and search.algorithm == "random":
             runs = (run_for(self.spec, settings) for settings in random_settings(search, self.spec.seed))
@@ -64,7 +73,8 @@ class ExperimentContext:
     def run(self, config: Mapping[str, Any]) -> Run:
         """Return the run of a Tune config."""
         if LABEL in config:
-            return (self.named | self.planned)[config[LABEL]]
+            label = config[LABEL]
+            return self.named[label] if label in self.named else self.planned[label]
         assert isinstance(self.spec.search, SpaceSearch)
         return run_for(self.spec, active(self.spec.search.space, config))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,8 @@ from ipcnn_ray.tracking.run_summary import RunSummary, State
 from ipcnn_ray.train.checkpoint import drop_training_state, read_result, write_result
 from ipcnn_ray.train.run_dir import ProgressFile, ProgressUpdate, write_interval_s
 
+READERS = 8
+"""Threads that read progress files."""
 TUNE_TIMES = {"time_this_iter_s", "time_total_s", "time_since_restore"}
 
 
@@ -66,6 +69,9 @@ class TuneCallback(Callback):
         self.stages: dict[str, tuple[str, ProgressFile, ProgressUpdate | None]] = {}
         """Label, progress file and last reported progress of each trial that has had a worker, by trial id."""
         self._next_read = 0.0
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="progress")
+        self._reading: dict[str, Future[ProgressUpdate | None]] = {}
+        """Progress files that are being read, by trial id."""
         self.stopping = False
         """Whether a stop was requested."""
 
@@ -88,16 +94,17 @@ class TuneCallback(Callback):
             self.listener(RunStarted(run.label, run.spec.train.epochs))
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Read the progress files. Tune calls this several times a second."""
-        if time.monotonic() < self._next_read:
-            return
-        self._next_read = time.monotonic() + write_interval_s(self.context.root)
-        for trial_id in self.training & set(self.stages):
-            label, file, before = self.stages[trial_id]
-            stage = file.read()
-            if stage is not None and stage != before:
+        """Read the progress files, in other threads: trials would wait for hundreds of requests to a bucket. Tune calls
+        this several times a second."""
+        for trial_id in [trial_id for trial_id, reading in self._reading.items() if reading.done()]:
+            stage, (label, file, before) = self._reading.pop(trial_id).result(), self.stages[trial_id]
+            if stage is not None and stage != before and trial_id in self.training:
                 self.stages[trial_id] = label, file, stage
                 self.listener(StageReached(label, stage))
+        if self._reading or time.monotonic() < self._next_read:
+            return
+        self._next_read = time.monotonic() + write_interval_s(self.context.root)
+        self._reading = {trial_id: self._readers.submit(self.stages[trial_id][1].read) for trial_id in self.training}
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

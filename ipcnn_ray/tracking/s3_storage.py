@@ -123,6 +123,10 @@ class S3Storage:
 
         return self._request(f"{key} cannot be read", get)
 
+    def find(self, key: str) -> bytes | None:
+        version = self.get_version(key)
+        return version.data if version else None
+
     def get_version(self, key: str) -> Version | None:
         """Return a small file with its ETag, or None if it does not exist."""
 

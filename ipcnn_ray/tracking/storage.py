@@ -33,6 +33,10 @@ class Storage(Protocol):
         """Return the content of a file. A missing file is an error."""
         ...
 
+    def find(self, key: str) -> bytes | None:
+        """Return the content of a small file, or None if it does not exist. One request."""
+        ...
+
     def get_file(self, key: str, local: Path) -> None:
         """Copy a file to the local path, which appears whole or not at all."""
         ...
@@ -81,6 +85,13 @@ class LocalStorage:
     def get(self, key: str) -> bytes:
         with self._errors(f"{key} cannot be read"):
             return self._path(key).read_bytes()
+
+    def find(self, key: str) -> bytes | None:
+        with self._errors(f"{key} cannot be read"):
+            try:
+                return self._path(key).read_bytes()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return None
 
     def get_file(self, key: str, local: Path) -> None:
         with self._errors(f"{key} cannot be copied to {local}"), self._path(key).open("rb") as source:

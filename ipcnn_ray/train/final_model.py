@@ -28,7 +28,16 @@ from ipcnn_ray.models.layer_geometry import layer_receptive_field
 from ipcnn_ray.models.net import InterpretableNet, NetOutput
 from ipcnn_ray.spec.template import COMMON, EllipseTemplate, MaskTemplate, PartTemplate, TailoredTemplate, Template
 from ipcnn_ray.train.checkpoint import read_result
-from ipcnn_ray.train.run_dir import FILTERS_FILE, MEAN_KEY, RESULT_FILE, TEMPLATE_FILE, WEIGHTS_FILE, Folder, read_file
+from ipcnn_ray.train.run_dir import (
+    FILTERS_FILE,
+    MEAN_KEY,
+    RESULT_FILE,
+    TEMPLATE_FILE,
+    WEIGHTS_FILE,
+    Folder,
+    open_run_dir,
+    read_file,
+)
 from ipcnn_ray.train.run_metadata import RunRequest
 
 
@@ -186,10 +195,10 @@ class Classifier(nn.Module):
 def final_model(request: RunRequest) -> tuple[Classifier, Tensor]:
     """Return the model of a run that has ended, in evaluation mode on the CPU, and an example batch of two crops.
     Raises TrainingError if the run has not ended."""
-    weights = read_file(request.folder, WEIGHTS_FILE)
-    if weights is None:
+    files = open_run_dir(request.folder)
+    if not files.exists(WEIGHTS_FILE):
         raise TrainingError(f"run {request.run_id} has no {WEIGHTS_FILE} in {request.folder}: it has not ended yet")
-    tensors = load(weights)
+    tensors = load(files.get(WEIGHTS_FILE))
     mean_3SS = tensors.pop(MEAN_KEY)
     spec = request.spec
     template = trained_template(request)

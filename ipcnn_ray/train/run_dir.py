@@ -45,9 +45,8 @@ def open_run_dir(folder: Folder) -> Storage:
 
 
 def read_file(folder: Folder, name: str) -> bytes | None:
-    """Return the content of a file, or None if it does not exist."""
-    files = open_run_dir(folder)
-    return files.get(name) if files.exists(name) else None
+    """Return the content of a small file, or None if it does not exist."""
+    return open_run_dir(folder).find(name)
 
 
 def read_json(folder: Folder, name: str, *keys: str) -> dict[str, Any] | None:
@@ -185,7 +184,7 @@ class ProgressFile:
     def read(self) -> ProgressUpdate | None:
         """Return the latest update, or None if there is none that can be read."""
         try:
-            raw = self._files.get(PROGRESS_FILE) if self._files.exists(PROGRESS_FILE) else None
+            raw = self._files.find(PROGRESS_FILE)
             return ProgressUpdate(**json.loads(raw)) if raw is not None else None
         except (IpcnnError, ValueError, TypeError):
             return None

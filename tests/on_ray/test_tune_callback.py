@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import wait
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +26,13 @@ class ExperimentContext:
         return f"{self.root}/{run.label}"
 
 
+def steps(callback: TuneCallback) -> None:
+    """Two steps of Tune's loop; the first begins to read, and the second has what was read."""
+    callback.on_step_begin(0, [])
+    wait(callback._reading.values())
+    callback.on_step_begin(0, [])
+
+
 def test_each_stage_is_reported_once(tmp_path, monkeypatch):
     clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(tune_callback, "time", clock)
@@ -35,20 +44,44 @@ def test_each_stage_is_reported_once(tmp_path, monkeypatch):
     assert events == [RunStarted("l1", 5)]
     first = ProgressUpdate("frozen layers", 640, 4200, "images")
     ProgressFile(tmp_path / "l1").write(first)
-    callback.on_step_begin(0, [])
+    steps(callback)
     assert events[1:] == [StageReached("l1", first)]
     second = ProgressUpdate("training epoch 1", 3, 56, "steps")
     ProgressFile(tmp_path / "l1").write(second)
     for _ in range(19):
         clock.now += 0.1
-        callback.on_step_begin(0, [])
+        steps(callback)
     assert len(events) == 2  # the file is read every two seconds
     for _ in range(40):
         clock.now += 0.1
-        callback.on_step_begin(0, [])
+        steps(callback)
     assert events[2:] == [StageReached("l1", second)]
     callback.training.discard("t1")
     ProgressFile(tmp_path / "l1").write(ProgressUpdate("training epoch 2", 3, 56, "steps"))
     clock.now += 3
-    callback.on_step_begin(0, [])
+    steps(callback)
     assert len(events) == 3
+
+
+def test_the_loop_does_not_wait_for_a_slow_storage(tmp_path, monkeypatch):
+    answer, asked = threading.Event(), []
+
+    def read(file: ProgressFile) -> ProgressUpdate:
+        asked.append(file)
+        assert answer.wait(30)
+        return ProgressUpdate("training epoch 1", 3, 56, "steps")
+
+    monkeypatch.setattr(ProgressFile, "read", read)
+    events: list[object] = []
+    callback = TuneCallback(ExperimentContext(tmp_path), None, events.append)  # type: ignore[arg-type]
+    for name in ("t1", "t2"):
+        trial = SimpleNamespace(trial_id=name, config={"label": name}, num_failures=0, max_failures=0)
+        callback.on_trial_start(0, [], trial)
+    for _ in range(3):
+        callback._next_read = 0.0
+        callback.on_step_begin(0, [])  # returns at once, and asks once for each run
+    callback.training.discard("t2")  # ends meanwhile
+    answer.set()
+    steps(callback)
+    assert events[2:] == [StageReached("t1", ProgressUpdate("training epoch 1", 3, 56, "steps"))]
+    assert len(asked) == 2

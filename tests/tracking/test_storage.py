@@ -31,6 +31,13 @@ def test_the_contract_of_a_storage(storage, tmp_path):
     storage.put_bytes(b"", "run/empty")
     assert storage.get("run/deep/weights") == b"new weights"
     assert storage.get("run/empty") == b""
+    assert [storage.find(key) for key in ("run/deep/weights", "run/empty", "run", "none", "run/empty/none")] == [
+        b"new weights",
+        b"",
+        None,
+        None,
+        None,
+    ]
     storage.get_file("run/deep/weights", tmp_path / "deep/copy")
     assert (tmp_path / "deep/copy").read_bytes() == b"new weights"
     assert storage.exists("run/empty")
