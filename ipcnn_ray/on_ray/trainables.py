@@ -97,6 +97,7 @@ class _TuneReports:
     """
 
     rank: int
+    world_size: int
 
     def __init__(
         self,
@@ -118,6 +119,15 @@ class _TuneReports:
             self.send({**self.latest, **metrics})
         if self.rank == 0 and stop_requested(self.root):
             raise StopRun("stopped on request; submitted again, it goes on", resumable=True)
+
+    def spare_cores(self) -> int:
+        """The share of this worker in the cores of an embedded Ray that no run has. Those of a cluster may be needed by
+        other experiments at any time."""
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        if sum(node["Alive"] for node in nodes) > 1:
+            return 0
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        return int(free.get("CPU", 0)) // self.world_size
 
     def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
         if self.rank == 0:

@@ -12,13 +12,16 @@ import json
 import math
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -38,6 +41,8 @@ from ipcnn_ray.utils.locks import ChunkClaims, file_lock
 
 CHUNK = 32
 """Items per forward pass when the cache is computed. The numbers depend on it."""
+CHUNK_BYTES = 2 << 30
+"""Memory that the forward pass of a chunk may take. The first layers of VGG-16 take about half."""
 SPARE = 1 << 28
 """Bytes that stay free on the disk."""
 POLL_S = 0.05
@@ -69,23 +74,25 @@ def features_reader(
     shape: tuple[int, ...],
     compute: Callable[[Items], Tensor],
     progress: Progress = lambda done, total: None,
+    threads: int = 1,
 ) -> Rows:
     """Return the rows of the features of `items` [I, 2], distinct and sorted. Features that are missing are computed.
 
-    All processes that need the same missing features compute them together, chunk by chunk. The numbers do not depend
-    on how many they are: every chunk is one forward pass of the same items. A chunk of a process that is killed is
-    computed by another one, or by the next run.
+    All processes that need the same missing features compute them together, chunk by chunk, each in one or several
+    threads. The numbers do not depend on how many they are: every chunk is one forward pass of the same items. A chunk
+    of a process that is killed is computed by another one, or by the next run.
 
     Args:
         compute: Items [b, 2] -> features [b, *shape] float32.
         progress: Called with the number of items that are done and in all; not if the features exist.
+        threads: Chunks that this process computes at the same time.
 
     Raises:
         TrainingError: If the disk is too small, or the file in the cache is damaged.
     """
     folder = cache / "features" / key
     while not folder.is_dir():
-        _build(folder, items, shape, compute, progress)
+        _build(folder, items, shape, compute, progress, threads)
     row = np.full(2 * (int(items[:, 0].max()) + 1), -1, np.int64)
     row[items[:, 0] * 2 + items[:, 1]] = np.arange(len(items))
 
@@ -111,7 +118,12 @@ def _open(folder: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def _build(
-    folder: Path, items: Items, shape: tuple[int, ...], compute: Callable[[Items], Tensor], progress: Progress
+    folder: Path,
+    items: Items,
+    shape: tuple[int, ...],
+    compute: Callable[[Items], Tensor],
+    progress: Progress,
+    threads: int,
 ) -> None:
     """Compute the missing chunks of `.<key>`, together with other processes, and rename it to `<key>` when complete.
 
@@ -127,7 +139,7 @@ def _build(
             _allocate(partial, len(items), shape)
         claims = ChunkClaims(partial / CHUNKS)
     try:
-        _compute_chunks(partial / FEATURES, claims, items, compute, progress)
+        _compute_chunks(partial / FEATURES, claims, items, compute, progress, threads)
         with file_lock(lock):
             if claims.is_of(partial / CHUNKS):
                 partial.replace(folder)
@@ -157,24 +169,42 @@ def _allocate(partial: Path, count: int, shape: tuple[int, ...]) -> None:
 
 
 def _compute_chunks(
-    file: Path, claims: ChunkClaims, items: Items, compute: Callable[[Items], Tensor], progress: Progress
+    file: Path,
+    claims: ChunkClaims,
+    items: Items,
+    compute: Callable[[Items], Tensor],
+    progress: Progress,
+    threads: int,
 ) -> None:
-    """Compute chunks that no other process works on, until all are done."""
-    features = np.load(file, mmap_mode="r")
-    with file.open("r+b") as out:
-        while (done := claims.done()) < claims.count:
-            progress(min(done * CHUNK, len(items)), len(items))
-            chunk = claims.claim()
-            if chunk is None:  # other processes compute the last chunks
-                time.sleep(POLL_S)
-                continue
-            start = chunk * CHUNK
-            rows = compute(items[start : start + CHUNK]).cpu().numpy()
-            out.seek(features.offset + start * features.strides[0])
-            out.write(rows.tobytes())
-            out.flush()
-            os.fsync(out.fileno())
-            claims.mark_done(chunk)
+    """Compute chunks that nobody else works on, until all are done. An error in one thread ends all."""
+    features, of_torch, failed = np.load(file, mmap_mode="r"), torch.get_num_threads(), threading.Event()
+
+    def work(progress: Progress) -> None:
+        torch.set_num_threads(of_torch)  # new threads of Python would take all cores
+        try:
+            with file.open("r+b") as out:
+                while not failed.is_set() and (done := claims.done()) < claims.count:
+                    progress(min(done * CHUNK, len(items)), len(items))
+                    chunk = claims.claim()
+                    if chunk is None:  # others compute the last chunks
+                        time.sleep(POLL_S)
+                        continue
+                    start = chunk * CHUNK
+                    rows = compute(items[start : start + CHUNK]).cpu().numpy()
+                    out.seek(features.offset + start * features.strides[0])
+                    out.write(rows.tobytes())
+                    out.flush()
+                    os.fsync(out.fileno())
+                    claims.mark_done(chunk)
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(threads) as pool:
+        others = [pool.submit(work, lambda done, total: None) for _ in range(threads - 1)]
+        work(progress)
+    for other in others:
+        other.result()
     progress(len(items), len(items))
 
 
@@ -221,8 +251,14 @@ class InputPipeline:
         self._room = room
         self._placed: set[Rows] = set()
 
-    def use_cache(self, folder: Path, items: Items, progress: Progress = lambda done, total: None) -> None:
-        """Read the frozen layers' outputs for `items` from the cache in `folder`, which is computed if missing."""
+    def use_cache(
+        self, folder: Path, items: Items, progress: Progress = lambda done, total: None, *, spare_cores: int = 0
+    ) -> None:
+        """Read the frozen layers' outputs for `items` from the cache in `folder`, which is computed if missing.
+
+        spare_cores: Cores of this machine besides those of the run that may help, as far as there is memory. The
+            numbers are the same.
+        """
 
         def compute(part: Items) -> Tensor:
             return self._frozen(self._crops(part), torch.from_numpy(part[:, 1] == 1))
@@ -232,7 +268,11 @@ class InputPipeline:
             how += f", mean {self.mean}"
         key = feature_key(self.store.digest, self.net, self.scale, how, items)
         self.features_key = key
-        self._features = features_reader(folder, key, items, self.net.feature_shape(), compute, progress)
+        threads = 1
+        if self.device.type == "cpu":
+            with_memory = psutil.virtual_memory().available // CHUNK_BYTES
+            threads += int(min(spare_cores // torch.get_num_threads(), with_memory))
+        self._features = features_reader(folder, key, items, self.net.feature_shape(), compute, progress, threads)
 
     def loader(self, parts: list[Items], *, crops: bool = False) -> closing[Generator[Batch, None, None]]:
         """Return a generator of batches as a context manager, which ends its reader thread.

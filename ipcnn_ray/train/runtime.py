@@ -55,6 +55,10 @@ class Runtime(Workers):
     def report(self, metrics: Mapping[str, float]) -> None:
         """Called on every rank when an epoch is complete and its checkpoint stored. May raise StopRun, on any rank."""
 
+    def spare_cores(self) -> int:
+        """Return how many cores of this machine, besides those of the run, this worker may use for a while."""
+        return 0
+
     def report_progress(self, what: str, done: int, total: int, unit: str) -> None:
         """Called often, on every rank, with progress within an epoch: `training epoch 3`, 10 of 56 `steps`."""
 

@@ -142,7 +142,8 @@ class Trainer:
             self.cached = "evaluation" if spec.data.augment and spec.data.augment.active else "true"
             if self.cached == "true":
                 items = distinct_items(store.train_items, items)
-            self.inputs.use_cache(request.paths.cache, items, self._image_progress("frozen layers"))
+            progress = self._image_progress("frozen layers")
+            self.inputs.use_cache(request.paths.cache, items, progress, spare_cores=runtime.spare_cores())
         self.evaluation_plan = EvaluationPlan.of(store, spec.eval.images)
         self.optimizer = _optimizer(spec, self.net, self.loaded, device)
         self.filter_terms = filter_terms(spec, template, self.net, _category_shares(store))

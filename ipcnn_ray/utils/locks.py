@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -118,12 +119,14 @@ class ChunkClaims:
 
     The file has one byte per chunk, 1 if it is done. A chunk is claimed by a lock on its byte, so the claims of a
     process that dies are free again. One more byte is locked shared by every process that takes part. The locks are
-    those of a process: two threads of one may claim the same chunk.
+    those of a process, whose threads share one object.
     """
 
     def __init__(self, path: Path) -> None:
         """Take part in the job of an existing file (`create`)."""
         self._file = path.open("r+b", buffering=0)
+        self._own: set[int] = set()
+        self._threads = threading.Lock()
         self.count = os.fstat(self._file.fileno()).st_size
         fcntl.lockf(self._file, fcntl.LOCK_SH, 1, self.count)
 
@@ -138,17 +141,21 @@ class ChunkClaims:
 
     def claim(self) -> int | None:
         """Claim the first chunk that is neither done nor claimed; None if there is none at the moment."""
-        for chunk, is_done in enumerate(os.pread(self._file.fileno(), self.count, 0)):
-            if not is_done and self._lock(chunk):
-                if os.pread(self._file.fileno(), 1, chunk) == b"\0":
-                    return chunk
-                self._unlock(chunk)
-        return None
+        with self._threads:
+            for chunk, is_done in enumerate(os.pread(self._file.fileno(), self.count, 0)):
+                if not is_done and chunk not in self._own and self._lock(chunk):
+                    if os.pread(self._file.fileno(), 1, chunk) == b"\0":
+                        self._own.add(chunk)
+                        return chunk
+                    self._unlock(chunk)
+            return None
 
     def mark_done(self, chunk: int) -> None:
         """Release a claimed chunk as done; what it stands for must be on disk."""
-        os.pwrite(self._file.fileno(), b"\1", chunk)
-        self._unlock(chunk)
+        with self._threads:
+            os.pwrite(self._file.fileno(), b"\1", chunk)
+            self._unlock(chunk)
+            self._own.remove(chunk)
 
     def is_of(self, path: Path) -> bool:
         """Whether the file at `path` is still the one of this job."""

@@ -2,6 +2,7 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections import namedtuple
 
@@ -118,6 +119,63 @@ def test_processes_compute_a_cache_together(tmp_path, serial):
     assert {pid for pid, _ in computed(tmp_path)} == {process.pid for process in processes}
     assert sorted(first for _, first in computed(tmp_path)) == list(range(0, len(MANY), feature_cache.CHUNK))
     assert [path.name for path in (tmp_path / "features" / "key").iterdir()] == ["features.npy"]
+
+
+def test_threads_of_a_process_compute_a_cache_together(tmp_path, serial):
+    both, begun = threading.Barrier(2, timeout=60), []
+
+    def compute(part):
+        begun.append((threading.get_ident(), part[0, 0]))
+        if len(begun) <= 2:
+            both.wait()  # two chunks at a time
+        return doubled(part)
+
+    features_reader(tmp_path, "key", MANY, (1, 3), compute, threads=2)
+    assert file_of(tmp_path) == serial
+    assert len({thread for thread, _ in begun}) == 2
+    assert sorted(first for _, first in begun) == list(range(0, len(MANY), feature_cache.CHUNK))
+
+
+@pytest.mark.parametrize("in_main", [True, False])
+def test_an_error_in_one_thread_ends_all(tmp_path, in_main):
+    both = threading.Barrier(2, timeout=60)
+
+    def compute(part):
+        if part[0, 0] < 2 * feature_cache.CHUNK:
+            both.wait()
+        if (threading.current_thread() is threading.main_thread()) is in_main:
+            raise ValueError("failed")
+        return doubled(part)
+
+    with pytest.raises(ValueError, match="failed"):
+        features_reader(tmp_path, "key", MANY, (1, 3), compute, threads=2)
+    assert [path.name for path in (tmp_path / "features").iterdir()] == ["key.lock"]
+
+
+@pytest.mark.parametrize(("spare", "available", "threads"), [(0, 9, 1), (1, 9, 2), (3, 9, 4), (3, 2, 3), (3, 0, 1)])
+def test_spare_cores_help_as_far_as_there_is_memory(bench, monkeypatch, spare, available, threads):
+    bench.pretrained(["conv1", "conv2"])
+    inputs = bench.inputs(tiny(model=WEIGHTS))
+    inputs.net.freeze_through("conv2")
+    asked = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    memory = namedtuple("memory", "available")(available * feature_cache.CHUNK_BYTES)
+    monkeypatch.setattr(feature_cache.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(feature_cache, "features_reader", lambda *arguments: asked.append(arguments[-1]))
+    inputs.use_cache(bench.root, ITEMS, spare_cores=spare)
+    assert asked == [threads]
+
+
+def test_a_cache_of_several_threads_has_the_bytes_of_one(bench):
+    bench.pretrained(["conv1", "conv2"])
+    inputs, files = bench.inputs(tiny(model=WEIGHTS, data={"objects": 40, "negatives": 40})), []
+    inputs.net.freeze_through("conv2")
+    items = distinct_items(inputs.store.train_items, inputs.store.val_items)
+    assert len(items) > 3 * feature_cache.CHUNK
+    for spare in (0, 2):
+        inputs.use_cache(bench.root / str(spare), items, spare_cores=spare)
+        files.append(next((bench.root / str(spare)).rglob("features.npy")).read_bytes())
+    assert files[0] == files[1]
 
 
 @pytest.mark.parametrize(("how", "code"), [("kill_at", -signal.SIGKILL), ("fail_at", 1)])
