@@ -50,6 +50,7 @@ assert _spec is not None and _spec.loader is not None
 local = importlib.util.module_from_spec(_spec)
 sys.modules[_spec.name] = local
 _spec.loader.exec_module(local)
+local.START_S = 120.0
 
 FAULTS = {
     ("kill", "trial"): 16,
@@ -77,8 +78,9 @@ LENGTH_S = (1.0, 20.0)
 """Seconds that a stop, a cut, a full disk or a wrong clock lasts, or a killed server is away. Ray gives a node up
 after 15."""
 GAP_S = (1.0, 8.0)
-"""Seconds between two faults; after one of `COSTLY`, once the sweep has gone on."""
+"""Seconds between two faults."""
 COSTLY = {"driver", "node", "head"}
+"""Victims that are left alone until the sweep has gone on after the last fault of one of them."""
 PATIENCE_S = 900.0
 """A sweep that does nothing for as long is lost."""
 ADDRESSES = {"head": "10.213.7.2", "worker-1": "10.213.7.3", "worker-2": "10.213.7.4", "mlflow": "10.213.7.5"}
@@ -168,8 +170,10 @@ class Cluster(local.Local):  # type: ignore[name-defined,misc]
         config = Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 1})
         return boto3.client("s3", endpoint_url=self.url("s3"), region_name="us-east-1", config=config)
 
-    def confined(self, *command: str) -> list[str]:
-        return ["unshare", "--mount", "sh", "-c", READ_ONLY, str(self.folder), *command]
+    def confined(self, *command: str, alone: bool = False) -> list[str]:
+        """alone: it does not see the processes of the machine. A head does not start where it sees nodes of another."""
+        processes = ["--pid", "--fork", "--kill-child", "--mount-proc"] if alone else []
+        return ["unshare", "--mount", *processes, "sh", "-c", READ_ONLY, str(self.folder), *command]
 
     def own_disk(self, name: str) -> dict[str, str]:
         """Environment that keeps all files of a process in a folder of its own."""
@@ -223,7 +227,11 @@ class Cluster(local.Local):  # type: ignore[name-defined,misc]
             env["RAY_LD_PRELOAD_ON_WORKERS"] = "1"
         agent = 52400 + NODES.index(name)
         command = local.ray_node(ADDRESSES[name], 1, agent, "--num-gpus=0", *more)
-        local.start_node(self, name, ADDRESSES[name], agent, [*inside, *self.confined(*command)], **env)
+        words = [*inside, *self.confined(*command, alone=True)]
+        if name == "head":
+            local.start_node(self, name, ADDRESSES[name], agent, words, **env)
+        else:  # joins when it can; on a busy machine that takes a while, and Ray may give up
+            local.start(self, name, words, lambda: True, **env)
 
     def set_clock(self, seconds: int) -> None:
         descriptor = os.open(self.folder / "clock", os.O_WRONLY | os.O_CREAT)  # not emptied: processes have it mapped
@@ -248,13 +256,19 @@ class Cluster(local.Local):  # type: ignore[name-defined,misc]
         return [pid for pid in local.processes(self, "s3") if listens_at(pid, port)]
 
     def mend(self, tell: Callable[[str], None]) -> None:
-        """Start what a supervisor would: servers, and nodes whose raylet has ended."""
-        for name in self.names:
-            alive = self.find(name, "raylet/raylet") if name in NODES else local.processes(self, name)
-            if not alive:
-                tell(f"{name} has ended; started again")
-                local.stop(self, name, kill=True)
+        """Start what a supervisor would: servers and nodes that have ended; all nodes, if it was the head."""
+        dead = [name for name in self.names if not local.processes(self, name)]
+        if "head" in dead:
+            dead = list(dict.fromkeys([*dead, *NODES]))
+        for name in dead:
+            local.stop(self, name, kill=True)
+        for name in dead:
+            tell(f"{name} is started")
+            try:
                 self.start(name)
+            except local.Failed as error:  # a busy machine: tried again by the next call
+                tell(f"{name} did not start: {str(error).splitlines()[-1]}")
+                return
 
 
 def command_of(pid: int) -> str:
@@ -369,22 +383,18 @@ class Chaos:
             sweep.look(self.tell)
             time.sleep(0.5)
 
-    def wait_for_epoch(self, sweep: Sweep) -> None:
-        before = dict(sweep.epochs)
-        while sweep.epochs == before and not sweep.ended:
-            self.wait(sweep, 1.0)
-
     def disturb(self, sweep: Sweep) -> None:
         """Faults until the sweep ends, or there were enough; then let it end."""
-        self.wait_for_epoch(sweep)
+        recovers: dict[str, int] | None = {}
         while not sweep.ended and self.done.total() < self.kills:
             self.wait(sweep, self.random.uniform(*GAP_S))
-            what, whom = self.random.choices(list(FAULTS), list(FAULTS.values()))[0]
-            if sweep.ended or not self.fault(sweep, what, whom):
-                continue
-            self.done[what, whom] += 1
-            if whom in COSTLY:
-                self.wait_for_epoch(sweep)
+            recovers = None if sweep.epochs != recovers else recovers
+            table = {fault: n for fault, n in FAULTS.items() if recovers is None or fault[1] not in COSTLY}
+            what, whom = self.random.choices(list(table), list(table.values()))[0]
+            if not sweep.ended and self.fault(sweep, what, whom):
+                self.done[what, whom] += 1
+                if whom in COSTLY:
+                    recovers = dict(sweep.epochs)
         while not sweep.ended:
             self.wait(sweep, 1.0)
 
@@ -437,12 +447,7 @@ class Chaos:
             if service:
                 local.stop(self.cluster, service, kill=True)
                 time.sleep(length)
-                self.cluster.start(service)
-            if service == "head":  # a new head knows no node; those of the old one end, or are ended
-                self.tell("a new head")
-                for name in NODES[1:]:
-                    local.stop(self.cluster, name, kill=True)
-                    self.cluster.start(name)
+                self.cluster.mend(self.tell)
             return
         send(pids, signal.SIGSTOP)
         time.sleep(length)
@@ -579,8 +584,8 @@ def running(folder: Path) -> Iterator[Cluster]:
     with Network() as cluster.network:
         try:
             cluster.mount_disks()
-            for name in cluster.names:
-                cluster.start(name)
+            while not all(local.processes(cluster, name) for name in cluster.names):
+                cluster.mend(lambda line: sys.stdout.write(f"{line}\n"))
             cluster.s3.create_bucket(Bucket=BUCKET)
             yield cluster
         finally:
