@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import secrets
 import shlex
 import signal
@@ -379,6 +380,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # for all services: a core dump would hold the keys
     arguments = parser().parse_args()
     try:
         arguments.run(arguments)

@@ -5,6 +5,7 @@ Commands raise IpcnnError for errors that a user can fix, and typer.Exit(RUN_FAI
 
 from __future__ import annotations
 
+import resource
 import sys
 import traceback
 from collections.abc import Sequence
@@ -61,6 +62,7 @@ def options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `ipcnn` script; exits with one of the codes of `cli/options.py`."""
+    without_core_dumps()
     words = list(sys.argv[1:] if arguments is None else arguments)
     # --debug belongs to `ipcnn` itself but is accepted anywhere.
     words.sort(key=lambda word: word != "--debug")
@@ -73,6 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(RUN_FAILED if isinstance(error, TrainingError) else WRONG_REQUEST)
     except KeyboardInterrupt:
         sys.exit(STOPPED)
+
+
+def without_core_dumps() -> None:
+    """Keep this process and those that it starts from writing their memory into a file when they crash: it holds tokens
+    and keys. `prlimit --core=unlimited --pid PID` allows it again."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 if __name__ == "__main__":

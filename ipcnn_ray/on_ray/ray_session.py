@@ -18,6 +18,7 @@ any that is not listed):
 | ray._private.runtime_env.packaging | job_client | a log level of JobSubmissionClient |
 | RAY_GCS_SERVER_PORT, RAY_worker_niceness | ray_session | options of ray.init |
 | RAY_prestart_worker_first_driver | ray_session | an option of ray.init |
+| RAY_TRAIN_ENABLE_PREEMPTION_WATCHER | ray_session | an option of Ray Train's RunConfig |
 | RAY_TRAIN_HEALTH_CHECK_INTERVAL_S | ray_session | reports that Ray Train takes as they come |
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 
@@ -23,6 +24,16 @@ def imported_by(statement: str) -> set[str]:
 def test_the_command_starts_without_what_it_may_not_need():
     assert imported_by("import ipcnn_ray.cli.app") == set()
     assert "numpy" in imported_by("import ipcnn_ray.report.style")  # the look itself
+
+
+def test_a_process_that_crashes_leaves_no_file_with_its_memory():
+    code = (
+        "import resource\nfrom ipcnn_ray.cli.app import main\n"
+        "try:\n    main(['--version'])\nexcept SystemExit:\n    print(resource.getrlimit(resource.RLIMIT_CORE))"
+    )
+    unlimited = ["bash", "-c", 'ulimit -S -c "$(ulimit -H -c)"; exec "$@"', "bash", sys.executable, "-c", code]
+    done = subprocess.run(unlimited, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == str((0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 @pytest.mark.slow

@@ -29,7 +29,18 @@ ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "cluster/compose.yaml"
 COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-KEYS = {"image", "restart", "shm_size", "environment", "secrets", "volumes", "healthcheck", "entrypoint", "command"}
+KEYS = {
+    "image",
+    "restart",
+    "shm_size",
+    "ulimits",
+    "environment",
+    "secrets",
+    "volumes",
+    "healthcheck",
+    "entrypoint",
+    "command",
+}
 KEYS |= {"ports", "depends_on"}
 """Keys of services that the file uses, all of the compose specification."""
 INITDB = max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=Path(shutil.which("initdb") or "/none"))
