@@ -17,6 +17,7 @@ from ipcnn_ray import __version__
 from ipcnn_ray.cli import output
 from ipcnn_ray.cli.options import RUN_FAILED, STOPPED, WRONG_REQUEST
 from ipcnn_ray.errors import IpcnnError, TrainingError
+from ipcnn_ray.utils.text import without_passwords
 
 try:
     from ipcnn_ray.cli.cleanup import delete, gc
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(words, prog_name="ipcnn")
     except IpcnnError as error:
         if "--debug" in words:
-            traceback.print_exc()
+            sys.stderr.write(without_passwords(traceback.format_exc()))
         output.print_error(error)
         sys.exit(RUN_FAILED if isinstance(error, TrainingError) else WRONG_REQUEST)
     except KeyboardInterrupt:

@@ -36,6 +36,7 @@ from ipcnn_ray.train.run_metadata import RunRequest
 from ipcnn_ray.train.runtime import ProcessGroup, Runtime, StopRun, failure_cause, format_error
 from ipcnn_ray.train.trainer import train_run
 from ipcnn_ray.utils.locks import file_lock
+from ipcnn_ray.utils.text import without_passwords
 
 MAX_LOST_WORKERS = 8
 """Maximum number of restarts of a run whose worker was lost."""
@@ -194,7 +195,7 @@ def train_with_retries(request: RunRequest, context: ExperimentContext, attempt:
             _with_retries(attempt, request.spec.compute.retries)
     except Exception:
         with suppress(TrackingError):
-            context.tracker.attach(request.handle).log_text(traceback.format_exc(), "traceback.txt")
+            context.tracker.attach(request.handle).log_text(without_passwords(traceback.format_exc()), "traceback.txt")
         raise
     ProgressFile(request.folder).clear()
 

@@ -13,7 +13,7 @@ from urllib.request import getproxies
 
 from ipcnn_ray.errors import TrackingError, UnreachableError
 from ipcnn_ray.utils.locks import LockedError, file_lock
-from ipcnn_ray.utils.text import shortened
+from ipcnn_ray.utils.text import shortened, without_passwords
 
 SQLITE = "sqlite:///"
 CONNECT_S = 10.0
@@ -102,7 +102,12 @@ def check_reachable(uri: str) -> None:
     parts = urlsplit(uri)
     if not is_server(uri) or getproxies().get(parts.scheme):
         return
-    address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    try:
+        address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    except ValueError as error:
+        raise TrackingError(
+            f"MLFLOW_TRACKING_URI = {without_password(uri)}: {error}\nGive http://HOST:PORT."
+        ) from error
     try:
         socket.create_connection(address, timeout=CONNECT_S).close()
     except OSError as error:
@@ -112,7 +117,7 @@ def check_reachable(uri: str) -> None:
 def store_error(uri: str, error: Exception) -> TrackingError:
     """Return an error of the store as a TrackingError with advice; an UnreachableError if it may pass."""
     shown = without_password(uri)
-    fact = str(error).partition("\n")[0].replace(uri, shown)
+    fact = without_passwords(str(error).partition("\n")[0])
     code = getattr(error, "error_code", "")
     if "out-of-date database schema" in fact:
         fact = "the store was written by another version of MLflow"

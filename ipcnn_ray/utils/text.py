@@ -15,6 +15,11 @@ def printable(text: str) -> str:
     return CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
+def without_passwords(text: str) -> str:
+    """Return the text without user names and passwords in the URLs that it has."""
+    return re.sub(r"(?<=://)[^/\s'\"?#]+@", "", text)
+
+
 def csv_cell(text: str) -> str:
     """Return a cell that no spreadsheet takes for a formula: a name that begins as one does gets an apostrophe."""
     is_formula = text.startswith(("=", "@", "\t", "\r")) or re.match(r"[+-].*([|!]|\w\()", text)

@@ -36,6 +36,15 @@ def test_a_process_that_crashes_leaves_no_file_with_its_memory():
     assert done.stdout.splitlines()[-1] == str((0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
+@pytest.mark.parametrize("uri", ["ftp://bob:secret@h/x", "http://bob:secret@h:port", "http://bob:secret@127.0.0.1:9"])
+def test_no_password_is_shown_even_with_the_traceback(uri, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["list", "--debug"])
+    shown = capsys.readouterr()
+    assert "Traceback" in shown.err and "secret" not in shown.err + shown.out
+
+
 @pytest.mark.slow
 def test_a_network_of_the_table_is_built_without_torchvision():
     assert "torchvision" not in imported_by("import ipcnn_ray.models.build")

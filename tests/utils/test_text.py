@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ipcnn_ray.utils.text import csv_cell, did_you_mean, printable, shortened
+from ipcnn_ray.utils.text import csv_cell, did_you_mean, printable, shortened, without_passwords
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,20 @@ from ipcnn_ray.utils.text import csv_cell, did_you_mean, printable, shortened
 )
 def test_a_suggestion_is_close(word, suggestion):
     assert did_you_mean(word, ["conv1_1", "conv5_3", "head"]) == suggestion
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("got 'ftp://bob:se@cret@h/x' and http://tok-en@h:1/a@b", "got 'ftp://h/x' and http://h:1/a@b"),
+        (
+            "mail a@b.c about s3://bucket/x@y and http://h/?a=b@c",
+            "mail a@b.c about s3://bucket/x@y and http://h/?a=b@c",
+        ),
+    ],
+)
+def test_passwords_in_urls_are_left_out(text, shown):
+    assert without_passwords(text) == shown
 
 
 @pytest.mark.parametrize(
