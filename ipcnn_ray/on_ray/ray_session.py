@@ -13,6 +13,7 @@ any that is not listed):
 | RAY_JOB_CONFIG_JSON_ENV_VAR | ray_session | a public test whether this driver is a submitted job |
 | ray.tune.execution.class_cache.ENV_VARS_TO_PROPAGATE | tuner | an option of Tune that keeps AWS_* out of actors |
 | Trial.max_failures, num_failures, should_recover | tune_callback | a FailureConfig by kind of failure |
+| Trial.metric_analysis, metric_n_steps, run_metadata | tune_callback | an option of Tune to keep no statistics |
 | node:__internal_head__ | trainables, cluster_probe | a public resource or label of the head node |
 | get_runtime_context().worker.node.webui_url | cluster_probe | the context that ray.init returns, kept by the caller |
 | ray._private.runtime_env.packaging | job_client | a log level of JobSubmissionClient |

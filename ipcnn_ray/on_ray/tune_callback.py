@@ -32,6 +32,13 @@ def measured_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     return {key: value for key, value in floats.items() if not math.isnan(value)}
 
 
+def forget_statistics(trial: Any) -> None:
+    """Delete what Tune keeps of all metrics of a trial for its own analysis: 280 KiB of the driver for each trial."""
+    trial.metric_analysis.clear()
+    trial.metric_n_steps.clear()
+    trial.run_metadata.invalidate_cache()
+
+
 class StopOnRequest(Stopper):
     """Ends Tune's loop after a stop request, when no run is within an epoch any more."""
 
@@ -122,6 +129,7 @@ class TuneCallback(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.training.discard(trial.trial_id)
         self.lock.release(trial.trial_id)
+        forget_statistics(trial)
         if STOPPED in (trial.last_result or {}):
             return
         run, last = self._run(trial), measured_metrics(trial.last_result or {})
@@ -137,6 +145,7 @@ class TuneCallback(Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.training.discard(trial.trial_id)
         self.lock.release(trial.trial_id)
+        forget_statistics(trial)
         run = self._run(trial)
         if run.label in self.ended:
             return

@@ -36,9 +36,11 @@ from fakes.s3 import FakeS3, Handler
 
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.on_ray.events import Event, PhaseStarted, RunEnded
+from ipcnn_ray.on_ray.experiment_dir import experiment_folder
 from ipcnn_ray.on_ray.submission import run_experiment
 from ipcnn_ray.tracking import open_tracker
 from ipcnn_ray.tracking.mlflow_tracker import environment, server_command
+from ipcnn_ray.tracking.storage import join_path
 from ipcnn_ray.utils.paths import Paths
 
 ROOT = Path(__file__).parents[2]
@@ -169,7 +171,7 @@ def search(trials: int, nodes: int, cores: int, parts: int, home: Path) -> None:
         process(server, mlflow, logs[0]),
         cluster(nodes, cores) as address,
     ):
-        tracker = open_tracker(paths)
+        tracker = open_tracker(paths, buffer=join_path(experiment_folder(spec, paths), "spool"))
         tracker.prepare(spec.name)
         watch.now()
         outcome = run_experiment(spec, paths, tracker, listener=watch, address=address)

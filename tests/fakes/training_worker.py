@@ -17,7 +17,13 @@ from ipcnn_ray.train.runtime import ProcessGroup, Runtime, StopRun
 from ipcnn_ray.train.train_epoch import step_loss
 
 SPEC = tiny(
-    train={"epochs": 2, "batch_size": 12, "learning_rate": 0.005, "final_learning_rate": 0.002},
+    train={
+        "epochs": 2,
+        "batch_size": 12,
+        "learning_rate": 0.005,
+        "final_learning_rate": 0.002,
+        "precision": "float32",
+    },
     loss={"filter": {"weight": 1.0}, "diversity": {"weight": 2.0}},
     template={"narrowing": {"scale": 2.0, "epochs": 2}},
     model={"new_weights": "lsuv"},

@@ -7,9 +7,12 @@ from concurrent.futures import wait
 from pathlib import Path
 from types import SimpleNamespace
 
+from ray.tune.experiment import Trial
+
 from ipcnn_ray.on_ray import tune_callback
-from ipcnn_ray.on_ray.events import RunStarted, StageReached
+from ipcnn_ray.on_ray.events import STOPPED, RunStarted, StageReached
 from ipcnn_ray.on_ray.tune_callback import TuneCallback
+from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.run_dir import ProgressFile, ProgressUpdate
 
 
@@ -61,6 +64,21 @@ def test_each_stage_is_reported_once(tmp_path, monkeypatch):
     clock.now += 3
     steps(callback)
     assert len(events) == 3
+
+
+def test_nothing_is_kept_of_the_metrics_of_an_ended_trial(tmp_path):
+    """But its last result. `Trial` is Tune's own."""
+    for end in ("on_trial_complete", "on_trial_error"):
+        lock = SimpleNamespace(release=lambda trial_id: None)
+        callback = TuneCallback(ExperimentContext(tmp_path), lock, lambda event: None)  # type: ignore[arg-type]
+        trial = Trial("none", config={"label": "l1"}, stub=True)
+        callback.ended["l1"] = RunSummary("l1", "l1")
+        trial.update_last_result({STOPPED: True, **{f"metric_{number}": float(number) for number in range(90)}})
+        assert len(trial.metric_analysis) > 90 and len(trial.get_json_state()[1]) > 40_000
+        getattr(callback, end)(0, [], trial)
+        assert not trial.metric_analysis and not trial.metric_n_steps
+        assert len(trial.get_json_state()[1]) < 10_000
+        assert trial.last_result["metric_89"] == 89
 
 
 def test_the_loop_does_not_wait_for_a_slow_storage(tmp_path, monkeypatch):

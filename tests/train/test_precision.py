@@ -21,7 +21,7 @@ from ipcnn_ray.train.speed import has_bfloat16
 from ipcnn_ray.train.train_epoch import step_loss
 from ipcnn_ray.train.trainer import Trainer
 
-AUTO = tiny(train={"precision": "auto"})
+AUTO, FLOAT32 = (tiny(train={"precision": precision}) for precision in ("auto", "float32"))
 ROUNDING = 2.0**-8
 """Largest relative error of a number that is rounded to bfloat16."""
 BOUND = 4 * ROUNDING
@@ -50,6 +50,14 @@ def in_bfloat16(tmp_path_factory, crops):
     return bench.weights(), bench.record.history
 
 
+@pytest.fixture(scope="module")
+def in_float32(tmp_path_factory, crops):
+    """The same in float32, asked for."""
+    bench = Bench(tmp_path_factory.mktemp("float32"), crops)
+    bench.run(FLOAT32)
+    return bench.weights(), bench.record.history
+
+
 @pytest.mark.parametrize(
     ("capabilities", "has"),
     [
@@ -70,25 +78,25 @@ def test_torch_reports_the_capabilities_by_these_names():
         assert {"avx512_bf16", "amx_bf16"} <= set(torch.cpu.get_capabilities())
 
 
-def test_where_there_is_none_and_where_float32_is_asked_for_the_run_is_in_float32(bench, whole, processor):
-    for it, precision in ((False, "auto"), (True, "float32")):
+def test_where_there_is_none_and_where_float32_is_asked_for_the_run_is_in_float32(bench, in_float32, processor):
+    for it, spec in ((False, AUTO), (True, FLOAT32)):
         processor(it)
-        bench.run(tiny(train={"precision": precision}), precision)
+        bench.run(spec, str(it))
         assert bench.record.tags["ipcnn.precision"] == "float32"
-        assert (bench.weights(precision), bench.record.history) == whole
+        assert (bench.weights(str(it)), bench.record.history) == in_float32
 
 
-def test_a_run_in_bfloat16_is_that_in_float32_up_to_rounding(in_bfloat16, whole):
-    (weights, history), (weights32, history32) = in_bfloat16, whole
+def test_a_run_in_bfloat16_is_that_in_float32_up_to_rounding(in_bfloat16, in_float32):
+    (weights, history), (weights32, history32) = in_bfloat16, in_float32
     assert weights != weights32
     for one, other in zip(history, history32, strict=True):
         assert {name: one[name] for name in LOSSES} == pytest.approx({name: other[name] for name in LOSSES}, rel=BOUND)
     assert all(tensor.dtype == torch.float32 for tensor in load(weights).values())
 
 
-def test_a_run_in_bfloat16_ends_nearer_to_that_in_float32_than_another_seed(bench, in_bfloat16, whole):
-    bench.run(tiny().model_copy(update={"seed": 1}))
-    end, end32, other = in_bfloat16[1][-1], whole[1][-1], bench.record.history[-1]
+def test_a_run_in_bfloat16_ends_nearer_to_that_in_float32_than_another_seed(bench, in_bfloat16, in_float32):
+    bench.run(FLOAT32.model_copy(update={"seed": 1}))
+    end, end32, other = in_bfloat16[1][-1], in_float32[1][-1], bench.record.history[-1]
     for name in ("val_loss", "instability"):
         assert abs(end[name] - end32[name]) < abs(other[name] - end32[name]), name
 
@@ -115,16 +123,16 @@ def test_a_run_that_began_in_bfloat16_ends_as_if_nothing_had_interrupted_it(
     assert ("began in bfloat16" in caplog.text) is not there
 
 
-def test_a_run_that_began_in_float32_goes_on_in_it_where_there_is_bfloat16(bench, whole, processor):
+def test_a_run_that_began_in_float32_goes_on_in_it_where_there_is_bfloat16(bench, in_float32, processor):
     processor(False)
     bench.run(AUTO, runtime=stop_after(1))
     processor(True)
     bench.run(AUTO)
     assert bench.record.tags["ipcnn.precision"] == "float32"
-    assert (bench.weights(), bench.record.history) == whole
+    assert (bench.weights(), bench.record.history) == in_float32
 
 
-def test_a_checkpoint_of_an_earlier_version_goes_on_in_float32(bench, whole, processor, monkeypatch):
+def test_a_checkpoint_of_an_earlier_version_goes_on_in_float32(bench, in_float32, processor, monkeypatch):
     save = checkpoint.save
 
     def without_precision(folder, origin, history, state):
@@ -137,7 +145,7 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_in_float32(bench, whole, pro
     processor(True)
     bench.run(AUTO)
     assert bench.record.tags["ipcnn.precision"] == "float32"
-    assert (bench.weights(), bench.record.history) == whole
+    assert (bench.weights(), bench.record.history) == in_float32
 
 
 @pytest.mark.parametrize("ranks_with", [{0}, {1}, {0, 1}])

@@ -28,7 +28,7 @@ BOUND = 1e-3
     ids=["sgd", "adamw", "released"],
 )
 def test_a_fast_run_is_the_exact_one_up_to_rounding(bench, sections):
-    exact = tiny(**sections)
+    exact = tiny(**{**sections, "train": {"precision": "float32", **sections.get("train", {})}})
     fast = exact.model_copy(update={"compute": Compute(speed="fast")})
     assert fast.digest() == exact.digest()
     bench.run(exact, "exact")

@@ -57,7 +57,7 @@ def test_every_metric_is_there_under_its_name(bench):
 
 def test_what_is_tracked_and_that_a_run_that_has_ended_is_not_trained_again(bench):
     of_driver = {"code.commit": "abc", "host.cpu": "of another machine", "host.gpu": "8 x of another machine"}
-    result = bench.run(tiny(), tags=of_driver)
+    result = bench.run(tiny(train={"precision": "float32"}), tags=of_driver)
     record = bench.record
     assert (result.state, result.cause, result.metrics["epoch"]) == ("succeeded", "", 3)
     assert record.states == [("running", ""), ("succeeded", "")]
@@ -67,7 +67,7 @@ def test_what_is_tracked_and_that_a_run_that_has_ended_is_not_trained_again(benc
     expected |= {"ipcnn.precision": "float32", "ipcnn.attempts_lost": "0", "ipcnn.seed": "0"}
     assert (expected | host()).items() <= record.tags.items()
     assert record.files == {"weights/weights.safetensors": bench.weights()}
-    assert bench.run(tiny()) == result
+    assert bench.run(tiny(train={"precision": "float32"})) == result
     assert bench.record.states == []
 
 
