@@ -156,6 +156,7 @@ def search(trials: int, nodes: int, cores: int, parts: int, home: Path) -> None:
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": str(round(WAIT_S)),
         "RAY_TMPDIR": str(home),  # the address of another cluster on this machine stays the default one
     }
     server = server_command(f"sqlite:///{home}/mlflow.db", mlflow)
