@@ -262,6 +262,9 @@ def start_all(local: Local) -> None:
     if state["s3"]:
         start_server(local, "s3", ["bash", "-c", state["s3"]], state["s3_url"])
     start_server(local, "mlflow", mlflow_command(local), f"{local.url('mlflow')}/health")
+    if not processes(local, "head"):  # its nodes would keep a new one from starting, and do not join it
+        for i in range(state["workers"]):
+            stop(local, f"worker-{i + 1}", kill=True)
     (agent,) = free_ports(1)
     options = [
         "--head",

@@ -180,5 +180,9 @@ def test_nodes_record_and_token(short, tmp_path):
     assert left["worker-1"] == [] and left["worker-2"] and left["head"]
     assert local("up", short, IPCNN_HOME=home, **MARKED).returncode == 0
     assert status(short)["processes"]["worker-1"]
+    assert local("down", short, "head", "--kill").returncode == 0
+    again = local("up", short, IPCNN_HOME=home, **MARKED)  # with the nodes of the former head still there
+    assert again.returncode == 0, again.stderr
+    assert all(status(short)["processes"].values())
     assert local("down", short).returncode == 0
     assert not any(status(short)["processes"].values())
