@@ -166,7 +166,7 @@ def test_its_versions_are_those_of_the_project(raw):
     assert version == ipcnn_ray.__version__
     wanted = next(r for r in map(Requirement, project["dependencies"]) if r.name == "ray")
     assert ray_version in wanted.specifier
-    assert f"ray=={ray_version}" in (ROOT / "cluster" / "constraints.txt").read_text().splitlines()
+    assert f"\nray=={ray_version} " in (ROOT / "cluster" / "constraints.txt").read_text()
 
 
 def test_it_holds_no_credential_and_dated_prices():

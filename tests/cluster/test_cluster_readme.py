@@ -27,7 +27,7 @@ def test_every_form_says_what_it_costs_and_how_it_ends():
 def test_its_links_and_commands_exist():
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
     assert links and [link for link in links if not (FOLDER / link).exists()] == []
-    named = set(re.findall(r"cluster/([a-z_]+\.(?:yaml|py))", README))
+    named = set(re.findall(r"(?<!tests/)cluster/([a-z_]+\.(?:yaml|py))", README))
     assert named and [name for name in named if not (FOLDER / name).is_file()] == []
     used = set(re.findall(r"\bipcnn ([a-z]+) ?(?=--|\S+\.yaml)", README))
     assert used and used <= set(get_command(app).commands)
