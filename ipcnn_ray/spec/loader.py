@@ -278,6 +278,8 @@ class _Reader:
     def scalar(self, node: yaml.Node, loc: Loc) -> Any:
         try:
             value = self.loader.construct_object(node)
+            if isinstance(value, bytes):
+                raise TypeError("!!binary is no value of a spec")
             if node.tag == f"{_TAG}int" and node.value.lstrip("-+").isdecimal() and int(node.value) != value:
                 advice = f"is {value} in YAML 1.1 and {int(node.value)} in YAML 1.2; write it without the leading zero"
                 self.issue(node, f"{dotted(loc)} = {shortened(node.value, SHOWN)}", advice)
