@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[[str], subprocess.CompletedProcess[str]]
 TOKEN = "python -c 'import secrets; print(secrets.token_hex(32))' > ~/.ray/auth_token"
 HEAD = "ray start --head --num-cpus=1 --num-gpus=0 > ~/ray.log 2>&1"
-RAYLETS = "grep -l '[r]aylet/raylet ' /proc/[0-9]*/cmdline 2> /dev/null"  # the pattern does not match itself
+RAYLETS = r"grep -laP '[r]aylet/raylet\x00' /proc/[0-9]*/cmdline 2> /dev/null"  # does not match itself
 SPEC = """
 name: in_the_image
 data: {kind: drawn_animals, objects: 20, negatives: 20}
