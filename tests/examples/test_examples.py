@@ -14,6 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW = {"images": 32, "epochs": 2, "image_size": 48, "batch_size": 8}
+RAY = {"RAY_worker_niceness": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+"""Workers of nice 15, which is Ray's default, would wait for the other tests."""
 
 
 def run(module: str) -> dict[str, float]:
@@ -24,7 +26,7 @@ def run(module: str) -> dict[str, float]:
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **RAY, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
