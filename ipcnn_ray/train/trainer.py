@@ -145,7 +145,7 @@ class Trainer:
             progress = self._image_progress("frozen layers")
             self.inputs.use_cache(request.paths.cache, items, progress, spare_cores=runtime.spare_cores())
         self.evaluation_plan = EvaluationPlan.of(store, spec.eval.images)
-        self.optimizer = _optimizer(spec, self.net, self.loaded, device)
+        self.optimizer = _optimizer(spec, self.net, self.loaded)
         self.filter_terms = filter_terms(spec, template, self.net, _category_shares(store))
         self.diversity = diversity_term(spec.loss)
         self.bfloat16 = spec.train.precision == "auto" and all(self._gather_int(has_bfloat16(device)))
@@ -359,9 +359,7 @@ def _category_shares(store: CropStore) -> Tensor:
     return torch.stack([(label_I == k).double().mean() for k in range(len(store.categories))])
 
 
-def _optimizer(
-    spec: ExperimentSpec, net: InterpretableNet, loaded: LoadReport | None, device: torch.device
-) -> torch.optim.Optimizer:
+def _optimizer(spec: ExperimentSpec, net: InterpretableNet, loaded: LoadReport | None) -> torch.optim.Optimizer:
     train, loss = spec.train, spec.loss.filter
     groups = net.parameter_groups(
         train.weight_decay,
@@ -372,9 +370,7 @@ def _optimizer(
         decay_loaded_biases=train.decay_loaded_biases,
         beta_rate=loss.beta_rate if loss else 1.0,
     )
-    fused = True if spec.compute.speed == "fast" else None  # None: torch's choice
+    fused = True if spec.compute.speed == "fast" else None  # None: torch's choice, which has other bytes than fused
     if train.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=train.learning_rate, fused=fused)
-    if device.type == "cpu":
-        fused = True  # a third of the time, with the same bytes
     return torch.optim.SGD(groups, lr=train.learning_rate, momentum=train.momentum, fused=fused)

@@ -96,8 +96,7 @@ def initialized(
     if freeze_through:
         net.freeze_through(freeze_through)
     terms = filter_terms(spec, spec.template, net, torch.tensor([0.5]))
-    fused = True if spec.compute.speed == "fast" or device.type == "cpu" else None
-    rate = spec.train.learning_rate
+    fused, rate = True if spec.compute.speed == "fast" else None, spec.train.learning_rate
     return net, terms, torch.optim.SGD(net.parameter_groups(5e-4), lr=rate, momentum=0.9, fused=fused)
 
 
