@@ -50,7 +50,7 @@ def train_alone(context: ExperimentContext, run: Run, listener: Listener) -> Run
     """Train a run on the workers of a Ray Train run; returns how it ended, or None after a stop request.
 
     Args:
-        listener: Called with the events of the run but its end, those within an epoch from a thread of their own.
+        listener: Called with the events of the run but its end; with epochs but the last, and progress, in another thread.
 
     Raises:
         SystemExit: Ray Train has aborted the run on SIGINT.

@@ -87,7 +87,8 @@ def run_submission(
     Args:
         experiment: A spec, or a loaded one, whose error messages then name file and line.
         paths: Storage, data and tracker; by default those of the environment.
-        listener: Called with each event, in the thread of the caller.
+        listener: Called with one event at a time, in the thread of the caller; during the only run of an experiment, if
+            that has several workers, in another one.
         fresh: Archive what an earlier submission trained, and train everything again.
         address: Address of a Ray cluster (``auto``: the one of this machine). By default an embedded Ray is started.
         wait: Seconds that a cluster may take to provide the resources of one run.

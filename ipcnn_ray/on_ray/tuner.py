@@ -167,11 +167,7 @@ class ExperimentTuner:
                 result = train_alone(context, run, self.listener)
             if result is None:
                 raise Interrupted
-        except (
-            Interrupted,
-            KeyboardInterrupt,
-            SystemExit,
-        ):  # Ray Train ends with SystemExit after it has aborted a run
+        except (Interrupted, KeyboardInterrupt, SystemExit):  # SystemExit: Ray Train aborted its run on Ctrl-C
             _record_interruption(context, [run])
             raise Interrupted from None
         self.listener(RunEnded(result))

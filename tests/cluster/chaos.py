@@ -43,7 +43,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from multi_node import ROOT, ipcnn, measured, points, same
+from multi_node import ROOT, ipcnn, measured, points, same, search_spec
 
 _spec = importlib.util.spec_from_file_location("cluster_local", ROOT / "cluster/local.py")
 assert _spec is not None and _spec.loader is not None
@@ -89,18 +89,6 @@ BRIDGE, HERE = "ipcnn-chaos", "10.213.7.1"
 NODES = ("head", "worker-1", "worker-2")
 DISK = "size=64m"
 BUCKET, EPOCHS = "ipcnn", 80
-SPEC = f"""
-name: NAME
-data: {{kind: drawn_animals, objects: 12, negatives: 12}}
-model: {{network: compact, dropout: 0.5}}
-template: {{shape: gradient}}
-train: {{epochs: {EPOCHS}, batch_size: 8, learning_rate: 0.002}}
-compute: {{models: none}}
-search:
-  kind: grid
-  runs: [{{name: plain, set: {{template: {{shape: none}}}}}}]
-  grid: {{template.beta: [1, 2, 3]}}
-"""
 READ_ONLY = 'mount --rbind "$0" "$0" && mount -o remount,bind,ro / && exec "$@"'
 """Shell that sees everything but a folder read-only, in a mount namespace of its own."""
 
@@ -319,7 +307,7 @@ class Sweep:
 
     def submit(self) -> None:
         spec = self.cluster.folder / f"{self.name}.yaml"
-        spec.write_text(SPEC.replace("NAME", self.name))
+        spec.write_text(search_spec(self.name, EPOCHS))
         self.submissions += 1
         with (self.cluster.folder / f"logs/client-{self.name}-{self.submissions}.log").open("wb") as log:
             command = self.cluster.confined(*ipcnn("submit", str(spec)))
@@ -487,7 +475,7 @@ class Calm:
     folder: Path
 
     def train(self) -> None:
-        (spec := self.folder.with_suffix(".yaml")).write_text(SPEC.replace("NAME", "calm"))
+        (spec := self.folder.with_suffix(".yaml")).write_text(search_spec("calm", EPOCHS))
         foreign = ("IPCNN_", "MLFLOW_", "RAY_", "AWS_")
         own = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         env = {**own, "IPCNN_HOME": str(self.folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -36,12 +36,16 @@ ROOT = Path(__file__).resolve().parents[2]
 CLOCKS = {"seconds", "images_per_second", "cpu_hours", "gpu_hours"}
 """Metrics that no two runs share."""
 BUCKET, EPOCHS, PATIENCE_S = "ipcnn", 150, 900.0
-SPEC = f"""
-name: stormy
+
+
+def search_spec(name: str, epochs: int) -> str:
+    """A control and a grid of three runs, on few drawn animals."""
+    return f"""
+name: {name}
 data: {{kind: drawn_animals, objects: 12, negatives: 12}}
 model: {{network: compact, dropout: 0.5}}
 template: {{shape: gradient}}
-train: {{epochs: {EPOCHS}, batch_size: 8, learning_rate: 0.002}}
+train: {{epochs: {epochs}, batch_size: 8, learning_rate: 0.002}}
 compute: {{models: none}}
 search:
   kind: grid
@@ -292,7 +296,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     storm = Storm(folder, time.monotonic())
     spec = folder / "stormy.yaml"
-    spec.write_text(SPEC)
+    spec.write_text(search_spec("stormy", EPOCHS))
     try:
         calm = undisturbed(storm, spec)
         storm.tell("undisturbed search trained on this machine's own Ray")
