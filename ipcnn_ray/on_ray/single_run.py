@@ -50,7 +50,7 @@ def train_alone(context: ExperimentContext, run: Run, listener: Listener) -> Run
     """Train a run on the workers of a Ray Train run; returns how it ended, or None after a stop request.
 
     Args:
-        listener: Called with the events of the run but its end; with epochs but the last, and progress, in another thread.
+        listener: Called with the events of the run but its end; with all epochs but the last in another thread.
 
     Raises:
         SystemExit: Ray Train has aborted the run on SIGINT.
