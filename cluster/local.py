@@ -43,8 +43,9 @@ START_S, STOP_S = 300.0, 20.0
 TRIES = 3
 RAY_GAVE_UP = "The current node timed out during startup"
 """Ray gives a node 30 s, which no setting changes and a busy machine may exceed; it is then started anew."""
-SOCKET_PATH = 40
-"""Characters that Ray appends to its folder for the name of a socket; Linux allows 107 in all."""
+SOCKET_PATH = 30
+"""Characters that Ray appends to a session for the name of a socket, `/sockets/dash_MetricsHead` and some to spare;
+Linux allows 107 in all."""
 CHOICES = ("workers", "cpus", "gpus", "s3", "s3_url", "mlflow_store")
 
 
@@ -235,11 +236,18 @@ def start_server(local: Local, name: str, command: list[str], url: str) -> None:
     start(local, name, command, lambda: bool(processes(local, name)) and answers(url))
 
 
-def ray_node(address: str, cpus: int, agent: int, *more: str) -> list[str]:
+def ray_folder(local: Local, name: str) -> Path:
+    """Folder of a node's sessions. Each has its own: a node that starts unpacks the code of a running job anew, and
+    would delete the working directory of the job's processes on all nodes that share the folder."""
+    return local.folder / ("ray" if name == "head" else f"ray{name.removeprefix('worker-')}")
+
+
+def ray_node(address: str, cpus: int, agent: int, folder: Path, *more: str) -> list[str]:
     ray = str(Path(sys.executable).with_name("ray"))
     # Ports that have a number by default are chosen anew: several nodes, or another Ray, would all take the same ones.
     ports = ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={agent}"]
-    return [ray, "start", "--block", f"--node-ip-address={address}", f"--num-cpus={cpus}", *ports, *more]
+    own = [f"--node-ip-address={address}", f"--num-cpus={cpus}", f"--temp-dir={folder}"]
+    return [ray, "start", "--block", *own, *ports, *more]
 
 
 def mlflow_command(local: Local) -> list[str]:
@@ -273,25 +281,27 @@ def start_all(local: Local) -> None:
         f"--ray-client-server-port={state['ports']['client']}",
         f"--dashboard-host={LOOPBACK}",
         f"--dashboard-port={state['ports']['dashboard']}",
-        f"--temp-dir={local.folder / 'ray'}",
     ]
-    start_node(local, "head", HEAD, agent, ray_node(HEAD, state["cpus"], agent, *options))
+    command = ray_node(HEAD, state["cpus"], agent, ray_folder(local, "head"), *options)
+    start_node(local, "head", HEAD, agent, command)
     for i in range(state["workers"]):
-        address, gpus = f"127.0.0.{i + 3}", state["gpus"]
+        name, address, gpus = f"worker-{i + 1}", f"127.0.0.{i + 3}", state["gpus"]
         devices = ",".join(str(i * gpus + k) for k in range(gpus))
         (agent,) = free_ports(1)
         join = [f"--num-gpus={gpus}", f"--address={HEAD}:{state['ports']['head']}"]
-        command = ray_node(address, state["cpus"], agent, *join)
-        start_node(local, f"worker-{i + 1}", address, agent, command, CUDA_VISIBLE_DEVICES=devices)
+        command = ray_node(address, state["cpus"], agent, ray_folder(local, name), *join)
+        start_node(local, name, address, agent, command, CUDA_VISIBLE_DEVICES=devices)
 
 
 def up(arguments: argparse.Namespace) -> None:
     folder = arguments.folder.absolute()
-    if len(str(folder / "ray")) + SOCKET_PATH + len("session_2026-01-01_00-00-00_000000_1234567/") > 107:
+    local = Local.at(folder)
+    workers = arguments.workers or local.state.get("workers", 2)
+    longest = ray_folder(local, f"worker-{workers}") / "session_2026-01-01_00-00-00_000000_1234567"
+    if len(str(longest)) + SOCKET_PATH > 107:
         raise Failed(f"{folder} is too long a path for Ray's sockets\nTake a shorter one, such as /tmp/ipcnn.")
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    local = Local.at(folder)
     asked = {name: getattr(arguments, name) for name in CHOICES if getattr(arguments, name) is not None}
     changed = sorted(name for name in asked if name in local.state and local.state[name] != asked[name])
     if changed and any(processes(local, name) for name in local.services):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import nan
@@ -12,7 +13,7 @@ from pathlib import Path
 from ipcnn_ray.core.multi_objective import comparable
 from ipcnn_ray.data.fetch import progress_lines
 from ipcnn_ray.data.prepare import prepare
-from ipcnn_ray.errors import IpcnnError, TrainingError
+from ipcnn_ray.errors import IpcnnError, TrainingError, UnreachableError
 from ipcnn_ray.models.build import interpretable_layers, unit_template
 from ipcnn_ray.models.model_card import model_card_markdown, usage_markdown
 from ipcnn_ray.models.model_checks import check_backbones, check_weights, models_of
@@ -28,6 +29,7 @@ from ipcnn_ray.spec.loader import Loaded, Source
 from ipcnn_ray.spec.runs import Run, experiment_id, resolved_yaml
 from ipcnn_ray.spec.search import COMBINED, Combined, Search, SpaceSearch, metric_info
 from ipcnn_ray.tracking import RETRY_S, open_tracker
+from ipcnn_ray.tracking.buffered_tracker import RETRY_PAUSE_S
 from ipcnn_ray.tracking.lineage import lineage
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.tracking.storage import is_url, join_path, preflight
@@ -127,7 +129,7 @@ def run_submission(
     check_metrics(spec, crops)
     spool = join_path(experiment_dir.experiment_folder(spec, paths), "spool")
     tracker = open_tracker(paths, buffer=spool)
-    tracker.prepare(spec.name, description=EXPERIMENT_DESCRIPTION)
+    prepare_record(tracker, spec.name, listener, timeout=0.0 if address is None else RETRY_S)
     outcome = run_experiment(
         spec,
         paths,
@@ -146,6 +148,23 @@ def run_submission(
     if left := tracker.flush(RETRY_S):
         listener(Warned(f"{left} records are buffered in {spool}; the next submission sends them to the tracker"))
     return outcome
+
+
+def prepare_record(tracker: Tracker, experiment: str, listener: Listener, timeout: float) -> None:
+    """Prepare the record of an experiment. Wait for a tracking server that does not respond, as one that restarts, for
+    at most `timeout` seconds; then raise UnreachableError."""
+    end, told = time.monotonic() + timeout, False
+    while True:
+        try:
+            return tracker.prepare(experiment, description=EXPERIMENT_DESCRIPTION)
+        except UnreachableError as error:
+            if time.monotonic() >= end:
+                raise
+            if not told:
+                fact = str(error).partition("\n")[0]
+                listener(Warned(f"{fact}; tried again for {timeout / 60:.0f} min"))
+                told = True
+        time.sleep(min(RETRY_PAUSE_S, max(0.0, end - time.monotonic())))
 
 
 def check_shared(paths: Paths, env: Mapping[str, str]) -> None:

@@ -206,7 +206,7 @@ class Cluster(local.Local):  # type: ignore[name-defined,misc]
         ports, env = self.state["ports"], self.own_disk(name)
         if name == "head":
             more = [f"--port={ports['head']}", f"--dashboard-port={ports['dashboard']}"]
-            more += ["--head", f"--dashboard-host={ADDRESSES['head']}", f"--temp-dir={self.folder / 'ray'}"]
+            more += ["--head", f"--dashboard-host={ADDRESSES['head']}"]
         else:
             more = [f"--address={ADDRESSES['head']}:{ports['head']}"]
         if name == NODES[-1]:
@@ -214,7 +214,7 @@ class Cluster(local.Local):  # type: ignore[name-defined,misc]
             env |= {"LD_PRELOAD": str(self.folder / "clock.so"), "FAKE_CLOCK": str(self.folder / "clock")}
             env["RAY_LD_PRELOAD_ON_WORKERS"] = "1"
         agent = 52400 + NODES.index(name)
-        command = local.ray_node(ADDRESSES[name], 1, agent, "--num-gpus=0", *more)
+        command = local.ray_node(ADDRESSES[name], 1, agent, local.ray_folder(self, name), "--num-gpus=0", *more)
         words = [*inside, *self.confined(*command, alone=True)]
         if name == "head":
             local.start_node(self, name, ADDRESSES[name], agent, words, **env)

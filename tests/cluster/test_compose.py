@@ -188,8 +188,8 @@ class Stack:
         for name, address in {"head": "127.0.0.2", "worker": "127.0.0.3"}.items():
             (agent, client) = self.local.free_ports(2)
             own = [f"--node-ip-address={address}", f"--dashboard-agent-listen-port={agent}"]
-            own += ["--min-worker-port=0", "--max-worker-port=0"]
-            own += [f"--ray-client-server-port={client}", f"--temp-dir={self.folder}/ray"] if name == "head" else []
+            own += ["--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={self.folder}/ray-{name}"]
+            own += [f"--ray-client-server-port={client}"] if name == "head" else []
             command = [*shlex.split(self.here(SERVICES[name]["command"])), *own]
             self.start(name, command, lambda there=address, port=agent: self.node_is_up(there, port))
 

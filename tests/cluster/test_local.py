@@ -34,6 +34,34 @@ template: {shape: gradient}
 train: {epochs: 1, batch_size: 8}
 """
 
+WITNESS = """
+import os, pathlib, sys, time
+import ray
+
+@ray.remote(num_cpus=1)
+class Node:
+    def cwd(self):
+        return os.getcwd()
+
+here = pathlib.Path(sys.argv[1])
+nodes = [Node.remote() for _ in range(3)]
+for node in nodes:
+    ray.get(node.cwd.remote())
+(here / "ready").touch()
+while not (here / "go").exists():
+    time.sleep(0.1)
+ray.get(Node.remote().cwd.remote())
+kept = 0
+for node in nodes:
+    try:
+        kept += os.path.isdir(ray.get(node.cwd.remote()))
+    except ray.exceptions.RayActorError:
+        pass
+print("working directories:", kept, "of 2")
+"""
+"""A job with a process on each node, which says how many of them have their working directory after one node was
+started again and has run a process of the job, too."""
+
 
 def local(*words: object, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(LOCAL), *map(str, words)]
@@ -175,11 +203,22 @@ def test_nodes_record_and_token(short, tmp_path):
 
     holds_no_credential(short, exports, env, tmp_path)
 
+    job = tmp_path / "job"
+    job.mkdir()
+    (job / "witness.py").write_text(WITNESS)
+    words = ["job", "submit", "--working-dir", job, "--", "python", "witness.py", tmp_path]
+    ray = [Path(sys.executable).with_name("ray"), *words]
+    witness = subprocess.Popen(ray, stdout=subprocess.PIPE, text=True, env={**env, **exports}, cwd=tmp_path)
+    while not (tmp_path / "ready").exists():
+        assert witness.poll() is None, witness.communicate()
+        time.sleep(0.2)
     assert local("down", short, "worker-1", "--kill").returncode == 0
     left = status(short)["processes"]
     assert left["worker-1"] == [] and left["worker-2"] and left["head"]
     assert local("up", short, IPCNN_HOME=home, **MARKED).returncode == 0
     assert status(short)["processes"]["worker-1"]
+    (tmp_path / "go").touch()
+    assert "working directories: 2 of 2" in witness.communicate(timeout=120)[0]
     assert local("down", short, "head", "--kill").returncode == 0
     again = local("up", short, IPCNN_HOME=home, **MARKED)  # with the nodes of the former head still there
     assert again.returncode == 0, again.stderr

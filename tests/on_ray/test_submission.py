@@ -16,10 +16,10 @@ from fakes.ray_bench import EventLog, equal_metrics, equal_weights, tiny
 from mlflow import MlflowClient
 
 from ipcnn_ray.data.prepare import prepare
-from ipcnn_ray.errors import DataError, IpcnnError, TrainingError
-from ipcnn_ray.on_ray.events import Logged, PhaseStarted, RunEnded
+from ipcnn_ray.errors import DataError, IpcnnError, TrainingError, UnreachableError
+from ipcnn_ray.on_ray.events import Logged, PhaseStarted, RunEnded, Warned
 from ipcnn_ray.on_ray.experiment_dir import request_stop
-from ipcnn_ray.on_ray.submission import run_submission
+from ipcnn_ray.on_ray.submission import prepare_record, run_submission
 from ipcnn_ray.on_ray.tuner import ExperimentTuner, Interrupted
 from ipcnn_ray.spec.runs import experiment_id, resolved_yaml
 from ipcnn_ray.tracking.run_summary import RunSummary
@@ -284,6 +284,31 @@ def test_data_that_lack_what_a_metric_needs_start_nothing(bench, monkeypatch):
     with pytest.raises(DataError, match="part_interpretability needs the size of every part"):
         run_submission(spec, bench.paths, listener=events.append)
     assert Logged("left out 3: smaller than 50^2 pixels") in events
+
+
+class Restarting:
+    """A record whose server responds at the third request."""
+
+    def __init__(self):
+        self.requests = []
+
+    def prepare(self, experiment, description=""):
+        self.requests.append(experiment)
+        if len(self.requests) < 3:
+            raise UnreachableError("MLflow at http://mlflow:5000: Connection refused\nCheck that the server is up.")
+
+
+def test_a_job_waits_for_a_tracking_server_that_restarts_and_a_person_does_not(monkeypatch):
+    monkeypatch.setattr("ipcnn_ray.on_ray.submission.RETRY_PAUSE_S", 0.01)
+    record, events = Restarting(), []
+    prepare_record(record, "waits", events.append, timeout=1800)
+    assert record.requests == ["waits"] * 3
+    assert events == [Warned("MLflow at http://mlflow:5000: Connection refused; tried again for 30 min")]
+    for seconds in (0.0, 0.005):
+        record = Restarting()
+        with pytest.raises(UnreachableError, match="Check that the server is up"):
+            prepare_record(record, "waits", events.append, timeout=seconds)
+        assert len(record.requests) == 1 + (seconds > 0)
 
 
 def test_published_weights_are_downloaded_before_anything_starts(tmp_path, monkeypatch):
