@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ipcnn_ray.errors import TrackingError
+from ipcnn_ray.on_ray.events import Listener, Warned
 from ipcnn_ray.on_ray.experiment_dir import experiment_folder
 from ipcnn_ray.on_ray.optuna_searcher import random_settings
 from ipcnn_ray.spec.experiment import ExperimentSpec
@@ -103,6 +105,14 @@ class ExperimentContext:
         record = self.record(run)
         record.set_tags(self.summary(run).identity_tags)
         record.set_state(state, cause)
+
+    def try_to_record(self, run: Run, state: State, cause: str, listener: Listener) -> None:
+        """Record the state of a run that has ended. A tracker that cannot be reached does not end the experiment: the
+        run's folder has the result."""
+        try:
+            self.record_state(run, state, cause)
+        except TrackingError as error:
+            listener(Warned(f"{run.label} has {state}, which could not be recorded: {error}"))
 
     def reference(self, run: Run) -> ControlReference | None:
         """Return the control's metrics for the seed of a run; None while the control is not trained."""

@@ -19,8 +19,7 @@ from typing import Any
 
 from ray.train import UserCallback
 
-from ipcnn_ray.errors import TrackingError
-from ipcnn_ray.on_ray.events import EpochDone, Listener, RunStarted, StageReached, Warned
+from ipcnn_ray.on_ray.events import EpochDone, Listener, RunStarted, StageReached
 from ipcnn_ray.on_ray.experiment_context import ExperimentContext
 from ipcnn_ray.on_ray.experiment_dir import stop_requested
 from ipcnn_ray.on_ray.trainables import cause_of, run_ray_train, train_with_retries
@@ -69,10 +68,7 @@ def train_alone(context: ExperimentContext, run: Run, listener: Listener) -> Run
                 train_with_retries(request, context, lambda: run_ray_train(request, context, to_file))
             except Exception as error:
                 failed = replace(context.summary(run), state="failed", cause=cause_of(error))
-                try:
-                    context.record_state(run, failed.state, failed.cause)
-                except TrackingError as untracked:
-                    listener(Warned(f"{run.label} has failed, which could not be recorded: {untracked}"))
+                context.try_to_record(run, failed.state, failed.cause, listener)
                 return failed
     result = read_result(request.folder, request.run)
     if result is None and stop_requested(context.root):

@@ -12,12 +12,11 @@ from typing import Any
 from ray.tune import Callback, Stopper
 from ray.tune.stopper import NoopStopper
 
-from ipcnn_ray.errors import TrackingError
 from ipcnn_ray.on_ray.events import FAILED, STOPPED, EpochDone, Listener, RunEnded, RunStarted, StageReached, Warned
 from ipcnn_ray.on_ray.experiment_context import ExperimentContext
 from ipcnn_ray.on_ray.trainables import MAX_LOST_WORKERS, TrialLock
 from ipcnn_ray.spec.runs import Run
-from ipcnn_ray.tracking.run_summary import RunSummary, State
+from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.train.checkpoint import drop_training_state, read_result, write_result
 from ipcnn_ray.train.run_dir import ProgressFile, ProgressUpdate, write_interval_s
 
@@ -137,7 +136,7 @@ class TuneCallback(Callback):
         if (result := read_result(folder, summary)) is None:
             cause = f"early stopping at epoch {int(last.get('epoch', 0))} of {run.spec.train.epochs}"
             result = replace(summary, state="pruned", cause=cause, metrics=last)
-            self._record(run, "pruned", cause)
+            self.context.try_to_record(run, "pruned", cause, self.listener)
             write_result(folder, result)
             drop_training_state(folder)
         self._end(result)
@@ -155,15 +154,8 @@ class TuneCallback(Callback):
             self._fail(run, f"its worker was lost {trial.num_failures} times")
 
     def _fail(self, run: Run, cause: str) -> None:
-        self._record(run, "failed", cause)
+        self.context.try_to_record(run, "failed", cause, self.listener)
         self._end(replace(self.context.summary(run), state="failed", cause=cause))
-
-    def _record(self, run: Run, state: State, cause: str) -> None:
-        """Record a state. A tracker that cannot be reached does not end the search: the run folder has the result."""
-        try:
-            self.context.record_state(run, state, cause)
-        except TrackingError as error:
-            self.listener(Warned(f"{run.label} has {state}, which could not be recorded: {error}"))
 
     def _end(self, run: RunSummary) -> None:
         self.ended[run.label] = run

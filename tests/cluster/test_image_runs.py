@@ -127,4 +127,4 @@ def test_doctor_notes_what_nobody_mounted(run):
 def test_a_submission_trains_and_is_recorded(run):
     commands = "ipcnn submit spec.yaml >&2; ipcnn status in_the_image --json"
     told = json.loads(out(run(f"printf %s {shlex.quote(SPEC)} > spec.yaml; {commands}")))
-    assert [run["state"] for run in told] == ["finished"], told
+    assert [run["state"] for run in told] == ["succeeded"], told
