@@ -10,6 +10,7 @@ any that is not listed):
 |---|---|---|
 | ray._raylet.Config, AuthenticationTokenLoader | ray_session | a token argument of ray.init |
 | ray._private.worker.print_to_stdstream | ray_session | log_to_driver=False that covers messages of the raylet |
+| ray.init(_temp_dir=...) | ray_session | a session folder that other users of the machine cannot enter by default |
 | RAY_JOB_CONFIG_JSON_ENV_VAR | ray_session | a public test whether this driver is a submitted job |
 | ray.tune.execution.class_cache.ENV_VARS_TO_PROPAGATE | tuner | an option of Tune that keeps AWS_* out of actors |
 | Trial.max_failures, num_failures, should_recover | tune_callback | a FailureConfig by kind of failure |
@@ -29,10 +30,12 @@ import logging
 import os
 import secrets
 import socket
+import stat
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,14 +153,16 @@ def _embedded_variables() -> dict[str, str]:
 
 
 def _start_embedded(options: dict[str, Any]) -> None:
-    """Start an embedded Ray. Raises ResourceError if its processes do not start in time."""
+    """Start an embedded Ray. Raises ResourceError if its processes do not start in time, or its folder is taken."""
     resources = this_machine()[0]
+    folder = private_folder(Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()))
     try:
         ray.init(
             address="local",
             num_cpus=int(resources["CPU"]),
             num_gpus=int(resources["GPU"]),
             dashboard_host=LOOPBACK,
+            _temp_dir=str(folder / "ray"),
             **options,
         )
     except Exception as error:
@@ -167,6 +172,28 @@ def _start_embedded(options: dict[str, Any]) -> None:
             "Ray did not start on this machine: its processes were not up after half a minute\n"
             f"The load is {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores; submit again when the machine has time."
         ) from error
+
+
+def private_folder(above: Path) -> Path:
+    """Return the folder `ipcnn-<user id>` for sessions of Ray, which no other user can enter. Create it if needed.
+
+    Ray makes its session folders writable for all users of the machine, who could replace the sockets and the code in
+    them.
+
+    above: Folder for temporary files.
+    Raises ResourceError if another user has made it.
+    """
+    folder = above / f"ipcnn-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise ResourceError(
+            f"{folder}, the folder for this user's sessions of Ray, was made by somebody else\n"
+            "Have it deleted, or set RAY_TMPDIR to a folder of your own, with a short path."
+        )
+    folder.chmod(0o700)
+    return folder
 
 
 @contextmanager

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 import ray
@@ -15,7 +17,7 @@ from fakes.ray_bench import EventLog, tiny
 import ipcnn_ray
 from ipcnn_ray.errors import IpcnnError, ResourceError
 from ipcnn_ray.on_ray import ray_session
-from ipcnn_ray.on_ray.ray_session import gpus_per_worker, max_concurrent_runs, session, this_machine
+from ipcnn_ray.on_ray.ray_session import gpus_per_worker, max_concurrent_runs, private_folder, session, this_machine
 from ipcnn_ray.on_ray.submission import run_experiment
 from ipcnn_ray.spec.training import Compute
 from ipcnn_ray.utils.paths import Paths
@@ -46,9 +48,27 @@ def test_workers_and_access_of_the_embedded_ray(ray_here):
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"})
     assert urllib.request.urlopen(request, timeout=10).status == 200
 
+    folder = Path(ray.get_runtime_context().get_temp_dir())
+    assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700  # Ray opens those below it to everybody
+
     with session() as nodes:  # a connected Ray is used and left running
         assert [int(node["CPU"]) for node in nodes] == [os.cpu_count()]
     assert ray.is_initialized()
+
+
+def test_the_folder_of_sessions_is_closed_to_others_and_not_that_of_somebody_else(tmp_path):
+    folder = private_folder(tmp_path / "not" / "yet")
+    assert folder.name == f"ipcnn-{os.getuid()}" and stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o777)
+    assert private_folder(folder.parent) == folder and stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+    (tmp_path / folder.name).symlink_to(folder)
+    with pytest.raises(ResourceError, match="made by somebody else\nHave it deleted, or set RAY_TMPDIR"):
+        private_folder(tmp_path)
+    if os.getuid() == 0:
+        os.chown(folder, 65534, 65534)
+        with pytest.raises(ResourceError, match="made by somebody else"):
+            private_folder(folder.parent)
 
 
 @pytest.mark.slow
