@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
+from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from snapshots import Snapshot
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
+
+from ipcnn_ray.tracking import mlflow_tracker, tracking_uri
+from ipcnn_ray.utils.locks import file_lock
 
 __all__ = ["fake_s3"]
 
@@ -99,6 +104,37 @@ def fork_server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ipcnn_ray.train.trainer", "torch._dynamo"])
     return context
+
+
+@pytest.fixture(scope="session")
+def empty_record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without experiments, made once by all processes of the tests. To make one takes seconds."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    file = folder / "mlflow.db"
+    with file_lock(folder / "mlflow.db.lock"):
+        if not file.exists():
+            from mlflow import MlflowClient
+
+            MlflowClient(f"sqlite:///{folder}/mlflow.new").search_experiments()
+            (folder / "mlflow.new").rename(file)
+    return file
+
+
+@pytest.fixture(scope="session", autouse=True)
+def records_are_copies(request: pytest.FixtureRequest) -> Iterator[None]:
+    """New records of this process are copies of `empty_record`. `store` in tracking/test_mlflow_tracker.py is none."""
+
+    def create_store(uri: str) -> None:
+        file = tracking_uri.sqlite_file(uri)
+        there = file is None or file.exists()
+        tracking_uri.create_store(uri)
+        if file is not None and not there:
+            shutil.copyfile(request.getfixturevalue("empty_record"), file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_tracker, "create_store", create_store)
+        yield
 
 
 @pytest.fixture

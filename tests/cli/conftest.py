@@ -22,16 +22,6 @@ def home(tmp_path, monkeypatch) -> Path:
     return tmp_path / "home"
 
 
-@pytest.fixture(scope="session")
-def empty_record(tmp_path_factory) -> Path:
-    """An MLflow database without experiments. To copy it takes a tenth of the time of making one."""
-    from mlflow import MlflowClient
-
-    file = tmp_path_factory.mktemp("record") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
 @pytest.fixture
 def wide(monkeypatch) -> None:
     """Output that is so wide that no cell is wrapped."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -60,10 +59,9 @@ EXPERIMENT = experiment_id(SPEC)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, empty_record) -> Path:
+def trained(tmp_path_factory) -> Path:
     """A home with an experiment of three runs, of which the last is still queued."""
     home = tmp_path_factory.mktemp("home")
-    shutil.copy(empty_record, home)
     paths = Paths.from_environment({"IPCNN_HOME": str(home)})
     tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
     tracker.prepare("two")

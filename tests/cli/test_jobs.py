@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -145,10 +144,8 @@ def test_nodes_must_share_a_record_and_a_storage(paths):
     check_shared(Paths.from_environment(folder), folder)
 
 
-def test_list_of_a_cluster_and_of_the_record_look_the_same(cluster, paths, empty_record):
+def test_list_of_a_cluster_and_of_the_record_look_the_same(cluster, paths):
     assert run("list") == f"nothing is submitted yet to {paths.tracking_uri}\n"
-    paths.home.mkdir()
-    shutil.copy(empty_record, paths.home)
     tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
     tracker.prepare("tiny")
     parent = tracker.open_parent("tiny", "tiny-12345678")
@@ -241,10 +238,10 @@ def test_stop_on_this_machine(paths, monkeypatch):
     driver.join()
 
 
-def test_status_uses_the_tracking_uri_of_the_job(cluster, paths, tmp_path, empty_record):
+def test_status_uses_the_tracking_uri_of_the_job(cluster, paths, tmp_path):
     with pytest.raises(IpcnnError, match="no job on http://head:8265 was given a record\nSet MLFLOW_TRACKING_URI"):
         run("status", "--address", URL)
-    uri = f"sqlite:///{shutil.copy(empty_record, tmp_path / 'other.db')}"
+    uri = f"sqlite:///{tmp_path}/other.db"
     MlflowTracker(uri, str(tmp_path)).prepare("elsewhere")
     MlflowTracker(uri, str(tmp_path)).open_parent("elsewhere", "elsewhere-12345678")
     cluster.known = [replace(RUNNING, record=uri)]

@@ -53,10 +53,9 @@ EXPERIMENT = experiment_id(SPEC)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, empty_record) -> Path:
+def trained(tmp_path_factory) -> Path:
     """A home with an experiment of three runs, the last of which failed; one of which nothing but a run is there."""
     home = tmp_path_factory.mktemp("home")
-    shutil.copy(empty_record, home)
     paths = Paths.from_environment({"IPCNN_HOME": str(home)})
     tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
     tracker.prepare("sweep")
@@ -192,12 +191,11 @@ def test_data_that_are_gone_are_drawn_again_and_others_are_refused(home, tmp_pat
         run("sweep", "--run", "l1")
 
 
-def test_without_landmarks_there_are_receptive_fields_only(tmp_path, empty_record, monkeypatch):
+def test_without_landmarks_there_are_receptive_fields_only(tmp_path, monkeypatch):
     own = OwnPhotographs(tmp_path / "data")
     data = {"kind": "folder", "path": "mine", "category": ["wren", "robin"]}
     raw = {**SPEC.model_dump(mode="json", exclude={"search"}), "name": "blind", "data": data}
     spec = ExperimentSpec.model_validate({**raw, "train": {"epochs": 0}})
-    shutil.copy(empty_record, tmp_path)
     paths = replace(Paths.from_environment({"IPCNN_HOME": str(tmp_path)}), data=own.root)
     tracker, identity = MlflowTracker(paths.tracking_uri, paths.artifacts), experiment_id(spec)
     tracker.prepare("blind")

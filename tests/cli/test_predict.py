@@ -53,10 +53,9 @@ RUN = f"{EXPERIMENT}-plain"
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, empty_record) -> Path:
+def trained(tmp_path_factory) -> Path:
     """A home with a run that was pruned after its first epoch, one that failed and one that is queued."""
     home = tmp_path_factory.mktemp("home")
-    shutil.copy(empty_record, home)
     paths = Paths.from_environment({"IPCNN_HOME": str(home)})
     tracker = MlflowTracker(paths.tracking_uri, paths.artifacts)
     tracker.prepare("two")

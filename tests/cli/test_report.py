@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 from fakes.commands import run_command
@@ -49,9 +48,8 @@ def test_json(tracker, tmp_path):
     assert str(tmp_path / "a.html") in found["files"]
 
 
-def test_the_record_itself(tmp_path, monkeypatch, empty_record):
+def test_the_record_itself(tmp_path, monkeypatch):
     """Through MLflow: histories, the spec and times come back, and the page lies with the run."""
-    shutil.copy(empty_record, tmp_path)
     real = MlflowTracker(f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "artifacts"))
     written(half_failed_search(3), real)
     monkeypatch.setenv("IPCNN_HOME", str(tmp_path))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -54,10 +53,9 @@ EXPERIMENTS = {
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory, empty_record) -> Path:
+def recorded(tmp_path_factory) -> Path:
     """A home with an experiment of which a run failed, one without runs, one with three seeds, a Pareto search."""
     home = tmp_path_factory.mktemp("home")
-    shutil.copy(empty_record, home)
     tracker = MlflowTracker(f"sqlite:///{home}/mlflow.db", str(home / "artifacts"))
     for name, (objectives, runs) in EXPERIMENTS.items():
         identity = f"{name}-{'87654321' if name == 'single' else '12345678'}"

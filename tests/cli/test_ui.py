@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -44,10 +43,8 @@ def test_a_server_has_a_page_of_its_own(monkeypatch):
     assert run().endswith("which has its own page: https://mlflow.example.org\n")
 
 
-def recorded_experiment(home: Path, empty_record: Path) -> MlflowTracker:
+def recorded_experiment(home: Path) -> MlflowTracker:
     """Two runs of an experiment, of which the second is the better one, and a run of an earlier experiment."""
-    home.mkdir()
-    shutil.copy(empty_record, home)
     tracker = MlflowTracker(f"sqlite:///{home}/mlflow.db", str(home / "artifacts"))
     tracker.prepare("shapes")
     for digest, runs in (("11111111", {"old": 0.5}), ("22222222", {"plain": 1.0, "narrow": 0.625})):
@@ -60,8 +57,8 @@ def recorded_experiment(home: Path, empty_record: Path) -> MlflowTracker:
     return tracker
 
 
-def test_the_view_of_an_experiment_is_saved_with_it(home, empty_record, monkeypatch):
-    tracker = recorded_experiment(home, empty_record)
+def test_the_view_of_an_experiment_is_saved_with_it(home, monkeypatch):
+    tracker = recorded_experiment(home)
     monkeypatch.setattr("ipcnn_ray.cli.ui.os.execve", lambda *words: None)
     monkeypatch.setattr("ipcnn_ray.cli.ui.os.chdir", lambda folder: None)
     client = MlflowClient(tracker.uri)
@@ -83,16 +80,16 @@ def test_the_view_of_an_experiment_is_saved_with_it(home, empty_record, monkeypa
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`combined`", True)
 
 
-def test_an_experiment_that_is_not_recorded(home, empty_record):
-    recorded_experiment(home, empty_record)
+def test_an_experiment_that_is_not_recorded(home):
+    recorded_experiment(home)
     with pytest.raises(IpcnnError, match=r"no experiment and no run is recorded as 'shape'\nDid you mean 'shapes'"):
         run("shape")
 
 
 @pytest.mark.slow
-def test_the_browser_shows_the_view(home, empty_record):
+def test_the_browser_shows_the_view(home):
     """MLflow's own server and page: the columns, their numbers, and the runs from good to bad, not folded."""
-    recorded_experiment(home, empty_record)
+    recorded_experiment(home)
     command = [sys.executable, "-m", "ipcnn_ray.cli.app", "ui", "shapes", "--port", free_port()]
     with chromium() as browser:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -146,9 +143,7 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_the_ui_serves_the_record_and_ends_with_its_process(home, empty_record):
-    home.mkdir()
-    shutil.copy(empty_record, home)
+def test_the_ui_serves_the_record_and_ends_with_its_process(home):
     tracker = MlflowTracker(f"sqlite:///{home}/mlflow.db", str(home / "artifacts"))
     tracker.prepare("single")
     tracker.open_parent("single", "single-87654321")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ipcnn_ray.errors import TrackingError
-from ipcnn_ray.tracking import mlflow_tracker
+from ipcnn_ray.tracking import mlflow_tracker, tracking_uri
 from ipcnn_ray.tracking.mlflow_tracker import MlflowTracker, environment
 from ipcnn_ray.tracking.tracker import RecordedRun
 from ipcnn_ray.utils.text import shortened
@@ -23,9 +23,11 @@ from ipcnn_ray.utils.text import shortened
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
-    """A folder with a prepared, empty record."""
+    """A folder with a prepared, empty record, whose database MLflow has made."""
     folder = tmp_path_factory.mktemp("record")
-    tracker_in(folder).prepare("first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_tracker, "create_store", tracking_uri.create_store)
+        tracker_in(folder).prepare("first")
     return folder
 
 
