@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -25,12 +26,17 @@ __all__ = ["fake_s3"]
 ONE_RAY = "tests/on_ray"
 """Folder whose tests share a Ray, except those of files that start one of their own."""
 RAY_OF_THEIR_OWN = ("tests/on_ray/test_credentials.py",)
+ALSO_ON_IT = ("tests/examples/test_train_ray.py", "tests/extensions/test_package.py")
+"""Files of other folders with tests that use the same Ray."""
+STARTS_ACTORS = "tests/on_ray/test_batch_prediction.py"
+"""Ray Data leaves three busy actors behind, so these tests are the last ones of their unit."""
 LONGEST = (
     ONE_RAY,
-    "tests/extensions/test_package.py",
     "tests/on_ray/test_credentials.py",
-    "tests/examples/test_examples.py",
     "tests/test_style.py",
+    "tests/examples/test_examples.py",
+    "tests/cli/test_ui.py",
+    "tests/tracking/test_mlflow_tracker.py",
 )
 """Units of work that take more than half a minute, longest first."""
 
@@ -38,7 +44,8 @@ LONGEST = (
 def unit_of(nodeid: str) -> str:
     """Return what `-n` gives to one process as a whole: the file of a test, or ONE_RAY."""
     file = nodeid.partition("::")[0]
-    return ONE_RAY if file.startswith(f"{ONE_RAY}/") and file not in RAY_OF_THEIR_OWN else file
+    shares = file in ALSO_ON_IT or (file.startswith(f"{ONE_RAY}/") and file not in RAY_OF_THEIR_OWN)
+    return ONE_RAY if shares else file
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,9 +73,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.slow)
     slow = {unit_of(item.nodeid) for item in items if item.get_closest_marker("slow")}
 
-    def order(item: pytest.Item) -> tuple[int, bool]:
+    def order(item: pytest.Item) -> tuple[int, bool, bool]:
         unit = unit_of(item.nodeid)
-        return LONGEST.index(unit) if unit in LONGEST else len(LONGEST), unit not in slow
+        rank = LONGEST.index(unit) if unit in LONGEST else len(LONGEST)
+        return rank, unit not in slow, item.nodeid.startswith(STARTS_ACTORS)
 
     items.sort(key=order)
 
@@ -96,6 +104,40 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_testnodedown(node: WorkerController) -> None:
     for kind, (count, largest) in getattr(node, "workeroutput", {}).get("check_vectors", {}).items():
         record_error(kind, largest, count)
+
+
+class SharedRay:
+    """An embedded Ray, started when a test first needs it. It ends with its tests, since its processes are busy."""
+
+    def __init__(self) -> None:
+        self.sessions = ExitStack()
+        self.runs = False
+
+    def start(self) -> None:
+        from ipcnn_ray.on_ray.ray_session import session
+
+        if not self.runs:
+            self.sessions.enter_context(session())
+            self.runs = True
+
+    def stop(self) -> None:
+        self.sessions.close()
+        self.runs = False
+
+
+SHARED_RAY = SharedRay()
+
+
+@pytest.fixture
+def ray_here() -> None:
+    """An embedded Ray: submissions in this process use it, and processes find it by their environment."""
+    SHARED_RAY.start()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or unit_of(nextitem.nodeid) != unit_of(item.nodeid):
+        SHARED_RAY.stop()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,11 @@ import contextlib, io, json, sys
 from ipcnn_ray.cli.app import main
 
 results = []
+if sys.argv[1:]:  # the Ray of the tests, whose workers find the package by their path
+    import logging, os, ray
+
+    path = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}
+    ray.init(runtime_env=path, logging_level=logging.ERROR, log_to_driver=False)
 for words in json.load(sys.stdin):
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -85,11 +91,12 @@ class Place:
         }
         self.env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | home
 
-    def ipcnn(self, *commands: str) -> list[tuple[int, str, str]]:
-        """Exit code, output and errors of commands, which one process runs."""
-        words = json.dumps([command.split(" ") for command in commands])
-        done = subprocess.run([sys.executable, "-c", COMMANDS], input=words, capture_output=True, text=True,
-                              env=self.env, cwd=self.folder)  # fmt: skip
+    def ipcnn(self, *commands: str, on_ray: bool = False) -> list[tuple[int, str, str]]:
+        """Exit code, output and errors of commands, which one process runs. on_ray: on the Ray of the tests."""
+        words, flags = json.dumps([command.split(" ") for command in commands]), ["on_ray"] * on_ray
+        ray = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
+        done = subprocess.run([sys.executable, "-c", COMMANDS, *flags], input=words, capture_output=True, text=True,
+                              env={**self.env, **ray}, cwd=self.folder)  # fmt: skip
         assert done.returncode == 0, done.stderr
         return [tuple(result) for result in json.loads(done.stdout)]
 
@@ -140,11 +147,13 @@ def test_commands_that_train_nothing(place: Place) -> None:
         assert message in error, setting
 
 
-def test_training_with_two_workers_to_the_report(place: Place) -> None:
+def test_training_with_two_workers_to_the_report(place: Place, empty_record: Path, ray_here: None) -> None:
     """One run: each start of two workers takes half a minute. The plan above has the control, too."""
+    (place.folder / "home").mkdir(exist_ok=True)
+    shutil.copy(empty_record, place.folder / "home")
     alone = '--set search.runs=[{"name":"pyramid"}] --set search.objective.control=pyramid'
     submitted, reported = place.ipcnn(
-        f"submit squares.yaml {alone} --json", "report squares --no-store --out page.html"
+        f"submit squares.yaml {alone} --json", "report squares --no-store --out page.html", on_ray=True
     )
     assert submitted[0] == reported[0] == 0, (submitted[2], reported[2])
     outcome = json.loads(submitted[1])

@@ -1,9 +1,8 @@
-"""One Ray, one home and one cache of crops for all tests of `on_ray/`."""
+"""One home and one cache of crops for all tests of `on_ray/`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,7 +10,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from fakes.ray_bench import Bench
 
-from ipcnn_ray.on_ray.ray_session import session
 from ipcnn_ray.utils.paths import Paths
 
 
@@ -20,10 +18,3 @@ def bench(tmp_path_factory) -> Bench:
     """The home of all tests; their experiments have different names."""
     home = tmp_path_factory.mktemp("home")
     return Bench(Paths.from_environment({"IPCNN_HOME": str(home)}))
-
-
-@pytest.fixture(scope="session")
-def ray_here() -> Iterator[None]:
-    """An embedded Ray, started once: submissions in this process use it."""
-    with session():
-        yield

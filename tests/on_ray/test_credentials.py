@@ -1,7 +1,11 @@
-"""Credentials and Ray's token appear in no file, log, request or process title of a submission."""
+"""`ipcnn submit` in a process of its own: its outcome, the same again, and that nothing contains a credential.
+
+Credentials and Ray's token appear in no file, log, request or process title of a submission.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes.commands import run_command
 from fakes.s3 import FakeS3
+
+import ipcnn_ray
 
 MARKED = {
     "AWS_SECRET_ACCESS_KEY": "marked-secret-key",
@@ -21,7 +28,7 @@ MARKED = {
 }
 SPEC = """
 name: discreet
-data: {kind: drawn_animals, objects: 10, negatives: 10}
+data: {kind: drawn_animals, objects: 24, negatives: 16}
 model: {network: compact}
 template: {shape: gradient}
 train: {epochs: 1, batch_size: 8}
@@ -75,17 +82,30 @@ def files(*folders: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_nothing_contains_a_credential(short: Path, fake_s3: FakeS3) -> None:
+def test_a_search_from_spec_to_ranking_without_a_credential_anywhere(
+    short: Path, fake_s3: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = short / "home"
     spec = short / "discreet.yaml"
     spec.write_text(SPEC)
-    paths = {"IPCNN_HOME": str(home), "IPCNN_STORAGE": "s3://bucket/runs", "RAY_TMPDIR": str(short)}
-    env = {**os.environ, **MARKED, **paths, "OMP_NUM_THREADS": "1"}
+    ours = [name for name in os.environ if name.startswith("IPCNN_")]
+    for name in (*ours, "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    paths = {"IPCNN_HOME": str(home), "IPCNN_STORAGE": "s3://bucket/runs"}
+    for name, value in paths.items():
+        monkeypatch.setenv(name, value)
+    env = {**os.environ, **MARKED, "RAY_TMPDIR": str(short), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
     with Processes(str(home)) as processes:
         done = subprocess.run(
-            [sys.executable, "-m", "ipcnn_ray.cli.app", "submit", str(spec)], env=env, capture_output=True
+            [sys.executable, "-m", "ipcnn_ray.cli.app", "submit", str(spec), "--json"], env=env, capture_output=True
         )
     assert done.returncode == 0, done.stderr.decode()
+
+    outcome = json.loads(done.stdout)
+    assert outcome["control"] == "plain"
+    runs = {run["run_id"].rsplit("-", 1)[1]: run for run in outcome["runs"]}
+    assert len(runs) == 2 and {run["state"] for run in runs.values()} == {"succeeded"}
+    assert runs["plain"]["metrics"]["combined"] == 1.0
 
     left = files(short)
     assert any("gcs_server" in name for name in left), "no log of Ray was searched"
@@ -103,3 +123,7 @@ def test_nothing_contains_a_credential(short: Path, fake_s3: FakeS3) -> None:
         if secret.encode() in what
     ]
     assert found == []
+
+    # The same again, in this process: nothing is trained, and the outcome is the same.
+    assert json.loads(run_command("submit", spec, "--json").stdout) == outcome
+    assert json.loads(json.dumps(ipcnn_ray.submit(spec, progress=False).as_json())) == outcome

@@ -33,38 +33,6 @@ WILD = {"name": "wild", "set": {"train.learning_rate": 1.0e30}}
 
 
 @pytest.mark.slow
-def test_a_run_on_ray_equals_the_run_in_this_process(bench, ray_here, capfd):
-    spec, events = tiny("one"), EventLog()
-    outcome = bench.submit(spec, events, tags={"code.commit": "abc"})
-    (run,) = outcome.runs
-    assert (run.label, run.state, run.cause, run.origin, run.fresh) == ("run", "succeeded", "", "named", True)
-    assert outcome.best is run and outcome.control is None
-    assert events.events[0] == PhaseStarted("training", 1)
-    assert events.epochs() == [1, 2, 3] and events.ended() == ["run"]
-    result, folder = bench.train_in_process(spec)
-    assert equal_metrics(run.metrics, result.metrics)
-    assert equal_weights(bench.folder(spec), folder)
-    recorded = bench.recorded(spec)
-    assert recorded[""].state == recorded["run"].state == "succeeded"
-    assert recorded["run"].parent == recorded[""].handle == outcome.parent
-    assert recorded["run"].tags["code.commit"] == recorded[""].tags["code.commit"] == "abc"
-    assert recorded[""].tags["ipcnn.best"] == "run"
-    assert capfd.readouterr() == ("", "")  # Ray prints nothing
-
-    again = EventLog()
-    repeated = bench.submit(spec, again)
-    assert again.started() == set() and again.ended() == ["run"]
-    assert [one.fresh for one in repeated.runs] == [False]
-    assert repeated.runs[0].metrics == run.metrics
-
-    renewed = bench.submit(spec, events, fresh=True)
-    assert renewed.runs[0].fresh and renewed.parent != outcome.parent
-    assert equal_metrics(renewed.runs[0].metrics, run.metrics)
-    (archive,) = bench.folder(spec).parent.parent.glob(f"{experiment_id(spec)}.before-*")
-    assert (archive / "run" / "result.json").is_file()
-
-
-@pytest.mark.slow
 def test_a_search_is_relative_to_its_control_and_survives_a_failed_run(bench, ray_here, capfd):
     spec = tiny(
         "searched",
@@ -158,8 +126,9 @@ def test_an_experiment_is_trained_by_one_process_at_a_time(bench):
 
 
 @pytest.mark.slow
-def test_sigterm_stops_and_the_next_submission_resumes(bench, ray_here):
-    spec = tiny("stopped", train={"epochs": 5})
+def test_a_run_is_stopped_by_sigterm_resumed_repeated_and_renewed(bench, ray_here, capfd):
+    """In the end the runs, resumed or not, equal the same run in this process."""
+    spec = tiny("one", train={"epochs": 5})
     events = EventLog(epoch=2, action=lambda: signal.raise_signal(signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted):
@@ -170,14 +139,39 @@ def test_sigterm_stops_and_the_next_submission_resumes(bench, ray_here):
     assert not any(isinstance(event, RunEnded) for event in events.events)
     assert Attempts.read(bench.folder(spec)) == Attempts()  # no lost worker, no open attempt
 
-    again = EventLog()
-    outcome = bench.submit(spec, again)
-    assert min(again.epochs()) > 2
+    resuming = EventLog()
+    resumed = bench.submit(spec, resuming)
+    assert min(resuming.epochs()) > 2
     result, folder = bench.train_in_process(spec)
-    assert equal_metrics(outcome.runs[0].metrics, result.metrics)
+    assert equal_metrics(resumed.runs[0].metrics, result.metrics)
     assert equal_weights(bench.folder(spec), folder)
     assert bench.recorded(spec)["run"].state == "succeeded"
     assert math.isfinite(bench.recorded(spec)["run"].metrics["instability"])
+
+    again = EventLog()
+    repeated = bench.submit(spec, again)
+    assert again.started() == set() and again.ended() == ["run"]
+    assert [one.fresh for one in repeated.runs] == [False]
+    assert repeated.runs[0].metrics == resumed.runs[0].metrics
+
+    renewing = EventLog()
+    renewed = bench.submit(spec, renewing, fresh=True, tags={"code.commit": "abc"})
+    (run,) = renewed.runs
+    assert (run.label, run.state, run.cause, run.origin, run.fresh) == ("run", "succeeded", "", "named", True)
+    assert renewed.best is run and renewed.control is None
+    assert renewed.parent != resumed.parent
+    assert renewing.events[0] == PhaseStarted("training", 1)
+    assert renewing.epochs() == [1, 2, 3, 4, 5] and renewing.ended() == ["run"]
+    assert equal_metrics(run.metrics, result.metrics)
+    assert equal_weights(bench.folder(spec), folder)
+    recorded = bench.recorded(spec)
+    assert recorded[""].state == recorded["run"].state == "succeeded"
+    assert recorded["run"].parent == recorded[""].handle == renewed.parent
+    assert recorded["run"].tags["code.commit"] == recorded[""].tags["code.commit"] == "abc"
+    assert recorded[""].tags["ipcnn.best"] == "run"
+    (archive,) = bench.folder(spec).parent.parent.glob(f"{experiment_id(spec)}.before-*")
+    assert (archive / "run" / "result.json").is_file()
+    assert capfd.readouterr() == ("", "")  # Ray prints nothing
 
 
 def combined_by_hand(run: Mapping[str, float], control: Mapping[str, float]) -> float:
