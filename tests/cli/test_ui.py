@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,33 +89,62 @@ def test_an_experiment_that_is_not_recorded(home):
         run("shape")
 
 
-@pytest.mark.slow
-def test_the_browser_shows_the_view(home):
-    """MLflow's own server and page: the columns, their numbers, and the runs from good to bad, not folded."""
+class Server:
+    """`ipcnn ui shapes` in a process of its own."""
+
+    def __init__(self, home: Path) -> None:
+        # A process that a shell starts in the background ignores Ctrl-C.
+        heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        script = f"{heed}; import typer; from ipcnn_ray.cli.ui import ui; typer.run(ui)"
+        command = [sys.executable, "-c", script, "shapes", "--port", free_port()]
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("IPCNN_", "MLFLOW_"))}
+        env = {**kept, "IPCNN_HOME": str(home)}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    @functools.cached_property
+    def page(self) -> str:
+        """Address of the page of the view, once the server responds."""
+        assert self.process.stdout is not None
+        page = self.process.stdout.readline().split()[0]
+        wait_until_healthy(self.opener, page.partition("/#")[0], self.process)
+        return page
+
+    @property
+    def url(self) -> str:
+        return self.page.partition("/#")[0]
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp("served")
     recorded_experiment(home)
-    command = [sys.executable, "-m", "ipcnn_ray.cli.app", "ui", "shapes", "--port", free_port()]
+    server = Server(home)
+    yield server
+    server.kill()
+
+
+@pytest.mark.slow
+def test_the_browser_shows_the_view(served):
+    """MLflow's own server and page: the columns, their numbers, and the runs from good to bad, not folded."""
     with chromium() as browser:
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        try:
-            url = server.stdout.readline().split()[0]
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            wait_until_healthy(opener, url.partition("/#")[0], server)
-            page = browser.new_page(viewport={"width": 2000, "height": 900})
-            page.set_default_timeout(PATIENCE_MS)
-            page.goto(url)
-            page.wait_for_selector(".ag-center-cols-container .ag-row:nth-child(2)")
-            names = ["Run Name", "ipcnn.template", "combined", "val_error", "instability", "instability_center"]
-            heads = [text for text in left_to_right(page.locator(".ag-header-cell").all()) if text in names]
-            assert heads == names
-            rows = page.locator(".ag-center-cols-container .ag-row").all()
-            rows.sort(key=lambda row: int(row.get_attribute("row-index")))
-            assert [[text for text in left_to_right(row.locator(".ag-cell").all()) if text][-5:] for row in rows] == [
-                ["template narrow", "0.625", "0.25", "0.125", "0.0625"],
-                ["template plain", "1", "0.25", "0.125", "0.0625"],
-            ]
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait(60)
+        page = browser.new_page(viewport={"width": 2000, "height": 900})
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(served.page)
+        page.wait_for_selector(".ag-center-cols-container .ag-row:nth-child(2)")
+        names = ["Run Name", "ipcnn.template", "combined", "val_error", "instability", "instability_center"]
+        heads = [text for text in left_to_right(page.locator(".ag-header-cell").all()) if text in names]
+        assert heads == names
+        rows = page.locator(".ag-center-cols-container .ag-row").all()
+        rows.sort(key=lambda row: int(row.get_attribute("row-index")))
+        assert [[text for text in left_to_right(row.locator(".ag-cell").all()) if text][-5:] for row in rows] == [
+            ["template narrow", "0.625", "0.25", "0.125", "0.0625"],
+            ["template plain", "1", "0.25", "0.125", "0.0625"],
+        ]
 
 
 def left_to_right(elements: list[object]) -> list[str]:
@@ -143,42 +175,30 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_the_ui_serves_the_record_and_ends_with_its_process(home):
-    tracker = MlflowTracker(f"sqlite:///{home}/mlflow.db", str(home / "artifacts"))
-    tracker.prepare("single")
-    tracker.open_parent("single", "single-87654321")
-    # A process that a shell starts in the background ignores Ctrl-C.
-    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    script = f"{heed}; import typer; from ipcnn_ray.cli.ui import ui; typer.run(ui)"
-    servers = {}
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def test_the_ui_serves_the_record_and_ends_with_its_process(served, home):
+    """The server of the browser ends with SIGTERM, which is why this test comes after that one; another with Ctrl-C."""
+    tracker = recorded_experiment(home)
+    other = Server(home)
     try:
-        probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-        for number, probe in zip((signal.SIGINT, signal.SIGTERM), probes, strict=True):
-            command = [sys.executable, "-c", script, "--port", str(probe.getsockname()[1])]
-            probe.close()
-            servers[number] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        for number, child in servers.items():
-            assert child.stdout is not None
-            url = child.stdout.readline().split()[0]
-            wait_until_healthy(opener, url, child)
-            assert b"<title>MLflow</title>" in opener.open(url, timeout=30).read()
-            remote = MlflowTracker(url)
-            assert remote.experiments() == ["single"]
-            (run,) = remote.find("single")
+        for number, server in {signal.SIGTERM: served, signal.SIGINT: other}.items():
+            assert b"<title>MLflow</title>" in server.opener.open(server.url, timeout=30).read()
+            remote = MlflowTracker(server.url)
+            assert remote.experiments() == tracker.experiments() == ["shapes"]
+            narrow, *_ = remote.find("shapes", "shapes-22222222-narrow")
+            before = narrow.metrics
             for _ in range(2):
-                remote.attach(run.handle).log_metrics([{"epoch": 1.0, "val_error": 0.5}])
-            assert remote.find("single")[0].metrics == {"epoch": 1.0, "val_error": 0.5}
-            family = [child.pid, *children(child.pid)]
-            child.send_signal(number)
-            child.wait(60)
+                remote.attach(narrow.handle).log_metrics([{"epoch": 2.0, "val_loss": 0.5}])
+            now = remote.find("shapes", "shapes-22222222-narrow")[0].metrics
+            assert now == {**before, "epoch": 2.0, "val_loss": 0.5}
+            process = server.process
+            family = [process.pid, *children(process.pid)]
+            process.send_signal(number)
+            process.wait(60)
             assert [pid for pid in family if Path(f"/proc/{pid}").exists()] == []
             with pytest.raises(OSError, match="refused"):
-                opener.open(url, timeout=5)
+                server.opener.open(server.url, timeout=5)
     finally:
-        for child in servers.values():
-            child.kill()
-            child.communicate()
+        other.kill()
 
 
 def wait_until_healthy(opener: urllib.request.OpenerDirector, url: str, child: subprocess.Popen[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import ray.autoscaler
 import yaml
 from packaging.requirements import Requirement
 from ray.autoscaler._private import commands
+from ray.autoscaler._private.aws import node_provider
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.aws.utils import resource_cache
 from ray.autoscaler._private.util import prepare_config, validate_config
@@ -48,6 +50,8 @@ def aws(tmp_path_factory) -> Iterator[None]:
             patch.delenv(name)
         patch.setenv("AWS_ACCESS_KEY_ID", "testing")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        types_in = functools.cache(node_provider.list_ec2_instances)  # the pretended Amazon takes seconds to list them
+        patch.setattr(node_provider, "list_ec2_instances", lambda region, credentials=None: types_in(region))
         resource_cache.cache_clear()
         with moto.mock_aws():
             yield

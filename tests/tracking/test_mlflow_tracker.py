@@ -350,7 +350,7 @@ def prepare_and_open(tracker: MlflowTracker) -> None:
 def together(target: Any, arguments: list[tuple[Any, ...]]) -> None:
     """Run in processes of their own at the same time; all must end well. They share one import of mlflow."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlflow"])
+    context.set_forkserver_preload(["mlflow.store.tracking.sqlalchemy_store"])
     processes = [context.Process(target=target, args=args) for args in arguments]
     for process in processes:
         process.start()
