@@ -25,7 +25,8 @@ AUTO, FLOAT32 = (tiny(train={"precision": precision}) for precision in ("auto", 
 ROUNDING = 2.0**-8
 """Largest relative error of a number that is rounded to bfloat16."""
 BOUND = 4 * ROUNDING
-"""Relative, of the losses in training in the three epochs of a tiny run."""
+"""Relative, of the losses in training in the first epoch of a tiny run. Later a peak that has moved by one cell, or a
+filter that has taken another step, is more than rounding."""
 LOSSES = ("train_loss", "filter_loss")
 
 
@@ -86,18 +87,17 @@ def test_where_there_is_none_and_where_float32_is_asked_for_the_run_is_in_float3
         assert (bench.weights(str(it)), bench.record.history) == in_float32
 
 
-def test_a_run_in_bfloat16_is_that_in_float32_up_to_rounding(in_bfloat16, in_float32):
-    (weights, history), (weights32, history32) = in_bfloat16, in_float32
+def test_the_first_epoch_in_bfloat16_is_that_in_float32_up_to_rounding(in_bfloat16, in_float32):
+    (weights, (one, *_)), (weights32, (other, *_)) = in_bfloat16, in_float32
     assert weights != weights32
-    for one, other in zip(history, history32, strict=True):
-        assert {name: one[name] for name in LOSSES} == pytest.approx({name: other[name] for name in LOSSES}, rel=BOUND)
+    assert {name: one[name] for name in LOSSES} == pytest.approx({name: other[name] for name in LOSSES}, rel=BOUND)
     assert all(tensor.dtype == torch.float32 for tensor in load(weights).values())
 
 
 def test_a_run_in_bfloat16_ends_nearer_to_that_in_float32_than_another_seed(bench, in_bfloat16, in_float32):
     bench.run(FLOAT32.model_copy(update={"seed": 1}))
     end, end32, other = in_bfloat16[1][-1], in_float32[1][-1], bench.record.history[-1]
-    for name in ("val_loss", "instability"):
+    for name in ("filter_loss", "val_loss", "instability"):
         assert abs(end[name] - end32[name]) < abs(other[name] - end32[name]), name
 
 
