@@ -63,9 +63,10 @@ def here(monkeypatch) -> list[list[int]]:
     return calls
 
 
-def as_told(request: RunRequest, photos: Path) -> list[dict]:
+@pytest.fixture(scope="module")
+def as_told(request_: RunRequest, photos: Path) -> list[dict]:
     """The predictions of this process, as Parquet has them."""
-    told = list(predict(final_model(request)[0], find_images([str(photos)])))
+    told = list(predict(final_model(request_)[0], find_images([str(photos)])))
     return pyarrow.parquet.read_table(io.BytesIO(to_parquet(told))).to_pylist()
 
 
@@ -90,7 +91,7 @@ def test_a_parquet_file_has_what_explain_says(request_, photos):
 
 
 def test_a_folder_is_complete_or_not_there_and_the_missing_parts_are_added(
-    request_, photos, tmp_path, here, monkeypatch
+    request_, photos, as_told, tmp_path, here, monkeypatch
 ):
     out, images, seen = tmp_path / "out", find_images([str(photos)]), []
     put = PredictionFolder.put
@@ -112,7 +113,7 @@ def test_a_folder_is_complete_or_not_there_and_the_missing_parts_are_added(
     names = ["_predictions.json", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
     assert sorted(path.name for path in out.iterdir()) == names and list(tmp_path.iterdir()) == [out]
     assert json.loads((out / "_predictions.json").read_text()) == json.loads(json.dumps(asdict(summary)))
-    assert rows_of(out) == as_told(request_, photos)
+    assert rows_of(out) == as_told
     assert summary.images == 300 and sum(summary.decisions.values()) == 298 and summary.parts == 3
     assert [(Path(one["image"]).name, one["error"]) for one in summary.failed] == [
         ("0005.png", "is not an image"),
@@ -169,7 +170,7 @@ def test_another_model_of_the_same_name_is_another_request(request_, photos, tmp
     assert predict_on_ray(request_, images, str(tmp_path / "new")).digest != one.digest
 
 
-def test_to_and_from_a_bucket(request_, photos, tmp_path, here, fake_s3):
+def test_to_and_from_a_bucket(request_, photos, as_told, tmp_path, here, fake_s3):
     fake_s3.objects = {f"in/{path.name}": path.read_bytes() for path in sorted(photos.iterdir())[:7]}
     images = find_images(["s3://bucket/in"])
     summary = predict_on_ray(request_, images, "s3://bucket/said/new")
@@ -179,7 +180,7 @@ def test_to_and_from_a_bucket(request_, photos, tmp_path, here, fake_s3):
     said = sorted(key for key in fake_s3.objects if key.startswith("said"))
     assert said == ["said/new/_predictions.json", "said/new/part-00000.parquet"]
     rows = pyarrow.parquet.read_table(io.BytesIO(fake_s3.objects[said[1]])).to_pylist()
-    expected = as_told(request_, photos)[:7]
+    expected = as_told[:7]
     assert [row["image"] for row in rows] == [f"s3://bucket/in/{number:04}.png" for number in range(7)]
     # the batch is the first seven of sixteen
     for row, other in zip(rows, expected, strict=True):
@@ -190,12 +191,12 @@ def test_to_and_from_a_bucket(request_, photos, tmp_path, here, fake_s3):
 
 
 @pytest.mark.slow
-def test_on_ray_the_numbers_are_those_of_this_process(ray_here, request_, photos, tmp_path, capfd):
+def test_on_ray_the_numbers_are_those_of_this_process(ray_here, request_, photos, as_told, tmp_path, capfd):
     seen = []
     summary = predict_on_ray(
         request_, find_images([str(photos)]), str(tmp_path / "out"), workers=2, progress=lambda *c: seen.append(c)
     )
-    assert rows_of(tmp_path / "out") == as_told(request_, photos)
+    assert rows_of(tmp_path / "out") == as_told
     assert summary.images == 300 and len(summary.failed) == 2 and summary.parts == 3
     assert seen[-1] == (300, 300) and len(seen) == 3
     assert capfd.readouterr().out == ""  # where JSON for scripts is

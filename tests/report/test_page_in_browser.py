@@ -54,8 +54,9 @@ class Opened:
         return [card.locator("p b").first.inner_text() for card in cards]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def opened(browser, file) -> Iterator[Opened]:
+    """The page, which takes seconds to open. Tests leave it as they find it."""
     found = Opened(browser, file)
     yield found
     assert found.problems == []
@@ -65,7 +66,7 @@ def opened(browser, file) -> Iterator[Opened]:
 
 def test_the_cards_are_sorted(opened):
     assert opened.order() == ["1", "2", "0"]
-    for by, wanted in {"instability": "102", "fires": "012", "filter": "012", "tracking": "120"}.items():
+    for by, wanted in {"instability": "102", "fires": "012", "filter": "012", "tracking": "120"}.items():  # as before
         opened.page.locator(".sort select").first.select_option(by)
         assert opened.order() == list(wanted), by  # filter 2 has no instability: it comes last
 
@@ -80,6 +81,8 @@ def test_one_run_is_open_at_a_time(opened):
         "1 follows head",
         "0 follows nothing",
     ]
+    first.locator("summary").click()
+    assert (first.get_attribute("open"), second.get_attribute("open")) == ("", None)
 
 
 def test_a_click_enlarges_and_escape_closes(opened):
