@@ -72,6 +72,7 @@ def test_networks_of_torchvision(network, cut, size):
 
 def test_the_receptive_fields_of_a_network_of_ones_own():
     """The pixels that change one cell, found by changing each; the module stays in its mode."""
+    torch.manual_seed(1)  # with some weights both filters are 0 in the cell, and no pixel changes it
     net = nn.Sequential(nn.Conv2d(1, 2, 3, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)).train()
     field = receptive_field(net)
     assert net.training and net[1].training
