@@ -97,7 +97,7 @@ class InterpretableNet(nn.Module):
         channels = 3
         for block in blocks:
             module = trunk[block.name] if block.row is None else _build_module(channels, block.channels, block.row)
-            self.body[_key(block.name)] = _allocated(module, device)
+            self.body[_key(block.name)] = module.to_empty(device=device)
             channels = block.channels
         self.body.eval()
         pooled_side = map_side(blocks[-1].side, [window(network.head_pool)])
@@ -111,7 +111,7 @@ class InterpretableNet(nn.Module):
             self.head["global_pool"], self.head["drop"] = GlobalPool(head), SampleDropout(dropout, "global_pool")
         first = 1 if network.trunk else int(blocks[-1].name.removeprefix("conv").split("_")[0]) + 1
         for number, out in enumerate((*hidden, categories), start=first):
-            self.head[f"fc{number}"] = _allocated(nn.Linear(width, out, device="meta"), device)
+            self.head[f"fc{number}"] = nn.Linear(width, out, device="meta").to_empty(device=device)
             if number < first + len(hidden):
                 self.head[f"drop{number}"] = SampleDropout(dropout, f"fc{number}")
             width = out
@@ -285,18 +285,6 @@ def _key(name: str) -> str:
 
 def _has_parameters(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
-
-
-def _allocated(module: nn.Module, device: torch.device | str) -> nn.Module:
-    """Move a module from the meta device to another one, as `Module.to_empty` does, for which torch imports sympy: a
-    second."""
-    for layer in module.modules():
-        for name, weight in list(layer.named_parameters(recurse=False)):
-            empty = torch.empty(weight.shape, dtype=weight.dtype, device=device)
-            setattr(layer, name, nn.Parameter(empty, requires_grad=weight.requires_grad))
-        for name, buffer in list(layer.named_buffers(recurse=False)):
-            setattr(layer, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
-    return module
 
 
 def _build_module(channels: int, out: int, row: Layer) -> nn.Module:

@@ -39,7 +39,6 @@ from ipcnn_ray.train.evaluate import check_metrics, evaluate
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.filter_term import filter_terms, set_widening
 from ipcnn_ray.train.final_model import fit_template
-from ipcnn_ray.train.optimizers import make_optimizer
 from ipcnn_ray.train.run_dir import (
     FILTERS_FILE,
     MEAN_KEY,
@@ -373,5 +372,5 @@ def _optimizer(spec: ExperimentSpec, net: InterpretableNet, loaded: LoadReport |
     )
     fused = True if spec.compute.speed == "fast" else None  # None: torch's choice, which has other bytes than fused
     if train.optimizer == "adamw":
-        return make_optimizer(torch.optim.AdamW, groups, lr=train.learning_rate, fused=fused)
-    return make_optimizer(torch.optim.SGD, groups, lr=train.learning_rate, momentum=train.momentum, fused=fused)
+        return torch.optim.AdamW(groups, lr=train.learning_rate, fused=fused)
+    return torch.optim.SGD(groups, lr=train.learning_rate, momentum=train.momentum, fused=fused)
