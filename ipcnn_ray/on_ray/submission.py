@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import nan
@@ -29,7 +28,7 @@ from ipcnn_ray.spec.loader import Loaded, Source
 from ipcnn_ray.spec.runs import Run, experiment_id, resolved_yaml
 from ipcnn_ray.spec.search import COMBINED, Combined, Search, SpaceSearch, metric_info
 from ipcnn_ray.tracking import RETRY_S, open_tracker
-from ipcnn_ray.tracking.buffered_tracker import RETRY_PAUSE_S
+from ipcnn_ray.tracking.buffered_tracker import retry
 from ipcnn_ray.tracking.lineage import lineage
 from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.tracking.storage import is_url, join_path, preflight
@@ -151,20 +150,20 @@ def run_submission(
 
 
 def prepare_record(tracker: Tracker, experiment: str, listener: Listener, timeout: float) -> None:
-    """Prepare the record of an experiment. Wait for a tracking server that does not respond, as one that restarts, for
-    at most `timeout` seconds; then raise UnreachableError."""
-    end, told = time.monotonic() + timeout, False
-    while True:
-        try:
-            return tracker.prepare(experiment, description=EXPERIMENT_DESCRIPTION)
-        except UnreachableError as error:
-            if time.monotonic() >= end:
-                raise
-            if not told:
-                fact = str(error).partition("\n")[0]
-                listener(Warned(f"{fact}; tried again for {timeout / 60:.0f} min"))
-                told = True
-        time.sleep(min(RETRY_PAUSE_S, max(0.0, end - time.monotonic())))
+    """Prepare the record of an experiment. If the tracking server does not respond, as one that restarts, try again for
+    `timeout` seconds. Raises UnreachableError."""
+
+    def prepare() -> None:
+        tracker.prepare(experiment, description=EXPERIMENT_DESCRIPTION)
+
+    try:
+        return prepare()
+    except UnreachableError as error:
+        if not timeout:
+            raise
+        fact = str(error).partition("\n")[0]
+        listener(Warned(f"{fact}; tried again for {timeout / 60:.0f} min"))
+    retry(prepare, timeout)
 
 
 def check_shared(paths: Paths, env: Mapping[str, str]) -> None:

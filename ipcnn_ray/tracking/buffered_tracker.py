@@ -146,15 +146,19 @@ class BufferedTracker:
         self._unavailable_until = time.monotonic() + BACKOFF_S
 
     def retry(self, request: Callable[[], Result]) -> Result:
-        """Repeat a request while the server is unreachable, for at most `timeout` seconds."""
-        end = time.monotonic() + self.timeout
-        while True:
-            try:
-                return request()
-            except UnreachableError:
-                if time.monotonic() > end:
-                    raise
-            time.sleep(RETRY_PAUSE_S)
+        return retry(request, self.timeout)
+
+
+def retry(request: Callable[[], Result], timeout: float) -> Result:
+    """Repeat a request while the server is unreachable, for at most `timeout` seconds."""
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            return request()
+        except UnreachableError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(RETRY_PAUSE_S)
 
 
 class _BufferedRun:

@@ -293,7 +293,7 @@ class Restarting:
 
 
 def test_a_job_waits_for_a_tracking_server_that_restarts_and_a_person_does_not(monkeypatch):
-    monkeypatch.setattr("ipcnn_ray.on_ray.submission.RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr("ipcnn_ray.tracking.buffered_tracker.RETRY_PAUSE_S", 0.01)
     record, events = Restarting(refused=2), []
     prepare_record(record, "waits", events.append, timeout=1800)
     assert record.requests == ["waits"] * 3
