@@ -66,12 +66,8 @@ def opened(browser, file) -> Iterator[Opened]:
 
 def test_the_cards_are_sorted(opened):
     assert opened.order() == ["1", "2", "0"]
-    for by, wanted in {
-        "instability": "102",
-        "fires": "012",
-        "filter": "012",
-        "tracking": "120",
-    }.items():  # ends as it began
+    # The last order is that of the beginning.
+    for by, wanted in {"instability": "102", "fires": "012", "filter": "012", "tracking": "120"}.items():
         opened.page.locator(".sort select").first.select_option(by)
         assert opened.order() == list(wanted), by  # filter 2 has no instability: it comes last
 
