@@ -192,12 +192,31 @@ class SampleDropout(nn.Module):
         self.name = name
         self._seed: int | None = None
         self._rows = (0, 0)
+        self._like: tuple[torch.Size, torch.device] | None = None
+        self._ahead: Tensor | None = None
 
     def set_step(self, seed: int, epoch: int, step: int, first_row: int, rows_total: int) -> None:
         """Set the next step, and this worker's first row in its global batch of `rows_total` images."""
         text = f"dropout {seed} {epoch} {step} {self.name}".encode()
         self._seed = int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
         self._rows = (first_row, rows_total)
+        if self._ahead is not None:
+            self._draw(self._ahead)
+
+    def draw_ahead(self, ahead: bool) -> None:
+        """Draw in `set_step`, into memory that stays where it is, and no longer in `forward`; or the other way again.
+
+        A CUDA graph repeats the kernels of a `forward` with the seed that they had. The numbers are the same. Their
+        shape is that of the last `forward`, and those of the current step are drawn at once.
+        """
+        self._ahead = None
+        if ahead and self._like is not None:
+            shape, device = self._like
+            self._ahead = self._draw(torch.empty(shape, device=device))
+
+    def _draw(self, out: Tensor) -> Tensor:
+        assert self._seed is not None
+        return out.uniform_(generator=torch.Generator(out.device).manual_seed(self._seed))
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
@@ -207,8 +226,10 @@ class SampleDropout(nn.Module):
         first, total = self._rows
         if not 0 <= first <= total - len(x):
             raise ValueError(f"rows {first} to {first + len(x)} are outside a global batch of {total} images")
-        generator = torch.Generator(x.device).manual_seed(self._seed)
-        drawn = torch.rand((total, *x.shape[1:]), generator=generator, device=x.device)
+        drawn = self._ahead
+        if drawn is None:
+            drawn = self._draw(torch.empty(total, *x.shape[1:], device=x.device))
+            self._like = drawn.shape, drawn.device
         keep = drawn[first : first + len(x)] >= self.p
         return x * keep / (1 - self.p)
 

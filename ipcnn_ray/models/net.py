@@ -244,6 +244,12 @@ class InterpretableNet(nn.Module):
             if isinstance(module, SampleDropout):
                 module.set_step(seed, epoch, step, first_row, rows_total)
 
+    def draw_ahead(self, ahead: bool) -> None:
+        """Draw the numbers of dropout in `set_step`, or no longer: see `SampleDropout.draw_ahead`."""
+        for module in self.head.values():
+            if isinstance(module, SampleDropout):
+                module.draw_ahead(ahead)
+
     @property
     def convs(self) -> tuple[str, ...]:
         """Names of the layers of the body that have weights, lowest first."""

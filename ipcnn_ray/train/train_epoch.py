@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from ipcnn_ray.spec.training import Train
 from ipcnn_ray.train.diversity_term import DiversityTerm
 from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.runtime import Runtime
+from ipcnn_ray.train.step_graph import StepGraph
 
 
 class StepLoss(NamedTuple):
@@ -98,12 +100,14 @@ def train_epoch(
     *,
     diversity: DiversityTerm | None = None,
     bfloat16: bool = False,
+    graph: StepGraph | None = None,
 ) -> dict[str, float]:
     """Train one epoch and return its metrics, computed before each step's update: see `run_metrics`.
 
     Args:
         model: The network of `inputs` as the runtime wraps it.
         bfloat16: Run the trained layers under autocast. Losses are always float32.
+        graph: Replays steps.
 
     Raises TrainingError if the training split is smaller than a batch, or a loss is not finite.
     """
@@ -123,28 +127,34 @@ def train_epoch(
     first_row = runtime.rank * (batch_size // runtime.world_size)
     augment = spec.data.augment if spec.data.augment and spec.data.augment.active else None
     draws_ID = draws(len(items), spec.seed, epoch) if augment else None
+
+    def train_step(rows: Tensor, label_N: Tensor) -> Tensor:
+        """Update the parameters, and return the last three of `StepLoss` and the sum of the wrong shares, float64."""
+        with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bfloat16):
+            output = model(rows, from_features=True, full=True)
+        loss = step_loss(output, label_N, terms, epoch, batch_size, runtime, form, diversity)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss.total)
+        for term in terms.values():
+            term.after_backward(runtime)
+        optimizer.step()
+        wrong = wrong_share(output.logits_NL.detach().float(), label_N, form).sum()
+        return torch.stack([*loss[1:], wrong]).double()
+
     steps: list[Tensor] = []
     net.train()
-    with inputs.loader(parts, crops=augment is not None) as loader:
-        for step, batch in enumerate(loader):
-            runtime.report_progress(f"training epoch {epoch}", step, len(parts), "steps")
-            net.set_step(spec.seed, epoch, step, first_row, batch_size)
-            label_N = batch.labels
-            if augment and draws_ID is not None:
-                rows = inputs.augmented_input(batch, draws_ID[numbers[step]], augment)
-            else:
-                rows = inputs.net_input(batch)
-            with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bfloat16):
-                output = model(rows, from_features=True, full=True)
-            loss = step_loss(output, label_N, terms, epoch, batch_size, runtime, form, diversity)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss.total)
-            for term in terms.values():
-                term.after_backward(runtime)
-            optimizer.step()
-            wrong = wrong_share(output.logits_NL.detach().float(), label_N, form).sum()
-            steps.append(torch.stack([*loss[1:], wrong]).double())
-    means = _epoch_means(runtime.gather(torch.stack(steps)).cpu(), epoch, batch_size, optimizer, terms, diversity)
+    with graph.epoch(train_step) if graph else nullcontext(train_step) as run:
+        with inputs.loader(parts, crops=augment is not None) as loader:
+            for step, batch in enumerate(loader):
+                runtime.report_progress(f"training epoch {epoch}", step, len(parts), "steps")
+                net.set_step(spec.seed, epoch, step, first_row, batch_size)
+                if augment and draws_ID is not None:
+                    rows = inputs.augmented_input(batch, draws_ID[numbers[step]], augment)
+                else:
+                    rows = inputs.net_input(batch)
+                steps.append(run(rows, batch.labels))
+        all_WS4 = runtime.gather(torch.stack(steps)).cpu()
+    means = _epoch_means(all_WS4, epoch, batch_size, optimizer, terms, diversity)
     images_per_second = len(parts) * batch_size / (time.perf_counter() - start)
     return {"epoch": float(epoch), **means, "learning_rate": rate, "images_per_second": images_per_second}
 

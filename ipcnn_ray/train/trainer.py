@@ -54,6 +54,7 @@ from ipcnn_ray.train.run_metadata import Cached, RunRequest, lineage_tags, run_d
 from ipcnn_ray.train.run_metrics import evaluation_metrics, summary
 from ipcnn_ray.train.runtime import Runtime, StopRun, failure_cause, format_error
 from ipcnn_ray.train.speed import has_bfloat16, kernels, laid_out
+from ipcnn_ray.train.step_graph import step_graph
 from ipcnn_ray.train.system_metrics import system_metrics
 from ipcnn_ray.train.train_epoch import train_epoch, warm_up_ddp
 
@@ -148,6 +149,7 @@ class Trainer:
         self.optimizer = _optimizer(spec, self.net, self.loaded)
         self.filter_terms = filter_terms(spec, template, self.net, _category_shares(store))
         self.diversity = diversity_term(spec.loss)
+        self.graph = step_graph(spec, runtime, self.net, self.optimizer, self.filter_terms)
         self.bfloat16 = spec.train.precision == "auto" and all(self._gather_int(has_bfloat16(device)))
         """Whether the trained layers run under bfloat16 autocast. A checkpoint says so for a resumed run."""
 
@@ -270,6 +272,7 @@ class Trainer:
                 epoch,
                 diversity=self.diversity,
                 bfloat16=bfloat16,
+                graph=self.graph,
             )
             metrics |= widening
         if epoch % spec.eval.every == 0 or epoch == spec.train.epochs:

@@ -45,19 +45,20 @@ PARTS: dict[str, tuple[str, float, tuple[str, ...]]] = {
     "throughput": ("speed", 120, ()),
     "pipeline": ("speed", 45, ()),
     "profile": ("steps", 60, ()),
-    "fast": ("steps", 75, ()),
-    "grid": ("steps", 60, ()),
+    "fast": ("steps", 90, ()),
+    "grid": ("steps", 100, ()),
     "concurrency": ("speed", 75, ()),
     "waits": ("waits", 60, ()),
     "agreement": ("agreement", 90, ()),
     "nccl": ("training", 45, ()),
     "resume": ("training", 90, ()),
+    "graphs": ("training", 90, ()),
     "ray": ("training", 150, ("ray", "mlflow", "optuna")),
     "voc": ("photographs", 600, ()),
 }
 """Part -> its module, the most seconds that it may take, and the packages that it needs beside the common ones; the
 most important timing first."""
-SIDE_BY_SIDE = ("waits", "agreement", "nccl", "resume", "ray")
+SIDE_BY_SIDE = ("waits", "agreement", "nccl", "resume", "graphs", "ray")
 """Parts whose rows are no timings."""
 SIDE_BY_SIDE_SHARE = 0.4
 """Share of the time that is kept for them, at most what the longest of them may take."""

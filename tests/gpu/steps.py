@@ -1,5 +1,5 @@
-"""What a training step does on the device, before and after of what makes it faster (fast kernels, a replayed graph),
-and how long the paper's grid would take."""
+"""What a training step does on the device, what makes it faster (fast kernels, replayed graphs), and how long the
+paper's grid would take."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_tools import alternate, initialized, spec_of, training_step
+from bench_tools import alternate, initialized, spec_of
+from fakes.recorded_graph import RecordedGraphs
 from fakes.training import Bench, tiny
 from input_pipeline import make_store, stored
 from rows import goal, number, within
@@ -26,6 +27,7 @@ from ipcnn_ray.train.evaluate import evaluate
 from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items
 from ipcnn_ray.train.runtime import Runtime
 from ipcnn_ray.train.speed import has_bfloat16, kernels
+from ipcnn_ray.train.step_graph import CudaGraphs, Graphs, StepGraph
 from ipcnn_ray.train.train_epoch import train_epoch
 
 OUT = "IPCNN_GPU_OUT"
@@ -37,6 +39,14 @@ CASES = {
     "compact": ("compact", 32, None),
 }
 """Name -> network, batch size, and the layer that is frozen through, whose outputs are cached."""
+FAST_CASES = {
+    "alexnet": ("alexnet", 128, None, 10),
+    "alexnet from conv3": ("alexnet", 128, "conv3", 28),
+    "vgg16": ("vgg16", 32, None, 10),
+    "vgg16 from conv5_2": ("vgg16", 32, "conv5_2", 28),
+    "compact": ("compact", 32, None, 56),
+}
+"""As `CASES`, with the steps of an epoch."""
 HEAVIEST = 10
 FAST_BOUND = 2e-2
 """Largest relative difference of the losses of a tiny run in float32 with `compute.speed: fast`."""
@@ -68,10 +78,19 @@ def profile(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
 
 
 def epochs(
-    network: str, batch: int, steps: int, device: str, folder: Path, frozen: str | None = None
+    network: str,
+    batch: int,
+    steps: int,
+    device: str,
+    folder: Path,
+    frozen: str | None = None,
+    *,
+    speed: str = "exact",
+    graphs: Graphs | None = None,
 ) -> Callable[[], None]:
-    """A call that trains one epoch of so many steps, as the package runs it."""
-    spec = spec_of(network, 400, batch)
+    """A call that trains one epoch of so many steps, as the package runs it. It raises RuntimeError if the steps of
+    `graphs` were given up."""
+    spec = spec_of(network, 400, batch).model_copy(update={"compute": Compute(speed=speed)})
     make_store(folder, batch * steps, spec.model.table.image_size)
     store = stored(folder)
     net, terms, optimizer = initialized(spec, torch.device(device), frozen)
@@ -79,10 +98,13 @@ def epochs(
     if frozen:
         inputs.use_cache(folder, distinct_items(store.train_items))
     bfloat16 = has_bfloat16(torch.device(device))
+    graph = StepGraph(net, optimizer, terms, graphs) if graphs else None
 
     def train() -> None:
         with kernels(spec):
-            train_epoch(net, inputs, optimizer, terms, Runtime(device), spec, 1, bfloat16=bfloat16)
+            train_epoch(net, inputs, optimizer, terms, Runtime(device), spec, 1, bfloat16=bfloat16, graph=graph)
+        if graph and graph.given_up:
+            raise RuntimeError(graph.given_up)
 
     return train
 
@@ -159,28 +181,35 @@ def _keep_tables(name: str, profiler: torch.profiler.profile, averages: Any, dev
 
 
 def fast(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
-    """`compute.speed: fast` against `exact`: the losses of a tiny run, and the time of a step, also as a graph that is
-    captured once and replayed. A graph cannot hold the dropout, which makes a generator of random numbers in each step,
-    so the graph is compared with steps without it."""
+    """`compute.speed: fast` against `exact`: the losses of a tiny run, and the time of a step in an epoch, with a graph
+    and without it. On a CPU a graph repeats operators of Python: its time says nothing."""
     rows = _fast_losses(device)
-    for network, batch in [("compact", 8)] if small else [("alexnet", 128), ("vgg16", 32), ("compact", 32)]:
-        steps = {speed: step(network, batch, device, speed) for speed in ("exact", "fast")}
-        if device == "cuda":
-            steps["fast, no dropout"] = step(network, batch, device, "fast", dropout=False)
-            try:
-                steps["the same, replayed"] = replayed(steps["fast, no dropout"])
-            except RuntimeError as error:
-                rows.append(number(f"{network}: a graph of the step", f"no: {str(error).splitlines()[0][:60]}"))
-        times = alternate(steps, 3 if small else 15, torch.device(device), warm_up=3)
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        for name, median in medians.items():
-            rows.append(number(f"{network} batch {batch}: step, {name}", f"{median * 1e3:.3f} ms"))
-            if name != "exact":
-                rows.append(number(f"{network} batch {batch}: exact / {name}", f"{medians['exact'] / median:.3f}"))
-        del steps
+    cases = {"compact": ("compact", 8, None, 6)} if small else FAST_CASES
+    for name, (network, batch, frozen, steps) in cases.items():
+        with tempfile.TemporaryDirectory() as folder:
+            calls = {
+                what: epochs(network, batch, steps, device, Path(folder), frozen, speed=speed, graphs=graphs)
+                for what, speed, graphs in (
+                    ("exact", "exact", None),
+                    ("fast without a graph", "fast", None),
+                    ("fast", "fast", graphs_of(device)),
+                )
+            }
+            times = alternate(calls, 1 if small else 5, torch.device(device), warm_up=1)
+        medians = {what: statistics.median(values) / steps for what, values in times.items()}
+        for what, median in medians.items():
+            rows.append(number(f"{name}, batch {batch}: step, {what}", f"{median * 1e3:.3f} ms"))
+            if what != "exact":
+                rows.append(number(f"{name}, batch {batch}: exact / {what}", f"{medians['exact'] / median:.3f}"))
+        del calls
         if device == "cuda":
             torch.cuda.empty_cache()
     return rows
+
+
+def graphs_of(device: str) -> Graphs:
+    """Graphs of the device; of a CPU the stand-in."""
+    return CudaGraphs(torch.device(device, 0)) if device == "cuda" else RecordedGraphs()
 
 
 def _fast_losses(device: str) -> list[dict[str, Any]]:
@@ -195,48 +224,38 @@ def _fast_losses(device: str) -> list[dict[str, Any]]:
     return [within(f"fast: {name}", abs(fast[name] / exact[name] - 1), FAST_BOUND) for name in names]
 
 
-def step(network: str, batch: int, device: str, speed: str, *, dropout: bool = True) -> Callable[[], None]:
-    spec = spec_of(network, 400, batch).model_copy(update={"compute": Compute(speed=speed)})
-    bfloat16 = has_bfloat16(torch.device(device))
-    return training_step(spec, torch.device(device), bfloat16=bfloat16, dropout=dropout)
-
-
-def replayed(run: Callable[[], None]) -> Callable[[], None]:
-    """A call that replays a step, captured as a CUDA graph after three steps beside it."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
-
-
-def grid(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
+def grid(device: str, small: bool, seconds: float) -> Iterator[dict[str, Any]]:
     """The paper's grid (4 networks, 6 animals, 5 templates), one run after the other, from measured images per second
     of training and evaluation: whole networks, L1 template and filter loss."""
-    rows, total = [], 0.0
-    for network, batch in {"compact": 8}.items() if small else GRID_BATCHES.items():
-        steps = 1 if small else 10
-        with tempfile.TemporaryDirectory() as folder:
-            train = epochs(network, batch, steps, device, Path(folder))
-            train()
-            trained = batch * steps / timed(train, device)
-            spec, store = spec_of(network, 400, batch), stored(Path(folder))
-            net, _, _ = initialized(spec, torch.device(device))
-            inputs = InputPipeline(store, net, spec.model.table.input_scale, torch.device(device))
-            plan = EvaluationPlan.of(store, "all")
-            measure = partial(evaluate, inputs, plan, spec, Runtime(device), epoch=1)
-            with kernels(spec):
-                measure()
-                evaluated = len(plan.items) / timed(measure, device)
-        if device == "cuda":
-            torch.cuda.empty_cache()
-        taken = ANIMALS * GRID_TEMPLATES * GRID_EPOCHS * (TRAINED / trained + EVALUATED / evaluated) / 60
-        total += taken
-        rows.append(number(f"{network}, batch {batch}: trained, evaluated", f"{trained:.0f}, {evaluated:.0f} images/s"))
-        rows.append(number(f"{network}: 30 runs of {GRID_EPOCHS} epochs", f"{taken:.1f} min"))
-    return [*rows, goal("the paper's grid, one run at a time", total, 60, unit=" min", at_most=True)]
+    networks = {"compact": 8} if small else GRID_BATCHES
+    for speed in ("exact", "fast"):
+        total = 0.0
+        for network, batch in networks.items():
+            trained, evaluated = _rates(network, batch, 1 if small else 10, device, speed)
+            taken = ANIMALS * GRID_TEMPLATES * GRID_EPOCHS * (TRAINED / trained + EVALUATED / evaluated) / 60
+            total += taken
+            rates = f"{trained:.0f}, {evaluated:.0f} images/s"
+            yield number(f"{speed}, {network}, batch {batch}: trained, evaluated", rates)
+            yield number(f"{speed}, {network}: 30 runs of {GRID_EPOCHS} epochs", f"{taken:.1f} min")
+        yield goal(f"the paper's grid, {speed}, one run at a time", total, 60, unit=" min", at_most=True)
+
+
+def _rates(network: str, batch: int, steps: int, device: str, speed: str) -> tuple[float, float]:
+    """Images per second of training, and of evaluation."""
+    graphs = graphs_of(device) if speed == "fast" else None
+    with tempfile.TemporaryDirectory() as folder:
+        train = epochs(network, batch, steps, device, Path(folder), speed=speed, graphs=graphs)
+        train()
+        trained = batch * steps / timed(train, device)
+        spec = spec_of(network, 400, batch).model_copy(update={"compute": Compute(speed=speed)})
+        store = stored(Path(folder))
+        net, _, _ = initialized(spec, torch.device(device))
+        inputs = InputPipeline(store, net, spec.model.table.input_scale, torch.device(device), compute=spec.compute)
+        plan = EvaluationPlan.of(store, "all")
+        measure = partial(evaluate, inputs, plan, spec, Runtime(device), epoch=1)
+        with kernels(spec):
+            measure()
+            evaluated = len(plan.items) / timed(measure, device)
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    return trained, evaluated

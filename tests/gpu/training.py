@@ -1,4 +1,4 @@
-"""Training on the device: NCCL with one rank, resuming bit for bit, and Ray."""
+"""Training on the device: NCCL with one rank, resuming bit for bit, replayed steps, and Ray."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import yaml
+from fakes.recorded_graph import RecordedGraphs
 from fakes.training import Bench, tiny
 from input_pipeline import Pageable, make_store, parts_of, stored
 from rows import check, number
@@ -21,8 +22,13 @@ from torch import distributed, nn
 from ipcnn_ray.models.build import build
 from ipcnn_ray.spec.model import Model
 from ipcnn_ray.spec.template import NoTemplate
+from ipcnn_ray.spec.training import Compute
 from ipcnn_ray.train.feature_cache import InputPipeline
 from ipcnn_ray.train.runtime import ProcessGroup, Runtime, StopRun
+from ipcnn_ray.train.speed import kernels
+from ipcnn_ray.train.step_graph import CudaGraphs, StepGraph
+from ipcnn_ray.train.train_epoch import train_epoch
+from ipcnn_ray.train.trainer import Trainer
 
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "exact, float32": {"train": {"precision": "float32"}},
@@ -31,6 +37,15 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     "zconst, AdamW": {"loss": {"filter": {"form": "zconst"}}, "train": {"optimizer": "adamw", "learning_rate": 1e-3}},
     "single": {"loss": {"filter": {"form": "single"}}},
     "released": {"template": {"shape": "released"}},
+}
+SEVERAL = {"data": {"category": ["cow", "dog"]}}
+MORE: dict[str, dict[str, dict[str, Any]]] = {
+    "single, two categories": {**SEVERAL, **CASES["single"]},
+    "released, two categories": {**SEVERAL, **CASES["released"]},
+    "diversity": {"loss": {"diversity": {"form": "overlap"}}},
+    "diversity, largest": {"loss": {"diversity": {"form": "largest"}}},
+    "paper's schedule": {"loss": {"filter": {"schedule": "paper"}}},
+    "augmented": {"data": {"augment": {"mirror": True, "crop": [0.6, 1.0], "color": 0.3}}},
 }
 
 
@@ -112,6 +127,31 @@ def _batches(device: str, small: bool) -> dict[str, Any]:
             sums.append(torch.cat(found, 1).cpu())
     same = all(torch.equal(sums[0], other) for other in sums[1:]) and sums[0].shape == (3, count)
     return check("batches kept, from pinned memory, pageable", "same numbers", same)
+
+
+def graphs(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
+    """Two epochs whose steps a graph replays have the numbers of those without a graph, for every form of the losses,
+    with exact kernels. A CPU selects images of a category, in numbers that a graph cannot hold: it has fewer cases."""
+    cases = CASES if device == "cpu" else CASES | MORE
+    rows = []
+    for case, sections in list(cases.items())[: 2 if small else None]:
+        train = {"batch_size": 4, "learning_rate": 0.01, "final_learning_rate": 1e-3, **sections.get("train", {})}
+        spec = tiny(**{**sections, "train": train, "compute": {"speed": "fast"}})  # AdamW is fused, its state there
+        exact = spec.model_copy(update={"compute": Compute()})
+        found = []
+        for graphs in (None, CudaGraphs(torch.device(device, 0)) if device == "cuda" else RecordedGraphs()):
+            with tempfile.TemporaryDirectory() as folder, kernels(exact):
+                trainer = Trainer(Bench(Path(folder), Path(folder)).request(spec), Runtime(device))
+                graph = StepGraph(trainer.net, trainer.optimizer, trainer.filter_terms, graphs) if graphs else None
+                arguments = trainer.net, trainer.inputs, trainer.optimizer, trainer.filter_terms, Runtime(device), spec
+                more: dict[str, Any] = {"diversity": trainer.diversity, "bfloat16": trainer.bfloat16, "graph": graph}
+                losses = [train_epoch(*arguments, epoch, **more)["train_loss"] for epoch in (1, 2)]
+            found.append((losses, [tensor.clone() for tensor in trainer.net.state_dict().values()]))
+        assert graph is not None
+        same = found[0][0] == found[1][0] and all(map(torch.equal, found[0][1], found[1][1]))
+        said = graph.given_up or ("same bytes" if same else f"losses {found[0][0]}, {found[1][0]}")
+        rows.append(check(f"{graph.replayed} replayed steps: {case}", said, same and not graph.given_up))
+    return rows
 
 
 def ray(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:

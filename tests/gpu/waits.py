@@ -11,22 +11,12 @@ from typing import Any
 import torch
 from fakes.training import Bench, tiny
 from rows import goal, number
-from training import CASES
+from training import CASES, MORE
 
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.train.runtime import Runtime
 from ipcnn_ray.train.train_epoch import train_epoch
 from ipcnn_ray.train.trainer import Trainer
-
-SEVERAL = {"data": {"category": ["cow", "dog"]}}
-MORE: dict[str, dict[str, dict[str, Any]]] = {
-    "single, two categories": {**SEVERAL, **CASES["single"]},
-    "released, two categories": {**SEVERAL, **CASES["released"]},
-    "diversity": {"loss": {"diversity": {"form": "overlap"}}},
-    "diversity, largest": {"loss": {"diversity": {"form": "largest"}}},
-    "paper's schedule": {"loss": {"filter": {"schedule": "paper"}}},
-    "augmented": {"data": {"augment": {"mirror": True, "crop": [0.6, 1.0], "color": 0.3}}},
-}
 
 
 def waits(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
