@@ -41,6 +41,9 @@ from ipcnn_ray.train.run_dir import Attempts
 
 MAX_PASSES = 4
 """Maximum passes over a list of runs or a search when workers die during start-up."""
+RECORDED_AHEAD = 100
+"""Runs that are recorded as queued before they start, at 50 ms each. Others, as those of an adaptive search, are
+recorded when they start: nothing would train for ten minutes before a search of 10,000."""
 Ended = dict[str, RunSummary]
 """How runs ended, by label."""
 
@@ -74,9 +77,8 @@ class ExperimentTuner:
     def run_fixed(self, context: ExperimentContext, runs: Mapping[str, Run], *, early_stopping: bool) -> Ended:
         """Train the given runs, by label. Finished runs are reported at once."""
         ended = self._finished_before(context, list(runs.values()))
-        for label in runs:
-            if label not in ended:
-                context.record(runs[label]).set_tags(context.summary(runs[label]).identity_tags)
+        for label in [label for label in runs if label not in ended][:RECORDED_AHEAD]:
+            context.record(runs[label]).set_tags(context.summary(runs[label]).identity_tags)
         if context.spec.search is None and context.spec.compute.workers > 1:
             return ended or self._train_alone(context, *runs.values())
         for index in range(MAX_PASSES):
