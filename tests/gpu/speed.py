@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_tools import alternate
+from bench_tools import alternate, spec_of, training_step
 from filter_loss_cost import candidates
 from input_pipeline import make_store, rates, stored, trainer
 from rows import goal, number
-from training_step_cost import TEMPLATES, step
+from steps import graphs_of
+from training_step_cost import TEMPLATES
 
 NETWORKS = {"alexnet": ("conv3", 128), "vgg16": ("conv5_2", 32)}
 """Network -> the layer that is frozen through when features are cached, and the batch size."""
@@ -29,20 +30,39 @@ def measure(calls: dict[str, Callable[[], None]], rounds: int, device: str) -> d
 
 
 def layer_cost(device: str, small: bool, seconds: float) -> Iterator[dict[str, Any]]:
-    """Mask and filter loss against the 3x3 convolution of the same map, alternating rounds."""
+    """Mask and filter loss against the 3x3 convolution of the same map, alternating rounds: each as it is, and replayed
+    from a graph, without the time of its launches."""
     for images, channels, n in [(4, 16, 6)] if small else [(128, 256, 13), (32, 512, 14)]:
-        medians = measure(candidates(images, channels, n, torch.device(device)), 3 if small else 25, device)
-        unit = next(iter(medians.values()))
-        shape = f"[{images}, {channels}, {n}, {n}]"
-        yield number(f"{shape} convolution", f"{unit * 1e3:.3f} ms")
-        for name in ("layer, exact", "layer, released"):
-            yield goal(f"{shape} {name} / convolution", medians[name] / unit, 0.20, at_most=True)
+        shape, calls = f"[{images}, {channels}, {n}, {n}]", candidates(images, channels, n, torch.device(device))
+        convolution, *_ = calls
+        compared = {name: calls[name] for name in (convolution, "layer, exact", "layer, released")}
+        ways = {"": compared, ", replayed": {name: replayed(call, device) for name, call in compared.items()}}
+        for way, of_way in ways.items():
+            medians = measure(of_way, 3 if small else 25, device)
+            unit = medians.pop(convolution)
+            yield number(f"{shape} convolution{way}", f"{unit * 1e3:.3f} ms")
+            for name, median in medians.items():
+                yield goal(f"{shape} {name} / convolution{way}", median / unit, 0.20, at_most=True)
+
+
+def replayed(call: Callable[[], None], device: str) -> Callable[[], None]:
+    """A call that replays another from a graph."""
+    graphs, nothing = graphs_of(device), torch.zeros(1, device=device)
+
+    def run() -> torch.Tensor:
+        call()
+        return nothing
+
+    for _ in range(3):
+        graphs.beside(run)
+    return graphs.capture(run)[0]
 
 
 def step_cost(device: str, small: bool, seconds: float) -> Iterator[dict[str, Any]]:
     """A whole training step with templates against the plain network's, alternating rounds."""
     for network, batch in [("compact", 8)] if small else [("alexnet", 128), ("vgg16", 32)]:
-        steps = {name: step(network, template, batch, torch.device(device)) for name, template in TEMPLATES.items()}
+        specs = {name: spec_of(network, 400, batch, **template) for name, template in TEMPLATES.items()}
+        steps = {name: training_step(spec, torch.device(device)) for name, spec in specs.items()}
         medians = measure(steps, 3 if small else 9, device)
         yield number(f"{network} batch {batch}: plain step", f"{medians['plain'] * 1e3:.2f} ms")
         for name in ("exact", "released"):

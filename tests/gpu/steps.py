@@ -87,10 +87,12 @@ def epochs(
     *,
     speed: str = "exact",
     graphs: Graphs | None = None,
+    plain: bool = False,
 ) -> Callable[[], None]:
     """A call that trains one epoch of so many steps, as the package runs it. It raises RuntimeError if the steps of
-    `graphs` were given up."""
-    spec = spec_of(network, 400, batch).model_copy(update={"compute": Compute(speed=speed)})
+    `graphs` were given up. plain: without templates."""
+    spec = spec_of(network, 400, batch, **({"shape": "none"} if plain else {}))
+    spec = spec.model_copy(update={"compute": Compute(speed=speed)})
     make_store(folder, batch * steps, spec.model.table.image_size)
     store = stored(folder)
     net, terms, optimizer = initialized(spec, torch.device(device), frozen)
@@ -188,11 +190,14 @@ def fast(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
     for name, (network, batch, frozen, steps) in cases.items():
         with tempfile.TemporaryDirectory() as folder:
             calls = {
-                what: epochs(network, batch, steps, device, Path(folder), frozen, speed=speed, graphs=graphs)
-                for what, speed, graphs in (
-                    ("exact", "exact", None),
-                    ("fast without a graph", "fast", None),
-                    ("fast", "fast", graphs_of(device)),
+                what: epochs(
+                    network, batch, steps, device, Path(folder), frozen, speed=speed, graphs=graphs, plain=plain
+                )
+                for what, speed, graphs, plain in (
+                    ("exact", "exact", None, False),
+                    ("fast without a graph", "fast", None, False),
+                    ("fast", "fast", graphs_of(device), False),
+                    ("fast, plain", "fast", graphs_of(device), True),
                 )
             }
             times = alternate(calls, 1 if small else 5, torch.device(device), warm_up=1)
@@ -201,6 +206,7 @@ def fast(device: str, small: bool, seconds: float) -> list[dict[str, Any]]:
             rows.append(number(f"{name}, batch {batch}: step, {what}", f"{median * 1e3:.3f} ms"))
             if what != "exact":
                 rows.append(number(f"{name}, batch {batch}: exact / {what}", f"{medians['exact'] / median:.3f}"))
+        rows.append(goal(f"{name}: fast / fast, plain", medians["fast"] / medians["fast, plain"], 1.03, at_most=True))
         del calls
         if device == "cuda":
             torch.cuda.empty_cache()

@@ -69,6 +69,19 @@ def test_fast_against_exact(run: ModuleType, capsys: pytest.CaptureFixture[str])
     assert {row["what"] for row in found if row.get("state") == "ok"} >= {"fast: train_loss", "fast: val_loss"}
 
 
+@pytest.mark.parametrize("part", ["layer_cost", "step_cost", "graphs", "grid"])
+@pytest.mark.slow
+def test_other_parts(part: str, run: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--part", part, *ON_CPU]) == 0
+    found = rows(capsys)
+    assert found and "failed" not in {row.get("state") for row in found}
+
+
+def test_every_part_is_there(run: ModuleType) -> None:
+    for name, (module, *_) in run.PARTS.items():
+        assert callable(getattr(importlib.import_module(module), name))
+
+
 def test_what_cannot_run_says_why(
     run: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
