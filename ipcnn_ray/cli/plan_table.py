@@ -5,6 +5,10 @@ It is apart from the commands, so that those that read no spec do not wait for t
 
 from __future__ import annotations
 
+import os
+import shutil
+from pathlib import Path
+
 from ipcnn_ray.cli import output
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import Loaded
@@ -43,8 +47,8 @@ def plan_row(run: PlannedRun) -> list[str]:
     return [run.label, run.template, str(run.epochs), str(run.batch_size), steps, images]
 
 
-def plan_notes(experiment: ExperimentSpec, planned: Plan) -> list[tuple[str, str]]:
-    """(heading, text) of the lines below the table."""
+def plan_notes(experiment: ExperimentSpec, planned: Plan, data: Path | None = None) -> list[tuple[str, str]]:
+    """(heading, text) of the lines below the table. data: the folder IPCNN_DATA."""
     search, notes = experiment.search, []
     if isinstance(search, SpaceSearch):
         for index, (path, distribution) in enumerate(search.space.items()):
@@ -63,7 +67,26 @@ def plan_notes(experiment: ExperimentSpec, planned: Plan) -> list[tuple[str, str
     notes.append(("in all", f"{runs} of {workers}, {total}"))
     if planned.grace_epochs is not None:
         notes.append(("early stopping", f"may end a run after epoch {planned.grace_epochs}"))
+    named = len(named_runs(experiment))
+    most = max(named, len(planned.runs) - named, planned.drawn)  # the named runs are trained first
+    if sharing := _sharing_of_gpus(experiment, most, data):
+        notes.append(("GPUs", sharing))
     return notes
+
+
+def _sharing_of_gpus(experiment: ExperimentSpec, runs: int, data: Path | None) -> str:
+    """How many runs share a GPU of this machine; without one, that runs may. Empty if none shares one by default."""
+    compute = experiment.compute
+    if compute.workers > 1 or compute.gpus_per_worker is not None or (compute.concurrent_runs or runs) == 1:
+        return ""
+    if shutil.which("nvidia-smi"):  # else there is no need to import torch
+        from ipcnn_ray.on_ray.gpu_share import gpu_share, largest_run, own_gpus
+
+        if (gpus := own_gpus())["GPU"]:
+            node = {"CPU": float(os.cpu_count() or 1), **gpus}
+            share = gpu_share(compute, [node], runs, lambda: largest_run(experiment, data))
+            return share.reason or "one run on each"
+    return "up to 4 runs at a time on each, as cores and memory allow"
 
 
 def _augments_behind_frozen_layers(run: ExperimentSpec) -> bool:

@@ -101,7 +101,7 @@ def plan(spec: SpecArgument, set_: OverridesOption = None, json: JsonOption = Fa
     if planned.largest is not None:
         rows.append([f"{planned.drawn} drawn", "each at most", *plan_row(planned.largest)[2:]])
     output.print_table(("run", "template", *PLAN_NUMBERS), rows, right=PLAN_NUMBERS)
-    for name, text in plan_notes(experiment, planned):
+    for name, text in plan_notes(experiment, planned, paths.data):
         output.print_line(f"{name:<16}{text}")
 
 

@@ -34,23 +34,21 @@ import stat
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray._private import worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.autoscaler.sdk import request_resources
 
 import ipcnn_ray
 from ipcnn_ray.errors import ResourceError
+from ipcnn_ray.on_ray.gpu_share import GPU_MEMORY, Nodes, own_gpus
 from ipcnn_ray.spec.training import Compute
 
-Nodes = Sequence[Mapping[str, float]]
-"""Resources of each node by Ray's names: {"CPU": cores, "GPU": gpus}."""
 LOOPBACK = "127.0.0.1"
 RAY_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -207,13 +205,16 @@ def _raylet_messages_to_log() -> Iterator[None]:
         ray_worker.print_to_stdstream = prints
 
 
-def wait_for_resources(compute: Compute, wait: float, report: Callable[[str], None]) -> Nodes:
+def wait_for_resources(
+    compute: Compute, gpus_of: Callable[[Nodes], float], wait: float, report: Callable[[str], None]
+) -> Nodes:
     """Wait until the concurrent runs of an experiment fit on the cluster, and return its nodes.
 
     Missing resources are requested from the autoscaler, if there is one.
 
     Args:
         compute: Section of the spec.
+        gpus_of: Returns the GPUs of a worker on these nodes.
         wait: Seconds to wait at most.
         report: Called with what is missing whenever that changes, and with an empty text when nothing is any more.
 
@@ -223,7 +224,7 @@ def wait_for_resources(compute: Compute, wait: float, report: Callable[[str], No
     end, missing = time.monotonic() + wait, ""
     while True:
         nodes = _alive_nodes()
-        gpus = gpus_per_worker(compute, nodes)
+        gpus = gpus_of(nodes)
         try:
             max_concurrent_runs(compute, gpus, nodes)
         except ResourceError as error:
@@ -246,7 +247,9 @@ def wait_for_resources(compute: Compute, wait: float, report: Callable[[str], No
 
 def _alive_nodes() -> Nodes:
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"] for node in nodes if node["Alive"]]
+    here, own = ray.get_runtime_context().get_node_id(), own_gpus()
+    memory = {GPU_MEMORY: own[GPU_MEMORY]} if GPU_MEMORY in own else {}
+    return [node["Resources"] | (memory if node["NodeID"] == here else {}) for node in nodes if node["Alive"]]
 
 
 def _reload_authentication() -> None:
@@ -257,14 +260,7 @@ def _reload_authentication() -> None:
 
 def this_machine() -> Nodes:
     """Return the resources of an embedded Ray."""
-    return [{"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}]
-
-
-def gpus_per_worker(compute: Compute, nodes: Nodes) -> float:
-    """Return the GPUs per worker of the spec; by default 1 if the cluster has any, else 0."""
-    if compute.gpus_per_worker is not None:
-        return compute.gpus_per_worker
-    return 1.0 if any(node.get("GPU", 0) > 0 for node in nodes) else 0.0
+    return [{"CPU": float(os.cpu_count() or 1), **own_gpus()}]
 
 
 def max_concurrent_runs(compute: Compute, gpus: float, nodes: Nodes) -> int:

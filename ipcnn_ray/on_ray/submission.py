@@ -19,7 +19,8 @@ from ipcnn_ray.models.model_checks import check_backbones, check_weights, models
 from ipcnn_ray.on_ray import experiment_dir
 from ipcnn_ray.on_ray.events import DataProgress, Listener, Logged, PhaseStarted, Warned
 from ipcnn_ray.on_ray.experiment_context import ExperimentContext
-from ipcnn_ray.on_ray.ray_session import gpus_per_worker, max_concurrent_runs, this_machine
+from ipcnn_ray.on_ray.gpu_share import gpu_share, largest_run
+from ipcnn_ray.on_ray.ray_session import max_concurrent_runs, this_machine
 from ipcnn_ray.on_ray.tuner import Ended, ExperimentTuner, Interrupted
 from ipcnn_ray.report.experiment_result import ExperimentResult
 from ipcnn_ray.report.filter_figures import save_template_figure
@@ -201,7 +202,9 @@ def run_experiment(
         tags: Lineage tags of the experiment and of each run.
     """
     if address is None:
-        max_concurrent_runs(spec.compute, gpus_per_worker(spec.compute, this_machine()), this_machine())
+        nodes = this_machine()
+        share = gpu_share(spec.compute, nodes, runs=1, memory=lambda: largest_run(spec, paths.data))
+        max_concurrent_runs(spec.compute, share.gpus, nodes)
     root = experiment_dir.experiment_folder(spec, paths)
     with experiment_dir.exclusive(root, lambda text: listener(Warned(text))):
         tracker.flush()

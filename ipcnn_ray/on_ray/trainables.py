@@ -108,6 +108,7 @@ class _TuneReports:
         context: ExperimentContext,
     ) -> None:
         super().__init__(device)  # type: ignore[call-arg]
+        self.gpus = context.gpus
         self.send = send
         self.epochs = request.spec.train.epochs
         self.latest = unmeasured(context.objectives.goals)

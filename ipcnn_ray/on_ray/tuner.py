@@ -8,15 +8,17 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any, Self
 
 from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import ASHAScheduler
 
-from ipcnn_ray.on_ray.events import Listener, RunEnded, Warned
+from ipcnn_ray.on_ray.events import Listener, Logged, RunEnded, Warned
 from ipcnn_ray.on_ray.experiment_context import LABEL, ExperimentContext
 from ipcnn_ray.on_ray.experiment_dir import ray_storage_dir
+from ipcnn_ray.on_ray.gpu_share import GpuShare, Nodes, gpu_share, largest_run
 from ipcnn_ray.on_ray.optuna_searcher import (
     Constraints,
     OptunaSearcher,
@@ -27,7 +29,7 @@ from ipcnn_ray.on_ray.optuna_searcher import (
     modes,
 )
 from ipcnn_ray.on_ray.param_importance import silence_optuna
-from ipcnn_ray.on_ray.ray_session import Nodes, gpus_per_worker, max_concurrent_runs, session, wait_for_resources
+from ipcnn_ray.on_ray.ray_session import max_concurrent_runs, session, wait_for_resources
 from ipcnn_ray.on_ray.single_run import train_alone
 from ipcnn_ray.on_ray.trainables import MAX_LOST_WORKERS, TrialLock, make_trainable, trial_resources
 from ipcnn_ray.on_ray.tune_callback import StopOnRequest, TuneCallback
@@ -67,6 +69,8 @@ class ExperimentTuner:
         self.wait = wait
         self._stack = ExitStack()
         self._nodes: Nodes | None = None
+        self._largest_run: Callable[[], int | None] | None = None
+        self._told = ""
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +88,8 @@ class ExperimentTuner:
         for index in range(MAX_PASSES):
             if remaining := [label for label in runs if label not in ended]:
                 scheduler = _asha(context.spec) if early_stopping else None
-                ended |= self._fit(context, {LABEL: tune.grid_search(remaining)}, index, scheduler=scheduler)
+                space = {LABEL: tune.grid_search(remaining)}
+                ended |= self._fit(context, space, index, runs=len(remaining), scheduler=scheduler)
         return ended
 
     def run_search(self, context: ExperimentContext, search: SpaceSearch) -> tuple[dict[str, Run], Ended]:
@@ -102,7 +107,8 @@ class ExperimentTuner:
                 break
             searcher = OptunaSearcher(search, study, sampler, constraints, points_to_evaluate=unfinished)
             scheduler = _asha(context.spec)
-            ended |= self._fit(context, {}, index, num_samples=missing, search_alg=searcher, scheduler=scheduler)
+            how = {"num_samples": missing, "search_alg": searcher, "scheduler": scheduler}
+            ended |= self._fit(context, {}, index, runs=missing, **how)
         return {run.label: run for run in map(context.run, study.sampled_settings())}, ended
 
     def _finished_before(self, context: ExperimentContext, runs: Sequence[Run]) -> Ended:
@@ -123,12 +129,14 @@ class ExperimentTuner:
         else:
             record.set_state("running")
 
-    def _fit(self, context: ExperimentContext, space: dict[str, Any], index: int, **tune_config: Any) -> Ended:
-        """Train one pass of trials and return the runs that ended.
+    def _fit(
+        self, context: ExperimentContext, space: dict[str, Any], index: int, *, runs: int, **tune_config: Any
+    ) -> Ended:
+        """Train one pass of so many trials and return the runs that ended.
 
         A run whose worker died during start-up is not among them, unless this is the last pass.
         """
-        context, nodes = self._connect(context)
+        context, nodes = self._connect(context, runs)
         compute, storage = context.spec.compute, ray_storage_dir(context.root, context.paths)
         shutil.rmtree(storage, ignore_errors=True)  # runs are resumed from their own folders, not by Tune
         keep_credentials_out_of_actor_env()
@@ -163,7 +171,7 @@ class ExperimentTuner:
 
     def _train_alone(self, context: ExperimentContext, run: Run) -> Ended:
         """Train a run of several workers without Tune, whose trial would be one more process that imports torch."""
-        context, _ = self._connect(context)
+        context, _ = self._connect(context, runs=1)
         try:
             with _sigterm_as_ctrl_c():
                 result = train_alone(context, run, self.listener)
@@ -175,14 +183,26 @@ class ExperimentTuner:
         self.listener(RunEnded(result))
         return {run.label: result}
 
-    def _connect(self, context: ExperimentContext) -> tuple[ExperimentContext, Nodes]:
-        """Start or join Ray, once, and wait for the nodes of a cluster. The context is returned with its GPUs."""
+    def _connect(self, context: ExperimentContext, runs: int) -> tuple[ExperimentContext, Nodes]:
+        """Start or join Ray, once, and wait for the nodes of a cluster. The context is returned with the GPUs of each
+        worker while so many runs are trained."""
         compute = context.spec.compute
+        share = partial(self._gpu_share, context, runs)
         if self._nodes is None:
             self._nodes = self._stack.enter_context(session(self.address, dashboard=compute.workers > 1))
         if self.address is not None:
-            self._nodes = wait_for_resources(compute, self.wait, lambda reason: self._report_waiting(context, reason))
-        return replace(context, gpus=gpus_per_worker(compute, self._nodes)), self._nodes
+            report = partial(self._report_waiting, context)
+            self._nodes = wait_for_resources(compute, lambda nodes: share(nodes).gpus, self.wait, report)
+        decided = share(self._nodes)
+        if decided.reason not in ("", self._told):
+            self._told = decided.reason
+            self.listener(Logged(f"GPUs: {decided.reason}"))
+        return replace(context, gpus=decided.gpus), self._nodes
+
+    def _gpu_share(self, context: ExperimentContext, runs: int, nodes: Nodes) -> GpuShare:
+        if self._largest_run is None:
+            self._largest_run = cache(partial(largest_run, context.spec, context.paths.data))
+        return gpu_share(context.spec.compute, nodes, runs, self._largest_run)
 
 
 def _record_interruption(context: ExperimentContext, runs: Sequence[Run]) -> None:

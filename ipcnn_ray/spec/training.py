@@ -166,7 +166,8 @@ class Compute(Section):
     cpus_per_worker: Count = 1
     """Cores of a worker, and its number of torch threads."""
     gpus_per_worker: NotNegative | None = None
-    """GPUs of a worker. Default: 1 on a cluster that has GPUs, else 0."""
+    """GPUs of a worker. Default: 0 on a cluster without GPUs, else 1, or for runs of one worker of which more can go on
+    at the same time than there are GPUs, 1/2 or 1/4: as far as the cores and an estimate of their memory allow."""
     concurrent_runs: Count | None = None
     """Runs of a search at the same time. Default: as many as fit."""
     retries: Annotated[Integer, Field(ge=0)] = 0

@@ -35,7 +35,6 @@ from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.models.named_weights import Colour
 from ipcnn_ray.models.net import InterpretableNet, NetOutput
 from ipcnn_ray.spec.data import Augment
-from ipcnn_ray.spec.training import Compute
 from ipcnn_ray.utils.files import mark_used, sync_folder
 from ipcnn_ray.utils.locks import ChunkClaims, file_lock
 
@@ -216,7 +215,8 @@ class InputPipeline:
     Crops and features that fit stay on a GPU from their first batch on; others are copied from pinned memory while the
     step before runs. The numbers are the same.
 
-    compute: Says what share of the GPU the run has, and whether it is `fast`.
+    fast: As `compute.speed` says; part of the name of the cache.
+    gpu_share: Share of the GPU that the run has.
     mean: Subtracted from the images, red, green, blue, 0..255. Default: the mean image of the training split.
     room: Bytes that crops and features may take on the device. Default: `KEPT_SHARE` of what is free on a GPU when
         they are first used, times `gpu_share`; 0 on a CPU.
@@ -229,7 +229,8 @@ class InputPipeline:
         scale: float,
         device: torch.device,
         *,
-        compute: Compute | None = None,
+        fast: bool = False,
+        gpu_share: float = 1.0,
         mean: Colour | None = None,
         room: int | None = None,
     ) -> None:
@@ -237,8 +238,8 @@ class InputPipeline:
         self.net = net
         self.scale = scale
         self.device = device
-        self.fast = compute is not None and compute.speed == "fast"
-        self.gpu_share = gpu_share(compute) if compute is not None else 1.0
+        self.fast = fast
+        self.gpu_share = gpu_share
         self.mean = mean
         self.mean_3SS = torch.from_numpy(store.mean_3SS).to(device)
         if mean:
@@ -327,11 +328,6 @@ class InputPipeline:
 
     def _frozen(self, crops_u8: Tensor, mirrored: Tensor) -> Tensor:
         return self.net.frozen_features(to_input(crops_u8, mirrored, self.mean_3SS, self.scale, self.device))
-
-
-def gpu_share(compute: Compute) -> float:
-    """Return the share of its GPU that a worker has: 1, or less where several runs share it."""
-    return min(1.0, compute.gpus_per_worker or 1.0)
 
 
 def distinct_items(*items: Items) -> Items:

@@ -154,7 +154,8 @@ def load_filter_activations(
         ) from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net, scale = laid_out(net.to(device), spec), spec.model.table.input_scale
-    inputs = InputPipeline(store, net, scale, device, compute=spec.compute, mean=input_mean(spec.model))
+    fast = spec.compute.speed == "fast"
+    inputs = InputPipeline(store, net, scale, device, fast=fast, mean=input_mean(spec.model))
     batch_size = max(1, spec.train.batch_size // workers)
     with kernels(spec):
         return _filter_activations(request, inputs, batch_size, progress)

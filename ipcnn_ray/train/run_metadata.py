@@ -129,12 +129,20 @@ def run_description(request: RunRequest, metrics: Mapping[str, float]) -> str:
 
 
 def lineage_tags(
-    request: RunRequest, input_tags: Mapping[str, str], *, device: str, workers: int, bfloat16: bool, cached: Cached
+    request: RunRequest,
+    input_tags: Mapping[str, str],
+    *,
+    device: str,
+    workers: int,
+    bfloat16: bool,
+    cached: Cached,
+    gpus: float = 0,
 ) -> dict[str, str]:
     """Return the tags that say what a run was trained from and on.
 
     input_tags: of the data and the pretrained weights. device: name of the GPU, or `cpu`. cached: whether the outputs
     of the frozen layers are read from the feature cache; `evaluation`: not in training, whose images are augmented.
+    gpus: of each worker, below 1 where runs share one.
     """
     return {
         "ipcnn.title": run_title(request),
@@ -149,6 +157,7 @@ def lineage_tags(
         "ipcnn.precision": "bfloat16 autocast" if bfloat16 else "float32",
         "ipcnn.speed": request.spec.compute.speed,
         "ipcnn.frozen_cache": cached,
+        **({"ipcnn.gpus_per_worker": f"{gpus:g}"} if gpus else {}),
     }
 
 

@@ -47,7 +47,7 @@ def summary(spec: ExperimentSpec, history: list[dict[str, float]], runtime: Runt
     """Return the metrics of the whole run; those of the validation error only if there was an evaluation."""
     hours = sum(epoch["seconds"] for epoch in history) * runtime.world_size / 3600
     if runtime.device.type == "cuda":
-        metrics = {"gpu_hours": hours * (spec.compute.gpus_per_worker or 1)}
+        metrics = {"gpu_hours": hours * runtime.gpus}
     else:
         metrics = {"cpu_hours": hours * spec.compute.cpus_per_worker}
     errors = [(int(epoch["epoch"]), epoch["val_error"]) for epoch in history if "val_error" in epoch]

@@ -45,6 +45,9 @@ def format_error(error: BaseException) -> str:
 class Runtime(Workers):
     """One worker of a run; this class is the only worker of a run, in this process."""
 
+    gpus = 1.0
+    """GPUs of this worker, below 1 where several runs share one; without a meaning on a CPU."""
+
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
 

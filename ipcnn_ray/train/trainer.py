@@ -136,7 +136,8 @@ class Trainer:
         laid_out(self.net.to(device), spec)
 
         mean = input_mean(spec.model)
-        self.inputs = InputPipeline(store, self.net, table.input_scale, device, compute=spec.compute, mean=mean)
+        fast, share = spec.compute.speed == "fast", min(1.0, runtime.gpus)
+        self.inputs = InputPipeline(store, self.net, table.input_scale, device, fast=fast, mean=mean, gpu_share=share)
         self.cached: Cached = "false"
         if spec.compute.cache_frozen and self.net.cut > 0:
             items = EvaluationPlan.of(store, "all").items
@@ -335,6 +336,7 @@ class Trainer:
                 workers=self.runtime.world_size,
                 bfloat16=self.bfloat16,
                 cached=self.cached,
+                gpus=self.runtime.gpus if on_gpu else 0,
             )
         )
         if self.fitted:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from typer.main import get_command
 
 from ipcnn_ray.cli.app import app
 from ipcnn_ray.errors import TrainingError
+from ipcnn_ray.on_ray import gpu_share
 from ipcnn_ray.spec.loader import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,6 +143,28 @@ def test_plan_of_a_run_that_is_only_measured_and_of_augmented_images(ipcnn):
 def test_plan_lists_the_seeds(ipcnn):
     out = ipcnn("plan", str(ROOT / "specs/templates_repeated.yaml"))[1]
     assert "seeds           0 to 7, every run with each of them" in out and "40 runs" in out
+
+
+def test_plan_says_how_many_runs_share_a_gpu(ipcnn, tmp_path, monkeypatch):
+    """Of this machine if it has any; torch is asked where a driver is."""
+    one_worker = ("plan", "specs/sweep.yaml", "--set", "compute.workers=1")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "GPUs            up to 4 runs at a time on each, as cores and memory allow" in ipcnn(*one_worker)[1]
+    for setting in ("compute.workers=2", "compute.gpus_per_worker=0.25", "compute.concurrent_runs=1"):
+        assert "GPUs" not in ipcnn(*one_worker, "--set", setting)[1]
+    driver = tmp_path / "bin" / "nvidia-smi"
+    driver.parent.mkdir()
+    driver.touch(0o755)
+    monkeypatch.setenv("PATH", str(driver.parent))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(gpu_share, "own_gpus", lambda: {"GPU": 1.0, gpu_share.GPU_MEMORY: 80.0 * gpu_share.GIB})
+    assert re.search(
+        r"^GPUs            2 runs on each \(80 GiB\): a run takes up to \d\.\d GiB, estimated$",
+        ipcnn(*one_worker)[1],
+        re.MULTILINE,
+    )
+    monkeypatch.setattr(gpu_share, "own_gpus", lambda: {"GPU": 2.0})
+    assert "one run on each: two take 2 cores, each GPU has 1" in ipcnn(*one_worker)[1]
 
 
 def test_plan_before_the_data_is_there(ipcnn):

@@ -48,6 +48,7 @@ PARTS: dict[str, tuple[str, float, tuple[str, ...]]] = {
     "fast": ("steps", 90, ()),
     "grid": ("steps", 100, ()),
     "concurrency": ("speed", 75, ()),
+    "memory": ("memory", 75, ()),
     "waits": ("waits", 60, ()),
     "agreement": ("agreement", 90, ()),
     "nccl": ("training", 45, ()),

@@ -69,7 +69,7 @@ def test_fast_against_exact(run: ModuleType, capsys: pytest.CaptureFixture[str])
     assert {row["what"] for row in found if row.get("state") == "ok"} >= {"fast: train_loss", "fast: val_loss"}
 
 
-@pytest.mark.parametrize("part", ["layer_cost", "step_cost", "graphs", "grid"])
+@pytest.mark.parametrize("part", ["layer_cost", "step_cost", "graphs", "grid", "memory"])
 @pytest.mark.slow
 def test_other_parts(part: str, run: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["--part", part, *ON_CPU]) == 0

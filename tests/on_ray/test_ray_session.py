@@ -17,7 +17,7 @@ from fakes.ray_bench import EventLog, tiny
 import ipcnn_ray
 from ipcnn_ray.errors import IpcnnError, ResourceError
 from ipcnn_ray.on_ray import ray_session
-from ipcnn_ray.on_ray.ray_session import gpus_per_worker, max_concurrent_runs, private_folder, session, this_machine
+from ipcnn_ray.on_ray.ray_session import max_concurrent_runs, private_folder, session, this_machine
 from ipcnn_ray.on_ray.submission import run_experiment
 from ipcnn_ray.spec.training import Compute
 from ipcnn_ray.utils.paths import Paths
@@ -133,12 +133,6 @@ def test_the_environment_is_restored(monkeypatch):
 )
 def test_max_concurrent_runs(compute, gpus, nodes, fit):
     assert max_concurrent_runs(compute, gpus, nodes) == fit
-
-
-def test_gpus_per_worker_follow_the_cluster_unless_the_spec_says_so():
-    assert gpus_per_worker(Compute(), LAPTOP) == 0
-    assert gpus_per_worker(Compute(), TWO_GPU_NODES) == 1
-    assert gpus_per_worker(Compute(gpus_per_worker=0), TWO_GPU_NODES) == 0
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from safetensors.torch import load
 from ipcnn_ray.data.prepare import prepare
 from ipcnn_ray.errors import TrainingError
 from ipcnn_ray.spec.extensions import EVERY_RUN, METRICS
-from ipcnn_ray.spec.training import Compute
 from ipcnn_ray.train import feature_cache, trainer
-from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items, feature_key, features_reader, gpu_share
+from ipcnn_ray.train.feature_cache import InputPipeline, distinct_items, feature_key, features_reader
+from ipcnn_ray.train.runtime import Runtime
+from ipcnn_ray.train.trainer import Trainer
 
 ITEMS = np.array([[0, 0], [0, 1], [2, 0], [5, 1]])
 MANY = np.stack([np.arange(7 * feature_cache.CHUNK - 5), np.zeros(7 * feature_cache.CHUNK - 5, np.int64)], 1)
@@ -291,9 +292,11 @@ def test_a_run_on_data_that_stay_on_the_device_is_the_same(bench, monkeypatch, a
     assert made[0]._features.kept and made[0]._crops.kept
 
 
-@pytest.mark.parametrize(("gpus", "share"), [(None, 1), (0, 1), (0.25, 0.25), (2, 1)])
-def test_runs_that_share_a_gpu_share_its_memory(gpus, share):
-    assert gpu_share(Compute(gpus_per_worker=gpus)) == share
+@pytest.mark.parametrize(("gpus", "share"), [(1.0, 1), (0.25, 0.25), (2.0, 1)])
+def test_runs_that_share_a_gpu_share_its_memory(bench, gpus, share):
+    runtime = Runtime()
+    runtime.gpus = gpus
+    assert Trainer(bench.request(tiny()), runtime).inputs.gpu_share == share
 
 
 def test_runs_with_and_without_the_cache(bench):
