@@ -227,7 +227,15 @@ def _with_retries(attempt: Callable[[], object], retries: int) -> None:
 
 def _run_in_trial(request: RunRequest, context: ExperimentContext) -> None:
     device = torch.device("cuda" if context.gpus else "cpu")
-    train_run(request, _TrialRuntime(device, tune.report, request, context), context.tracker)
+    try:
+        train_run(request, _TrialRuntime(device, tune.report, request, context), context.tracker)
+    except torch.OutOfMemoryError as error:
+        if not 0 < context.gpus < 1:
+            raise
+        advice = (
+            f"Runs with {context.gpus:g} of a GPU each share its memory; --set compute.gpus_per_worker=1: one on each."
+        )
+        raise torch.OutOfMemoryError(f"{error} {advice}") from error
 
 
 def _run_nested(request: RunRequest, context: ExperimentContext) -> None:

@@ -330,7 +330,8 @@ def compute_hours(run: ReportedRun) -> ComputeHours | None:
         return None
     workers = parse_number(run.tags.get("ipcnn.workers")) or parse_number(run.tags.get("ipcnn.compute.workers")) or 1
     device = "cpu" if run.tags.get("ipcnn.device", "cpu") == "cpu" else "gpu"
-    per_worker = parse_number(run.tags.get(f"ipcnn.compute.{device}s_per_worker")) or 1
+    names = f"ipcnn.{device}s_per_worker", f"ipcnn.compute.{device}s_per_worker"
+    per_worker = next(filter(None, (parse_number(run.tags.get(name)) for name in names)), 1)
     total = sum(seconds for _, seconds in run.seconds)
     return ComputeHours(f"{device}_hours", total * workers * per_worker / 3600, False)
 

@@ -241,6 +241,8 @@ def test_hours():
     epochs = {"params": {"train.epochs": "10"}, "seconds": ((1, 900.0), (2, 900.0)), "metrics": {"epoch": 2.0}}
     pruned = reported("y", state="pruned", tags=tags, **epochs)
     assert compute_hours(pruned).hours == 4.0  # half an hour on 2 x 4 cores
+    sharing = reported("z", tags={"ipcnn.device": "NVIDIA H100", "ipcnn.gpus_per_worker": "0.25"}, **epochs)
+    assert (compute_hours(sharing).kind, compute_hours(sharing).hours) == ("gpu_hours", 0.125)
     found = early_stopping_savings([pruned])
     assert (found.epochs_trained, found.epochs_saved, found.hours_saved) == (2, 8, 16.0)
     interrupted = reported("y", state="stopped", cause="early stopping at epoch 2 of 10", **epochs)

@@ -11,8 +11,20 @@ from fakes.training import tiny
 from ipcnn_ray.errors import IpcnnError
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.runs import run_for, run_id
+from ipcnn_ray.tracking.run_summary import RunSummary
 from ipcnn_ray.tracking.tracker import RecordedRun
-from ipcnn_ray.train.run_metadata import ControlReference, run_description, run_params, run_spec_of, run_title
+from ipcnn_ray.train.run_metadata import (
+    ControlReference,
+    RunRequest,
+    lineage_tags,
+    run_description,
+    run_params,
+    run_spec_of,
+    run_title,
+)
+from ipcnn_ray.train.run_metrics import summary
+from ipcnn_ray.train.runtime import Runtime
+from ipcnn_ray.utils.paths import Paths
 
 SPACE = {
     "kind": "space",
@@ -87,3 +99,16 @@ def test_the_objective_of_any_metric():
     metrics = {"val_error": 0.5, "val_images": 300.0, "landmark_tracking": 0.75}
     assert control.objective(metrics) == pytest.approx(0.25 * 0.5 + 0.75 * 2)
     assert math.isnan(control.objective({"val_error": 0.5, "val_images": 300.0}))  # of a version without the metric
+
+
+@pytest.mark.parametrize(("device", "gpus", "hours"), [("cuda", 0.25, 0.5), ("cuda", 2.0, 4.0), ("cpu", 0.25, None)])
+def test_the_share_of_a_gpu_is_recorded(device, gpus, hours):
+    """Two epochs of an hour each."""
+    spec, runtime = tiny(), Runtime(device)
+    runtime.gpus = gpus
+    metrics = summary(spec, [{"epoch": 1.0, "seconds": 3600.0}, {"epoch": 2.0, "seconds": 3600.0}], runtime)
+    assert metrics.get("gpu_hours") == hours
+    request = RunRequest(RunSummary("run", "run"), spec, Paths.from_environment({}), "handle", "folder")
+    of_gpu = gpus if device == "cuda" else 0
+    tags = lineage_tags(request, {}, device=device, workers=1, bfloat16=False, cached="false", gpus=of_gpu)
+    assert tags.get("ipcnn.gpus_per_worker") == (f"{gpus:g}" if of_gpu else None)
