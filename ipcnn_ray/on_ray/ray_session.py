@@ -12,7 +12,13 @@ any that is not listed):
 | ray._private.worker.print_to_stdstream | ray_session | log_to_driver=False that covers messages of the raylet |
 | ray.init(_temp_dir=...) | ray_session | a session folder that other users of the machine cannot enter by default |
 | RAY_JOB_CONFIG_JSON_ENV_VAR | ray_session | a public test whether this driver is a submitted job |
-| ray.tune.execution.class_cache.ENV_VARS_TO_PROPAGATE | tuner | an option of Tune that keeps AWS_* out of actors |
+| ray.tune.execution.class_cache.ENV_VARS_TO_PROPAGATE, DEFAULT_ENV_VARS | tuner | an option of Tune: no env of actors |
+| DatasetsCallback, PlacementGroupCleanerCallback | trainers | options of TorchTrainer for its helper processes |
+| TorchTrainer._create_default_callbacks | trainers | the same |
+| TorchTrainer._initialize_and_run_controller | trainers | a controller that is given to TorchTrainer |
+| TorchTrainer._register_sigint_handler | trainers | the same |
+| TrainController, get_env_vars_to_propagate | train_controller | a controller that can start before its run |
+| get_or_create_autoscaling_coordinator | train_controller | a TorchTrainer that does not ask for nodes |
 | Trial.max_failures, num_failures, should_recover | tune_callback | a FailureConfig by kind of failure |
 | Trial.metric_analysis, metric_n_steps, run_metadata | tune_callback | an option of Tune to keep no statistics |
 | node:__internal_head__ | trainables, cluster_probe | a public resource or label of the head node |
@@ -35,7 +41,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +89,8 @@ def session(address: str | None = None, *, dashboard: bool = True) -> Iterator[N
     Args:
         address: Address of a cluster (``auto``: the one of this machine). By default an embedded Ray with all cores and
             GPUs of this machine is started, protected by a token, and stopped at the end.
-        dashboard: Start the dashboard of an embedded Ray. A Ray Train run needs it: it answers whether a controller is
-            alive, without which the resources of a stopped run are never released.
+        dashboard: Start the dashboard of an embedded Ray. A Ray Train run in a trial of Tune needs it: it answers
+            whether a controller is alive, without which the resources of a stopped run are never released.
 
     Raises:
         ResourceError: The processes of the embedded Ray did not start in time.
@@ -95,10 +102,10 @@ def session(address: str | None = None, *, dashboard: bool = True) -> Iterator[N
     package = str(Path(ipcnn_ray.__file__).resolve().parents[1])
     python_path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address is None or JOB_CONFIG not in os.environ:  # a submitted job brings the package and the variables
+    if address is None:  # its processes inherit the variables; a runtime_env would cost each of them an import of Ray
+        variables |= {**_embedded_variables(), "PYTHONPATH": python_path}
+    elif JOB_CONFIG not in os.environ:  # a submitted job brings the package and the variables
         options["runtime_env"] = {"env_vars": {**variables, "PYTHONPATH": python_path}}
-    if address is None:
-        variables |= _embedded_variables()
     with environment_variables(variables):
         _reload_authentication()
         if address is None:
@@ -113,6 +120,33 @@ def session(address: str | None = None, *, dashboard: bool = True) -> Iterator[N
         finally:
             ray.shutdown()
     _reload_authentication()
+
+
+@contextmanager
+def starting_session(
+    *, dashboard: bool = True, also: Callable[[], object] | None = None
+) -> Iterator[Callable[[], Nodes]]:
+    """Start an embedded Ray in another thread, and stop it at the end of the block. See `session`.
+
+    also: Called in that thread when Ray is up.
+    Yields a function that waits until it is up, and returns the resources of its node or raises the error of the start.
+    An error of the block is raised when the start has ended: a Ray that is half up cannot be stopped.
+
+    The kernel kills the processes of Ray when the thread that started them ends, so that this thread ends last.
+    """
+    with ThreadPoolExecutor(1, "ray") as thread, ExitStack() as stack:
+
+        def start() -> Nodes:
+            nodes = stack.enter_context(session(dashboard=dashboard))
+            if also is not None:
+                also()
+            return nodes
+
+        started = thread.submit(start)
+        try:
+            yield started.result
+        finally:
+            started.exception()  # waits
 
 
 @contextmanager

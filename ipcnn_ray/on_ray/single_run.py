@@ -2,6 +2,7 @@
 
 A trial of Tune would be one more process that imports torch before the workers start, and an actor for its reports. The
 controller of Ray Train is an actor on the driver's node. It writes the reports to a file there, which the driver reads.
+On an embedded Ray that actor starts before its run is known, while the driver opens the record (train_controller.py).
 """
 
 from __future__ import annotations
@@ -10,18 +11,17 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ray.train import UserCallback
-
 from ipcnn_ray.on_ray.events import EpochDone, Listener, RunStarted, StageReached
 from ipcnn_ray.on_ray.experiment_context import ExperimentContext
 from ipcnn_ray.on_ray.experiment_dir import stop_requested
+from ipcnn_ray.on_ray.train_controller import ReportsToFile
 from ipcnn_ray.on_ray.trainables import cause_of, run_ray_train, train_with_retries
 from ipcnn_ray.on_ray.tune_callback import measured_metrics
 from ipcnn_ray.spec.runs import Run
@@ -34,22 +34,14 @@ POLL_S = 0.25
 """Seconds between two looks at the reports."""
 
 
-class _ReportsToFile(UserCallback):
-    """Appends the metrics of rank 0, as JSON, to a file on the node of the controller."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def after_report(self, run_context: object, metrics: list[dict[str, Any]], checkpoint: object) -> None:
-        with self.file.open("a") as reports:
-            reports.write(json.dumps(metrics[0]) + "\n")
-
-
-def train_alone(context: ExperimentContext, run: Run, listener: Listener) -> RunSummary | None:
+def train_alone(
+    context: ExperimentContext, run: Run, listener: Listener, controller: Callable[[], Any] = lambda: None
+) -> RunSummary | None:
     """Train a run on the workers of a Ray Train run; returns how it ended, or None after a stop request.
 
     Args:
         listener: Called with the events of the run but its end; with all epochs but the last in another thread.
+        controller: Returns the controller of an attempt; see `run_ray_train`.
 
     Raises:
         SystemExit: Ray Train has aborted the run on SIGINT.
@@ -64,8 +56,8 @@ def train_alone(context: ExperimentContext, run: Run, listener: Listener) -> Run
         reports.touch()
         with _reported(reports, run.label, request.folder, listener):
             try:
-                to_file = _ReportsToFile(reports)
-                train_with_retries(request, context, lambda: run_ray_train(request, context, to_file))
+                to_file = ReportsToFile(reports)
+                train_with_retries(request, context, lambda: run_ray_train(request, context, to_file, controller()))
             except Exception as error:
                 failed = replace(context.summary(run), state="failed", cause=cause_of(error))
                 context.try_to_record(run, failed.state, failed.cause, listener)

@@ -26,7 +26,7 @@ from ipcnn_ray.report.experiment_result import ExperimentResult
 from ipcnn_ray.report.filter_figures import save_template_figure
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.loader import Loaded, Source
-from ipcnn_ray.spec.runs import Run, experiment_id, resolved_yaml
+from ipcnn_ray.spec.runs import Run, experiment_id, named_runs, resolved_yaml
 from ipcnn_ray.spec.search import COMBINED, Combined, Search, SpaceSearch, metric_info
 from ipcnn_ray.tracking import RETRY_S, open_tracker
 from ipcnn_ray.tracking.buffered_tracker import retry
@@ -127,19 +127,16 @@ def run_submission(
     for reason, count in crops.left_out.items():
         listener(Logged(f"left out {count}: {reason}"))
     check_metrics(spec, crops)
-    spool = join_path(experiment_dir.experiment_folder(spec, paths), "spool")
+    root = experiment_dir.experiment_folder(spec, paths)
+    spool = join_path(root, "spool")
     tracker = open_tracker(paths, buffer=spool)
-    prepare_record(tracker, spec.name, listener, timeout=0.0 if address is None else RETRY_S)
-    outcome = run_experiment(
-        spec,
-        paths,
-        tracker,
-        listener=listener,
-        fresh=fresh,
-        tags={**lineage(), **crops.tags, "data.digest": crops.digest},
-        address=address,
-        wait=wait,
-    )
+    with ExperimentTuner(listener, address, wait) as tuner:
+        if address is None and _trains_named_runs(spec, root, fresh):
+            _check_fits_here(spec, paths)
+            tuner.start_ray(spec)
+        prepare_record(tracker, spec.name, listener, timeout=0.0 if address is None else RETRY_S)
+        tags = {**lineage(), **crops.tags, "data.digest": crops.digest}
+        outcome = run_experiment(spec, paths, tracker, listener=listener, fresh=fresh, tags=tags, tuner=tuner)
     _store_template_pictures(outcome, tracker)
     _store_models(outcome, spec.compute.models, tracker, listener)
     parent, ranking = tracker.attach(outcome.parent), outcome.ranking.markdown()
@@ -148,6 +145,20 @@ def run_submission(
     if left := tracker.flush(RETRY_S):
         listener(Warned(f"{left} records are buffered in {spool}; the next submission sends them to the tracker"))
     return outcome
+
+
+def _check_fits_here(spec: ExperimentSpec, paths: Paths) -> None:
+    """Raises ResourceError if a run of the experiment does not fit on this machine."""
+    nodes = this_machine()
+    share = gpu_share(spec.compute, nodes, runs=1, memory=lambda: largest_run(spec, paths.data))
+    max_concurrent_runs(spec.compute, share.gpus, nodes)
+
+
+def _trains_named_runs(spec: ExperimentSpec, root: str, fresh: bool) -> bool:
+    """Whether this submission trains runs that are known before the search."""
+    if experiment_dir.is_running(root):
+        return False  # another process trains it: `run_experiment` raises
+    return fresh or not {run.label for run in named_runs(spec)} <= experiment_dir.finished_runs(root)
 
 
 def prepare_record(tracker: Tracker, experiment: str, listener: Listener, timeout: float) -> None:
@@ -191,6 +202,7 @@ def run_experiment(
     tags: Mapping[str, str] | None = None,
     address: str | None = None,
     wait: float = 0.0,
+    tuner: ExperimentTuner | None = None,
 ) -> Outcome:
     """Train the runs of an experiment whose data and tracker are prepared. Finished runs are not trained again.
 
@@ -200,11 +212,11 @@ def run_experiment(
         paths: Storage, data and weights; none of them a URL but the storage.
         tracker: Prepared for the experiment.
         tags: Lineage tags of the experiment and of each run.
+        tuner: Closed when the runs have ended. By default one for `listener`, `address` and `wait`.
     """
-    if address is None:
-        nodes = this_machine()
-        share = gpu_share(spec.compute, nodes, runs=1, memory=lambda: largest_run(spec, paths.data))
-        max_concurrent_runs(spec.compute, share.gpus, nodes)
+    tuner = tuner or ExperimentTuner(listener, address, wait)
+    if tuner.address is None:
+        _check_fits_here(spec, paths)
     root = experiment_dir.experiment_folder(spec, paths)
     with experiment_dir.exclusive(root, lambda text: listener(Warned(text))):
         tracker.flush()
@@ -220,7 +232,7 @@ def run_experiment(
         known = experiment_dir.finished_runs(root)
         drop_training_states(root, known)  # of runs whose process was killed first, or of an earlier version
         try:
-            with ExperimentTuner(listener, address, wait) as tuner:
+            with tuner:
                 runs = _train_runs(context, tuner, listener, known)
         except (Interrupted, KeyboardInterrupt):
             parent.set_state("stopped", "interrupted; submitted again, it goes on")

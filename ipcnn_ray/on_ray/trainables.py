@@ -23,13 +23,13 @@ import torch
 from ray import tune
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from ipcnn_ray.errors import TrackingError
 from ipcnn_ray.on_ray.events import FAILED, STOPPED
 from ipcnn_ray.on_ray.experiment_context import ExperimentContext
 from ipcnn_ray.on_ray.experiment_dir import ray_storage_dir, stop_requested
+from ipcnn_ray.on_ray.trainers import DriverTrainer, TrialTrainer
 from ipcnn_ray.train.checkpoint import read_result
 from ipcnn_ray.train.run_dir import ProgressFile, ProgressUpdate, RunTakenOver, local_path
 from ipcnn_ray.train.run_metadata import RunRequest
@@ -242,11 +242,13 @@ def _run_nested(request: RunRequest, context: ExperimentContext) -> None:
     run_ray_train(request, context, TuneReportCallback())  # type: ignore[no-untyped-call]
 
 
-def run_ray_train(request: RunRequest, context: ExperimentContext, reports: Any) -> None:
+def run_ray_train(request: RunRequest, context: ExperimentContext, reports: Any, controller: Any = None) -> None:
     """Train a run on the workers of a Ray Train run, whose controller is an actor on this node.
 
     Args:
         reports: A UserCallback, which the controller calls with the metrics of each epoch but the last.
+        controller: A controller without a run (train_controller.py), if this is the driver of an embedded Ray. By
+            default Ray Train starts one, and a process that frees the cores of the workers if the controller dies.
 
     Raises:
         Exception: The error of a worker, or that workers were lost.
@@ -259,19 +261,23 @@ def run_ray_train(request: RunRequest, context: ExperimentContext, reports: Any)
     compute, storage = request.spec.compute, ray_storage_dir(request.folder, request.paths)
     shutil.rmtree(storage, ignore_errors=True)  # Ray Train would resume the state of an earlier attempt
     per_worker = {"CPU": float(compute.cpus_per_worker)} | ({"GPU": context.gpus} if context.gpus else {})
-    trainer = TorchTrainer(
+    trainer = (TrialTrainer if controller is None else DriverTrainer)(
         worker,
         scaling_config=ScalingConfig(
             num_workers=compute.workers, use_gpu=context.gpus > 0, resources_per_worker=per_worker
         ),
         run_config=RunConfig(name="train", storage_path=str(storage), callbacks=[reports]),
     )
+    if isinstance(trainer, DriverTrainer):
+        trainer.controller = controller
     try:
         trainer.fit()
     except WorkerGroupError as error:
         raise _cause(error.worker_failures) from error
     except ControllerError as error:
         raise WorkersLost(str(error.controller_failure)) from error
+    except RayActorError as error:  # the controller, with which its workers end
+        raise WorkersLost(str(error)) from error
     shutil.rmtree(storage, ignore_errors=True)
 
 

@@ -29,8 +29,9 @@ from ipcnn_ray.on_ray.optuna_searcher import (
     modes,
 )
 from ipcnn_ray.on_ray.param_importance import silence_optuna
-from ipcnn_ray.on_ray.ray_session import max_concurrent_runs, session, wait_for_resources
+from ipcnn_ray.on_ray.ray_session import max_concurrent_runs, session, starting_session, wait_for_resources
 from ipcnn_ray.on_ray.single_run import train_alone
+from ipcnn_ray.on_ray.train_controller import Controllers
 from ipcnn_ray.on_ray.trainables import MAX_LOST_WORKERS, TrialLock, make_trainable, trial_resources
 from ipcnn_ray.on_ray.tune_callback import StopOnRequest, TuneCallback
 from ipcnn_ray.spec.experiment import ExperimentSpec
@@ -55,7 +56,7 @@ class Interrupted(Exception):
 
 
 class ExperimentTuner:
-    """Trains runs on Ray, which is started for the first run and stopped at the end of the `with` block."""
+    """Trains runs on Ray, which is started for the first run, or before, and stopped at the end of the `with` block."""
 
     def __init__(self, listener: Listener, address: str | None = None, wait: float = 0.0) -> None:
         """
@@ -68,9 +69,16 @@ class ExperimentTuner:
         self.address = address
         self.wait = wait
         self._stack = ExitStack()
+        self._controllers = Controllers()
+        self._starting: Callable[[], Nodes] | None = None
         self._nodes: Nodes | None = None
         self._largest_run: Callable[[], int | None] | None = None
         self._told = ""
+
+    def start_ray(self, spec: ExperimentSpec) -> None:
+        """Start the embedded Ray beside what the caller does next. The first run waits for it, or raises its error."""
+        also = self._controllers.start_ahead if _trains_alone(spec) else None
+        self._starting = self._stack.enter_context(starting_session(dashboard=_needs_dashboard(spec), also=also))
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +91,7 @@ class ExperimentTuner:
         ended = self._finished_before(context, list(runs.values()))
         for label in [label for label in runs if label not in ended][:RECORDED_AHEAD]:
             context.record(runs[label]).set_tags(context.summary(runs[label]).identity_tags)
-        if context.spec.search is None and context.spec.compute.workers > 1:
+        if _trains_alone(context.spec):
             return ended or self._train_alone(context, *runs.values())
         for index in range(MAX_PASSES):
             if remaining := [label for label in runs if label not in ended]:
@@ -139,7 +147,7 @@ class ExperimentTuner:
         context, nodes = self._connect(context, runs)
         compute, storage = context.spec.compute, ray_storage_dir(context.root, context.paths)
         shutil.rmtree(storage, ignore_errors=True)  # runs are resumed from their own folders, not by Tune
-        keep_credentials_out_of_actor_env()
+        keep_actors_without_own_env()
         lock = TrialLock(context.root)
         callback = TuneCallback(context, lock, self.listener, retry_lost_start=index + 1 < MAX_PASSES)
         tuner = tune.Tuner(
@@ -174,7 +182,8 @@ class ExperimentTuner:
         context, _ = self._connect(context, runs=1)
         try:
             with _sigterm_as_ctrl_c():
-                result = train_alone(context, run, self.listener)
+                controllers = [self._controllers.take] if self.address is None else []
+                result = train_alone(context, run, self.listener, *controllers)
             if result is None:
                 raise Interrupted
         except (Interrupted, KeyboardInterrupt, SystemExit):  # SystemExit: Ray Train aborted its run on Ctrl-C
@@ -189,7 +198,10 @@ class ExperimentTuner:
         compute = context.spec.compute
         share = partial(self._gpu_share, context, runs)
         if self._nodes is None:
-            self._nodes = self._stack.enter_context(session(self.address, dashboard=compute.workers > 1))
+            if self._starting is not None:
+                self._nodes = self._starting()
+            else:
+                self._nodes = self._stack.enter_context(session(self.address, dashboard=_needs_dashboard(context.spec)))
         if self.address is not None:
             report = partial(self._report_waiting, context)
             self._nodes = wait_for_resources(compute, lambda nodes: share(nodes).gpus, self.wait, report)
@@ -205,6 +217,16 @@ class ExperimentTuner:
         return gpu_share(context.spec.compute, nodes, runs, self._largest_run)
 
 
+def _trains_alone(spec: ExperimentSpec) -> bool:
+    """Whether an experiment is one run of several workers, which is trained without Tune."""
+    return spec.search is None and spec.compute.workers > 1
+
+
+def _needs_dashboard(spec: ExperimentSpec) -> bool:
+    """Whether the experiment has Ray Train runs in trials, whose helper process asks the dashboard. See `session`."""
+    return spec.compute.workers > 1 and not _trains_alone(spec)
+
+
 def _record_interruption(context: ExperimentContext, runs: Sequence[Run]) -> None:
     for run in runs:
         attempts = Attempts.read(context.folder(run))
@@ -213,14 +235,15 @@ def _record_interruption(context: ExperimentContext, runs: Sequence[Run]) -> Non
         context.record_state(run, "stopped", "interrupted; submitted again, it goes on")
 
 
-def keep_credentials_out_of_actor_env() -> None:
-    """Stop Tune from copying the storage's keys into the requested environment of its actors.
+def keep_actors_without_own_env() -> None:
+    """Stop Tune from requesting environment variables for its actors.
 
-    Ray writes that environment into process titles and logs. Workers of an embedded Ray inherit the keys, and nodes of
-    a cluster have their own.
+    Ray writes such requests, which would contain the storage's keys, into process titles and logs, and a process with
+    variables of its own imports Ray twice. Workers of an embedded Ray inherit the environment, and nodes of a cluster
+    have keys of their own.
     """
-    variables = class_cache.ENV_VARS_TO_PROPAGATE
-    variables.difference_update([name for name in variables if name.startswith("AWS_")])
+    class_cache.ENV_VARS_TO_PROPAGATE.clear()
+    class_cache.DEFAULT_ENV_VARS.clear()
 
 
 @contextmanager

@@ -113,6 +113,12 @@ def kill_second_worker() -> None:
     os.kill(max(ours), signal.SIGKILL)
 
 
+def kill_controller() -> None:
+    """SIGKILL for the controller of our Ray Train run."""
+    (ours,) = [pid for pid in _pids() if "ray::Controller" in _command(pid) and os.getpid() in _ancestors(pid)]
+    os.kill(ours, signal.SIGKILL)
+
+
 def wait_for_epoch(folder: Path, epoch: int, seconds: float = 200) -> None:
     """Wait for a checkpoint of this epoch, or of a later one."""
     end, first = time.monotonic() + seconds, f"epoch-{epoch:04}"

@@ -14,6 +14,7 @@ from fakes.ray_bench import (
     EventLog,
     equal_metrics,
     equal_weights,
+    kill_controller,
     kill_second_worker,
     kill_trainer_of,
     tiny,
@@ -93,6 +94,16 @@ def test_two_workers_with_one_killed_equal_one_worker(bench):
     for name in expected:
         torch.testing.assert_close(trained[name], expected[name], rtol=1e-3, atol=1e-5)
     assert Attempts.read(bench.folder(spec)).error == 0
+
+
+def test_a_run_of_two_workers_with_a_killed_controller_goes_on(bench):
+    """All cores are in use: the next controller waits for ever for those that the first one leaves."""
+    spec = tiny("headless", train={"epochs": 4}, compute={"workers": 2})
+    outcome = bench.submit(spec, EventLog(epoch=2, action=kill_controller))
+    (run,) = outcome.runs
+    assert run.state == "succeeded" and run.metrics["epoch"] == 4
+    attempts = Attempts.read(bench.folder(spec))
+    assert (attempts.lost, attempts.error) == (1, 0)
 
 
 def test_an_experiment_with_a_killed_driver_resumes(bench, tmp_path):

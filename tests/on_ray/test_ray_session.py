@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import stat
+import subprocess
+import sys
+import threading
+import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,9 +22,10 @@ from fakes.commands import run_command
 from fakes.ray_bench import EventLog, tiny
 
 import ipcnn_ray
+from ipcnn_ray.cli.options import STOPPED, WRONG_REQUEST
 from ipcnn_ray.errors import IpcnnError, ResourceError
 from ipcnn_ray.on_ray import ray_session
-from ipcnn_ray.on_ray.ray_session import max_concurrent_runs, private_folder, session, this_machine
+from ipcnn_ray.on_ray.ray_session import max_concurrent_runs, private_folder, session, starting_session, this_machine
 from ipcnn_ray.on_ray.submission import run_experiment
 from ipcnn_ray.spec.training import Compute
 from ipcnn_ray.utils.paths import Paths
@@ -69,6 +77,88 @@ def test_the_folder_of_sessions_is_closed_to_others_and_not_that_of_somebody_els
         os.chown(folder, 65534, 65534)
         with pytest.raises(ResourceError, match="made by somebody else"):
             private_folder(folder.parent)
+
+
+def processes_of(mark: str) -> dict[str, str]:
+    """Commands of the processes with this text in their environment, by process id."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes():
+                found[folder.name] = (folder / "cmdline").read_text()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_submission_that_ends_while_ray_starts_leaves_no_process(tmp_path, interrupted):
+    """By an error of the tracking server, which is asked meanwhile, or by Ctrl-C while it does not answer."""
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "name: early\ndata: {kind: drawn_animals, objects: 24, negatives: 16}\nmodel: {network: compact}\n"
+        "template: {shape: gradient}\ntrain: {epochs: 1, batch_size: 8}\ncompute: {workers: 2}\n"
+    )
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("IPCNN_", "MLFLOW_", "RAY_"))}
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if interrupted:
+            server.listen()
+        record = f"http://127.0.0.1:{server.getsockname()[1]}"
+        env = {**own, "IPCNN_HOME": str(tmp_path / "home"), "MLFLOW_TRACKING_URI": record}
+        command = [sys.executable, "-m", "ipcnn_ray.cli.app", "submit", str(spec)]
+        with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as submission:
+            started = False
+            while submission.poll() is None and not started:
+                started = any("gcs_server" in command for command in processes_of(str(tmp_path)).values())
+                time.sleep(0.05)
+            if interrupted:
+                submission.send_signal(signal.SIGINT)
+            _, told = submission.communicate(timeout=60)
+    assert started
+    assert submission.returncode == (STOPPED if interrupted else WRONG_REQUEST)
+    assert ("Stopped. The same command goes on" if interrupted else "Connection refused") in told
+    assert processes_of(str(tmp_path)) == {}
+
+
+def test_an_error_of_the_start_is_raised_where_ray_is_needed(monkeypatch):
+    thread: list[threading.Thread] = []
+
+    @contextmanager
+    def session(*, dashboard):
+        thread.append(threading.current_thread())
+        raise ResourceError("no room")
+        yield
+
+    monkeypatch.setattr(ray_session, "session", session)
+    with starting_session(dashboard=False) as nodes:
+        for _ in range(2):
+            with pytest.raises(ResourceError, match="no room"):
+                nodes()
+    assert thread[0] is not threading.main_thread() and not thread[0].is_alive()
+
+
+def test_a_session_that_starts_ends_before_the_thread_that_started_it(monkeypatch):
+    """An error of the block waits for the start. The kernel kills Ray's processes when their thread ends."""
+    order, go = [], threading.Event()
+
+    @contextmanager
+    def session(*, dashboard):
+        thread = threading.current_thread()
+        go.wait(10)
+        order.append("started")
+        try:
+            yield [{"CPU": 2.0}]
+        finally:
+            order.append(f"stopped, thread alive: {thread.is_alive()}")
+
+    monkeypatch.setattr(ray_session, "session", session)
+    with pytest.raises(ValueError, match="elsewhere"), starting_session(also=lambda: order.append("also")) as nodes:
+        assert order == []
+        go.set()
+        raise ValueError("elsewhere")
+    assert order == ["started", "also", "stopped, thread alive: True"]
+    with starting_session() as nodes:
+        assert nodes() == [{"CPU": 2.0}]
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunSum
         parent = bench.tracker.open_parent(spec.name, "alone").handle
         context = ExperimentContext(spec, bench.paths, bench.tracker, parent, gpus=0.0)
 
-        def in_this_process(request: Any, context: ExperimentContext, reports: Any) -> None:
+        def in_this_process(request: Any, context: ExperimentContext, reports: Any, controller: None) -> None:
             def report(epoch: int) -> None:
                 if epoch < spec.train.epochs:
                     reports.after_report(None, [runtime.reported[-1], {"epoch": -1.0}], None)
