@@ -57,6 +57,7 @@ from ipcnn_ray.train.speed import has_bfloat16, kernels, laid_out
 from ipcnn_ray.train.step_graph import step_graph
 from ipcnn_ray.train.system_metrics import system_metrics
 from ipcnn_ray.train.train_epoch import train_epoch, warm_up_ddp
+from ipcnn_ray.utils.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def train_run(request: RunRequest, runtime: Runtime, tracker: Tracker) -> RunSum
     counted with its cause, and raised. A run that a search stopped has ended; one that was interrupted (a resumable
     StopRun) has not.
     """
-    with kernels(request.spec):
+    with kernels(request.spec), keep_freed_memory():
         return _train_run(request, runtime, tracker)
 
 

@@ -1,4 +1,5 @@
-"""How much each way to a faster training step gives on a device: a fused optimizer, channels_last, bfloat16.
+"""How much each way to a faster training step gives on a device: memory that is kept, a fused optimizer, channels_last,
+bfloat16.
 
     python tests/benchmarks/step_speed.py [--network vgg16] [--freeze-through conv5_2] [--device cuda] [--threads 1]
         [--images 32] [--rounds 9] [--emulated]
@@ -6,13 +7,15 @@
 A step is that of training_step_cost.py, with the L1 template and the filter loss, on one batch that stays in memory;
 behind frozen layers, on a batch of their outputs. `exact` and `fast` are `compute.speed` with float32. bfloat16 is
 left out where the processor emulates it, but for --emulated. Medians over alternating rounds, and the time relative to
-`exact`.
+`exact`. All steps keep freed memory, as training does; last, eight exact steps that begin with it, and eight that
+return it to the system.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from bench_tools import alternate, arguments, device_of, initialized, machine, spec_of, training_step
@@ -20,6 +23,10 @@ from bench_tools import alternate, arguments, device_of, initialized, machine, s
 from ipcnn_ray.spec.experiment import ExperimentSpec
 from ipcnn_ray.spec.training import Compute
 from ipcnn_ray.train.speed import has_bfloat16
+from ipcnn_ray.utils.memory import keep_freed_memory
+
+REPEATS = 8
+"""Steps of each round in which memory is kept or returned."""
 
 
 def optimizer_step(
@@ -31,6 +38,17 @@ def optimizer_step(
         parameter.grad = torch.ones_like(parameter)
     groups = net.parameter_groups(5e-4)
     return torch.optim.SGD(groups, lr=1e-6, momentum=0.9, fused=fused or None).step
+
+
+def repeated(
+    step: Callable[[], object], context: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Callable[[], None]:
+    def run() -> None:
+        with context():
+            for _ in range(REPEATS):
+                step()
+
+    return run
 
 
 def main() -> None:
@@ -50,12 +68,17 @@ def main() -> None:
             steps[f"{name}, bfloat16"] = training_step(spec, device, bfloat16=True, freeze_through=frozen)
     for name, fused in (("optimizer alone", False), ("fused optimizer alone", True)):
         steps[name] = optimizer_step(exact, device, frozen, fused)
-    times = alternate(steps, args.rounds, device, warm_up=2)
+    with keep_freed_memory():
+        times = alternate(steps, args.rounds, device, warm_up=2)
     medians = {name: statistics.median(values) for name, values in times.items()}
     print(f"{args.network}{f' behind {frozen}' if frozen else ''}, batch {args.images}, {machine(device)},")
     print(f"training steps, median of {args.rounds} alternating rounds")
     for label, median in medians.items():
         print(f"  {label:<22}{median * 1e3:>10.1f} ms{median / medians['exact']:>8.3f} x")
+    ways = {"memory kept": repeated(steps["exact"], keep_freed_memory), "memory returned": repeated(steps["exact"])}
+    times = alternate(ways, args.rounds, device)
+    kept, returned = (statistics.median(values) / REPEATS for values in times.values())
+    print(f"  memory kept {kept * 1e3:.1f} ms, returned {returned * 1e3:.1f} ms a step, {returned / kept:.3f} x")
 
 
 if __name__ == "__main__":
