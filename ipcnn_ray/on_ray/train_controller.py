@@ -25,7 +25,6 @@ class Controller:
     """
 
     def __init__(self) -> None:
-
         self.controller: Any = None
 
     async def run(self, **arguments: Any) -> ray.train.Result:
