@@ -25,7 +25,7 @@ __all__ = ["fake_s3"]
 
 ONE_RAY = "tests/on_ray"
 """Folder whose tests share a Ray, except those of files that start one of their own."""
-RAY_OF_THEIR_OWN = ("tests/on_ray/test_credentials.py",)
+RAY_OF_THEIR_OWN = ("tests/on_ray/test_credentials.py", "tests/on_ray/test_gpu_share.py")
 ALSO_ON_IT = ("tests/examples/test_train_ray.py", "tests/extensions/test_package.py")
 """Files of other folders with tests that use the same Ray."""
 STARTS_ACTORS = "tests/on_ray/test_batch_prediction.py"
@@ -132,6 +132,12 @@ SHARED_RAY = SharedRay()
 def ray_here() -> None:
     """An embedded Ray: submissions in this process use it, and processes find it by their environment."""
     SHARED_RAY.start()
+
+
+@pytest.fixture
+def no_ray() -> None:
+    """No Ray that this process uses: for tests that start one of another kind."""
+    SHARED_RAY.stop()
 
 
 @pytest.hookimpl(trylast=True)

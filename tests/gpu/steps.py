@@ -256,7 +256,7 @@ def _rates(network: str, batch: int, steps: int, device: str, speed: str) -> tup
         spec = spec_of(network, 400, batch).model_copy(update={"compute": Compute(speed=speed)})
         store = stored(Path(folder))
         net, _, _ = initialized(spec, torch.device(device))
-        inputs = InputPipeline(store, net, spec.model.table.input_scale, torch.device(device), compute=spec.compute)
+        inputs = InputPipeline(store, net, spec.model.table.input_scale, torch.device(device), fast=speed == "fast")
         plan = EvaluationPlan.of(store, "all")
         measure = partial(evaluate, inputs, plan, spec, Runtime(device), epoch=1)
         with kernels(spec):

@@ -182,9 +182,8 @@ def test_gpus_of_this_machine(monkeypatch):
 
 
 @pytest.fixture
-def one_gpu():
+def one_gpu(no_ray):
     """A Ray with four cores and, by its word, an H100."""
-    assert not ray.is_initialized()
     ray.init(
         num_cpus=4, num_gpus=1, resources={"accelerator_type:H100": 1}, include_dashboard=False, log_to_driver=False
     )

@@ -113,7 +113,7 @@ def test_a_submission_that_ends_while_ray_starts_leaves_no_process(tmp_path, int
                 time.sleep(0.05)
             if interrupted:
                 submission.send_signal(signal.SIGINT)
-            _, told = submission.communicate(timeout=60)
+            _, told = submission.communicate(timeout=240)
     assert started
     assert submission.returncode == (STOPPED if interrupted else WRONG_REQUEST)
     assert ("Stopped. The same command goes on" if interrupted else "Connection refused") in told
