@@ -64,12 +64,13 @@ RAY_VARIABLES = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the default of 2 delays every reported epoch by up to 2 s
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "MALLOC_ARENA_MAX": "1",  # runs train in a thread: see utils/memory.py
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # runs are recorded by our tracker
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # named runs have no objective yet
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",  # an early-stopped run ends before its process takes the next one
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-"""Environment variables of Ray for the driver and the workers. Values that the user sets take precedence."""
+"""Environment variables of the driver and the workers. Values that the user sets take precedence."""
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets in the driver of a submitted job."""
 NICENESS = "RAY_worker_niceness"

@@ -18,7 +18,9 @@ def keep_freed_memory() -> Iterator[None]:
 
     By itself glibc returns large blocks at once. Every training step then takes the memory of its activations anew, and
     the system fills it with zeros, page by page: a tenth to a fifth of a step's time on a CPU. The numbers are the
-    same; the process holds up to a fourth more memory at its peak. Without effect on systems without glibc.
+    same; the process holds up to a fourth more memory at its peak. In a thread that is not the main one, glibc keeps
+    blocks of more than 64 MiB only if the process was started with MALLOC_ARENA_MAX=1. Without effect on systems
+    without glibc.
     """
     libc = ctypes.CDLL(None)
     if not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):
