@@ -105,7 +105,9 @@ def test_a_submission_that_ends_while_ray_starts_leaves_no_process(tmp_path, int
             server.listen()
         record = f"http://127.0.0.1:{server.getsockname()[1]}"
         env = {**own, "IPCNN_HOME": str(tmp_path / "home"), "MLFLOW_TRACKING_URI": record}
-        command = [sys.executable, "-m", "ipcnn_ray.cli.app", "submit", str(spec)]
+        # Below a shell that runs the tests in the background, processes ignore SIGINT by themselves.
+        heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        command = [sys.executable, "-c", f"{heed}; from ipcnn_ray.cli.app import main; main()", "submit", str(spec)]
         with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as submission:
             started = False
             while submission.poll() is None and not started:
