@@ -79,14 +79,13 @@ def _sharing_of_gpus(experiment: ExperimentSpec, runs: int, data: Path | None) -
     compute = experiment.compute
     if compute.workers > 1 or compute.gpus_per_worker is not None or (compute.concurrent_runs or runs) == 1:
         return ""
-    if shutil.which("nvidia-smi"):  # else there is no need to import torch
-        from ipcnn_ray.on_ray.gpu_share import gpu_share, largest_run, own_gpus
+    from ipcnn_ray.on_ray.gpu_share import SHARING, gpu_share, largest_run, own_gpus
 
-        if (gpus := own_gpus())["GPU"]:
-            node = {"CPU": float(os.cpu_count() or 1), **gpus}
-            share = gpu_share(compute, [node], runs, lambda: largest_run(experiment, data))
-            return share.reason or "one run on each"
-    return "up to 4 runs at a time on each, as cores and memory allow"
+    if shutil.which("nvidia-smi") and (gpus := own_gpus())["GPU"]:  # without the first, torch is not imported
+        node = {"CPU": float(os.cpu_count() or 1), **gpus}
+        share = gpu_share(compute, [node], runs, lambda: largest_run(experiment, data))
+        return share.reason or "one run on each"
+    return f"up to {SHARING[0]} runs at a time on each, as cores and memory allow"
 
 
 def _augments_behind_frozen_layers(run: ExperimentSpec) -> bool:

@@ -182,8 +182,8 @@ class ExperimentTuner:
         context, _ = self._connect(context, runs=1)
         try:
             with _sigterm_as_ctrl_c():
-                controllers = [self._controllers.take] if self.address is None else []
-                result = train_alone(context, run, self.listener, *controllers)
+                controller = self._controllers.take if self.address is None else lambda: None
+                result = train_alone(context, run, self.listener, controller)
             if result is None:
                 raise Interrupted
         except (Interrupted, KeyboardInterrupt, SystemExit):  # SystemExit: Ray Train aborted its run on Ctrl-C

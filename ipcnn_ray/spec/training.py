@@ -181,9 +181,9 @@ class Compute(Section):
     """`exact`: on a GPU deterministic kernels, so that a resumed run has the same bytes, and float32 without TF32.
     `fast`: on a GPU the fastest kernels, float32 by TF32 in convolutions, evaluation and frozen layers included; on any
     device maps in the format channels_last and a fused step of the optimizer. The numbers then differ by rounding, and
-    from one run to the next. With one worker on a GPU, steps are replayed from a CUDA graph, one for each epoch; its
-    first step is compared with the step itself, and if they differ a warning says so and no graph is used. Recorded as
-    the tag `ipcnn.speed`."""
+    from one run to the next. With one worker on a GPU, steps are replayed from a CUDA graph, one for each epoch. The
+    first replayed step of a process is compared with the step itself; if they differ, a warning says so and no graph is
+    used. Recorded as the tag `ipcnn.speed`."""
     models: Literal["best", "all", "none"] = "best"
     """Runs whose model is stored as a loadable MLflow model: the best of a search, or its Pareto front, with its
     control (the first repeat of each), all, or none."""

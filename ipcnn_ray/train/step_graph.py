@@ -103,9 +103,7 @@ class StepGraph:
             if self._replay is not None:
                 self._rows.copy_(rows)
                 self._label_N.copy_(label_N)
-                self._replay()
-                self.replayed += 1
-                return self._numbers.clone()
+                return self._replayed(self._replay)
             if self.given_up:
                 return step(rows, label_N)
             if self._warm_ups < WARM_UP:
@@ -141,9 +139,7 @@ class StepGraph:
             self._give_up(f"a training step cannot be captured in a CUDA graph ({str(error).splitlines()[0]})")
             return step()
         if self._checked:
-            self._replay()
-            self.replayed += 1
-            return self._numbers.clone()
+            return self._replayed(self._replay)
         self._checked = True
         try:
             compared = _Compared(self.optimizer, [average for average in averages.values() if average is not None])
@@ -156,6 +152,11 @@ class StepGraph:
         if not (difference := compared.difference()) <= BOUND:
             self._give_up(f"a step that a CUDA graph replays is not the step: its update is off by {difference:.2g}")
         return numbers
+
+    def _replayed(self, replay: Callable[[], None]) -> Tensor:
+        replay()
+        self.replayed += 1
+        return self._numbers.clone()
 
     def _give_up(self, reason: str) -> None:
         self.given_up = reason
